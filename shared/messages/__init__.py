@@ -1,1 +1,28 @@
-"""TBD."""
+"""The whole vocabulary of vmport's control plane, one module per conversation, and the envelope that carries it.
+
+``service_change``: tenant and broker. ``approval``: broker and donor. ``porting``: fixing a port and carrying it out.
+``nodes``: inside one provider. ``queries``: questions that a tenant asks. Importing this package registers every type.
+"""
+
+from shared.messages import approval, nodes, porting, queries, service_change, vm
+from shared.messages.base import MESSAGE_TYPES, Message, PortMessage, Refusal
+from shared.messages.envelope import CONTENT_TYPE, AnyEnvelope, Envelope, MessageError, open_envelope, seal
+
+__all__ = [
+    "CONTENT_TYPE",
+    "MESSAGE_TYPES",
+    "AnyEnvelope",
+    "Envelope",
+    "Message",
+    "MessageError",
+    "PortMessage",
+    "Refusal",
+    "approval",
+    "nodes",
+    "open_envelope",
+    "porting",
+    "queries",
+    "seal",
+    "service_change",
+    "vm",
+]

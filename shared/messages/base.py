@@ -1,0 +1,69 @@
+"""What every control message is: a frozen model that knows its version and who may say it to whom. Pure.
+
+Commands are imperative (``OpenInbound``), events are past tense (``InboundOpened``). A class registers itself by its name, which
+is its name on the wire; ``MESSAGE_TYPES`` is the whole vocabulary once ``shared.messages`` is imported.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+from typing import Annotated, Any, ClassVar
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from shared.parties import Role
+
+MAX_TEXT = 4096
+"""No free text in a message is longer, so that a message cannot be used to fill a ledger."""
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="Stable, machine-readable code.")]
+Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Milliseconds = Annotated[int, Field(ge=0, le=10**10)]
+Seconds = Annotated[float, Field(ge=0, le=10**9)]
+Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
+Timestamp = AwareDatetime
+
+
+class Value(BaseModel):
+    """A frozen part of a message."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_timedelta="float")
+
+
+MESSAGE_TYPES: dict[str, type[Message]] = {}
+
+
+class Message(Value):
+    """A control message's body. Subclasses name the roles that may send and receive it."""
+
+    VERSION: ClassVar[int] = 1
+    SENDERS: ClassVar[frozenset[Role]] = frozenset()
+    RECEIVERS: ClassVar[frozenset[Role]] = frozenset()
+    LIFETIME: ClassVar[timedelta | None] = None
+    """After this long an undelivered message is worth nothing; None where it must be acted on however late."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if cls.SENDERS:
+            MESSAGE_TYPES[cls.__name__] = cls
+
+
+class PortMessage(Message):
+    """A message about one port."""
+
+    port_id: UUID
+
+
+class Refusal(Value):
+    """One reason why something is refused: enough for the refused party to see which rule, and why it holds."""
+
+    code: Code
+    rule: Text = Field(description="The rule in words, with its limit.")
+    evidence: Text = Field(description="What was found that breaks the rule.")
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.rule} ({self.evidence})"

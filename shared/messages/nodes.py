@@ -1,0 +1,101 @@
+"""The conversation inside one provider: a node agent with its donor and recipient agents, and the provider's report to the broker.
+
+Pure models.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from shared.messages.base import Bytes, Code, Message, PortMessage, Text, Timestamp, Value
+from shared.messages.vm import HostCapacity, HostPlatform, IdentityBundle, VmSummary
+from shared.parties import Name, Role
+
+
+class NodeHeartbeat(Message):
+    """A node is alive; what it has, runs and can run. Sent to both agents of its provider, every few seconds."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT})
+    LIFETIME: ClassVar = timedelta(seconds=60)
+
+    at: Timestamp
+    healthy: bool
+    problems: tuple[Text, ...] = ()
+    agent_version: Text
+    platform: HostPlatform
+    capacity: HostCapacity
+    vms: tuple[VmSummary, ...]
+    ports: tuple[UUID, ...] = Field(default=(), description="Ports that have a half on this node now.")
+
+
+class DescribeVm(PortMessage):
+    """Read the live VM for its identity bundle."""
+
+    SENDERS: ClassVar = frozenset({Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.NODE})
+
+    vm_uuid: UUID
+
+
+class VmDescribed(PortMessage):
+    """The identity bundle of a running VM."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR})
+
+    identity: IdentityBundle
+
+
+class DescribeFailed(PortMessage):
+    """The VM could not be read."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR})
+
+    code: Code
+    detail: Text
+
+
+class EraseQuarantine(PortMessage):
+    """The quarantine of this port's disks is over: erase them."""
+
+    SENDERS: ClassVar = frozenset({Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.NODE})
+
+
+class OwnedVm(Value):
+    """One VM of a provider's inventory, with its owner."""
+
+    vm: VmSummary
+    tenant: Name
+    node: Name
+
+
+class InventoryReported(Message):
+    """What a provider serves, for the broker's registry. Sent when it changes and at intervals, by the donor agent."""
+
+    SENDERS: ClassVar = frozenset({Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    LIFETIME: ClassVar = timedelta(minutes=5)
+
+    at: Timestamp
+    vms: tuple[OwnedVm, ...]
+
+
+class CapacityReported(Message):
+    """What a provider can take, in sum; sent by the recipient agent, so that ``provider list`` has something to say."""
+
+    SENDERS: ClassVar = frozenset({Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    LIFETIME: ClassVar = timedelta(minutes=5)
+
+    at: Timestamp
+    nodes_healthy: int
+    nodes: int
+    memory_free_bytes: Bytes
+    disk_free_bytes: Bytes

@@ -1,0 +1,346 @@
+"""The conversation that fixes a port and carries it out: quotes, reservation, agreement, transfer, switchover, completion.
+
+Pure models. The broker speaks to a provider's agents; an agent passes to its own node what concerns the host and passes the
+answer back under the same name. Only progress and switchover go straight between node and broker, since they are urgent.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated, ClassVar
+from uuid import UUID
+
+from pydantic import Field
+
+from shared.messages.base import Bytes, Code, Milliseconds, PortMessage, Price, Refusal, Seconds, Text, Timestamp, Value
+from shared.messages.service_change import PortLimits, Quote
+from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
+from shared.parties import Name, Role
+
+
+class QuoteRequested(PortMessage):
+    """The broker asks a provider what it would take this VM for. No XML yet: only who is chosen sees that."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT})
+
+    tenant: Name
+    vm: VmDescription
+    versions: HypervisorVersions
+    limits: PortLimits
+    answer_by: Timestamp
+
+
+class QuoteOffered(PortMessage):
+    """A provider's offer, valid until its own expiry."""
+
+    SENDERS: ClassVar = frozenset({Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    quote: Quote
+
+
+class QuoteDeclined(PortMessage):
+    """A provider cannot or will not take the VM; one refusal per finding."""
+
+    SENDERS: ClassVar = frozenset({Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    refusals: tuple[Refusal, ...]
+
+
+class ReservationRequested(PortMessage):
+    """The chosen recipient is to hold capacity and say how the VM will run there."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT})
+
+    tenant: Name
+    identity: IdentityBundle
+    limits: PortLimits
+    quote: Quote
+
+
+class ReservedDisk(Value):
+    """Where a disk will lie at the recipient."""
+
+    target: DiskTarget
+    path: Text
+    format: Text
+    virtual_size_bytes: Bytes
+
+
+class Reserved(PortMessage):
+    """Capacity is held. The guest ABI in ``domain_xml`` is the donor's; only host-side parts differ."""
+
+    SENDERS: ClassVar = frozenset({Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    node: Name
+    domain_xml: DomainXml
+    disks: tuple[ReservedDisk, ...]
+    reserved_until: Timestamp
+
+
+class ReservationRefused(PortMessage):
+    """The platform check before anything moves found these."""
+
+    SENDERS: ClassVar = frozenset({Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    refusals: tuple[Refusal, ...]
+
+
+class ReleaseReservation(PortMessage):
+    """The port does not come, or comes no further; a quote not taken is released so, too. Idempotent."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT})
+
+    reason: Text
+
+
+class ServiceChangeAgreement(Value):
+    """The SCA: what donor, recipient and tenant agreed on, as fixed by the broker."""
+
+    port_id: UUID
+    tenant: Name
+    vm_uuid: UUID
+    vm_name: Text
+    donor: Name
+    donor_node: Name
+    recipient: Name
+    recipient_node: Name
+    epoch: int = Field(ge=1, description="The epoch that the switchover will commit.")
+    window_start: Timestamp
+    deadline: Timestamp
+    promised_total_s: Seconds
+    promised_downtime_ms: Milliseconds
+    price_per_month: Price
+    currency: str
+    limits: PortLimits
+    routes: tuple[Annotated[str, Field(pattern=r"^(relay|direct)$")], ...] = ("relay",)
+    domain_xml: DomainXml = Field(description="As it will run at the recipient.")
+    domain_xml_sha256: Sha256
+    disks: tuple[ReservedDisk, ...]
+    fixed_at: Timestamp
+
+
+class PortingFixed(PortMessage):
+    """The porting is fixed; all parties hold the same agreement."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT, Role.DONOR, Role.RECIPIENT})
+
+    agreement: ServiceChangeAgreement
+
+
+class OpenInbound(PortMessage):
+    """Make the recipient's node ready: disks, sockets, lanes."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.NODE})
+
+    agreement: ServiceChangeAgreement
+
+
+class InboundOpened(PortMessage):
+    """The recipient's node waits for the VM."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
+
+
+class StartOutbound(PortMessage):
+    """Start the transfer at the donor's node."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER, Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.NODE})
+
+    agreement: ServiceChangeAgreement
+
+
+class OutboundStarted(PortMessage):
+    """libvirt at the donor has begun to migrate."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.BROKER})
+
+
+class Side(StrEnum):
+    """Which half of a port speaks."""
+
+    OUTBOUND = "outbound"
+    INBOUND = "inbound"
+
+
+class RequestSwitchover(PortMessage):
+    """The recipient's node holds libvirt's Finish call and asks for the VM. The guest is paused while this is answered."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    LIFETIME: ClassVar = timedelta(seconds=60)
+
+    vm_uuid: UUID
+    epoch: int
+
+
+class SwitchoverGranted(PortMessage):
+    """The broker has committed the epoch: from now on only the recipient may run the VM."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.NODE})
+
+    epoch: int
+
+
+class SwitchoverDenied(PortMessage):
+    """The VM stays at the donor; the recipient's half-made copy must be destroyed."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.NODE})
+
+    code: Code
+    detail: Text
+
+
+class QuerySwitchover(PortMessage):
+    """A node that does not know the outcome asks who owns the VM. Asked after a crash, or when the Finish reply is missing."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+
+class SwitchoverState(PortMessage):
+    """Who owns the VM by the broker's ledger."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.NODE})
+
+    committed: bool
+    owner: Name
+    epoch: int
+    ended: bool = Field(description="The port is over; left-overs of it may be removed.")
+
+
+class OutboundFinished(PortMessage):
+    """The guest has left: libvirt at the donor has confirmed the migration."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.BROKER})
+
+    downtime_ms: Milliseconds = Field(
+        description="On the donor's clock: from the vCPUs' pause to the news that they run at the recipient; an upper bound."
+    )
+    hypervisor_downtime_ms: Milliseconds | None = Field(default=None, description="libvirt's own figure.")
+    total_ms: Milliseconds
+    memory_bytes: Bytes
+    disk_bytes: Bytes
+    wire_bytes: Bytes
+    post_copy: bool = False
+
+
+class InboundFinished(PortMessage):
+    """The guest runs at the recipient."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
+
+    epoch: int
+
+
+class TransferFailed(PortMessage):
+    """One half of the transfer ended without success. ``guest_running`` is what libvirt said after the clean-up on that side."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.BROKER})
+
+    side: Side
+    code: Code
+    detail: Text
+    guest_running: bool
+
+
+class AbortTransfer(PortMessage):
+    """Stop this half of the transfer and remove what it made. Idempotent; answered even where nothing is under way."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER, Role.DONOR, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.NODE})
+
+    side: Side
+    reason: Text
+
+
+class TransferAborted(PortMessage):
+    """This half is stopped and clean. At the donor ``guest_running`` is true, at the recipient false."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.BROKER})
+
+    side: Side
+    guest_running: bool
+    left_overs: tuple[Text, ...] = Field(default=(), description="What could not be removed, by name.")
+
+
+class ProvisionVm(PortMessage):
+    """Make the arrived VM a lasting one: persistent definition, autostart as before, identity compared."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.NODE})
+
+    vm_uuid: UUID
+    autostart: bool
+    donor_xml: DomainXml = Field(
+        description="The donor's live XML of the identity bundle, to compare the guest ABI with."
+    )
+
+
+class VmProvisioned(PortMessage):
+    """The recipient serves the VM for good."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
+
+    identity_differences: tuple[Text, ...] = Field(
+        default=(), description="Empty when the guest ABI is what the donor had."
+    )
+
+
+class DisconnectVm(PortMessage):
+    """The VM has left for good: undefine it, put its disks into quarantine, free its capacity."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER, Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.NODE})
+
+    vm_uuid: UUID
+
+
+class VmDisconnected(PortMessage):
+    """The donor no longer has the VM; its disks are kept until the quarantine ends."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.BROKER})
+
+    quarantined_disks: tuple[Text, ...] = ()
+    quarantine_until: Timestamp | None = Field(default=None, description="Set by the donor agent's policy.")
+
+
+class CompletionFailed(PortMessage):
+    """Provisioning or disconnecting could not be done yet; the broker asks again."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR, Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.BROKER})
+
+    side: Side
+    code: Code
+    detail: Text
+
+
+class DisksErased(PortMessage):
+    """The quarantine is over and the donor's copy is erased."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.BROKER})
+
+    erased_bytes: Bytes

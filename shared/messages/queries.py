@@ -1,0 +1,164 @@
+"""What a tenant asks the broker and is answered at once. Pure models. An answer carries its question's correlation id."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, ClassVar, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from shared.messages.base import Bytes, Code, Message, Text, Timestamp, Value
+from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.service_change import PortPhase, PortProgressed, PortRequested, SlaRecord
+from shared.messages.vm import VmState
+from shared.parties import Name, PartyName, Role
+
+ANSWER_WITHIN = timedelta(seconds=30)
+
+
+class Question(Message):
+    """Asked by a tenant; worth nothing after half a minute."""
+
+    LIFETIME: ClassVar = ANSWER_WITHIN
+
+
+class Answer(Message):
+    """Given by the broker."""
+
+    LIFETIME: ClassVar = ANSWER_WITHIN
+
+
+class ListVms(Question):
+    """Which VMs of mine are there?"""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+
+class RegisteredVm(Value):
+    """A VM as the registry knows it."""
+
+    uuid: UUID
+    name: Text
+    state: VmState
+    memory_bytes: Bytes
+    vcpus: int
+    disk_bytes: Bytes
+    provider: Name
+    node: Name
+    epoch: int
+    port_id: UUID | None = Field(default=None, description="The port that is under way, if any.")
+
+
+class VmsListed(Answer):
+    """The tenant's VMs."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    vms: tuple[RegisteredVm, ...]
+
+
+class ListProviders(Question):
+    """Who could take a VM?"""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+
+class ProviderStatus(Value):
+    """A provider, as the broker sees it."""
+
+    name: Name
+    last_seen: Timestamp | None
+    nodes: int
+    nodes_healthy: int
+    memory_free_bytes: Bytes
+    disk_free_bytes: Bytes
+
+
+class ProvidersListed(Answer):
+    """All providers that this broker serves."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    providers: tuple[ProviderStatus, ...]
+
+
+class ListPorts(Question):
+    """Which ports of mine are there? The newest first."""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    active_only: bool = False
+
+
+class PortSummary(Value):
+    """A port in a list."""
+
+    port_id: UUID
+    vm_uuid: UUID
+    vm_name: Text
+    donor: Name
+    recipient: Name | None
+    phase: PortPhase
+    percent: int = 0
+    requested_at: Timestamp
+    updated_at: Timestamp
+
+
+class PortsListed(Answer):
+    """The tenant's ports."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    ports: tuple[PortSummary, ...]
+
+
+class ShowPort(Question):
+    """All about one port."""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    port_id: UUID
+
+
+class RecordedEvent(Value):
+    """One line of a port's record: what was said, when, and by whom."""
+
+    at: Timestamp
+    sender: PartyName
+    type: Text
+    phase: PortPhase
+    detail: Text = ""
+
+
+class PortShown(Answer):
+    """A port's whole record."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    summary: PortSummary
+    request: PortRequested
+    agreement: ServiceChangeAgreement | None
+    progress: PortProgressed | None
+    sla: SlaRecord | None
+    failure: Text | None = None
+    events: tuple[RecordedEvent, ...]
+
+
+class QueryFailed(Answer):
+    """The question has no answer."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    code: Literal["not_found", "not_yours", "invalid"] | Code
+    detail: Text

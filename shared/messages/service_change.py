@@ -1,0 +1,233 @@
+"""The tenant's conversation with the broker: a port asked for, watched, cancelled and ended. Pure models."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Literal, Self
+from uuid import UUID
+
+from pydantic import Field, model_validator
+
+from shared.messages.base import (
+    Bytes,
+    Code,
+    Message,
+    Milliseconds,
+    PortMessage,
+    Price,
+    Refusal,
+    Seconds,
+    Text,
+    Timestamp,
+    Value,
+)
+from shared.parties import Name, PartyName, Role
+
+BEST = "best"
+"""Instead of a recipient's name: the broker chooses among all quotes."""
+
+PostCopy = Literal["never", "if_needed", "always"]
+
+
+class PortPhase(StrEnum):
+    """Where a port is. The first eleven are waiting states with a deadline; the last four are ends."""
+
+    APPROVAL = "approval"
+    QUOTING = "quoting"
+    RESERVING = "reserving"
+    SCHEDULED = "scheduled"
+    PREPARING = "preparing"
+    STARTING = "starting"
+    TRANSFERRING = "transferring"
+    SWITCHING = "switching"
+    FINISHING = "finishing"
+    ABORTING = "aborting"
+    RESOLVING = "resolving"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+
+class TransferPhase(StrEnum):
+    """What the node agents are moving."""
+
+    DISK = "disk"
+    MEMORY = "memory"
+    POST_COPY = "post_copy"
+    SWITCHOVER = "switchover"
+
+
+class PortLimits(Value):
+    """What the tenant demands. Unset means: no limit of that kind."""
+
+    max_downtime_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 1000
+    window_start: Timestamp | None = Field(default=None, description="Nothing moves before; none means at once.")
+    deadline: Timestamp | None = Field(
+        default=None, description="A port that is not switched over by then is abandoned."
+    )
+    max_price_per_month: Price | None = None
+    bandwidth_bytes_per_s: Annotated[int, Field(ge=64 * 1024, le=2**40)] | None = None
+    post_copy: PostCopy = "if_needed"
+
+    @model_validator(mode="after")
+    def _window_before_deadline(self) -> Self:
+        if self.window_start and self.deadline and self.deadline <= self.window_start:
+            raise ValueError("deadline must be after window_start")
+        return self
+
+
+class PortRequested(PortMessage):
+    """A tenant asks for a port. ``port_id`` is the tenant's choice and makes a repeated request harmless."""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    vm_uuid: UUID
+    donor: Name
+    recipient: Name = Field(description="A provider's name, or 'best'.")
+    limits: PortLimits = PortLimits()
+    dry_run: bool = Field(default=False, description="Verify and quote only; ends in PortPlanned.")
+
+
+class PortAccepted(PortMessage):
+    """The request is verified and recorded; the donor is being asked."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+
+class PortRefused(PortMessage):
+    """The port does not happen; nothing has moved."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    refused_by: PartyName
+    refusals: tuple[Refusal, ...]
+
+
+class Quote(Value):
+    """A recipient's offer, as the tenant sees it."""
+
+    provider: Name
+    price_per_month: Price
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
+    instance_type: Text
+    promised_total_s: Seconds
+    promised_downtime_ms: Milliseconds
+    valid_until: Timestamp
+
+
+class PortPlanned(PortMessage):
+    """The end of a dry run: all offers, best first, and who declined and why."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    quotes: tuple[Quote, ...]
+    declined: dict[Name, tuple[Refusal, ...]]
+
+
+class StreamProgress(Value):
+    """How far one kind of data is. ``remaining_bytes`` can grow while the guest writes."""
+
+    total_bytes: Bytes = 0
+    processed_bytes: Bytes = 0
+    remaining_bytes: Bytes = 0
+
+
+class PortProgressed(PortMessage):
+    """The donor's node reports how far the transfer is; ``percent`` never runs backwards within one attempt."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE, Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER, Role.TENANT})
+
+    phase: TransferPhase
+    percent: Annotated[int, Field(ge=0, le=100)]
+    memory: StreamProgress
+    disk: StreamProgress
+    rate_bytes_per_s: Bytes
+    dirty_rate_bytes_per_s: Bytes = 0
+    wire_bytes: Bytes = Field(
+        default=0, description="Bytes that the lanes have carried, both directions, after compression."
+    )
+    eta_s: Seconds | None = None
+
+
+class CancelPort(PortMessage):
+    """The tenant takes the request back."""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    reason: Text = "cancelled by tenant"
+
+
+class CancelRefused(PortMessage):
+    """It is too late, or there is nothing to cancel; the port goes on or has ended."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    code: Literal["too_late", "already_ended", "unknown_port"]
+    detail: Text
+
+
+class PortCancelled(PortMessage):
+    """The port is cancelled; the VM runs at the donor and the recipient holds nothing of it."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT, Role.DONOR, Role.RECIPIENT})
+
+    phase: PortPhase = Field(description="The phase that was cancelled.")
+
+
+class PortFailed(PortMessage):
+    """The port ended without success."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT, Role.DONOR, Role.RECIPIENT})
+
+    phase: PortPhase = Field(description="The phase that failed.")
+    code: Code
+    detail: Text
+    vm_runs_at: Name = Field(description="The provider that owns and runs the VM now.")
+
+
+class SlaRecord(Value):
+    """Promised against measured."""
+
+    promised_total_s: Seconds
+    measured_total_s: Seconds
+    promised_downtime_ms: Milliseconds
+    measured_downtime_ms: Milliseconds
+    price_per_month: Price
+    currency: str
+    kept: bool = Field(description="Every measured figure is within its promise.")
+
+
+class PortCompleted(PortMessage):
+    """The VM runs at the recipient, is provisioned there and disconnected at the donor."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT, Role.DONOR, Role.RECIPIENT})
+
+    recipient: Name
+    epoch: int
+    sla: SlaRecord
+    memory_bytes: Bytes
+    disk_bytes: Bytes
+    wire_bytes: Bytes
+    warnings: tuple[Text, ...] = ()
+
+
+class MessageRejected(Message):
+    """What you sent could not be accepted; it lies in the dead-letter queue of whom you sent it to."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    code: Code
+    reason: Text
+    message_id: Text = ""
