@@ -1,11 +1,11 @@
 """The bus port: what a service may expect of a message bus. Pure interface and the rule of belief; knows no AMQP.
 
-`shared.rabbit` is the real bus, `shared.testing` the in-memory one; `tests/contract/test_bus.py` holds both to this text.
+`shared.rabbit` is the real bus, `shared.testing` the in-memory one; `tests/contract/test_bus.py` holds both to this.
 
 * ``publish`` returns when the message is stored by the bus (confirmed), or raises; it never loses silently.
-* ``consume`` delivers at least once, in order per inbox while nothing fails. A message is acknowledged after the handler returned.
-  A handler that raises gets the message again, with a delay, up to the inbox's delivery limit; then it goes to the dead letters.
-  `Reject` sends it there at once. What cannot be understood or believed goes there without reaching the handler.
+* ``consume`` delivers at least once, in order per inbox while nothing fails. A message is acknowledged after the handler
+  returned. A handler that raises gets the message again, with a delay, up to the inbox's delivery limit; then it goes to
+  the dead letters. `Reject` sends it there at once. What cannot be understood or believed goes there unseen by it.
 * A handler must be quick: it stores its effect and returns. No delivery is held while a port runs.
 """
 
@@ -75,8 +75,10 @@ class Bus(Protocol):
     async def consume(
         self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
     ) -> None:
-        """Deliver this party's inbox to ``handler`` until cancelled, across reconnects. ``on_dead`` hears of each dead letter that
-        this consumer made (to count it, to tell the sender)."""
+        """Deliver this party's inbox to ``handler`` until cancelled, across reconnects.
+
+        ``on_dead`` hears of each dead letter that this consumer made (to count it, to tell the sender).
+        """
         ...
 
     async def ready(self) -> bool:
@@ -112,8 +114,8 @@ class LaneAdmin(Protocol):
 def believe(envelope: AnyEnvelope, *, verified_user: str | None, receiver: Party) -> None:
     """Raise `MessageError` unless this message is to be believed.
 
-    The bus must have verified the sender (``unproven_sender``), the envelope must name that sender (``forged_sender``), and the
-    type must be one that this role may say to that role (``wrong_role``).
+    The bus must have verified the sender (``unproven_sender``), the envelope must name that sender (``forged_sender``),
+    and the type must be one that this role may say to that role (``wrong_role``).
     """
     if not verified_user:
         raise MessageError("unproven_sender", "the message carries no user_id, which the bus would have verified")

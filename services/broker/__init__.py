@@ -1,1 +1,1 @@
-"""TBD."""
+"""The neutral third party: verifies, fixes, grants switchover, keeps the ledger. Holds no provider's secret."""

@@ -1,1 +1,1 @@
-"""TBD."""
+"""One per hypervisor host: moves memory and disk, and lets nothing else through."""

@@ -1,1 +1,1 @@
-"""TBD."""
+"""The tenant's side: SDK and ``vmport`` command line."""

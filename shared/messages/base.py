@@ -1,7 +1,7 @@
 """What every control message is: a frozen model that knows its version and who may say it to whom. Pure.
 
-Commands are imperative (``OpenInbound``), events are past tense (``InboundOpened``). A class registers itself by its name, which
-is its name on the wire; ``MESSAGE_TYPES`` is the whole vocabulary once ``shared.messages`` is imported.
+Commands are imperative (``OpenInbound``), events are past tense (``InboundOpened``). A class registers itself by its
+name, which is its name on the wire; ``MESSAGE_TYPES`` is the whole vocabulary once ``shared.messages`` is imported.
 """
 
 from __future__ import annotations

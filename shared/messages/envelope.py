@@ -1,8 +1,8 @@
 """The envelope of every control message: CloudEvents 1.0, structured JSON mode. Pure: time and ids are inputs.
 
-Beside CloudEvents' own attributes it carries, as extension attributes: ``correlationid`` (the conversation), ``causationid`` (the
-message that caused this one), ``traceparent`` (W3C Trace Context, level 1), ``schemaversion`` (of the body) and ``deadline``
-(after which the message is worth nothing). Source: CloudEvents 1.0.2, JSON event format 1.0.2.
+Beside CloudEvents' own attributes it carries, as extension attributes: ``correlationid`` (the conversation),
+``causationid`` (the message that caused this one), ``traceparent`` (W3C Trace Context, level 1), ``schemaversion``
+(of the body) and ``deadline`` (after which the message is worth nothing). Source: CloudEvents 1.0.2, JSON event format 1.0.2.
 """
 
 from __future__ import annotations

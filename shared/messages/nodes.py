@@ -1,4 +1,4 @@
-"""The conversation inside one provider: a node agent with its donor and recipient agents, and the provider's report to the broker.
+"""The conversation inside one provider: a node agent with its agents, and the agents' reports to the broker.
 
 Pure models.
 """

@@ -1,7 +1,7 @@
-"""The conversation that fixes a port and carries it out: quotes, reservation, agreement, transfer, switchover, completion.
+"""The conversation that fixes a port and carries it out: quote, reservation, agreement, transfer, switchover, end.
 
-Pure models. The broker speaks to a provider's agents; an agent passes to its own node what concerns the host and passes the
-answer back under the same name. Only progress and switchover go straight between node and broker, since they are urgent.
+Pure models. The broker speaks to a provider's agents; an agent passes to its own node what concerns the host, and passes
+the answer back under the same name. Only progress and switchover go straight between node and broker, being urgent.
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class Side(StrEnum):
 
 
 class RequestSwitchover(PortMessage):
-    """The recipient's node holds libvirt's Finish call and asks for the VM. The guest is paused while this is answered."""
+    """The recipient's node holds libvirt's Finish call and asks for the VM. The guest is paused meanwhile."""
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
@@ -206,7 +206,7 @@ class SwitchoverDenied(PortMessage):
 
 
 class QuerySwitchover(PortMessage):
-    """A node that does not know the outcome asks who owns the VM. Asked after a crash, or when the Finish reply is missing."""
+    """A node that does not know the outcome, after a crash or without a Finish reply, asks who owns the VM."""
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
@@ -231,7 +231,7 @@ class OutboundFinished(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.BROKER})
 
     downtime_ms: Milliseconds = Field(
-        description="On the donor's clock: from the vCPUs' pause to the news that they run at the recipient; an upper bound."
+        description="Donor's clock: from the vCPUs' pause to the news that they run at the recipient; an upper bound."
     )
     hypervisor_downtime_ms: Milliseconds | None = Field(default=None, description="libvirt's own figure.")
     total_ms: Milliseconds
@@ -251,7 +251,7 @@ class InboundFinished(PortMessage):
 
 
 class TransferFailed(PortMessage):
-    """One half of the transfer ended without success. ``guest_running`` is what libvirt said after the clean-up on that side."""
+    """One half of the transfer failed. ``guest_running`` is what libvirt on that side said after the clean-up."""
 
     SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.BROKER})

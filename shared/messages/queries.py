@@ -1,4 +1,4 @@
-"""What a tenant asks the broker and is answered at once. Pure models. An answer carries its question's correlation id."""
+"""What a tenant asks the broker and is answered at once. Pure models. An answer has its question's correlation id."""
 
 from __future__ import annotations
 
