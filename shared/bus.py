@@ -3,9 +3,9 @@
 `shared.rabbit` is the real bus, `shared.testing` the in-memory one; `tests/contract/test_bus.py` holds both to this.
 
 * ``publish`` returns when the message is stored by the bus (confirmed), or raises; it never loses silently.
-* ``consume`` delivers at least once, in order per inbox while nothing fails. A message is acknowledged after the handler
-  returned. A handler that raises gets the message again, with a delay, up to the inbox's delivery limit; then it goes to
-  the dead letters. `Reject` sends it there at once. What cannot be understood or believed goes there unseen by it.
+* ``consume`` delivers at least once, in order per inbox while nothing fails. A message is acknowledged after the
+  handler returned. A handler that raises gets the message again, with a delay, up to the inbox's delivery limit; then
+  it goes to the dead letters. `Reject` sends it there at once. What cannot be understood or believed goes there unseen.
 * A handler must be quick: it stores its effect and returns. No delivery is held while a port runs.
 """
 

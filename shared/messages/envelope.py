@@ -2,7 +2,8 @@
 
 Beside CloudEvents' own attributes it carries, as extension attributes: ``correlationid`` (the conversation),
 ``causationid`` (the message that caused this one), ``traceparent`` (W3C Trace Context, level 1), ``schemaversion``
-(of the body) and ``deadline`` (after which the message is worth nothing). Source: CloudEvents 1.0.2, JSON event format 1.0.2.
+(of the body) and ``deadline`` (after which the message is worth nothing).
+Source: CloudEvents 1.0.2, JSON event format 1.0.2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The conversation that fixes a port and carries it out: quote, reservation, agreement, transfer, switchover, end.
 
-Pure models. The broker speaks to a provider's agents; an agent passes to its own node what concerns the host, and passes
-the answer back under the same name. Only progress and switchover go straight between node and broker, being urgent.
+Pure models. The broker speaks to a provider's agents; an agent passes to its own node what concerns the host, and
+passes the answer back under the same name. Only progress and switchover, being urgent, go straight to the broker.
 """
 
 from __future__ import annotations
