@@ -1,0 +1,32 @@
+"""Durable state of a service: one transaction holds the state's change, the inbox mark and the outgoing messages.
+
+``Store`` opens the database and gives transactions, ``OutboxRelay`` publishes what was committed, ``TimerRunner``
+calls back when a stored deadline passes. The tables of the service itself are the service's own; nothing here knows
+what they mean.
+"""
+
+from shared.store.engine import StoreUnusable, UtcDateTime, async_url, upsert
+from shared.store.relay import OutboxRelay, RelayPolicy
+from shared.store.settings import StoreSettings
+from shared.store.store import Store, Transaction, utc_now
+from shared.store.tables import inbox, outbox, store_metadata, timers
+from shared.store.timers import Timer, TimerRunner
+
+__all__ = [
+    "OutboxRelay",
+    "RelayPolicy",
+    "Store",
+    "StoreSettings",
+    "StoreUnusable",
+    "Timer",
+    "TimerRunner",
+    "Transaction",
+    "UtcDateTime",
+    "async_url",
+    "inbox",
+    "outbox",
+    "store_metadata",
+    "timers",
+    "upsert",
+    "utc_now",
+]

@@ -1,0 +1,126 @@
+"""Opens SQLite or PostgreSQL so that both keep the same promises: durable commits, foreign keys, UTC times.
+
+Owns what differs between the two engines; no other module asks which one it has, except for locks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, DateTime, Dialect, Table, event
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.types import TypeDecorator
+
+from shared.errors import VmportError
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.dml import Insert
+
+BUSY_TIMEOUT_S = 10.0
+"""How long a SQLite connection waits for another process that writes, for example a migration by hand."""
+
+READ_ONLY = "vmport_read_only"
+"""Execution option of a connection that will not write: SQLite then takes no write lock."""
+
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
+
+
+class StoreUnusable(VmportError):
+    """The database of this service cannot be used."""
+
+    code = "store_unusable"
+
+    def __init__(self, url: str, reason: str) -> None:
+        self.url = url
+        self.reason = reason
+        super().__init__(f"store {url}: {reason}")
+
+
+def async_url(url: str) -> URL:
+    """The URL with its async driver; ``sqlite:///relative``, ``sqlite:////absolute`` and ``postgresql://…`` will do.
+
+    Raises `StoreUnusable` for any other database, and for SQLite in memory, which would forget.
+    """
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise StoreUnusable(
+            "(unreadable)", "not a database URL; use sqlite:////path/file.db or postgresql://…"
+        ) from error
+    shown = parsed.render_as_string(hide_password=True)
+    driver = _DRIVERS.get(parsed.drivername, parsed.drivername)
+    if driver not in _DRIVERS.values():
+        raise StoreUnusable(shown, "only sqlite and postgresql are supported")
+    if driver.startswith("sqlite") and parsed.database in {None, "", ":memory:"}:
+        raise StoreUnusable(shown, "SQLite needs a file, because state must outlive the process")
+    return parsed.set(drivername=driver)
+
+
+def make_engine(url: str) -> AsyncEngine:
+    """An engine whose transactions behave alike on both databases. Connects to nothing yet."""
+    target = async_url(url)
+    if target.get_backend_name() != "sqlite":
+        return create_async_engine(target, pool_pre_ping=True, pool_size=8, max_overflow=8, pool_timeout=30)
+    engine = create_async_engine(target, connect_args={"timeout": BUSY_TIMEOUT_S})
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
+    # The driver's own implicit BEGIN would come late and deferred; see _begin_sqlite.
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that reads and then writes can fail at once with "database is locked"; an immediate one
+    # waits.
+    read_only = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware datetime, always in UTC; SQLite keeps no zone, so it is added when read."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  #
+    SQLAlchemy's signature
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"{value!r} has no time zone")
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  #
+    SQLAlchemy's signature
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def upsert(dialect: str, table: Table, values: dict[str, Any], *, key: Sequence[str], update: bool = True) -> Insert:
+    """INSERT that, on a conflict in ``key``, updates the other columns, or does nothing with ``update=False``."""
+    module = sqlite if dialect == "sqlite" else postgresql
+    statement: Any = module.insert(table).values(**values)
+    if not update:
+        return statement.on_conflict_do_nothing(index_elements=list(key))  # type: ignore[no-any-return]  # two
+        dialects, one shape
+    others = {name: statement.excluded[name] for name in values if name not in key}
+    return statement.on_conflict_do_update(index_elements=list(key), set_=others)  # type: ignore[no-any-return]  #
+    as above

@@ -1,0 +1,264 @@
+"""The outbox relay: publishes committed messages in order per recipient, and marks them sent. Knows no message's
+meaning.
+
+A message is marked after the bus confirmed it, so a crash between the two publishes it again: delivery is at least
+once, and receivers recognise the duplicate by its id. A recipient that cannot be reached holds up only itself. Order
+is by row id: within a transaction the order of ``send``; between transactions the order of commit for all that one
+row lock (or SQLite's one writer) serialises, such as one port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy import delete, func, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared.bus import Bus, BusDown, Undeliverable
+from shared.messages import MessageError, open_envelope
+from shared.parties import Party
+from shared.store.settings import StoreSettings
+from shared.store.store import Store
+from shared.store.tables import inbox, outbox
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RelayPolicy:
+    """How the relay waits, retries and forgets."""
+
+    poll_s: float = 5.0
+    first_retry_s: float = 0.5
+    longest_retry_s: float = 60.0
+    bus_down_retry_s: float = 0.5
+    give_up_after: timedelta = timedelta(days=7)
+    keep_sent: timedelta = timedelta(hours=24)
+    keep_inbox: timedelta = timedelta(days=14)
+    prune_every: timedelta = timedelta(minutes=10)
+    batch: int = 50
+
+    @classmethod
+    def from_settings(cls, settings: StoreSettings) -> RelayPolicy:
+        """The policy that the ``[store]`` section asks for."""
+        return cls(
+            give_up_after=timedelta(days=settings.give_up_days),
+            keep_sent=timedelta(hours=settings.keep_sent_hours),
+            keep_inbox=timedelta(days=settings.keep_inbox_days),
+        )
+
+    def retry_delay(self, attempts: int) -> timedelta:
+        """How long after the given number of failed attempts the next one comes."""
+        seconds = min(self.longest_retry_s, self.first_retry_s * 2 ** min(attempts - 1, 20))
+        return timedelta(seconds=seconds * random.uniform(0.8, 1.2))  # noqa: S311  # jitter, no secret
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A row of the outbox, as the relay needs it."""
+
+    id: int
+    message_id: UUID
+    type: str
+    envelope: str
+    created_at: datetime
+    not_before: datetime
+    expires_at: datetime | None
+    attempts: int
+
+
+class OutboxRelay:
+    """One task per store: ``await relay.run()`` until cancelled."""
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        *,
+        policy: RelayPolicy | None = None,
+        on_depth: Callable[[int], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._bus = bus
+        self._policy = policy or RelayPolicy()
+        self._on_depth = on_depth
+        self._draining: dict[str, asyncio.Task[None]] = {}
+        self._bus_down_until = 0.0
+        self._pruned_at: datetime | None = None
+
+    async def run(self) -> None:
+        """Publish what is committed, as soon as it is; what failed, when its retry is due."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._store.outgoing.clear()
+                wait_s = await self._start_drains(group)
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await self._store.outgoing.wait()
+                except TimeoutError:
+                    await self._housekeeping()
+
+    async def flush(self) -> None:
+        """Publish what is due now and return; for an orderly stop and for tests."""
+        for recipient, _ in await self._waiting():
+            await self._drain(recipient)
+
+    async def _start_drains(self, group: asyncio.TaskGroup) -> float:
+        """Start a sender for each recipient that has something due; returns how long to wait for the next one."""
+        loop = asyncio.get_running_loop()
+        bus_wait_s = self._bus_down_until - loop.time()
+        if bus_wait_s > 0:
+            return bus_wait_s
+        try:
+            waiting = await self._waiting()
+        except SQLAlchemyError:
+            log.exception("the outbox cannot be read; trying again")
+            return self._policy.poll_s
+        now = self._store.clock()
+        wait_s = self._policy.poll_s
+        for recipient, not_before in waiting:
+            if recipient in self._draining:
+                continue
+            if not_before > now:
+                wait_s = min(wait_s, (not_before - now).total_seconds())
+                continue
+            task = group.create_task(self._drain_guarded(recipient), name=f"outbox to {recipient}")
+            self._draining[recipient] = task
+        return wait_s
+
+    async def _waiting(self) -> list[tuple[str, datetime]]:
+        """Each recipient that has unsent messages, with the time when its first one is due."""
+        first = select(func.min(outbox.c.id)).where(outbox.c.sent_at.is_(None)).group_by(outbox.c.recipient)
+        async with self._store.reading() as connection:
+            rows = await connection.execute(
+                select(outbox.c.recipient, outbox.c.not_before).where(outbox.c.id.in_(first)).order_by(outbox.c.id)
+            )
+            return [(row.recipient, row.not_before) for row in rows]
+
+    async def _drain_guarded(self, recipient: str) -> None:
+        try:
+            await self._drain(recipient)
+        except BusDown as error:
+            log.warning("the bus is down; outgoing messages wait: %s", error)
+            self._bus_down_until = asyncio.get_running_loop().time() + self._policy.bus_down_retry_s
+        except SQLAlchemyError:
+            log.exception("the outbox cannot be used; messages to %s may be published twice", recipient)
+            self._bus_down_until = asyncio.get_running_loop().time() + self._policy.bus_down_retry_s
+        finally:
+            del self._draining[recipient]
+            # Something may have been committed for this recipient after its last look and before now.
+            self._store.outgoing.set()
+
+    async def _drain(self, recipient: str) -> None:
+        """Publish one recipient's due messages in order; raises `BusDown`."""
+        to = Party.parse(recipient)
+        async with self._sole_sender(recipient):
+            while True:
+                rows = await self._next(recipient)
+                if not rows:
+                    return
+                sent: list[int] = []
+                try:
+                    for row in rows:
+                        if not await self._send_one(to, row):
+                            return
+                        sent.append(row.id)
+                finally:
+                    await self._mark_sent(sent)
+
+    async def _next(self, recipient: str) -> list[_Pending]:
+        """The recipient's first unsent messages, up to the first one that is not due."""
+        columns = [outbox.c[name] for name in _Pending.__dataclass_fields__]
+        statement = (
+            select(*columns)
+            .where(outbox.c.recipient == recipient, outbox.c.sent_at.is_(None))
+            .order_by(outbox.c.id)
+            .limit(self._policy.batch)
+        )
+        async with self._store.reading() as connection:
+            rows = [_Pending(*row) for row in await connection.execute(statement)]
+        now = self._store.clock()
+        due: list[_Pending] = []
+        for row in rows:
+            if row.not_before > now:
+                break
+            due.append(row)
+        return due
+
+    async def _send_one(self, to: Party, row: _Pending) -> bool:
+        """Publish one message; False if it must be tried again later. An expired one counts as done."""
+        now = self._store.clock()
+        if row.expires_at is not None and row.expires_at < now:
+            log.info("dropped %s %s to %s: expired at %s", row.type, row.message_id, to, row.expires_at.isoformat())
+            return True
+        if now - row.created_at > self._policy.give_up_after:
+            log.error(
+                "dropped %s %s to %s: undeliverable since %s", row.type, row.message_id, to, row.created_at.isoformat()
+            )
+            return True
+        try:
+            await self._bus.publish(to, open_envelope(row.envelope.encode()))
+        except MessageError as error:
+            log.error("dropped %s %s to %s: this release cannot read it back: %s", row.type, row.message_id, to, error)  # noqa: TRY400  # no traceback needed
+            return True
+        except Undeliverable as error:
+            await self._postpone(row, str(error))
+            log.warning("cannot deliver %s to %s (attempt %d): %s", row.type, to, row.attempts + 1, error)
+            return False
+        return True
+
+    async def _mark_sent(self, ids: list[int]) -> None:
+        if not ids:
+            return
+        async with self._store.transaction() as tx:
+            await tx.execute(update(outbox).where(outbox.c.id.in_(ids)).values(sent_at=tx.now))
+
+    async def _postpone(self, row: _Pending, error: str) -> None:
+        async with self._store.transaction() as tx:
+            attempts = row.attempts + 1
+            await tx.execute(
+                update(outbox)
+                .where(outbox.c.id == row.id)
+                .values(
+                    attempts=attempts, last_error=error[:1000], not_before=tx.now + self._policy.retry_delay(attempts)
+                )
+            )
+
+    @asynccontextmanager
+    async def _sole_sender(self, recipient: str) -> AsyncIterator[None]:
+        """Keep other processes on the same PostgreSQL from publishing to this recipient meanwhile, so that order
+        holds.
+        """
+        if self._store.dialect == "sqlite":
+            yield
+            return
+        async with self._store.engine.begin() as connection:
+            await connection.execute(
+                text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"vmport.outbox.{recipient}"}
+            )
+            yield
+
+    async def _housekeeping(self) -> None:
+        """Report the depth; now and then forget old rows."""
+        try:
+            if self._on_depth is not None:
+                self._on_depth(await self._store.outbox_depth())
+            now = self._store.clock()
+            if self._pruned_at is None or now - self._pruned_at >= self._policy.prune_every:
+                await self.prune()
+                self._pruned_at = now
+        except SQLAlchemyError:
+            log.exception("the outbox cannot be tidied up; trying again later")
+
+    async def prune(self) -> None:
+        """Delete published messages and inbox marks that are older than the policy keeps them."""
+        async with self._store.transaction() as tx:
+            await tx.execute(delete(outbox).where(outbox.c.sent_at < tx.now - self._policy.keep_sent))
+            await tx.execute(delete(inbox).where(inbox.c.received_at < tx.now - self._policy.keep_inbox))

@@ -1,0 +1,35 @@
+"""The ``[store]`` section of every service that keeps state."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from shared.store.engine import StoreUnusable, async_url
+
+
+class StoreSettings(BaseModel):
+    """Where durable state lies and how long its traces are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: SecretStr = Field(description="sqlite:////absolute/path/file.db, or postgresql://user:password@host/database.")
+    keep_inbox_days: float = Field(
+        default=14, gt=0, description="How long ids of handled messages are remembered, to recognise duplicates."
+    )
+    keep_sent_hours: float = Field(
+        default=24, gt=0, description="How long published messages stay in the outbox table."
+    )
+    give_up_days: float = Field(
+        default=7,
+        gt=0,
+        description="An outgoing message that could not be delivered for so long is dropped with an error in the log.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, value: SecretStr) -> SecretStr:
+        try:
+            async_url(value.get_secret_value())
+        except StoreUnusable as error:
+            raise ValueError(error.reason) from error
+        return value
