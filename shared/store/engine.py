@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sqlalchemy import Connection, DateTime, Dialect, Table, event
+from sqlalchemy import Connection, DateTime, Dialect, Executable, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -17,9 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
 from shared.errors import VmportError
-
-if TYPE_CHECKING:
-    from sqlalchemy.sql.dml import Insert
 
 BUSY_TIMEOUT_S = 10.0
 """How long a SQLite connection waits for another process that writes, for example a migration by hand."""
@@ -99,28 +96,28 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  #
-    SQLAlchemy's signature
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         if value.tzinfo is None:
             raise ValueError(f"{value!r} has no time zone")
         return value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002  #
-    SQLAlchemy's signature
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def upsert(dialect: str, table: Table, values: dict[str, Any], *, key: Sequence[str], update: bool = True) -> Insert:
+def upsert(
+    dialect: str, table: Table, values: dict[str, Any], *, key: Sequence[str], update: bool = True
+) -> Executable:
     """INSERT that, on a conflict in ``key``, updates the other columns, or does nothing with ``update=False``."""
     module = sqlite if dialect == "sqlite" else postgresql
     statement: Any = module.insert(table).values(**values)
     if not update:
-        return statement.on_conflict_do_nothing(index_elements=list(key))  # type: ignore[no-any-return]  # two
-        dialects, one shape
+        ignoring: Executable = statement.on_conflict_do_nothing(index_elements=list(key))
+        return ignoring
     others = {name: statement.excluded[name] for name in values if name not in key}
-    return statement.on_conflict_do_update(index_elements=list(key), set_=others)  # type: ignore[no-any-return]  #
-    as above
+    updating: Executable = statement.on_conflict_do_update(index_elements=list(key), set_=others)
+    return updating
