@@ -1,0 +1,202 @@
+"""`Lab`: the lab as one object, with up, down, guests, exec and counters. The command and the tests use only this."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from deploy.labkit import hosts, network, processes, rabbit, state
+from deploy.labkit.errors import LabError, LeftOvers
+from deploy.labkit.network import LinkBytes
+from deploy.labkit.plan import DEFAULT_PROVIDERS, LabPlan
+from deploy.labkit.state import LabState, ProcessRecord
+
+_GRACE_S = 6.0
+
+
+@dataclass(frozen=True)
+class LabOptions:
+    """What `up` is to make. None keeps what a running lab has (a new lab: unshaped, no delay, alpha and beta)."""
+
+    providers: tuple[str, ...] | None = None
+    link: str | None = None
+    rtt: str | None = None
+
+
+class Lab:
+    """One lab on this machine, running or not. Needs root. Not for use by two threads at once."""
+
+    def __init__(self, name: str | None = None) -> None:
+        """Take the lab of this name (default: environment VMPORT_LAB, else `lab`). Raises `LabError` for a bad name."""
+        name = name or os.environ.get("VMPORT_LAB") or "lab"
+        try:
+            self.plan = LabPlan(name)
+            self._state = state.load(self.plan.state_file) or LabState()
+            if self._state.providers:
+                self.plan = LabPlan(name, self._state.providers)
+        except ValueError as error:
+            raise LabError(str(error)) from error
+
+    def up(self, options: LabOptions = LabOptions()) -> None:
+        """Bring up everything that is not up. Raises `LabError`; what was made until then stays, for `down`."""
+        _need_root()
+        with self._locked():
+            self._take_options(options)
+            network.ensure_namespaces(self.plan, self._state)
+            self._save()
+            network.ensure_wan(self.plan)
+            self._start_daemons()
+            for host in self.plan.wan_hosts:
+                self._record(f"forwarder-{host}", network.ensure_uplink(self.plan, self._state, host))
+            network.ensure_guest_network(self.plan)
+            for provider in self.plan.providers:
+                hosts.wait_for_libvirtd(self.plan, provider, self._state.processes[f"libvirtd-{provider}"])
+            rabbit.wait_for_rabbitmq(self.plan, self._state.processes[rabbit.RABBITMQ])
+
+    def down(self) -> None:
+        """Remove everything of this lab, recorded or found, and verify it. Raises `LeftOvers`."""
+        _need_root()
+        with self._locked():
+            # Whoever comes later may start more (libvirtd, a QEMU), so look until nothing is found.
+            for _ in range(5):
+                found = self._own_processes()
+                if not found:
+                    break
+                processes.end(found, grace_s=_GRACE_S)
+            network.remove_namespaces(self.plan.namespace_prefix)
+            for folder in (self.plan.run_dir, self.plan.state_dir):
+                shutil.rmtree(folder, ignore_errors=True)
+            left = self._left_overs()
+        if left:
+            raise LeftOvers(self.plan.name, left)
+        self._state = LabState()
+        self.plan.lock_file.unlink(missing_ok=True)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether every recorded process runs."""
+        records = self._state.processes.values()
+        return bool(records) and all(processes.is_alive(record) for record in records)
+
+    def exec_argv(self, host: str, command: Sequence[str]) -> list[str]:
+        """The command line that runs `command` in a host, in the caller's working directory."""
+        self._need_host(host)
+        stay = ["sh", "-c", 'cd "$0" && exec "$@"', str(Path.cwd()), *command]
+        return hosts.enter(self.plan, self._state, host, stay)
+
+    def exec_environment(self, host: str) -> dict[str, str]:
+        """The environment for a command in a host."""
+        self._need_host(host)
+        return {**os.environ, "VMPORT_LAB": self.plan.name}
+
+    def exec(self, host: str, command: Sequence[str], *, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run a command in a host and return its end, whatever its code. Raises `subprocess.TimeoutExpired`."""
+        return subprocess.run(
+            self.exec_argv(host, command),
+            env=self.exec_environment(host),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def read_link_bytes(self, host: str) -> LinkBytes:
+        """Bytes that crossed the host's uplink, by the link's own counters."""
+        self._need_host(host)
+        return network.read_link_bytes(self.plan, host)
+
+    def process(self, name: str) -> ProcessRecord:
+        """A recorded process, e.g. `node-alpha` or `broker`, running or not. Raises `LabError` for an unknown name."""
+        try:
+            return self._state.processes[name]
+        except KeyError:
+            msg = f"lab {self.plan.name} has no process {name!r}; it has {', '.join(sorted(self._state.processes))}"
+            raise LabError(msg) from None
+
+    def _take_options(self, options: LabOptions) -> None:
+        try:
+            if options.link is not None:
+                self._state.link = network.parse_rate(options.link)
+            if options.rtt is not None:
+                self._state.rtt_ms = network.parse_rtt(options.rtt)
+            wanted = options.providers or self._state.providers or DEFAULT_PROVIDERS
+            if self._state.providers and wanted != self._state.providers:
+                msg = f"lab {self.plan.name} has providers {', '.join(self._state.providers)}: take it down first"
+                raise LabError(msg)
+            self.plan = LabPlan(self.plan.name, wanted)
+        except ValueError as error:
+            raise LabError(str(error)) from error
+        self._state.providers = wanted
+
+    def _start_daemons(self) -> None:
+        """Start the slow ones, without waiting: RabbitMQ first, because it is the slowest."""
+        rabbit.write_definitions(self.plan)
+        self._record(rabbit.EPMD, rabbit.start_epmd(self.plan, self._state))
+        self._record(rabbit.RABBITMQ, rabbit.start_rabbitmq(self.plan, self._state))
+        for provider in self.plan.providers:
+            self._record(hosts.holder_name(provider), hosts.ensure_holder(self.plan, self._state, provider))
+            self._record(f"libvirtd-{provider}", hosts.start_libvirtd(self.plan, self._state, provider))
+
+    def _record(self, name: str, record: ProcessRecord | None) -> None:
+        if record is None:
+            self._state.processes.pop(name, None)
+        else:
+            self._state.processes[name] = record
+        self._save()
+
+    def _save(self) -> None:
+        state.save(self.plan.state_file, self._state)
+
+    def _own_processes(self) -> list[ProcessRecord]:
+        recorded = {record.pid: record for record in self._state.processes.values() if processes.is_alive(record)}
+        return list({**recorded, **processes.processes_in(self._namespace_inodes())}.values())
+
+    def _namespace_inodes(self) -> set[int]:
+        """The lab's network namespaces: by name, and by the recorded processes in case a name was removed.
+
+        Recorded inode numbers would not do: the kernel gives a free one to the next namespace, which may be anybody's.
+        """
+        named = [Path("/run/netns") / name for name in network.namespaces_with(self.plan.namespace_prefix)]
+        alive = [record for record in self._state.processes.values() if processes.is_alive(record)]
+        held = [Path(f"/proc/{record.pid}/ns/net") for record in alive]
+        # A process that was spawned a moment ago may still stand where this one does.
+        outside = processes.namespace_inode(Path("/proc/self/ns/net"))
+        found = {processes.namespace_inode(path) for path in (*named, *held)} - {outside}
+        return {inode for inode in found if inode is not None}
+
+    def _left_overs(self) -> list[str]:
+        left = [f"process {record.pid}" for record in self._own_processes()]
+        left += [f"namespace {name}" for name in network.namespaces_with(self.plan.namespace_prefix)]
+        left += [str(folder) for folder in (self.plan.run_dir, self.plan.state_dir) if folder.exists()]
+        return left
+
+    def _need_host(self, host: str) -> None:
+        if host not in self.plan.hosts:
+            msg = f"lab {self.plan.name} has no host {host!r}; it has {', '.join(self.plan.hosts)}"
+            raise LabError(msg)
+        if not self.plan.namespace_path(host).exists():
+            msg = f"lab {self.plan.name} is not up: run `deploy/lab up`"
+            raise LabError(msg)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lab's lock, so that two commands do not change it at once, and see the newest state."""
+        self.plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
+        with self.plan.lock_file.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                msg = f"another command is changing lab {self.plan.name}; wait for it to end"
+                raise LabError(msg) from None
+            self._state = state.load(self.plan.state_file) or LabState()
+            yield
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        msg = "the lab needs root: it makes network namespaces and runs libvirt"
+        raise LabError(msg)
