@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import AfterValidator, StringConstraints
+from pydantic import AfterValidator, StringConstraints, WithJsonSchema
 
 from shared.errors import VmportError
 
@@ -111,5 +111,12 @@ def _checked(name: str) -> str:
     return name
 
 
-PartyName = Annotated[str, AfterValidator(_checked)]
+PARTY_PATTERN = rf"^(?:broker|(?:tenant|donor|recipient)\.{NAME_PATTERN}|node\.{NAME_PATTERN}\.{NAME_PATTERN})$"
+"""The rule of names once more, as a foreign client's JSON Schema library reads it: without named groups."""
+
+PartyName = Annotated[
+    str,
+    AfterValidator(_checked),
+    WithJsonSchema({"type": "string", "pattern": PARTY_PATTERN, "description": "A party: broker, tenant.acme …"}),
+]
 """A party's name inside a message."""

@@ -71,7 +71,7 @@ class ProviderStatus(Value):
     """A provider, as the broker sees it."""
 
     name: Name
-    last_seen: Timestamp | None
+    last_seen: Timestamp | None = None
     nodes: int
     nodes_healthy: int
     memory_free_bytes: Bytes
@@ -104,7 +104,7 @@ class PortSummary(Value):
     vm_uuid: UUID
     vm_name: Text
     donor: Name
-    recipient: Name | None
+    recipient: Name | None = None
     phase: PortPhase
     percent: int = 0
     requested_at: Timestamp
@@ -147,9 +147,9 @@ class PortShown(Answer):
 
     summary: PortSummary
     request: PortRequested
-    agreement: ServiceChangeAgreement | None
-    progress: PortProgressed | None
-    sla: SlaRecord | None
+    agreement: ServiceChangeAgreement | None = None
+    progress: PortProgressed | None = None
+    sla: SlaRecord | None = None
     failure: Text | None = None
     events: tuple[RecordedEvent, ...]
 
