@@ -1,1 +1,4 @@
-"""The voice of the provider that a VM joins: capacity, quotes, reservation, placement, provisioning."""
+"""The provider's voice towards those who come: quotes, reserves, checks the platform, relays to its nodes, provisions.
+
+It knows its own provider only; it moves no byte of a VM and grants no switchover.
+"""

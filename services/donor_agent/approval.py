@@ -1,0 +1,282 @@
+"""Whether a tenant may take a VM away: facts in, refusals out. Pure; it asks nobody and keeps nothing.
+
+Rules, in the order in which they are judged:
+
+1. Who asks comes first. A VM that the asking tenant does not own is refused with that alone: what binds another
+   tenant's VM is nobody else's business.
+2. Then everything that binds the VM is named at once, so that the tenant can settle it in one go: dues, minimum stay,
+   contract, legal hold, change of owner, partners, ports under way, and whether the VM runs on a node that answers.
+3. What only the live VM can tell (`live_refusals`) is judged after its node has read it.
+4. An agreement is carried out only if it is what was approved (`agreement_refusals`), under the policy of that day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from hashlib import sha256
+from uuid import UUID
+
+from services.donor_agent.policy import Account, OwnedVmRule, Policy
+from shared.domain_xml import DomainXmlError, guest_abi_differences
+from shared.messages.base import Refusal
+from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A VM on one of this provider's nodes, as last heard."""
+
+    vm: VmSummary
+    node: str
+    silent_s: float
+    """How long the node has not been heard."""
+    problems: tuple[str, ...] = ()
+    """What the node says is wrong with itself; empty when it is healthy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked, and what this agent knows at that moment."""
+
+    tenant: str
+    vm_uuid: UUID
+    now: datetime
+    located: Located | None
+    node_silent_after_s: float
+    recipient: str | None = None
+    """Where the VM is to go, if that is known yet."""
+    ports_under_way: int = 0
+    """Other ports that are fixed or moving at this provider."""
+    vm_under_way: UUID | None = None
+    """Another port of this very VM that is fixed or moving."""
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """What was approved for one port; an agreement must equal it."""
+
+    port_id: UUID
+    tenant: str
+    vm_uuid: UUID
+    provider: str
+    identity: IdentityBundle
+
+
+def records_refusals(policy: Policy, request: Request) -> tuple[Refusal, ...]:
+    """What the provider's records and its inventory say against the port; empty when nothing does."""
+    located = request.located
+    if located is None:
+        return (
+            Refusal(
+                code="unknown_vm",
+                rule="A VM can leave only from the provider that serves it.",
+                evidence=f"no node of this provider has reported a VM {request.vm_uuid}",
+            ),
+        )
+    ownership = tuple(_ownership(policy, request, located.vm))
+    if ownership:
+        return ownership
+    account = policy.accounts[request.tenant]
+    entries = policy.rules_for(request.tenant, located.vm.uuid, located.vm.name)
+    return (
+        *_dues(policy, account, request.now.date()),
+        *_stay(policy, account, entries, request.now.date()),
+        *_contract(account, request.now.date()),
+        *_holds(account, entries),
+        *partner_refusals(policy, request.recipient),
+        *_under_way(policy, request),
+        *_where_it_runs(located, request.node_silent_after_s),
+    )
+
+
+def live_refusals(vm: VmDescription, *, vm_uuid: UUID) -> tuple[Refusal, ...]:
+    """What the live VM itself says against a port, as its node has just read it."""
+    found = []
+    if vm.uuid != vm_uuid:
+        found.append(
+            Refusal(
+                code="wrong_vm",
+                rule="The node must describe the VM that it was asked about.",
+                evidence=f"asked about {vm_uuid}, described {vm.uuid}",
+            )
+        )
+    if vm.state is not VmState.RUNNING:
+        found.append(_not_running(vm.name, vm.state))
+    found += [
+        Refusal(
+            code="vm_blocked",
+            rule="A VM moves live only if all of it can be moved: no part may be bound to its host.",
+            evidence=blocker,
+        )
+        for blocker in vm.blockers
+    ]
+    return tuple(found)
+
+
+def partner_refusals(policy: Policy, recipient: str | None) -> tuple[Refusal, ...]:
+    """Whether the policy lets VMs leave to this recipient; none is known before a quote is chosen."""
+    if recipient is None or policy.allows_recipient(recipient):
+        return ()
+    return (
+        Refusal(
+            code="partner_not_allowed",
+            rule=f"VMs leave this provider only to its partners: {', '.join(policy.partners)}.",
+            evidence=f"the recipient is {recipient}",
+        ),
+    )
+
+
+def agreement_refusals(approved: Approved, agreement: ServiceChangeAgreement) -> tuple[Refusal, ...]:
+    """Where an agreement is not what was approved; empty when it is."""
+    expected: dict[str, tuple[object, object]] = {
+        "port_id": (approved.port_id, agreement.port_id),
+        "tenant": (approved.tenant, agreement.tenant),
+        "vm_uuid": (approved.vm_uuid, agreement.vm_uuid),
+        "vm_name": (approved.identity.vm.name, agreement.vm_name),
+        "donor": (approved.provider, agreement.donor),
+        "donor_node": (approved.identity.node, agreement.donor_node),
+        "domain_xml_sha256": (sha256(agreement.domain_xml.encode()).hexdigest(), agreement.domain_xml_sha256),
+    }
+    found = [
+        f"{name}: approved {mine}, agreement says {theirs}"
+        for name, (mine, theirs) in expected.items()
+        if mine != theirs
+    ]
+    if agreement.recipient == approved.provider:
+        found.append(f"recipient: {agreement.recipient} is the donor itself")
+    found += _disk_differences(approved, agreement)
+    try:
+        found += guest_abi_differences(approved.identity.domain_xml, agreement.domain_xml)
+    except DomainXmlError as error:
+        found.append(str(error))
+    return tuple(
+        Refusal(
+            code="agreement_differs",
+            rule="The donor carries out only what it approved: same VM, tenant, node and guest ABI.",
+            evidence=evidence[:1000],
+        )
+        for evidence in found
+    )
+
+
+def _disk_differences(approved: Approved, agreement: ServiceChangeAgreement) -> list[str]:
+    mine = {disk.target: disk.virtual_size_bytes for disk in approved.identity.vm.disks}
+    theirs = {disk.target: disk.virtual_size_bytes for disk in agreement.disks}
+    return [] if mine == theirs else [f"disks: approved {mine}, agreement says {theirs} (target: bytes)"]
+
+
+def _ownership(policy: Policy, request: Request, vm: VmSummary) -> Iterator[Refusal]:
+    owners = policy.owners(vm.uuid, vm.name)
+    if request.tenant not in owners:
+        yield Refusal(
+            code="not_owner",
+            rule="Only the owner of a VM may take it away.",
+            evidence=f"by this provider's records VM {vm.uuid} is not owned by {request.tenant}",
+        )
+    elif len(owners) > 1:
+        yield Refusal(
+            code="owner_unclear",
+            rule="A VM has one owner.",
+            evidence=f"name patterns of {len(owners)} accounts match {vm.name!r}; the provider must name it by uuid",
+        )
+
+
+def _dues(policy: Policy, account: Account, today: date) -> Iterator[Refusal]:
+    only_overdue = policy.dues_block == "overdue"
+    for invoice in account.dues:
+        if only_overdue and invoice.due >= today:
+            continue
+        yield Refusal(
+            code="dues_open",
+            rule=f"A VM leaves when no invoice is {'overdue' if only_overdue else 'open'}.",
+            evidence=f"invoice {invoice.invoice}: {invoice.amount} {invoice.currency}, due {invoice.due}",
+        )
+
+
+def _stay(policy: Policy, account: Account, entries: tuple[OwnedVmRule, ...], today: date) -> Iterator[Refusal]:
+    days = policy.minimum_stay_days if account.minimum_stay_days is None else account.minimum_stay_days
+    start = max((e.contract_start for e in entries if e.contract_start is not None), default=account.contract_start)
+    # The last day that a date can say is as good as never.
+    first_day = date.max if days > (date.max - start).days else start + timedelta(days=days)
+    if today < first_day:
+        yield Refusal(
+            code="minimum_stay",
+            rule=f"A VM stays at least {days} days from the start of its contract.",
+            evidence=f"contract start {start}; the VM may leave from {first_day}, in {(first_day - today).days} days",
+        )
+
+
+def _contract(account: Account, today: date) -> Iterator[Refusal]:
+    end = account.contract_end
+    if end is None:
+        return
+    if today > end:
+        yield Refusal(
+            code="contract_ended",
+            rule="A VM is ported while its contract runs; afterwards the provider has to settle it first.",
+            evidence=f"the contract ended on {end}",
+        )
+    elif not account.early_exit:
+        yield Refusal(
+            code="contract_running",
+            rule="This contract has no exit before its end.",
+            evidence=f"the contract ends on {end}",
+        )
+
+
+def _holds(account: Account, entries: tuple[OwnedVmRule, ...]) -> Iterator[Refusal]:
+    for reason in _distinct(account.legal_hold, *(e.legal_hold for e in entries)):
+        yield Refusal(code="legal_hold", rule="A VM under legal hold stays where it is.", evidence=reason)
+    for reason in _distinct(account.owner_change, *(e.owner_change for e in entries)):
+        yield Refusal(
+            code="owner_change_under_way",
+            rule="A VM does not leave while its owner changes.",
+            evidence=reason,
+        )
+
+
+def _distinct(*reasons: str | None) -> list[str]:
+    return list(dict.fromkeys(reason for reason in reasons if reason is not None))
+
+
+def _under_way(policy: Policy, request: Request) -> Iterator[Refusal]:
+    if request.vm_under_way is not None:
+        yield Refusal(
+            code="port_under_way",
+            rule="One VM is in one port at a time.",
+            evidence=f"port {request.vm_under_way} of this VM is under way",
+        )
+    if request.ports_under_way >= policy.max_concurrent_ports:
+        yield Refusal(
+            code="too_many_ports",
+            rule=f"At most {policy.max_concurrent_ports} ports leave this provider at once.",
+            evidence=f"{request.ports_under_way} are under way",
+        )
+
+
+def _where_it_runs(located: Located, silent_after_s: float) -> Iterator[Refusal]:
+    if located.silent_s > silent_after_s:
+        yield Refusal(
+            code="node_unreachable",
+            rule=f"The VM's node must have been heard within {silent_after_s:g} s.",
+            evidence=f"node {located.node} has been silent for {located.silent_s:.0f} s",
+        )
+    elif located.problems:
+        yield Refusal(
+            code="node_unhealthy",
+            rule="The VM's node must be healthy.",
+            evidence=f"node {located.node}: {'; '.join(located.problems)}"[:1000],
+        )
+    if located.vm.state is not VmState.RUNNING:
+        yield _not_running(located.vm.name, located.vm.state)
+
+
+def _not_running(name: str, state: VmState) -> Refusal:
+    return Refusal(
+        code="vm_not_running",
+        rule="Only a running VM is ported live.",
+        evidence=f"{name} is {state.value.replace('_', ' ')}; start it and ask again",
+    )

@@ -1,0 +1,79 @@
+"""Where each VM of this provider runs, from its nodes' heartbeats. Pure: time is an input, nothing is stored here.
+
+The provider-side path to a VM: this agent (the cloud) → its nodes (the hosts) → their hypervisors. A node that is
+silent keeps its VMs here: they are still this provider's, they just cannot be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from uuid import UUID
+
+from services.donor_agent.approval import Located
+from services.donor_agent.policy import Policy
+from shared.messages.nodes import NodeHeartbeat, OwnedVm
+from shared.messages.vm import VmState, VmSummary
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """What one node last said, and when this agent heard it by its own clock."""
+
+    heard_at: datetime
+    said_at: datetime
+    vms: tuple[VmSummary, ...]
+    problems: tuple[str, ...] = ()
+    ports: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All nodes of the provider that were ever heard since their record was kept."""
+
+    nodes: Mapping[str, NodeView] = field(default_factory=dict)
+
+    def heard(self, node: str, heartbeat: NodeHeartbeat, now: datetime) -> Inventory:
+        """Take a heartbeat in; one that was said before the last one taken is older news and changes nothing."""
+        known = self.nodes.get(node)
+        if known is not None and heartbeat.at < known.said_at:
+            return self
+        problems = heartbeat.problems or (() if heartbeat.healthy else ("the node says that it is not healthy",))
+        view = NodeView(now, heartbeat.at, heartbeat.vms, problems, heartbeat.ports)
+        return replace(self, nodes={**self.nodes, node: view})
+
+    def locate(self, vm_uuid: UUID, now: datetime) -> Located | None:
+        """Where a VM is. If several nodes name it, where it runs, then the node heard last, then by name."""
+        found = [
+            (vm.state is not VmState.RUNNING, (now - view.heard_at).total_seconds(), node, vm, view.problems)
+            for node, view in self.nodes.items()
+            for vm in view.vms
+            if vm.uuid == vm_uuid
+        ]
+        if not found:
+            return None
+        _, silent_s, node, vm, problems = min(found, key=lambda entry: entry[:3])
+        return Located(vm, node, silent_s, problems)
+
+    def forget(self, node: str, vm_uuid: UUID) -> Inventory:
+        """Drop a VM that has left for good, before the node's next heartbeat says so."""
+        view = self.nodes.get(node)
+        if view is None:
+            return self
+        return replace(
+            self, nodes={**self.nodes, node: replace(view, vms=tuple(v for v in view.vms if v.uuid != vm_uuid))}
+        )
+
+    def owned(self, policy: Policy) -> tuple[OwnedVm, ...]:
+        """Every VM with exactly one owner by the policy; a VM that two nodes name stands once. Ordered by uuid."""
+        chosen: dict[UUID, tuple[tuple[bool, float, str], OwnedVm]] = {}
+        for node, view in self.nodes.items():
+            for vm in view.vms:
+                owners = policy.owners(vm.uuid, vm.name)
+                if len(owners) != 1:
+                    continue
+                rank = (vm.state is not VmState.RUNNING, -view.heard_at.timestamp(), node)
+                if vm.uuid not in chosen or rank < chosen[vm.uuid][0]:
+                    chosen[vm.uuid] = rank, OwnedVm(vm=vm, tenant=owners[0], node=node)
+        return tuple(owned for _, (_, owned) in sorted(chosen.items()))

@@ -1,0 +1,51 @@
+"""What a VM costs here per month: the cheapest instance type that it fits. Pure.
+
+Instance types are the provider's price list (settings). A VM keeps its own size; the type is what is billed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.recipient_agent.capacity import GIB, MIB, disk_bytes
+from shared.messages.base import Price, Refusal
+from shared.messages.vm import VmDescription
+
+TypeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+
+
+class InstanceType(BaseModel):
+    """One line of the price list."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: TypeName = Field(description="As it stands in quotes.")
+    vcpus: Annotated[int, Field(ge=1, le=4096)] = Field(description="The most vCPUs of a VM of this type.")
+    memory_mib: Annotated[int, Field(ge=1)] = Field(description="The most memory, MiB.")
+    disk_gib: Annotated[int, Field(ge=0)] = Field(description="The most disk, all disks together, GiB.")
+    price_per_month: Price = Field(description="Price per month.")
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(default="EUR", description="ISO 4217 code.")
+
+    def fits(self, vm: VmDescription) -> bool:
+        """Whether a VM is no larger than this type."""
+        return (
+            vm.vcpus <= self.vcpus
+            and vm.memory_bytes <= self.memory_mib * MIB
+            and disk_bytes(vm) <= self.disk_gib * GIB
+        )
+
+
+def cheapest(vm: VmDescription, types: Iterable[InstanceType]) -> InstanceType | Refusal:
+    """The cheapest type that the VM fits; by name where the price is the same. Currencies are not converted."""
+    known = list(types)
+    fitting = [each for each in known if each.fits(vm)]
+    if fitting:
+        return min(fitting, key=lambda each: (each.price_per_month, each.name))
+    return Refusal(
+        code="no_instance_type",
+        rule=f"A VM must fit an instance type of this provider: {', '.join(each.name for each in known) or 'none'}.",
+        evidence=f"{vm.vcpus} vCPUs, {vm.memory_bytes} bytes of memory, {disk_bytes(vm)} bytes of disk fit none",
+    )
