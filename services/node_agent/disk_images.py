@@ -1,0 +1,131 @@
+"""Disk images as files: their sizes, making an empty one, erasing one. Owns qemu-img; decides nothing about paths."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+
+from shared.errors import VmportError
+
+QCOW2_MAGIC = b"QFI\xfb"
+QEMU_IMG_TIMEOUT_S = 60.0
+ERASE_CHUNK_BYTES = 4 << 20
+FORMATS = ("raw", "qcow2")
+
+
+class DiskImageError(VmportError):
+    """A disk image cannot be made, read or removed."""
+
+    code = "disk_image"
+
+    def __init__(self, path: str, reason: str, *, code: str = "disk_image") -> None:
+        self.path = path
+        self.reason = reason
+        self.code = code
+        super().__init__(f"disk image {path}: {reason}")
+
+
+def virtual_size_bytes(path: str, image_format: str) -> int:
+    """Return the size that a guest sees. Reads the header itself, so a running guest's lock is no obstacle."""
+    try:
+        with open(path, "rb") as file:
+            if image_format == "qcow2":
+                header = file.read(32)
+                if header[:4] != QCOW2_MAGIC or len(header) < 32:
+                    raise DiskImageError(path, "is no qcow2 image")
+                return int.from_bytes(header[24:32], "big")
+            return file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+
+
+def allocated_bytes(path: str) -> int:
+    """Return the bytes that the host spends on the image."""
+    try:
+        return os.stat(path).st_blocks * 512
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+
+
+async def create(path: str, image_format: str, size_bytes: int) -> None:
+    """Make an empty, sparse image. Raises `DiskImageError`, with code `disk_exists` where the path is taken."""
+    if image_format not in FORMATS:
+        raise DiskImageError(path, f"format {image_format!r} is not one of {', '.join(FORMATS)}")
+    await asyncio.to_thread(_claim, path)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            "qemu-img", "create", "-q", "-f", image_format, path, str(size_bytes),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+    except OSError as error:
+        raise DiskImageError(path, f"qemu-img cannot be started: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(QEMU_IMG_TIMEOUT_S):
+            _, complaint = await process.communicate()
+    except TimeoutError:
+        raise DiskImageError(path, f"qemu-img took longer than {QEMU_IMG_TIMEOUT_S:.0f} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if process.returncode:
+        raise DiskImageError(path, complaint.decode(errors="replace").strip() or f"exit code {process.returncode}")
+
+
+def _claim(path: str) -> None:
+    """Create the file exclusively: two ports can never share an image, and nothing that exists is overwritten."""
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        raise DiskImageError(path, "exists already; it is not overwritten", code="disk_exists") from None
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+
+
+def remove(path: str) -> bool:
+    """Remove an image; False where it was gone."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+    return True
+
+
+def erase(path: str) -> int:
+    """Overwrite a regular file's allocated extents with zeros, then remove it. Returns the bytes overwritten;
+    blocks."""
+    try:
+        with open(path, "r+b", buffering=0) as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise DiskImageError(path, "is no regular file; it is not erased")
+            erased = _overwrite(file.fileno(), info.st_size)
+            os.fsync(file.fileno())
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+    remove(path)
+    return erased
+
+
+def _overwrite(descriptor: int, size: int) -> int:
+    zeros, erased, at = bytes(ERASE_CHUNK_BYTES), 0, 0
+    while at < size:
+        try:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError:
+            break  # ENXIO: only holes follow
+        end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        os.lseek(descriptor, start, os.SEEK_SET)
+        left = end - start
+        while left > 0:
+            left -= os.write(descriptor, zeros[: min(left, ERASE_CHUNK_BYTES)])
+        erased += end - start
+        at = end
+    return erased

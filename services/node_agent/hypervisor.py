@@ -1,0 +1,214 @@
+"""The hypervisor port: what the node agent needs of a host's virtualisation, in its own words. Knows no library.
+
+`libvirt_adapter` is the real one, `testing.FakeHypervisor` the fake; `tests/contract/test_hypervisor.py` holds both to
+this text. Every call may raise `HypervisorError`; a VM that is not there raises `VmNotFound`, except from `state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from shared.errors import VmportError
+from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
+
+
+class HypervisorError(VmportError):
+    """The hypervisor refused or failed."""
+
+    code = "hypervisor"
+
+    def __init__(self, doing: str, reason: str) -> None:
+        self.doing = doing
+        self.reason = reason
+        super().__init__(f"{doing}: {reason}")
+
+
+class VmNotFound(HypervisorError):
+    """The host has no such VM."""
+
+    code = "vm_not_found"
+
+    def __init__(self, uuid: UUID) -> None:
+        self.uuid = uuid
+        super().__init__("look up a VM", f"this host has no VM {uuid}")
+
+
+class MigrationAborted(HypervisorError):
+    """The migration was stopped because somebody asked for it."""
+
+    code = "migration_aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveVm:
+    """A VM as it runs now, with the XML that another host needs to run it (migratable, with its secrets)."""
+
+    description: VmDescription
+    domain_xml: str
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationPlan:
+    """One outbound migration. `disks` are the targets to copy; URIs are local sockets."""
+
+    vm_uuid: UUID
+    driver_uri: str
+    memory_uri: str
+    disks_uri: str
+    domain_xml: str
+    disks: tuple[str, ...]
+    bandwidth_bytes_per_s: int | None = None
+    auto_converge: bool = False
+    post_copy_allowed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobStats:
+    """A migration's figures, memory and disk apart. Bytes, milliseconds, bytes per second."""
+
+    elapsed_ms: int = 0
+    memory_total_bytes: int = 0
+    memory_processed_bytes: int = 0
+    memory_remaining_bytes: int = 0
+    memory_rate_bytes_per_s: int = 0
+    dirty_rate_bytes_per_s: int = 0
+    memory_iteration: int = 0
+    disk_total_bytes: int = 0
+    disk_processed_bytes: int = 0
+    disk_remaining_bytes: int = 0
+    disk_rate_bytes_per_s: int = 0
+    downtime_ms: int | None = None
+    """Measured when the job is over, expected while it runs."""
+    post_copy_requests: int = 0
+
+
+class Lifecycle(StrEnum):
+    """What happened to a VM's vCPUs."""
+
+    STARTED = "started"
+    SUSPENDED = "suspended"
+    RESUMED = "resumed"
+    STOPPED = "stopped"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleEvent:
+    """One event. `at_s` is this process's monotonic clock when the hypervisor's message arrived."""
+
+    vm_uuid: UUID
+    kind: Lifecycle
+    at_s: float
+    detail: str = ""
+
+
+EventListener = Callable[[LifecycleEvent], None]
+
+
+class Hypervisor(Protocol):
+    """One host's virtualisation."""
+
+    async def connect(self) -> None:
+        """Open the connection; other calls reopen it by themselves when it breaks."""
+        ...
+
+    async def close(self) -> None:
+        """Release everything; idempotent."""
+        ...
+
+    def listen(self, listener: EventListener) -> Callable[[], None]:
+        """Hear every lifecycle event, on the event loop; returns what ends it."""
+        ...
+
+    # ---- reading ----
+
+    async def versions(self) -> HypervisorVersions:
+        """QEMU's, the daemon's and the kernel's versions."""
+        ...
+
+    async def platform(self) -> HostPlatform:
+        """What this host can run."""
+        ...
+
+    async def capacity(self) -> HostCapacity:
+        """What this host has and what is free."""
+        ...
+
+    async def inventory(self) -> tuple[VmSummary, ...]:
+        """All VMs, running or not. Asks no guest's QEMU, so that a frozen one cannot hang it."""
+        ...
+
+    async def describe(self, uuid: UUID) -> LiveVm:
+        """The VM as it runs now."""
+        ...
+
+    async def state(self, uuid: UUID) -> VmState | None:
+        """Its run state; None where it does not exist."""
+        ...
+
+    # ---- lasting definitions ----
+
+    async def define(self, domain_xml: str) -> None:
+        """Make a VM lasting, running or not."""
+        ...
+
+    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
+        """Remove the lasting definition; a running guest goes on."""
+        ...
+
+    async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:
+        """Start the VM with the host, or not."""
+        ...
+
+    async def resume(self, uuid: UUID) -> None:
+        """Let the vCPUs run; nothing happens where they do."""
+        ...
+
+    async def destroy(self, uuid: UUID) -> None:
+        """End the guest at once; nothing happens where it does not run."""
+        ...
+
+    # ---- migration ----
+
+    async def migrate(self, plan: MigrationPlan) -> None:
+        """Move the VM; returns when it runs at the other side and is gone here. Raises `MigrationAborted` after
+        `abort_job`."""
+        ...
+
+    async def job(self, uuid: UUID) -> JobStats | None:
+        """The running job's figures; None where none runs."""
+        ...
+
+    async def completed_job(self, uuid: UUID) -> JobStats | None:
+        """The last finished job's figures; None where they are gone."""
+        ...
+
+    async def abort_job(self, uuid: UUID) -> None:
+        """Stop the running job; nothing happens where none runs."""
+        ...
+
+    async def set_max_downtime(self, uuid: UUID, milliseconds: int) -> None:
+        """How long the guest may stand still at the switchover."""
+        ...
+
+    async def set_bandwidth(self, uuid: UUID, bytes_per_s: int) -> None:
+        """Limit the running memory transfer."""
+        ...
+
+    async def start_post_copy(self, uuid: UUID) -> None:
+        """Switch a running migration to post-copy."""
+        ...
+
+    # ---- the fence ----
+
+    async def freeze(self, uuid: UUID) -> bool:
+        """Make it impossible that anybody, this host's daemon included, runs the vCPUs; False where the host cannot."""
+        ...
+
+    async def thaw(self, uuid: UUID) -> None:
+        """Undo `freeze`; nothing happens where nothing is frozen."""
+        ...
