@@ -30,7 +30,7 @@ PostCopy = Literal["never", "if_needed", "always"]
 
 
 class PortPhase(StrEnum):
-    """Where a port is. The first eleven are waiting states with a deadline; the last four are ends."""
+    """Where a port is. The first eleven are waiting states with a deadline; the last five are ends."""
 
     APPROVAL = "approval"
     QUOTING = "quoting"
@@ -47,6 +47,7 @@ class PortPhase(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     REFUSED = "refused"
+    PLANNED = "planned"
 
 
 class TransferPhase(StrEnum):
