@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
+from shared.config import Section
 from shared.store.engine import StoreUnusable, async_url
 
 
-class StoreSettings(BaseModel):
+class StoreSettings(Section):
     """Where durable state lies and how long its traces are kept."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: SecretStr = Field(description="sqlite:////absolute/path/file.db, or postgresql://user:password@host/database.")
     keep_inbox_days: float = Field(
