@@ -1,0 +1,92 @@
+"""Tasks that are neither lost nor silent, and bounded retry. `Backoff` is pure: chance and time are inputs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import structlog
+
+T = TypeVar("T")
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Tasks:
+    """Background work of one owner: kept alive, its errors logged at once and raised again when the owner closes.
+
+    Use asyncio.TaskGroup where the body waits for its tasks; this where tasks come and go during a long life.
+    """
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._errors: list[BaseException] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def spawn(self, work: Coroutine[Any, Any, T], *, name: str) -> asyncio.Task[T]:
+        """Start work; its error reaches the log at once."""
+        task = asyncio.get_running_loop().create_task(work, name=f"{self._owner}: {name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._errors.append(error)
+            log.error("task failed", task=task.get_name(), exc_info=error)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    async def close(self) -> None:
+        """Cancel what still runs and wait for it; idempotent. Raises ExceptionGroup of what went wrong meanwhile."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        errors, self._errors = self._errors, []
+        if errors:
+            raise BaseExceptionGroup(f"{self._owner}: background work failed", errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before attempt n+1: doubling, bounded, with up to ``jitter`` of it taken away at random."""
+
+    min_s: float = 0.2
+    max_s: float = 10.0
+    jitter: float = 0.5
+
+    def delay_s(self, failures: int, chance: float) -> float:
+        """The pause after this many failures in a row (from 1). ``chance`` is uniform in [0, 1)."""
+        doublings = min(max(failures, 1) - 1, 62)
+        return float(min(self.max_s, self.min_s * 2**doublings)) * (1 - self.jitter * chance)
+
+
+async def retry(
+    work: Callable[[], Awaitable[T]],
+    *,
+    on: tuple[type[Exception], ...],
+    attempts: int,
+    backoff: Backoff | None = None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> T:
+    """Do the work until it succeeds; the last error of these types is raised. Others are raised at once."""
+    backoff = backoff or Backoff()
+    for failures in range(1, attempts):
+        try:
+            return await work()
+        except on as error:
+            delay_s = backoff.delay_s(failures, random.random())  # noqa: S311  # jitter, not a secret
+            log.info("will try again", attempt=failures, of=attempts, delay_s=round(delay_s, 3), error=str(error))
+            await sleep(delay_s)
+    return await work()
