@@ -1,10 +1,11 @@
-"""Bodies of the frames that carry structure: HELLO, OPEN, RESET, ABORT. Pure; integers are unsigned and big-endian, texts are UTF-8.
+"""Bodies of the frames that carry structure: HELLO, OPEN, RESET, ABORT. Pure; integers are unsigned and big-endian,
+texts are UTF-8.
 
-    HELLO  u64 epoch of the other endpoint as known here (0: not known yet) · u32 receive window in bytes
-           · u32 largest payload accepted in bytes · u8 role (1 initiator, 2 acceptor) · u16 length, lane name
-    OPEN   u8 length, kind (one of StreamKind) · u16 length, label
-    RESET  the reason
-    ABORT  the reason
+HELLO  u64 epoch of the other endpoint as known here (0: not known yet) · u32 receive window in bytes
+       · u32 largest payload accepted in bytes · u8 role (1 initiator, 2 acceptor) · u16 length, lane name
+OPEN   u8 length, kind (one of StreamKind) · u16 length, label
+RESET  the reason
+ABORT  the reason
 """
 
 from __future__ import annotations

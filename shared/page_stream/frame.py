@@ -1,17 +1,20 @@
-"""The binary frame of the page stream, version 1. Owns header, sizes and types; knows nothing of acks' meaning or of any route.
+"""The binary frame of the page stream, version 1. Owns header, sizes and types; knows nothing of acks' meaning or of
+any route.
 
-One frame is one message of the route (an AMQP body, later one TLS record batch): header, then exactly `payload length` bytes.
-All integers are unsigned and big-endian.
+One frame is one message of the route (an AMQP body, later one TLS record batch): header, then exactly `payload
+length` bytes. All integers are unsigned and big-endian.
 
     offset size field
          0    4 magic "VMPS"
          4    1 version (1)
          5    1 type: 1 HELLO, 2 ACK, 3 OPEN, 4 DATA, 5 EOF, 6 RESET, 7 CLOSE, 8 ABORT
          6    2 flags: 1 REPLY_WANTED, 2 REPLY, 4 GAP; others must be 0
-         8    8 epoch: random, non-zero, chosen by the sending endpoint when it was made; a restarted endpoint has another one
+         8    8 epoch: random, non-zero, chosen by the sending endpoint when it was made; a restarted endpoint has
+         another one
         16    4 stream id: 0 for the lane itself; odd ids are opened by the initiator, even ones by the acceptor
         20    4 payload length, at most MAX_PAYLOAD_BYTES
-        24    8 sequence: OPEN, DATA, EOF, RESET, CLOSE are numbered 1, 2, ...; the others carry the number that was sent last before them
+        24    8 sequence: OPEN, DATA, EOF, RESET, CLOSE are numbered 1, 2, ...; the others carry the number that was
+        sent last before them
         32    8 received: highest number that the sender of this frame has received without a gap
         40    8 consumed: highest number up to which its application has consumed everything (the cumulative ack)
         48    4 pass: how often this sender has gone back to send again
@@ -28,6 +31,7 @@ from enum import IntEnum, IntFlag
 from typing import Final
 
 from shared.page_stream.errors import (
+    BadBodyError,
     BadMagicError,
     OversizedFrameError,
     ShortFrameError,
@@ -59,6 +63,7 @@ class FrameType(IntEnum):
 
 
 NUMBERED: Final = frozenset({FrameType.OPEN, FrameType.DATA, FrameType.EOF, FrameType.RESET, FrameType.CLOSE})
+_EMPTY_TYPES: Final = frozenset({FrameType.ACK, FrameType.EOF, FrameType.CLOSE})
 _BY_CODE: Final = {kind.value: kind for kind in FrameType}
 
 
@@ -139,6 +144,8 @@ def decode_frame(data: bytes) -> Frame:
         raise UnknownTypeError(what="flags", value=flags)
     if length > MAX_PAYLOAD_BYTES:
         raise OversizedFrameError(payload_bytes=length, limit_bytes=MAX_PAYLOAD_BYTES)
+    if length and frame_type in _EMPTY_TYPES:
+        raise BadBodyError(frame=frame_type.name, finding=f"{length} bytes where none belong")
     need = HEADER_BYTES + length
     if have < need:
         raise ShortFrameError(have_bytes=have, need_bytes=need)

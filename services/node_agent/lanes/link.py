@@ -1,0 +1,50 @@
+"""LaneLink: what a lane needs of its route.
+
+Owns the contract only; RabbitMQ's and TCP's links live with their libraries.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class LinkDown(Exception):
+    """The route is away for now. Frames in flight may be lost; the lane resends them after `wait_up`."""
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the lane's route is away: {self.reason}"
+
+
+class LaneLink(Protocol):
+    """Both directions of one lane's route: whole frames in, whole frames out.
+
+    A link may lose and duplicate frames. Within one connection it never reorders them. It needs no confirms and
+    stores nothing: the lane bounds what is under way. `send` may wait (backpressure of the route) and must be safe
+    to cancel, with the frame then sent or lost. A frame that `receive` had in hand when it was cancelled may be lost.
+    """
+
+    async def send(self, frame: bytes) -> None:
+        """Hand one frame to the route. Raises LinkDown while the route is away, in either direction."""
+        ...
+
+    async def receive(self) -> bytes:
+        """The next frame.
+
+        Raises LinkDown while the route is away, in either direction, also when it breaks during the wait.
+        """
+        ...
+
+    async def wait_up(self) -> None:
+        """Return once both directions are usable again, at once if they are.
+
+        The session bounds the wait; it never raises LinkDown.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Release the route. Idempotent."""
+        ...

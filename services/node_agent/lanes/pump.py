@@ -1,0 +1,118 @@
+"""StreamPump: joins a local socket and a lane stream, both directions, through a codec. The hot path; knows nothing
+of the bytes.
+
+Backpressure runs through it unbroken: the socket is read only when the window has room, and a payload leaves the
+window only when the kernel has all of it. Nothing is buffered here but one chunk per direction and the reader's own
+bounded buffer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Final
+
+from services.node_agent.lanes.errors import LaneError, StreamError
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, ChunkEncoder, CodecError, CodecStats
+
+READER_LIMIT_BYTES: Final = 1024 * 1024
+"""`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this."""
+_FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
+
+
+@dataclass(frozen=True, slots=True)
+class PumpStats:
+    """Bytes so far; `sent` is socket to lane, `received` is lane to socket."""
+
+    sent: CodecStats
+    received: CodecStats
+
+
+class StreamPump:
+    """One socket joined to one stream. `run` ends when both directions have seen EOF."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        stream: LaneStream,
+        *,
+        encoder: ChunkEncoder,
+        decoder: ChunkDecoder,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._stream = stream
+        self._encoder = encoder
+        self._decoder = decoder
+
+    def stats(self) -> PumpStats:
+        """Counters so far; may be asked at any time."""
+        return PumpStats(sent=self._encoder.stats(), received=self._decoder.stats())
+
+    async def run(self) -> None:
+        """Pump until both directions ended by EOF; the socket is closed on return, however it ends.
+
+        Raises OSError when the socket breaks, CodecError for payloads that cannot be decoded (both reset the stream,
+        with the reason), StreamResetError when the other end gave up, or the LaneError that ended the lane.
+        Cancelling resets the stream.
+        """
+        transport = self._writer.transport
+        transport.set_write_buffer_limits(high=0)  # drain() then waits until the kernel has everything
+        done = False
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._socket_to_lane())
+                group.create_task(self._lane_to_socket())
+            done = True
+        except* (OSError, CodecError, StreamError, LaneError) as errors:
+            first = _first(errors)
+            self._stream.reset(str(first))
+            raise first from None
+        finally:
+            if not done:
+                self._stream.reset("pump cancelled")
+                transport.abort()
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _socket_to_lane(self) -> None:
+        while chunk := await self._next_chunk():
+            for payload in self._encoder.encode(chunk):
+                await self._stream.write(payload)
+        await self._flush()
+        self._stream.write_eof()
+
+    async def _next_chunk(self) -> bytes:
+        """What the socket has, at most one chunk.
+
+        While the codec holds something back, waits only shortly before flushing it.
+        """
+        if self._encoder.holds_back:
+            try:
+                async with asyncio.timeout(_FLUSH_AFTER_S):
+                    return await self._reader.read(MAX_CHUNK_BYTES)
+            except TimeoutError:
+                await self._flush()
+        return await self._reader.read(MAX_CHUNK_BYTES)
+
+    async def _flush(self) -> None:
+        for payload in self._encoder.flush():
+            await self._stream.write(payload)
+
+    async def _lane_to_socket(self) -> None:
+        while payload := await self._stream.read_view():
+            for chunk in self._decoder.decode(payload):
+                self._writer.write(chunk)
+            await self._writer.drain()
+        if self._writer.can_write_eof():
+            self._writer.write_eof()
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,58 @@
+"""LaneSettings: sizes and times of one lane, as a plain value.
+
+Reading them from configuration is the caller's work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shared.page_stream.bodies import MAX_NAME_BYTES, LaneRole
+from shared.page_stream.frame import MAX_PAYLOAD_BYTES
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """All that an endpoint must be told. Raises ValueError when the values cannot work together."""
+
+    lane: str
+    """Name of the lane, the same at both ends, such as `<port id>.memory`; a HELLO for another name is refused."""
+    role: LaneRole
+    """INITIATOR at one end, ACCEPTOR at the other."""
+    window_bytes: int = 8 * _MIB
+    """Most that may be under way in either direction: sent by one application, not yet consumed by the other."""
+    max_payload_bytes: int = 256 * 1024 + 4096
+    """Largest DATA payload sent and accepted: a chunk and its codec's header."""
+    ack_delay_s: float = 0.05
+    """How long an ack may wait for company when less than an eighth of the window was consumed."""
+    resend_after_s: float = 2.0
+    """Time without progress after which the other end is asked what it has; doubles up to `probe_limit_s`."""
+    probe_limit_s: float = 30.0
+    """Longest pause between two such questions."""
+    hello_retry_s: float = 1.0
+    """Pause between two HELLOs while no answer comes."""
+    keepalive_s: float = 10.0
+    """Idle time after which an ACK is sent to show that this end lives."""
+    silence_s: float = 120.0
+    """Time without any frame from the other end after which the lane has failed; also the wait for the first one."""
+    max_streams: int = 64
+    """Most streams open at once, in each direction of opening."""
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.lane.encode()) <= MAX_NAME_BYTES:
+            raise ValueError(f"lane name must have 1 to {MAX_NAME_BYTES} bytes, not {len(self.lane.encode())}")
+        if not 0 < self.max_payload_bytes <= MAX_PAYLOAD_BYTES:
+            raise ValueError(f"max_payload_bytes must be 1 to {MAX_PAYLOAD_BYTES}, not {self.max_payload_bytes}")
+        if not 2 * self.max_payload_bytes <= self.window_bytes < 2**32:
+            raise ValueError(
+                f"window_bytes ({self.window_bytes}) must hold two payloads of {self.max_payload_bytes} bytes"
+            )
+        times = (self.ack_delay_s, self.resend_after_s, self.probe_limit_s, self.hello_retry_s, self.keepalive_s)
+        if min(times) <= 0 or self.silence_s <= max(self.keepalive_s, self.resend_after_s, self.hello_retry_s):
+            raise ValueError(
+                "times must be positive, and silence_s longer than keepalive_s, resend_after_s and hello_retry_s"
+            )
+        if self.max_streams < 1:
+            raise ValueError(f"max_streams must be at least 1, not {self.max_streams}")

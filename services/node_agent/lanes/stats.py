@@ -1,0 +1,43 @@
+"""LaneStats: what one lane endpoint has done so far, as a plain value.
+
+Exporting it as metrics is the caller's work.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneStats:
+    """Counters only grow; the three gauges say so.
+
+    `data_*` counts payloads once; `sent_*` and `received_*` count whole frames.
+    """
+
+    at_s: float
+    """Time of the snapshot on the lane's clock."""
+    sent_frames: int
+    sent_bytes: int
+    """All frames handed to the route, headers and repetitions included."""
+    resent_bytes: int
+    """The part of `sent_bytes` that was sent before."""
+    received_frames: int
+    received_bytes: int
+    dropped_frames: int
+    """Numbered frames that were duplicates or came after a gap, and frames of a foreign epoch."""
+    data_sent_bytes: int
+    data_received_bytes: int
+    unconsumed_out_bytes: int
+    """Gauge: part of the window that is taken in the sending direction."""
+    unconsumed_in_bytes: int
+    """Gauge: received, but not yet consumed by this end's application."""
+    reconnects: int
+    """How often the route came back after a break."""
+    open_streams: int
+    """Gauge."""
+
+    def sent_rate_since(self, earlier: LaneStats) -> float:
+        """Bytes per second handed to the route since an earlier snapshot; 0.0 when no time has passed."""
+        elapsed_s = self.at_s - earlier.at_s
+        return (self.sent_bytes - earlier.sent_bytes) / elapsed_s if elapsed_s > 0 else 0.0

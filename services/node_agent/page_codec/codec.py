@@ -1,0 +1,66 @@
+"""The codec seam: chunks of a stream in, payloads for the lane out, and back. Owns the contract and its errors; pure.
+
+One encoder and one decoder per stream and direction, used in order: payload n is decoded after payload n-1, each
+exactly once. A codec may therefore keep state per stream, and share state between the streams of one port (give both
+the same store when they are made).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+MAX_CHUNK_BYTES: Final = 256 * 1024
+"""Largest chunk that is encoded at once, and the most that decoding one payload may yield."""
+
+
+class CodecError(Exception):
+    """A payload cannot be decoded; the stream cannot go on."""
+
+    def __init__(self, *, finding: str) -> None:
+        super().__init__(finding)
+        self.finding = finding
+
+    def __str__(self) -> str:
+        return f"page-stream payload cannot be decoded: {self.finding}"
+
+
+@dataclass(frozen=True, slots=True)
+class CodecStats:
+    """Bytes since the codec was made: `raw_bytes` on the socket's side, `wire_bytes` on the lane's."""
+
+    raw_bytes: int = 0
+    wire_bytes: int = 0
+
+
+class ChunkEncoder(Protocol):
+    """Bytes of a socket to payloads of a stream."""
+
+    def encode(self, chunk: bytes) -> list[bytes]:
+        """Payloads to send now, maybe none; `chunk` has at most MAX_CHUNK_BYTES. Each payload fits one DATA frame."""
+        ...
+
+    def flush(self) -> list[bytes]:
+        """Payloads for everything held back; called when the socket pauses and before EOF."""
+        ...
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether `flush` would yield something."""
+        ...
+
+    def stats(self) -> CodecStats:
+        """Counters so far."""
+        ...
+
+
+class ChunkDecoder(Protocol):
+    """Payloads of a stream to bytes of a socket."""
+
+    def decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
+        """Bytes to write now, maybe none, at most MAX_CHUNK_BYTES in all. Raises CodecError."""
+        ...
+
+    def stats(self) -> CodecStats:
+        """Counters so far."""
+        ...
