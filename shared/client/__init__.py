@@ -1,1 +1,1 @@
-"""The tenant's side: SDK and ``vmport`` command line."""
+"""The tenant's side: an SDK over the bus (`sdk`) and the ``vmport`` command line over the SDK (`cli`)."""

@@ -1,0 +1,74 @@
+"""Which VM or port a tenant means by a name, an id or the beginning of an id. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from uuid import UUID
+
+from shared.errors import VmportError
+from shared.messages.queries import PortSummary, RegisteredVm
+
+_HEX = re.compile(r"^[0-9a-f-]+$")
+MIN_PREFIX = 4
+"""Shorter beginnings of an id are more likely a slip than an id."""
+
+
+class NotFound(VmportError):
+    """Nothing of the tenant's has this name or id."""
+
+    code = "not_found"
+
+    def __init__(self, what: str, given: str) -> None:
+        self.what = what
+        self.given = given
+        listing = "port list" if what == "port" else "vm list"
+        super().__init__(f"you have no {what} {given!r}; 'vmport {listing}' shows yours")
+
+
+class Ambiguous(VmportError):
+    """More than one thing is meant."""
+
+    code = "ambiguous"
+
+    def __init__(self, what: str, given: str, matches: tuple[str, ...]) -> None:
+        self.what = what
+        self.given = given
+        self.matches = matches
+        super().__init__(f"{given!r} means more than one {what}: {', '.join(matches)}; give more of the id")
+
+
+def find_vm(given: str, vms: Iterable[RegisteredVm]) -> RegisteredVm:
+    """By exact name, else by id or the beginning of one; raises `NotFound` or `Ambiguous`."""
+    known = list(vms)
+    matches = [vm for vm in known if vm.name == given] or [vm for vm in known if _begins(vm.uuid, given)]
+    if not matches:
+        raise NotFound("VM", given)
+    if len(matches) > 1:
+        raise Ambiguous("VM", given, tuple(f"{vm.name} ({vm.uuid})" for vm in matches))
+    return matches[0]
+
+
+def find_port(given: str, ports: Iterable[PortSummary]) -> UUID:
+    """By id or the beginning of one; raises `NotFound` or `Ambiguous`."""
+    matches = [port for port in ports if _begins(port.port_id, given)]
+    if not matches:
+        raise NotFound("port", given)
+    if len(matches) > 1:
+        raise Ambiguous("port", given, tuple(str(port.port_id) for port in matches))
+    return matches[0].port_id
+
+
+def whole_id(given: str) -> UUID | None:
+    """The id, where all of one is given: no list is needed then."""
+    try:
+        return UUID(given)
+    except ValueError:
+        return None
+
+
+def _begins(identifier: UUID, given: str) -> bool:
+    text = given.strip().lower()
+    if len(text) < MIN_PREFIX or not _HEX.match(text):
+        return False
+    return str(identifier).startswith(text) or identifier.hex.startswith(text)

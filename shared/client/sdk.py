@@ -1,0 +1,376 @@
+"""A tenant's access to vmport: questions, ports, and the events of a port while it runs. Asynchronous, over a `Bus`.
+
+Owns the conversation (who answers whom, deadlines, what ends it), not the connection and nothing that is printed.
+Every call is bounded: it returns, or raises `NoAnswer`, `BusDown` or what the broker said.
+
+    async with TenantClient(bus) as client:
+        [vm] = await client.vms()
+        await client.create_port(request)
+        async for envelope in client.watch(request.port_id):
+            print(envelope.data)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final, Self, TypeVar
+from uuid import UUID, uuid4
+
+from shared.bus import Bus, BusDown
+from shared.errors import VmportError
+from shared.messages import AnyEnvelope, Message, PortMessage, Refusal, seal
+from shared.messages.queries import (
+    Answer,
+    ListPorts,
+    ListProviders,
+    ListVms,
+    PortShown,
+    PortsListed,
+    PortSummary,
+    ProvidersListed,
+    ProviderStatus,
+    QueryFailed,
+    Question,
+    RegisteredVm,
+    ShowPort,
+    VmsListed,
+)
+from shared.messages.service_change import (
+    CancelPort,
+    CancelRefused,
+    MessageRejected,
+    PortAccepted,
+    PortCancelled,
+    PortCompleted,
+    PortFailed,
+    PortPhase,
+    PortPlanned,
+    PortRefused,
+    PortRequested,
+)
+from shared.parties import BROKER
+from shared.tasks import Tasks
+
+A = TypeVar("A", bound=Answer)
+M = TypeVar("M", bound=Message)
+
+ENDS: Final = (PortCompleted, PortFailed, PortCancelled, PortRefused, PortPlanned)
+"""After one of these a port says nothing more."""
+
+END_PHASES: Final = frozenset(
+    {PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED}
+)
+
+MAX_WAITING_EVENTS = 1000
+"""A watcher that reads slower than a port speaks loses the oldest of more; the end of a port is never among them."""
+
+
+class NoAnswer(VmportError):
+    """The broker did not answer in time."""
+
+    code = "timed_out"
+
+    def __init__(self, asked: str, timeout_s: float, *, advice: str = "try again, or raise --timeout") -> None:
+        self.asked = asked
+        self.timeout_s = timeout_s
+        super().__init__(f"the broker did not answer {asked} within {timeout_s:g} s; {advice}")
+
+
+class QuestionFailed(VmportError):
+    """The broker has no answer for this tenant."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(f"the broker says: {detail}")
+
+
+class PortNotAllowed(VmportError):
+    """The port was refused; nothing has moved."""
+
+    code = "refused"
+
+    def __init__(self, refused_by: str, refusals: tuple[Refusal, ...]) -> None:
+        self.refused_by = refused_by
+        self.refusals = refusals
+        reasons = "; ".join(str(refusal) for refusal in refusals) or "no reason given"
+        super().__init__(f"{refused_by} refuses the port: {reasons}")
+
+
+class CancelNotPossible(VmportError):
+    """The port cannot be cancelled any more, or was never there."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        self.code = code
+        self.detail = detail
+        super().__init__(f"the port is not cancelled: {detail}")
+
+
+class NotUnderstood(VmportError):
+    """The broker could not read what this client sent; its release differs."""
+
+    def __init__(self, code: str, reason: str) -> None:
+        self.code = code
+        self.reason = reason
+        super().__init__(
+            f"the broker could not accept the message: {reason}; compare the releases of client and broker"
+        )
+
+
+class PortEndedOtherwise(VmportError):
+    """A dry run or a cancel ended in something else than was asked for."""
+
+    def __init__(self, end: PortFailed | PortCompleted) -> None:
+        self.end = end
+        self.code = end.code if isinstance(end, PortFailed) else "already_completed"
+        said = f"it failed: {end.detail}" if isinstance(end, PortFailed) else "it was completed before"
+        super().__init__(f"port {end.port_id} ended otherwise: {said}")
+
+
+class _Subscription:
+    """The events of one port, for one reader; bounded, oldest dropped."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[AnyEnvelope] = asyncio.Queue(MAX_WAITING_EVENTS)
+
+    def put(self, envelope: AnyEnvelope) -> None:
+        if self._queue.full():
+            self._queue.get_nowait()
+        self._queue.put_nowait(envelope)
+
+    async def get(self, timeout_s: float) -> AnyEnvelope | None:
+        """The next event, or None after this long."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._queue.get()
+        except TimeoutError:
+            return None
+
+
+class TenantClient:
+    """One tenant's conversation with the broker. Use as an async context manager; it listens while it is open."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        timeout_s: float = 10.0,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        new_id: Callable[[], UUID] = uuid4,
+    ) -> None:
+        self._bus = bus
+        self._timeout_s = timeout_s
+        self._now = now
+        self._new_id = new_id
+        self._tasks = Tasks("tenant client")
+        self._answers: dict[UUID, asyncio.Future[AnyEnvelope]] = {}
+        self._subscriptions: dict[UUID, list[_Subscription]] = {}
+        self._ports_of_messages: dict[str, UUID] = {}
+
+    async def __aenter__(self) -> Self:
+        self._tasks.spawn(self._bus.consume(self._hear), name="listen")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._tasks.close()
+        finally:
+            await self._bus.close()
+
+    # Questions
+
+    async def ask(self, question: Question, expected: type[A], *, timeout_s: float | None = None) -> A:
+        """Ask the broker; raises `NoAnswer`, `QuestionFailed`, `NotUnderstood` or `BusDown`."""
+        answer = (await self._ask(question, timeout_s=timeout_s)).data
+        if not isinstance(answer, expected):
+            raise NotUnderstood("unexpected_answer", f"{type(answer).__name__} instead of {expected.__name__}")
+        return answer
+
+    async def vms(self) -> tuple[RegisteredVm, ...]:
+        """All VMs of this tenant."""
+        return (await self.ask(ListVms(), VmsListed)).vms
+
+    async def providers(self) -> tuple[ProviderStatus, ...]:
+        """All providers that the broker serves."""
+        return (await self.ask(ListProviders(), ProvidersListed)).providers
+
+    async def ports(self, *, limit: int = 100, active_only: bool = False) -> tuple[PortSummary, ...]:
+        """This tenant's ports, the newest first."""
+        return (await self.ask(ListPorts(limit=limit, active_only=active_only), PortsListed)).ports
+
+    async def port(self, port_id: UUID) -> PortShown:
+        """All about one port."""
+        return await self.ask(ShowPort(port_id=port_id), PortShown)
+
+    # Ports
+
+    async def create_port(self, request: PortRequested, *, timeout_s: float | None = None) -> PortAccepted:
+        """Ask for a port; returns when the broker has recorded it. Raises `PortNotAllowed` when it refuses."""
+        if request.dry_run:
+            raise ValueError("a dry run ends with its plan: use plan()")
+        return await self._command(request, PortAccepted, timeout_s=timeout_s or self._timeout_s)
+
+    async def plan(self, request: PortRequested, *, timeout_s: float = 60.0) -> PortPlanned:
+        """A dry run: verify and collect quotes. Raises `PortNotAllowed` or `PortEndedOtherwise`."""
+        if not request.dry_run:
+            raise ValueError("this request is not a dry run: use create_port()")
+        return await self._command(request, PortPlanned, timeout_s=timeout_s)
+
+    async def cancel(self, port_id: UUID, *, reason: str | None = None, timeout_s: float = 120.0) -> PortCancelled:
+        """Take a port back; returns when it is undone. Raises `CancelNotPossible` or `PortEndedOtherwise`."""
+        command = CancelPort(port_id=port_id, reason=reason) if reason else CancelPort(port_id=port_id)
+        return await self._command(command, PortCancelled, timeout_s=timeout_s)
+
+    async def watch(
+        self, port_id: UUID, *, poll_s: float = 5.0, poll_max_s: float = 30.0, give_up_s: float = 180.0
+    ) -> AsyncIterator[AnyEnvelope]:
+        """The port's record now, then every event until its end.
+
+        Events can be lost while the bus is away, so after ``poll_s`` of silence the record is asked for and given out
+        when it has changed. When nobody answered for ``give_up_s``, `NoAnswer` is raised: the port itself goes on.
+        """
+        with self._subscribed(port_id) as events:
+            shown = await self._ask(ShowPort(port_id=port_id))
+            yield shown
+            silence_s, heard_at_s = poll_s, time.monotonic()
+            while not is_end(shown.data):
+                envelope = await events.get(silence_s)
+                if envelope is None:
+                    envelope = await self._asked_again(port_id)
+                    if envelope is None and time.monotonic() - heard_at_s > give_up_s:
+                        advice = f"the port goes on without a watcher; 'vmport port watch {port_id}' looks again"
+                        raise NoAnswer("for the port's record", give_up_s, advice=advice)
+                    silence_s = min(silence_s * 2, poll_max_s)
+                else:
+                    silence_s = poll_s
+                if envelope is None:
+                    continue
+                heard_at_s = time.monotonic()
+                if envelope.data != shown.data:
+                    yield envelope
+                if isinstance(envelope.data, PortShown):
+                    shown = envelope
+                elif is_end(envelope.data):
+                    return
+
+    # Inside
+
+    async def _asked_again(self, port_id: UUID) -> AnyEnvelope | None:
+        with contextlib.suppress(NoAnswer, BusDown):
+            return await self._ask(ShowPort(port_id=port_id))
+        return None
+
+    async def _ask(self, question: Question, *, timeout_s: float | None = None) -> AnyEnvelope:
+        timeout_s = timeout_s or self._timeout_s
+        question_id = self._new_id()
+        future: asyncio.Future[AnyEnvelope] = asyncio.get_running_loop().create_future()
+        self._answers[question_id] = future
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._send(question, question_id, correlation_id=question_id, deadline_s=timeout_s)
+                answer = await future
+        except TimeoutError as error:
+            raise NoAnswer(type(question).__name__, timeout_s) from error
+        finally:
+            del self._answers[question_id]
+        match answer.data:
+            case QueryFailed(code=code, detail=detail):
+                raise QuestionFailed(code, detail)
+            case MessageRejected(code=code, reason=reason):
+                raise NotUnderstood(code, reason)
+            case _:
+                return answer
+
+    async def _command(self, command: PortRequested | CancelPort, wanted: type[M], *, timeout_s: float) -> M:
+        """Say something about a port and wait for what settles it."""
+        command_id = self._new_id()
+        ends_at_s = time.monotonic() + timeout_s
+        advice = f"it may still act on it: 'vmport port show {command.port_id}' tells"
+        with self._subscribed(command.port_id, message_id=command_id) as events:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._send(command, command_id)
+            except TimeoutError as error:
+                raise NoAnswer(type(command).__name__, timeout_s, advice=advice) from error
+            while (left_s := ends_at_s - time.monotonic()) > 0:
+                envelope = await events.get(left_s)
+                if envelope is not None and (settled := _settled(envelope.data, wanted)) is not None:
+                    return settled
+        raise NoAnswer(type(command).__name__, timeout_s, advice=advice)
+
+    async def _send(
+        self, message: Message, message_id: UUID, *, correlation_id: UUID | None = None, deadline_s: float | None = None
+    ) -> None:
+        now = self._now()
+        envelope = seal(
+            message,
+            source=self._bus.party,
+            message_id=message_id,
+            now=now,
+            correlation_id=correlation_id,
+            deadline=now + timedelta(seconds=deadline_s) if deadline_s else None,
+        )
+        await self._bus.publish(BROKER, envelope)
+
+    @contextmanager
+    def _subscribed(self, port_id: UUID, *, message_id: UUID | None = None) -> Iterator[_Subscription]:
+        subscription = _Subscription()
+        self._subscriptions.setdefault(port_id, []).append(subscription)
+        if message_id:
+            self._ports_of_messages[str(message_id)] = port_id
+        try:
+            yield subscription
+        finally:
+            self._subscriptions[port_id].remove(subscription)
+            if not self._subscriptions[port_id]:
+                del self._subscriptions[port_id]
+            self._ports_of_messages.pop(str(message_id), None)
+
+    async def _hear(self, envelope: AnyEnvelope) -> None:
+        """Give a message to who waits for it. The inbox also holds what other sessions of this tenant asked for."""
+        match envelope.data:
+            case Answer():
+                self._answer(envelope.correlationid, envelope)
+            case MessageRejected(message_id=message_id):
+                if port_id := self._ports_of_messages.get(message_id):
+                    self._tell(port_id, envelope)
+                with contextlib.suppress(ValueError):
+                    self._answer(UUID(message_id), envelope)
+            case PortMessage(port_id=port_id):
+                self._tell(port_id, envelope)
+
+    def _answer(self, question_id: UUID, envelope: AnyEnvelope) -> None:
+        future = self._answers.get(question_id)
+        if future is not None and not future.done():
+            future.set_result(envelope)
+
+    def _tell(self, port_id: UUID, envelope: AnyEnvelope) -> None:
+        for subscription in self._subscriptions.get(port_id, ()):
+            subscription.put(envelope)
+
+
+def is_end(data: Message) -> bool:
+    """Whether the port says nothing more after this."""
+    return isinstance(data, ENDS) or (isinstance(data, PortShown) and data.summary.phase in END_PHASES)
+
+
+def _settled(data: Message, wanted: type[M]) -> M | None:
+    """The wanted end; raises what ended it otherwise; None for an event that settles nothing."""
+    if isinstance(data, wanted):
+        return data
+    match data:
+        case PortRefused(refused_by=refused_by, refusals=refusals):
+            raise PortNotAllowed(refused_by, refusals)
+        case CancelRefused(code=code, detail=detail):
+            raise CancelNotPossible(code, detail)
+        case MessageRejected(code=code, reason=reason):
+            raise NotUnderstood(code, reason)
+        case PortFailed() | PortCompleted():
+            raise PortEndedOtherwise(data)
+        case _:
+            return None

@@ -1,0 +1,97 @@
+"""What a tenant types on the command line, as the values that a request holds. Pure; the current time is an input."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import NamedTuple
+
+from shared.errors import VmportError
+
+_SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
+
+_PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]i?)?(bit|b)(?:/s|ps)?$", re.IGNORECASE)
+
+
+class BadValue(VmportError):
+    """A value on the command line cannot be read."""
+
+    code = "bad_value"
+
+    def __init__(self, text: str, expected: str) -> None:
+        self.text = text
+        self.expected = expected
+        super().__init__(f"{text!r} cannot be read: expected {expected}")
+
+
+class Window(NamedTuple):
+    """When a port may move: not before ``start`` (None: at once), switched over by ``end`` (None: no limit)."""
+
+    start: datetime | None
+    end: datetime | None
+
+
+def parse_duration(text: str) -> timedelta:
+    """``500ms``, ``30s``, ``15m``, ``2h``, ``1d``; raises `BadValue`."""
+    match = _DURATION.match(text.strip().lower())
+    if match is None:
+        raise BadValue(text, "a number with ms, s, m, h or d, such as 500ms or 2h")
+    return timedelta(seconds=float(match[1]) * _SECONDS_PER[match[2]])
+
+
+def parse_downtime_ms(text: str) -> int:
+    """A duration in whole milliseconds, at least 1; raises `BadValue`."""
+    downtime_ms = round(parse_duration(text) / timedelta(milliseconds=1))
+    if not 1 <= downtime_ms <= 3_600_000:
+        raise BadValue(text, "a downtime between 1ms and 1h")
+    return downtime_ms
+
+
+def parse_rate_bytes_per_s(text: str) -> int:
+    """``50mbit`` in bits, ``6MB`` or ``6MiB`` in bytes, each per second; raises `BadValue`."""
+    match = _RATE.match(text.strip())
+    if match is None:
+        raise BadValue(text, "a rate per second in bits or bytes, such as 50mbit, 6MB or 6MiB")
+    amount = float(match[1]) * _PREFIXES[(match[2] or "").lower()]
+    rate = round(amount / 8 if match[3].lower() == "bit" else amount)
+    if not 64 * 1024 <= rate <= 2**40:
+        raise BadValue(text, "a rate between 64KiB and 1024GiB per second")
+    return rate
+
+
+def parse_price(text: str) -> Decimal:
+    """An amount per month with at most two decimals; raises `BadValue`."""
+    try:
+        price = Decimal(text.strip())
+    except InvalidOperation as error:
+        raise BadValue(text, "an amount per month, such as 12.50") from error
+    if not price.is_finite() or price < 0 or price != price.quantize(Decimal("0.01")) or price >= 10**10:
+        raise BadValue(text, "an amount per month of at least 0 with at most two decimals, such as 12.50")
+    return price
+
+
+def parse_time(text: str, *, now: datetime) -> datetime:
+    """``now``, ``+2h``, or ISO 8601 such as ``2026-07-01T02:00+02:00``; without an offset it is in ``now``'s zone."""
+    text = text.strip()
+    if text.lower() == "now":
+        return now
+    if text.startswith("+"):
+        return now + parse_duration(text[1:])
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise BadValue(text, "now, +2h, or a time such as 2026-07-01T02:00+02:00") from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
+
+
+def parse_window(text: str, *, now: datetime) -> Window:
+    """``now`` or ``START`` or ``START/END``; an END of ``+3h`` counts from START. Raises `BadValue`."""
+    first, slash, last = text.partition("/")
+    start = parse_time(first, now=now)
+    end = parse_time(last, now=start) if slash else None
+    if end is not None and end <= start:
+        raise BadValue(text, "an end after the start")
+    return Window(None if first.strip().lower() == "now" else start, end)
