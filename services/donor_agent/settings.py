@@ -1,0 +1,62 @@
+"""The donor agent's settings: ``[donor]`` and ``[store]`` beside the sections that every service has. Pure values."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from shared.config import Section, ServiceSettings
+from shared.parties import Role
+from shared.store import StoreSettings
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class DonorSection(Section):
+    """How this provider lets VMs leave. Who may leave at all is in the policy file."""
+
+    policy_file: Path = Field(
+        description="The provider's policy (TOML); re-read when it changes.",
+        examples=["/etc/vmport/donor-policy.toml"],
+    )
+    policy_check_s: Seconds = Field(default=2.0, description="How often the policy file is looked at.")
+    node_silent_after_s: Seconds = Field(
+        default=30.0, description="A node that was not heard for so long counts as unreachable."
+    )
+    describe_within_s: Seconds = Field(
+        default=20.0, description="How long a node may take to read a live VM before the request is refused."
+    )
+    report_every_s: Seconds = Field(
+        default=30.0, description="How often the inventory is reported to the broker; changes go at once."
+    )
+    quarantine_days: Annotated[float, Field(ge=0, le=3650)] = Field(
+        default=14.0, description="Days for which the disks of a VM that left are kept before they are erased."
+    )
+    quarantine_s: Annotated[float, Field(ge=0)] | None = Field(
+        default=None, description="Instead of quarantine_days, in seconds; for tests and labs."
+    )
+    erase_again_s: Seconds = Field(
+        default=300.0, description="How long a node may take to say that it erased the disks before it is asked again."
+    )
+    keep_records_days: Annotated[float, Field(gt=0, le=3650)] = Field(
+        default=90.0, description="Days for which records of ended ports are kept here."
+    )
+
+    @property
+    def quarantine(self) -> timedelta:
+        """How long disks are kept."""
+        if self.quarantine_s is not None:
+            return timedelta(seconds=self.quarantine_s)
+        return timedelta(days=self.quarantine_days)
+
+
+class DonorSettings(ServiceSettings):
+    """Everything that vmport-donor reads."""
+
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.DONOR})
+
+    store: StoreSettings
+    donor: DonorSection

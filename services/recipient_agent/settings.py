@@ -1,0 +1,124 @@
+"""The recipient agent's settings: what is sold, for how much, where it runs. Pure values."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, ClassVar, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from services.recipient_agent.capacity import Overcommit, Quota
+from services.recipient_agent.pricing import InstanceType
+from services.recipient_agent.quote import Promise
+from shared.config import Section, ServiceSettings
+from shared.parties import Name, Role
+from shared.store import StoreSettings
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def _absolute(path: str) -> str:
+    pure = PurePosixPath(path)
+    if not pure.is_absolute() or ".." in pure.parts:
+        raise ValueError("must be an absolute path without '..'")
+    return str(pure)
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+"""A path on a node, which this process never opens."""
+
+
+class RecipientSection(Section):
+    """How long offers and reservations hold, and what counts as a node that answers."""
+
+    node_silent_after_s: Seconds = Field(default=30.0, description="A node that was not heard for so long takes no VM.")
+    report_every_s: Seconds = Field(default=30.0, description="How often capacity is reported to the broker.")
+    quote_valid_s: Seconds = Field(default=600.0, description="How long a quote may be taken up.")
+    reservation_s: Seconds = Field(
+        default=300.0, description="How long a reservation holds before the porting is fixed; then until its end."
+    )
+    after_deadline_s: Seconds = Field(
+        default=3600.0,
+        description="How long after the agreed deadline a fixed reservation holds if nothing is heard of its port.",
+    )
+    keep_records_days: Annotated[float, Field(gt=0, le=3650)] = Field(
+        default=90.0, description="Days for which records of ended ports are kept here."
+    )
+
+
+class PlacesSection(Section):
+    """Where the host-side parts of a VM lie on a node."""
+
+    image_dir: AbsolutePath = Field(
+        default="/var/lib/libvirt/images", description="The nodes' folder for disks; one file per disk and port."
+    )
+    emulator: AbsolutePath = Field(
+        default="/usr/bin/qemu-system-x86_64", description="QEMU's program on the nodes; the donor's path is not taken."
+    )
+    uefi_loader: AbsolutePath = Field(
+        default="/usr/share/OVMF/OVMF_CODE_4M.fd", description="The UEFI firmware's code on the nodes."
+    )
+    nvram_dir: AbsolutePath = Field(
+        default="/var/lib/libvirt/qemu/nvram", description="The nodes' folder for UEFI variables."
+    )
+    boot_dirs: tuple[AbsolutePath, ...] = Field(
+        default=("/var/lib/libvirt/boot",),
+        description="The nodes' folders of kernels and initrds for VMs that boot directly, at the donor's own paths.",
+    )
+    console_log_dir: AbsolutePath | None = Field(
+        default=None, description="The nodes' folder for logs of guests' consoles; unset: none are written."
+    )
+    bridges: dict[str, str] = Field(
+        default_factory=dict, description="The donor's bridge names to ours, where they differ."
+    )
+    default_bridge: str = Field(
+        default="", description="Our bridge for every donor's bridge that is not in bridges; empty: the same name."
+    )
+
+
+class NodeOverride(Section):
+    """Where one node differs from ``[places]``."""
+
+    image_dir: AbsolutePath | None = Field(default=None, description="As in [places].")
+    emulator: AbsolutePath | None = Field(default=None, description="As in [places].")
+    bridges: dict[str, str] | None = Field(default=None, description="As in [places]; replaces it.")
+
+
+class QuotaSection(Section):
+    """The most that may come in, together and per tenant."""
+
+    total: Quota = Field(default=Quota(), description="Of all tenants together.")
+    per_tenant: Quota = Field(default=Quota(), description="Of each tenant.")
+
+
+class RecipientSettings(ServiceSettings):
+    """Everything that vmport-recipient reads."""
+
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.RECIPIENT})
+
+    store: StoreSettings
+    recipient: RecipientSection = Field(default=RecipientSection())
+    places: PlacesSection = Field(default=PlacesSection())
+    nodes: dict[Name, NodeOverride] = Field(
+        default_factory=dict, description="Where single nodes differ from [places], by node name."
+    )
+    overcommit: Overcommit = Field(default=Overcommit())
+    quota: QuotaSection = Field(default=QuotaSection())
+    promise: Promise = Field(default=Promise())
+    instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = Field(
+        description="The price list; a VM is billed as the cheapest type that it fits.",
+        examples=[
+            [
+                {"name": "small", "vcpus": 1, "memory_mib": 1024, "disk_gib": 20, "price_per_month": "6.90"},
+                {"name": "medium", "vcpus": 2, "memory_mib": 4096, "disk_gib": 80, "price_per_month": "21.50"},
+                {"name": "large", "vcpus": 8, "memory_mib": 32768, "disk_gib": 500, "price_per_month": "139.00"},
+            ]
+        ],
+    )
+
+    @model_validator(mode="after")
+    def _type_names_differ(self) -> Self:
+        names = [each.name for each in self.instance_types]
+        if len(set(names)) != len(names):
+            raise ValueError("instance_types: each name stands once")
+        return self
