@@ -227,13 +227,13 @@ def decode_call(frame: Frame) -> Call:
 def _decode(procedure: Procedure, reader: XdrReader) -> Call:
     match procedure:
         case Procedure.CONNECT_OPEN:
-            return OpenCall(reader.optional_string(4096), reader.uint())
+            return OpenCall(reader.optional_string(4096), reader.uint32())
         case Procedure.CONNECT_SUPPORTS_FEATURE:
-            return FeatureCall(reader.int())
+            return FeatureCall(reader.int32())
         case Procedure.MIGRATE_PREPARE3_PARAMS:
-            return PrepareCall(_read_params(reader), reader.opaque(), reader.uint())
+            return PrepareCall(_read_params(reader), reader.opaque(), reader.uint32())
         case Procedure.MIGRATE_FINISH3_PARAMS:
-            return FinishCall(_read_params(reader), reader.opaque(), reader.uint(), reader.int() != 0)
+            return FinishCall(_read_params(reader), reader.opaque(), reader.uint32(), reader.int32() != 0)
         case _:
             return PlainCall(procedure)
 
@@ -244,32 +244,32 @@ def encode_call(call: Call, serial: int) -> Frame:
     match call:
         case OpenCall(name, flags):
             procedure = Procedure.CONNECT_OPEN
-            writer.optional_string(name).uint(flags)
+            writer.optional_string(name).uint32(flags)
         case FeatureCall(feature):
             procedure = Procedure.CONNECT_SUPPORTS_FEATURE
-            writer.int(feature)
+            writer.int32(feature)
         case PrepareCall(params, cookie, flags):
             procedure = Procedure.MIGRATE_PREPARE3_PARAMS
             _write_params(writer, params)
-            writer.opaque(cookie).uint(flags)
+            writer.opaque(cookie).uint32(flags)
         case FinishCall(params, cookie, flags, cancelled):
             procedure = Procedure.MIGRATE_FINISH3_PARAMS
             _write_params(writer, params)
-            writer.opaque(cookie).uint(flags).int(int(cancelled))
+            writer.opaque(cookie).uint32(flags).int32(int(cancelled))
         case PlainCall(procedure):
             pass
     return Frame(REMOTE_PROGRAM, procedure, FrameType.CALL, serial, Status.OK, bytes(writer))
 
 
 def _read_params(reader: XdrReader) -> tuple[TypedParam, ...]:
-    count = reader.uint()
+    count = reader.uint32()
     if count > MAX_PARAMS:
         raise XdrError(f"{count} parameters; at most {MAX_PARAMS} are read")
     return tuple(_read_param(reader) for _ in range(count))
 
 
 def _read_param(reader: XdrReader) -> TypedParam:
-    field, number = reader.string(MAX_FIELD_BYTES), reader.int()
+    field, number = reader.string(MAX_FIELD_BYTES), reader.int32()
     try:
         kind = ParamType(number)
     except ValueError:
@@ -277,9 +277,9 @@ def _read_param(reader: XdrReader) -> TypedParam:
     value: int | float | str
     match kind:
         case ParamType.INT:
-            value = reader.int()
+            value = reader.int32()
         case ParamType.UINT:
-            value = reader.uint()
+            value = reader.uint32()
         case ParamType.LLONG:
             value = reader.hyper()
         case ParamType.ULLONG:
@@ -287,21 +287,21 @@ def _read_param(reader: XdrReader) -> TypedParam:
         case ParamType.DOUBLE:
             value = reader.double()
         case ParamType.BOOLEAN:
-            value = reader.int()
+            value = reader.int32()
         case ParamType.STRING:
             value = reader.string()
     return TypedParam(field, kind, value)
 
 
 def _write_params(writer: XdrWriter, params: tuple[TypedParam, ...]) -> None:
-    writer.uint(len(params))
+    writer.uint32(len(params))
     for param in params:
-        writer.string(param.field).int(param.type)
+        writer.string(param.field).int32(param.type)
         match param.type:
             case ParamType.INT | ParamType.BOOLEAN:
-                writer.int(int(param.value))
+                writer.int32(int(param.value))
             case ParamType.UINT:
-                writer.uint(int(param.value))
+                writer.uint32(int(param.value))
             case ParamType.LLONG:
                 writer.hyper(int(param.value))
             case ParamType.ULLONG:
@@ -314,10 +314,10 @@ def _write_params(writer: XdrWriter, params: tuple[TypedParam, ...]) -> None:
 
 def encode_error(frame: Frame, message: str, code: int = ERR_OPERATION_DENIED) -> Frame:
     """Return the reply that tells the caller of `frame` a libvirt error, which its libvirtd shows to people."""
-    writer = XdrWriter().int(code).int(FROM_RPC).optional_string(message).int(LEVEL_ERROR)
+    writer = XdrWriter().int32(code).int32(FROM_RPC).optional_string(message).int32(LEVEL_ERROR)
     writer.boolean(value=False)  # no domain
     writer.optional_string(message).optional_string(None).optional_string(None)
-    writer.int(0).int(0).boolean(value=False)  # int1, int2, no network
+    writer.int32(0).int32(0).boolean(value=False)  # int1, int2, no network
     return Frame(frame.program, frame.procedure, FrameType.REPLY, frame.serial, Status.ERROR, bytes(writer))
 
 
@@ -325,7 +325,7 @@ def decode_error(frame: Frame) -> RemoteError:
     """Return the error of a reply whose status is ERROR. Raises `RpcError` where it has none."""
     reader = XdrReader(frame.payload)
     try:
-        code, domain, message = reader.int(), reader.int(), reader.optional_string()
+        code, domain, message = reader.int32(), reader.int32(), reader.optional_string()
     except XdrError as error:
         raise RpcError(f"an error reply cannot be read: {error}") from error
     return RemoteError(code, domain, message or "no message")
@@ -333,13 +333,13 @@ def decode_error(frame: Frame) -> RemoteError:
 
 def encode_feature_reply(frame: Frame, *, supported: bool) -> Frame:
     """Return the answer to CONNECT_SUPPORTS_FEATURE."""
-    payload = bytes(XdrWriter().int(int(supported)))
+    payload = bytes(XdrWriter().int32(int(supported)))
     return Frame(frame.program, frame.procedure, FrameType.REPLY, frame.serial, Status.OK, payload)
 
 
 def encode_finish_reply(call_serial: int, name: str, uuid: bytes, domain_id: int = -1, cookie: bytes = b"") -> Frame:
     """Return a successful answer to Finish: the guest runs at the other side."""
-    writer = XdrWriter().string(name).fixed(uuid).int(domain_id).opaque(cookie)
+    writer = XdrWriter().string(name).fixed(uuid).int32(domain_id).opaque(cookie)
     procedure = Procedure.MIGRATE_FINISH3_PARAMS
     return Frame(REMOTE_PROGRAM, procedure, FrameType.REPLY, call_serial, Status.OK, bytes(writer))
 
@@ -348,7 +348,7 @@ def decode_finish_reply(frame: Frame) -> tuple[str, bytes]:
     """Return name and UUID bytes of the domain that runs now. Raises `RpcError`."""
     reader = XdrReader(frame.payload)
     try:
-        name, uuid, _ = reader.string(4096), reader.fixed(16), reader.int()
+        name, uuid, _ = reader.string(4096), reader.fixed(16), reader.int32()
         reader.opaque()
         reader.end()
     except XdrError as error:

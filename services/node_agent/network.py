@@ -1,4 +1,5 @@
-"""The host's side of a guest's network: which bridges are there. Plugs nothing: libvirt does that when the guest starts.
+"""The host's side of a guest's network: which bridges are there. Plugs nothing: libvirt does that when the guest
+starts.
 
 After a switchover nothing heroic is done: QEMU announces the guest's MAC addresses on the recipient's bridge by itself
 (RARP, several rounds), which is what makes switches and the joined bridges learn the new place.

@@ -26,11 +26,11 @@ class XdrReader:
         self._at = end
         return chunk
 
-    def uint(self) -> int:
+    def uint32(self) -> int:
         """32-bit unsigned."""
         return int.from_bytes(self._take(4), "big")
 
-    def int(self) -> int:
+    def int32(self) -> int:
         """32-bit signed."""
         return int.from_bytes(self._take(4), "big", signed=True)
 
@@ -48,7 +48,7 @@ class XdrReader:
 
     def boolean(self) -> bool:
         """0 or 1 and nothing else."""
-        value = self.uint()
+        value = self.uint32()
         if value > 1:
             raise XdrError(f"{value} is no boolean")
         return value == 1
@@ -62,7 +62,7 @@ class XdrReader:
 
     def opaque(self, limit: int = MAX_OPAQUE_BYTES) -> bytes:
         """Opaque with its length in front."""
-        size = self.uint()
+        size = self.uint32()
         if size > limit:
             raise XdrError(f"{size} bytes announced, at most {limit} are read")
         return self.fixed(size)
@@ -96,12 +96,12 @@ class XdrWriter:
     def __bytes__(self) -> bytes:
         return bytes(self._parts)
 
-    def uint(self, value: int) -> XdrWriter:
+    def uint32(self, value: int) -> XdrWriter:
         """32-bit unsigned."""
         self._parts += value.to_bytes(4, "big")
         return self
 
-    def int(self, value: int) -> XdrWriter:
+    def int32(self, value: int) -> XdrWriter:
         """32-bit signed."""
         self._parts += value.to_bytes(4, "big", signed=True)
         return self
@@ -123,7 +123,7 @@ class XdrWriter:
 
     def boolean(self, *, value: bool) -> XdrWriter:
         """0 or 1."""
-        return self.uint(int(value))
+        return self.uint32(int(value))
 
     def fixed(self, value: bytes) -> XdrWriter:
         """Opaque of known size."""
@@ -132,7 +132,7 @@ class XdrWriter:
 
     def opaque(self, value: bytes) -> XdrWriter:
         """Opaque with its length in front."""
-        return self.uint(len(value)).fixed(value)
+        return self.uint32(len(value)).fixed(value)
 
     def string(self, value: str) -> XdrWriter:
         """UTF-8 string."""

@@ -1,0 +1,84 @@
+"""What to do when a guest writes faster than its memory leaves: the ladder. Pure; the shell carries out the steps.
+
+QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. Two things come on top
+of what QEMU knows: bytes that wait in the lane, and the commit of the switchover. The limit given to QEMU leaves room
+for both, so that the promise to the tenant includes them.
+
+1. begin with a low limit: an idle guest then has a short downtime;
+2. after `PATIENCE` rounds of memory without an end, raise it step by step up to what was promised;
+3. at the top, if the request allows it, switch to post-copy; `always` does so after the first round.
+The port's deadline is the broker's to watch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.node_agent.hypervisor import JobStats
+from shared.messages.service_change import PostCopy
+
+PATIENCE = 2
+"""Rounds at each rung before the next one."""
+STEPS = 4
+COMMIT_RESERVE_MS = 150
+"""Finish across the lane, the broker's commit, and back."""
+LOWEST_MS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SetMaxDowntime:
+    """Tell the hypervisor this limit."""
+
+    milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartPostCopy:
+    """Switch to post-copy."""
+
+
+Step = SetMaxDowntime | StartPostCopy
+
+
+@dataclass(slots=True)
+class Ladder:
+    """One port's way up. `max_downtime_ms` is what was promised to the tenant."""
+
+    max_downtime_ms: int
+    post_copy: PostCopy
+    _rung: int = 0
+    _since_round: int = 0
+    _told_ms: int = 0
+    _post_copy_started: bool = False
+
+    def look(self, stats: JobStats, *, lane_bytes: int, rate_bytes_per_s: int) -> list[Step]:
+        """Judge one reading; `lane_bytes` wait in the lane, which empties at `rate_bytes_per_s`."""
+        if self._post_copy_started or stats.memory_total_bytes == 0:
+            return []
+        steps: list[Step] = []
+        if self.post_copy == "always" and stats.memory_iteration >= 2:
+            return [self._start_post_copy()]
+        if stats.memory_iteration - self._since_round >= PATIENCE and self._rung < STEPS:
+            self._rung += 1
+            self._since_round = stats.memory_iteration
+        elif (
+            self._rung == STEPS
+            and stats.memory_iteration - self._since_round >= PATIENCE
+            and self.post_copy == "if_needed"
+        ):
+            return [self._start_post_copy()]
+        limit = self._limit_ms(lane_bytes, rate_bytes_per_s)
+        if abs(limit - self._told_ms) > max(10, self._told_ms // 10):
+            self._told_ms = limit
+            steps.append(SetMaxDowntime(limit))
+        return steps
+
+    def _start_post_copy(self) -> StartPostCopy:
+        self._post_copy_started = True
+        return StartPostCopy()
+
+    def _limit_ms(self, lane_bytes: int, rate_bytes_per_s: int) -> int:
+        hidden = COMMIT_RESERVE_MS + (1000 * lane_bytes // rate_bytes_per_s if rate_bytes_per_s else 0)
+        room = max(LOWEST_MS, self.max_downtime_ms - hidden)
+        share = (self._rung + 1) / (STEPS + 1)
+        return max(LOWEST_MS, int(room * share))

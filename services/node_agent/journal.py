@@ -1,0 +1,159 @@
+"""The node agent's memory across its own death: one small file per half of a port, written before what it speaks of.
+
+A thing that an attempt makes (disk, socket, directory, domain) is recorded before it is made, so that whoever starts
+next can remove exactly that and nothing else. Files are replaced atomically and synced; a damaged one is kept aside.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.messages.porting import ServiceChangeAgreement, Side
+
+
+class Phase(StrEnum):
+    """How far a half is. The order is the order of a port's life."""
+
+    PREPARING = "preparing"
+    OPEN = "open"
+    TRANSFERRING = "transferring"
+    FINISH_PASSED = "finish_passed"
+    """Donor: Finish went to the recipient. Recipient: the switchover was asked for."""
+    DONE = "done"
+    """Donor: the guest has left. Recipient: the guest runs here."""
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    """Donor: undefined; the disks wait for their erasure."""
+
+
+class Kind(StrEnum):
+    """What can be left behind."""
+
+    DISK = "disk"
+    DIRECTORY = "directory"
+    DOMAIN = "domain"
+
+
+class Made(BaseModel):
+    """One thing that this attempt made, or was about to make. `id` is a path, or a domain's UUID."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    id: str
+
+
+class PortRecord(BaseModel):
+    """All that a half of a port must not forget."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    side: Side
+    agreement: ServiceChangeAgreement
+    phase: Phase = Phase.PREPARING
+    made: tuple[Made, ...] = ()
+    quarantined_disks: tuple[str, ...] = ()
+    report: str | None = None
+    """The envelope-less JSON of the half's last word, said again when it is asked again: {"type": …, "body": …}."""
+
+    @property
+    def port_id(self) -> UUID:
+        """The port."""
+        return self.agreement.port_id
+
+
+class Journal:
+    """A directory of records."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def open(self) -> Self:
+        """Make the directory; raises OSError."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self
+
+    def load(self) -> tuple[list[PortRecord], list[str]]:
+        """Return all records, and the names of files that could not be read; these are set aside, not lost."""
+        records, damaged = [], []
+        for path in sorted(self._directory.glob("*.json")):
+            try:
+                records.append(PortRecord.model_validate_json(path.read_bytes()))
+            except (OSError, ValidationError):
+                path.rename(path.with_suffix(".damaged"))
+                damaged.append(path.name)
+        return records, damaged
+
+    def get(self, port_id: UUID, side: Side) -> PortRecord | None:
+        """Return one half's record."""
+        try:
+            return PortRecord.model_validate_json(self._path(port_id, side).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def put(self, record: PortRecord) -> None:
+        """Store a record; on return it survives a power cut. Raises OSError."""
+        write_atomically(self._path(record.port_id, record.side), record.model_dump_json().encode())
+
+    def remove(self, port_id: UUID, side: Side) -> None:
+        """Forget a half; nothing happens where it is not known."""
+        self._path(port_id, side).unlink(missing_ok=True)
+
+    def _path(self, port_id: UUID, side: Side) -> Path:
+        return self._directory / f"{port_id}.{side}.json"
+
+
+class HalfJournal:
+    """One half's record, as the half itself uses it."""
+
+    def __init__(self, journal: Journal, record: PortRecord) -> None:
+        self._journal = journal
+        self.record = record
+
+    def enter(self, phase: Phase) -> None:
+        """Store a new phase."""
+        self._store(phase=phase)
+
+    def will_make(self, kind: Kind, name: str) -> None:
+        """Store what is about to be made. Call it first, make it then."""
+        made = Made(kind=kind, id=name)
+        if made not in self.record.made:
+            self._store(made=(*self.record.made, made))
+
+    def forget(self, *gone: Made) -> None:
+        """Store that these are gone."""
+        self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
+
+    def quarantine(self, disks: tuple[str, ...]) -> None:
+        """Store which disks wait for erasure."""
+        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks)
+
+    def _store(self, **changes: object) -> None:
+        self.record = self.record.model_copy(update=changes)
+        self._journal.put(self.record)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace a file so that either the old or the new content is there, whatever happens. Raises OSError."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_DIRECTORY | os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

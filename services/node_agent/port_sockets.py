@@ -1,0 +1,115 @@
+"""A port's run directory and its three unix sockets: made, guarded, removed. Moves no bytes.
+
+At the donor the agent listens on all three; at the recipient QEMU makes memory and disk sockets in the same directory
+(libvirt passes the path through from the donor, so both sides use the same one) and the agent connects to them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from uuid import UUID
+
+from services.node_agent.lanes.pump import READER_LIMIT_BYTES
+from shared.errors import VmportError
+
+MAX_SOCKET_PATH_BYTES = 107
+"""sun_path of Linux, without its NUL."""
+
+Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+class SocketError(VmportError):
+    """A port's socket cannot be made or reached."""
+
+    code = "socket"
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"socket {path}: {reason}")
+
+
+class PortSockets:
+    """`/run/vmport/<port id>/{driver,mem,nbd}.sock` of one host. `owner` is the user that QEMU runs as, if not ours."""
+
+    def __init__(self, run_dir: Path, port_id: UUID, *, owner: str | None = None) -> None:
+        self.directory = run_dir / str(port_id)
+        self.driver = self.directory / "driver.sock"
+        self.memory = self.directory / "mem.sock"
+        self.disk = self.directory / "nbd.sock"
+        self._owner = owner
+        self._servers: list[asyncio.Server] = []
+
+    @property
+    def driver_uri(self) -> str:
+        """The destination that libvirt is given."""
+        return f"qemu+unix:///system?socket={self.driver}"
+
+    @property
+    def memory_uri(self) -> str:
+        """Where memory goes."""
+        return f"unix://{self.memory}"
+
+    @property
+    def disk_uri(self) -> str:
+        """Where disks go."""
+        return f"unix://{self.disk}"
+
+    def make_directory(self) -> None:
+        """Make the directory, empty, for root and QEMU's user only. Raises `SocketError`."""
+        longest = len(os.fsencode(self.driver))
+        if longest > MAX_SOCKET_PATH_BYTES:
+            raise SocketError(self.driver, f"the path has {longest} bytes; {MAX_SOCKET_PATH_BYTES} are possible")
+        try:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.directory.mkdir(mode=0o700, parents=True)
+            if self._owner is not None:
+                shutil.chown(self.directory, self._owner)
+        except (OSError, LookupError) as error:
+            raise SocketError(self.directory, str(error)) from error
+
+    async def listen(self, path: Path, connected: Connected) -> None:
+        """Listen on one of the sockets; `connected` runs per connection and owns it. Raises `SocketError`."""
+        try:
+            server = await asyncio.start_unix_server(connected, path, limit=READER_LIMIT_BYTES)
+            self._guard(path)
+        except (OSError, LookupError) as error:
+            raise SocketError(path, str(error)) from error
+        self._servers.append(server)
+
+    def _guard(self, path: Path) -> None:
+        path.chmod(0o600)
+        if self._owner is not None:
+            shutil.chown(path, self._owner)
+
+    def stop_listening(self) -> None:
+        """Take no new connections; those that are there go on."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def remove(self) -> None:
+        """Remove sockets and directory."""
+        self.stop_listening()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+async def connect_when_there(
+    path: Path, *, within_s: float, retry_s: float = 0.02
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a socket that another process is about to make. Raises `SocketError` when it does not come in time."""
+    problem = "nobody listens"
+    try:
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    return await asyncio.open_unix_connection(path, limit=READER_LIMIT_BYTES)
+                except OSError as error:
+                    problem = error.strerror or str(error)
+                await asyncio.sleep(retry_s)
+    except TimeoutError:
+        raise SocketError(path, f"{problem}, after {within_s:.0f} s") from None

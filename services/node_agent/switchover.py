@@ -1,0 +1,44 @@
+"""Who may run the guest after Finish went out: the donor's decision table. Pure.
+
+The ledger of the broker decides, never a guess; where nothing is known, both copies stand still. The rows, in order:
+
+| what is known                                                     | verdict     |
+|-------------------------------------------------------------------|-------------|
+| the broker aborted this half (it does so only before the commit)  | runs here   |
+| the broker has not answered                                       | wait        |
+| committed to the recipient, whose hypervisor reported no failure  | runs there  |
+| committed to the recipient, which failed; the port is still open  | wait        |
+| committed to the recipient, the port is over                      | runs there  |
+| not the recipient's, and the recipient's hypervisor said no       | runs here   |
+| not the recipient's, and the port is over                         | runs here   |
+| not committed, outcome unknown (the lane broke): it may still be  | wait        |
+
+"Wait" is safe: the guest is paused and its process frozen, so that not even this host's libvirtd can run it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from shared.messages.porting import SwitchoverState
+
+
+class Verdict(StrEnum):
+    """Where the guest runs from now on."""
+
+    WAIT = "wait"
+    RUNS_HERE = "runs_here"
+    RUNS_THERE = "runs_there"
+
+
+def donor_verdict(state: SwitchoverState | None, *, donor: str, recipient_failed: bool, aborted: bool) -> Verdict:
+    """Decide. `state` is the broker's newest word, `recipient_failed` an error in the recipient's answer to Finish."""
+    if aborted:
+        return Verdict.RUNS_HERE
+    if state is None:
+        return Verdict.WAIT
+    if state.committed and state.owner != donor:
+        return Verdict.WAIT if recipient_failed and not state.ended else Verdict.RUNS_THERE
+    if recipient_failed or state.ended:
+        return Verdict.RUNS_HERE
+    return Verdict.WAIT
