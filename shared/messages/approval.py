@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import ClassVar
 from uuid import UUID
 
+from pydantic import Field
+
 from shared.messages.base import PortMessage, Refusal
 from shared.messages.vm import IdentityBundle
 from shared.parties import Name, Role
@@ -18,6 +20,7 @@ class ApprovalRequested(PortMessage):
 
     tenant: Name
     vm_uuid: UUID
+    recipient: Name | None = Field(default=None, description="Where it is to go, if the tenant named a provider.")
 
 
 class DonorApproved(PortMessage):

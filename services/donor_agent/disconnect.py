@@ -1,0 +1,77 @@
+"""What becomes of a VM's disks after it left: disconnected, in quarantine, erased. Pure: the clock is an input.
+
+The quarantine starts when the node says that it disconnected the VM, not when it was asked. A repeated answer does not
+start it again: the tenant was told a date.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.vm import IdentityBundle
+
+
+class Phase(StrEnum):
+    """How far a port is at the donor agent."""
+
+    DESCRIBING = "describing"
+    REJECTED = "rejected"
+    APPROVED = "approved"
+    FIXED = "fixed"
+    MOVING = "moving"
+    LEFT = "left"
+    DISCONNECTING = "disconnecting"
+    QUARANTINED = "quarantined"
+    ERASED = "erased"
+    ENDED = "ended"
+
+
+UNDER_WAY = frozenset({Phase.FIXED, Phase.MOVING, Phase.LEFT, Phase.DISCONNECTING})
+"""Counted as ports under way. An approval alone is not: a dry run, or a port without a recipient, never ends here."""
+
+GONE = frozenset({Phase.LEFT, Phase.DISCONNECTING})
+"""The VM runs elsewhere, though a node may still list its empty shell."""
+
+OVER = frozenset({Phase.REJECTED, Phase.ERASED, Phase.ENDED})
+"""Nothing more will happen; the record is kept for a while."""
+
+
+class DonorPort(BaseModel):
+    """What this agent knows about one port."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    port_id: UUID
+    tenant: str
+    vm_uuid: UUID
+    node: str
+    phase: Phase
+    updated_at: datetime
+    identity: IdentityBundle | None = None
+    agreement: ServiceChangeAgreement | None = None
+    quarantined_disks: tuple[str, ...] = ()
+    quarantined_bytes: int = 0
+    quarantine_until: datetime | None = None
+
+    def in_phase(self, phase: Phase, now: datetime, **facts: object) -> Self:
+        """The same port, one step on."""
+        return self.model_copy(update={"phase": phase, "updated_at": now, **facts})
+
+    def disconnected(self, disks: tuple[str, ...], now: datetime, quarantine: timedelta) -> Self:
+        """The node has disconnected the VM; the quarantine clock starts, once."""
+        if self.phase in {Phase.QUARANTINED, Phase.ERASED}:
+            return self
+        size = sum(disk.virtual_size_bytes for disk in self.identity.vm.disks) if self.identity and disks else 0
+        return self.in_phase(
+            Phase.QUARANTINED, now, quarantined_disks=disks, quarantined_bytes=size, quarantine_until=now + quarantine
+        )
+
+    def erased(self, now: datetime) -> Self:
+        """The node has erased the disks."""
+        return self.in_phase(Phase.ERASED, now, quarantined_bytes=0)

@@ -1,0 +1,81 @@
+"""The recipient agent's tables: quotes given and reservations, each one JSON value. SQL lives here only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import Column, MetaData, String, Table, Text, Uuid, delete, select
+
+from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase, Reservation
+from shared.messages.service_change import Quote
+from shared.store import Transaction, UtcDateTime
+
+metadata = MetaData()
+
+quotes = Table(
+    "recipient_quotes",
+    metadata,
+    Column("port_id", Uuid, primary_key=True),
+    Column("valid_until", UtcDateTime, nullable=False, index=True),
+    Column("record", Text, nullable=False),
+)
+
+reservations = Table(
+    "recipient_reservations",
+    metadata,
+    Column("port_id", Uuid, primary_key=True),
+    Column("phase", String(20), nullable=False, index=True),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
+
+async def save_quote(tx: Transaction, port_id: UUID, quote: Quote) -> None:
+    """Remember an offer; a newer one for the same port replaces it."""
+    values = {"port_id": port_id, "valid_until": quote.valid_until, "record": quote.model_dump_json()}
+    await tx.upsert(quotes, values, key=("port_id",))
+
+
+async def load_quote(tx: Transaction, port_id: UUID) -> Quote | None:
+    """The offer made for a port."""
+    row = (await tx.execute(select(quotes.c.record).where(quotes.c.port_id == port_id))).first()
+    return Quote.model_validate_json(row.record) if row else None
+
+
+async def drop_quote(tx: Transaction, port_id: UUID) -> None:
+    """The offer is not taken."""
+    await tx.execute(delete(quotes).where(quotes.c.port_id == port_id))
+
+
+async def save(tx: Transaction, reservation: Reservation) -> None:
+    """Store a reservation."""
+    values = {
+        "port_id": reservation.port_id,
+        "phase": reservation.phase.value,
+        "updated_at": reservation.updated_at,
+        "record": reservation.model_dump_json(),
+    }
+    await tx.upsert(reservations, values, key=("port_id",))
+
+
+async def load(tx: Transaction, port_id: UUID) -> Reservation | None:
+    """One port's reservation."""
+    row = (await tx.execute(select(reservations.c.record).where(reservations.c.port_id == port_id))).first()
+    return Reservation.model_validate_json(row.record) if row else None
+
+
+async def in_phases(tx: Transaction, phases: frozenset[Phase]) -> list[Reservation]:
+    """All reservations in these phases, by port."""
+    wanted = [phase.value for phase in phases]
+    statement = select(reservations.c.record).where(reservations.c.phase.in_(wanted)).order_by(reservations.c.port_id)
+    return [Reservation.model_validate_json(row.record) for row in await tx.execute(statement)]
+
+
+async def forget(tx: Transaction, *, ended_before: datetime, quotes_before: datetime) -> None:
+    """Drop what is over: expired quotes, and records of reservations that hold nothing any more."""
+    holding = [phase.value for phase in HOLDS_CAPACITY]
+    await tx.execute(
+        delete(reservations).where(reservations.c.phase.not_in(holding), reservations.c.updated_at < ended_before)
+    )
+    await tx.execute(delete(quotes).where(quotes.c.valid_until < quotes_before))
