@@ -49,7 +49,7 @@ class BusSettings(Section):
         default=None, description="With amqps: trust only this CA.", examples=["/etc/vmport/ca.pem"]
     )
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = Field(
-        default=10, description="AMQP heartbeat; a silent connection is given up after two."
+        default=10, description="AMQP heartbeat; a silent connection is given up after about three."
     )
     prefetch: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=32, description="Messages that RabbitMQ hands over before the first is acknowledged."
@@ -225,15 +225,15 @@ S = TypeVar("S", bound=ServiceSettings)
 Table = dict[str, Any]
 
 
-def load(model: type[S], path: Path | None) -> S:
-    """Read the file, lay the environment over it, validate; raises `ConfigError`."""
+def load(model: type[S], path: Path | None, *, command_line: Mapping[str, Any] | None = None) -> S:
+    """Read the file, lay the environment and then the command line over it, validate; raises `ConfigError`."""
     from_file = read_toml(path) if path else {}
     try:
         from_env = _environment(model)
     except ValueError as error:
         raise ConfigError((Problem("environment", "", f"{error}; a list or table must be JSON"),)) from error
     try:
-        return model(**merge(from_file, from_env))
+        return model(**merge(merge(from_file, from_env), command_line or {}))
     except ValidationError as error:
         raise ConfigError(problems_of(error, path=path, from_env=from_env)) from error
 

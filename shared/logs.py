@@ -27,8 +27,9 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from shared.config import LogSettings
 
 _URL_PASSWORD = re.compile(r"(amqps?://[^:/@\s]+):[^@\s]+@")
-_NOISY = ("aiormq", "aio_pika", "aiohttp.access", "asyncio")
-"""Libraries whose routine belongs to debug."""
+_QUIET = {"aiormq": logging.CRITICAL, "aio_pika": logging.CRITICAL, "asyncio": logging.WARNING}
+"""aiormq's debug lines hold message bodies, guests' memory among them, and what it calls an error is a lost connection,
+which `shared.rabbit_connection` reports with its reason."""
 
 
 def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -68,8 +69,8 @@ def configure(settings: LogSettings, *, service: str, party: str) -> None:
     root.addHandler(handler)
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     root.setLevel(level)
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(max(level, logging.WARNING) if level > logging.DEBUG else level)
+    for name, least in _QUIET.items():
+        logging.getLogger(name).setLevel(max(level, least))
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -1,0 +1,230 @@
+"""The shell of every service process: command line, settings, logs, telemetry, signals, exit code. No work.
+
+A service is one coroutine, ``serve(runtime)``: it sets up, calls `Runtime.running`, and works until it is cancelled,
+which is what SIGTERM and SIGINT do. Whatever it raises ends the process: nothing half-alive stays behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from shared import exit_codes
+from shared.config import CONFIG_VARIABLE, ConfigError, ServiceSettings, load
+from shared.config_sample import render
+from shared.exit_codes import ExitCode
+from shared.http import Check, Health, TelemetryFailed, TelemetryServer
+from shared.logs import configure, get_logger
+from shared.metrics import Metrics
+from shared.parties import Party
+from shared.rabbit import RabbitBus
+from shared.rabbit_connection import LOST
+
+S = TypeVar("S", bound=ServiceSettings)
+log = get_logger(__name__)
+
+QUEUE_MEASURE_INTERVAL_S = 15.0
+
+
+@dataclass
+class Runtime(Generic[S]):
+    """What a service finds when it starts. ``bus`` connects in the background and is closed by the shell."""
+
+    name: str
+    settings: S
+    metrics: Metrics
+    health: Health
+    bus: RabbitBus
+    stack: AsyncExitStack = field(default_factory=AsyncExitStack)
+    """Closed after ``serve`` ended, before the bus: put there what must be closed in any case."""
+
+    @property
+    def party(self) -> Party:
+        """Who this process is."""
+        return self.settings.party
+
+    def check(self, name: str, check: Check) -> None:
+        """Add a named check to ``/readyz``: it answers None, or the reason why not."""
+        self.health.add(name, check)
+
+    def running(self) -> None:
+        """Set-up is done. ``/readyz`` may say yes from now on."""
+        self.health.running()
+        log.info("running", service=self.name, version=version(), party=str(self.party))
+
+
+Serve = Callable[[Runtime[S]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Action(Generic[S]):
+    """Another thing that the program can do instead of serving, under its own flag: it prints what ``run`` returns.
+
+    ``run`` is given the settings when ``needs_settings``, else None.
+    """
+
+    flag: str
+    help: str
+    run: Callable[[S | None], str]
+    needs_settings: bool = False
+
+
+def version() -> str:
+    """The installed release of vmport."""
+    return distribution_version("vmport")
+
+
+def run_service(
+    name: str,
+    model: type[S],
+    serve: Serve[S],
+    *,
+    about: str,
+    actions: Sequence[Action[S]] = (),
+    argv: Sequence[str] | None = None,
+) -> int:
+    """A service's whole ``main``: returns the process's exit code (`ExitCode`)."""
+    options = _parser(name, about, actions).parse_args(argv)
+    if options.print_config:
+        sys.stdout.write(render(model, title=f"Settings of {name}. {about}"))
+        return ExitCode.OK
+    chosen = next((action for action in actions if getattr(options, _destination(action.flag))), None)
+    if chosen is not None and not chosen.needs_settings:
+        sys.stdout.write(_line(chosen.run(None)))
+        return ExitCode.OK
+    try:
+        settings = load(model, options.config)
+        settings.bus.password()
+    except ConfigError as error:
+        sys.stderr.write(f"{name}: the configuration cannot be used:\n{error}\n")
+        return ExitCode.CONFIG
+    except OSError as error:
+        sys.stderr.write(f"{name}: bus.password_file: {error.filename} cannot be read: {error.strerror}\n")
+        return ExitCode.CONFIG
+    if options.check_config:
+        sys.stdout.write(f"{name}: the configuration is valid; it speaks as {settings.party}\n")
+        return ExitCode.OK
+    if chosen is not None:
+        sys.stdout.write(_line(chosen.run(settings)))
+        return ExitCode.OK
+    return _run(name, settings, serve)
+
+
+def _line(text: str) -> str:
+    return text if text.endswith("\n") else text + "\n"
+
+
+def _parser(name: str, about: str, actions: Sequence[Action[S]]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=name,
+        description=about,
+        epilog="exit codes:\n" + exit_codes.table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    configured = os.environ.get(CONFIG_VARIABLE)
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path(configured) if configured else None,
+        metavar="FILE",
+        help=f"settings in TOML (env: {CONFIG_VARIABLE}); VMPORT_SECTION__KEY variables win over it",
+    )
+    parser.add_argument("--check-config", action="store_true", help="validate the settings and exit")
+    parser.add_argument(
+        "--print-config", action="store_true", help="print a documented sample of the settings and exit"
+    )
+    parser.add_argument("--version", action="version", version=f"{name} {version()}")
+    for action in actions:
+        parser.add_argument(action.flag, action="store_true", help=action.help)
+    return parser
+
+
+def _destination(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_")
+
+
+def _run(name: str, settings: ServiceSettings, serve: Serve[S]) -> int:
+    try:
+        configure(settings.log, service=name, party=str(settings.party))
+    except OSError as error:
+        sys.stderr.write(f"{name}: log.file: {error.filename} cannot be written: {error.strerror}\n")
+        return ExitCode.CONFIG
+    try:
+        return asyncio.run(_serve_until_stopped(name, settings, serve))  # type: ignore[arg-type]  # S is what `load` gave
+    except TelemetryFailed as error:
+        log.error("cannot start", reason=str(error))  # noqa: TRY400  # the sentence says all
+        return ExitCode.CONFIG
+    except Exception:
+        log.exception("crashed; this is a bug or a broken machine, please report it with this log")
+        return ExitCode.CRASHED
+
+
+async def _serve_until_stopped(name: str, settings: S, serve: Serve[S]) -> int:
+    metrics = Metrics(service=name, version=version())
+    health = Health()
+    bus = RabbitBus(settings.bus, metrics.bus)
+    health.add("bus", bus.check)
+    runtime = Runtime(name, settings, metrics, health, bus)
+    async with AsyncExitStack() as shell:
+        shell.push_async_callback(bus.close)
+        if settings.telemetry.port:
+            await shell.enter_async_context(TelemetryServer(settings.telemetry, metrics, health))
+        bus.start()
+        return await _supervise(runtime, serve)
+
+
+async def _supervise(runtime: Runtime[S], serve: Serve[S]) -> int:
+    """Run the service until it ends or a signal comes; then give it a bounded time to stop."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    work = loop.create_task(_serving(runtime, serve), name=runtime.name)
+    gauges = loop.create_task(_measure_queues(runtime.bus), name="queue gauges")
+    asked = loop.create_task(stop.wait(), name="signals")
+    try:
+        await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
+        runtime.health.stopping()
+        if work.done():
+            work.result()
+            return ExitCode.OK
+        log.info("stopping", service=runtime.name, within_s=runtime.settings.stop_within_s)
+        work.cancel()
+        await asyncio.wait({work}, timeout=runtime.settings.stop_within_s)
+        if not work.done():
+            log.error("did not stop in time; what was in hand is dropped and comes again at the next start")
+            return ExitCode.CRASHED
+        if not work.cancelled() and (error := work.exception()) is not None:
+            raise error
+        log.info("stopped", service=runtime.name)
+        return ExitCode.OK
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        gauges.cancel()
+        asked.cancel()
+        await asyncio.gather(gauges, asked, return_exceptions=True)
+
+
+async def _serving(runtime: Runtime[S], serve: Serve[S]) -> None:
+    async with runtime.stack:
+        await serve(runtime)
+
+
+async def _measure_queues(bus: RabbitBus) -> None:
+    while True:
+        try:
+            await bus.measure_queues()
+        except LOST as error:
+            log.debug("queue depths are not known now", error=str(error))
+        await asyncio.sleep(QUEUE_MEASURE_INTERVAL_S)
