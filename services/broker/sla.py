@@ -1,0 +1,56 @@
+"""Promised against measured: total time, downtime and price of a completed port. Pure.
+
+*Total* is from the opening of the window until the broker heard that the VM runs at the recipient. *Downtime* is the
+donor's measurement, an upper bound; without one it is the broker's own: from the request for switchover, when the
+guest was already paused, until that news, and a warning says so. The price is what was agreed; nobody can charge
+another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.messages.service_change import SlaRecord
+
+if TYPE_CHECKING:
+    from services.broker.saga.state import SagaState
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The record and what limits its worth."""
+
+    record: SlaRecord
+    warnings: tuple[str, ...]
+
+
+def measure(state: SagaState) -> Measured:
+    """The SLA record of a port whose VM has arrived; raises ValueError for any other."""
+    agreement = state.agreement
+    if agreement is None or state.moving_since is None or state.arrived_at is None:
+        raise ValueError("this port has not moved anything")
+    warnings: list[str] = []
+    total_s = (state.arrived_at - state.moving_since).total_seconds()
+    if state.outbound is not None:
+        downtime_ms = state.outbound.downtime_ms
+    else:
+        since = state.switchover_requested_at or state.moving_since
+        downtime_ms = round((state.arrived_at - since).total_seconds() * 1000)
+        warnings.append("The donor reported no figures: downtime is the broker's estimate, byte counts are missing.")
+    kept = total_s <= agreement.promised_total_s and downtime_ms <= agreement.promised_downtime_ms
+    if downtime_ms > agreement.limits.max_downtime_ms:
+        warnings.append(f"Downtime was {downtime_ms} ms; the tenant's limit is {agreement.limits.max_downtime_ms} ms.")
+    differences = state.provisioned.identity_differences if state.provisioned else ()
+    if differences:
+        warnings.append(f"The VM's identity differs from the donor's: {'; '.join(differences)}")
+    record = SlaRecord(
+        promised_total_s=agreement.promised_total_s,
+        measured_total_s=max(0.0, total_s),
+        promised_downtime_ms=agreement.promised_downtime_ms,
+        measured_downtime_ms=max(0, downtime_ms),
+        price_per_month=agreement.price_per_month,
+        currency=agreement.currency,
+        kept=kept,
+    )
+    return Measured(record, tuple(warnings))
