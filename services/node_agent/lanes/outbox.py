@@ -67,6 +67,11 @@ class Outbox:
         """How many of the units ever put the other end has not consumed."""
         return self._last - self.consumed
 
+    @property
+    def unconsumed_controls(self) -> int:
+        """The part of them that is not DATA, hence outside the window."""
+        return self.unconsumed_units - len(self._costs)
+
     def has_room(self, payload_bytes: int) -> bool:
         """Whether a DATA payload of this size fits the window now."""
         return self.unconsumed_bytes + payload_bytes + FRAME_COST_BYTES <= self.window_bytes

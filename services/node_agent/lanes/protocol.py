@@ -171,6 +171,8 @@ class LaneProtocol:
         Raises ValueError when `max_streams` of this end's are open, BadBodyError for a long label.
         """
         self._check_usable()
+        if self._outbox.unconsumed_controls >= 4 * self.settings.max_streams:
+            raise ValueError(f"lane {self.settings.lane}: too many streams were opened and ended without an answer")
         body = encode_open(Open(kind=kind, label=label))
         stream_id = self._streams.open_local()
         self._outbox.put(FrameType.OPEN, stream_id, body)

@@ -49,10 +49,8 @@ class LaneSettings:
             raise ValueError(
                 f"window_bytes ({self.window_bytes}) must hold two payloads of {self.max_payload_bytes} bytes"
             )
-        times = (self.ack_delay_s, self.resend_after_s, self.probe_limit_s, self.hello_retry_s, self.keepalive_s)
-        if min(times) <= 0 or self.silence_s <= max(self.keepalive_s, self.resend_after_s, self.hello_retry_s):
-            raise ValueError(
-                "times must be positive, and silence_s longer than keepalive_s, resend_after_s and hello_retry_s"
-            )
+        for name in ("ack_delay_s", "resend_after_s", "probe_limit_s", "hello_retry_s", "keepalive_s"):
+            if not 0 < getattr(self, name) < self.silence_s:
+                raise ValueError(f"{name} must be positive and shorter than silence_s ({self.silence_s} s)")
         if self.max_streams < 1:
             raise ValueError(f"max_streams must be at least 1, not {self.max_streams}")
