@@ -66,6 +66,8 @@ END_PHASES: Final = frozenset(
     {PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED}
 )
 
+READY_POLL_S = 0.02
+
 MAX_WAITING_EVENTS = 1000
 """A watcher that reads slower than a port speaks loses the oldest of more; the end of a port is never among them."""
 
@@ -173,10 +175,21 @@ class TenantClient:
         self._ports_of_messages: dict[str, UUID] = {}
 
     async def __aenter__(self) -> Self:
+        """Listen first, speak then: an answer to a session that is not bound yet would be lost. Raises `BusDown`."""
         self._tasks.spawn(self._bus.consume(self._hear), name="listen")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while not await self._bus.ready():  # noqa: ASYNC110  # the port tells, it does not call back
+                    await asyncio.sleep(READY_POLL_S)
+        except TimeoutError as error:
+            await self._close()
+            raise BusDown(f"the bus gave {self._bus.party} no inbox within {self._timeout_s:g} s; try again") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         try:
             await self._tasks.close()
         finally:

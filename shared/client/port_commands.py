@@ -1,0 +1,289 @@
+"""``vmport port`` and ``vmport quote``: ask for a port, follow it, take it back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+from uuid import UUID, uuid4
+
+import typer
+
+from shared.client import outcome as outcomes
+from shared.client import render
+from shared.client.resolve import find_port, find_vm, whole_id
+from shared.client.sdk import TenantClient, is_end
+from shared.client.session import EXIT_OF_PHASE, Session
+from shared.client.units import (
+    BadValue,
+    parse_downtime_ms,
+    parse_price,
+    parse_rate_bytes_per_s,
+    parse_time,
+    parse_window,
+)
+from shared.client.vm_commands import VmArgument
+from shared.client.watch_view import view_for
+from shared.exit_codes import ExitCode
+from shared.messages import AnyEnvelope
+from shared.messages.base import Value
+from shared.messages.service_change import BEST, PortLimits, PortPlanned, PortRequested
+
+app = typer.Typer(help="Ports: VMs on their way from one provider to another.", no_args_is_help=True)
+
+PLAN_TIMEOUT_S = 60.0
+CANCEL_TIMEOUT_S = 120.0
+
+PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or its beginning.")]
+
+
+class PostCopyChoice(StrEnum):
+    """May the guest run at the recipient before all of its memory is there?"""
+
+    NEVER = "never"
+    IF_NEEDED = "if-needed"
+    ALWAYS = "always"
+
+
+class PortTaken(Value):
+    """What ``port create`` answers with when it does not watch."""
+
+    port_id: UUID
+    outcome: str = "accepted"
+
+
+def limits_of(
+    *,
+    max_downtime: str = "1s",
+    window: str = "now",
+    deadline: str | None = None,
+    max_price: str | None = None,
+    bandwidth: str | None = None,
+    post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
+    now: datetime,
+) -> PortLimits:
+    """A tenant's limits from what was typed; raises `BadValue`."""
+    start, end = parse_window(window, now=now)
+    until = parse_time(deadline, now=now) if deadline else None
+    if end is not None and until is not None:
+        raise BadValue(deadline or "", "either an end in --window or a --deadline, not both")
+    last = end or until
+    if last is not None and last <= (start or now):
+        raise BadValue(deadline or window, "a deadline after the window's start and after now")
+    return PortLimits(
+        max_downtime_ms=parse_downtime_ms(max_downtime),
+        window_start=start,
+        deadline=last,
+        max_price_per_month=parse_price(max_price) if max_price else None,
+        bandwidth_bytes_per_s=parse_rate_bytes_per_s(bandwidth) if bandwidth else None,
+        post_copy={"never": "never", "if-needed": "if_needed", "always": "always"}[post_copy],
+    )
+
+
+async def _request(client: TenantClient, vm: str, to: str, limits: PortLimits, *, dry_run: bool) -> PortRequested:
+    found = find_vm(vm, await client.vms())
+    return PortRequested(
+        port_id=uuid4(), vm_uuid=found.uuid, donor=found.provider, recipient=to, limits=limits, dry_run=dry_run
+    )
+
+
+def quote(
+    context: typer.Context,
+    vm: VmArgument,
+    to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+) -> None:
+    """Ask what a port of this VM would cost and take; nothing moves.
+
+    JSON: a PortPlanned.
+    """
+    session: Session = context.obj
+
+    async def ask(client: TenantClient) -> PortPlanned:
+        request = await _request(client, vm, to, PortLimits(), dry_run=True)
+        return await client.plan(request, timeout_s=max(PLAN_TIMEOUT_S, session.wait_s))
+
+    _answer_plan(session, session.run(ask))
+
+
+def _answer_plan(session: Session, plan: PortPlanned) -> None:
+    session.answer(plan, *render.plan_tables(plan))
+    if not plan.quotes:
+        raise typer.Exit(ExitCode.REFUSED)
+
+
+@app.command("create")
+def create_port(
+    context: typer.Context,
+    vm: VmArgument,
+    *,
+    to: Annotated[str, typer.Option(help="The provider that takes the VM, or best: the broker chooses.")],
+    max_downtime: Annotated[str, typer.Option(help="Longest pause of the guest, such as 500ms.")] = "1s",
+    window: Annotated[
+        str, typer.Option(help="now, START or START/END. A time is ISO 8601 or +2h; END is the deadline.")
+    ] = "now",
+    deadline: Annotated[
+        str | None, typer.Option(help="Give the port up when it is not switched over by then; ISO 8601 or +2h.")
+    ] = None,
+    max_price: Annotated[str | None, typer.Option(help="Highest price per month, such as 12.50.")] = None,
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Most that the transfer may use: 50mbit (bits) or 6MB (bytes) per second.")
+    ] = None,
+    post_copy: Annotated[
+        PostCopyChoice,
+        typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
+    ] = PostCopyChoice.IF_NEEDED,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
+) -> None:
+    """Ask for a port of a running VM.
+
+    JSON: {port_id, outcome}; with --dry-run a PortPlanned; with --watch NDJSON as 'port watch' writes it.
+    """
+    session: Session = context.obj
+    limits = limits_of(
+        max_downtime=max_downtime,
+        window=window,
+        deadline=deadline,
+        max_price=max_price,
+        bandwidth=bandwidth,
+        post_copy=post_copy,
+        now=datetime.now().astimezone(),
+    )
+
+    async def plan(client: TenantClient) -> PortPlanned:
+        request = await _request(client, vm, to, limits, dry_run=True)
+        return await client.plan(request, timeout_s=max(PLAN_TIMEOUT_S, session.wait_s))
+
+    async def create(client: TenantClient) -> PortRequested:
+        request = await _request(client, vm, to, limits, dry_run=False)
+        await client.create_port(request)
+        return request
+
+    if dry_run:
+        _answer_plan(session, session.run(plan))
+        return
+    request = session.run(create)
+    if watch:
+        session.say(f"port {request.port_id} is accepted")
+        _watch(session, request.port_id)
+    elif session.as_json:
+        session.write(render.json_text(render.as_json(PortTaken(port_id=request.port_id))))
+    else:
+        session.write(str(request.port_id))
+        session.say(f"accepted; 'vmport port watch {str(request.port_id)[:8]}' follows it")
+
+
+@app.command("list")
+def list_ports(
+    context: typer.Context,
+    *,
+    active: Annotated[bool, typer.Option("--active", help="Only ports that are under way.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, the newest first.")] = 100,
+) -> None:
+    """List your ports, the newest first.
+
+    JSON: an array of PortSummary.
+    """
+    session: Session = context.obj
+    ports = session.run(lambda client: client.ports(limit=limit, active_only=active))
+    session.answer(ports, render.ports_table(ports))
+
+
+async def _port_id(client: TenantClient, port: str) -> UUID:
+    return whole_id(port) or find_port(port, await client.ports(limit=1000))
+
+
+@app.command("show")
+def show_port(context: typer.Context, port: PortArgument) -> None:
+    """Show a port's agreement and its record: every event, when, and by whom.
+
+    JSON: a PortShown.
+    """
+    session: Session = context.obj
+
+    async def ask(client: TenantClient) -> None:
+        shown = await client.port(await _port_id(client, port))
+        session.answer(shown, *render.port_facts(shown))
+
+    session.run(ask)
+
+
+@app.command("watch")
+def watch_port(context: typer.Context, port: PortArgument) -> None:
+    """Follow a port until its end; the exit code says how it ended. Ctrl-C stops watching, not the port.
+
+    JSON: NDJSON, one {time, type, data} per event, data being the message; the last line has type Outcome.
+    """
+    session: Session = context.obj
+    _watch(session, session.run(lambda client: _port_id(client, port)))
+
+
+def _watch(session: Session, port_id: UUID) -> None:
+    try:
+        outcome = session.run(lambda client: _followed(session, client, port_id))
+    except KeyboardInterrupt:
+        session.say(
+            f"\nno longer watching; the port goes on.\n"
+            f"  vmport port watch {port_id}    looks again\n"
+            f"  vmport port cancel {port_id}   takes it back, until switchover"
+        )
+        raise
+    if session.as_json:
+        line = {"type": "Outcome", "data": render.as_json(outcome)}
+        session.write(render.json_text(line, compact=True))
+    else:
+        _say_outcome(session, outcome)
+    raise typer.Exit(EXIT_OF_PHASE.get(outcome.outcome, ExitCode.CRASHED))
+
+
+async def _followed(session: Session, client: TenantClient, port_id: UUID) -> outcomes.Outcome:
+    outcome = outcomes.started(port_id)
+    if session.as_json:
+        async for envelope in client.watch(port_id):
+            outcome = outcomes.heard(outcome, envelope.data)
+            session.write(render.json_text(_event(envelope), compact=True))
+        return outcome
+    with view_for(session.err) as view:
+        async for envelope in client.watch(port_id):
+            outcome = outcomes.heard(outcome, envelope.data)
+            if not is_end(envelope.data):
+                view.show(envelope.data)
+    return outcome
+
+
+def _event(envelope: AnyEnvelope) -> dict[str, object]:
+    data = envelope.data
+    return {"time": envelope.time.isoformat(), "type": type(data).__name__, "data": render.as_json(data)}
+
+
+def _say_outcome(session: Session, outcome: outcomes.Outcome) -> None:
+    render.show(session.out, render.outcome_table(outcome))
+    if outcome.refusals:
+        render.show(session.out, render.refusals_table(outcome.refusals, title=outcome.detail))
+    elif outcome.detail:
+        session.say(outcome.detail)
+    for warning in outcome.warnings:
+        session.say(f"warning: {warning}")
+
+
+@app.command("cancel")
+def cancel_port(
+    context: typer.Context,
+    port: PortArgument,
+    reason: Annotated[str | None, typer.Option(help="For the record.")] = None,
+) -> None:
+    """Take a port back; possible until switchover. Returns when everything that it made is removed.
+
+    JSON: a PortCancelled.
+    """
+    session: Session = context.obj
+
+    async def cancel(client: TenantClient) -> None:
+        port_id = await _port_id(client, port)
+        done = await client.cancel(port_id, reason=reason, timeout_s=max(CANCEL_TIMEOUT_S, session.wait_s))
+        if session.as_json:
+            session.write(render.json_text(render.as_json(done)))
+        else:
+            session.say(f"port {port_id} is cancelled in phase {done.phase}; the VM stays where it was")
+
+    session.run(cancel)

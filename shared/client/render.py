@@ -1,0 +1,265 @@
+"""How answers look: tables for people, and the JSON that programs read, which is a message's body by `vmport schema`.
+
+Owns no I/O but writing to the consoles that it is given. Standard output carries the answer and nothing else; what is
+said to a person (progress, hints, errors) goes to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from shared.client.outcome import Outcome
+from shared.messages import Refusal
+from shared.messages.queries import PortShown, PortSummary, ProviderStatus, RegisteredVm
+from shared.messages.service_change import PortPhase, PortPlanned
+
+_COLOURS = {
+    PortPhase.COMPLETED: "green",
+    PortPhase.PLANNED: "green",
+    PortPhase.FAILED: "red",
+    PortPhase.REFUSED: "red",
+    PortPhase.CANCELLED: "yellow",
+}
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def as_json(value: BaseModel | Sequence[BaseModel]) -> Any:
+    """Plain JSON values; unset fields stay, as null, so that a program finds every key."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    return [item.model_dump(mode="json") for item in value]
+
+
+def json_text(value: Any, *, compact: bool = False) -> str:
+    """A document over several lines, or one line of NDJSON."""
+    if compact:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def human_bytes(count: float) -> str:
+    """``512 MiB``, ``1.5 GiB``: at most four significant figures."""
+    power = 0
+    while count >= 1024 and power < len(_UNITS) - 1:
+        count, power = count / 1024, power + 1
+    whole = power == 0 or count >= 100 or count == int(count)
+    return f"{count:.0f} {_UNITS[power]}" if whole else f"{count:.1f} {_UNITS[power]}"
+
+
+def human_seconds(seconds: float) -> str:
+    """``0.4 s``, ``42 s``, ``3 min 05 s``, ``2 h 05 min``."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def human_time(moment: datetime | None) -> str:
+    """A time in the reader's own zone."""
+    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else "never"
+
+
+def phase_text(phase: PortPhase) -> Text:
+    """A phase, coloured where it is an end."""
+    return Text(phase.value, style=_COLOURS.get(phase, "cyan"))
+
+
+def _table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def _facts(title: str | None, facts: Iterable[tuple[str, Any]]) -> Table:
+    table = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        if value not in (None, ""):
+            table.add_row(name, value if isinstance(value, Text) else str(value))
+    return table
+
+
+def vms_table(vms: Sequence[RegisteredVm]) -> Table:
+    """``vm list``."""
+    table = _table(
+        "NAME",
+        "UUID",
+        "STATE",
+        "PROVIDER",
+        "NODE",
+        "VCPUS",
+        "MEMORY",
+        "DISK",
+        "PORT",
+        right=("VCPUS", "MEMORY", "DISK"),
+    )
+    for vm in vms:
+        table.add_row(
+            vm.name,
+            str(vm.uuid),
+            vm.state,
+            vm.provider,
+            vm.node,
+            str(vm.vcpus),
+            human_bytes(vm.memory_bytes),
+            human_bytes(vm.disk_bytes),
+            str(vm.port_id)[:8] if vm.port_id else "-",
+        )
+    return table
+
+
+def vm_facts(vm: RegisteredVm) -> Table:
+    """``vm show``."""
+    return _facts(
+        None,
+        (
+            ("name", vm.name),
+            ("uuid", vm.uuid),
+            ("state", vm.state.value),
+            ("provider", vm.provider),
+            ("node", vm.node),
+            ("epoch", vm.epoch),
+            ("vcpus", vm.vcpus),
+            ("memory", human_bytes(vm.memory_bytes)),
+            ("disk", human_bytes(vm.disk_bytes)),
+            ("port under way", vm.port_id),
+        ),
+    )
+
+
+def providers_table(providers: Sequence[ProviderStatus]) -> Table:
+    """``provider list``."""
+    table = _table("PROVIDER", "NODES", "HEALTHY", "MEMORY FREE", "DISK FREE", "LAST SEEN", right=("NODES", "HEALTHY"))
+    for provider in providers:
+        table.add_row(
+            provider.name,
+            str(provider.nodes),
+            str(provider.nodes_healthy),
+            human_bytes(provider.memory_free_bytes),
+            human_bytes(provider.disk_free_bytes),
+            human_time(provider.last_seen),
+        )
+    return table
+
+
+def ports_table(ports: Sequence[PortSummary]) -> Table:
+    """``port list``."""
+    table = _table("PORT", "VM", "FROM", "TO", "PHASE", "DONE", "REQUESTED", right=("DONE",))
+    for port in ports:
+        table.add_row(
+            str(port.port_id)[:8],
+            port.vm_name,
+            port.donor,
+            port.recipient or "?",
+            phase_text(port.phase),
+            f"{port.percent} %",
+            human_time(port.requested_at),
+        )
+    return table
+
+
+def port_facts(shown: PortShown) -> list[Table]:
+    """``port show``: the summary, the agreement in short, and the record."""
+    summary, agreement, limits = shown.summary, shown.agreement, shown.request.limits
+    window = f"from {human_time(limits.window_start)}" if limits.window_start else "at once"
+    facts = _facts(
+        None,
+        (
+            ("port", summary.port_id),
+            ("vm", f"{summary.vm_name} ({summary.vm_uuid})"),
+            ("from", agreement.donor + "/" + agreement.donor_node if agreement else summary.donor),
+            ("to", agreement.recipient + "/" + agreement.recipient_node if agreement else summary.recipient or "open"),
+            ("phase", phase_text(summary.phase)),
+            ("done", f"{summary.percent} %"),
+            ("window", window + (f", until {human_time(limits.deadline)}" if limits.deadline else "")),
+            ("downtime limit", f"{limits.max_downtime_ms} ms"),
+            ("post-copy", limits.post_copy),
+            ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
+            ("promised", f"{human_seconds(agreement.promised_total_s)} in all" if agreement else None),
+            ("failure", shown.failure),
+        ),
+    )
+    record = _table("TIME", "SENDER", "EVENT", "PHASE", "DETAIL")
+    for event in shown.events:
+        record.add_row(human_time(event.at), event.sender, event.type, event.phase, event.detail)
+    return [facts, record]
+
+
+def plan_tables(plan: PortPlanned) -> list[Table]:
+    """``quote``: offers, best first, and who declined."""
+    quotes = _table(
+        "PROVIDER",
+        "PRICE/MONTH",
+        "INSTANCE TYPE",
+        "TIME",
+        "DOWNTIME",
+        "VALID UNTIL",
+        right=("PRICE/MONTH", "TIME", "DOWNTIME"),
+    )
+    for quote in plan.quotes:
+        quotes.add_row(
+            quote.provider,
+            f"{quote.price_per_month} {quote.currency}",
+            quote.instance_type,
+            human_seconds(quote.promised_total_s),
+            f"{quote.promised_downtime_ms} ms",
+            human_time(quote.valid_until),
+        )
+    tables = [quotes]
+    for provider, refusals in plan.declined.items():
+        tables.append(refusals_table(refusals, title=f"{provider} declines"))
+    return tables
+
+
+def refusals_table(refusals: Sequence[Refusal], *, title: str | None = None) -> Table:
+    """Why something is refused: the rule, and what was found."""
+    table = _table("CODE", "RULE", "FOUND", title=title)
+    for refusal in refusals:
+        table.add_row(refusal.code, refusal.rule, refusal.evidence)
+    return table
+
+
+def outcome_table(outcome: Outcome) -> Table:
+    """The short table at the end of a watch."""
+    sla = outcome.sla
+    table = _table("", "MEASURED", "PROMISED", title=None, right=("MEASURED", "PROMISED"))
+    table.add_row("outcome", phase_text(outcome.outcome), "")
+    if sla:
+        kept = Text("kept", style="green") if sla.kept else Text("not kept", style="red")
+        table.add_row("promise", kept, "")
+        table.add_row("total", human_seconds(sla.measured_total_s), human_seconds(sla.promised_total_s))
+        table.add_row("downtime", f"{sla.measured_downtime_ms} ms", f"{sla.promised_downtime_ms} ms")
+        table.add_row("price per month", f"{sla.price_per_month} {sla.currency}", "")
+    for name, count in (
+        ("memory", outcome.memory_bytes),
+        ("disk", outcome.disk_bytes),
+        ("on the wire", outcome.wire_bytes),
+    ):
+        if count:
+            table.add_row(name, human_bytes(count), "")
+    if outcome.vm_runs_at:
+        table.add_row("the VM runs at", outcome.vm_runs_at, "")
+    return table
+
+
+def show(console: Console, *tables: Table) -> None:
+    """Write tables to a console; on a pipe they are as wide as they need, so that nothing is cut or wrapped."""
+    if not console.is_terminal:
+        console.width = 240
+    for table in tables:
+        console.print(table)

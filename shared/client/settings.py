@@ -1,0 +1,32 @@
+"""Settings of the ``vmport`` command line: the same file and variables as a service's, for a tenant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from shared.config import LogSettings, Section, ServiceSettings
+from shared.parties import Role
+
+USER_CONFIG = Path("~/.config/vmport/vmport.toml")
+"""Read when neither ``--config`` nor ``VMPORT_CONFIG`` names a file and this one is there."""
+
+
+class OutputSettings(Section):
+    """How the command line answers."""
+
+    format: Literal["table", "json"] = Field(default="table", description="table: for people; json: for programs.")
+    timeout_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=10.0, description="How long to wait for the broker's answer."
+    )
+
+
+class ClientSettings(ServiceSettings):
+    """What a tenant's command line needs: the bus, and how to answer."""
+
+    ROLES: ClassVar = frozenset({Role.TENANT})
+
+    log: LogSettings = Field(default=LogSettings(level="error"))
+    output: OutputSettings = Field(default=OutputSettings())

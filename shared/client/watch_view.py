@@ -1,0 +1,167 @@
+"""A port's progress for a person: bars on a terminal, a line per change elsewhere. Owns what is drawn only."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from rich.text import Text
+
+from shared.client.render import human_bytes, human_seconds
+from shared.messages import Message
+from shared.messages.porting import PortingFixed
+from shared.messages.queries import PortShown
+from shared.messages.service_change import PortPhase, PortProgressed, StreamProgress, TransferPhase
+
+MEANING = {
+    PortPhase.APPROVAL: "the donor checks the request",
+    PortPhase.QUOTING: "providers are asked for quotes",
+    PortPhase.RESERVING: "the recipient reserves capacity",
+    PortPhase.SCHEDULED: "waiting for the window",
+    PortPhase.PREPARING: "the recipient prepares disks and lanes",
+    PortPhase.STARTING: "the donor starts the transfer",
+    PortPhase.TRANSFERRING: "transferring",
+    PortPhase.SWITCHING: "ownership passes",
+    PortPhase.FINISHING: "provisioning at the recipient, disconnecting at the donor",
+    PortPhase.ABORTING: "undoing what was made",
+    PortPhase.RESOLVING: "finding out where the VM runs",
+}
+TRANSFER_MEANING = {
+    TransferPhase.DISK: "transferring the disks",
+    TransferPhase.MEMORY: "transferring memory",
+    TransferPhase.POST_COPY: "fetching the rest of memory (post-copy)",
+    TransferPhase.SWITCHOVER: "switching over",
+}
+
+
+class WatchView(Protocol):
+    """Where a watcher's events go."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def show(self, data: Message) -> None:
+        """One more event."""
+        ...
+
+
+def view_for(console: Console) -> WatchView:
+    """Bars where they can be drawn."""
+    return BarView(console) if console.is_terminal else LineView(console)
+
+
+def headline(data: Message) -> str | None:
+    """What is going on now, in one clause; None where an event says nothing about it."""
+    match data:
+        case PortShown(summary=summary, progress=progress):
+            if summary.phase is PortPhase.TRANSFERRING and progress:
+                return TRANSFER_MEANING[progress.phase]
+            return MEANING.get(summary.phase)
+        case PortingFixed(agreement=agreement):
+            return f"fixed: from {agreement.donor} to {agreement.recipient}"
+        case PortProgressed(phase=phase):
+            return TRANSFER_MEANING[phase]
+        case _:
+            return None
+
+
+def speed(progress: PortProgressed) -> str:
+    """``12 MiB/s, 3 min 05 s left``."""
+    rate = f"{human_bytes(progress.rate_bytes_per_s)}/s"
+    return rate if progress.eta_s is None else f"{rate}, {human_seconds(progress.eta_s)} left"
+
+
+def moved(stream: StreamProgress) -> str:
+    """``1.2 GiB of 2 GiB``."""
+    return f"{human_bytes(stream.processed_bytes)} of {human_bytes(stream.total_bytes)}" if stream.total_bytes else ""
+
+
+def percent_of(stream: StreamProgress) -> int:
+    """Whole percents of one kind of data, by what is left: re-sent data does not count twice."""
+    if not stream.total_bytes:
+        return 0
+    return max(0, min(100, 100 - stream.remaining_bytes * 100 // stream.total_bytes))
+
+
+def _progress_of(data: Message) -> PortProgressed | None:
+    match data:
+        case PortProgressed():
+            return data
+        case PortShown(progress=progress):
+            return progress
+        case _:
+            return None
+
+
+class BarView:
+    """Three bars that stay in place: all, disks, memory."""
+
+    def __init__(self, console: Console) -> None:
+        self._head = Text("waiting for news")
+        self._bars = Progress(
+            TextColumn("{task.description:<7}"),
+            BarColumn(bar_width=40),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            auto_refresh=False,
+        )
+        self._all = self._bars.add_task("all", total=100, note="")
+        self._disk = self._bars.add_task("disks", total=100, note="")
+        self._memory = self._bars.add_task("memory", total=100, note="")
+        self._live = Live(Group(self._head, self._bars), console=console, refresh_per_second=4)
+        self._highest: dict[TaskID, int] = {}
+
+    def __enter__(self) -> Self:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def show(self, data: Message) -> None:
+        if (text := headline(data)) is not None:
+            self._head.plain = text
+        if (progress := _progress_of(data)) is not None:
+            self._advance(self._all, progress.percent, speed(progress))
+            self._advance(self._disk, percent_of(progress.disk), moved(progress.disk))
+            dirty = f", {human_bytes(progress.dirty_rate_bytes_per_s)}/s rewritten"
+            note = moved(progress.memory) + (dirty if progress.dirty_rate_bytes_per_s else "")
+            self._advance(self._memory, percent_of(progress.memory), note)
+
+    def _advance(self, task: TaskID, percent: int, note: str) -> None:
+        """A bar never runs backwards, although a guest that writes makes more work."""
+        self._highest[task] = max(percent, self._highest.get(task, 0))
+        self._bars.update(task, completed=self._highest[task], note=note)
+
+
+class LineView:
+    """A line when the phase changes and at each tenth of the way, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: str | None = None
+        self._tenth = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def show(self, data: Message) -> None:
+        text, progress = headline(data), _progress_of(data)
+        changed = text is not None and text != self._said
+        tenth = progress.percent // 10 if progress else self._tenth
+        if changed or tenth > self._tenth:
+            self._said, self._tenth = text or self._said, max(tenth, self._tenth)
+            rest = f" ({progress.percent} %, {speed(progress)})" if progress else ""
+            self._console.print(f"{self._said or 'under way'}{rest}", highlight=False, soft_wrap=True)
