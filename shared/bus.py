@@ -90,6 +90,17 @@ class Bus(Protocol):
         ...
 
 
+class Session(Bus, Protocol):
+    """A tenant's short visit: hears what is sent to the tenant while it is there, and leaves nothing behind.
+
+    What was sent while the bus was away is not heard; `wait_listening` tells, and the broker can be asked.
+    """
+
+    async def wait_listening(self) -> int:
+        """Return once messages are heard (after `consume` was called), with how many times that began. Unbounded."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class LaneEnds:
     """The two node agents between which a port's lanes run."""

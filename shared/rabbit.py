@@ -143,7 +143,9 @@ class RabbitBus:
         self._consuming = RabbitConnection(settings, "consume", metrics=metrics)
         self._publisher = Publisher(self._publishing, timeout_s=settings.publish_timeout_s)
         self._wants_to_consume = False
-        self._not_consuming: str | None = "not subscribed yet"
+        self._not_consuming = "not subscribed yet"
+        self.consuming = asyncio.Event()
+        """Set while RabbitMQ delivers to this consumer."""
 
     @property
     def party(self) -> Party:
@@ -215,10 +217,11 @@ class RabbitBus:
                 queue = await self._prepare(channel)
                 await channel.basic_qos(prefetch_count=self._settings.prefetch)
                 await channel.basic_consume(queue, _feeding(consumer, channel))
-            self._not_consuming = None
+            self.consuming.set()
             log.info("consuming", queue=queue)
             await _until(ended, consumer.run())
         finally:
+            self.consuming.clear()
             await _close_quietly(channel)
 
     def _source(self) -> str:
@@ -265,7 +268,7 @@ class RabbitBus:
         for connection in (self._publishing, self._consuming):
             if not connection.is_up:
                 return f"{connection.purpose}: {connection.why_down}"
-        return f"consume: {self._not_consuming}" if self._wants_to_consume else None
+        return f"consume: {self._not_consuming}" if self._wants_to_consume and not self.consuming.is_set() else None
 
     async def wait_up(self, timeout_s: float) -> None:
         """Return once RabbitMQ has let this party in; raises `BusDown` with the reason when it has not by then."""
