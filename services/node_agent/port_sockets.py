@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
@@ -36,7 +37,9 @@ class SocketError(VmportError):
 class PortSockets:
     """`/run/vmport/<port id>/{driver,mem,nbd}.sock` of one host. `owner` is the user that QEMU runs as, if not ours."""
 
-    def __init__(self, run_dir: Path, port_id: UUID, *, owner: str | None = None) -> None:
+    def __init__(self, run_dir: Path, port_id: UUID, *, owner: str | None = None, seen_as: Path | None = None) -> None:
+        """`seen_as` is the run directory as the hypervisor sees it, where it lives in another mount namespace."""
+        self._seen = (seen_as or run_dir) / str(port_id)
         self.directory = run_dir / str(port_id)
         self.driver = self.directory / "driver.sock"
         self.memory = self.directory / "mem.sock"
@@ -47,17 +50,17 @@ class PortSockets:
     @property
     def driver_uri(self) -> str:
         """The destination that libvirt is given."""
-        return f"qemu+unix:///system?socket={self.driver}"
+        return f"qemu+unix:///system?socket={self._seen / self.driver.name}"
 
     @property
     def memory_uri(self) -> str:
         """Where memory goes."""
-        return f"unix://{self.memory}"
+        return f"unix://{self._seen / self.memory.name}"
 
     @property
     def disk_uri(self) -> str:
         """Where disks go."""
-        return f"unix://{self.disk}"
+        return f"unix://{self._seen / self.disk.name}"
 
     def make_directory(self) -> None:
         """Make the directory, empty, for root and QEMU's user only. Raises `SocketError`."""
@@ -96,6 +99,41 @@ class PortSockets:
         """Remove sockets and directory."""
         self.stop_listening()
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+class Connections:
+    """The connections of one port at one end: known while they are served, so that the end can wait for them."""
+
+    def __init__(self) -> None:
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @contextmanager
+    def track(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        """Know the connection inside the block; it is closed after it."""
+        self._writers.add(writer)
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            writer.close()
+            self._writers.discard(writer)
+            if not self._writers:
+                self._idle.set()
+
+    async def drain(self, within_s: float) -> None:
+        """Wait until all have ended by themselves, then end the rest."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._idle.wait()
+        except TimeoutError:
+            self.close()
+
+    def close(self) -> None:
+        """End all of them now."""
+        for writer in self._writers:
+            writer.close()
 
 
 async def connect_when_there(

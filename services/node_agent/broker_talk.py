@@ -1,0 +1,83 @@
+"""One port's urgent conversation with the broker: may the guest run, and who owns it. Repeats its question until
+answered.
+
+These messages skip the outbox: they are worth something now or never, and asking again is harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+import structlog
+
+from shared.bus import BusDown, Undeliverable
+from shared.messages.base import PortMessage
+from shared.messages.porting import (
+    QuerySwitchover,
+    RequestSwitchover,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
+)
+
+log = structlog.stdlib.get_logger(__name__)
+
+REPEAT_S = 2.0
+Answer = SwitchoverGranted | SwitchoverDenied | SwitchoverState
+Say = Callable[[PortMessage], Awaitable[None]]
+
+
+class BrokerTalk:
+    """Asks and waits; `deliver` brings the answers. One question at a time."""
+
+    def __init__(self, port_id: UUID, say: Say) -> None:
+        """`say` publishes to the broker, and raises `BusDown` or `Undeliverable`."""
+        self._port_id = port_id
+        self._say = say
+        self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
+
+    def deliver(self, answer: Answer) -> None:
+        """Take an answer; the oldest gives way if nobody listens."""
+        if self._answers.full():
+            self._answers.get_nowait()
+        self._answers.put_nowait(answer)
+
+    async def request_switchover(self, vm_uuid: UUID, epoch: int, *, this_provider: str) -> SwitchoverDenied | None:
+        """Ask for the VM until the broker decides; None when it is granted.
+
+        Has no deadline of its own: while the broker is silent it may have committed, so neither yes nor no is safe.
+        """
+        question: PortMessage = RequestSwitchover(port_id=self._port_id, vm_uuid=vm_uuid, epoch=epoch)
+        while True:
+            match await self._ask(question):
+                case SwitchoverGranted(epoch=granted) if granted == epoch:
+                    return None
+                case SwitchoverDenied() as denied:
+                    return denied
+                case SwitchoverState(committed=True, owner=owner) if owner == this_provider:
+                    return None
+                case SwitchoverState(ended=True):
+                    return SwitchoverDenied(port_id=self._port_id, code="port_ended", detail="the port is over")
+                case _:
+                    await asyncio.sleep(REPEAT_S)
+
+    async def query(self) -> SwitchoverState | None:
+        """Ask who owns the VM, once; None when no answer came within `REPEAT_S`."""
+        answer = await self._ask(QuerySwitchover(port_id=self._port_id))
+        return answer if isinstance(answer, SwitchoverState) else None
+
+    async def _ask(self, question: PortMessage) -> Answer | None:
+        while not self._answers.empty():
+            self._answers.get_nowait()
+        try:
+            async with asyncio.timeout(REPEAT_S):
+                await self._say(question)
+                return await self._answers.get()
+        except TimeoutError:
+            return None
+        except (BusDown, Undeliverable) as error:
+            log.warning("the broker cannot be asked now", port_id=str(self._port_id), reason=str(error))
+            await asyncio.sleep(REPEAT_S)
+            return None

@@ -1,0 +1,152 @@
+"""The donor's driver connection: moves bytes between its libvirtd and the lane as `rpc_donor` says, and keeps
+libvirtd's
+socket open for as long as the outcome of Finish is not known, whatever becomes of the lane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Protocol
+
+import structlog
+
+from services.node_agent.lanes.errors import LaneError, StreamError
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.libvirt_rpc import FrameParser, RpcError
+from services.node_agent.rpc_donor import (
+    DonorAction,
+    DonorRelay,
+    FinishAnswered,
+    FinishWanted,
+    ToLane,
+    ToLocal,
+    local_answer,
+)
+from services.node_agent.switchover import Verdict
+
+log = structlog.stdlib.get_logger(__name__)
+
+_READ_BYTES = 256 * 1024
+_GOODBYE_S = 5.0
+
+
+class FinishKeeper(Protocol):
+    """Who knows what a Finish means."""
+
+    async def before_finish(self) -> None:
+        """The guest is paused and everything was sent: fence it and remember. Finish goes out when this returns."""
+        ...
+
+    async def after_finish(self, error: str | None) -> Verdict:
+        """The recipient answered. Return where the guest runs; never `WAIT`."""
+        ...
+
+    async def outcome_unknown(self, reason: str) -> Verdict:
+        """The lane is gone and no answer came. Return where the guest runs; never `WAIT`."""
+        ...
+
+
+class DriverBridge:
+    """One driver connection at the donor; `run` owns the socket."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        stream: LaneStream,
+        relay: DonorRelay,
+        keeper: FinishKeeper,
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._stream = stream
+        self._relay = relay
+        self._keeper = keeper
+        self._lane_gone = False
+
+    async def run(self) -> None:
+        """Serve until libvirtd hangs up. Raises `RpcError` where either side speaks no RPC, after hanging up."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                from_lane = group.create_task(self._from_lane())
+                await self._from_local()
+                if not self._relay.finish_open:
+                    from_lane.cancel()
+        except* RpcError as errors:
+            raise errors.exceptions[0] from None
+        finally:
+            self._stream.reset("the donor's hypervisor has hung up")
+            self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
+
+    async def _from_local(self) -> None:
+        goodbye = FrameParser()
+        try:
+            while data := await self._reader.read(_READ_BYTES):
+                if self._lane_gone:
+                    answers = (local_answer(frame) for frame in goodbye.receive_data(data))
+                    await self._to_local(b"".join(answer.to_bytes() for answer in answers if answer is not None))
+                    continue
+                await self._perform(self._relay.receive_from_local(data))
+        except OSError as error:
+            log.info("the hypervisor's connection broke", reason=str(error))
+        if not self._lane_gone:
+            with contextlib.suppress(LaneError, StreamError):
+                self._stream.write_eof()
+
+    async def _from_lane(self) -> None:
+        reason = "the recipient ended the connection"
+        try:
+            while data := await self._stream.read():
+                await self._perform(self._relay.receive_from_lane(data))
+        except (LaneError, StreamError) as error:
+            reason = str(error)
+        self._lane_gone = True
+        if self._relay.finish_open:
+            await self._settle(await self._keeper.outcome_unknown(reason), reason)
+        else:
+            # libvirtd may be waiting for an answer that will never come; the end of the connection tells it.
+            self._writer.close()
+
+    async def _perform(self, actions: list[DonorAction]) -> None:
+        for action in actions:
+            match action:
+                case ToLane(data):
+                    await self._to_lane(data)
+                case ToLocal(data):
+                    await self._to_local(data)
+                case FinishWanted():
+                    await self._keeper.before_finish()
+                    await self._perform(self._relay.pass_finish())
+                case FinishAnswered(error):
+                    verdict = await self._keeper.after_finish(error)
+                    if (verdict is Verdict.RUNS_THERE) == (error is None):
+                        await self._perform(self._relay.release())
+                    else:
+                        await self._settle(verdict, error or "the broker gave the VM back")
+
+    async def _settle(self, verdict: Verdict, reason: str) -> None:
+        if verdict is Verdict.RUNS_THERE:
+            await self._perform(self._relay.confirm())
+        else:
+            await self._perform(self._relay.refuse(f"the port failed: {reason}"))
+        # libvirtd ends its connection by itself now; a dead one must not hold us.
+        asyncio.get_running_loop().call_later(_GOODBYE_S, self._writer.close)
+
+    async def _to_lane(self, data: bytes) -> None:
+        try:
+            await self._stream.write(data)
+        except (LaneError, StreamError) as error:
+            # The reading direction hears of it, too, and decides; a Finish that may have gone out stays open.
+            log.info("the lane is gone", reason=str(error))
+
+    async def _to_local(self, data: bytes) -> None:
+        if not data:
+            return
+        try:
+            self._writer.write(data)
+            await self._writer.drain()
+        except OSError as error:
+            log.info("the hypervisor's connection broke", reason=str(error))

@@ -1,0 +1,421 @@
+"""The outbound half of a port: the guest leaves this host.
+
+libvirt at this host migrates the guest into three sockets of ours; what comes out of them goes into the lanes. This
+module starts that, watches it, steers it, and settles who runs the guest. It owns no lane protocol and no RPC bytes.
+
+What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
+
+* *Before Finish goes out* every failure makes libvirt resume its own copy; we verify, and resume it where libvirt
+did not.
+  The recipient's copy has never run, and its gate never asks the broker without a Finish.
+* *Finish is out, the agent lives.* QEMU's process is stopped (the fence), so no failure of libvirtd, of the lane or
+of the
+  recipient can run the guest here. libvirtd's connection is held open until `donor_verdict` has an answer from the
+  ledger.
+* *Finish is out, this agent dies.* libvirtd sees its connection break and tries to resume; the stopped process
+cannot run.
+  The next agent finds `finish_passed` in the journal, asks the broker, and kills the copy or lets it go on
+  (`recovery`). Remaining gaps: between the recipient's good news and libvirtd's own kill the fence is lifted for some
+  milliseconds, and a host without the right to signal QEMU (`fence` false in the log) has none at all; there, an
+  agent's
+  death within Finish lets libvirtd resume until the restart. Handing the connection's descriptor to the service manager
+  would close that, too; it is not done here.
+* *The recipient's agent or libvirtd dies after the commit.* The ledger says the recipient; this copy stays frozen
+until the
+  broker hears that the guest runs there, or gives the VM back.
+* *Post-copy.* From its start neither side holds the whole guest, so the fence is not used, and a loss of either side
+is a
+  loss of the guest; therefore it is used only where the request allows it, and the broker commits before it starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from services.node_agent.broker_talk import BrokerTalk
+from services.node_agent.convergence import Ladder, SetMaxDowntime, StartPostCopy
+from services.node_agent.driver_bridge import DriverBridge
+from services.node_agent.finish_keeper import DonorFinishKeeper
+from services.node_agent.hypervisor import (
+    Hypervisor,
+    HypervisorError,
+    JobStats,
+    Lifecycle,
+    LifecycleEvent,
+    MigrationAborted,
+    MigrationPlan,
+)
+from services.node_agent.journal import HalfJournal, Kind, Phase
+from services.node_agent.lanes.errors import LaneError, StreamError
+from services.node_agent.libvirt_rpc import RpcError
+from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.port_lanes import PortLanes
+from services.node_agent.port_sockets import Connections, PortSockets, SocketError
+from services.node_agent.progress import Progress, ProgressMeter
+from services.node_agent.rpc_donor import DonorRelay
+from services.node_agent.signals import DRIVER, SignalError, ask_for_switchover
+from services.node_agent.switchover import Verdict
+from shared.domain_xml import DomainXmlError, guest_abi_differences
+from shared.errors import VmportError
+from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.vm import VmState
+from shared.page_stream.bodies import StreamKind
+from shared.tasks import Tasks
+from shared.topology import Lane
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+LAST_BYTES_S = 5.0
+"""How long connections may take to end by themselves once libvirt is done."""
+
+
+class OutboundFailed(VmportError):
+    """The guest did not leave. `guest_running` is what libvirt said afterwards."""
+
+    def __init__(self, code: str, detail: str, *, guest_running: bool) -> None:
+        self.code = code
+        self.detail = detail
+        self.guest_running = guest_running
+        super().__init__(f"{code}: {detail}")
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundResult:
+    """The guest has left. Bytes are raw for memory and disk, compressed for the wire."""
+
+    downtime_ms: int
+    hypervisor_downtime_ms: int | None
+    total_ms: int
+    memory_bytes: int
+    disk_bytes: int
+    wire_bytes: int
+    post_copy: bool
+
+
+class OutboundReporter(Protocol):
+    """Who is told."""
+
+    async def started(self) -> None:
+        """libvirt migrates."""
+        ...
+
+    async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
+        """About once a second."""
+        ...
+
+    async def in_doubt(self, reason: str) -> None:
+        """Finish is out and its outcome unknown; the guest is paused here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboundTuning:
+    """Times of an outbound half, in seconds."""
+
+    ready_within_s: float = 60.0
+    watch_every_s: float = 1.0
+    abort_within_s: float = 30.0
+    auto_converge: bool = False
+
+
+class Outbound:
+    """One outbound half; `run` once. `cancel` at any moment."""
+
+    def __init__(
+        self,
+        agreement: ServiceChangeAgreement,
+        *,
+        hypervisor: Hypervisor,
+        lanes: PortLanes,
+        sockets: PortSockets,
+        talk: BrokerTalk,
+        journal: HalfJournal,
+        reporter: OutboundReporter,
+        tuning: OutboundTuning,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._agreement = agreement
+        self._hypervisor = hypervisor
+        self._lanes = lanes
+        self._sockets = sockets
+        self._journal = journal
+        self._reporter = reporter
+        self._tuning = tuning
+        self._clock = clock
+        self._tasks = Tasks("outbound")
+        self._cancelled = asyncio.Event()
+        self._trouble: tuple[str, str] | None = None
+        self._troubled = asyncio.Event()
+        self._meter = ProgressMeter(disk_bytes=0, memory_bytes=0)
+        self._last_stats = JobStats()
+        self._started = False
+        self._was_running = False
+        self._paused_at_s: float | None = None
+        self._connections = Connections()
+        self._keeper = DonorFinishKeeper(
+            agreement, hypervisor=hypervisor, talk=talk, journal=journal, in_doubt=reporter.in_doubt, clock=clock
+        )
+
+    def cancel(self) -> None:
+        """Stop, if it is not too late. The broker says this only while the switchover is not committed."""
+        self._cancelled.set()
+        self._keeper.aborted.set()
+
+    async def run(self) -> OutboundResult:
+        """Move the guest. Raises `OutboundFailed`; then it runs here, or the error says that it does not."""
+        began_s = self._clock()
+        stop_listening = self._hypervisor.listen(self._on_lifecycle)
+        try:
+            plan = await self._prepare()
+            await self._migrate(plan)
+            return await self._result(began_s)
+        except (HypervisorError, SocketError, LaneError, DomainXmlError, TimeoutError, OSError) as error:
+            raise await self._failure(error) from error
+        finally:
+            stop_listening()
+            self._sockets.stop_listening()
+            await self._tasks.close()
+            await self._connections.drain(LAST_BYTES_S)
+            self._sockets.remove()
+
+    # ---- preparing ----
+
+    async def _prepare(self) -> MigrationPlan:
+        agreement = self._agreement
+        vm = await self._hypervisor.describe(agreement.vm_uuid)
+        if vm.description.state is not VmState.RUNNING:
+            raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
+        if vm.description.blockers:
+            raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
+        if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
+            raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
+        self._was_running = True
+        self._meter = ProgressMeter(
+            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
+            memory_bytes=vm.description.memory_bytes,
+        )
+        self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
+        self._sockets.make_directory()
+        await self._sockets.listen(self._sockets.driver, self._on_driver)
+        await self._sockets.listen(self._sockets.memory, self._on_memory)
+        await self._sockets.listen(self._sockets.disk, self._on_disk)
+        await self._lanes.wait_ready(self._tuning.ready_within_s)
+        self._journal.enter(Phase.TRANSFERRING)
+        return MigrationPlan(
+            vm_uuid=agreement.vm_uuid,
+            driver_uri=self._sockets.driver_uri,
+            memory_uri=self._sockets.memory_uri,
+            disks_uri=self._sockets.disk_uri,
+            domain_xml=agreement.domain_xml,
+            disks=tuple(disk.target for disk in agreement.disks),
+            bandwidth_bytes_per_s=agreement.limits.bandwidth_bytes_per_s,
+            auto_converge=self._tuning.auto_converge,
+            post_copy_allowed=agreement.limits.post_copy != "never",
+        )
+
+    # ---- migrating ----
+
+    async def _migrate(self, plan: MigrationPlan) -> None:
+        if self._cancelled.is_set():
+            raise MigrationAborted("migrate", "cancelled before it began")
+        migration = self._tasks.spawn(self._call_migrate(plan), name="migrate")
+        watcher = self._tasks.spawn(self._watch(), name="watch")
+        stopper = self._tasks.spawn(self._stop_on_trouble(migration), name="stop")
+        try:
+            error = await migration
+        finally:
+            watcher.cancel()
+            stopper.cancel()
+        if error is not None and not await self._left_anyway():
+            raise error
+
+    async def _left_anyway(self) -> bool:
+        """libvirt reports a failure: is the guest at the recipient all the same? Then its copy here must go."""
+        if not self._keeper.passed:
+            return False
+        verdict = self._keeper.verdict
+        if verdict is None:
+            verdict = await self._keeper.outcome_unknown("this host's hypervisor ended the connection by itself")
+        if verdict is not Verdict.RUNS_THERE:
+            return False
+        await self._hypervisor.destroy(self._agreement.vm_uuid)
+        return True
+
+    async def _call_migrate(self, plan: MigrationPlan) -> HypervisorError | None:
+        try:
+            await self._hypervisor.migrate(plan)
+        except HypervisorError as error:
+            return error
+        return None
+
+    async def _stop_on_trouble(self, migration: asyncio.Task[HypervisorError | None]) -> None:
+        """Abort libvirt's job when a lane fails, a handler fails or somebody cancels; what holds Finish decides for
+        itself."""
+        cancelled = self._tasks.spawn(self._cancelled.wait(), name="wait for cancel")
+        troubled = self._tasks.spawn(self._troubled.wait(), name="wait for trouble")
+        reasons: set[asyncio.Future[Any]] = {cancelled, troubled, self._lanes.failed}
+        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+        if self._lanes.failed.done() and self._trouble is None:
+            self._trouble = ("lane_failed", str(self._lanes.failed.result()))
+        deadline_s = self._clock() + self._tuning.abort_within_s
+        while not migration.done() and not self._keeper.passed:
+            # libvirt refuses to abort in some phases of a job, so one try is not enough.
+            try:
+                await self._hypervisor.abort_job(self._agreement.vm_uuid)
+            except HypervisorError as error:
+                log.info("the job cannot be aborted yet", reason=str(error))
+            await asyncio.sleep(1.0)
+            if self._clock() > deadline_s:
+                log.warning("libvirt does not end the aborted job; hanging up on it")
+                self._sockets.stop_listening()
+                self._connections.close()
+                return
+
+    async def _watch(self) -> None:
+        ladder = Ladder(self._agreement.promised_downtime_ms, self._agreement.limits.post_copy)
+        uuid = self._agreement.vm_uuid
+        while True:
+            await asyncio.sleep(self._tuning.watch_every_s)
+            if self._keeper.passed and not self._keeper.post_copy:
+                continue  # a frozen QEMU answers no question
+            try:
+                stats = await self._hypervisor.job(uuid)
+            except HypervisorError as error:
+                log.info("no job figures now", reason=str(error))
+                continue
+            if stats is None:
+                continue
+            await self._say_started()
+            self._last_stats = stats
+            switchover = self._paused_at_s is not None and not self._keeper.post_copy
+            progress = self._meter.update(
+                stats, now_s=self._clock(), post_copy=self._keeper.post_copy, switchover=switchover
+            )
+            await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
+            lane_bytes = self._lanes.waiting_bytes(Lane.MEMORY)
+            for step in ladder.look(stats, lane_bytes=lane_bytes, rate_bytes_per_s=stats.memory_rate_bytes_per_s):
+                await self._climb(step)
+
+    async def _climb(self, step: SetMaxDowntime | StartPostCopy) -> None:
+        uuid = self._agreement.vm_uuid
+        try:
+            match step:
+                case SetMaxDowntime(milliseconds):
+                    log.info("maximum downtime set", milliseconds=milliseconds)
+                    await self._hypervisor.set_max_downtime(uuid, milliseconds)
+                case StartPostCopy():
+                    await ask_for_switchover(self._lanes.control)
+                    self._keeper.post_copy = True
+                    log.info("post-copy starts")
+                    await self._hypervisor.start_post_copy(uuid)
+        except (HypervisorError, SignalError) as error:
+            # The job may just have ended, or the switchover begun: the migration itself will say.
+            log.info("a step of the ladder failed", reason=str(error))
+
+    async def _say_started(self) -> None:
+        if not self._started:
+            self._started = True
+            await self._reporter.started()
+
+    def _on_lifecycle(self, event: LifecycleEvent) -> None:
+        if event.vm_uuid != self._agreement.vm_uuid or self._keeper.passed:
+            return
+        if event.kind is Lifecycle.SUSPENDED:
+            self._paused_at_s = event.at_s
+        elif event.kind is Lifecycle.RESUMED:
+            self._paused_at_s = None
+
+    # ---- connections ----
+
+    async def _on_driver(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with self._connections.track(writer):
+            await self._bridge(reader, writer)
+
+    async def _bridge(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            stream = self._lanes.control.open_stream(StreamKind.CONTROL, DRIVER)
+            relay = DonorRelay(self._agreement.vm_uuid, self._agreement.vm_name)
+            await DriverBridge(reader, writer, stream, relay, self._keeper).run()
+        except (RpcError, LaneError, OSError, ValueError) as error:
+            self._note_trouble("driver_connection", str(error))
+
+    async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._pump(Lane.MEMORY, StreamKind.MEMORY, reader, writer)
+
+    async def _on_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await self._pump(Lane.DISK, StreamKind.DISK, reader, writer)
+
+    async def _pump(
+        self, lane: Lane, kind: StreamKind, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        session = self._lanes.memory if lane is Lane.MEMORY else self._lanes.disk
+        with self._connections.track(writer):
+            try:
+                await self._lanes.pump(lane, reader, writer, session.open_stream(kind, str(lane)))
+            except (LaneError, StreamError, CodecError, OSError, ValueError) as error:
+                if not self._keeper.passed:
+                    self._note_trouble(f"{lane}_stream", str(error))
+
+    def _note_trouble(self, code: str, detail: str) -> None:
+        log.info("a connection of the migration failed", code=code, detail=detail)
+        if self._trouble is None:
+            self._trouble = (code, detail)
+        self._troubled.set()
+
+    # ---- the end ----
+
+    async def _result(self, began_s: float) -> OutboundResult:
+        await self._say_started()
+        self._journal.enter(Phase.DONE)
+        await self._reporter.progressed(self._meter.finish(), wire_bytes=self._lanes.wire_bytes())
+        now_s = self._clock()
+        known_s = self._keeper.settled_at_s or now_s
+        paused_s = known_s if self._paused_at_s is None else self._paused_at_s
+        try:
+            completed = await self._hypervisor.completed_job(self._agreement.vm_uuid)
+        except HypervisorError as error:
+            log.info("libvirt's own figures are gone", reason=str(error))
+            completed = None
+        await self._connections.drain(LAST_BYTES_S)
+        return OutboundResult(
+            downtime_ms=round(1000 * (known_s - paused_s)),
+            hypervisor_downtime_ms=completed.downtime_ms if completed else None,
+            total_ms=round(1000 * (now_s - began_s)),
+            memory_bytes=self._lanes.raw_bytes(Lane.MEMORY),
+            disk_bytes=self._lanes.raw_bytes(Lane.DISK),
+            wire_bytes=self._lanes.wire_bytes(),
+            post_copy=self._keeper.post_copy,
+        )
+
+    async def _failure(self, error: Exception) -> OutboundFailed:
+        running = await self._run_again()
+        if self._cancelled.is_set():
+            return OutboundFailed("cancelled", "the transfer was stopped on request", guest_running=running)
+        if self._trouble is not None:
+            code, detail = self._trouble
+            return OutboundFailed(code, f"{detail} ({error})", guest_running=running)
+        code = error.code if isinstance(error, VmportError) else "outbound_failed"
+        detail = str(error) or type(error).__name__
+        return OutboundFailed(code, detail, guest_running=running)
+
+    async def _run_again(self) -> bool:
+        """The guest stays here: make sure that it runs, whatever libvirt left. Post-copy's half guest must not run."""
+        uuid = self._agreement.vm_uuid
+        try:
+            state = await self._hypervisor.state(uuid)
+            if state is VmState.PAUSED and self._was_running and not self._keeper.post_copy:
+                log.warning("libvirt left the guest paused; resuming it")
+                await self._hypervisor.thaw(uuid)
+                await self._hypervisor.resume(uuid)
+                state = await self._hypervisor.state(uuid)
+        except HypervisorError:
+            log.exception("the guest's state is not known")
+            return False
+        return state is VmState.RUNNING

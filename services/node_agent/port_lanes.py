@@ -1,0 +1,148 @@
+"""The three lanes of one port at one end, run together: when one fails, the port's transfer is over. Knows no route."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from services.node_agent.lanes.errors import LaneError
+from services.node_agent.lanes.link import LaneLink
+from services.node_agent.lanes.pump import PumpStats, StreamPump
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.settings import LaneSettings
+from services.node_agent.lanes.stats import LaneStats
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
+from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
+from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
+from shared.page_stream.bodies import LaneRole
+from shared.parties import Party
+from shared.tasks import Tasks
+from shared.topology import Lane
+
+
+class LinkFactory(Protocol):
+    """Makes one lane's route between this node and its peer."""
+
+    async def __call__(self, port_id: UUID, lane: Lane, peer: Party) -> LaneLink:
+        """Return the route; it may be down still. The session owns and closes it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneTuning:
+    """Sizes and times of a port's lanes. The memory lane's window is what can hide behind QEMU's back: keep it
+    small."""
+
+    control_window_bytes: int = 1 << 20
+    memory_window_bytes: int = 4 << 20
+    disk_window_bytes: int = 8 << 20
+    silence_s: float = 120.0
+    compress: bool = True
+
+    def window_bytes(self, lane: Lane) -> int:
+        """One lane's window."""
+        match lane:
+            case Lane.CONTROL:
+                return self.control_window_bytes
+            case Lane.MEMORY:
+                return self.memory_window_bytes
+            case Lane.DISK:
+                return self.disk_window_bytes
+
+
+class PortLanes:
+    """One end of a port's lanes. `failed` becomes done, with the error, when a lane ends by itself."""
+
+    def __init__(self, sessions: Mapping[Lane, LaneSession], tuning: LaneTuning) -> None:
+        self._sessions = dict(sessions)
+        self._tuning = tuning
+        self._tasks = Tasks("port lanes")
+        self._pumps: list[tuple[Lane, StreamPump]] = []
+        self._closing = False
+        self.failed: asyncio.Future[LaneError] = asyncio.get_running_loop().create_future()
+        for lane, session in self._sessions.items():
+            self._tasks.spawn(self._run(session), name=str(lane))
+
+    @classmethod
+    async def open(
+        cls, port_id: UUID, peer: Party, role: LaneRole, make_link: LinkFactory, tuning: LaneTuning
+    ) -> PortLanes:
+        """Make routes and sessions; they connect in the background."""
+        sessions = {}
+        for lane in Lane:
+            settings = LaneSettings(
+                lane=f"{port_id}.{lane}",
+                role=role,
+                window_bytes=tuning.window_bytes(lane),
+                silence_s=tuning.silence_s,
+            )
+            sessions[lane] = LaneSession(await make_link(port_id, lane, peer), settings)
+        return cls(sessions, tuning)
+
+    @property
+    def control(self) -> LaneSession:
+        """libvirt's RPC and the agents' own signals."""
+        return self._sessions[Lane.CONTROL]
+
+    @property
+    def memory(self) -> LaneSession:
+        """QEMU's migration stream."""
+        return self._sessions[Lane.MEMORY]
+
+    @property
+    def disk(self) -> LaneSession:
+        """NBD."""
+        return self._sessions[Lane.DISK]
+
+    async def wait_ready(self, within_s: float) -> None:
+        """Return when the other end has answered on every lane. Raises TimeoutError or LaneError."""
+        async with asyncio.timeout(within_s):
+            for session in self._sessions.values():
+                await session.wait_ready()
+
+    async def pump(
+        self, lane: Lane, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: LaneStream
+    ) -> None:
+        """Join a socket with a stream until both ended; see `StreamPump.run` for what it raises."""
+        encoder: ChunkEncoder = ZstdEncoder() if self._tuning.compress else RawEncoder()
+        decoder: ChunkDecoder = ZstdDecoder() if self._tuning.compress else RawDecoder()
+        pump = StreamPump(reader, writer, stream, encoder=encoder, decoder=decoder)
+        self._pumps.append((lane, pump))
+        await pump.run()
+
+    def raw_bytes(self, lane: Lane) -> int:
+        """Bytes that the hypervisors exchanged on a lane, both directions."""
+        return sum(_raw(pump.stats()) for of, pump in self._pumps if of is lane)
+
+    def stats(self) -> dict[Lane, LaneStats]:
+        """Each lane's counters."""
+        return {lane: session.stats() for lane, session in self._sessions.items()}
+
+    def wire_bytes(self) -> int:
+        """Bytes on the wire, all lanes, both directions, repetitions included."""
+        return sum(stats.sent_bytes + stats.received_bytes for stats in self.stats().values())
+
+    def waiting_bytes(self, lane: Lane) -> int:
+        """Bytes that were taken from the hypervisor and have not arrived."""
+        return self._sessions[lane].stats().unconsumed_out_bytes
+
+    async def close(self, *, flush_s: float = 5.0) -> None:
+        """End all lanes in order; idempotent."""
+        self._closing = True
+        await asyncio.gather(*(session.close(flush_s=flush_s) for session in self._sessions.values()))
+        await self._tasks.close()
+
+    async def _run(self, session: LaneSession) -> None:
+        try:
+            await session.run()
+        except LaneError as error:
+            if not self._closing and not self.failed.done():
+                self.failed.set_result(error)
+
+
+def _raw(stats: PumpStats) -> int:
+    return stats.sent.raw_bytes + stats.received.raw_bytes
