@@ -4,6 +4,7 @@
 """
 
 from deploy.labkit.errors import CommandFailed, LabError
+from deploy.labkit.guests import GuestPlace, GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
 
-__all__ = ["CommandFailed", "Lab", "LabError", "LabOptions"]
+__all__ = ["CommandFailed", "GuestPlace", "GuestSpec", "Lab", "LabError", "LabOptions"]

@@ -1,17 +1,22 @@
 """The command `deploy/lab`: reads arguments, calls `Lab`, prints. Decides nothing about the lab itself."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from deploy.labkit.errors import LabError
+from deploy.labkit.guests import WORKLOADS, GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(prog="deploy/lab", description=__doc__, allow_abbrev=False)
+    top = argparse.ArgumentParser(
+        prog="deploy/lab", description="Two or more cloud providers on one machine.", allow_abbrev=False
+    )
     top.add_argument("--lab", metavar="NAME", help="which lab (env: VMPORT_LAB; default: lab)")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="bring the lab up; repeat it at will")
@@ -22,20 +27,69 @@ def parser() -> argparse.ArgumentParser:
     enter = commands.add_parser("exec", help="run a command in a host: exec HOST -- CMD")
     enter.add_argument("host")
     enter.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
+    _add_guest(commands.add_parser("guest", help="build, start, stop and ask guests"))
     return top
+
+
+def _add_guest(guest: argparse.ArgumentParser) -> None:
+    actions = guest.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="build the tiny guest's image, or the Debian one")
+    build.add_argument("--debian", action="store_true", help="a real Debian with nginx and redis (about two minutes)")
+    start = actions.add_parser("start", help="define a guest at a provider and boot it")
+    start.add_argument("name")
+    start.add_argument("--provider", required=True)
+    start.add_argument("--memory", type=int, default=512, metavar="MIB")
+    start.add_argument("--vcpus", type=int, default=1)
+    start.add_argument("--workload", choices=WORKLOADS, default="idle")
+    start.add_argument("--image", choices=("tiny", "debian"))
+    start.add_argument("--disk", type=Path, help="this disk instead of the image's, copied")
+    start.add_argument("--disk-format", choices=("raw", "qcow2"), default="raw")
+    start.add_argument("--kernel", type=Path, help="this kernel instead of the image's")
+    start.add_argument("--initrd", type=Path)
+    start.add_argument("--cmdline", help="kernel command line instead of the image's")
+    start.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_setting,
+        metavar="NAME=N",
+        help="guestd: pages_s, hot_mib, region_mib, blocks_s, requests_s",
+    )
+    start.add_argument("--no-wait", action="store_true", help="do not wait until it answers")
+    actions.add_parser("list", help="guests and where they are")
+    for action, text in (
+        ("stop", "pull the plug; the definition stays"),
+        ("remove", "stop it and delete it with its disks"),
+        ("console", "show the end of its console"),
+    ):
+        actions.add_parser(action, help=text).add_argument("name")
+    report = actions.add_parser("report", help="one line of JSON from the guest")
+    report.add_argument("name")
+    report.add_argument("--console", action="store_true", help="ask on the serial console, not on the network")
+    report.add_argument("--disk-sha256", action="store_true", help="hash of the static part of its disk instead")
+
+
+def _setting(text: str) -> tuple[str, int]:
+    name, _, value = text.partition("=")
+    try:
+        return name, int(value)
+    except ValueError:
+        msg = f"{text!r}: write NAME=NUMBER"
+        raise argparse.ArgumentTypeError(msg) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 if it did what was asked, 1 if not, 2 for wrong usage."""
     arguments = parser().parse_args(argv)
     try:
-        return _run(Lab(arguments.lab), arguments)
+        _run(Lab(arguments.lab), arguments)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
-def _run(lab: Lab, arguments: argparse.Namespace) -> int:
+def _run(lab: Lab, arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "up":
             providers = tuple(arguments.providers.split(",")) if arguments.providers else None
@@ -45,5 +99,50 @@ def _run(lab: Lab, arguments: argparse.Namespace) -> int:
         case "exec":
             command = arguments.argv[1:] if arguments.argv[:1] == ["--"] else arguments.argv
             line = lab.exec_argv(arguments.host, command or ["bash"])
-            os.execvpe(line[0], line, lab.exec_environment(arguments.host))
-    return 0
+            environment = lab.exec_environment(arguments.host)
+            os.execvpe(line[0], line, environment)  # noqa: S606 - becomes the asked command, no shell wanted
+        case "guest":
+            _guest(lab, arguments)
+
+
+def _guest(lab: Lab, arguments: argparse.Namespace) -> None:
+    match arguments.action:
+        case "build":
+            print(lab.guest_build(debian=arguments.debian).disk.parent)
+        case "start":
+            record = lab.guest_start(guest_spec(arguments), ready_s=None if arguments.no_wait else 180)
+            print(f"{record.name} {record.uuid} {record.address}")
+        case "list":
+            for record, places in lab.guest_list():
+                shown = ", ".join(f"{place.provider}: {place.state}" for place in places) or "nowhere"
+                print(
+                    f"{record.name:16} {record.uuid} {record.address:12} {record.image:7} {record.workload:7} {shown}"
+                )
+        case "stop":
+            lab.guest_stop(arguments.name)
+        case "remove":
+            lab.guest_remove(arguments.name)
+        case "console":
+            print(lab.guest_console(arguments.name))
+        case "report":
+            command = "disk-sha256" if arguments.disk_sha256 else "report"
+            ask = lab.guest_console_ask if arguments.console else lab.guest_report
+            print(json.dumps(ask(arguments.name, command)))
+
+
+def guest_spec(arguments: argparse.Namespace) -> GuestSpec:
+    """What `guest start` was asked for."""
+    return GuestSpec(
+        name=arguments.name,
+        provider=arguments.provider,
+        memory_mib=arguments.memory,
+        vcpus=arguments.vcpus,
+        workload=arguments.workload,
+        image=arguments.image,
+        disk=arguments.disk,
+        kernel=arguments.kernel,
+        initrd=arguments.initrd,
+        cmdline=arguments.cmdline,
+        disk_format=arguments.disk_format,
+        settings=dict(arguments.set),
+    )

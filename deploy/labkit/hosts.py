@@ -85,6 +85,7 @@ def start_libvirtd(plan: LabPlan, state: LabState, provider: str) -> ProcessReco
     (config / "qemu.conf").write_text(_QEMU_CONF, encoding="utf-8")
     for folder in ("images", "boot"):
         (plan.host_dir(provider) / "var-lib-libvirt" / folder).mkdir(parents=True, exist_ok=True)
+    (plan.host_dir(provider) / "var-log-libvirt" / "qemu").mkdir(parents=True, exist_ok=True)  # consoles' logs
     plan.libvirt_socket(provider).unlink(missing_ok=True)  # of a daemon that crashed
     return processes.spawn(
         enter(plan, state, provider, ["libvirtd"]),

@@ -8,12 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from deploy.labkit import hosts, network, processes, rabbit, state
+from deploy.labkit import guest_images, guests, hosts, network, processes, rabbit, state
 from deploy.labkit.errors import LabError, LeftOvers
+from deploy.labkit.guest_images import GuestImage
+from deploy.labkit.guests import GuestPlace, GuestSpec
 from deploy.labkit.network import LinkBytes
 from deploy.labkit.plan import DEFAULT_PROVIDERS, LabPlan
-from deploy.labkit.state import LabState, ProcessRecord
+from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 
 _GRACE_S = 6.0
 
@@ -116,6 +119,71 @@ class Lab:
         except KeyError:
             msg = f"lab {self.plan.name} has no process {name!r}; it has {', '.join(sorted(self._state.processes))}"
             raise LabError(msg) from None
+
+    def guest_build(self, *, debian: bool = False) -> GuestImage:
+        """Build the tiny guest's image, or the Debian one; nothing to do if it is built."""
+        _need_root()
+        return guest_images.build(self.plan, guest_images.DEBIAN if debian else guest_images.TINY)
+
+    def guest_start(self, spec: GuestSpec, *, ready_s: float | None = 180.0) -> GuestRecord:
+        """Define and boot a guest, and wait until it answers (`ready_s` None: do not wait). Raises `LabError`."""
+        _need_root()
+        with self._locked():
+            self._need_host(spec.provider)
+            record = guests.start(self.plan, self._state, spec)
+            self._state.guests[spec.name] = record
+            self._save()
+        if ready_s is not None:
+            guests.wait_until_ready(self.plan, record, timeout_s=ready_s)
+        return record
+
+    def guest_stop(self, name: str) -> None:
+        """Pull the guest's plug; its definition stays where it is."""
+        guests.stop(self.plan, self.guest(name))
+
+    def guest_remove(self, name: str) -> None:
+        """Stop the guest, undefine it and delete its disks, wherever it is."""
+        with self._locked():
+            guests.remove(self.plan, self.guest(name))
+            del self._state.guests[name]
+            self._save()
+
+    def guest(self, name: str) -> GuestRecord:
+        """What is recorded of a guest. Raises `LabError` for an unknown name."""
+        try:
+            return self._state.guests[name]
+        except KeyError:
+            msg = f"lab {self.plan.name} has no guest {name!r}; it has {', '.join(self._state.guests) or 'none'}"
+            raise LabError(msg) from None
+
+    def guest_list(self) -> list[tuple[GuestRecord, list[GuestPlace]]]:
+        """Every guest with the providers that know it."""
+        return [(record, guests.places(self.plan, record)) for record in self._state.guests.values()]
+
+    def guest_report(self, name: str, command: str = "report", *, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Ask guestd in the guest: `report`, `disk-sha256`, `pause-disk`, `resume-disk`, `freeze` or `thaw`.
+
+        Raises `LabError` if the guest refuses or does not answer.
+        """
+        record = self.guest(name)
+        try:
+            return guests.ask(self.plan, record, command, timeout_s=timeout_s)
+        except OSError as error:
+            msg = f"guest {name} does not answer at {record.address}: {error}"
+            raise LabError(msg) from error
+
+    def guest_console(self, name: str) -> str:
+        """The end of the guest's console output."""
+        return guests.console(self.plan, self.guest(name))
+
+    def guest_console_ask(self, name: str, command: str = "report") -> dict[str, Any]:
+        """Ask guestd on the guest's serial console. Raises `LabError` if nothing comes back."""
+        return guests.ask_console(self.plan, self.guest(name), command)
+
+    def virsh(self, provider: str, *arguments: str) -> str:
+        """Run virsh against a provider's libvirtd. Raises `CommandFailed`."""
+        self._need_host(provider)
+        return hosts.virsh(self.plan, provider, *arguments)
 
     def _take_options(self, options: LabOptions) -> None:
         try:

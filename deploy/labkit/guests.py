@@ -1,0 +1,270 @@
+"""Guests of the lab: define and start them at a provider, find where they run, ask them for reports, remove them."""
+
+import json
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from deploy.labkit import guest_images, processes
+from deploy.labkit.errors import CommandFailed, LabError
+from deploy.labkit.guest_domain import Domain, domain_xml, newest_machine
+from deploy.labkit.guest_images import DEBIAN, TINY
+from deploy.labkit.hosts import virsh
+from deploy.labkit.plan import CLIENT, GUEST_FIRST, GUEST_PREFIX, LabPlan
+from deploy.labkit.processes import run
+from deploy.labkit.state import GuestRecord, LabState
+
+WORKLOADS = ("idle", "web", "redis", "writer")
+REPORT_PORT = 7070
+ECHO_PORT = 7
+_ACCELERATOR_CHECK = Path(__file__).resolve().parent.parent / "kvm-usable"
+
+
+@dataclass(frozen=True)
+class GuestSpec:
+    """What guest to start. `image` is `tiny`, `debian` or None (tiny, or debian where the workload needs it).
+
+    `disk`, `kernel`, `initrd` and `cmdline` replace the image's own; a given kernel without an initrd boots without.
+    `settings` go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
+    """
+
+    name: str
+    provider: str
+    memory_mib: int = 512
+    vcpus: int = 1
+    workload: str = "idle"
+    image: str | None = None
+    disk: Path | None = None
+    kernel: Path | None = None
+    initrd: Path | None = None
+    cmdline: str | None = None
+    disk_format: str = "raw"
+    settings: Mapping[str, int] = field(default_factory=dict)
+
+    def image_kind(self) -> str:
+        """Which image serves; raises `LabError` for a workload that it does not have."""
+        if self.workload not in WORKLOADS:
+            msg = f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}"
+            raise LabError(msg)
+        kind = self.image or (DEBIAN if self.workload in {"web", "redis"} else TINY)
+        if kind == TINY and self.workload in {"web", "redis"}:
+            msg = f"workload {self.workload} needs the Debian guest: use --image debian"
+            raise LabError(msg)
+        return kind
+
+
+@dataclass(frozen=True)
+class GuestPlace:
+    """A guest at one provider, as libvirt says: `running`, `paused`, `shut off` …"""
+
+    name: str
+    provider: str
+    state: str
+
+
+def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
+    """Define the guest as a persistent domain at its provider and start it; it boots meanwhile.
+
+    Raises `LabError`, and then leaves nothing of the guest behind.
+    """
+    if spec.provider not in plan.providers:
+        msg = f"no provider {spec.provider!r}; there are {', '.join(plan.providers)}"
+        raise LabError(msg)
+    if spec.name in state.guests:
+        msg = f"guest {spec.name} exists: `deploy/lab guest remove {spec.name}` removes it"
+        raise LabError(msg)
+    kind = spec.image_kind()
+    identity = uuid.uuid4()
+    record = GuestRecord(
+        name=spec.name,
+        uuid=str(identity),
+        mac="52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
+        address=_free_address(state),
+        image=kind,
+        workload=spec.workload,
+        memory_mib=spec.memory_mib,
+        home=spec.provider,
+    )
+    disk = f"/var/lib/libvirt/images/{spec.name}.{spec.disk_format}"
+    xml = domain_xml(_domain(plan, spec, record, disk))
+    try:
+        _place_disk(plan, spec, kind, _outside(plan, spec.provider, disk))
+        virsh(plan, spec.provider, "define", "/dev/stdin", stdin=xml)
+        virsh(plan, spec.provider, "start", spec.name)
+        # An earlier guest may have had this address with another MAC.
+        run(["ip", "-n", plan.namespace(CLIENT), "neigh", "flush", "to", record.address])
+    except BaseException:
+        remove(plan, record)
+        raise
+    return record
+
+
+def wait_until_ready(plan: LabPlan, record: GuestRecord, *, timeout_s: float) -> dict[str, Any]:
+    """Wait until guestd answers and return its first report. Raises `LabError` with the console's last lines."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return ask(plan, record, "report", timeout_s=2)
+        except OSError:
+            shown = console(plan, record)
+        if "Kernel panic" in shown or time.monotonic() > deadline:
+            msg = f"guest {record.name} does not answer (waited at most {timeout_s:.0f} s); its console ends: {shown}"
+            raise LabError(msg)
+        time.sleep(0.2)
+
+
+def ask(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: float = 60.0) -> dict[str, Any]:
+    """One command to the guest's guestd, from the client's place in the guests' network.
+
+    Raises `OSError` if the guest does not answer and `LabError` if it refuses.
+    """
+    with processes.socket_in(plan.namespace_path(CLIENT), socket.AF_INET, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect((record.address, REPORT_PORT))
+        connection.sendall(command.encode() + b"\n")
+        text = b""
+        while piece := connection.recv(65536):
+            text += piece
+    if not text:
+        raise ConnectionResetError(f"guest {record.name} closed the connection")
+    answer: dict[str, Any] = json.loads(text)
+    if "error" in answer:
+        msg = f"guest {record.name}: {command}: {answer['error']}"
+        raise LabError(msg)
+    return answer
+
+
+def console(plan: LabPlan, record: GuestRecord, *, last: int = 2000) -> str:
+    """The end of the guest's console, of every provider at which it ran."""
+    texts = []
+    for provider in plan.providers:
+        log = _console_log(plan, provider, record)
+        if log.exists():
+            texts.append(log.read_bytes()[-last:].decode("utf-8", errors="replace"))
+    return "\n".join(texts)
+
+
+def ask_console(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
+    """One command to guestd on the guest's console (tiny guest only). Raises `LabError` if nothing comes back."""
+    (place,) = [place for place in places(plan, record) if place.state == "running"]
+    log = _console_log(plan, place.provider, record)
+    before = log.stat().st_size
+    with open(virsh(plan, place.provider, "ttyconsole", record.uuid).strip(), "wb", buffering=0) as terminal:
+        terminal.write(command.encode() + b"\n")
+    answer: list[str] = []
+
+    def answered() -> bool:
+        with log.open("rb") as handle:
+            handle.seek(before)
+            answer[:] = [line for line in handle.read().decode(errors="replace").splitlines() if line.endswith("}")]
+        return bool(answer)
+
+    processes.wait_until(answered, what=f"answer on the console of guest {record.name}", timeout_s=timeout_s)
+    parsed: dict[str, Any] = json.loads(answer[0])
+    return parsed
+
+
+def _console_log(plan: LabPlan, provider: str, record: GuestRecord) -> Path:
+    return plan.host_dir(provider) / "var-log-libvirt" / "qemu" / f"{record.name}-console.log"
+
+
+def places(plan: LabPlan, record: GuestRecord) -> list[GuestPlace]:
+    """Every provider whose libvirt knows the guest, with the state there."""
+    found = []
+    for provider in plan.providers:
+        try:
+            shown = virsh(plan, provider, "domstate", record.uuid).strip()
+        except CommandFailed as error:
+            if "failed to get domain" not in error.output:
+                raise
+            continue
+        found.append(GuestPlace(record.name, provider, shown))
+    return found
+
+
+def stop(plan: LabPlan, record: GuestRecord) -> None:
+    """Pull the guest's plug wherever it runs; its definition stays."""
+    for place in places(plan, record):
+        if place.state != "shut off":
+            virsh(plan, place.provider, "destroy", record.uuid)
+
+
+def remove(plan: LabPlan, record: GuestRecord) -> None:
+    """Stop the guest, undefine it everywhere and delete its disks in the providers' image folders."""
+    stop(plan, record)
+    for place in places(plan, record):
+        virsh(plan, place.provider, "undefine", record.uuid)
+    for provider in plan.providers:
+        for disk in _outside(plan, provider, "/var/lib/libvirt/images").glob(f"{record.name}.*"):
+            disk.unlink()
+        _console_log(plan, provider, record).unlink(missing_ok=True)
+
+
+def accelerator(plan: LabPlan) -> str:
+    """`kvm` where it runs a stock guest, else `qemu`; the verdict is kept until the machine boots again."""
+    check = [str(_ACCELERATOR_CHECK), str(plan.cache_dir)]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=300, check=False)
+    return "kvm" if done.returncode == 0 else "qemu"
+
+
+def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord, disk: str) -> Domain:
+    kernel, initrd, cmdline = spec.kernel, spec.initrd, "console=ttyS0"
+    if kernel is None:
+        image = guest_images.find(plan, record.image)
+        kernel, initrd, cmdline = image.kernel, spec.initrd or image.initrd, image.cmdline
+    settings = {"ip": f"{record.address}/24", "workload": spec.workload, **spec.settings}
+    words = " ".join(f"vmport.{key}={value}" for key, value in settings.items())
+    return Domain(
+        name=spec.name,
+        uuid=record.uuid,
+        mac=record.mac,
+        memory_mib=spec.memory_mib,
+        vcpus=spec.vcpus,
+        accelerator=accelerator(plan),
+        machine=newest_machine(run(["qemu-system-x86_64", "-machine", "help"])),
+        kernel=str(_shared(plan, kernel)),
+        initrd=None if initrd is None else str(_shared(plan, initrd)),
+        cmdline=f"{spec.cmdline or cmdline} {words}",
+        disk=disk,
+        disk_format=spec.disk_format,
+    )
+
+
+def _shared(plan: LabPlan, path: Path) -> Path:
+    """A path that every host sees alike: QEMU at the recipient opens the kernel, too. Foreign files are copied."""
+    if path.is_relative_to(plan.cache_dir):
+        return path
+    folder = plan.state_dir / "boot"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(path, folder / f"{path.stat().st_mtime_ns:x}-{path.name}"))
+
+
+def _place_disk(plan: LabPlan, spec: GuestSpec, kind: str, target: Path) -> None:
+    source = spec.disk or guest_images.find(plan, kind).disk
+    shown = json.loads(run(["qemu-img", "info", "--output=json", str(source)]))
+    if shown["format"] == spec.disk_format == "raw":
+        run(["cp", "--sparse=always", "--reflink=auto", str(source), str(target)], timeout_s=600)
+    else:
+        convert = ["qemu-img", "convert", "-f", shown["format"], "-O", spec.disk_format]
+        run([*convert, str(source), str(target)], timeout_s=600)
+
+
+def _outside(plan: LabPlan, provider: str, path: str) -> Path:
+    """Where a path below a provider's /var/lib/libvirt is for this process."""
+    return plan.host_dir(provider) / "var-lib-libvirt" / Path(path).relative_to("/var/lib/libvirt")
+
+
+def _free_address(state: LabState) -> str:
+    taken = {guest.address for guest in state.guests.values()}
+    for number in range(GUEST_FIRST, 255):
+        if (address := f"{GUEST_PREFIX}.{number}") not in taken:
+            return address
+    msg = "the guests' network has no address left: remove a guest"
+    raise LabError(msg)
