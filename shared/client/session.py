@@ -108,6 +108,7 @@ class Session:
     verbose: bool = False
     out: Console = field(default_factory=Console)
     err: Console = field(default_factory=lambda: Console(stderr=True))
+    home: Path = field(default_factory=Path.home)
     _settings: ClientSettings | None = None
 
     @property
@@ -123,7 +124,7 @@ class Session:
             return self.config
         if named := os.environ.get(CONFIG_VARIABLE):
             return Path(named)
-        own = USER_CONFIG.expanduser()
+        own = self.home / USER_CONFIG
         return own if own.exists() else None
 
     @property

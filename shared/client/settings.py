@@ -10,8 +10,8 @@ from pydantic import Field
 from shared.config import LogSettings, Section, ServiceSettings
 from shared.parties import Role
 
-USER_CONFIG = Path("~/.config/vmport/vmport.toml")
-"""Read when neither ``--config`` nor ``VMPORT_CONFIG`` names a file and this one is there."""
+USER_CONFIG = Path(".config/vmport/vmport.toml")
+"""In the user's home: read when neither ``--config`` nor ``VMPORT_CONFIG`` names a file and this one is there."""
 
 
 class OutputSettings(Section):

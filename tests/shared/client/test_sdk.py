@@ -1,0 +1,256 @@
+"""A tenant's conversation with the broker: every call ends, with an answer or with the reason why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from shared.bus import BusDown
+from shared.client.sdk import (
+    MAX_WAITING_EVENTS,
+    CancelNotPossible,
+    NoAnswer,
+    NotUnderstood,
+    PortEndedOtherwise,
+    PortNotAllowed,
+    QuestionFailed,
+    TenantClient,
+)
+from shared.messages import AnyEnvelope, Message, Refusal
+from shared.messages.queries import PortShown
+from shared.messages.service_change import (
+    CancelPort,
+    CancelRefused,
+    MessageRejected,
+    PortAccepted,
+    PortCancelled,
+    PortCompleted,
+    PortFailed,
+    PortPhase,
+    PortPlanned,
+    PortProgressed,
+    PortRefused,
+    PortRequested,
+    SlaRecord,
+    StreamProgress,
+    TransferPhase,
+)
+
+PORT = UUID(int=1)
+OTHER_PORT = UUID(int=2)
+VM = UUID(int=3)
+REQUEST = PortRequested(port_id=PORT, vm_uuid=VM, donor="alpha", recipient="beta")
+DRY = REQUEST.model_copy(update={"dry_run": True})
+REFUSAL = Refusal(code="dues_open", rule="no open invoices", evidence="invoice 7 of 12.50 EUR")
+SLA = SlaRecord(
+    promised_total_s=60,
+    measured_total_s=42,
+    promised_downtime_ms=500,
+    measured_downtime_ms=120,
+    price_per_month="12.50",
+    currency="EUR",
+    kept=True,
+)
+COMPLETED = PortCompleted(port_id=PORT, recipient="beta", epoch=2, sla=SLA, memory_bytes=1, disk_bytes=2, wire_bytes=3)
+
+# The scripted broker of conftest.py; importlib mode gives tests no way to name its type.
+Broker = Any
+
+
+def progress(percent: int, port_id: UUID = PORT) -> PortProgressed:
+    return PortProgressed(
+        port_id=port_id,
+        phase=TransferPhase.MEMORY,
+        percent=percent,
+        memory=StreamProgress(),
+        disk=StreamProgress(),
+        rate_bytes_per_s=1,
+    )
+
+
+def answering(*messages: Message) -> Callable[[Broker, AnyEnvelope], None]:
+    """A broker that says these when it hears a command."""
+
+    def script(broker: Broker, command: AnyEnvelope) -> None:
+        for message in messages:
+            broker.say(message, cause=command)
+
+    return script
+
+
+async def test_questions(broker: Broker) -> None:
+    """Each question is answered by its own answer, also when several are under way."""
+    async with TenantClient(broker) as client:
+        assert [vm.name for vm in await client.vms()] == ["web", "shop"]
+        assert [provider.name for provider in await client.providers()] == ["beta"]
+        assert await client.ports() == ()
+    assert broker.closed
+
+
+async def test_question_about_nothing(broker: Broker) -> None:
+    """What is not there is said by the broker, with its code."""
+    async with TenantClient(broker) as client:
+        with pytest.raises(QuestionFailed, match="there is no port") as caught:
+            await client.port(PORT)
+    assert caught.value.code == "not_found"
+
+
+async def test_silent_broker(broker: Broker) -> None:
+    """A broker that does not answer does not hold anybody up."""
+    broker.silent = True
+    async with TenantClient(broker, timeout_s=0.01) as client:
+        with pytest.raises(NoAnswer, match="ListVms"):
+            await client.vms()
+        with pytest.raises(NoAnswer, match="vmport port show"):
+            await client.create_port(REQUEST)
+
+
+async def test_bus_down(broker: Broker) -> None:
+    """A bus that cannot be reached ends the attempt at once, and is left."""
+    broker.down = True
+    with pytest.raises(BusDown):
+        async with TenantClient(broker, timeout_s=0.05):
+            raise AssertionError("there was no bus to talk over")
+    assert broker.closed
+
+
+async def test_port_accepted(broker: Broker) -> None:
+    """A port is created when the broker has recorded it; events of other ports settle nothing."""
+    broker.on_command = answering(progress(5, OTHER_PORT), PortAccepted(port_id=OTHER_PORT), PortAccepted(port_id=PORT))
+    async with TenantClient(broker) as client:
+        assert (await client.create_port(REQUEST)).port_id == PORT
+    assert broker.heard[-1].data == REQUEST
+    assert broker.heard[-1].source == "tenant.acme"
+
+
+async def test_port_refused(broker: Broker) -> None:
+    """A refusal names who refuses, and each rule with its evidence."""
+    broker.on_command = answering(PortRefused(port_id=PORT, refused_by="broker", refusals=(REFUSAL,)))
+    async with TenantClient(broker) as client:
+        with pytest.raises(PortNotAllowed, match=r"broker refuses.*dues_open.*invoice 7") as caught:
+            await client.create_port(REQUEST)
+    assert caught.value.refusals == (REFUSAL,)
+
+
+async def test_message_rejected(broker: Broker) -> None:
+    """When the broker could not read a message, the tenant hears why instead of waiting."""
+
+    def reject(to: Broker, command: AnyEnvelope) -> None:
+        to.say(MessageRejected(code="unknown_version", reason="version 9", message_id=str(command.id)))
+
+    broker.on_command = reject
+    async with TenantClient(broker) as client:
+        with pytest.raises(NotUnderstood, match="version 9"):
+            await client.create_port(REQUEST)
+
+
+async def test_plan(broker: Broker) -> None:
+    """A dry run ends with its plan, or with why there is none."""
+    async with TenantClient(broker) as client:
+        broker.on_command = answering(PortAccepted(port_id=PORT), PortPlanned(port_id=PORT, quotes=(), declined={}))
+        assert (await client.plan(DRY)).quotes == ()
+        broker.on_command = answering(
+            PortFailed(port_id=PORT, phase=PortPhase.APPROVAL, code="no_answer", detail="silent", vm_runs_at="alpha")
+        )
+        with pytest.raises(PortEndedOtherwise, match="silent"):
+            await client.plan(DRY)
+
+
+async def test_dry_run_is_not_mistaken(broker: Broker) -> None:
+    """A plan needs a dry run and a port must not be one: the wrong call is found before anything is sent."""
+    async with TenantClient(broker) as client:
+        with pytest.raises(ValueError, match="plan"):
+            await client.create_port(DRY)
+        with pytest.raises(ValueError, match="create_port"):
+            await client.plan(REQUEST)
+    assert broker.heard == []
+
+
+async def test_cancel(broker: Broker) -> None:
+    """A cancel returns when the port is undone; too late is said as such."""
+    async with TenantClient(broker) as client:
+        broker.on_command = answering(PortCancelled(port_id=PORT, phase=PortPhase.TRANSFERRING))
+        assert (await client.cancel(PORT, reason="changed my mind")).phase is PortPhase.TRANSFERRING
+        assert broker.heard[-1].data == CancelPort(port_id=PORT, reason="changed my mind")
+        broker.on_command = answering(CancelRefused(port_id=PORT, code="too_late", detail="it runs at beta"))
+        with pytest.raises(CancelNotPossible, match="it runs at beta") as caught:
+            await client.cancel(PORT)
+        assert caught.value.code == "too_late"
+        broker.on_command = answering(COMPLETED)
+        with pytest.raises(PortEndedOtherwise):
+            await client.cancel(PORT)
+
+
+async def watched(client: TenantClient, **options: float) -> list[Message]:
+    return [envelope.data async for envelope in client.watch(PORT, **options)]
+
+
+async def test_watch_until_the_end(broker: Broker, record: Callable[..., PortShown]) -> None:
+    """A watcher gets the record first, then each event, and stops at the end."""
+    broker.ports[PORT] = record(PORT)
+    events: list[Message] = [progress(10), progress(90), COMPLETED]
+    async with TenantClient(broker) as client:
+        seen = []
+        async for envelope in client.watch(PORT):
+            if isinstance(envelope.data, PortShown):
+                for event in events:
+                    broker.say(event)
+            seen.append(envelope.data)
+    assert seen == [broker.ports[PORT], *events]
+
+
+async def test_watch_of_an_ended_port(broker: Broker, record: Callable[..., PortShown]) -> None:
+    """A port that ended before anybody looked is shown once."""
+    broker.ports[PORT] = record(PORT, PortPhase.FAILED, failure="no route")
+    async with TenantClient(broker) as client:
+        assert await watched(client) == [broker.ports[PORT]]
+
+
+async def test_watch_finds_what_it_missed(broker: Broker, record: Callable[..., PortShown]) -> None:
+    """Events lost while the bus was away are made up for by the record, which is shown only when it changed."""
+    broker.ports[PORT] = record(PORT, PortPhase.TRANSFERRING)
+    async with TenantClient(broker) as client:
+        seen: list[Message] = []
+        async for envelope in client.watch(PORT, poll_s=0.001, poll_max_s=0.002):
+            seen.append(envelope.data)
+            asked = len(broker.heard)
+            assert asked < 100
+            broker.ports[PORT] = record(PORT, PortPhase.COMPLETED, sla=SLA)
+    assert [data.summary.phase for data in seen if isinstance(data, PortShown)] == ["transferring", "completed"]
+
+
+async def test_watch_gives_up(broker: Broker, record: Callable[..., PortShown]) -> None:
+    """A watcher whom nobody answers is told that the port goes on, instead of hanging."""
+    broker.ports[PORT] = record(PORT, PortPhase.TRANSFERRING)
+    async with TenantClient(broker, timeout_s=0.005) as client:
+        watching = client.watch(PORT, poll_s=0.001, give_up_s=0.02)
+        await anext(watching)
+        broker.silent = True
+        with pytest.raises(NoAnswer, match="goes on"):
+            await anext(watching)
+
+
+async def test_watch_of_an_unknown_port(broker: Broker) -> None:
+    """There is nothing to wait for."""
+    async with TenantClient(broker) as client:
+        with pytest.raises(QuestionFailed):
+            await watched(client)
+
+
+async def test_slow_watcher_keeps_the_end(broker: Broker, record: Callable[..., PortShown]) -> None:
+    """Who reads slower than the port speaks loses old progress and never the end."""
+    broker.ports[PORT] = record(PORT)
+    async with TenantClient(broker) as client:
+        seen = []
+        async for envelope in client.watch(PORT):
+            if isinstance(envelope.data, PortShown):
+                await client._hear(envelope)  # an answer that nobody waits for any more is dropped
+                for count in range(MAX_WAITING_EVENTS + 50):
+                    await client._hear(envelope.model_copy(update={"data": progress(count % 100)}))
+                await client._hear(envelope.model_copy(update={"data": COMPLETED}))
+            seen.append(envelope.data)
+    assert len(seen) == MAX_WAITING_EVENTS + 1
+    assert seen[-1] == COMPLETED

@@ -1,0 +1,127 @@
+"""Values as a tenant types them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.client.units import (
+    BadValue,
+    parse_downtime_ms,
+    parse_duration,
+    parse_price,
+    parse_rate_bytes_per_s,
+    parse_time,
+    parse_window,
+)
+
+BERLIN = timezone(timedelta(hours=2))
+NOW = datetime(2026, 7, 1, 12, 0, tzinfo=BERLIN)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", 0.5), ("1s", 1), ("1.5 s", 1.5), ("15m", 900), ("2h", 7200), ("1d", 86400), (" 30S ", 30)],
+)
+def test_durations(text: str, seconds: float) -> None:
+    """A number with its unit is a duration."""
+    assert parse_duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "ms", "-1s", "1w", "1e3s", "1s1s", "0x1s", "1.s"])
+def test_bad_durations_are_rejected(text: str) -> None:
+    """A number without unit is not guessed at."""
+    with pytest.raises(BadValue, match="expected a number with ms"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(("text", "milliseconds"), [("1ms", 1), ("500ms", 500), ("1s", 1000), ("1h", 3_600_000)])
+def test_downtimes(text: str, milliseconds: int) -> None:
+    """A downtime is whole milliseconds within what a message can say."""
+    assert parse_downtime_ms(text) == milliseconds
+
+
+@pytest.mark.parametrize("text", ["0s", "0.1ms", "61m", "1d"])
+def test_impossible_downtimes_are_rejected(text: str) -> None:
+    """Zero and more than an hour are refused before anything is sent."""
+    with pytest.raises(BadValue, match="between 1ms and 1h"):
+        parse_downtime_ms(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "bytes_per_s"),
+    [
+        ("50mbit", 6_250_000),
+        ("1gbit/s", 125_000_000),
+        ("800kbit", 100_000),
+        ("6MB", 6_000_000),
+        ("6MiB", 6 * 2**20),
+        ("6 MB/s", 6_000_000),
+        ("100Mbps", 100_000_000),
+        ("0.5gib", 2**29),
+    ],
+)
+def test_rates(text: str, bytes_per_s: int) -> None:
+    """bit is bits and B is bytes, with decimal or binary prefixes."""
+    assert parse_rate_bytes_per_s(text) == bytes_per_s
+
+
+@pytest.mark.parametrize("text", ["", "50", "50m", "mbit", "-5MB", "1TB", "10B", "5kbit", "2000GB"])
+def test_bad_rates_are_rejected(text: str) -> None:
+    """What has no unit, or is outside what a port can do, is refused."""
+    with pytest.raises(BadValue):
+        parse_rate_bytes_per_s(text)
+
+
+@pytest.mark.parametrize(("text", "price"), [("12.50", "12.50"), ("0", "0"), (" 7.5 ", "7.5")])
+def test_prices(text: str, price: str) -> None:
+    """A price is exact."""
+    assert parse_price(text) == Decimal(price)
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.005", "nan", "inf", "99999999999"])
+def test_bad_prices_are_rejected(text: str) -> None:
+    """No fractions of cents, no negatives, no names of numbers."""
+    with pytest.raises(BadValue, match="per month"):
+        parse_price(text)
+
+
+def test_times() -> None:
+    """now, an offset from now, and ISO 8601; a time without an offset is the reader's own."""
+    assert parse_time("now", now=NOW) == NOW
+    assert parse_time("+2h", now=NOW) == NOW + timedelta(hours=2)
+    assert parse_time("2026-07-02T03:00Z", now=NOW) == datetime(2026, 7, 2, 3, 0, tzinfo=UTC)
+    assert parse_time("2026-07-02T03:00", now=NOW) == datetime(2026, 7, 2, 3, 0, tzinfo=BERLIN)
+    with pytest.raises(BadValue, match="a time such as"):
+        parse_time("tomorrow", now=NOW)
+
+
+def test_windows() -> None:
+    """now moves at once; a start waits; an end is a deadline, counted from the start when it is an offset."""
+    start = datetime(2026, 7, 2, 2, 0, tzinfo=BERLIN)
+
+    assert parse_window("now", now=NOW) == (None, None)
+    assert parse_window("2026-07-02T02:00", now=NOW) == (start, None)
+    assert parse_window("2026-07-02T02:00/+3h", now=NOW) == (start, start + timedelta(hours=3))
+    assert parse_window("now/+1h", now=NOW) == (None, NOW + timedelta(hours=1))
+
+
+@pytest.mark.parametrize("text", ["", "/", "now/", "2026-07-02T02:00/2026-07-02T01:00", "now/now"])
+def test_bad_windows_are_rejected(text: str) -> None:
+    """An end that is not after its start is no window."""
+    with pytest.raises(BadValue):
+        parse_window(text, now=NOW)
+
+
+@given(st.text(max_size=20))
+def test_any_text_is_read_or_refused(text: str) -> None:
+    """Nothing that can be typed raises anything but `BadValue`."""
+    for parse in (parse_duration, parse_downtime_ms, parse_price, parse_rate_bytes_per_s):
+        try:
+            parse(text)
+        except BadValue as error:
+            assert repr(text) in str(error)  # noqa: PT017  # most texts are refused, some are not
