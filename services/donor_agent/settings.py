@@ -36,7 +36,7 @@ class DonorSection(Section):
         default=14.0, description="Days for which the disks of a VM that left are kept before they are erased."
     )
     quarantine_s: Annotated[float, Field(ge=0)] | None = Field(
-        default=None, description="Instead of quarantine_days, in seconds; for tests and labs."
+        default=None, description="Instead of quarantine_days, in seconds; for tests and labs.", examples=[600.0]
     )
     erase_again_s: Seconds = Field(
         default=300.0, description="How long a node may take to say that it erased the disks before it is asked again."

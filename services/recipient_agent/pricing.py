@@ -22,11 +22,13 @@ class InstanceType(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: TypeName = Field(description="As it stands in quotes.")
-    vcpus: Annotated[int, Field(ge=1, le=4096)] = Field(description="The most vCPUs of a VM of this type.")
-    memory_mib: Annotated[int, Field(ge=1)] = Field(description="The most memory, MiB.")
-    disk_gib: Annotated[int, Field(ge=0)] = Field(description="The most disk, all disks together, GiB.")
-    price_per_month: Price = Field(description="Price per month.")
+    name: TypeName = Field(description="As it stands in quotes.", examples=["medium"])
+    vcpus: Annotated[int, Field(ge=1, le=4096)] = Field(
+        description="The most vCPUs of a VM of this type.", examples=[2]
+    )
+    memory_mib: Annotated[int, Field(ge=1)] = Field(description="The most memory, MiB.", examples=[4096])
+    disk_gib: Annotated[int, Field(ge=0)] = Field(description="The most disk, all disks together, GiB.", examples=[80])
+    price_per_month: Price = Field(description="Price per month.", examples=["21.50"])
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(default="EUR", description="ISO 4217 code.")
 
     def fits(self, vm: VmDescription) -> bool:

@@ -1,15 +1,19 @@
-"""The recipient agent's tables: quotes given and reservations, each one JSON value. SQL lives here only."""
+"""The recipient agent's tables: quotes given, reservations, what nodes last said. SQL lives here only.
+
+A record is one JSON value beside the columns that are searched; ``shared.store`` gives the transaction.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Column, MetaData, String, Table, Text, Uuid, delete, select
+from sqlalchemy import Column, MetaData, String, Table, Text, Uuid, delete, func, select
 
 from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase, Reservation
+from shared.messages.nodes import NodeHeartbeat
 from shared.messages.service_change import Quote
-from shared.store import Transaction, UtcDateTime
+from shared.store import Store, Transaction, UtcDateTime
 
 metadata = MetaData()
 
@@ -29,6 +33,27 @@ reservations = Table(
     Column("updated_at", UtcDateTime, nullable=False),
     Column("record", Text, nullable=False),
 )
+
+nodes = Table(
+    "recipient_nodes",
+    metadata,
+    Column("node", String(40), primary_key=True),
+    Column("said_at", UtcDateTime, nullable=False),
+    Column("heartbeat", Text, nullable=False),
+)
+
+
+async def save_node(tx: Transaction, node: str, heartbeat: NodeHeartbeat) -> None:
+    """Keep what a node is, so that a restarted agent can answer before the next heartbeat."""
+    values = {"node": node, "said_at": heartbeat.at, "heartbeat": heartbeat.model_dump_json()}
+    await tx.upsert(nodes, values, key=("node",))
+
+
+async def load_nodes(store: Store) -> dict[str, NodeHeartbeat]:
+    """The last kept heartbeat of every node."""
+    async with store.reading() as connection:
+        rows = await connection.execute(select(nodes))
+        return {row.node: NodeHeartbeat.model_validate_json(row.heartbeat) for row in rows}
 
 
 async def save_quote(tx: Transaction, port_id: UUID, quote: Quote) -> None:
@@ -78,4 +103,16 @@ async def forget(tx: Transaction, *, ended_before: datetime, quotes_before: date
     await tx.execute(
         delete(reservations).where(reservations.c.phase.not_in(holding), reservations.c.updated_at < ended_before)
     )
+    await tx.execute(delete(nodes).where(nodes.c.said_at < ended_before))
     await tx.execute(delete(quotes).where(quotes.c.valid_until < quotes_before))
+
+
+async def figures(store: Store) -> tuple[int, int]:
+    """For metrics: reservations that hold capacity, and ports that a node has been told of and that are not over."""
+    holding = [phase.value for phase in HOLDS_CAPACITY]
+    on_node = [Phase.OPEN.value, Phase.HERE.value]
+    count = select(func.count()).select_from(reservations)
+    async with store.reading() as connection:
+        held = await connection.scalar(count.where(reservations.c.phase.in_(holding)))
+        active = await connection.scalar(count.where(reservations.c.phase.in_(on_node)))
+        return int(held or 0), int(active or 0)

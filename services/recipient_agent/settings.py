@@ -7,7 +7,10 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import Overcommit, Quota
+from services.recipient_agent.domain import NodePlaces
+from services.recipient_agent.platform import Bridges
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
 from shared.config import Section, ServiceSettings
@@ -66,7 +69,9 @@ class PlacesSection(Section):
         description="The nodes' folders of kernels and initrds for VMs that boot directly, at the donor's own paths.",
     )
     console_log_dir: AbsolutePath | None = Field(
-        default=None, description="The nodes' folder for logs of guests' consoles; unset: none are written."
+        default=None,
+        description="The nodes' folder for logs of guests' consoles; unset: none are written.",
+        examples=["/var/log/libvirt/guests"],
     )
     bridges: dict[str, str] = Field(
         default_factory=dict, description="The donor's bridge names to ours, where they differ."
@@ -79,9 +84,13 @@ class PlacesSection(Section):
 class NodeOverride(Section):
     """Where one node differs from ``[places]``."""
 
-    image_dir: AbsolutePath | None = Field(default=None, description="As in [places].")
-    emulator: AbsolutePath | None = Field(default=None, description="As in [places].")
-    bridges: dict[str, str] | None = Field(default=None, description="As in [places]; replaces it.")
+    image_dir: AbsolutePath | None = Field(default=None, description="As in [places].", examples=["/srv/vmport/images"])
+    emulator: AbsolutePath | None = Field(
+        default=None, description="As in [places].", examples=["/usr/libexec/qemu-kvm"]
+    )
+    bridges: dict[str, str] | None = Field(
+        default=None, description="As in [places]; replaces it.", examples=[{"vmbr0": "br-guests"}]
+    )
 
 
 class QuotaSection(Section):
@@ -107,13 +116,6 @@ class RecipientSettings(ServiceSettings):
     promise: Promise = Field(default=Promise())
     instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = Field(
         description="The price list; a VM is billed as the cheapest type that it fits.",
-        examples=[
-            [
-                {"name": "small", "vcpus": 1, "memory_mib": 1024, "disk_gib": 20, "price_per_month": "6.90"},
-                {"name": "medium", "vcpus": 2, "memory_mib": 4096, "disk_gib": 80, "price_per_month": "21.50"},
-                {"name": "large", "vcpus": 8, "memory_mib": 32768, "disk_gib": 500, "price_per_month": "139.00"},
-            ]
-        ],
     )
 
     @model_validator(mode="after")
@@ -122,3 +124,29 @@ class RecipientSettings(ServiceSettings):
         if len(set(names)) != len(names):
             raise ValueError("instance_types: each name stands once")
         return self
+
+    def terms(self) -> Terms:
+        """The plain values that the rules work with."""
+        return Terms(
+            overcommit=self.overcommit,
+            quota_total=self.quota.total,
+            quota_per_tenant=self.quota.per_tenant,
+            instance_types=self.instance_types,
+            promise=self.promise,
+            places=self._places(NodeOverride()),
+            places_of={name: self._places(override) for name, override in self.nodes.items()},
+            node_silent_after_s=self.recipient.node_silent_after_s,
+        )
+
+    def _places(self, override: NodeOverride) -> NodePlaces:
+        places = self.places
+        bridges = places.bridges if override.bridges is None else override.bridges
+        return NodePlaces(
+            image_dir=override.image_dir or places.image_dir,
+            emulator=override.emulator or places.emulator,
+            uefi_loader=places.uefi_loader,
+            nvram_dir=places.nvram_dir,
+            boot_dirs=places.boot_dirs,
+            console_log_dir=places.console_log_dir,
+            bridges=Bridges(dict(bridges), places.default_bridge),
+        )

@@ -11,7 +11,10 @@ from shared.store.engine import StoreUnusable, async_url
 class StoreSettings(Section):
     """Where durable state lies and how long its traces are kept."""
 
-    url: SecretStr = Field(description="sqlite:////absolute/path/file.db, or postgresql://user:password@host/database.")
+    url: SecretStr = Field(
+        description="sqlite:////absolute/path/file.db, or postgresql://user:password@host/database.",
+        examples=["sqlite:////var/lib/vmport/state.db"],
+    )
     keep_inbox_days: float = Field(
         default=14, gt=0, description="How long ids of handled messages are remembered, to recognise duplicates."
     )

@@ -1,0 +1,91 @@
+"""One judgement over everything that decides whether and where a VM can come, and what it costs. Pure.
+
+Used for a quote and again for the reservation, so that the two cannot disagree but by what has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from services.recipient_agent.capacity import Held, Nodes, Overcommit, Quota, quota_refusals, room_on, room_refusals
+from services.recipient_agent.domain import NodePlaces
+from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlaced, place
+from services.recipient_agent.platform import blocker_refusals, collision_refusals, platform_refusals
+from services.recipient_agent.pricing import InstanceType, cheapest
+from services.recipient_agent.quote import Promise
+from shared.messages.base import Refusal
+from shared.messages.vm import HypervisorVersions, VmDescription
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the provider sells and how, as plain values."""
+
+    overcommit: Overcommit
+    quota_total: Quota
+    quota_per_tenant: Quota
+    instance_types: tuple[InstanceType, ...]
+    promise: Promise
+    places: NodePlaces
+    places_of: Mapping[str, NodePlaces]
+    node_silent_after_s: float
+
+    def places_on(self, node: str) -> NodePlaces:
+        """Where the host-side parts of VMs lie on this node."""
+        return self.places_of.get(node, self.places)
+
+
+@dataclass(frozen=True, slots=True)
+class Suitable:
+    """The VM can come: where, and as what it is billed."""
+
+    node: str
+    instance_type: InstanceType
+
+
+def assess(
+    vm: VmDescription,
+    donor: HypervisorVersions,
+    *,
+    tenant: str,
+    nodes: Nodes,
+    held: Iterable[Held],
+    terms: Terms,
+    now: datetime,
+) -> Suitable | tuple[Refusal, ...]:
+    """Judge a VM. ``held`` is every reservation, and every VM that came by a port and is here, but not this port's."""
+    others = list(held)
+    billed = cheapest(vm, terms.instance_types)
+    general = [
+        *blocker_refusals(vm),
+        *collision_refusals(vm, nodes.in_order(), others),
+        *quota_refusals(vm, others, tenant=tenant, quota=terms.quota_per_tenant),
+        *quota_refusals(vm, others, tenant=None, quota=terms.quota_total),
+        *([billed] if isinstance(billed, Refusal) else []),
+    ]
+    placed = place(vm, _candidates(vm, donor, nodes, others, terms=terms, now=now))
+    if isinstance(placed, NotPlaced):
+        return (*general, *placed.refusals)[:MAX_REFUSALS]
+    if general or isinstance(billed, Refusal):
+        return tuple(general)[:MAX_REFUSALS]
+    return Suitable(placed.node, billed)
+
+
+def _candidates(
+    vm: VmDescription, donor: HypervisorVersions, nodes: Nodes, held: list[Held], *, terms: Terms, now: datetime
+) -> list[Candidate]:
+    found = []
+    for node in nodes.in_order():
+        room = room_on(node, held, terms.overcommit)
+        refusals = platform_refusals(
+            vm,
+            donor,
+            node,
+            bridges=terms.places_on(node.name).bridges,
+            silent_s=(now - node.heard_at).total_seconds(),
+            silent_after_s=terms.node_silent_after_s,
+        )
+        found.append(Candidate(node.name, room, (*refusals, *room_refusals(vm, node, room))))
+    return found
