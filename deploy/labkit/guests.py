@@ -1,6 +1,7 @@
 """Guests of the lab: define and start them at a provider, find where they run, ask them for reports, remove them."""
 
 import json
+import os
 import secrets
 import shutil
 import socket
@@ -156,8 +157,6 @@ def ask_console(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: 
     (place,) = [place for place in places(plan, record) if place.state == "running"]
     log = _console_log(plan, place.provider, record)
     before = log.stat().st_size
-    with open(virsh(plan, place.provider, "ttyconsole", record.uuid).strip(), "wb", buffering=0) as terminal:
-        terminal.write(command.encode() + b"\n")
     answer: list[str] = []
 
     def answered() -> bool:
@@ -166,7 +165,13 @@ def ask_console(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: 
             answer[:] = [line for line in handle.read().decode(errors="replace").splitlines() if line.endswith("}")]
         return bool(answer)
 
-    processes.wait_until(answered, what=f"answer on the console of guest {record.name}", timeout_s=timeout_s)
+    # Held open until the answer is there: QEMU drops what it has not yet read when the terminal is closed.
+    terminal = os.open(virsh(plan, place.provider, "ttyconsole", record.uuid).strip(), os.O_WRONLY | os.O_NOCTTY)
+    try:
+        os.write(terminal, command.encode() + b"\n")
+        processes.wait_until(answered, what=f"answer on the console of guest {record.name}", timeout_s=timeout_s)
+    finally:
+        os.close(terminal)
     parsed: dict[str, Any] = json.loads(answer[0])
     return parsed
 
