@@ -1,0 +1,328 @@
+"""Each rule of the donor's approval, alone and together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from hashlib import sha256
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.donor_agent.approval import (
+    Approved,
+    Located,
+    Request,
+    agreement_refusals,
+    live_refusals,
+    records_refusals,
+)
+from services.donor_agent.policy import Account, Invoice, OwnedVmRule, Policy
+from shared.messages.porting import ReservedDisk, ServiceChangeAgreement
+from shared.messages.service_change import PortLimits
+from shared.messages.vm import (
+    Disk,
+    Firmware,
+    HypervisorVersions,
+    IdentityBundle,
+    Nic,
+    VmDescription,
+    VmState,
+    VmSummary,
+)
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+VM = UUID("0d5c3e6a-8a53-4a55-9a0e-5b6f2f3d7c11")
+PORT = UUID(int=7)
+SUMMARY = VmSummary(uuid=VM, name="web-1", state=VmState.RUNNING, memory_bytes=1 << 29, vcpus=1, disk_bytes=1 << 28)
+XML = f"""<domain type='qemu' id='3'>
+  <name>web-1</name><uuid>{VM}</uuid><memory unit='MiB'>512</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <cpu mode='custom'><model>qemu64</model></cpu>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/images/a.raw'/>
+      <target dev='vda' bus='virtio'/></disk>
+    <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='vmbr0'/>
+      <model type='virtio'/></interface>
+  </devices>
+</domain>"""
+
+
+def account(**changes: Any) -> Account:
+    """An account that may leave with its VM."""
+    facts: dict[str, Any] = {"contract_start": date(2024, 1, 1), "vms": (OwnedVmRule(name="web-*"),)}
+    return Account(**{**facts, **changes})
+
+
+def policy(acme: Account | None = None, **changes: Any) -> Policy:
+    """A policy with one account."""
+    return Policy(accounts={"acme": acme or account()}, **changes)
+
+
+def request(**changes: Any) -> Request:
+    """A request against which nothing speaks."""
+    facts: dict[str, Any] = {
+        "tenant": "acme",
+        "vm_uuid": VM,
+        "now": NOW,
+        "located": Located(SUMMARY, "alpha-1", 1.0),
+        "node_silent_after_s": 30.0,
+        "recipient": "beta",
+    }
+    return Request(**{**facts, **changes})
+
+
+def overdue(days: int) -> Invoice:
+    """An invoice whose due date is so many days ago."""
+    return Invoice(invoice="17", amount=Decimal("9.90"), currency="EUR", due=NOW.date() - timedelta(days=days))
+
+
+def located(**changes: Any) -> Located:
+    """The VM, where it is."""
+    return replace(Located(SUMMARY, "alpha-1", 1.0), **changes)
+
+
+def codes(refusals: tuple[Any, ...]) -> list[str]:
+    """The refusals' codes in order."""
+    return [refusal.code for refusal in refusals]
+
+
+def test_nothing_speaks_against_a_good_request() -> None:
+    """A VM in order may leave."""
+    assert records_refusals(policy(), request()) == ()
+
+
+CASES: list[tuple[str, Policy, Request, str]] = [
+    ("unknown_vm", policy(), request(located=None), str(VM)),
+    ("not_owner", policy(), request(tenant="globex"), "globex"),
+    ("not_owner", Policy(), request(), "acme"),
+    (
+        "owner_unclear",
+        Policy(accounts={"acme": account(), "globex": account()}),
+        request(),
+        "web-1",
+    ),
+    ("dues_open", policy(account(dues=(overdue(1),))), request(), "9.90 EUR"),
+    ("dues_open", policy(account(dues=(overdue(-5),)), dues_block="open"), request(), "17"),
+    ("minimum_stay", policy(account(contract_start=date(2026, 2, 1))), request(), "2026-05-02"),
+    ("minimum_stay", policy(account(minimum_stay_days=10**4)), request(), "2051"),
+    (
+        "minimum_stay",
+        policy(account(vms=(OwnedVmRule(name="web-1", contract_start=date(2026, 2, 27)),))),
+        request(),
+        "2026-02-27",
+    ),
+    ("contract_ended", policy(account(contract_end=date(2026, 2, 28))), request(), "2026-02-28"),
+    ("contract_running", policy(account(contract_end=date(2027, 1, 1), early_exit=False)), request(), "2027-01-01"),
+    ("legal_hold", policy(account(legal_hold="court order 12")), request(), "court order 12"),
+    (
+        "legal_hold",
+        policy(account(vms=(OwnedVmRule(uuid=VM, legal_hold="evidence"),))),
+        request(),
+        "evidence",
+    ),
+    ("owner_change_under_way", policy(account(owner_change="sale to globex")), request(), "sale to globex"),
+    (
+        "owner_change_under_way",
+        policy(account(vms=(OwnedVmRule(uuid=VM, owner_change="gift"),))),
+        request(),
+        "gift",
+    ),
+    ("partner_not_allowed", policy(partners=("gamma",)), request(), "beta"),
+    ("port_under_way", policy(), request(vm_under_way=PORT), str(PORT)),
+    ("too_many_ports", policy(max_concurrent_ports=2), request(ports_under_way=2), "2"),
+    ("too_many_ports", policy(max_concurrent_ports=0), request(), "0"),
+    ("node_unreachable", policy(), request(located=located(silent_s=31.0)), "alpha-1"),
+    ("node_unhealthy", policy(), request(located=located(problems=("libvirt is down",))), "libvirt is down"),
+    (
+        "vm_not_running",
+        policy(),
+        request(located=located(vm=SUMMARY.model_copy(update={"state": VmState.SHUT_OFF}))),
+        "shut off",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("code", "rules", "asked", "evidence"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)]
+)
+def test_each_rule_refuses_alone(code: str, rules: Policy, asked: Request, evidence: str) -> None:
+    """One broken rule is one refusal, with its code and what was found."""
+    refusals = records_refusals(rules, asked)
+
+    assert codes(refusals) == [code]
+    assert evidence in refusals[0].evidence
+    assert refusals[0].rule
+
+
+ALLOWED: list[tuple[Policy, Request]] = [
+    (policy(account(dues=(overdue(0),))), request()),
+    (policy(account(dues=(overdue(-5),))), request()),
+    (policy(account(contract_start=NOW.date() - timedelta(days=90))), request()),
+    (policy(account(contract_start=NOW.date(), minimum_stay_days=0)), request()),
+    (policy(account(contract_end=NOW.date())), request()),
+    (policy(partners=("gamma",)), request(recipient=None)),
+    (policy(max_concurrent_ports=2), request(ports_under_way=1)),
+    (policy(), request(located=located(silent_s=30.0))),
+]
+
+
+@pytest.mark.parametrize(("rules", "asked"), ALLOWED)
+def test_the_edge_of_each_rule_is_allowed(rules: Policy, asked: Request) -> None:
+    """A limit that is just kept refuses nothing."""
+    assert records_refusals(rules, asked) == ()
+
+
+def test_all_findings_are_named_at_once() -> None:
+    """The tenant can settle everything in one go."""
+    bound = account(dues=(overdue(1), overdue(2)), legal_hold="a", owner_change="b", contract_start=NOW.date())
+
+    found = codes(records_refusals(policy(bound), request(ports_under_way=9)))
+
+    assert found == [
+        "dues_open",
+        "dues_open",
+        "minimum_stay",
+        "legal_hold",
+        "owner_change_under_way",
+        "too_many_ports",
+    ]
+
+
+def test_a_stranger_learns_nothing_about_the_owner() -> None:
+    """Who does not own a VM hears that, and none of its dues or holds."""
+    bound = account(dues=(overdue(1),), legal_hold="secret")
+
+    refusals = records_refusals(policy(bound), request(tenant="globex"))
+
+    assert codes(refusals) == ["not_owner"]
+    assert "acme" not in refusals[0].evidence
+    assert "secret" not in refusals[0].evidence
+
+
+@given(days=st.integers(0, 36_500), age=st.integers(-400, 40_000))
+def test_minimum_stay_is_exactly_a_count_of_days(days: int, age: int) -> None:
+    """A VM may leave from day contract_start + minimum stay on, and not before."""
+    try:
+        start = NOW.date() - timedelta(days=age)
+    except OverflowError:
+        return
+
+    refused = codes(records_refusals(policy(account(contract_start=start, minimum_stay_days=days)), request()))
+
+    assert (refused == ["minimum_stay"]) == (age < days)
+
+
+DESCRIPTION = VmDescription(
+    uuid=VM,
+    name="web-1",
+    state=VmState.RUNNING,
+    memory_bytes=1 << 29,
+    vcpus=1,
+    architecture="x86_64",
+    machine="pc-q35-10.0",
+    cpu_model="qemu64",
+    domain_type="qemu",
+    firmware=Firmware.BIOS,
+    disks=(Disk(target="vda", bus="virtio", format="raw", virtual_size_bytes=1 << 28, allocated_bytes=1 << 20),),
+    nics=(Nic(mac="52:54:00:00:00:01", model="virtio", bridge="vmbr0"),),
+    autostart=True,
+    persistent=True,
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"state": VmState.PAUSED}, "vm_not_running"),
+        ({"blockers": ("a host device (pci) is passed through",)}, "vm_blocked"),
+        ({"uuid": uuid4()}, "wrong_vm"),
+    ],
+)
+def test_the_live_vm_can_refuse(change: dict[str, Any], code: str) -> None:
+    """What only the hypervisor knows is judged too."""
+    assert live_refusals(DESCRIPTION, vm_uuid=VM) == ()
+    assert codes(live_refusals(DESCRIPTION.model_copy(update=change), vm_uuid=VM)) == [code]
+
+
+def test_each_blocker_is_a_refusal() -> None:
+    """Nothing that keeps a VM here is left out."""
+    blocked = DESCRIPTION.model_copy(update={"blockers": ("one", "two")})
+
+    assert [refusal.evidence for refusal in live_refusals(blocked, vm_uuid=VM)] == ["one", "two"]
+
+
+def identity() -> IdentityBundle:
+    """The bundle that was approved."""
+    return IdentityBundle(
+        vm=DESCRIPTION,
+        domain_xml=XML,
+        domain_xml_sha256=sha256(XML.encode()).hexdigest(),
+        versions=HypervisorVersions(qemu=(10, 0, 2), libvirt=(11, 3, 0)),
+        node="alpha-1",
+    )
+
+
+def agreement(**changes: Any) -> ServiceChangeAgreement:
+    """An agreement about exactly what was approved."""
+    xml = changes.pop("domain_xml", XML.replace("/images/a.raw", "/elsewhere/b.raw"))
+    facts: dict[str, Any] = {
+        "port_id": PORT,
+        "tenant": "acme",
+        "vm_uuid": VM,
+        "vm_name": "web-1",
+        "donor": "alpha",
+        "donor_node": "alpha-1",
+        "recipient": "beta",
+        "recipient_node": "beta-1",
+        "epoch": 2,
+        "window_start": NOW,
+        "deadline": NOW + timedelta(hours=1),
+        "promised_total_s": 60,
+        "promised_downtime_ms": 800,
+        "price_per_month": Decimal("6.90"),
+        "currency": "EUR",
+        "limits": PortLimits(),
+        "domain_xml": xml,
+        "domain_xml_sha256": sha256(xml.encode()).hexdigest(),
+        "disks": (ReservedDisk(target="vda", path="/elsewhere/b.raw", format="raw", virtual_size_bytes=1 << 28),),
+        "fixed_at": NOW,
+    }
+    return ServiceChangeAgreement(**{**facts, **changes})
+
+
+APPROVED = Approved(PORT, "acme", VM, "alpha", identity())
+
+
+def test_an_equal_agreement_is_carried_out() -> None:
+    """Host-side parts of the XML may differ, nothing else."""
+    assert agreement_refusals(APPROVED, agreement()) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        ({"port_id": uuid4()}, "port_id"),
+        ({"tenant": "globex"}, "tenant"),
+        ({"vm_uuid": uuid4()}, "vm_uuid"),
+        ({"vm_name": "other"}, "vm_name"),
+        ({"donor": "gamma"}, "donor"),
+        ({"donor_node": "alpha-2"}, "donor_node"),
+        ({"recipient": "alpha"}, "itself"),
+        ({"domain_xml_sha256": "0" * 64}, "domain_xml_sha256"),
+        ({"disks": ()}, "disks"),
+        ({"domain_xml": XML.replace("52:54:00:00:00:01", "52:54:00:00:00:02")}, "mac"),
+        ({"domain_xml": XML.replace("pc-q35-10.0", "pc-q35-9.2")}, "machine"),
+        ({"domain_xml": "<nonsense/>"}, "nonsense"),
+    ],
+)
+def test_an_agreement_that_differs_is_refused(change: dict[str, Any], names: str) -> None:
+    """Whatever was changed after the approval is named."""
+    refusals = agreement_refusals(APPROVED, agreement(**change))
+
+    assert set(codes(refusals)) == {"agreement_differs"}
+    assert any(names in refusal.evidence for refusal in refusals)
