@@ -1,0 +1,354 @@
+"""The bus's topology as data: names, exchanges, queues, bindings and who may do what. Pure; declares nothing itself.
+
+Each party P has a fanout exchange ``vmport.to.P`` bound to its inbox ``vmport.inbox.P``; publishing to P is publishing
+to that exchange. A fanout needs no routing key, so rights on exchange names are a boundary (topic rights are not: a CC
+header or a dead-letter key passes them). What is given up lies in ``vmport.dead.P``. An administrator makes all of it
+from `definitions`; no party may configure anything, except a tenant its session queues and the broker a port's lanes.
+
+* Inboxes are quorum queues that refuse what they cannot hold (the sender keeps it in its outbox), and dead-letter at
+  least once. Their delivery limit counts crashes and lost connections; the consumer counts a handler's failures.
+* A tenant's inbox drops its oldest messages instead: a tenant that never reads must not stop the broker, and every
+  event is in the broker's record, which the tenant can ask for.
+* Dead letters are evidence, not work: bounded, kept 30 days, oldest dropped first.
+* A lane's queue is classic and its frames are transient: the lane protocol resends. Its byte limit is a fuse.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from shared.bus import LaneEnds
+from shared.parties import NAME_PATTERN, Party, Role
+
+DELIVERY_LIMIT = 20
+"""Deliveries of one message that may end without an ack before RabbitMQ itself dead-letters it."""
+
+INBOX_MAX_MESSAGES = 100_000
+INBOX_MAX_BYTES = 256 * 1024 * 1024
+TENANT_MAX_MESSAGES = 10_000
+TENANT_MAX_BYTES = 64 * 1024 * 1024
+TENANT_TTL_MS = 7 * 24 * 3600 * 1000
+DEAD_MAX_MESSAGES = 10_000
+DEAD_MAX_BYTES = 64 * 1024 * 1024
+DEAD_TTL_MS = 30 * 24 * 3600 * 1000
+SESSION_MAX_BYTES = 16 * 1024 * 1024
+LANE_EXPIRES_MS = 600_000
+"""A lane's queue goes by itself when nobody consumed it for this long; longer than a lane's silence deadline."""
+LANE_MAX_BYTES = 64 * 1024 * 1024
+"""Eight default windows of 8 MiB: a correct lane never comes near, a broken one cannot fill the node."""
+
+Arguments = Mapping[str, str | int]
+
+_HEX = "[0-9a-f]"
+UUID_PATTERN = f"{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}"
+
+
+class Lane(StrEnum):
+    """What a lane carries."""
+
+    CONTROL = "control"
+    MEMORY = "memory"
+    DISK = "disk"
+
+
+def to_exchange(party: Party) -> str:
+    """Where to publish what is meant for a party."""
+    return f"vmport.to.{party}"
+
+
+def inbox_queue(party: Party) -> str:
+    """Where a party reads."""
+    return f"vmport.inbox.{party}"
+
+
+def dead_exchange(party: Party) -> str:
+    """Where a party's consumer puts what it gives up."""
+    return f"vmport.dead.{party}"
+
+
+def dead_queue(party: Party) -> str:
+    """Where an operator finds what a party's consumer gave up."""
+    return f"vmport.dead.{party}"
+
+
+def session_queue(party: Party, session: str) -> str:
+    """A tenant session's own queue; ``session`` is random."""
+    return f"vmport.session.{party}.{session}"
+
+
+def lane_exchange(port_id: UUID, lane: Lane, sender: Party) -> str:
+    """Where a node publishes its frames of one lane."""
+    return f"vmport.lane.{port_id}.{lane}.from.{sender}"
+
+
+def lane_queue(port_id: UUID, lane: Lane, receiver: Party) -> str:
+    """Where a node reads the other node's frames of one lane."""
+    return f"vmport.lane.{port_id}.{lane}.to.{receiver}"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable fanout exchange."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue with its declare arguments."""
+
+    name: str
+    arguments: Arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """Everything that reaches the exchange reaches the queue."""
+
+    exchange: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """Exchanges, queues and bindings, in the order in which they can be made."""
+
+    exchanges: tuple[Exchange, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+    def __add__(self, other: Topology) -> Topology:
+        return Topology(self.exchanges + other.exchanges, self.queues + other.queues, self.bindings + other.bindings)
+
+
+@dataclass(frozen=True, slots=True)
+class Permissions:
+    """RabbitMQ's three regular expressions; ``^$`` matches nothing that has a name."""
+
+    configure: str
+    write: str
+    read: str
+
+
+def inbox_arguments(party: Party) -> Arguments:
+    """How a party's inbox is declared."""
+    if party.role is Role.TENANT:
+        return {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": DELIVERY_LIMIT,
+            "x-max-length": TENANT_MAX_MESSAGES,
+            "x-max-length-bytes": TENANT_MAX_BYTES,
+            "x-message-ttl": TENANT_TTL_MS,
+            "x-overflow": "drop-head",
+        }
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-dead-letter-exchange": dead_exchange(party),
+        "x-dead-letter-strategy": "at-least-once",
+        "x-max-length": INBOX_MAX_MESSAGES,
+        "x-max-length-bytes": INBOX_MAX_BYTES,
+        "x-overflow": "reject-publish",
+    }
+
+
+DEAD_ARGUMENTS: Arguments = {
+    "x-queue-type": "quorum",
+    "x-max-length": DEAD_MAX_MESSAGES,
+    "x-max-length-bytes": DEAD_MAX_BYTES,
+    "x-message-ttl": DEAD_TTL_MS,
+    "x-overflow": "drop-head",
+}
+SESSION_ARGUMENTS: Arguments = {"x-max-length-bytes": SESSION_MAX_BYTES, "x-overflow": "drop-head"}
+LANE_ARGUMENTS: Arguments = {
+    "x-queue-type": "classic",
+    "x-expires": LANE_EXPIRES_MS,
+    "x-max-length-bytes": LANE_MAX_BYTES,
+    "x-overflow": "reject-publish",
+}
+
+
+def party_topology(party: Party) -> Topology:
+    """What one party needs."""
+    return Topology(
+        exchanges=(Exchange(to_exchange(party)), Exchange(dead_exchange(party))),
+        queues=(Queue(inbox_queue(party), inbox_arguments(party)), Queue(dead_queue(party), DEAD_ARGUMENTS)),
+        bindings=(
+            Binding(to_exchange(party), inbox_queue(party)),
+            Binding(dead_exchange(party), dead_queue(party)),
+        ),
+    )
+
+
+def topology_for(parties: Iterable[Party]) -> Topology:
+    """What these parties need, ordered by name."""
+    return sum((party_topology(party) for party in sorted(parties, key=str)), Topology())
+
+
+def lane_topology(ends: LaneEnds) -> Topology:
+    """All lanes of one port, both directions."""
+    exchanges, queues, bindings = [], [], []
+    for lane in Lane:
+        for sender, receiver in ((ends.donor_node, ends.recipient_node), (ends.recipient_node, ends.donor_node)):
+            exchange = lane_exchange(ends.port_id, lane, sender)
+            queue = lane_queue(ends.port_id, lane, receiver)
+            exchanges.append(Exchange(exchange))
+            queues.append(Queue(queue, LANE_ARGUMENTS))
+            bindings.append(Binding(exchange, queue))
+    return Topology(tuple(exchanges), tuple(queues), tuple(bindings))
+
+
+NOTHING = "^$"
+
+
+def _exactly(*patterns: str) -> str:
+    return f"^({'|'.join(patterns)})$"
+
+
+def permissions_of(party: Party) -> Permissions:
+    """What a party may do. The patterns name roles, so a new node or tenant changes nobody else's rights."""
+    me = re.escape(str(party)).replace(r"\-", "-")
+    any_name = NAME_PATTERN
+    inbox, dead = rf"vmport\.inbox\.{me}", rf"vmport\.dead\.{me}"
+    to_broker = r"vmport\.to\.broker"
+    lane = rf"vmport\.lane\.{UUID_PATTERN}\.({'|'.join(Lane)})"
+    any_node = rf"node\.{any_name}\.{any_name}"
+    match party.role:
+        case Role.TENANT:
+            # Binding a session queue writes to the queue and reads from the exchange.
+            session = rf"vmport\.session\.{me}\.[0-9a-f]{{32}}"
+            return Permissions(
+                _exactly(session), _exactly(to_broker, dead, session), _exactly(inbox, session, rf"vmport\.to\.{me}")
+            )
+        case Role.BROKER:
+            # It makes lanes, yet can neither write a frame (no write on "from") nor read one (no read on "to").
+            ends = rf"{lane}\.(from|to)\.{any_node}"
+            everybody = rf"vmport\.to\.(broker|(tenant|donor|recipient)\.{any_name}|{any_node})"
+            return Permissions(
+                _exactly(ends),
+                _exactly(everybody, dead, rf"{lane}\.to\.{any_node}"),
+                _exactly(inbox, rf"{lane}\.from\.{any_node}"),
+            )
+        case Role.DONOR | Role.RECIPIENT:
+            own_nodes = rf"vmport\.to\.node\.{party.owner}\.{any_name}"
+            return Permissions(NOTHING, _exactly(to_broker, own_nodes, dead), _exactly(inbox))
+        case Role.NODE:
+            own_agents = rf"vmport\.to\.(donor|recipient)\.{party.owner}"
+            return Permissions(
+                NOTHING,
+                _exactly(to_broker, own_agents, dead, rf"{lane}\.from\.{me}"),
+                _exactly(inbox, rf"{lane}\.to\.{me}"),
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A user's password and the salt of its hash. The salt (four random bytes) is an input, so rendering stays pure."""
+
+    password: str = field(repr=False)
+    salt: bytes = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.salt) != 4:
+            raise ValueError("RabbitMQ's salted hash takes a salt of four bytes")
+
+
+def password_hash(credential: Credential) -> str:
+    """RabbitMQ's salted SHA-256: base64 of salt + sha256(salt + password)."""
+    digest = hashlib.sha256(credential.salt + credential.password.encode()).digest()
+    return base64.b64encode(credential.salt + digest).decode()
+
+
+def definitions(users: Mapping[Party, Credential], *, vhost: str = "vmport") -> dict[str, Any]:
+    """A definitions document, as ``rabbitmqctl import_definitions`` and ``definitions.local.path`` read it."""
+    parties = sorted(users, key=str)
+    topology = topology_for(parties)
+    return {
+        "vhosts": [{"name": vhost}],
+        "users": [_user(party, users[party]) for party in parties],
+        "permissions": [_permission(party, vhost) for party in parties],
+        "parameters": [
+            {"vhost": vhost, "component": "operator_policy", "name": name, "value": value}
+            for name, value in _OPERATOR_POLICIES.items()
+        ],
+        "exchanges": [
+            {
+                "vhost": vhost,
+                "name": exchange.name,
+                "type": "fanout",
+                "durable": True,
+                "auto_delete": False,
+                "internal": False,
+                "arguments": {},
+            }
+            for exchange in topology.exchanges
+        ],
+        "queues": [
+            {
+                "vhost": vhost,
+                "name": queue.name,
+                "durable": True,
+                "auto_delete": False,
+                "arguments": dict(queue.arguments),
+            }
+            for queue in topology.queues
+        ],
+        "bindings": [
+            {
+                "vhost": vhost,
+                "source": binding.exchange,
+                "destination": binding.queue,
+                "destination_type": "queue",
+                "routing_key": "",
+                "arguments": {},
+            }
+            for binding in topology.bindings
+        ],
+    }
+
+
+_OPERATOR_POLICIES: dict[str, dict[str, Any]] = {
+    # Who declares a queue chooses its arguments; an operator policy bounds them whatever was chosen.
+    "vmport-sessions": {
+        "pattern": r"^vmport\.session\.",
+        "apply-to": "queues",
+        "priority": 10,
+        "definition": {"max-length-bytes": SESSION_MAX_BYTES, "expires": 3_600_000},
+    },
+    "vmport-lanes": {
+        "pattern": r"^vmport\.lane\.",
+        "apply-to": "queues",
+        "priority": 10,
+        "definition": {"max-length-bytes": LANE_MAX_BYTES, "expires": LANE_EXPIRES_MS},
+    },
+}
+
+_TENANT_LIMITS = {"max-connections": 64, "max-channels": 256}
+
+
+def _user(party: Party, credential: Credential) -> dict[str, Any]:
+    return {
+        "name": str(party),
+        "password_hash": password_hash(credential),
+        "hashing_algorithm": "rabbit_password_hashing_sha256",
+        "tags": [],
+        "limits": dict(_TENANT_LIMITS) if party.role is Role.TENANT else {},
+    }
+
+
+def _permission(party: Party, vhost: str) -> dict[str, str]:
+    rights = permissions_of(party)
+    return {
+        "user": str(party),
+        "vhost": vhost,
+        "configure": rights.configure,
+        "write": rights.write,
+        "read": rights.read,
+    }
