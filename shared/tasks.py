@@ -90,3 +90,10 @@ async def retry(
             log.info("will try again", attempt=failures, of=attempts, delay_s=round(delay_s, 3), error=str(error))
             await sleep(delay_s)
     return await work()
+
+
+def first_error(error: Exception) -> Exception:
+    """The first error inside a TaskGroup's group, or the error itself: what to tell when one is enough."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

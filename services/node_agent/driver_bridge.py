@@ -13,7 +13,7 @@ import structlog
 
 from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.libvirt_rpc import FrameParser, RpcError
+from services.node_agent.libvirt_rpc import FrameParser
 from services.node_agent.rpc_donor import (
     DonorAction,
     DonorRelay,
@@ -24,6 +24,7 @@ from services.node_agent.rpc_donor import (
     local_answer,
 )
 from services.node_agent.switchover import Verdict
+from shared.tasks import first_error
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -72,9 +73,11 @@ class DriverBridge:
                 from_lane = group.create_task(self._from_lane())
                 await self._from_local()
                 if not self._relay.finish_open:
+                    # The recipient hears the goodbye and ends its half, too; a stuck one is not waited for.
+                    await asyncio.wait({from_lane}, timeout=_GOODBYE_S)
                     from_lane.cancel()
-        except* RpcError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:
+            raise first_error(errors) from None
         finally:
             self._stream.reset("the donor's hypervisor has hung up")
             self._writer.close()

@@ -10,7 +10,6 @@ import structlog
 
 from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.libvirt_rpc import RpcError
 from services.node_agent.rpc_gate import (
     Action,
     FinishAnswered,
@@ -24,6 +23,7 @@ from services.node_agent.rpc_gate import (
     ToLibvirtd,
 )
 from shared.messages.porting import SwitchoverDenied
+from shared.tasks import first_error
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -79,8 +79,8 @@ class GateBridge:
                 if self.finish_under_way:
                     await from_libvirtd  # the guest is being started; how that ends must be known
                 from_libvirtd.cancel()
-        except* (GateRefusal, RpcError, OSError) as errors:
-            raise _first(errors) from None
+        except ExceptionGroup as errors:
+            raise first_error(errors) from None
         finally:
             self._writer.close()
             with contextlib.suppress(OSError):
@@ -133,10 +133,3 @@ class GateBridge:
             await self._stream.write(data)
         except (LaneError, StreamError) as error:
             log.info("an answer cannot reach the donor", reason=str(error))
-
-
-def _first(errors: BaseExceptionGroup[Exception]) -> Exception:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, Exception) else RuntimeError(str(error))

@@ -181,7 +181,7 @@ class Inbound:
             await self._tasks.close()
             if self._running.is_set():
                 self._sockets.remove()
-                self._forget_directory()
+                self._journal.forget_kind(Kind.DIRECTORY)
 
     async def _wait(self) -> None:
         waiters: set[asyncio.Future[Any]] = {
@@ -332,7 +332,3 @@ class Inbound:
         except HypervisorError:
             log.exception("the guest's state is not known")
             return False
-
-    def _forget_directory(self) -> None:
-        made = self._journal.record.made
-        self._journal.forget(*(thing for thing in made if thing.kind is Kind.DIRECTORY))

@@ -131,6 +131,10 @@ class HalfJournal:
         """Store that these are gone."""
         self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
 
+    def forget_kind(self, kind: Kind) -> None:
+        """Store that all things of one kind are gone."""
+        self.forget(*(thing for thing in self.record.made if thing.kind is kind))
+
     def quarantine(self, disks: tuple[str, ...]) -> None:
         """Store which disks wait for erasure."""
         self._store(phase=Phase.QUARANTINED, quarantined_disks=disks)

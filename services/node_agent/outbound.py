@@ -184,6 +184,7 @@ class Outbound:
             await self._tasks.close()
             await self._connections.drain(LAST_BYTES_S)
             self._sockets.remove()
+            self._journal.forget_kind(Kind.DIRECTORY)
 
     # ---- preparing ----
 
@@ -396,6 +397,7 @@ class Outbound:
 
     async def _failure(self, error: Exception) -> OutboundFailed:
         running = await self._run_again()
+        self._journal.enter(Phase.FAILED)
         if self._cancelled.is_set():
             return OutboundFailed("cancelled", "the transfer was stopped on request", guest_running=running)
         if self._trouble is not None:

@@ -13,9 +13,8 @@ import contextlib
 from dataclasses import dataclass
 from typing import Final
 
-from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, ChunkEncoder, CodecError, CodecStats
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, ChunkEncoder, CodecStats
 
 READER_LIMIT_BYTES: Final = 1024 * 1024
 """`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this."""
@@ -67,7 +66,7 @@ class StreamPump:
                 group.create_task(self._socket_to_lane())
                 group.create_task(self._lane_to_socket())
             done = True
-        except* (OSError, CodecError, StreamError, LaneError) as errors:
+        except ExceptionGroup as errors:  # not except*, which would wrap what is raised here into a group again
             first = _first(errors)
             self._stream.reset(str(first))
             raise first from None
