@@ -32,7 +32,7 @@ outbox = Table(
     "outbox",
     store_metadata,
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
-    Column("message_id", Uuid, nullable=False, unique=True),
+    Column("message_id", Uuid, nullable=False),
     Column("recipient", String(200), nullable=False),
     Column("type", String(200), nullable=False),
     Column("envelope", Text, nullable=False),

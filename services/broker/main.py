@@ -1,0 +1,56 @@
+"""The program ``vmport-broker``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from services.broker.migrate import migrate
+from services.broker.saga.diagram import markdown
+from services.broker.service import BrokerService
+from services.broker.settings import BrokerSettings
+from shared.metrics import BrokerMetrics
+from shared.parties import BROKER
+from shared.rabbit_lane import RabbitLaneAdmin
+from shared.runtime import Action, Runtime, run_service
+from shared.store import Store
+
+ABOUT = "vmport's broker: verifies, fixes and records ports, and says who serves a VM."
+
+
+async def serve(runtime: Runtime[BrokerSettings]) -> None:
+    """Open the ledger, bring its schema up to date, work."""
+    settings = runtime.settings
+    store = await runtime.stack.enter_async_context(Store(settings.store.url.get_secret_value(), BROKER))
+    await migrate(store)
+    lane_admin = RabbitLaneAdmin(settings.bus, runtime.metrics.bus)
+    runtime.stack.push_async_callback(lane_admin.close)
+    service = BrokerService(settings, store, runtime.bus, lane_admin, BrokerMetrics(runtime.metrics.registry))
+    runtime.check("store", service.check_store)
+    runtime.running()
+    await service.run()
+
+
+def _migrate(settings: BrokerSettings | None) -> str:
+    if settings is None:
+        raise ValueError("--migrate needs settings")
+    url = settings.store.url.get_secret_value()
+
+    async def run() -> str:
+        async with Store(url, BROKER) as store:
+            return f"{store.shown_url} is at revision {await migrate(store)}"
+
+    return asyncio.run(run())
+
+
+def _print_saga(_settings: BrokerSettings | None) -> str:
+    return markdown()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the broker; returns its exit code."""
+    actions: tuple[Action[BrokerSettings], ...] = (
+        Action("--print-saga", "print the saga's state diagram and deadlines as Markdown and exit", _print_saga),
+        Action("--migrate", "bring the ledger's schema up to date and exit", _migrate, needs_settings=True),
+    )
+    return run_service("vmport-broker", BrokerSettings, serve, about=ABOUT, actions=actions, argv=argv)

@@ -1,0 +1,137 @@
+"""Answers to tenants' questions, out of the ledger. Reads only; a tenant sees only what is its own.
+
+What belongs to somebody else is answered like what does not exist, so that nobody can find out which ids are in use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from services.broker import ledger
+from services.broker.saga import SagaState
+from services.broker.tables import ports, providers, vms
+from shared.messages import Message
+from shared.messages.queries import (
+    ListPorts,
+    ListProviders,
+    ListVms,
+    PortShown,
+    PortsListed,
+    PortSummary,
+    ProvidersListed,
+    ProviderStatus,
+    QueryFailed,
+    RegisteredVm,
+    ShowPort,
+    VmsListed,
+)
+from shared.messages.service_change import PortPhase
+from shared.messages.vm import VmState, VmSummary
+from shared.parties import Name
+
+
+async def answer(connection: AsyncConnection, question: Message, tenant: Name) -> Message | None:
+    """The answer to a question; None if it is none."""
+    match question:
+        case ListVms():
+            return await _vms(connection, tenant)
+        case ListProviders():
+            return await _providers(connection)
+        case ListPorts():
+            return await _ports(connection, question, tenant)
+        case ShowPort():
+            return await _port(connection, question, tenant)
+        case _:
+            return None
+
+
+async def _vms(connection: AsyncConnection, tenant: Name) -> VmsListed:
+    under_way = (ports.c.vm_uuid == vms.c.uuid) & ports.c.active & ~ports.c.dry_run
+    statement = (
+        select(vms, ports.c.port_id)
+        .outerjoin(ports, under_way)
+        .where(vms.c.tenant == tenant)
+        .order_by(vms.c.name, vms.c.uuid)
+    )
+    return VmsListed(vms=tuple(_registered(row) for row in await connection.execute(statement)))
+
+
+def _registered(row: Row[Any]) -> RegisteredVm:
+    summary = VmSummary.model_validate_json(row.summary)
+    return RegisteredVm(
+        uuid=row.uuid,
+        name=row.name,
+        state=VmState.OTHER if row.missing_since is not None else summary.state,
+        memory_bytes=summary.memory_bytes,
+        vcpus=summary.vcpus,
+        disk_bytes=summary.disk_bytes,
+        provider=row.provider,
+        node=row.node,
+        epoch=row.epoch,
+        port_id=row.port_id,
+    )
+
+
+async def _providers(connection: AsyncConnection) -> ProvidersListed:
+    rows = await connection.execute(select(providers).order_by(providers.c.name))
+    return ProvidersListed(
+        providers=tuple(
+            ProviderStatus(
+                name=row.name,
+                last_seen=max((at for at in (row.inventory_at, row.capacity_at) if at), default=None),
+                nodes=row.nodes,
+                nodes_healthy=row.nodes_healthy,
+                memory_free_bytes=row.memory_free_bytes,
+                disk_free_bytes=row.disk_free_bytes,
+            )
+            for row in rows
+        )
+    )
+
+
+async def _ports(connection: AsyncConnection, question: ListPorts, tenant: Name) -> PortsListed:
+    statement = ledger.ports_of(tenant, limit=question.limit, active_only=question.active_only)
+    return PortsListed(ports=tuple(_summary(row) for row in await connection.execute(statement)))
+
+
+def _summary(row: Row[Any]) -> PortSummary:
+    return PortSummary(
+        port_id=row.port_id,
+        vm_uuid=row.vm_uuid,
+        vm_name=row.vm_name,
+        donor=row.donor,
+        recipient=row.recipient,
+        phase=PortPhase(row.phase),
+        percent=100 if row.phase == PortPhase.COMPLETED else row.percent,
+        requested_at=row.requested_at,
+        updated_at=row.updated_at,
+    )
+
+
+async def _port(connection: AsyncConnection, question: ShowPort, tenant: Name) -> Message:
+    mine = (ports.c.port_id == question.port_id) & (ports.c.tenant == tenant)
+    row = (await connection.execute(select(ports).where(mine))).one_or_none()
+    stored = await ledger.look(connection, question.port_id) if row else None
+    if row is None or stored is None:
+        return QueryFailed(code="not_found", detail=f"there is no port {question.port_id} of yours")
+    state = stored.state
+    return PortShown(
+        summary=_summary(row),
+        request=state.request,
+        agreement=state.agreement,
+        progress=stored.progress,
+        sla=state.sla,
+        failure=_failure_text(state),
+        events=await ledger.events_of(connection, question.port_id),
+    )
+
+
+def _failure_text(state: SagaState) -> str | None:
+    if state.failure is not None:
+        return f"{state.failure.code}: {state.failure.detail}"[:4000]
+    if state.refusals:
+        return "; ".join(map(str, state.refusals))[:4000]
+    return None

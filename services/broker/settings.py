@@ -1,0 +1,88 @@
+"""The broker's settings: one TOML file, overlaid by ``VMPORT_…`` environment."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from services.broker.rules import Limits
+from services.broker.saga import Timing
+from shared.config import Section, ServiceSettings
+from shared.parties import Role
+from shared.store import StoreSettings
+
+Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
+
+
+class TimingSettings(Section):
+    """How long each phase of a port may take. Before the switchover a phase that passes its time ends the port
+    safely.
+    """
+
+    approval_s: Seconds = Field(default=30, description="The donor's answer to the request.")
+    quoting_s: Seconds = Field(default=15, description="All recipients' offers; who is late has declined.")
+    reserving_s: Seconds = Field(
+        default=30, description="The chosen recipient's reservation; then the next best is asked."
+    )
+    preparing_s: Seconds = Field(default=120, description="Lanes, disks and sockets at the recipient.")
+    starting_s: Seconds = Field(default=60, description="The start of the migration at the donor.")
+    transfer_s: Seconds = Field(default=4 * 3600, description="The whole move, when the tenant sets no deadline.")
+    silence_s: Seconds = Field(
+        default=180,
+        description="A transfer whose node reports no progress for so long is aborted; lanes survive shorter outages.",
+    )
+    switching_s: Seconds = Field(
+        default=60, description="From the grant until the VM is reported to run; then it is asked for."
+    )
+    resolving_s: Seconds = Field(
+        default=600, description="Between two calls for an operator while the arrival is unknown."
+    )
+    finishing_s: Seconds = Field(
+        default=120, description="Between two calls for an operator while the completion is late."
+    )
+    aborting_s: Seconds = Field(
+        default=120, description="The halves' confirmation of an abort; then the port ends without."
+    )
+    first_retry_s: Seconds = Field(default=2, description="First pause before a question is repeated; it doubles.")
+    longest_retry_s: Seconds = Field(default=60, description="Longest pause before a question is repeated.")
+
+    def timing(self) -> Timing:
+        """For the saga."""
+        return Timing(**{name.removesuffix("_s"): timedelta(seconds=value) for name, value in self})
+
+
+class LimitSettings(Section):
+    """What the broker's own rules allow."""
+
+    max_active_ports_per_tenant: Annotated[int, Field(ge=1)] = Field(
+        default=50, description="Ports of one tenant that may be under way at once, dry runs included."
+    )
+    farthest_window_days: Annotated[float, Field(gt=0)] = Field(
+        default=90, description="How far ahead a window may start."
+    )
+    shortest_deadline_s: Seconds = Field(default=30, description="Least time between start and deadline.")
+    window_tolerance_s: Seconds = Field(default=60, description="A window that started so long ago still means: now.")
+    provider_silent_s: Seconds = Field(
+        default=120, description='A provider not heard for so long is not asked when the recipient is "best".'
+    )
+
+    def limits(self) -> Limits:
+        """For the rules."""
+        return Limits(
+            max_active_ports_per_tenant=self.max_active_ports_per_tenant,
+            farthest_window=timedelta(days=self.farthest_window_days),
+            shortest_deadline=timedelta(seconds=self.shortest_deadline_s),
+            window_tolerance=timedelta(seconds=self.window_tolerance_s),
+        )
+
+
+class BrokerSettings(ServiceSettings):
+    """The broker."""
+
+    ROLES: ClassVar = frozenset({Role.BROKER})
+
+    store: StoreSettings = Field(description="The ledger. Several brokers may share one PostgreSQL.")
+    timing: TimingSettings = Field(default=TimingSettings(), description="Deadlines.")
+    limits: LimitSettings = Field(default=LimitSettings(), description="Rules.")
