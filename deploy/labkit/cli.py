@@ -23,6 +23,13 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--link", metavar="RATE", help="rate of each provider's uplink, e.g. 100mbit, or none")
     up.add_argument("--rtt", metavar="TIME", help="round-trip time between providers, e.g. 20ms, or none")
     up.add_argument("--providers", metavar="A,B", help="names of the providers (default: alpha,beta)")
+    up.add_argument("--no-services", action="store_true", help="only hosts, networks, libvirt and RabbitMQ")
+    status = commands.add_parser("status", help="processes, their health, and guests")
+    status.add_argument("--json", action="store_true")
+    logs = commands.add_parser("logs", help="show logs: all names, or the end of one")
+    logs.add_argument("name", nargs="?")
+    logs.add_argument("-n", "--lines", type=int, default=50)
+    logs.add_argument("-f", "--follow", action="store_true")
     commands.add_parser("down", help="remove all of the lab, also after a crash")
     enter = commands.add_parser("exec", help="run a command in a host: exec HOST -- CMD")
     enter.add_argument("host")
@@ -93,7 +100,12 @@ def _run(lab: Lab, arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "up":
             providers = tuple(arguments.providers.split(",")) if arguments.providers else None
-            lab.up(LabOptions(providers=providers, link=arguments.link, rtt=arguments.rtt))
+            wanted = LabOptions(providers, arguments.link, arguments.rtt, services=not arguments.no_services)
+            lab.up(wanted)
+        case "status":
+            _status(lab, as_json=arguments.json)
+        case "logs":
+            _logs(lab, arguments)
         case "down":
             lab.down()
         case "exec":
@@ -103,6 +115,31 @@ def _run(lab: Lab, arguments: argparse.Namespace) -> None:
             os.execvpe(line[0], line, environment)  # noqa: S606 - becomes the asked command, no shell wanted
         case "guest":
             _guest(lab, arguments)
+
+
+def _status(lab: Lab, *, as_json: bool) -> None:
+    shown = lab.status()
+    if as_json:
+        print(json.dumps(shown, indent=2))
+        return
+    print(f"lab {shown['lab']}: link {shown['link'] or 'unshaped'}, round trip {shown['rtt_ms']:g} ms")
+    for process in shown["processes"]:
+        print(f"  {process['name']:18} {process['pid']:>8}  {process['state']:8} {process['detail']}")
+    for guest in shown["guests"]:
+        places = ", ".join(f"{place['provider']}: {place['state']}" for place in guest["places"]) or "nowhere"
+        print(f"  guest {guest['name']:12} {guest['uuid']}  {guest['address']:11} {guest['workload']:7} {places}")
+
+
+def _logs(lab: Lab, arguments: argparse.Namespace) -> None:
+    if arguments.name is None:
+        print("\n".join(sorted(log.stem for log in lab.plan.log_dir.glob("*.log"))))
+        return
+    log = lab.log_file(arguments.name)
+    if not log.exists():
+        msg = f"no log {arguments.name!r}; `deploy/lab logs` lists them"
+        raise LabError(msg)
+    follow = ["-f"] if arguments.follow else []
+    os.execvp("tail", ["tail", "-n", str(arguments.lines), *follow, str(log)])  # noqa: S606 - becomes tail
 
 
 def _guest(lab: Lab, arguments: argparse.Namespace) -> None:

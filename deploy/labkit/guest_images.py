@@ -33,6 +33,7 @@ _MASKED = (
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
     "fstrim.timer",
+    "proc-sys-fs-binfmt_misc.automount",  # the kernel's module for it is not in the guest
     "systemd-random-seed.service",
     "systemd-tmpfiles-clean.timer",
 )

@@ -25,6 +25,8 @@ from deploy.labkit.state import GuestRecord, LabState
 WORKLOADS = ("idle", "web", "redis", "writer")
 REPORT_PORT = 7070
 ECHO_PORT = 7
+_PORT_ID = "-".join("?" * length for length in (8, 4, 4, 4, 12))
+"""In names of files that a port made, as a glob."""
 _ACCELERATOR_CHECK = Path(__file__).resolve().parent.parent / "kvm-usable"
 
 
@@ -144,18 +146,15 @@ def ask(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: float = 
 
 def console(plan: LabPlan, record: GuestRecord, *, last: int = 2000) -> str:
     """The end of the guest's console, of every provider at which it ran."""
-    texts = []
-    for provider in plan.providers:
-        log = _console_log(plan, provider, record)
-        if log.exists():
-            texts.append(log.read_bytes()[-last:].decode("utf-8", errors="replace"))
-    return "\n".join(texts)
+    logs = [log for provider in plan.providers for log in _console_logs(plan, provider, record)]
+    logs.sort(key=lambda log: log.stat().st_mtime)
+    return "\n".join(log.read_bytes()[-last:].decode("utf-8", errors="replace") for log in logs)
 
 
 def ask_console(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: float = 10.0) -> dict[str, Any]:
     """One command to guestd on the guest's console (tiny guest only). Raises `LabError` if nothing comes back."""
     (place,) = [place for place in places(plan, record) if place.state == "running"]
-    log = _console_log(plan, place.provider, record)
+    log = max(_console_logs(plan, place.provider, record), key=lambda found: found.stat().st_mtime)
     before = log.stat().st_size
     answer: list[str] = []
 
@@ -176,8 +175,10 @@ def ask_console(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: 
     return parsed
 
 
-def _console_log(plan: LabPlan, provider: str, record: GuestRecord) -> Path:
-    return plan.host_dir(provider) / "var-log-libvirt" / "qemu" / f"{record.name}-console.log"
+def _console_logs(plan: LabPlan, provider: str, record: GuestRecord) -> list[Path]:
+    """The guest's console logs at a provider: one of our own definition, one per port that brought it there."""
+    names = (f"{record.name}-console.log", f"{record.name}-{_PORT_ID}-console.log")
+    return [log for name in names for log in (plan.host_dir(provider) / "var-log-libvirt/qemu").glob(name)]
 
 
 def places(plan: LabPlan, record: GuestRecord) -> list[GuestPlace]:
@@ -207,9 +208,11 @@ def remove(plan: LabPlan, record: GuestRecord) -> None:
     for place in places(plan, record):
         virsh(plan, place.provider, "undefine", record.uuid)
     for provider in plan.providers:
-        for disk in _outside(plan, provider, "/var/lib/libvirt/images").glob(f"{record.name}.*"):
+        folder = _outside(plan, provider, "/var/lib/libvirt/images")
+        for disk in (*folder.glob(f"{record.name}.*"), *folder.glob(f"{record.name}-{_PORT_ID}-*")):
             disk.unlink()
-        _console_log(plan, provider, record).unlink(missing_ok=True)
+        for log in _console_logs(plan, provider, record):
+            log.unlink()
 
 
 def accelerator(plan: LabPlan) -> str:

@@ -4,18 +4,20 @@ import fcntl
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guest_images, guests, hosts, network, processes, rabbit, state
+from deploy.labkit import guest_images, guests, hosts, network, processes, rabbit, services, state
 from deploy.labkit.errors import LabError, LeftOvers
 from deploy.labkit.guest_images import GuestImage
 from deploy.labkit.guests import GuestPlace, GuestSpec
 from deploy.labkit.network import LinkBytes
-from deploy.labkit.plan import DEFAULT_PROVIDERS, LabPlan
+from deploy.labkit.plan import DEFAULT_PROVIDERS, TENANT, LabPlan
+from deploy.labkit.services import Health, Service
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 
 _GRACE_S = 6.0
@@ -28,6 +30,8 @@ class LabOptions:
     providers: tuple[str, ...] | None = None
     link: str | None = None
     rtt: str | None = None
+    services: bool = True
+    """Whether vmport's own processes are started, too."""
 
 
 class Lab:
@@ -59,6 +63,8 @@ class Lab:
             for provider in self.plan.providers:
                 hosts.wait_for_libvirtd(self.plan, provider, self._state.processes[f"libvirtd-{provider}"])
             rabbit.wait_for_rabbitmq(self.plan, self._state.processes[rabbit.RABBITMQ])
+            if options.services:
+                self._start_services(services.services(self.plan))
 
     def down(self) -> None:
         """Remove everything of this lab, recorded or found, and verify it. Raises `LeftOvers`."""
@@ -85,6 +91,27 @@ class Lab:
         records = self._state.processes.values()
         return bool(records) and all(processes.is_alive(record) for record in records)
 
+    def status(self) -> dict[str, Any]:
+        """What runs: processes with their health, and guests with their places. JSON-ready."""
+        known = {service.name: service for service in services.services(self.plan)}
+        shown = []
+        for name, (record, alive) in self.processes().items():
+            health = services.health(self.plan, known[name]) if alive and name in known else None
+            shown.append(
+                {
+                    "name": name,
+                    "pid": record.pid,
+                    "state": "ended" if not alive else "running" if health is None or health.ready else "unready",
+                    "detail": "" if health is None else health.detail,
+                }
+            )
+        places = [
+            {**asdict(record), "places": [{"provider": place.provider, "state": place.state} for place in found]}
+            for record, found in (self.guest_list() if self.is_up else [])
+        ]
+        link = {"link": self._state.link, "rtt_ms": self._state.rtt_ms}
+        return {"lab": self.plan.name, **link, "processes": shown, "guests": places}
+
     def exec_argv(self, host: str, command: Sequence[str]) -> list[str]:
         """The command line that runs `command` in a host, in the caller's working directory."""
         self._need_host(host)
@@ -92,9 +119,13 @@ class Lab:
         return hosts.enter(self.plan, self._state, host, stay)
 
     def exec_environment(self, host: str) -> dict[str, str]:
-        """The environment for a command in a host."""
+        """The environment for a command in a host; in `tenant` it lets `vmport` speak as the lab's tenant."""
         self._need_host(host)
-        return {**os.environ, "VMPORT_LAB": self.plan.name}
+        environment = {**os.environ, "VMPORT_LAB": self.plan.name}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
+        if host == TENANT:
+            environment["VMPORT_CONFIG"] = str(services.config_file(self.plan, "tenant"))
+        return environment
 
     def exec(self, host: str, command: Sequence[str], *, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a command in a host and return its end, whatever its code. Raises `subprocess.TimeoutExpired`."""
@@ -133,6 +164,7 @@ class Lab:
             record = guests.start(self.plan, self._state, spec)
             self._state.guests[spec.name] = record
             self._save()
+            services.write_policies(self.plan, self._state)
         if ready_s is not None:
             guests.wait_until_ready(self.plan, record, timeout_s=ready_s)
         return record
@@ -147,6 +179,7 @@ class Lab:
             guests.remove(self.plan, self.guest(name))
             del self._state.guests[name]
             self._save()
+            services.write_policies(self.plan, self._state)
 
     def guest(self, name: str) -> GuestRecord:
         """What is recorded of a guest. Raises `LabError` for an unknown name."""
@@ -185,6 +218,47 @@ class Lab:
         self._need_host(provider)
         return hosts.virsh(self.plan, provider, *arguments)
 
+    def service(self, name: str) -> Service:
+        """One of vmport's processes, e.g. `broker` or `node-alpha`. Raises `LabError` for an unknown name."""
+        known = {service.name: service for service in services.services(self.plan)}
+        try:
+            return known[name]
+        except KeyError:
+            msg = f"lab {self.plan.name} has no service {name!r}; it has {', '.join(known)}"
+            raise LabError(msg) from None
+
+    def start_service(self, name: str) -> ProcessRecord:
+        """Start one of vmport's processes if it does not run, and wait until it is ready. Raises `LabError`."""
+        service = self.service(name)
+        with self._locked():
+            self._start_services([service])
+        return self.process(name)
+
+    def stop_service(self, name: str, *, kill: bool = False) -> None:
+        """End one of vmport's processes by SIGTERM, or at once by SIGKILL; its record stays until the next start."""
+        record = self.process(self.service(name).name)
+        processes.end([record], grace_s=0.0 if kill else 30.0)
+
+    def health(self, name: str) -> Health:
+        """What /readyz of one of vmport's processes says."""
+        return services.health(self.plan, self.service(name))
+
+    def metrics(self, name: str) -> str:
+        """The text of /metrics of one of vmport's processes. Raises `OSError`."""
+        return services.get(self.plan, self.service(name), "/metrics")[1]
+
+    def log_file(self, name: str) -> Path:
+        """The log of a process of the lab."""
+        return services.log_file(self.plan, name)
+
+    def policy_file(self, provider: str) -> Path:
+        """The provider's donor policy; the lab writes it anew whenever a guest comes or goes."""
+        return services.policy_file(self.plan, provider)
+
+    def processes(self) -> dict[str, tuple[ProcessRecord, bool]]:
+        """Every recorded process, and whether it runs."""
+        return {name: (record, processes.is_alive(record)) for name, record in self._state.processes.items()}
+
     def _take_options(self, options: LabOptions) -> None:
         try:
             if options.link is not None:
@@ -202,12 +276,20 @@ class Lab:
 
     def _start_daemons(self) -> None:
         """Start the slow ones, without waiting: RabbitMQ first, because it is the slowest."""
-        rabbit.write_definitions(self.plan)
+        services.write_settings(self.plan, rabbit.write_definitions(self.plan))
+        services.write_policies(self.plan, self._state)
         self._record(rabbit.EPMD, rabbit.start_epmd(self.plan, self._state))
         self._record(rabbit.RABBITMQ, rabbit.start_rabbitmq(self.plan, self._state))
         for provider in self.plan.providers:
             self._record(hosts.holder_name(provider), hosts.ensure_holder(self.plan, self._state, provider))
             self._record(f"libvirtd-{provider}", hosts.start_libvirtd(self.plan, self._state, provider))
+
+    def _start_services(self, wanted: Sequence[Service]) -> None:
+        running = {}
+        for service in wanted:
+            running[service] = services.start(self.plan, self._state, service)
+            self._record(service.name, running[service])
+        services.wait_until_ready(self.plan, running, timeout_s=60)
 
     def _record(self, name: str, record: ProcessRecord | None) -> None:
         if record is None:
