@@ -1,0 +1,46 @@
+"""Instance types and prices."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from services.recipient_agent.capacity import MIB
+from services.recipient_agent.pricing import InstanceType, cheapest
+from services.recipient_agent.testing import LARGE, SMALL, make_vm
+from shared.messages.base import Refusal
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({}, SMALL), ({"vcpus": 2}, LARGE), ({"memory_bytes": 1024 * MIB}, SMALL), ({"memory_bytes": 1025 * MIB}, LARGE)],
+)
+def test_the_cheapest_type_that_fits(change: dict[str, int], expected: InstanceType) -> None:
+    """A VM is billed as the cheapest type that is no smaller than it."""
+    assert cheapest(make_vm(**change), [LARGE, SMALL]) == expected
+
+
+def test_same_price_is_decided_by_name() -> None:
+    """Deterministic, whatever the order of the list."""
+    twin = SMALL.model_copy(update={"name": "a-small"})
+
+    assert cheapest(make_vm(), [SMALL, twin]) == twin
+
+
+@pytest.mark.parametrize("types", [[], [SMALL]])
+def test_a_vm_that_fits_no_type_is_refused(types: list[InstanceType]) -> None:
+    """The refusal names the price list."""
+    refusal = cheapest(make_vm(vcpus=64), types)
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "no_instance_type"
+    assert ("small" in refusal.rule) == bool(types)
+
+
+def test_disk_counts_by_virtual_size() -> None:
+    """The type must hold the full disk."""
+    tiny = InstanceType(name="t", vcpus=1, memory_mib=512, disk_gib=0, price_per_month=Decimal(1))
+
+    assert isinstance(cheapest(make_vm(), [tiny]), Refusal)
+    assert cheapest(make_vm(disks=()), [tiny]) == tiny
