@@ -19,30 +19,36 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--lab", metavar="NAME", help="which lab (env: VMPORT_LAB; default: lab)")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    up = commands.add_parser("up", help="bring the lab up; repeat it at will")
+    up = _add(commands, "up", "bring the lab up; repeat it at will")
     up.add_argument("--link", metavar="RATE", help="rate of each provider's uplink, e.g. 100mbit, or none")
     up.add_argument("--rtt", metavar="TIME", help="round-trip time between providers, e.g. 20ms, or none")
     up.add_argument("--providers", metavar="A,B", help="names of the providers (default: alpha,beta)")
     up.add_argument("--no-services", action="store_true", help="only hosts, networks, libvirt and RabbitMQ")
-    status = commands.add_parser("status", help="processes, their health, and guests")
+    status = _add(commands, "status", "processes, their health, and guests")
     status.add_argument("--json", action="store_true")
-    logs = commands.add_parser("logs", help="show logs: all names, or the end of one")
+    logs = _add(commands, "logs", "show logs: all names, or the end of one")
     logs.add_argument("name", nargs="?")
     logs.add_argument("-n", "--lines", type=int, default=50)
     logs.add_argument("-f", "--follow", action="store_true")
-    commands.add_parser("down", help="remove all of the lab, also after a crash")
-    enter = commands.add_parser("exec", help="run a command in a host: exec HOST -- CMD")
+    _add(commands, "down", "remove all of the lab, also after a crash")
+    enter = _add(commands, "exec", "run a command in a host: exec HOST -- CMD")
     enter.add_argument("host")
     enter.add_argument("argv", nargs=argparse.REMAINDER, metavar="-- CMD")
-    _add_guest(commands.add_parser("guest", help="build, start, stop and ask guests"))
+    _add_guest(_add(commands, "guest", "build, start, stop and ask guests"))
     return top
+
+
+def _add(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=text, description=text, allow_abbrev=False)
 
 
 def _add_guest(guest: argparse.ArgumentParser) -> None:
     actions = guest.add_subparsers(dest="action", required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="build the tiny guest's image, or the Debian one")
+    build = _add(actions, "build", "build the tiny guest's image, or the Debian one")
     build.add_argument("--debian", action="store_true", help="a real Debian with nginx and redis (about two minutes)")
-    start = actions.add_parser("start", help="define a guest at a provider and boot it")
+    start = _add(actions, "start", "define a guest at a provider and boot it")
     start.add_argument("name")
     start.add_argument("--provider", required=True)
     start.add_argument("--memory", type=int, default=512, metavar="MIB")
@@ -63,14 +69,14 @@ def _add_guest(guest: argparse.ArgumentParser) -> None:
         help="guestd: pages_s, hot_mib, region_mib, blocks_s, requests_s",
     )
     start.add_argument("--no-wait", action="store_true", help="do not wait until it answers")
-    actions.add_parser("list", help="guests and where they are")
+    _add(actions, "list", "guests and where they are")
     for action, text in (
         ("stop", "pull the plug; the definition stays"),
         ("remove", "stop it and delete it with its disks"),
         ("console", "show the end of its console"),
     ):
-        actions.add_parser(action, help=text).add_argument("name")
-    report = actions.add_parser("report", help="one line of JSON from the guest")
+        _add(actions, action, text).add_argument("name")
+    report = _add(actions, "report", "one line of JSON from the guest")
     report.add_argument("name")
     report.add_argument("--console", action="store_true", help="ask on the serial console, not on the network")
     report.add_argument("--disk-sha256", action="store_true", help="hash of the static part of its disk instead")

@@ -31,7 +31,7 @@ def _is_table(value: Any) -> bool:
 
 
 def _key(key: str) -> str:
-    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else json.dumps(key)
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _quoted(key)
 
 
 def _value(value: Any) -> str:
@@ -41,7 +41,7 @@ def _value(value: Any) -> str:
         case int() | float():
             return repr(value)
         case str():
-            return json.dumps(value, ensure_ascii=False)
+            return _quoted(value)
         case date():
             return value.isoformat()
         case list() | tuple():
@@ -49,3 +49,8 @@ def _value(value: Any) -> str:
         case _:
             msg = f"TOML has no form for {type(value).__name__}"
             raise TypeError(msg)
+
+
+def _quoted(text: str) -> str:
+    # JSON's escapes are TOML's, but TOML wants DEL escaped, too, and no surrogate pairs.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,53 @@
+"""The definition of a lab guest."""
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+
+from deploy.labkit.guest_domain import Domain, domain_xml, newest_machine
+
+_DOMAIN = Domain(
+    name="vm1",
+    uuid="51822974-d710-4fa1-8163-83b4fd1ccd7b",
+    mac="52:54:00:00:00:01",
+    memory_mib=512,
+    vcpus=1,
+    accelerator="qemu",
+    machine="pc-q35-10.0",
+    kernel="/cache/vmlinuz",
+    initrd="/cache/initrd",
+    cmdline="console=ttyS0 a=<b>&c",
+    disk="/var/lib/libvirt/images/vm1.raw",
+    disk_format="raw",
+)
+
+
+def test_the_definition_holds_what_it_was_made_of() -> None:
+    """Every field is where libvirt looks for it, and text is escaped."""
+    root = ElementTree.fromstring(domain_xml(_DOMAIN))  # noqa: S314 - our own text
+    assert root.findtext("name") == "vm1"
+    assert root.findtext("uuid") == _DOMAIN.uuid
+    assert root.findtext("os/cmdline") == _DOMAIN.cmdline
+    assert root.findtext("os/initrd") == "/cache/initrd"
+    source = root.find("devices/disk/source")
+    assert source is not None
+    assert source.get("file") == _DOMAIN.disk
+
+
+def test_a_guest_may_boot_without_an_initrd() -> None:
+    """A kernel of the user's own needs none."""
+    root = ElementTree.fromstring(domain_xml(replace(_DOMAIN, initrd=None)))  # noqa: S314 - our own text
+    assert root.find("os/initrd") is None
+
+
+def test_the_newest_machine_is_found_by_number() -> None:
+    """10.0 is newer than 9.2, and aliases do not count."""
+    shown = "pc-q35-9.2  Standard PC\npc-q35-10.0 Standard PC\nq35 alias\npc-i440fx-10.0 old\n"
+    assert newest_machine(shown) == "pc-q35-10.0"
+
+
+def test_a_qemu_without_q35_is_rejected() -> None:
+    """The error says what is missing."""
+    with pytest.raises(ValueError, match="pc-q35"):
+        newest_machine("none\n")

@@ -1,0 +1,55 @@
+"""Settings files of the lab's processes."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from deploy.labkit import services
+from deploy.labkit.plan import LabPlan
+from deploy.labkit.rabbit import amqp_url, parties
+from deploy.labkit.state import GuestRecord
+from deploy.labkit.toml_text import to_toml
+from services.broker.settings import BrokerSettings
+from services.donor_agent.policy import parse_policy
+from services.donor_agent.settings import DonorSettings
+from services.recipient_agent.settings import RecipientSettings
+from shared.config import ServiceSettings, load
+
+_PLAN = LabPlan("lab")
+_MODELS: dict[str, type[ServiceSettings]] = {
+    "broker": BrokerSettings,
+    "donor": DonorSettings,
+    "recipient": RecipientSettings,
+}
+
+
+@pytest.mark.parametrize("service", services.services(_PLAN), ids=lambda service: service.name)
+def test_each_process_accepts_its_settings(service: services.Service, tmp_path: Path) -> None:
+    """The process's own model reads the rendered file, and it speaks as its party."""
+    path = tmp_path / "settings.toml"
+    url = amqp_url(_PLAN, service.party, "secret")
+    path.write_text(to_toml(services.settings(_PLAN, service, url)), encoding="utf-8")
+    assert service.party == load(_MODELS[service.role], path).party
+
+
+def test_every_party_of_the_bus_is_a_process_or_the_tenant() -> None:
+    """Nobody has a login that no one uses."""
+    used = {str(service.party) for service in services.services(_PLAN)} | {"tenant.acme"}
+    assert used == {str(party) for party in parties(_PLAN)}
+
+
+def test_the_policy_lets_the_labs_guests_leave() -> None:
+    """The tenant owns each guest by its UUID, under a contract older than the minimum stay."""
+    guest = GuestRecord(
+        "vm1", "51822974-d710-4fa1-8163-83b4fd1ccd7b", "52:54:00:00:00:01", "10.88.0.10", "tiny", "idle", 512, "alpha"
+    )
+    policy = parse_policy(to_toml(services.policy([guest])))
+    assert [str(rule.uuid) for rule in policy.accounts["acme"].vms] == [guest.uuid]
+
+
+def test_an_empty_lab_has_a_valid_policy() -> None:
+    """Before the first guest the account owns nothing."""
+    policy = parse_policy(to_toml(services.policy([])))
+    assert policy.accounts["acme"].vms == ()
+    assert tomllib.loads(to_toml(services.policy([])))["minimum_stay_days"] == 90
