@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
-from hashlib import sha256
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
@@ -22,34 +21,8 @@ from services.donor_agent.approval import (
     records_refusals,
 )
 from services.donor_agent.policy import Account, Invoice, OwnedVmRule, Policy
-from shared.messages.porting import ReservedDisk, ServiceChangeAgreement
-from shared.messages.service_change import PortLimits
-from shared.messages.vm import (
-    Disk,
-    Firmware,
-    HypervisorVersions,
-    IdentityBundle,
-    Nic,
-    VmDescription,
-    VmState,
-    VmSummary,
-)
-
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-VM = UUID("0d5c3e6a-8a53-4a55-9a0e-5b6f2f3d7c11")
-PORT = UUID(int=7)
-SUMMARY = VmSummary(uuid=VM, name="web-1", state=VmState.RUNNING, memory_bytes=1 << 29, vcpus=1, disk_bytes=1 << 28)
-XML = f"""<domain type='qemu' id='3'>
-  <name>web-1</name><uuid>{VM}</uuid><memory unit='MiB'>512</memory><vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
-  <cpu mode='custom'><model>qemu64</model></cpu>
-  <devices>
-    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/images/a.raw'/>
-      <target dev='vda' bus='virtio'/></disk>
-    <interface type='bridge'><mac address='52:54:00:00:00:01'/><source bridge='vmbr0'/>
-      <model type='virtio'/></interface>
-  </devices>
-</domain>"""
+from services.donor_agent.testing import DESCRIPTION, NOW, PORT, SUMMARY, VM, XML, make_agreement, make_identity
+from shared.messages.vm import VmState
 
 
 def account(**changes: Any) -> Account:
@@ -217,24 +190,6 @@ def test_minimum_stay_is_exactly_a_count_of_days(days: int, age: int) -> None:
     assert (refused == ["minimum_stay"]) == (age < days)
 
 
-DESCRIPTION = VmDescription(
-    uuid=VM,
-    name="web-1",
-    state=VmState.RUNNING,
-    memory_bytes=1 << 29,
-    vcpus=1,
-    architecture="x86_64",
-    machine="pc-q35-10.0",
-    cpu_model="qemu64",
-    domain_type="qemu",
-    firmware=Firmware.BIOS,
-    disks=(Disk(target="vda", bus="virtio", format="raw", virtual_size_bytes=1 << 28, allocated_bytes=1 << 20),),
-    nics=(Nic(mac="52:54:00:00:00:01", model="virtio", bridge="vmbr0"),),
-    autostart=True,
-    persistent=True,
-)
-
-
 @pytest.mark.parametrize(
     ("change", "code"),
     [
@@ -256,51 +211,12 @@ def test_each_blocker_is_a_refusal() -> None:
     assert [refusal.evidence for refusal in live_refusals(blocked, vm_uuid=VM)] == ["one", "two"]
 
 
-def identity() -> IdentityBundle:
-    """The bundle that was approved."""
-    return IdentityBundle(
-        vm=DESCRIPTION,
-        domain_xml=XML,
-        domain_xml_sha256=sha256(XML.encode()).hexdigest(),
-        versions=HypervisorVersions(qemu=(10, 0, 2), libvirt=(11, 3, 0)),
-        node="alpha-1",
-    )
-
-
-def agreement(**changes: Any) -> ServiceChangeAgreement:
-    """An agreement about exactly what was approved."""
-    xml = changes.pop("domain_xml", XML.replace("/images/a.raw", "/elsewhere/b.raw"))
-    facts: dict[str, Any] = {
-        "port_id": PORT,
-        "tenant": "acme",
-        "vm_uuid": VM,
-        "vm_name": "web-1",
-        "donor": "alpha",
-        "donor_node": "alpha-1",
-        "recipient": "beta",
-        "recipient_node": "beta-1",
-        "epoch": 2,
-        "window_start": NOW,
-        "deadline": NOW + timedelta(hours=1),
-        "promised_total_s": 60,
-        "promised_downtime_ms": 800,
-        "price_per_month": Decimal("6.90"),
-        "currency": "EUR",
-        "limits": PortLimits(),
-        "domain_xml": xml,
-        "domain_xml_sha256": sha256(xml.encode()).hexdigest(),
-        "disks": (ReservedDisk(target="vda", path="/elsewhere/b.raw", format="raw", virtual_size_bytes=1 << 28),),
-        "fixed_at": NOW,
-    }
-    return ServiceChangeAgreement(**{**facts, **changes})
-
-
-APPROVED = Approved(PORT, "acme", VM, "alpha", identity())
+APPROVED = Approved(PORT, "acme", VM, "alpha", make_identity())
 
 
 def test_an_equal_agreement_is_carried_out() -> None:
     """Host-side parts of the XML may differ, nothing else."""
-    assert agreement_refusals(APPROVED, agreement()) == ()
+    assert agreement_refusals(APPROVED, make_agreement()) == ()
 
 
 @pytest.mark.parametrize(
@@ -322,7 +238,7 @@ def test_an_equal_agreement_is_carried_out() -> None:
 )
 def test_an_agreement_that_differs_is_refused(change: dict[str, Any], names: str) -> None:
     """Whatever was changed after the approval is named."""
-    refusals = agreement_refusals(APPROVED, agreement(**change))
+    refusals = agreement_refusals(APPROVED, make_agreement(**change))
 
     assert set(codes(refusals)) == {"agreement_differs"}
     assert any(names in refusal.evidence for refusal in refusals)
