@@ -19,6 +19,7 @@ WINDOW_BYTES = 5 * (PAYLOAD_BYTES + FRAME_COST_BYTES)
 NAMES = ("a", "b")
 OTHER = {"a": "b", "b": "a"}
 names = st.sampled_from(NAMES)
+picks = st.integers(0, 7)
 
 
 class End:
@@ -77,6 +78,9 @@ class LossyLane(RuleBasedStateMachine):
         self.ends = {name: End(name) for name in NAMES}
         for name in NAMES:
             self.link_up(name)
+            self.open_stream(name)
+        for name in NAMES * 3:
+            self.move(name, sent=10, delivered=10)
 
     def link_up(self, name: str) -> None:
         self.ends[name].is_up = True
@@ -90,77 +94,75 @@ class LossyLane(RuleBasedStateMachine):
             end.written[stream_id] = bytearray()
             end.read[stream_id] = bytearray()
 
-    @rule(name=names, pick=st.integers(0, 7), size=st.integers(1, PAYLOAD_BYTES))
-    def write(self, name: str, pick: int, size: int) -> None:
+    @rule(name=names, pick=picks, sizes=st.lists(st.integers(1, PAYLOAD_BYTES), min_size=1, max_size=5))
+    def write(self, name: str, pick: int, sizes: list[int]) -> None:
         end = self.ends[name]
         streams = end.writable()
-        if streams and end.protocol.has_room(size):
-            stream_id = streams[pick % len(streams)]
-            data = bytes((end.next_byte + offset) % 251 for offset in range(size))
-            end.next_byte += size
-            end.protocol.send_data(stream_id, data)
-            end.written[stream_id] += data
+        for size in sizes:
+            if streams and end.protocol.has_room(size):
+                stream_id = streams[pick % len(streams)]
+                data = bytes((end.next_byte + offset) % 251 for offset in range(size))
+                end.next_byte += size
+                end.protocol.send_data(stream_id, data)
+                end.written[stream_id] += data
 
-    @rule(name=names, pick=st.integers(0, 7))
-    def write_eof(self, name: str, pick: int) -> None:
+    @rule(name=names, pick=picks, reset=st.integers(0, 4).map(lambda number: number == 0))
+    def end_stream(self, name: str, pick: int, *, reset: bool) -> None:
         end = self.ends[name]
-        if streams := end.writable():
-            stream_id = streams[pick % len(streams)]
+        streams = end.writable()
+        if len(streams) < 2:
+            return
+        stream_id = streams[pick % len(streams)]
+        if reset:
+            end.protocol.send_reset(stream_id, "test")
+            end.reset.add(stream_id)
+        else:
             end.protocol.send_eof(stream_id)
             end.eof_written.add(stream_id)
 
-    @rule(name=names, pick=st.integers(0, 7))
-    def reset(self, name: str, pick: int) -> None:
-        end = self.ends[name]
-        if streams := end.writable():
-            stream_id = streams[pick % len(streams)]
-            end.protocol.send_reset(stream_id, "test")
-            end.reset.add(stream_id)
-
-    @rule(name=names, count=st.integers(1, 6))
-    def send(self, name: str, count: int) -> None:
-        for _ in range(count):
+    @rule(name=names, sent=st.integers(0, 8), delivered=st.integers(0, 8))
+    def move(self, name: str, sent: int, delivered: int) -> None:
+        """One end sends some frames; the other one receives some, one by one."""
+        peer = self.ends[OTHER[name]]
+        for _ in range(sent):
             frame = self.ends[name].protocol.next_frame(self.now_s)
             if frame is None:
-                return
-            self.ends[OTHER[name]].incoming.append(frame)
+                break
+            peer.incoming.append(frame)
+        for _ in range(min(delivered, len(peer.incoming)) if peer.is_up else 0):
+            peer.note(peer.protocol.receive_frame(peer.incoming.popleft(), self.now_s))
 
-    @rule(name=names, count=st.integers(1, 6))
-    def deliver(self, name: str, count: int) -> None:
+    @precondition(lambda self: any(end.incoming for end in self.ends.values()))
+    @rule(name=names, at=st.integers(0, 20), count=st.integers(1, 5))
+    def lose(self, name: str, at: int, count: int) -> None:
+        """Frames vanish from the head, the middle or the tail of what is under way."""
+        frames = list(self.ends[name].incoming)
+        start = at % (len(frames) + 1)
+        self.ends[name].incoming = deque(frames[:start] + frames[start + count :])
+
+    @precondition(lambda self: any(end.incoming for end in self.ends.values()))
+    @rule(name=names, count=st.integers(1, 5))
+    def duplicate(self, name: str, count: int) -> None:
+        """The first frames under way come twice."""
+        frames = list(self.ends[name].incoming)
+        self.ends[name].incoming = deque(frames[:count] + frames)
+
+    @rule(name=names, lose_all=st.booleans())
+    def cut_or_mend(self, name: str, *, lose_all: bool) -> None:
         end = self.ends[name]
-        for _ in range(min(count, len(end.incoming)) if end.is_up else 0):
-            end.note(end.protocol.receive_frame(end.incoming.popleft(), self.now_s))
-
-    @rule(name=names)
-    def lose(self, name: str) -> None:
-        if self.ends[name].incoming:
-            self.ends[name].incoming.popleft()
-
-    @rule(name=names)
-    def duplicate(self, name: str) -> None:
-        if self.ends[name].incoming:
-            self.ends[name].incoming.appendleft(self.ends[name].incoming[0])
-
-    @rule(name=names, tail=st.integers(0, 10))
-    def lose_tail(self, name: str, tail: int) -> None:
-        for _ in range(min(tail, len(self.ends[name].incoming))):
-            self.ends[name].incoming.pop()
-
-    @rule(name=names)
-    def cut(self, name: str) -> None:
-        self.ends[name].is_up = False
-        self.ends[name].protocol.link_down(self.now_s)
-
-    @rule(name=names)
-    @precondition(lambda self: not all(end.is_up for end in self.ends.values()))
-    def mend(self, name: str) -> None:
-        if not self.ends[name].is_up:
+        if end.is_up:
+            end.is_up = False
+            end.protocol.link_down(self.now_s)
+            if lose_all:
+                end.incoming.clear()
+        else:
             self.link_up(name)
 
-    @rule(name=names, newest_first=st.booleans())
-    def consume(self, name: str, *, newest_first: bool) -> None:
+    @precondition(lambda self: any(end.unfinished for end in self.ends.values()))
+    @rule(name=names, newest_first=st.booleans(), count=st.integers(1, 4))
+    def consume(self, name: str, count: int, *, newest_first: bool) -> None:
         end = self.ends[name]
-        if end.unfinished:
+        for _ in range(min(count, len(end.unfinished))):
             end.protocol.data_consumed(end.unfinished.pop() if newest_first else end.unfinished.popleft())
 
     @rule(seconds=st.sampled_from([0.01, 0.06, 1.0, 2.5, 11.0]))
@@ -189,12 +191,9 @@ class LossyLane(RuleBasedStateMachine):
             if not self.ends[name].is_up:
                 self.link_up(name)
         for _ in range(60):
-            for _ in range(40):
-                for name in NAMES:
-                    self.send(name, 100)
-                    self.deliver(name, 100)
-                    while self.ends[name].unfinished:
-                        self.consume(name, newest_first=False)
+            for name in NAMES * 4:
+                self.move(name, sent=100, delivered=1000)
+                self.consume(name, 1000, newest_first=False)
             if all(end.protocol.flushed for end in self.ends.values()):
                 break
             self.wait(1.0)
