@@ -79,6 +79,9 @@ class GateBridge:
                 if self.finish_under_way:
                     await from_libvirtd  # the guest is being started; how that ends must be known
                 from_libvirtd.cancel()
+        except asyncio.CancelledError:
+            self._stream.reset("the recipient's node agent stopped the transfer")
+            raise
         except ExceptionGroup as errors:
             raise first_error(errors) from None
         finally:

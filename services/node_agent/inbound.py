@@ -231,8 +231,12 @@ class Inbound:
                     await self._on_switchover_question(stream, self._gate)
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
-        except (SocketError, RpcError, GateRefusal, LaneError, StreamError, SignalError, OSError) as error:
-            code = error.code if isinstance(error, GateRefusal | VmportError) else "driver_connection"
+        except GateRefusal as refusal:
+            self._note_trouble(refusal.code, str(refusal))
+            # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
+            stream.write_eof()
+        except (SocketError, RpcError, LaneError, StreamError, SignalError, OSError) as error:
+            code = error.code if isinstance(error, VmportError) else "driver_connection"
             self._note_trouble(code, str(error))
             stream.reset(str(error))
 

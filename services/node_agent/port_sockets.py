@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from services.node_agent.lanes.pump import READER_LIMIT_BYTES
@@ -105,21 +106,24 @@ class Connections:
     """The connections of one port at one end: known while they are served, so that the end can wait for them."""
 
     def __init__(self) -> None:
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._servers: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
     @contextmanager
     def track(self, writer: asyncio.StreamWriter) -> Iterator[None]:
-        """Know the connection inside the block; it is closed after it."""
-        self._writers.add(writer)
+        """Know the connection, and the current task as the one that serves it, inside the block; it is closed after
+        it."""
+        server = asyncio.current_task()
+        assert server is not None, "a connection is served by a task"  # noqa: S101  # asyncio's own guarantee
+        self._servers.add(server)
         self._idle.clear()
         try:
             yield
         finally:
             writer.close()
-            self._writers.discard(writer)
-            if not self._writers:
+            self._servers.discard(server)
+            if not self._servers:
                 self._idle.set()
 
     async def drain(self, within_s: float) -> None:
@@ -131,9 +135,9 @@ class Connections:
             self.close()
 
     def close(self) -> None:
-        """End all of them now."""
-        for writer in self._writers:
-            writer.close()
+        """End all of them now: their tasks are cancelled, since a socket must not be closed under its writer."""
+        for server in self._servers:
+            server.cancel()
 
 
 async def connect_when_there(
