@@ -265,10 +265,11 @@ class RabbitBus:
 
     async def check(self) -> str | None:
         """Why the bus is not ready, for a health check; None when it is."""
-        for connection in (self._publishing, self._consuming):
-            if not connection.is_up:
-                return f"{connection.purpose}: {connection.why_down}"
-        return f"consume: {self._not_consuming}" if self._wants_to_consume and not self.consuming.is_set() else None
+        if not self._publishing.is_up:
+            return f"publish: {self._publishing.why_down}"
+        if not self._wants_to_consume or self.consuming.is_set():
+            return None
+        return f"consume: {self._not_consuming if self._consuming.is_up else self._consuming.why_down}"
 
     async def wait_up(self, timeout_s: float) -> None:
         """Return once RabbitMQ has let this party in; raises `BusDown` with the reason when it has not by then."""

@@ -1,0 +1,40 @@
+"""Fixtures that every test may use: a private RabbitMQ node, one per test session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shared.parties import BROKER, donor, node, recipient, tenant
+from tests.rabbitmq_node import RabbitNode
+
+PARTIES = (
+    BROKER,
+    tenant("acme"),
+    tenant("globex"),
+    *(party for name in ("alpha", "beta") for party in (donor(name), recipient(name), node(name, f"{name}-1"))),
+)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitNode]:
+    """The node of this session; use `rabbitmq`."""
+    server = RabbitNode(tmp_path_factory.mktemp("rabbitmq"), PARTIES)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_session: RabbitNode) -> RabbitNode:
+    """A running node with empty queues, on which the parties of alpha, beta, acme and globex are set up."""
+    connection = rabbitmq_session.connect()
+    channel = connection.channel()
+    for party in rabbitmq_session.parties:
+        channel.queue_purge(f"vmport.inbox.{party}")
+        channel.queue_purge(f"vmport.dead.{party}")
+    connection.close()
+    return rabbitmq_session
