@@ -27,6 +27,21 @@ CONFIG_VARIABLE = "VMPORT_CONFIG"
 URL_SHAPE = "amqp://PARTY:PASSWORD@HOST:PORT/VHOST"
 
 
+_EXAMPLE_PARTIES = {
+    Role.BROKER: "broker",
+    Role.DONOR: "donor.alpha",
+    Role.RECIPIENT: "recipient.alpha",
+    Role.NODE: "node.alpha.alpha-1",
+    Role.TENANT: "tenant.acme",
+}
+
+
+def example_url(roles: frozenset[Role]) -> str:
+    """A bus URL as one of these roles would write it, for samples."""
+    role = next(role for role in Role if role in roles)
+    return f"amqp://{_EXAMPLE_PARTIES[role]}:secret@rabbitmq.example:5672/vmport"
+
+
 class Section(BaseModel):
     """A table of the settings file. Frozen; an unknown key is an error."""
 
@@ -38,7 +53,7 @@ class BusSettings(Section):
 
     url: SecretStr = Field(
         description=f"RabbitMQ, as {URL_SHAPE}; amqps for TLS. The user is the party that this process speaks as.",
-        examples=["amqp://broker:secret@rabbitmq.example:5672/vmport"],
+        examples=[example_url(frozenset(Role))],
     )
     password_file: Path | None = Field(
         default=None,
@@ -145,7 +160,7 @@ class LogSettings(Section):
     file: Path | None = Field(
         default=None,
         description="Append to this file instead of standard error.",
-        examples=["/var/log/vmport/broker.log"],
+        examples=["/var/log/vmport/vmport.log"],
     )
 
 

@@ -18,7 +18,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from shared.config import ENV_DELIMITER, ENV_PREFIX
+from shared.config import ENV_DELIMITER, ENV_PREFIX, ServiceSettings, example_url
+from shared.parties import Role
 
 WIDTH = 100
 
@@ -27,7 +28,11 @@ def render(model: type[BaseModel], *, title: str) -> str:
     """The sample file. Raises ValueError for a field without description, or a required one without an example."""
     lines = [*_comment(title), *_comment(f"Environment variables win over this file: {_variable_rule()}."), ""]
     lines += _table(model, [], commented=False)
-    return "\n".join(lines).rstrip() + "\n"
+    text = "\n".join(lines).rstrip() + "\n"
+    if issubclass(model, ServiceSettings):
+        # The section's own example cannot know which service it is for.
+        text = text.replace(example_url(frozenset(Role)), example_url(model.ROLES))
+    return text
 
 
 def _variable_rule() -> str:

@@ -105,8 +105,7 @@ def run_service(
         settings = load(model, options.config)
         settings.bus.password()
     except ConfigError as error:
-        sys.stderr.write(f"{name}: the configuration cannot be used:\n{error}\n")
-        return ExitCode.CONFIG
+        return _unusable(name, error)
     except OSError as error:
         sys.stderr.write(f"{name}: bus.password_file: {error.filename} cannot be read: {error.strerror}\n")
         return ExitCode.CONFIG
@@ -114,9 +113,21 @@ def run_service(
         sys.stdout.write(f"{name}: the configuration is valid; it speaks as {settings.party}\n")
         return ExitCode.OK
     if chosen is not None:
-        sys.stdout.write(_line(chosen.run(settings)))
-        return ExitCode.OK
+        return _act(name, chosen, settings)
     return _run(name, settings, serve)
+
+
+def _act(name: str, action: Action[S], settings: S) -> int:
+    try:
+        sys.stdout.write(_line(action.run(settings)))
+    except ConfigError as error:
+        return _unusable(name, error)
+    return ExitCode.OK
+
+
+def _unusable(name: str, error: ConfigError) -> int:
+    sys.stderr.write(f"{name}: the configuration cannot be used:\n{error}\n")
+    return ExitCode.CONFIG
 
 
 def _line(text: str) -> str:
@@ -161,7 +172,7 @@ def _run(name: str, settings: ServiceSettings, serve: Serve[S]) -> int:
         return ExitCode.CONFIG
     try:
         return asyncio.run(_serve_until_stopped(name, settings, serve))  # type: ignore[arg-type]  # S is what `load` gave
-    except TelemetryFailed as error:
+    except (TelemetryFailed, ConfigError) as error:
         log.error("cannot start", reason=str(error))  # noqa: TRY400  # the sentence says all
         return ExitCode.CONFIG
     except Exception:
