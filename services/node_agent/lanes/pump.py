@@ -68,7 +68,7 @@ class StreamPump:
             done = True
         except ExceptionGroup as errors:  # not except*, which would wrap what is raised here into a group again
             first = _first(errors)
-            self._stream.reset(str(first))
+            self._stream.reset(f"its socket broke: {first}" if isinstance(first, OSError) else str(first))
             raise first from None
         finally:
             if not done:

@@ -276,16 +276,17 @@ class LaneSession:
     async def _say_goodbye(self) -> None:
         with contextlib.suppress(LinkDown, TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
-                if self._failure is not None and not isinstance(self._failure, LaneAbortedError):
+                if self._failure is not None and not isinstance(self._failure, LaneAbortedError | LaneRouteError):
                     await self._link.send(self._protocol.abort_frame(str(self._failure)))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE_S):
                 await self._link.close()
 
     async def _wait_until(self, is_true: Callable[[], bool]) -> None:
+        self._check_alive()
         while not is_true():
-            self._check_alive()
             await self._wait_for_change()
+            self._check_alive()
 
     async def _wait_for_change(self) -> None:
         self._changed.clear()  # wakes nobody less: an event's waiters are released by set() itself

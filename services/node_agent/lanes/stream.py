@@ -102,19 +102,22 @@ class LaneStream:
         return self._owner.max_payload_bytes
 
     async def read(self) -> bytes:
-        """The next payload; b"" at the other end's EOF.
+        """The next payload; b"" at the other end's EOF. Counts as consumed at once.
 
-        Calling it again says that the payload before was consumed: only then does it leave the window. So first
-        finish with the bytes (written and drained). Raises StreamResetError, or the LaneError that ended the lane.
+        Raises StreamResetError, or the LaneError that ended the lane.
         """
-        return bytes(await self.read_view())
+        payload = bytes(await self.read_view())
+        self._finish_in_hand()
+        return payload
 
     async def read_view(self) -> memoryview | bytes:
-        """As `read`, without a copy: a read-only view into the frame that came."""
+        """As `read`, without a copy (a read-only view into the frame that came), and consumed only when called again.
+
+        So first write the bytes on and drain, then ask for the next: the window then bounds them until the kernel
+        has them. While a payload is held so, no later one of the whole lane can be acked.
+        """
+        self._finish_in_hand()
         inbox = self._inbox
-        if inbox.in_hand is not None:
-            sequence, inbox.in_hand = inbox.in_hand.sequence, None
-            self._owner.consumed(sequence)
         while not inbox.received:
             if inbox.eof_received:
                 return b""
@@ -160,6 +163,11 @@ class LaneStream:
                 StreamResetError(lane=self._owner.lane, stream_id=self.stream_id, reason=reason, by_peer=False)
             )
             self._owner.send_reset(self._inbox, reason)
+
+    def _finish_in_hand(self) -> None:
+        if self._inbox.in_hand is not None:
+            sequence, self._inbox.in_hand = self._inbox.in_hand.sequence, None
+            self._owner.consumed(sequence)
 
     def _unread(self) -> bool:
         return bool(self._inbox.received) or self._inbox.in_hand is not None
