@@ -2,16 +2,15 @@
 
 The ledger of the broker decides, never a guess; where nothing is known, both copies stand still. The rows, in order:
 
-| what is known                                                     | verdict     |
-|-------------------------------------------------------------------|-------------|
-| the broker aborted this half (it does so only before the commit)  | runs here   |
-| the broker has not answered                                       | wait        |
-| committed to the recipient, whose hypervisor reported no failure  | runs there  |
-| committed to the recipient, which failed; the port is still open  | wait        |
-| committed to the recipient, the port is over                      | runs there  |
-| not the recipient's, and the recipient's hypervisor said no       | runs here   |
-| not the recipient's, and the port is over                         | runs here   |
-| not committed, outcome unknown (the lane broke): it may still be  | wait        |
+| what is known                                                       | verdict     |
+|---------------------------------------------------------------------|-------------|
+| the broker aborted this half (only before the commit or after it took it back) | runs here |
+| the broker has not answered                                         | wait        |
+| the recipient owns it, and runs it by its own word, or the port is over | runs there |
+| the recipient owns it, and has not said that it runs: it may yet fail | wait      |
+| the donor owns it, and the recipient's hypervisor said no           | runs here   |
+| the donor owns it, and the port is over                             | runs here   |
+| the donor owns it, outcome unknown (the lane broke): a commit may follow | wait    |
 
 "Wait" is safe: the guest is paused and its process frozen, so that not even this host's libvirtd can run it.
 """
@@ -38,7 +37,7 @@ def donor_verdict(state: SwitchoverState | None, *, donor: str, recipient_failed
     if state is None:
         return Verdict.WAIT
     if state.committed and state.owner != donor:
-        return Verdict.WAIT if recipient_failed and not state.ended else Verdict.RUNS_THERE
+        return Verdict.RUNS_THERE if state.arrived or state.ended else Verdict.WAIT
     if recipient_failed or state.ended:
         return Verdict.RUNS_HERE
     return Verdict.WAIT

@@ -222,6 +222,9 @@ class SwitchoverState(PortMessage):
     owner: Name
     epoch: int
     ended: bool = Field(description="The port is over; left-overs of it may be removed.")
+    arrived: bool = Field(
+        default=False, description="The recipient has said that the guest runs there; only then may the donor's copy go."
+    )
 
 
 class OutboundFinished(PortMessage):

@@ -85,7 +85,12 @@ def tell_owner(at: Moment, event: Heard) -> Decision:
 def switchover_state(state: SagaState) -> SwitchoverState:
     """Who owns the VM, as far as this port decides it."""
     return SwitchoverState(
-        port_id=state.port_id, committed=state.committed, owner=state.owner, epoch=state.epoch, ended=state.ended
+        port_id=state.port_id,
+        committed=state.committed,
+        owner=state.owner,
+        epoch=state.epoch,
+        ended=state.ended,
+        arrived=state.arrived_at is not None,
     )
 
 
