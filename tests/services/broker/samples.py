@@ -1,0 +1,312 @@
+"""Samples of what tenants, donors and recipients say about one VM; and a conversation with the saga, to read like a
+script.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from services.broker.saga import (
+    Alarm,
+    CloseLanes,
+    CommitEpoch,
+    DeadlinePassed,
+    Decision,
+    Effect,
+    Event,
+    Heard,
+    LanesOpened,
+    OpenLanes,
+    RecordEnd,
+    SagaState,
+    Send,
+    Timing,
+    WakeUp,
+    begin,
+    step,
+)
+from shared.messages import Message, Refusal
+from shared.messages.approval import DonorApproved
+from shared.messages.nodes import CapacityReported, InventoryReported, OwnedVm
+from shared.messages.porting import (
+    InboundFinished,
+    InboundOpened,
+    OutboundFinished,
+    OutboundStarted,
+    QuoteOffered,
+    RequestSwitchover,
+    Reserved,
+    ReservedDisk,
+    Side,
+    TransferAborted,
+    TransferFailed,
+    VmDisconnected,
+    VmProvisioned,
+)
+from shared.messages.service_change import (
+    PortLimits,
+    PortPhase,
+    PortProgressed,
+    PortRequested,
+    Quote,
+    StreamProgress,
+    TransferPhase,
+)
+from shared.messages.vm import (
+    Disk,
+    Firmware,
+    HypervisorVersions,
+    IdentityBundle,
+    Nic,
+    VmDescription,
+    VmState,
+    VmSummary,
+)
+from shared.parties import Party, donor, node, recipient, tenant
+
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+PORT = UUID("00000000-0000-4000-8000-000000000001")
+VM = UUID("00000000-0000-4000-8000-0000000000aa")
+ACME = tenant("acme")
+ALPHA = donor("alpha")
+BETA = recipient("beta")
+GAMMA = recipient("gamma")
+ALPHA_NODE = node("alpha", "alpha-1")
+BETA_NODE = node("beta", "beta-1")
+XML = "<domain type='qemu'><name>web</name></domain>"
+
+
+def request(recipient: str = "beta", *, port_id: UUID = PORT, dry_run: bool = False, **limits: Any) -> PortRequested:
+    """The tenant's request."""
+    return PortRequested(
+        port_id=port_id,
+        vm_uuid=VM,
+        donor="alpha",
+        recipient=recipient,
+        limits=PortLimits(**limits),
+        dry_run=dry_run,
+    )
+
+
+def description(uuid: UUID = VM, name: str = "web") -> VmDescription:
+    """A small VM."""
+    return VmDescription(
+        uuid=uuid,
+        name=name,
+        state=VmState.RUNNING,
+        memory_bytes=512 << 20,
+        vcpus=1,
+        architecture="x86_64",
+        machine="pc-q35-10.0",
+        cpu_model="qemu64",
+        domain_type="qemu",
+        firmware=Firmware.BIOS,
+        disks=(Disk(target="vda", bus="virtio", format="raw", virtual_size_bytes=1 << 28, allocated_bytes=1 << 27),),
+        nics=(Nic(mac="52:54:00:00:00:01", model="virtio", bridge="vmbr0"),),
+        autostart=True,
+        persistent=True,
+    )
+
+
+def identity(uuid: UUID = VM) -> IdentityBundle:
+    """What the donor's node read."""
+    return IdentityBundle(
+        vm=description(uuid),
+        domain_xml=XML,
+        domain_xml_sha256=hashlib.sha256(XML.encode()).hexdigest(),
+        versions=HypervisorVersions(qemu=(10, 0, 2), libvirt=(11, 3, 0)),
+        node="alpha-1",
+    )
+
+
+def quote(provider: str = "beta", *, price: str = "9.00", currency: str = "EUR", **changes: Any) -> Quote:
+    """An offer."""
+    facts: dict[str, Any] = {
+        "promised_total_s": 60.0,
+        "promised_downtime_ms": 500,
+        "valid_until": NOW + timedelta(minutes=10),
+        **changes,
+    }
+    return Quote(provider=provider, price_per_month=Decimal(price), currency=currency, instance_type="small", **facts)
+
+
+def refusal(code: str = "no_capacity") -> Refusal:
+    """Somebody's reason."""
+    return Refusal(code=code, rule="there is room", evidence="there is none")
+
+
+def reserved(provider: str = "beta", **changes: Any) -> Reserved:
+    """A reservation."""
+    facts: dict[str, Any] = {"reserved_until": NOW + timedelta(minutes=10), **changes}
+    disk = ReservedDisk(target="vda", path="/images/vda.raw", format="raw", virtual_size_bytes=1 << 28)
+    return Reserved(port_id=PORT, node=f"{provider}-1", domain_xml=XML, disks=(disk,), **facts)
+
+
+def outbound_finished() -> OutboundFinished:
+    """The donor's figures."""
+    return OutboundFinished(
+        port_id=PORT,
+        downtime_ms=120,
+        hypervisor_downtime_ms=90,
+        total_ms=20_000,
+        memory_bytes=500,
+        disk_bytes=600,
+        wire_bytes=700,
+    )
+
+
+def transfer_failed(side: Side, *, guest_running: bool) -> TransferFailed:
+    """A half gives up."""
+    return TransferFailed(port_id=PORT, side=side, code="lane_lost", detail="gone", guest_running=guest_running)
+
+
+def transfer_aborted(side: Side, *, guest_running: bool | None = None) -> TransferAborted:
+    """A half is stopped and clean."""
+    running = side is Side.OUTBOUND if guest_running is None else guest_running
+    return TransferAborted(port_id=PORT, side=side, guest_running=running)
+
+
+def request_switchover(epoch: int = 2) -> RequestSwitchover:
+    """The recipient's node asks for the VM."""
+    return RequestSwitchover(port_id=PORT, vm_uuid=VM, epoch=epoch)
+
+
+def progress(percent: int, *, port_id: UUID = PORT) -> PortProgressed:
+    """The donor's node reports."""
+    part = StreamProgress(total_bytes=100, processed_bytes=percent, remaining_bytes=100 - percent)
+    return PortProgressed(
+        port_id=port_id,
+        phase=TransferPhase.MEMORY,
+        percent=percent,
+        memory=part,
+        disk=part,
+        rate_bytes_per_s=1000,
+    )
+
+
+def summary(uuid: UUID = VM, name: str = "web") -> VmSummary:
+    """A VM in an inventory."""
+    return VmSummary(uuid=uuid, name=name, state=VmState.RUNNING, memory_bytes=512 << 20, vcpus=1, disk_bytes=1 << 28)
+
+
+def inventory(at: datetime, *uuids: UUID, owner: str = "acme", provider: str = "alpha") -> InventoryReported:
+    """A provider's inventory."""
+    vms = tuple(OwnedVm(vm=summary(uuid), tenant=owner, node=f"{provider}-1") for uuid in uuids)
+    return InventoryReported(at=at, vms=vms)
+
+
+def capacity(at: datetime) -> CapacityReported:
+    """A provider's capacity."""
+    return CapacityReported(at=at, nodes_healthy=1, nodes=1, memory_free_bytes=1 << 34, disk_free_bytes=1 << 40)
+
+
+def told(effect: Effect) -> str:
+    """An effect in few words."""
+    match effect:
+        case Send():
+            return f"{effect.to} <- {type(effect.message).__name__}"
+        case CommitEpoch():
+            return f"commit epoch {effect.epoch} to {effect.owner}"
+        case OpenLanes():
+            return "open lanes"
+        case CloseLanes():
+            return "close lanes"
+        case RecordEnd():
+            return f"end: {effect.outcome} {effect.code}"
+        case Alarm():
+            return f"alarm: {effect.code}"
+
+
+@dataclass
+class Conversation:
+    """A port's saga, spoken to. Each call is one event; `expect` compares what came of it."""
+
+    state: SagaState
+    now: datetime = NOW
+    timing: Timing = field(default_factory=Timing)
+    last: Decision | None = None
+
+    @classmethod
+    def begin(cls, asked: PortRequested, candidates: tuple[str, ...] = ("beta",)) -> Conversation:
+        """A verified request."""
+        decision = begin(
+            asked,
+            tenant_name="acme",
+            vm_name="web",
+            epoch=1,
+            candidates=candidates,
+            now=NOW,
+            timing=Timing(),
+        )
+        return cls(decision.state, last=decision)
+
+    def _take(self, event: Event) -> Conversation:
+        self.last = step(self.state, event, self.now, self.timing)
+        # What is not in the JSON would be forgotten by a restart; so each step starts from it.
+        self.state = SagaState.model_validate_json(self.last.state.model_dump_json())
+        assert self.state == self.last.state
+        return self
+
+    def hear(self, sender: Party, message: Message) -> Conversation:
+        """Somebody says something."""
+        return self._take(Heard(sender, message))
+
+    def lanes_opened(self) -> Conversation:
+        """The relay is ready."""
+        return self._take(LanesOpened())
+
+    def pass_time(self, duration: timedelta) -> Conversation:
+        """Time goes by, and nothing happens."""
+        self.now += duration
+        return self
+
+    def deadline(self, last_heard: datetime | None = None) -> Conversation:
+        """Nothing happens until the phase's deadline."""
+        assert self.state.deadline is not None
+        self.now = max(self.now, self.state.deadline)
+        return self._take(DeadlinePassed(last_heard))
+
+    def wake(self) -> Conversation:
+        """Nothing happens until the phase's own time."""
+        assert self.state.wake_at is not None
+        self.now = max(self.now, self.state.wake_at)
+        return self._take(WakeUp())
+
+    def expect(self, phase: PortPhase, *effects: str) -> Conversation:
+        """The phase, and all effects in order."""
+        assert self.last is not None
+        assert [phase.value, *effects] == [self.state.phase.value, *map(told, self.last.effects)]
+        return self
+
+    # Shortcuts along the good path
+
+    def fixed(self) -> Conversation:
+        """Up to the fixed porting."""
+        self.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+        self.hear(BETA, QuoteOffered(port_id=PORT, quote=quote()))
+        return self.hear(BETA, reserved())
+
+    def transferring(self) -> Conversation:
+        """Up to the transfer."""
+        self.fixed().lanes_opened()
+        self.hear(BETA, InboundOpened(port_id=PORT))
+        return self.hear(ALPHA, OutboundStarted(port_id=PORT)).expect(PortPhase.TRANSFERRING)
+
+    def switching(self) -> Conversation:
+        """Up to the commit."""
+        return self.transferring().hear(BETA_NODE, request_switchover())
+
+    def finishing(self) -> Conversation:
+        """Up to the arrival."""
+        self.switching().hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+        return self.hear(ALPHA, outbound_finished())
+
+    def completed(self) -> Conversation:
+        """To the good end."""
+        self.finishing().hear(ALPHA, VmDisconnected(port_id=PORT))
+        return self.hear(BETA, VmProvisioned(port_id=PORT))
