@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from shared.errors import VmportError
 
-class LinkDown(Exception):
+
+class LinkDown(VmportError):
     """The route is away for now. Frames in flight may be lost; the lane resends them after `wait_up`."""
 
-    def __init__(self, *, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    code = "link_down"
 
-    def __str__(self) -> str:
-        return f"the lane's route is away: {self.reason}"
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"the lane's route is away: {reason}")
 
 
 class LaneLink(Protocol):
@@ -39,10 +40,7 @@ class LaneLink(Protocol):
         ...
 
     async def wait_up(self) -> None:
-        """Return once both directions are usable again, at once if they are.
-
-        The session bounds the wait; it never raises LinkDown.
-        """
+        """Return once both directions are usable again, at once if they are. Tries for ever; the session bounds it."""
         ...
 
     async def close(self) -> None:

@@ -43,6 +43,7 @@ from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.stream import LaneStream, StreamInbox
 from shared.page_stream.bodies import StreamKind
+from shared.tasks import first_error
 
 _GOODBYE_S = 1.0  # bound for the best-effort ABORT, and for releasing the link
 _RETRY_FIRST_S = 0.05  # pause when a link breaks again at once; doubles up to the limit
@@ -101,7 +102,7 @@ class LaneSession:
             self._fail(LaneCancelledError(lane=self.lane))
             raise
         except ExceptionGroup as errors:
-            self._fail(LaneRouteError(lane=self.lane, cause=_first(errors)))
+            self._fail(LaneRouteError(lane=self.lane, cause=first_error(errors)))
         finally:
             self._over.set()
             if self._timer is not None:
@@ -341,9 +342,3 @@ class LaneSession:
             raise self._failure
         if self._over.is_set():
             raise LaneClosedError(lane=self.lane, by_peer=False)
-
-
-def _first(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -145,4 +145,4 @@ class MemoryLink:
 
     def _check_up(self) -> None:
         if self.closed or not self._route.is_up or self._cuts != self._route.cuts:
-            raise LinkDown(reason="the route was cut")
+            raise LinkDown("the route was cut")

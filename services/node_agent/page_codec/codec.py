@@ -10,19 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from shared.errors import VmportError
+
 MAX_CHUNK_BYTES: Final = 256 * 1024
 """Largest chunk that is encoded at once, and the most that decoding one payload may yield."""
 
 
-class CodecError(Exception):
+class CodecError(VmportError):
     """A payload cannot be decoded; the stream cannot go on."""
 
-    def __init__(self, *, finding: str) -> None:
-        super().__init__(finding)
-        self.finding = finding
+    code = "bad_payload"
 
-    def __str__(self) -> str:
-        return f"page-stream payload cannot be decoded: {self.finding}"
+    def __init__(self, *, finding: str) -> None:
+        self.finding = finding
+        super().__init__(f"page-stream payload cannot be decoded: {finding}")
 
 
 @dataclass(frozen=True, slots=True)
