@@ -223,7 +223,8 @@ class SwitchoverState(PortMessage):
     epoch: int
     ended: bool = Field(description="The port is over; left-overs of it may be removed.")
     arrived: bool = Field(
-        default=False, description="The recipient has said that the guest runs there; only then may the donor's copy go."
+        default=False,
+        description="The recipient has said that the guest runs there; only then may the donor's copy go.",
     )
 
 
