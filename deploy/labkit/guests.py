@@ -264,6 +264,18 @@ def _place_disk(plan: LabPlan, spec: GuestSpec, kind: str, target: Path) -> None
         run([*convert, str(source), str(target)], timeout_s=600)
 
 
+def quarantined(disk: Path) -> Path:
+    """Where the donor keeps a disk after the guest left: in its place, or under its name with something added.
+
+    Raises `LabError` if it is gone.
+    """
+    found = [disk] if disk.exists() else sorted(path for path in disk.parent.rglob(f"*{disk.name}*") if path.is_file())
+    if len(found) != 1:
+        msg = f"the donor keeps {len(found)} copies of {disk.name} in quarantine, not one"
+        raise LabError(msg)
+    return found[0]
+
+
 def _outside(plan: LabPlan, provider: str, path: str) -> Path:
     """Where a path below a provider's /var/lib/libvirt is for this process."""
     return plan.host_dir(provider) / "var-lib-libvirt" / Path(path).relative_to("/var/lib/libvirt")

@@ -189,9 +189,31 @@ class Lab:
             msg = f"lab {self.plan.name} has no guest {name!r}; it has {', '.join(self._state.guests) or 'none'}"
             raise LabError(msg) from None
 
+    @property
+    def guests(self) -> dict[str, GuestRecord]:
+        """Every guest that was started and not removed, by name."""
+        return dict(self._state.guests)
+
+    def host_path(self, provider: str, path: str) -> Path:
+        """Where a path of a provider's host is for this process."""
+        for source, target in self.plan.binds(provider).items():
+            if Path(path).is_relative_to(target):
+                return source / Path(path).relative_to(target)
+        return Path(path)
+
     def guest_list(self) -> list[tuple[GuestRecord, list[GuestPlace]]]:
         """Every guest with the providers that know it."""
         return [(record, guests.places(self.plan, record)) for record in self._state.guests.values()]
+
+    def guest_place(self, name: str) -> GuestPlace:
+        """The one provider where the guest runs. Raises `LabError` if it runs nowhere, or at more than one."""
+        found = guests.places(self.plan, self.guest(name))
+        running = [place for place in found if place.state not in {"shut off", "crashed"}]
+        if len(running) != 1:
+            shown = ", ".join(f"{place.provider}: {place.state}" for place in found) or "defined nowhere"
+            msg = f"guest {name} runs at {len(running)} providers, not at one ({shown})"
+            raise LabError(msg)
+        return running[0]
 
     def guest_report(self, name: str, command: str = "report", *, timeout_s: float = 60.0) -> dict[str, Any]:
         """Ask guestd in the guest: `report`, `disk-sha256`, `pause-disk`, `resume-disk`, `freeze` or `thaw`.

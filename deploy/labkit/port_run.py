@@ -1,0 +1,157 @@
+"""Runs one port with the `vmport` command in the tenant's host and measures it from outside.
+
+Owns the measuring: events with their times, bytes on the uplink by the link's counters, the outage that a client sees.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from deploy.labkit.echo_probe import Seen
+from deploy.labkit.errors import LabError
+from deploy.labkit.guests import ECHO_PORT
+from deploy.labkit.lab import Lab
+from deploy.labkit.network import LinkBytes
+from deploy.labkit.plan import CLIENT, TENANT
+
+PROBE_INTERVAL_MS = 5
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """How long the port was in a phase."""
+
+    phase: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PortRun:
+    """A port that ended, however it did, and what was measured meanwhile."""
+
+    port_id: str
+    outcome: str
+    result: Event
+    record: Event
+    seen: Seen
+    wire: LinkBytes
+    errors: str = ""
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes on the donor's uplink, both directions together."""
+        return self.wire.sent + self.wire.received
+
+    def phases(self) -> list[PhaseTime]:
+        """Time per phase, from the broker's record; within the transfer, by what the node was moving."""
+        return phase_times(self.record, self.events)
+
+
+def run_port(
+    lab: Lab, guest: str, *, to: str, options: tuple[str, ...] = (), on_event: Callable[[Event], None] = lambda _: None
+) -> PortRun:
+    """Port a guest of the lab and follow it to its end. Raises `LabError` if it cannot even be asked for."""
+    record = lab.guest(guest)
+    donor = lab.guest_place(guest).provider
+    events: list[Event] = []
+    with _probe(lab, record.address) as finish_probe:
+        before = lab.read_link_bytes(donor)
+        errors = ""
+        command = ["vmport", "--format", "json", "port", "create", record.uuid, "--to", to, "--watch", *options]
+        for event in _lines(lab, command):
+            if event["type"] == "Error":
+                errors = event["data"]
+                continue
+            events.append(event)
+            on_event(event)
+        wire = lab.read_link_bytes(donor).since(before)
+        seen = finish_probe()
+    if not events or events[-1]["type"] != "Outcome":
+        msg = f"the port of {guest} was not followed to its end: {errors or 'no answer'}"
+        raise LabError(msg)
+    result = events[-1]["data"]
+    shown = lab.exec(TENANT, ["vmport", "--format", "json", "port", "show", result["port_id"]])
+    kept = json.loads(shown.stdout) if shown.returncode == 0 else {}
+    return PortRun(result["port_id"], result["outcome"], result, kept, seen, wire, errors, events)
+
+
+def phase_times(record: Event, events: list[Event]) -> list[PhaseTime]:
+    """Time per phase in the order of their beginnings: the record's, the transfer split by what it moved. Pure."""
+    marks = [(datetime.fromisoformat(event["at"]), event["phase"], "") for event in record.get("events", [])]
+    marks += [
+        (datetime.fromisoformat(event["time"]), "", f"transferring: {event['data']['phase']}")
+        for event in events
+        if event["type"] == "PortProgressed"
+    ]
+    marks.sort(key=lambda mark: mark[0])
+    spans: dict[str, float] = {}
+    coarse = name = ""
+    since: datetime | None = None
+    for at, phase, detail in marks:
+        if since is not None and name:
+            spans[name] = spans.get(name, 0.0) + (at - since).total_seconds()
+        since = at
+        if phase and phase != coarse:
+            coarse = name = phase
+        elif detail and coarse == "transferring":
+            name = detail
+    return [PhaseTime(phase, round(seconds, 2)) for phase, seconds in spans.items()]
+
+
+def _lines(lab: Lab, command: list[str]) -> Iterator[Event]:
+    process = subprocess.Popen(
+        lab.exec_argv(TENANT, command),
+        env=lab.exec_environment(TENANT),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        if process.stdout is None or process.stderr is None:
+            msg = "the command's output cannot be read"
+            raise LabError(msg)
+        for line in process.stdout:
+            yield json.loads(line)
+        said = process.stderr.read().strip()
+    if process.returncode != 0:
+        yield {"type": "Error", "data": said}
+
+
+@contextmanager
+def _probe(lab: Lab, address: str) -> Iterator[Callable[[], Seen]]:
+    """An echo client in the client's host; the yielded function ends it and returns what it saw."""
+    command = [sys.executable, "-m", "deploy.labkit.echo_probe", address, str(ECHO_PORT), str(PROBE_INTERVAL_MS)]
+    root = str(Path(__file__).resolve().parents[2])
+    process = subprocess.Popen(
+        lab.exec_argv(CLIENT, ["env", f"PYTHONPATH={root}", *command]),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+    def finish() -> Seen:
+        try:
+            output, errors = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired as error:
+            msg = "the echo client does not end"
+            raise LabError(msg) from error
+        if process.returncode != 0:
+            msg = f"the echo client failed: {errors.strip()}"
+            raise LabError(msg)
+        return Seen(**json.loads(output))
+
+    try:
+        yield finish
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate(timeout=10)
