@@ -102,7 +102,7 @@ class Lab:
                     "name": name,
                     "pid": record.pid,
                     "state": "ended" if not alive else "running" if health is None or health.ready else "unready",
-                    "detail": "" if health is None else health.detail,
+                    "detail": "" if health is None or health.ready else health.detail,
                 }
             )
         places = [
@@ -298,7 +298,8 @@ class Lab:
 
     def _start_daemons(self) -> None:
         """Start the slow ones, without waiting: RabbitMQ first, because it is the slowest."""
-        services.write_settings(self.plan, rabbit.write_definitions(self.plan))
+        passwords = rabbit.write_definitions(self.plan)
+        services.write_settings(self.plan, passwords, accelerator=guests.accelerator(self.plan))
         services.write_policies(self.plan, self._state)
         self._record(rabbit.EPMD, rabbit.start_epmd(self.plan, self._state))
         self._record(rabbit.RABBITMQ, rabbit.start_rabbitmq(self.plan, self._state))

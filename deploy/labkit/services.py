@@ -71,19 +71,21 @@ def policy_file(plan: LabPlan, provider: str) -> Path:
     return plan.config_dir / f"policy-{provider}.toml"
 
 
-def write_settings(plan: LabPlan, passwords: Mapping[Party, str]) -> None:
+def write_settings(plan: LabPlan, passwords: Mapping[Party, str], *, accelerator: str) -> None:
     """Render every process's settings file, and the tenant's."""
     plan.data_dir.mkdir(parents=True, exist_ok=True)
     for service in services(plan):
         url = rabbit.amqp_url(plan, service.party, passwords[service.party])
-        rabbit.write_secret(config_file(plan, service.name), to_toml(settings(plan, service, url)))
+        rabbit.write_secret(
+            config_file(plan, service.name), to_toml(settings(plan, service, url, accelerator=accelerator))
+        )
     me = tenant(TENANT_NAME)
     client = {"bus": {"url": rabbit.amqp_url(plan, me, passwords[me])}}
     rabbit.write_secret(config_file(plan, "tenant"), to_toml(client))
 
 
-def settings(plan: LabPlan, service: Service, url: str) -> dict[str, Any]:
-    """A process's settings as a table."""
+def settings(plan: LabPlan, service: Service, url: str, *, accelerator: str) -> dict[str, Any]:
+    """A process's settings as a table. `accelerator` is what runs guests here: `kvm` or `qemu`. Pure."""
     common: dict[str, Any] = {
         "bus": {"url": url},
         "telemetry": {"host": "0.0.0.0", "port": service.health_port},  # noqa: S104 - all of the host's namespace
@@ -98,7 +100,7 @@ def settings(plan: LabPlan, service: Service, url: str) -> dict[str, Any]:
         case "recipient":
             return {**common, "store": store, **_recipient(plan, service.host)}
         case _:
-            return {**common, **_node(plan, service)}
+            return {**common, **_node(plan, service, accelerator)}
 
 
 _DONOR = {"node_silent_after_s": 10.0, "report_every_s": 5.0, "quarantine_s": 3600.0}
@@ -126,9 +128,15 @@ def _recipient(plan: LabPlan, provider: str) -> dict[str, Any]:
     }
 
 
-def _node(plan: LabPlan, service: Service) -> dict[str, Any]:
-    del plan, service
-    return {}
+def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
+    return {
+        "node": {
+            "state_dir": str(plan.data_dir / service.name),
+            "bridges": [GUEST_BRIDGE],
+            "accelerators": ["kvm", "qemu"] if accelerator == "kvm" else ["qemu"],
+            "heartbeat_s": 2.0,
+        }
+    }
 
 
 def policy(owned: Iterable[GuestRecord]) -> dict[str, Any]:

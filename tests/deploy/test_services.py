@@ -13,6 +13,7 @@ from deploy.labkit.toml_text import to_toml
 from services.broker.settings import BrokerSettings
 from services.donor_agent.policy import parse_policy
 from services.donor_agent.settings import DonorSettings
+from services.node_agent.settings import NodeSettings
 from services.recipient_agent.settings import RecipientSettings
 from shared.config import ServiceSettings, load
 
@@ -21,6 +22,7 @@ _MODELS: dict[str, type[ServiceSettings]] = {
     "broker": BrokerSettings,
     "donor": DonorSettings,
     "recipient": RecipientSettings,
+    "node": NodeSettings,
 }
 
 
@@ -29,7 +31,7 @@ def test_each_process_accepts_its_settings(service: services.Service, tmp_path: 
     """The process's own model reads the rendered file, and it speaks as its party."""
     path = tmp_path / "settings.toml"
     url = amqp_url(_PLAN, service.party, "secret")
-    path.write_text(to_toml(services.settings(_PLAN, service, url)), encoding="utf-8")
+    path.write_text(to_toml(services.settings(_PLAN, service, url, accelerator="qemu")), encoding="utf-8")
     assert service.party == load(_MODELS[service.role], path).party
 
 
