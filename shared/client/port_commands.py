@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
@@ -154,23 +155,25 @@ def create_port(
         request = await _request(client, vm, to, limits, dry_run=True)
         return await client.plan(request, timeout_s=max(PLAN_TIMEOUT_S, session.wait_s))
 
-    async def create(client: TenantClient) -> PortRequested:
+    async def create(client: TenantClient) -> UUID:
         request = await _request(client, vm, to, limits, dry_run=False)
         await client.create_port(request)
-        return request
+        return request.port_id
 
     if dry_run:
         _answer_plan(session, session.run(plan))
-        return
-    request = session.run(create)
-    if watch:
-        session.say(f"port {request.port_id} is accepted")
-        _watch(session, request.port_id)
-    elif session.as_json:
-        session.write(render.json_text(render.as_json(PortTaken(port_id=request.port_id))))
+    elif watch:
+        _watch(session, create)
     else:
-        session.write(str(request.port_id))
-        session.say(f"accepted; 'vmport port watch {str(request.port_id)[:8]}' follows it")
+        _answer_taken(session, session.run(create))
+
+
+def _answer_taken(session: Session, port_id: UUID) -> None:
+    if session.as_json:
+        session.write(render.json_text(render.as_json(PortTaken(port_id=port_id))))
+    else:
+        session.write(str(port_id))
+        session.say(f"accepted; 'vmport port watch {str(port_id)[:8]}' follows it")
 
 
 @app.command("list")
@@ -215,18 +218,22 @@ def watch_port(context: typer.Context, port: PortArgument) -> None:
     JSON: NDJSON, one {time, type, data} per event, data being the message; the last line has type Outcome.
     """
     session: Session = context.obj
-    _watch(session, session.run(lambda client: _port_id(client, port)))
+    _watch(session, lambda client: _port_id(client, port))
 
 
-def _watch(session: Session, port_id: UUID) -> None:
+def _watch(session: Session, which: Callable[[TenantClient], Awaitable[UUID]]) -> None:
+    """Find or make the port, and follow it, in one conversation; ends the program with how the port ended."""
+    found: list[UUID] = []
+
+    async def follow(client: TenantClient) -> outcomes.Outcome:
+        found.append(await which(client))
+        return await _followed(session, client, found[0])
+
     try:
-        outcome = session.run(lambda client: _followed(session, client, port_id))
+        outcome = session.run(follow)
     except KeyboardInterrupt:
-        session.say(
-            f"\nno longer watching; the port goes on.\n"
-            f"  vmport port watch {port_id}    looks again\n"
-            f"  vmport port cancel {port_id}   takes it back, until switchover"
-        )
+        for port_id in found:
+            _say_detached(session, port_id)
         raise
     if session.as_json:
         line = {"type": "Outcome", "data": render.as_json(outcome)}
@@ -236,7 +243,16 @@ def _watch(session: Session, port_id: UUID) -> None:
     raise typer.Exit(EXIT_OF_PHASE.get(outcome.outcome, ExitCode.CRASHED))
 
 
+def _say_detached(session: Session, port_id: UUID) -> None:
+    session.say(
+        f"\nno longer watching; the port goes on.\n"
+        f"  vmport port watch {port_id}    looks again\n"
+        f"  vmport port cancel {port_id}   takes it back, until switchover"
+    )
+
+
 async def _followed(session: Session, client: TenantClient, port_id: UUID) -> outcomes.Outcome:
+    session.say(f"port {port_id}")
     outcome = outcomes.started(port_id)
     if session.as_json:
         async for envelope in client.watch(port_id):

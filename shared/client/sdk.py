@@ -1,4 +1,4 @@
-"""A tenant's access to vmport: questions, ports, and the events of a port while it runs. Asynchronous, over a `Bus`.
+"""A tenant's access to vmport: questions, ports, and the events of a port while it runs; over a bus `Session`.
 
 Owns the conversation (who answers whom, deadlines, what ends it), not the connection and nothing that is printed.
 Every call is bounded: it returns, or raises `NoAnswer`, `BusDown` or what the broker said.
@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Self, TypeVar
 from uuid import UUID, uuid4
 
-from shared.bus import Bus, BusDown
+from shared.bus import BusDown, Session
 from shared.errors import VmportError
 from shared.messages import AnyEnvelope, Message, PortMessage, Refusal, seal
 from shared.messages.queries import (
@@ -65,8 +65,6 @@ ENDS: Final = (PortCompleted, PortFailed, PortCancelled, PortRefused, PortPlanne
 END_PHASES: Final = frozenset(
     {PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED}
 )
-
-READY_POLL_S = 0.02
 
 MAX_WAITING_EVENTS = 1000
 """A watcher that reads slower than a port speaks loses the oldest of more; the end of a port is never among them."""
@@ -159,7 +157,7 @@ class TenantClient:
 
     def __init__(
         self,
-        bus: Bus,
+        bus: Session,
         *,
         timeout_s: float = 10.0,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
@@ -179,11 +177,10 @@ class TenantClient:
         self._tasks.spawn(self._bus.consume(self._hear), name="listen")
         try:
             async with asyncio.timeout(self._timeout_s):
-                while not await self._bus.ready():  # noqa: ASYNC110  # the port tells, it does not call back
-                    await asyncio.sleep(READY_POLL_S)
+                await self._bus.wait_listening()
         except TimeoutError as error:
             await self._close()
-            raise BusDown(f"the bus gave {self._bus.party} no inbox within {self._timeout_s:g} s; try again") from error
+            raise BusDown(f"the bus gave {self._bus.party} no queue within {self._timeout_s:g} s; try again") from error
         return self
 
     async def __aexit__(self, *_: object) -> None:

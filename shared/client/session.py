@@ -15,8 +15,8 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from shared import logs
-from shared.bus import Bus, BusDown, Undeliverable
+from shared import bus, logs
+from shared.bus import BusDown, Undeliverable
 from shared.client import render
 from shared.client.resolve import Ambiguous, NotFound
 from shared.client.sdk import (
@@ -35,7 +35,7 @@ from shared.exit_codes import ExitCode
 from shared.messages.service_change import PortPhase
 
 T = TypeVar("T")
-Connect = Callable[[ClientSettings], Awaitable[Bus]]
+Connect = Callable[[ClientSettings], Awaitable[bus.Session]]
 
 
 class Format(StrEnum):
@@ -79,21 +79,15 @@ def exit_code_of(error: Exception) -> ExitCode:
             return ExitCode.CRASHED
 
 
-async def rabbitmq(settings: ClientSettings) -> Bus:
+async def rabbitmq(settings: ClientSettings) -> bus.Session:
     """The real bus, as one session of a tenant; raises `BusDown`."""
     # RabbitMQ's client library takes a third of a second to import; `vmport --help` does not need it.
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     from shared.metrics import BusMetrics  # noqa: PLC0415
-    from shared.rabbit_session import TenantSession  # noqa: PLC0415
+    from shared.rabbit_session import open_session  # noqa: PLC0415
 
-    bus = TenantSession(settings.bus, BusMetrics(CollectorRegistry()))
-    try:
-        await bus.wait_up(settings.bus.connect_timeout_s)
-    except BusDown:
-        await bus.close()
-        raise
-    return bus
+    return await open_session(settings.bus, BusMetrics(CollectorRegistry()))
 
 
 @dataclass
@@ -146,8 +140,7 @@ class Session:
         logs.configure(level, service="vmport", party=str(settings.party))
 
         async def conversation() -> T:
-            bus = await self.connect(settings)
-            async with TenantClient(bus, timeout_s=self.wait_s) as client:
+            async with TenantClient(await self.connect(settings), timeout_s=self.wait_s) as client:
                 return await work(client)
 
         return asyncio.run(conversation())

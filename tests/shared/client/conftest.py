@@ -64,10 +64,12 @@ class ScriptedBroker:
     vms: tuple[RegisteredVm, ...] = (WEB, SHOP)
     ports: dict[UUID, PortShown] = field(default_factory=dict)
     on_command: Script | None = None
+    after_record: tuple[Callable[[UUID], Message], ...] = ()
     silent: bool = False
     down: bool = False
     heard: list[AnyEnvelope] = field(default_factory=list)
     closed: bool = False
+    _listening: bool = False
     _inbox: asyncio.Queue[AnyEnvelope] = field(default_factory=asyncio.Queue)
 
     @property
@@ -84,6 +86,9 @@ class ScriptedBroker:
         answer = self._answer(envelope.data)
         if answer is not None:
             self.say(answer, cause=envelope)
+            if isinstance(answer, PortShown):
+                for make in self.after_record:
+                    self.say(make(answer.summary.port_id))
         elif self.on_command:
             self.on_command(self, envelope)
 
@@ -110,14 +115,22 @@ class ScriptedBroker:
         self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
     ) -> None:
         assert on_dead is None, "a tenant's client has nobody to tell of dead letters"
+        self._inbox = asyncio.Queue()
+        self._listening = not self.down
         while True:
             await handler(await self._inbox.get())
 
     async def ready(self) -> bool:
         return not self.down
 
+    async def wait_listening(self) -> int:
+        while not self._listening:
+            await asyncio.sleep(0)
+        return 1
+
     async def close(self) -> None:
         self.closed = True
+        self._listening = False
 
 
 def shown_port(port_id: UUID, phase: PortPhase = PortPhase.APPROVAL, **changes: Any) -> PortShown:
