@@ -6,7 +6,7 @@ silent keeps its VMs here: they are still this provider's, they just cannot be r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -63,6 +63,19 @@ class Inventory:
             return self
         return replace(
             self, nodes={**self.nodes, node: replace(view, vms=tuple(v for v in view.vms if v.uuid != vm_uuid))}
+        )
+
+    def arriving(self, own_ports: Collection[UUID], served: Collection[UUID]) -> frozenset[UUID]:
+        """VMs that another provider is still sending here: new, not running, on a node with a port that is not ours.
+
+        They are the other provider's until the broker commits the switchover; then they run, and are served here.
+        """
+        return frozenset(
+            vm.uuid
+            for view in self.nodes.values()
+            if any(port not in own_ports for port in view.ports)
+            for vm in view.vms
+            if vm.state is not VmState.RUNNING and vm.uuid not in served
         )
 
     def owned(self, policy: Policy) -> tuple[OwnedVm, ...]:

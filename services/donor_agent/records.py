@@ -73,6 +73,13 @@ async def vms_in(tx: Transaction, phases: frozenset[Phase]) -> frozenset[UUID]:
     return frozenset(row.vm_uuid for row in await tx.execute(statement))
 
 
+async def outbound_ports(tx: Transaction) -> frozenset[UUID]:
+    """Ports that may have a half on a node of this provider because this agent started it."""
+    phases = [phase.value for phase in UNDER_WAY]
+    statement = select(ports.c.port_id).where(ports.c.phase.in_(phases))
+    return frozenset(row.port_id for row in await tx.execute(statement))
+
+
 async def figures(store: Store) -> tuple[int, int]:
     """For metrics: how many ports are under way, and how many bytes are in quarantine."""
     async with store.reading() as connection:

@@ -421,10 +421,13 @@ class DonorService:
                 continue
 
     async def report(self, *, only_changes: bool) -> None:
-        """Tell the broker what this provider serves. A VM that has left is not served here, whatever a node lists."""
+        """Tell the broker what this provider serves: neither what has left, nor what has not arrived yet."""
+        before = frozenset(vm.vm.uuid for vm in self._reported or ())
         async with self._store.transaction() as tx:
-            gone = await records.vms_in(tx, GONE)
-            served = tuple(vm for vm in self._inventory.owned(self._policy.policy) if vm.vm.uuid not in gone)
+            elsewhere = await records.vms_in(tx, GONE)
+            elsewhere |= self._inventory.arriving(await records.outbound_ports(tx), before)
+            owned = self._inventory.owned(self._policy.policy)
+            served = tuple(vm for vm in owned if vm.vm.uuid not in elsewhere)
             if not self._inventory.nodes or (only_changes and served == self._reported):
                 return
             await tx.send(BROKER, InventoryReported(at=tx.now, vms=served))
