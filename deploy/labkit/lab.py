@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,9 @@ class Lab:
             raise LeftOvers(self.plan.name, left)
         self._state = LabState()
         self.plan.lock_file.unlink(missing_ok=True)
+        for folder in (self.plan.run_dir.parent, self.plan.state_dir.parent):
+            with suppress(OSError):  # another lab's things are in it, or it is gone
+                folder.rmdir()
 
     @property
     def is_up(self) -> bool:
@@ -300,7 +303,8 @@ class Lab:
         """Start the slow ones, without waiting: RabbitMQ first, because it is the slowest."""
         passwords = rabbit.write_definitions(self.plan)
         services.write_settings(self.plan, passwords, accelerator=guests.accelerator(self.plan))
-        services.write_policies(self.plan, self._state)
+        if not all(self.policy_file(provider).exists() for provider in self.plan.providers):
+            services.write_policies(self.plan, self._state)
         self._record(rabbit.EPMD, rabbit.start_epmd(self.plan, self._state))
         self._record(rabbit.RABBITMQ, rabbit.start_rabbitmq(self.plan, self._state))
         for provider in self.plan.providers:
