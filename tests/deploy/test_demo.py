@@ -1,0 +1,137 @@
+"""What the demo proves and reports."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.labkit.demo import Proof, Snapshot, parser, proofs, summary
+from deploy.labkit.disk_compare import Comparison
+from deploy.labkit.echo_probe import Seen
+from deploy.labkit.network import LinkBytes
+from deploy.labkit.port_run import PhaseTime, PortRun, phase_times
+
+UUID = "51822974-d710-4fa1-8163-83b4fd1ccd7b"
+MAC = "52:54:00:00:00:01"
+SAME = Comparison(compared_bytes=2 << 30, rewritten_blocks=3, differences=())
+
+
+def _report(**changed: Any) -> dict[str, Any]:
+    report = {
+        "boot_id": "b",
+        "uptime_s": 20.0,
+        "uuid": UUID,
+        "mac": MAC,
+        "mismatches": 0,
+        "page_checks": 5,
+        "block_checks": 1,
+        "service_requests": 0,
+    }
+    return {**report, **changed}
+
+
+def _snapshot(provider: str, **changed: Any) -> Snapshot:
+    return Snapshot(provider, _report(**changed), "ab" * 32, UUID, (MAC,), Path("disk.raw"))
+
+
+def _run(**changed: Any) -> PortRun:
+    sla = {"measured_total_s": 12.5, "measured_downtime_ms": 210}
+    result = {"port_id": "p", "outcome": "completed", "sla": sla, "memory_bytes": 10, "disk_bytes": 20, **changed}
+    return PortRun("p", result["outcome"], result, {}, Seen(100, 90, 250.0, 5.0, 40), LinkBytes(300, 30))
+
+
+def _failing(found: list[Proof]) -> list[str]:
+    return [proof.name for proof in found if not proof.holds]
+
+
+def _proofs(
+    after: Snapshot, *, last: dict[str, Any] | None = None, comparison: Comparison = SAME, at_donor: str | None = None
+) -> list[Proof]:
+    last = _report(uptime_s=40.0) if last is None else last
+    return proofs(_snapshot("alpha"), after, last=last, comparison=comparison, at_donor=at_donor, done=_run())
+
+
+def test_a_good_port_proves_everything() -> None:
+    """Nothing is left unproved when all is as promised."""
+    assert _failing(_proofs(_snapshot("beta", uptime_s=30.0))) == []
+
+
+@pytest.mark.parametrize(
+    ("after", "name"),
+    [
+        (_snapshot("alpha"), "runs at beta"),
+        (_snapshot("beta", boot_id="other"), "same boot"),
+        (_snapshot("beta", uuid="other"), "UUID kept"),
+        (_snapshot("beta", mac="other"), "MAC kept"),
+        (replace(_snapshot("beta"), disk_sha256="cd" * 32), "same static data, read by the guest"),
+    ],
+)
+def test_a_changed_identity_is_not_proved(after: Snapshot, name: str) -> None:
+    """Each part of the identity is a proof of its own."""
+    assert _failing(_proofs(after)) == [name]
+
+
+def test_what_is_found_after_the_port_counts() -> None:
+    """A reboot, a mismatch, a differing disk and a domain left at the donor each fail their proof."""
+    beta = _snapshot("beta")
+    assert _failing(_proofs(beta, last=_report(uptime_s=3.0))) == ["uptime goes on"]
+    assert _failing(_proofs(beta, last=_report(uptime_s=40.0, mismatches=1))) == ["no mismatch"]
+    assert _failing(_proofs(beta, comparison=replace(SAME, differences=(0,)))) == ["disk identical"]
+    assert _failing(_proofs(beta, at_donor="shut off")) == ["donor no longer has it"]
+
+
+def test_the_summary_has_what_the_issue_asks_for() -> None:
+    """At least these keys, with the link's own count of bytes."""
+    arguments = parser().parse_args(["--link", "100mbit", "--rtt", "20ms"])
+    found = summary(_run(), _proofs(_snapshot("beta", uptime_s=30.0)), SAME, arguments)
+    expected = {
+        "port_id": "p",
+        "outcome": "completed",
+        "total_s": 12.5,
+        "downtime_ms": 210,
+        "outage_ms": 250.0,
+        "wire_bytes": 330,
+        "memory_bytes": 10,
+        "disk_bytes": 20,
+        "mismatches": 0,
+        "disk_identical": True,
+        "proved": True,
+        "link": "100mbit",
+        "rtt": "20ms",
+    }
+    assert expected.items() <= found.items()
+
+
+def test_a_failed_port_is_reported_and_proves_nothing() -> None:
+    """The outcome and the reason are there; what was not measured is null."""
+    failed = _run(outcome="failed", sla=None, detail="no room")
+    found = summary(failed, [], None, parser().parse_args([]))
+    assert (found["outcome"], found["detail"], found["proved"]) == ("failed", "no room", False)
+    assert found["mismatches"] is found["disk_identical"] is found["downtime_ms"] is None
+
+
+def test_phases_split_the_transfer_by_what_it_moves() -> None:
+    """Times come from the record; within the transfer, from the node's progress; late progress changes nothing."""
+    at = "2026-01-01T00:00:{:06.3f}+00:00"
+    record = {
+        "events": [
+            {"at": at.format(0), "phase": "approval"},
+            {"at": at.format(1), "phase": "approval"},
+            {"at": at.format(2), "phase": "transferring"},
+            {"at": at.format(8), "phase": "transferring"},
+            {"at": at.format(10), "phase": "switching"},
+            {"at": at.format(11), "phase": "completed"},
+        ]
+    }
+    progress = [(3, "disk"), (5, "disk"), (7, "memory"), (10.5, "switchover")]
+    events = [
+        {"type": "PortProgressed", "time": at.format(second), "data": {"phase": phase}} for second, phase in progress
+    ]
+    assert phase_times(record, events) == [
+        PhaseTime("approval", 2.0),
+        PhaseTime("transferring", 1.0),
+        PhaseTime("transferring: disk", 4.0),
+        PhaseTime("transferring: memory", 3.0),
+        PhaseTime("switching", 1.0),
+    ]
