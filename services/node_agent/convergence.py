@@ -55,9 +55,10 @@ class Ladder:
         """Judge one reading; `lane_bytes` wait in the lane, which empties at `rate_bytes_per_s`."""
         if self._post_copy_started or stats.memory_total_bytes == 0:
             return []
-        steps: list[Step] = []
-        if self.post_copy == "always" and stats.memory_iteration >= 2:
-            return [self._start_post_copy()]
+        if self.post_copy == "always":
+            # The lowest limit keeps pre-copy from ending by itself before the first round is through.
+            first_round_is_over = stats.memory_iteration >= 2
+            return [self._start_post_copy()] if first_round_is_over else self._tell(LOWEST_MS)
         if stats.memory_iteration - self._since_round >= PATIENCE and self._rung < STEPS:
             self._rung += 1
             self._since_round = stats.memory_iteration
@@ -67,11 +68,14 @@ class Ladder:
             and self.post_copy == "if_needed"
         ):
             return [self._start_post_copy()]
-        limit = self._limit_ms(lane_bytes, rate_bytes_per_s)
-        if abs(limit - self._told_ms) > max(10, self._told_ms // 10):
-            self._told_ms = limit
-            steps.append(SetMaxDowntime(limit))
-        return steps
+        return self._tell(self._limit_ms(lane_bytes, rate_bytes_per_s))
+
+    def _tell(self, limit_ms: int) -> list[Step]:
+        """Small changes are not worth a call."""
+        if abs(limit_ms - self._told_ms) <= max(10, self._told_ms // 10):
+            return []
+        self._told_ms = limit_ms
+        return [SetMaxDowntime(limit_ms)]
 
     def _start_post_copy(self) -> StartPostCopy:
         self._post_copy_started = True

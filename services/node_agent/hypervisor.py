@@ -49,6 +49,8 @@ class LiveVm:
 
     description: VmDescription
     domain_xml: str
+    files: tuple[str, ...] = ()
+    """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,7 +168,6 @@ class Inbound:
         try:
             await self._wait()
             if self._running.is_set():
-                self._journal.enter(Phase.DONE)
                 await on_running()
                 # Post-copy still moves pages; the donor's libvirtd still says goodbye.
                 await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
@@ -327,7 +326,6 @@ class Inbound:
         self._connections.close()
         left_overs = await remove_made(self._journal, self._hypervisor)
         running = await self._hypervisor_says_running()
-        self._journal.enter(Phase.FAILED)
         return InboundFailed(code, detail, guest_running=running, left_overs=left_overs)
 
     async def _hypervisor_says_running(self) -> bool:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from shared.messages.base import MESSAGE_TYPES, PortMessage
 from shared.messages.porting import ServiceChangeAgreement, Side
 
 
@@ -50,6 +51,28 @@ class Made(BaseModel):
     id: str
 
 
+class LastWord(BaseModel):
+    """What a half reported at its end: told once through the outbox, and again when somebody asks again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    body: str
+    told: bool = False
+
+    @classmethod
+    def of(cls, message: PortMessage) -> LastWord:
+        """Keep a message."""
+        return cls(type=type(message).__name__, body=message.model_dump_json())
+
+    @property
+    def message(self) -> PortMessage:
+        """The message. Raises KeyError or ValidationError where another release wrote it."""
+        message = MESSAGE_TYPES[self.type].model_validate_json(self.body)
+        assert isinstance(message, PortMessage), "only messages about a port are kept"  # noqa: S101  # by `of`
+        return message
+
+
 class PortRecord(BaseModel):
     """All that a half of a port must not forget."""
 
@@ -59,9 +82,10 @@ class PortRecord(BaseModel):
     agreement: ServiceChangeAgreement
     phase: Phase = Phase.PREPARING
     made: tuple[Made, ...] = ()
+    disks: tuple[str, ...] = ()
+    """Donor: the VM's images on this host, as they were when it left."""
     quarantined_disks: tuple[str, ...] = ()
-    report: str | None = None
-    """The envelope-less JSON of the half's last word, said again when it is asked again: {"type": …, "body": …}."""
+    last_word: LastWord | None = None
 
     @property
     def port_id(self) -> UUID:
@@ -134,6 +158,19 @@ class HalfJournal:
     def forget_kind(self, kind: Kind) -> None:
         """Store that all things of one kind are gone."""
         self.forget(*(thing for thing in self.record.made if thing.kind is kind))
+
+    def remember_disks(self, paths: tuple[str, ...]) -> None:
+        """Store where the VM's images lie at the donor."""
+        self._store(disks=paths)
+
+    def conclude(self, phase: Phase, message: PortMessage) -> None:
+        """Store the end and what is to be said of it, in one write."""
+        self._store(phase=phase, last_word=LastWord.of(message))
+
+    def told(self) -> None:
+        """Store that the last word is in the outbox."""
+        if self.record.last_word is not None:
+            self._store(last_word=self.record.last_word.model_copy(update={"told": True}))
 
     def quarantine(self, disks: tuple[str, ...]) -> None:
         """Store which disks wait for erasure."""

@@ -451,7 +451,8 @@ def _live_vm(domain: LibvirtDomain) -> LiveVm:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     if domain.snapshotNum():
         blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
-    return LiveVm(_description(domain, facts, tuple(blockers)), xml)
+    files = (*(disk.source for disk in facts.disks), *((facts.nvram,) if facts.nvram else ()))
+    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files)
 
 
 def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...]) -> VmDescription:

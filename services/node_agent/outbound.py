@@ -72,6 +72,8 @@ from shared.topology import Lane
 log = structlog.stdlib.get_logger(__name__)
 
 
+FIRST_DOWNTIME_MS = 50
+"""Before the ladder has seen figures: an idle guest's downtime, where QEMU's default is 300."""
 LAST_BYTES_S = 5.0
 """How long connections may take to end by themselves once libvirt is done."""
 
@@ -164,9 +166,13 @@ class Outbound:
         )
 
     def cancel(self) -> None:
-        """Stop, if it is not too late. The broker says this only while the switchover is not committed."""
+        """Stop: the broker says so, and it says so only while the VM is the donor's."""
         self._cancelled.set()
         self._keeper.aborted.set()
+
+    def stop(self) -> None:
+        """Stop if it is not too late: this process ends. Says nothing about who owns the VM."""
+        self._cancelled.set()
 
     async def run(self) -> OutboundResult:
         """Move the guest. Raises `OutboundFailed`; then it runs here, or the error says that it does not."""
@@ -198,6 +204,7 @@ class Outbound:
         if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
         self._was_running = True
+        self._journal.remember_disks(vm.files)
         self._meter = ProgressMeter(
             disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
             memory_bytes=vm.description.memory_bytes,
@@ -209,6 +216,7 @@ class Outbound:
         await self._sockets.listen(self._sockets.disk, self._on_disk)
         await self._lanes.wait_ready(self._tuning.ready_within_s)
         self._journal.enter(Phase.TRANSFERRING)
+        await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         return MigrationPlan(
             vm_uuid=agreement.vm_uuid,
             driver_uri=self._sockets.driver_uri,
@@ -374,7 +382,6 @@ class Outbound:
 
     async def _result(self, began_s: float) -> OutboundResult:
         await self._say_started()
-        self._journal.enter(Phase.DONE)
         await self._reporter.progressed(self._meter.finish(), wire_bytes=self._lanes.wire_bytes())
         now_s = self._clock()
         known_s = self._keeper.settled_at_s or now_s
@@ -397,7 +404,6 @@ class Outbound:
 
     async def _failure(self, error: Exception) -> OutboundFailed:
         running = await self._run_again()
-        self._journal.enter(Phase.FAILED)
         if self._cancelled.is_set():
             return OutboundFailed("cancelled", "the transfer was stopped on request", guest_running=running)
         if self._trouble is not None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services.node_agent.lanes.errors import LaneError
 from services.node_agent.lanes.link import LaneLink
-from services.node_agent.lanes.pump import PumpStats, StreamPump
+from services.node_agent.lanes.pump import StreamPump
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
@@ -116,7 +116,12 @@ class PortLanes:
 
     def raw_bytes(self, lane: Lane) -> int:
         """Bytes that the hypervisors exchanged on a lane, both directions."""
-        return sum(_raw(pump.stats()) for of, pump in self._pumps if of is lane)
+        return sum(self.raw_bytes_by_direction(lane))
+
+    def raw_bytes_by_direction(self, lane: Lane) -> tuple[int, int]:
+        """Bytes taken from this host's hypervisor, and bytes given to it."""
+        stats = [pump.stats() for of, pump in self._pumps if of is lane]
+        return sum(each.sent.raw_bytes for each in stats), sum(each.received.raw_bytes for each in stats)
 
     def stats(self) -> dict[Lane, LaneStats]:
         """Each lane's counters."""
@@ -142,7 +147,3 @@ class PortLanes:
         except LaneError as error:
             if not self._closing and not self.failed.done():
                 self.failed.set_result(error)
-
-
-def _raw(stats: PumpStats) -> int:
-    return stats.sent.raw_bytes + stats.received.raw_bytes

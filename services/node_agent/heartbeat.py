@@ -1,0 +1,112 @@
+"""The node's heartbeat: inventory, capacity, platform and health, at intervals and soon after a VM changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+
+from services.node_agent.hypervisor import Hypervisor, HypervisorError, LifecycleEvent
+from services.node_agent.reports import Reports
+from shared.bus import BusDown, Undeliverable
+from shared.messages.nodes import NodeHeartbeat
+from shared.messages.porting import Side
+from shared.messages.vm import VmState
+from shared.metrics import NodeMetrics
+
+log = structlog.stdlib.get_logger(__name__)
+
+SETTLE_S = 0.3
+"""After a VM changed: several changes come together."""
+
+
+class Heart:
+    """Beats until cancelled. `ports` and `problems` are asked at each beat."""
+
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        reports: Reports,
+        metrics: NodeMetrics,
+        *,
+        every_s: float,
+        agent_version: str,
+        ports: Callable[[], tuple[UUID, ...]],
+        problems: Callable[[], tuple[str, ...]],
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._reports = reports
+        self._metrics = metrics
+        self._every_s = every_s
+        self._version = agent_version
+        self._ports = ports
+        self._problems = problems
+        self._changed = asyncio.Event()
+        self._trouble: str | None = "libvirt has not been asked yet"
+        self._last: NodeHeartbeat | None = None
+
+    async def check(self) -> str | None:
+        """For ``/readyz``: why libvirt cannot be used, or None."""
+        return self._trouble
+
+    async def run(self) -> None:
+        """Beat."""
+        stop_listening = self._hypervisor.listen(self._on_event)
+        try:
+            while True:
+                self._changed.clear()
+                beat = await self._beat()
+                if beat is not None:
+                    await self._say(beat)
+                try:
+                    async with asyncio.timeout(self._every_s):
+                        await self._changed.wait()
+                    await asyncio.sleep(SETTLE_S)
+                except TimeoutError:
+                    continue
+        finally:
+            stop_listening()
+
+    def _on_event(self, _: LifecycleEvent) -> None:
+        self._changed.set()
+
+    async def _beat(self) -> NodeHeartbeat | None:
+        try:
+            platform = await self._hypervisor.platform()
+            capacity = await self._hypervisor.capacity()
+            vms = await self._hypervisor.inventory()
+        except HypervisorError as error:
+            if self._trouble is None:
+                log.warning("libvirt does not answer", reason=str(error))
+            self._trouble = str(error)
+            if self._last is None:
+                return None
+            problems = (*self._problems(), self._trouble)
+            return self._last.model_copy(update={"at": datetime.now(UTC), "healthy": False, "problems": problems})
+        self._trouble = None
+        states = Counter(vm.state for vm in vms)
+        for state in VmState:
+            self._metrics.vms.labels(state).set(states[state])
+        problems = self._problems()
+        self._last = NodeHeartbeat(
+            at=datetime.now(UTC),
+            healthy=not problems,
+            problems=problems,
+            agent_version=self._version,
+            platform=platform,
+            capacity=capacity,
+            vms=vms,
+            ports=self._ports(),
+        )
+        return self._last
+
+    async def _say(self, beat: NodeHeartbeat) -> None:
+        for side in Side:
+            try:
+                await self._reports.say(self._reports.agent(side), beat)
+            except (BusDown, Undeliverable) as error:
+                log.debug("a heartbeat is lost", to=str(self._reports.agent(side)), reason=str(error))

@@ -1,0 +1,111 @@
+"""``vmport-node``: puts the node agent together and runs it. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+from services.node_agent.halves import Halves
+from services.node_agent.heartbeat import Heart
+from services.node_agent.hypervisor import HypervisorError
+from services.node_agent.journal import Journal
+from services.node_agent.lanes.link import LaneLink, LinkDown
+from services.node_agent.libvirt_adapter import LibvirtHypervisor
+from services.node_agent.outbox import Outbox
+from services.node_agent.reports import Reports
+from services.node_agent.service import NodeService
+from services.node_agent.settings import NodeSection, NodeSettings
+from services.node_agent.vm_affairs import VmAffairs
+from shared.config import ConfigError, Problem
+from shared.logs import get_logger
+from shared.metrics import NodeMetrics
+from shared.parties import Party
+from shared.rabbit_lane import RabbitLanes
+from shared.runtime import Runtime, run_service, version
+from shared.topology import Lane
+
+ABOUT = "Runs beside libvirtd on one host: moves VMs in and out, and tells its provider what the host has."
+
+log = get_logger(__name__)
+
+
+async def serve(runtime: Runtime[NodeSettings]) -> None:
+    """Run until cancelled."""
+    settings = runtime.settings.node
+    metrics = NodeMetrics(runtime.metrics.registry)
+    journal, outbox = _open_state(settings.state_dir, runtime)
+    hypervisor = await _open_hypervisor(settings, runtime)
+    lanes: RabbitLanes[LinkDown] = RabbitLanes(
+        runtime.settings.bus, runtime.metrics.bus, link_down=lambda reason: LinkDown(reason=reason)
+    )
+    runtime.stack.push_async_callback(lanes.close)
+
+    async def make_link(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:
+        return lanes.link(port_id, lane, peer)
+
+    reports = Reports(runtime.bus, outbox)
+    halves = Halves(
+        settings, hypervisor=hypervisor, journal=journal, reports=reports, make_link=make_link, metrics=metrics
+    )
+    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node)
+    service = NodeService(runtime.party, halves, affairs, reports)
+    heart = Heart(
+        hypervisor,
+        reports,
+        metrics,
+        every_s=settings.heartbeat_s,
+        agent_version=version(),
+        ports=halves.ports,
+        problems=halves.problems,
+    )
+    runtime.check("libvirt", heart.check)
+    for name in halves.recover():
+        log.error("a journal file is damaged; look at what its port left behind", file=name)
+    runtime.running()
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(outbox.run(), name="outbox")
+            group.create_task(heart.run(), name="heart")
+            group.create_task(runtime.bus.consume(service.handle), name="inbox")
+    finally:
+        await service.close()
+        await halves.stop(runtime.settings.stop_within_s / 2)
+
+
+def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journal, Outbox]:
+    try:
+        journal = Journal(state_dir / "ports").open()
+        outbox = Outbox(state_dir / "outbox", runtime.bus)
+        outbox.open()
+    except OSError as error:
+        raise ConfigError((Problem("node.state_dir", "", f"{state_dir} cannot be used: {error.strerror}"),)) from error
+    return journal, outbox
+
+
+async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]) -> LibvirtHypervisor:
+    hypervisor = LibvirtHypervisor(
+        settings.libvirt_uri,
+        image_dir=str(settings.image_dir),
+        bridges=settings.bridges,
+        accelerators=settings.accelerators,
+        pid_dir=str(settings.qemu_pid_dir),
+    )
+    runtime.stack.push_async_callback(hypervisor.close)
+    try:
+        await hypervisor.connect()
+    except HypervisorError as error:
+        # It is tried again with every call; /readyz says why the node is not ready meanwhile.
+        log.warning("libvirt cannot be reached yet", reason=str(error))
+    return hypervisor
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code."""
+    return run_service("vmport-node", NodeSettings, serve, about=ABOUT, argv=argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The node agent: hears the commands of its own provider's agents and the broker's word on switchovers, and answers.
+
+Handlers are quick: they store and return; the work runs in tasks. Who may say what is the bus's rule of belief.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import structlog
+
+from services.node_agent.disk_images import DiskImageError
+from services.node_agent.halves import Halves
+from services.node_agent.reports import Reports
+from services.node_agent.vm_affairs import VmAffairs
+from shared.bus import Reject
+from shared.messages import AnyEnvelope
+from shared.messages.base import PortMessage
+from shared.messages.nodes import DescribeVm, EraseQuarantine
+from shared.messages.porting import (
+    AbortTransfer,
+    CompletionFailed,
+    DisconnectVm,
+    OpenInbound,
+    ProvisionVm,
+    ServiceChangeAgreement,
+    Side,
+    StartOutbound,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
+)
+from shared.parties import Party
+from shared.tasks import Tasks
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class NodeService:
+    """One node's inbox."""
+
+    def __init__(self, party: Party, halves: Halves, affairs: VmAffairs, reports: Reports) -> None:
+        self._party = party
+        self._halves = halves
+        self._affairs = affairs
+        self._reports = reports
+        self._tasks = Tasks("commands")
+
+    async def close(self) -> None:
+        """End short commands that are under way; whoever asked asks again."""
+        await self._tasks.close()
+
+    async def handle(self, envelope: AnyEnvelope) -> None:
+        """Act on one message. Raises `Reject` for what can never be acted on."""
+        match envelope.data:
+            case OpenInbound(agreement=agreement):
+                self._check(agreement, agreement.recipient, agreement.recipient_node)
+                self._halves.start(Side.INBOUND, agreement)
+            case StartOutbound(agreement=agreement):
+                self._check(agreement, agreement.donor, agreement.donor_node)
+                self._halves.start(Side.OUTBOUND, agreement)
+            case AbortTransfer() as command:
+                self._halves.abort(command)
+            case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
+                self._switchover(answer)
+            case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
+                self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
+            case other:
+                raise Reject("unexpected_message", f"a node has no use for {type(other).__name__}")
+
+    def _check(self, agreement: ServiceChangeAgreement, provider: str, name: str) -> None:
+        if (provider, name) != (self._party.owner, self._party.node):
+            raise Reject("wrong_node", f"port {agreement.port_id} is for node {provider}/{name}, this is {self._party}")
+
+    def _switchover(self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState) -> None:
+        talk = self._halves.talk(answer.port_id)
+        if talk is not None:
+            talk.deliver(answer)
+        elif isinstance(answer, SwitchoverGranted):
+            self._halves.resolve(answer.port_id)
+        else:
+            log.info("an answer about a port that has no half here", port_id=str(answer.port_id))
+
+    async def _answer(
+        self, envelope: AnyEnvelope, command: DescribeVm | ProvisionVm | DisconnectVm | EraseQuarantine
+    ) -> None:
+        answer = await self._do(command)
+        self._reports.tell(envelope.sender, answer, cause=envelope)
+
+    async def _do(self, command: DescribeVm | ProvisionVm | DisconnectVm | EraseQuarantine) -> PortMessage:
+        match command:
+            case DescribeVm():
+                return await self._affairs.describe(command)
+            case ProvisionVm():
+                return self._busy(command.port_id, Side.INBOUND) or await self._affairs.provision(command)
+            case DisconnectVm():
+                return self._busy(command.port_id, Side.OUTBOUND) or await self._affairs.disconnect(command)
+            case EraseQuarantine(port_id=port_id):
+                try:
+                    return await self._affairs.erase(port_id)
+                except DiskImageError as error:
+                    return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code=error.code, detail=str(error))
+
+    def _busy(self, port_id: UUID, side: Side) -> CompletionFailed | None:
+        """A half that is still saying goodbye keeps files and domain in use."""
+        if self._halves.half(port_id) is None:
+            return None
+        return CompletionFailed(port_id=port_id, side=side, code="busy", detail="the transfer is still ending here")

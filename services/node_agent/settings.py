@@ -1,0 +1,83 @@
+"""The node agent's settings: ``[node]`` beside the sections that every service has. Pure values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from shared.config import Section, ServiceSettings
+from shared.parties import Role
+
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+WindowBytes = Annotated[int, Field(ge=256 * 1024, le=64 * 1024 * 1024)]
+
+
+class NodeSection(Section):
+    """This host. Its name and its provider are those of the bus URL's user, ``node.PROVIDER.NAME``."""
+
+    libvirt_uri: str = Field(default="qemu:///system", description="How this agent reaches the host's libvirtd.")
+    libvirt_socket: Path = Field(
+        default=Path("/run/libvirt/libvirt-sock"),
+        description="libvirtd's own socket, into which the RPC gate lets a donor's eight procedures pass.",
+    )
+    qemu_pid_dir: Path = Field(
+        default=Path("/run/libvirt/qemu"),
+        description="Where libvirt keeps QEMU's pid files; the fence at the switchover finds its process there.",
+    )
+    run_dir: Path = Field(
+        default=Path("/run/vmport"),
+        description="Sockets of ports under way. The same path on every host of every provider.",
+    )
+    state_dir: Path = Field(
+        default=Path("/var/lib/vmport/node"), description="The journal and messages that the bus has not taken yet."
+    )
+    image_dir: Path = Field(
+        default=Path("/var/lib/libvirt/images"),
+        description="Where disks of arriving VMs are made, and nowhere else; its file system is the disk capacity.",
+    )
+    bridges: tuple[str, ...] = Field(default=(), description="Bridges that guests may use.", examples=[["vmbr0"]])
+    accelerators: tuple[Literal["kvm", "qemu"], ...] = Field(
+        default=(),
+        description="Narrows what libvirt claims; empty: all. A /dev/kvm that cannot run a guest is claimed, too.",
+        examples=[["kvm"]],
+    )
+    qemu_user: str | None = Field(
+        default=None,
+        description="The user that QEMU runs as, where it is not this agent's; it is given the sockets of a port.",
+        examples=["libvirt-qemu"],
+    )
+    heartbeat_s: Seconds = Field(
+        default=5.0, description="How often inventory and health are told to this provider's agents."
+    )
+    progress_s: Annotated[float, Field(ge=0.1, le=60)] = Field(
+        default=1.0, description="How often a transfer is looked at and its progress told."
+    )
+    peer_ready_within_s: Seconds = Field(
+        default=60.0, description="How long the other node agent may take to answer on the lanes."
+    )
+    lane_silence_s: Annotated[float, Field(ge=5, le=540)] = Field(
+        default=120.0, description="A lane that was silent for so long has failed; shorter outages are outlived."
+    )
+    memory_window_bytes: WindowBytes = Field(
+        default=4 * 1024 * 1024,
+        description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",
+    )
+    disk_window_bytes: WindowBytes = Field(default=8 * 1024 * 1024, description="Most disk-stream bytes under way.")
+    compress: bool = Field(default=True, description="zstd on the lanes.")
+    auto_converge: bool = Field(
+        default=True, description="Let QEMU slow a guest down that writes faster than its memory leaves."
+    )
+    abort_within_s: Seconds = Field(
+        default=30.0,
+        description="How long libvirt may take to end a migration that was aborted before it is hung up on.",
+    )
+
+
+class NodeSettings(ServiceSettings):
+    """Everything that vmport-node reads."""
+
+    ROLES: ClassVar[frozenset[Role]] = frozenset({Role.NODE})
+
+    node: NodeSection = Field(default=NodeSection())
