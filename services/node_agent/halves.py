@@ -203,7 +203,7 @@ class Halves:
     async def _to_the_end(self, active: ActiveHalf, run: Carry) -> PortMessage:
         try:
             return await run(active)
-        except Exception as error:  # noqa: BLE001  # whatever broke, the broker must hear it and left-overs must go
+        except Exception as error:  # whatever broke, the broker must hear it and left-overs must go
             log.exception("a half of a port broke; this is a defect")
             record = active.journal.record
             if record.phase is not Phase.FINISH_PASSED:
