@@ -1,1 +1,1 @@
-"""TBD."""
+"""The four vmport services; separate processes that meet only on the wire, never by import."""
