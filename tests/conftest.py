@@ -1,12 +1,14 @@
-"""Fixtures that every test may use: a private RabbitMQ node, one per test session."""
+"""Fixtures that every test may use: private servers, one of each per test session."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from shared.parties import BROKER, donor, node, recipient, tenant
+from tests.postgres_server import PostgresServer
 from tests.rabbitmq_node import RabbitNode
 
 PARTIES = (
@@ -38,3 +40,23 @@ def rabbitmq(rabbitmq_session: RabbitNode) -> RabbitNode:
         channel.queue_purge(f"vmport.dead.{party}")
     connection.close()
     return rabbitmq_session
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL cluster; `new_database` gives an empty database."""
+    server = PostgresServer()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database, once per engine."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/store.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()

@@ -10,7 +10,7 @@ from shared.store.relay import OutboxRelay, RelayPolicy
 from shared.store.settings import StoreSettings
 from shared.store.store import Store, Transaction, utc_now
 from shared.store.tables import inbox, outbox, store_metadata, timers
-from shared.store.timers import Timer, TimerRunner
+from shared.store.timer_runner import Timer, TimerRunner
 
 __all__ = [
     "OutboxRelay",

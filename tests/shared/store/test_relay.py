@@ -1,0 +1,247 @@
+"""The outbox relay: order, retries, expiry, and what a crash leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from sqlalchemy import select, update
+
+from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
+from shared.messages import AnyEnvelope, open_envelope
+from shared.messages.service_change import PortAccepted
+from shared.parties import BROKER, Party, tenant
+from shared.store import OutboxRelay, RelayPolicy, Store, inbox, outbox
+from shared.testing import ManualClock, MemoryBroker
+
+ACME, GLOBEX = tenant("acme"), tenant("globex")
+POLICY = RelayPolicy(poll_s=0.2, bus_down_retry_s=0.02)
+
+
+class FlakyBus:
+    """A bus that fails for whom it is told to; remembers what it took."""
+
+    party = BROKER
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[Party, UUID]] = []
+        self.failures: dict[Party, Exception] = {}
+        self.changed = asyncio.Event()
+
+    async def publish(self, to: Party, envelope: AnyEnvelope) -> None:
+        if to in self.failures:
+            raise self.failures[to]
+        await asyncio.sleep(0)
+        assert isinstance(envelope.data, PortAccepted)
+        self.taken.append((to, envelope.data.port_id))
+        self.changed.set()
+
+    async def consume(
+        self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
+    ) -> None:
+        raise NotImplementedError
+
+    async def ready(self) -> bool:
+        return True
+
+    async def close(self) -> None:
+        return
+
+    async def wait_for(self, count: int) -> None:
+        """Until so many messages were taken."""
+        async with asyncio.timeout(10):
+            while len(self.taken) < count:
+                self.changed.clear()
+                await self.changed.wait()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """Stands still."""
+    return ManualClock()
+
+
+@pytest.fixture
+async def store(store_url: str, clock: ManualClock) -> AsyncIterator[Store]:
+    """An open store."""
+    async with Store(store_url, BROKER, clock=clock) as opened:
+        await opened.create_schema()
+        yield opened
+
+
+@pytest.fixture
+def bus() -> FlakyBus:
+    """Works until told otherwise."""
+    return FlakyBus()
+
+
+async def send(store: Store, to: Party, *, lifetime: timedelta | None = None) -> UUID:
+    """Commit one message; its port id identifies it."""
+    port_id = uuid4()
+    async with store.transaction() as tx:
+        deadline = tx.now + lifetime if lifetime else None
+        await tx.send(to, PortAccepted(port_id=port_id), deadline=deadline)
+    return port_id
+
+
+async def running(relay: OutboxRelay) -> asyncio.Task[None]:
+    """The relay as a service runs it."""
+    return asyncio.get_running_loop().create_task(relay.run())
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    """The end of it."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_published_at_once(store: Store, bus: FlakyBus) -> None:
+    """A commit wakes the relay; nothing waits for a poll."""
+    task = await running(OutboxRelay(store, bus, policy=RelayPolicy(poll_s=3600)))
+    sent = [await send(store, ACME) for _ in range(3)]
+    await bus.wait_for(3)
+    await stopped(task)
+    assert [port_id for _, port_id in bus.taken] == sent
+
+
+async def test_order_per_recipient(store: Store, bus: FlakyBus) -> None:
+    """Messages to one party are published in the order of their commits, more than one batch of them, too."""
+    sent = [await send(store, ACME) for _ in range(25)]
+    relay = OutboxRelay(store, bus, policy=RelayPolicy(batch=10))
+    await relay.flush()
+    assert [port_id for _, port_id in bus.taken] == sent
+    assert await store.outbox_depth() == 0
+
+
+async def test_undeliverable_holds_up_nobody_else(store: Store, bus: FlakyBus, clock: ManualClock) -> None:
+    """A recipient without an inbox is tried again with a growing pause; others are served meanwhile; order is kept."""
+    bus.failures[ACME] = Undeliverable(ACME, "no inbox")
+    first, second, other = await send(store, ACME), await send(store, ACME), await send(store, GLOBEX)
+    relay = OutboxRelay(store, bus, policy=POLICY)
+    await relay.flush()
+    assert bus.taken == [(GLOBEX, other)]
+    async with store.reading() as connection:
+        row = (await connection.execute(select(outbox).order_by(outbox.c.id).limit(1))).one()
+    assert (row.attempts, "no inbox" in row.last_error, row.not_before > clock()) == (1, True, True)
+    bus.failures.clear()
+    await relay.flush()
+    assert bus.taken == [(GLOBEX, other)], "not before its time"
+    await clock.advance(60)
+    await relay.flush()
+    assert bus.taken[1:] == [(ACME, first), (ACME, second)]
+
+
+async def test_bus_down_is_waited_for(store: Store, bus: FlakyBus) -> None:
+    """While the bus is away messages wait, without being counted as undeliverable; then all go, in order."""
+    bus.failures[ACME] = BusDown("away")
+    task = await running(OutboxRelay(store, bus, policy=POLICY))
+    sent = [await send(store, ACME) for _ in range(3)]
+    await asyncio.sleep(0.1)
+    assert bus.taken == []
+    bus.failures.clear()
+    await bus.wait_for(3)
+    await stopped(task)
+    assert [port_id for _, port_id in bus.taken] == sent
+    async with store.reading() as connection:
+        assert {row.attempts for row in await connection.execute(select(outbox.c.attempts))} == {0}
+
+
+async def test_expired_is_dropped(
+    store: Store, bus: FlakyBus, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message past its deadline is not published, and the log says so."""
+    caplog.set_level("INFO")
+    await send(store, ACME, lifetime=timedelta(seconds=5))
+    kept = await send(store, ACME, lifetime=timedelta(seconds=50))
+    await clock.advance(10)
+    await OutboxRelay(store, bus).flush()
+    assert bus.taken == [(ACME, kept)]
+    assert "expired" in caplog.text
+    assert await store.outbox_depth() == 0
+
+
+async def test_given_up_after_long(
+    store: Store, bus: FlakyBus, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What could not be delivered for a week is dropped with an error."""
+    bus.failures[ACME] = Undeliverable(ACME, "no inbox")
+    await send(store, ACME)
+    await clock.advance(8 * 24 * 3600)
+    await OutboxRelay(store, bus).flush()
+    assert await store.outbox_depth() == 0
+    assert "undeliverable since" in caplog.text
+
+
+async def test_unreadable_row_does_not_block(store: Store, bus: FlakyBus, caplog: pytest.LogCaptureFixture) -> None:
+    """A message that this release cannot read back is dropped with an error, and the next one goes."""
+    await send(store, ACME)
+    async with store.transaction() as tx:
+        await tx.execute(update(outbox).values(envelope="{}"))
+    good = await send(store, ACME)
+    await OutboxRelay(store, bus).flush()
+    assert bus.taken == [(ACME, good)]
+    assert "cannot read it back" in caplog.text
+
+
+async def test_not_marked_is_published_again(store: Store, bus: FlakyBus) -> None:
+    """A crash between publish and mark repeats the message, with the same id, for the receiver to recognise."""
+    await send(store, ACME)
+    relay = OutboxRelay(store, bus)
+    await relay.flush()
+    async with store.transaction() as tx:
+        await tx.execute(update(outbox).values(sent_at=None))
+    await relay.flush()
+    assert len(bus.taken) == 2
+    assert len(set(bus.taken)) == 1
+
+
+async def test_prune(store: Store, bus: FlakyBus, clock: ManualClock) -> None:
+    """Old published messages and old inbox marks go; what still waits stays."""
+    await send(store, ACME)
+    relay = OutboxRelay(store, bus)
+    await relay.flush()
+    async with store.reading() as connection:
+        envelope = open_envelope((await connection.execute(select(outbox.c.envelope))).scalar_one().encode())
+    async with store.transaction() as tx:
+        await tx.first_time(envelope)
+    await clock.advance(15 * 24 * 3600)
+    waiting = await send(store, GLOBEX)
+    await relay.prune()
+    async with store.reading() as connection:
+        rows = [row.envelope for row in await connection.execute(select(outbox.c.envelope))]
+        marks = (await connection.execute(select(inbox))).all()
+    assert ([str(waiting) in row for row in rows], marks) == ([True], [])
+
+
+async def test_depth_is_reported(store: Store, bus: FlakyBus) -> None:
+    """The gauge follows the table."""
+    depths: asyncio.Queue[int] = asyncio.Queue()
+    bus.failures[ACME] = Undeliverable(ACME, "no inbox")
+    await send(store, ACME)
+    task = await running(OutboxRelay(store, bus, policy=RelayPolicy(poll_s=0.02), on_depth=depths.put_nowait))
+    async with asyncio.timeout(10):
+        assert await depths.get() == 1
+    await stopped(task)
+
+
+async def test_two_relays_keep_order(store: Store, bus: FlakyBus) -> None:
+    """Two processes on one database publish everything, in order for each recipient."""
+    sent = [await send(store, ACME) for _ in range(10)]
+    tasks = [await running(OutboxRelay(store, bus, policy=POLICY)) for _ in range(2)]
+    await bus.wait_for(10)
+    for task in tasks:
+        await stopped(task)
+    firsts = list(dict.fromkeys(port_id for _, port_id in bus.taken))
+    assert firsts == sent
+
+
+async def test_to_the_memory_bus(store: Store) -> None:
+    """The real contract: a party's inbox gets what was committed."""
+    broker = MemoryBroker(BROKER, ACME)
+    port_id = await send(store, ACME)
+    await OutboxRelay(store, broker.bus(BROKER)).flush()
+    (envelope,) = broker.received(ACME)
+    assert envelope.data == PortAccepted(port_id=port_id)
