@@ -14,8 +14,10 @@ from typing import Annotated
 
 import typer
 
+from shared import config_sample
 from shared.client import port_commands, vm_commands
 from shared.client.session import Format, Session, quiet_broken_pipe
+from shared.client.settings import ClientSettings
 from shared.client.setup_commands import print_schema, print_topology
 from shared.exit_codes import ExitCode
 
@@ -45,6 +47,12 @@ def _version(*, wanted: bool) -> None:
         raise typer.Exit
 
 
+def _print_config(*, wanted: bool) -> None:
+    if wanted:
+        typer.echo(config_sample.render(ClientSettings, title="Settings of vmport, the command line."), nl=False)
+        raise typer.Exit
+
+
 @app.callback()
 def options(
     context: typer.Context,
@@ -69,6 +77,15 @@ def options(
     version: Annotated[  # noqa: ARG001  # the callback acts on it
         bool,
         typer.Option("--version", callback=lambda wanted: _version(wanted=wanted), is_eager=True, help="Show it."),
+    ] = False,
+    print_config: Annotated[  # noqa: ARG001  # the callback acts on it
+        bool,
+        typer.Option(
+            "--print-config",
+            callback=lambda wanted: _print_config(wanted=wanted),
+            is_eager=True,
+            help="Print a documented sample of the settings.",
+        ),
     ] = False,
 ) -> None:
     """Port a running virtual machine from one cloud provider to another."""

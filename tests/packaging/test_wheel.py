@@ -1,0 +1,74 @@
+"""The built wheel: what is in it, and that it runs away from the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from the checkout, by the installed build back-end: nothing is fetched."""
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(target)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=60)
+    [built] = target.glob("vmport-*.whl")
+    return built
+
+
+def test_wheel_holds_services_and_shared_only(wheel: Path) -> None:
+    """Nothing of tests, deploy or caches is installed; types and migrations are."""
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.partition("/")[0] for name in names}
+
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"services", "shared"}
+    assert "shared/py.typed" in names
+    assert "services/py.typed" in names
+    assert any(name.startswith("services/broker/migrations/versions/") for name in names)
+    assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]
+
+
+def test_no_other_distribution_owns_our_names() -> None:
+    """services and shared are generic names: in an environment of ours they are vmport's alone."""
+    owners = metadata.packages_distributions()
+
+    for package in ("services", "shared"):
+        assert set(owners.get(package, [])) <= {"vmport"}
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_console_scripts_run_from_the_wheel(wheel: Path, tmp_path: Path, script: str, option: str) -> None:
+    """Every program starts in an empty directory with only the wheel's own code on the path."""
+    module, _, function = SCRIPTS[script].partition(":")
+    code = (
+        f"import sys; sys.path.insert(0, {str(wheel)!r}); sys.argv[:] = [{script!r}, {option!r}]\n"
+        f"import {module} as program\n"
+        f"assert program.__file__.startswith({str(wheel)!r}), program.__file__\n"
+        f"sys.exit(program.{function}())"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("VMPORT_", "PYTHON"))}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert script in done.stdout
+    assert list(tmp_path.iterdir()) == []
