@@ -6,6 +6,8 @@ HELLO  u64 epoch of the other endpoint as known here (0: not known yet) · u32 r
 OPEN   u8 length, kind (one of StreamKind) · u16 length, label
 RESET  the reason
 ABORT  the reason
+
+The receive window counts, for every DATA frame that the application has not consumed, its payload and 512 bytes.
 """
 
 from __future__ import annotations

@@ -9,12 +9,11 @@ length` bytes. All integers are unsigned and big-endian.
          4    1 version (1)
          5    1 type: 1 HELLO, 2 ACK, 3 OPEN, 4 DATA, 5 EOF, 6 RESET, 7 CLOSE, 8 ABORT
          6    2 flags: 1 REPLY_WANTED, 2 REPLY, 4 GAP; others must be 0
-         8    8 epoch: random, non-zero, chosen by the sending endpoint when it was made; a restarted endpoint has
-         another one
+         8    8 epoch: random, non-zero, drawn by the sending endpoint when it is made; a restarted one has another
         16    4 stream id: 0 for the lane itself; odd ids are opened by the initiator, even ones by the acceptor
         20    4 payload length, at most MAX_PAYLOAD_BYTES
-        24    8 sequence: OPEN, DATA, EOF, RESET, CLOSE are numbered 1, 2, ...; the others carry the number that was
-        sent last before them
+        24    8 sequence: OPEN, DATA, EOF, RESET, CLOSE are numbered 1, 2, ...;
+                the others carry the number that was sent last before them
         32    8 received: highest number that the sender of this frame has received without a gap
         40    8 consumed: highest number up to which its application has consumed everything (the cumulative ack)
         48    4 pass: how often this sender has gone back to send again

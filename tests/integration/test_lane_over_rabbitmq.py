@@ -174,6 +174,23 @@ async def test_a_reader_that_stands_still_bounds_the_relay(rabbitmq: RabbitNode)
         assert await read_digest(back) == await writing
 
 
+async def test_a_memory_alarm_only_pauses(rabbitmq: RabbitNode) -> None:
+    """While RabbitMQ takes nothing from publishers the lane waits; then it goes on, and repeats nothing."""
+    async with a_route(rabbitmq) as route:
+
+        async def alarm() -> None:
+            await asyncio.sleep(0.5)
+            await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "1MB")
+            await asyncio.sleep(3.0)
+            stuck = [session.stats().data_sent_bytes for session in route.sessions]
+            await asyncio.sleep(1.0)
+            assert [session.stats().data_sent_bytes for session in route.sessions] == stuck
+            await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "400MB")
+
+        await asyncio.gather(both_ways(route, 96, pause_s=0.05), alarm())
+        assert [session.stats().resent_bytes for session in route.sessions] == [0, 0]
+
+
 async def test_a_restarted_endpoint_ends_the_lane(rabbitmq: RabbitNode) -> None:
     """An agent that was killed and comes back with empty state does not continue the stream; both ends learn why."""
     async with a_route(rabbitmq) as route:

@@ -21,14 +21,14 @@ Rule 5  Epochs. An endpoint has a random epoch for its whole life. A HELLO of a 
         lost its state; a HELLO that calls this end by an epoch that it never had means that this end did. Both end
         the lane: its streams cannot be continued. Other frames of a foreign epoch are left-overs and are dropped.
 Rule 6  Silence. An idle end sends an ACK every `keepalive_s`; hearing nothing for `silence_s`, whether the route is
-        up or not, is fatal.
+        up or not, is fatal, unless the other end has closed the lane.
 Rule 7  Streams of one lane share its window. A reader that stands still stops all of them: streams whose readers
         wait for each other, or of which one is urgent, belong on different lanes. OPEN, EOF, RESET and CLOSE are
         outside the window (their number is bounded by `max_streams`), so a stream can always be given up.
 Rule 8  Every violation raises a LaneError from the call that met it, and again from all later ones.
 
-    stream:  OPEN -> open -> EOF from one end -> half closed -> EOF from the other -> closed;  RESET from either end,
-    any time -> closed
+    stream:  OPEN -> open -> EOF from one end -> half closed -> EOF from the other -> closed
+             RESET from either end, at any time -> closed
     lane:    link_up -> HELLO/HELLO(REPLY) -> ready -> link_down/link_up -> resynced ... -> CLOSE, consumed -> closed
 """
 
@@ -284,36 +284,39 @@ class LaneProtocol:
         """See what has become due; `next_frame` then has it. Raises LaneSilentError."""
         self._check_alive()
         self._now_s = now_s
-        if now_s - self._heard_s >= self.settings.silence_s:
+        if not self._peer_closed and now_s >= self._heard_s + self.settings.silence_s:
             silence_s = now_s - self._heard_s
             heard = self._peer_epoch != 0
             self._fail(LaneSilentError(lane=self.settings.lane, silence_s=silence_s, ever_heard=heard))
         if not self._link_is_up:
             return
-        if not self._synced and now_s >= self._hello_retry_at_s:
-            self._hello_due = (self._hello_due or Flag.NONE) | Flag.REPLY_WANTED
+        if not self._synced and self._hello_due is None and now_s >= self._hello_retry_at_s:
+            self._hello_due = Flag.REPLY_WANTED
         if self._ack_at_s is not None and now_s >= self._ack_at_s:
             self._ack_now()
         if self._synced and self._outbox.unanswered and now_s >= self._probe_at_s:
             self._ack_now(Flag.REPLY_WANTED)
             self._probe_pause_s = min(2 * self._probe_pause_s, self.settings.probe_limit_s)
             self._probe_at_s = now_s + self._probe_pause_s
-        if self._peer_epoch and now_s - self._said_s >= self.settings.keepalive_s:
+        if self._keepalive_counts and now_s >= self._said_s + self.settings.keepalive_s:
             self._ack_now()
 
     def next_tick_s(self) -> float:
-        """When `tick` will have something to do, if nothing else happens before."""
-        due = [self._heard_s + self.settings.silence_s]
+        """When `tick` will have something to do, if nothing else happens before; later than the latest `tick`.
+
+        What is due already and waits for the route to take it is no reason to tick again.
+        """
+        due = [] if self._peer_closed else [self._heard_s + self.settings.silence_s]
         if self._link_is_up:
-            if not self._synced:
+            if not self._synced and self._hello_due is None:
                 due.append(self._hello_retry_at_s)
             if self._ack_at_s is not None:
                 due.append(self._ack_at_s)
             if self._synced and self._outbox.unanswered:
                 due.append(self._probe_at_s)
-            if self._peer_epoch:
+            if self._keepalive_counts:
                 due.append(self._said_s + self.settings.keepalive_s)
-        return min(due)
+        return min(due, default=self._now_s + self.settings.silence_s)
 
     # Frames in ----------------------------------------------------------------------------------------------------
 
@@ -473,6 +476,10 @@ class LaneProtocol:
     def _ack_soon(self) -> None:
         if self._ack_at_s is None and self._ack_due is None:
             self._ack_at_s = self._now_s + self.settings.ack_delay_s
+
+    @property
+    def _keepalive_counts(self) -> bool:
+        return self._peer_epoch != 0 and self._ack_due is None and self._hello_due is None
 
     def _expect_progress(self) -> None:
         self._probe_pause_s = self.settings.resend_after_s

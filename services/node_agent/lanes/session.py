@@ -225,6 +225,8 @@ class LaneSession:
     async def _receive_loop(self) -> None:
         while True:
             data = await self._link.receive()
+            if self._over.is_set():
+                return  # the streams are gone; run() is about to end this task
             try:
                 events = self._protocol.receive_frame(data, self._loop.time())
             except LaneError as error:

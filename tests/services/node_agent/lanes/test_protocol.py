@@ -338,6 +338,25 @@ def test_an_idle_lane_lives() -> None:
     assert wire.a.stats().sent_frames > 90
 
 
+def test_a_route_that_takes_nothing_causes_no_spinning() -> None:
+    """What is due but cannot leave is not due again and again."""
+    wire = Wire()
+    wire.a.link_up(0.0)
+    for now_s in (1.0, 5.0, 20.0):
+        wire.a.tick(now_s)
+        assert wire.a.next_tick_s() == 120.0
+    wire = Wire().up()
+    stream = wire.a.open_stream(StreamKind.MEMORY, "")
+    wire.settle()
+    wire.a.send_data(stream, b"x")
+    for now_s in (15.0, 30.0, 60.0, 90.0):
+        wire.a.tick(now_s)
+        assert wire.a.next_tick_s() > now_s
+    wire.now_s = 90.0
+    wire.settle()
+    assert wire.consume() == b"x"
+
+
 def test_silence_is_fatal_after_the_deadline() -> None:
     """Without a frame from the other end the lane fails at the deadline, not before, also while the route is away."""
     wire = Wire().up()
@@ -351,6 +370,17 @@ def test_silence_is_fatal_after_the_deadline() -> None:
     assert never.next_tick_s() == 120.0
     with pytest.raises(LaneSilentError, match="never answered"):
         never.tick(120.0)
+
+
+def test_silence_after_close_is_expected() -> None:
+    """Who has closed the lane need not be heard any more."""
+    wire = Wire().up()
+    wire.a.close()
+    wire.settle()
+    wire.b.tick(500.0)
+    assert wire.b.next_tick_s() > 500.0
+    wire.b.link_down(500.0)
+    assert wire.b.next_tick_s() == 620.0
 
 
 def test_the_lane_survives_a_break_shorter_than_the_deadline() -> None:

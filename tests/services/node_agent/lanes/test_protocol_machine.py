@@ -170,6 +170,7 @@ class LossyLane(RuleBasedStateMachine):
         self.now_s += seconds
         for end in self.ends.values():
             end.protocol.tick(self.now_s)
+            assert end.protocol.next_tick_s() > self.now_s, "a shell that sleeps until then would spin"
 
     @invariant()
     def window_is_kept(self) -> None:
