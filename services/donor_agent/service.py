@@ -108,6 +108,10 @@ class DonorService:
         if isinstance(envelope.data, NodeHeartbeat):
             await self._heard(envelope, envelope.data)
             return
+        if envelope.expired(self._store.clock()):
+            # Who asked has gone on: a transfer that starts now would be nobody's.
+            log.warning("a message came after its deadline", type=type(envelope.data).__name__, sender=envelope.source)
+            return
         async with self._store.transaction() as tx:
             if await tx.first_time(envelope):
                 await self._dispatch(tx, envelope)
@@ -260,7 +264,7 @@ class DonorService:
             await self._refuse_start(tx, envelope, message, refusals)
             return
         await records.save_port(tx, port.in_phase(Phase.MOVING, tx.now, agreement=message.agreement))
-        await tx.send(node(self._provider, port.node), message, cause=envelope)
+        await tx.send(node(self._provider, port.node), message, cause=envelope, deadline=envelope.deadline)
 
     async def _refusals_today(
         self, tx: Transaction, port: DonorPort, agreement: ServiceChangeAgreement
@@ -302,7 +306,7 @@ class DonorService:
     async def _abort(self, tx: Transaction, envelope: AnyEnvelope, message: AbortTransfer) -> None:
         port = await records.load_port(tx, message.port_id)
         if port is not None and port.phase in {Phase.MOVING, Phase.LEFT, Phase.DISCONNECTING}:
-            await tx.send(node(self._provider, port.node), message, cause=envelope)
+            await tx.send(node(self._provider, port.node), message, cause=envelope, deadline=envelope.deadline)
             return
         # No node was ever asked to start, so there is nothing to stop and the guest was never touched.
         running = self._runs(port.vm_uuid, tx) if port is not None else True
@@ -331,7 +335,7 @@ class DonorService:
             await self._say_disconnected(tx, envelope, port)
             return
         await records.save_port(tx, port.in_phase(Phase.DISCONNECTING, tx.now))
-        await tx.send(node(self._provider, port.node), message, cause=envelope)
+        await tx.send(node(self._provider, port.node), message, cause=envelope, deadline=envelope.deadline)
 
     async def _disconnected(
         self, tx: Transaction, envelope: AnyEnvelope, port: DonorPort, message: VmDisconnected

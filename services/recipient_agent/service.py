@@ -87,6 +87,10 @@ class RecipientService:
         if isinstance(envelope.data, NodeHeartbeat):
             await self._heard(envelope, envelope.data)
             return
+        if envelope.expired(self._store.clock()):
+            # Who asked has gone on: a transfer that starts now would be nobody's.
+            log.warning("a message came after its deadline", type=type(envelope.data).__name__, sender=envelope.source)
+            return
         async with self._store.transaction() as tx:
             if await tx.first_time(envelope):
                 await self._dispatch(tx, envelope)
@@ -297,7 +301,7 @@ class RecipientService:
             return
         reservation = reservation.fixed(message.agreement, tx.now, after_deadline_s=self._settings.after_deadline_s)
         await self._hold(tx, reservation.opened(tx.now))
-        await tx.send(node(self._provider, reservation.node), message, cause=envelope)
+        await tx.send(node(self._provider, reservation.node), message, cause=envelope, deadline=envelope.deadline)
 
     def _open_refusals(
         self, reservation: Reservation | None, message: OpenInbound, tx: Transaction
@@ -317,7 +321,7 @@ class RecipientService:
     async def _abort(self, tx: Transaction, envelope: AnyEnvelope, message: AbortTransfer) -> None:
         reservation = await records.load(tx, message.port_id)
         if reservation is not None and reservation.phase in ON_NODE:
-            await tx.send(node(self._provider, reservation.node), message, cause=envelope)
+            await tx.send(node(self._provider, reservation.node), message, cause=envelope, deadline=envelope.deadline)
             return
         # No node was ever asked to open, so there is nothing of the VM here.
         aborted = TransferAborted(port_id=message.port_id, side=Side.INBOUND, guest_running=False)
@@ -341,7 +345,7 @@ class RecipientService:
             await tx.send(BROKER, failed, cause=envelope)
             self._count(tx, refusals)
             return
-        await tx.send(node(self._provider, reservation.node), message, cause=envelope)
+        await tx.send(node(self._provider, reservation.node), message, cause=envelope, deadline=envelope.deadline)
 
     async def _provisioned(
         self, tx: Transaction, envelope: AnyEnvelope, reservation: Reservation, message: VmProvisioned

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -103,9 +103,11 @@ class World:
             if len(self.bus.published) == before:
                 return
 
-    async def say(self, sender: Party, message: Message, *, message_id: UUID | None = None) -> None:
+    async def say(
+        self, sender: Party, message: Message, *, message_id: UUID | None = None, deadline: datetime | None = None
+    ) -> None:
         """Somebody says something to the agent, and it settles."""
-        envelope = seal(message, source=sender, message_id=message_id or uuid4(), now=self.clock())
+        envelope = seal(message, source=sender, message_id=message_id or uuid4(), now=self.clock(), deadline=deadline)
         await self.bus.bus(sender).publish(BETA, envelope)
         await self.settle()
 
@@ -457,6 +459,18 @@ async def test_a_port_that_failed_after_the_vm_arrived_keeps_its_room(running: W
     await running.say(BROKER, failed)
 
     assert running.reservations() == 1
+
+
+async def test_a_deadline_is_kept_and_passed_on(running: World) -> None:
+    """What comes too late is not acted on; what is relayed is worth nothing after the same instant."""
+    await running.to_fixed()
+    command = OpenInbound(port_id=PORT, agreement=running.agreement())
+    soon = running.clock() + timedelta(seconds=5)
+    await running.say(BROKER, command, deadline=running.clock() - timedelta(seconds=1))
+    assert running.heard(NODE, OpenInbound) == []
+    await running.say(BROKER, command, deadline=soon)
+
+    assert [e.deadline for e in running.bus.received(NODE) if isinstance(e.data, OpenInbound)] == [soon]
 
 
 @pytest.mark.parametrize("sender", [OTHER, NODE])

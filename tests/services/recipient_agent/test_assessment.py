@@ -1,0 +1,90 @@
+"""The one judgement over platform, room, quota, collisions and price."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.recipient_agent.assessment import Suitable, Terms, assess
+from services.recipient_agent.capacity import GIB, Nodes, Quota
+from services.recipient_agent.platform import Bridges
+from services.recipient_agent.testing import (
+    MAC,
+    NOW,
+    SMALL,
+    VERSIONS,
+    make_capacity,
+    make_heartbeat,
+    make_places,
+    make_platform,
+    make_summary,
+    make_terms,
+    make_vm,
+)
+from shared.messages.base import Refusal
+from shared.messages.nodes import NodeHeartbeat
+
+
+def judge(terms: Terms | None = None, vm: dict[str, Any] | None = None, **beats: NodeHeartbeat) -> Any:
+    """The judgement; nodes by name, with ``_`` for ``-``."""
+    nodes = Nodes()
+    for name, beat in beats.items():
+        nodes = nodes.heard(name.replace("_", "-"), beat, NOW)
+    found = assess(
+        make_vm(**(vm or {})), VERSIONS, tenant="acme", nodes=nodes, held=[], terms=terms or make_terms(), now=NOW
+    )
+    return found if isinstance(found, Suitable) else [refusal.code for refusal in found]
+
+
+def test_a_suitable_vm_gets_a_node_and_a_price() -> None:
+    """The node with the most free memory of those that can run it."""
+    roomy = make_heartbeat(platform=make_platform(cpu_models=()))
+    tight = make_heartbeat(capacity=make_capacity(memory_free_bytes=2 * GIB))
+
+    assert judge(beta_1=tight, beta_2=roomy, beta_3=make_heartbeat()) == Suitable("beta-3", SMALL)
+    assert judge(beta_1=tight, beta_2=roomy) == Suitable("beta-1", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("terms", "vm", "beat", "codes"),
+    [
+        (make_terms(quota_total=Quota(vcpus=1)), {}, make_heartbeat(), []),
+        (make_terms(quota_total=Quota(memory_mib=1)), {}, make_heartbeat(), ["quota_total"]),
+        (make_terms(quota_per_tenant=Quota(memory_mib=1)), {}, make_heartbeat(), ["quota_tenant"]),
+        (make_terms(instance_types=()), {}, make_heartbeat(), ["no_instance_type"]),
+        (make_terms(), {"blockers": ("x",)}, make_heartbeat(), ["vm_blocked"]),
+        (make_terms(), {}, make_heartbeat(vms=(make_summary(macs=(MAC,)),)), ["mac_collision"]),
+        (make_terms(), {}, make_heartbeat(healthy=False), ["node_unhealthy"]),
+        (make_terms(), {"blockers": ("x",)}, make_heartbeat(healthy=False), ["vm_blocked", "node_unhealthy"]),
+    ],
+)
+def test_every_kind_of_rule_has_its_say(
+    terms: Terms, vm: dict[str, Any], beat: NodeHeartbeat, codes: list[str]
+) -> None:
+    """Rules of the provider as a whole first, then those of each node; all findings at once."""
+    found = judge(terms, vm, beta_1=beat)
+
+    assert (found == codes) if codes else isinstance(found, Suitable)
+
+
+def test_a_node_may_have_bridges_of_its_own() -> None:
+    """An override decides which node can take the VM."""
+    elsewhere = make_places(bridges=Bridges({"br-donor": "br9"}))
+    terms = make_terms(places_of={"beta-1": elsewhere})
+
+    assert judge(terms, beta_1=make_heartbeat()) == ["bridge_missing"]
+    assert judge(terms, beta_1=make_heartbeat(), beta_2=make_heartbeat()) == Suitable("beta-2", SMALL)
+
+
+def test_a_provider_with_many_nodes_names_a_bounded_number_of_findings() -> None:
+    """Refusals fit into a message."""
+    nodes = Nodes()
+    for number in range(200):
+        nodes = nodes.heard(f"n{number}", make_heartbeat(healthy=False), NOW)
+
+    found = assess(make_vm(), VERSIONS, tenant="acme", nodes=nodes, held=[], terms=make_terms(), now=NOW)
+
+    assert isinstance(found, tuple)
+    assert all(isinstance(refusal, Refusal) for refusal in found)
+    assert len(found) == 50
