@@ -1,0 +1,86 @@
+"""Progress for a person, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from uuid import UUID
+
+from rich.console import Console
+
+from shared.client.watch_view import BarView, LineView, headline, percent_of, view_for
+from shared.messages.queries import PortShown
+from shared.messages.service_change import PortAccepted, PortPhase, PortProgressed, StreamProgress, TransferPhase
+
+PORT = UUID(int=1)
+
+
+def progress(percent: int, phase: TransferPhase = TransferPhase.DISK, left: int = 50) -> PortProgressed:
+    return PortProgressed(
+        port_id=PORT,
+        phase=phase,
+        percent=percent,
+        memory=StreamProgress(total_bytes=2**20, processed_bytes=0, remaining_bytes=2**20),
+        disk=StreamProgress(total_bytes=100, processed_bytes=100 - left, remaining_bytes=left),
+        rate_bytes_per_s=2**20,
+        dirty_rate_bytes_per_s=2**10,
+        eta_s=5,
+    )
+
+
+def test_lines_say_what_changed(record: Callable[..., PortShown]) -> None:
+    """Without a terminal a line comes with each phase and each tenth of the way, and no more."""
+    out = io.StringIO()
+    with view_for(Console(file=out, width=200)) as view:
+        assert isinstance(view, LineView)
+        view.show(record(PORT, PortPhase.QUOTING))
+        for percent in (0, 3, 9, 10, 11, 25, 29):
+            view.show(progress(percent))
+        view.show(progress(29, TransferPhase.MEMORY))
+        view.show(PortAccepted(port_id=PORT))
+    assert out.getvalue().splitlines() == [
+        "providers are asked for quotes",
+        "transferring the disks (0 %, 1 MiB/s, 5.0 s left)",
+        "transferring the disks (10 %, 1 MiB/s, 5.0 s left)",
+        "transferring the disks (25 %, 1 MiB/s, 5.0 s left)",
+        "transferring memory (29 %, 1 MiB/s, 5.0 s left)",
+    ]
+
+
+def test_bars_on_a_terminal() -> None:
+    """A terminal gets three bars with rate, time left and rewritten memory."""
+    out = io.StringIO()
+    with view_for(Console(file=out, width=120, force_terminal=True)) as view:
+        assert isinstance(view, BarView)
+        view.show(progress(40))
+    for said in ("transferring the disks", "disks", "memory", " 40%", "1 MiB/s, 5.0 s left", "1 KiB/s rewritten"):
+        assert said in out.getvalue()
+
+
+def test_bars_never_run_backwards() -> None:
+    """A guest that writes makes more work, which no bar shows as a step back."""
+    out = io.StringIO()
+    with BarView(Console(file=out, width=120, force_terminal=True)) as view:
+        view.show(progress(60, left=10))
+        view.show(progress(40, left=80))
+        finished = [(task.description, task.completed) for task in view._bars.tasks]
+    assert finished == [("all", 60), ("disks", 90), ("memory", 0)]
+
+
+def test_percent_of_nothing() -> None:
+    """A stream that has not begun, or has more left than it began with, is at nought."""
+    assert percent_of(StreamProgress()) == 0
+    assert percent_of(StreamProgress(total_bytes=10, remaining_bytes=30)) == 0
+    assert percent_of(StreamProgress(total_bytes=10, remaining_bytes=0)) == 100
+
+
+def test_every_phase_has_words(record: Callable[..., PortShown]) -> None:
+    """Whatever a port waits for is said in words, until it ends."""
+    ends = {PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED}
+    for phase in PortPhase:
+        assert bool(headline(record(PORT, phase))) is (phase not in ends)
+    for transfer in TransferPhase:
+        assert headline(progress(1, transfer))
+        assert headline(record(PORT, PortPhase.TRANSFERRING, progress=progress(1, transfer))) == headline(
+            progress(1, transfer)
+        )
