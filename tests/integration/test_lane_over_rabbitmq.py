@@ -181,11 +181,13 @@ async def test_a_memory_alarm_only_pauses(rabbitmq: RabbitNode) -> None:
         async def alarm() -> None:
             await asyncio.sleep(0.5)
             await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "1MB")
-            await asyncio.sleep(3.0)
-            stuck = [session.stats().data_sent_bytes for session in route.sessions]
-            await asyncio.sleep(1.0)
-            assert [session.stats().data_sent_bytes for session in route.sessions] == stuck
-            await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "400MB")
+            try:
+                await asyncio.sleep(3.0)
+                stuck = [session.stats().data_sent_bytes for session in route.sessions]
+                await asyncio.sleep(1.0)
+                assert [session.stats().data_sent_bytes for session in route.sessions] == stuck
+            finally:
+                await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "400MB")
 
         await asyncio.gather(both_ways(route, 96, pause_s=0.05), alarm())
         assert [session.stats().resent_bytes for session in route.sessions] == [0, 0]
