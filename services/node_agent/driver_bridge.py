@@ -95,9 +95,8 @@ class DriverBridge:
                 await self._perform(self._relay.receive_from_local(data))
         except OSError as error:
             log.info("the hypervisor's connection broke", reason=str(error))
-        if not self._lane_gone:
-            with contextlib.suppress(LaneError, StreamError):
-                self._stream.write_eof()
+        with contextlib.suppress(LaneError, StreamError):
+            self._stream.write_eof()
 
     async def _from_lane(self) -> None:
         reason = "the recipient ended the connection"
