@@ -17,6 +17,7 @@ from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
+from aio_pika.connection import make_url
 from aio_pika.exceptions import (
     AMQPError,
     AuthenticationError,
@@ -24,6 +25,7 @@ from aio_pika.exceptions import (
     ProbableAuthenticationError,
 )
 from aiormq.abc import AbstractChannel
+from pamqp.common import FieldTable
 
 from shared.bus import BusDown
 from shared.config import BusSettings
@@ -119,26 +121,33 @@ class RabbitConnection:
     async def _connect(self) -> None:
         settings = self._settings
         context = ssl.create_default_context(cafile=settings.ca_file) if settings.tls else None
-        async with asyncio.timeout(settings.connect_timeout_s):
-            self._connection = await aio_pika.connect(
-                host=settings.host,
-                port=settings.port,
-                login=str(settings.party),
-                password=settings.password(),
-                virtualhost=settings.vhost,
-                ssl=settings.tls,
-                ssl_context=context,
-                client_properties={"connection_name": f"{settings.party} {self.purpose}"},
-                heartbeat=settings.heartbeat_s,
-            )
+        url = make_url(
+            host=settings.host,
+            port=settings.port,
+            login=str(settings.party),
+            password=settings.password(),
+            virtualhost=settings.vhost,
+            ssl=settings.tls,
+            heartbeat=settings.heartbeat_s,
+        )
+        name: FieldTable = {"connection_name": f"{settings.party} {self.purpose}"}
+        connection = aio_pika.Connection(url, ssl_context=context, client_properties=name)
+        try:
+            async with asyncio.timeout(settings.connect_timeout_s):
+                await connection.connect()
+        except BaseException:
+            await _close_quietly(connection)
+            raise
+        self._connection = connection
 
     async def _until_lost(self) -> str:
         """Why the connection went."""
-        transport = self._connection.transport if self._connection else None
-        if transport is None:
+        connection = self._connection
+        if connection is None or connection.transport is None:
             return "closed at once"
-        closing = transport.connection.closing
+        closing = connection.transport.connection.closing
         await asyncio.wait({closing})
+        await _close_quietly(connection)
         if closing.cancelled():
             return "no heartbeat"
         error = closing.exception()
@@ -168,11 +177,16 @@ class RabbitConnection:
         if self._metrics is not None:
             self._metrics.connected.labels(self.purpose).set(0)
         if connection is not None:
-            try:
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                    await connection.close()
-            except LOST as error:
-                log.debug("connection did not close in order", connection=self.purpose, error=str(error))
+            await _close_quietly(connection)
+
+
+async def _close_quietly(connection: AbstractConnection) -> None:
+    """Close, also what is lost already: aio_pika's books of it are only then closed, too."""
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await connection.close()
+    except LOST as error:
+        log.debug("a connection did not close in order", error=str(error))
 
 
 def _explain(error: BaseException) -> str:

@@ -206,6 +206,7 @@ class RabbitLaneLink(Generic[E]):
 
     async def _detach(self, reason: str) -> None:
         attachment, self._attachment = self._attachment, None
+        self._why_down = reason
         if attachment is not None:
             attachment.lose(reason)
             await attachment.close()

@@ -1,0 +1,276 @@
+"""RabbitMQ itself misbehaving under the bus: restarts, alarms, dead links, missing and full queues, poison messages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+from typing import cast
+from uuid import UUID, uuid4
+
+import pika.exceptions
+import pytest
+
+from shared.bus import BusDown, Undeliverable
+from shared.config import BusSettings
+from shared.messages import AnyEnvelope, seal
+from shared.messages.queries import ListVms
+from shared.metrics import Metrics
+from shared.parties import BROKER, tenant
+from shared.rabbit import RabbitBus
+from shared.tasks import Tasks
+from shared.topology import DELIVERY_LIMIT, dead_queue, inbox_queue, to_exchange
+from tests.rabbitmq_node import VHOST, RabbitNode
+from tests.tcp_proxy import TcpProxy
+
+pytestmark = pytest.mark.servers
+
+ACME = tenant("acme")
+WAIT_S = 45.0
+
+
+def question() -> AnyEnvelope:
+    return seal(ListVms(), source=ACME, message_id=uuid4(), now=datetime.now(UTC))
+
+
+class Hearing:
+    """A bus that is consumed, and what it heard."""
+
+    def __init__(self, settings: BusSettings) -> None:
+        self.metrics = Metrics(service="t", version="0")
+        self.bus = RabbitBus(settings, self.metrics.bus)
+        self.bus.start()
+        self.ids: list[UUID] = []
+        self._changed = asyncio.Event()
+
+    async def handle(self, envelope: AnyEnvelope) -> None:
+        self.ids.append(envelope.id)
+        self._changed.set()
+
+    async def until(self, ids: set[UUID]) -> None:
+        async with asyncio.timeout(WAIT_S):
+            while not ids <= set(self.ids):
+                self._changed.clear()
+                await self._changed.wait()
+
+    def sample(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture
+async def tasks() -> AsyncIterator[Tasks]:
+    async with Tasks("test") as group:
+        yield group
+
+
+@pytest.fixture
+async def broker(rabbitmq: RabbitNode, tasks: Tasks) -> AsyncIterator[Hearing]:
+    hearing = Hearing(rabbitmq.settings(BROKER))
+    tasks.spawn(hearing.bus.consume(hearing.handle), name="broker listens")
+    yield hearing
+    await hearing.bus.close()
+
+
+@pytest.fixture
+async def acme(rabbitmq: RabbitNode) -> AsyncIterator[RabbitBus]:
+    bus = RabbitBus(rabbitmq.settings(ACME, publish_timeout_s=2.0), Metrics(service="t", version="0").bus)
+    await bus.wait_up(WAIT_S)
+    yield bus
+    await bus.close()
+
+
+async def eventually(work: Callable[[], Awaitable[None]], *, on: type[Exception] = BusDown) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                await work()
+            except on:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+async def test_confirmed_messages_survive_the_node(
+    rabbitmq: RabbitNode, broker: Hearing, acme: RabbitBus, end: str
+) -> None:
+    """What was confirmed before RabbitMQ died is heard after it came back, and so is what is said next."""
+    before = [question() for _ in range(50)]
+    for envelope in before:
+        await acme.publish(BROKER, envelope)
+    await asyncio.to_thread(getattr(rabbitmq, end))
+    with pytest.raises(BusDown):
+        await acme.publish(BROKER, question())
+    assert not await broker.bus.ready()
+    await asyncio.to_thread(rabbitmq.start)
+    after = question()
+    await eventually(lambda: acme.publish(BROKER, after))
+    await broker.until({envelope.id for envelope in (*before, after)})
+    assert broker.sample("vmport_bus_reconnects_total", connection="consume") >= 1
+    await broker.bus.wait_up(WAIT_S)
+    assert await broker.bus.check() is None
+
+
+async def test_dead_link_is_noticed_by_heartbeat(rabbitmq: RabbitNode, tasks: Tasks, acme: RabbitBus) -> None:
+    """A link that is silent without being closed is given up and replaced."""
+    async with TcpProxy(rabbitmq.port) as proxy:
+        hearing = Hearing(rabbitmq.settings(BROKER, port=proxy.port, heartbeat_s=1))
+        tasks.spawn(hearing.bus.consume(hearing.handle), name="broker listens")
+        async with asyncio.timeout(WAIT_S):
+            await hearing.bus.consuming.wait()
+        proxy.stall()
+        while hearing.bus.consuming.is_set():  # noqa: ASYNC110  # there is no event for its end
+            await asyncio.sleep(0.1)
+        proxy.cut()
+        envelope = question()
+        await acme.publish(BROKER, envelope)
+        await hearing.until({envelope.id})
+        await hearing.bus.close()
+
+
+async def test_memory_alarm_stops_publishers_but_not_consumers(
+    rabbitmq: RabbitNode, acme: RabbitBus, tasks: Tasks
+) -> None:
+    """While RabbitMQ blocks publishers, what is stored is still heard; publishing says why, and recovers."""
+    stored = question()
+    await acme.publish(BROKER, stored)
+    broker = Hearing(rabbitmq.settings(BROKER))
+    await broker.bus.wait_up(WAIT_S)
+    await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        blocked = ""
+        async with asyncio.timeout(WAIT_S):
+            while not blocked:
+                try:
+                    await acme.publish(BROKER, question())
+                except BusDown as error:
+                    blocked = str(error)
+        assert "did not confirm" in blocked
+        tasks.spawn(broker.bus.consume(broker.handle), name="broker listens")
+        await broker.until({stored.id})
+    finally:
+        await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "400MB")
+    envelope = question()
+    await eventually(lambda: acme.publish(BROKER, envelope))
+    await broker.until({envelope.id})
+    await broker.bus.close()
+
+
+async def test_consumer_survives_the_removal_of_its_queue(
+    rabbitmq: RabbitNode, broker: Hearing, acme: RabbitBus
+) -> None:
+    """A deleted inbox is reported, and consumed again once an administrator made it anew."""
+    async with asyncio.timeout(WAIT_S):
+        await broker.bus.consuming.wait()
+    connection = rabbitmq.connect()
+    connection.channel().queue_delete(inbox_queue(BROKER))
+    connection.close()
+    async with asyncio.timeout(WAIT_S):
+        while "NOT_FOUND" not in (await broker.bus.check() or ""):  # noqa: ASYNC110  # it is asked, as a probe would
+            await asyncio.sleep(0.05)
+    with pytest.raises(Undeliverable):
+        await acme.publish(BROKER, question())
+    await asyncio.to_thread(rabbitmq.import_definitions)
+    envelope = question()
+    await eventually(lambda: acme.publish(BROKER, envelope), on=Undeliverable)
+    await broker.until({envelope.id})
+
+
+async def test_full_inbox_refuses_what_it_cannot_hold(rabbitmq: RabbitNode, acme: RabbitBus) -> None:
+    """A sender whose receiver's inbox is full is told so; nothing that was confirmed is dropped."""
+    pattern = f"^{inbox_queue(BROKER)}$"
+    await asyncio.to_thread(
+        rabbitmq.ctl, "set_policy", "-p", VHOST, "small", pattern, '{"max-length":5}', "--apply-to", "queues"
+    )
+    confirmed = 0
+    try:
+        refusal: Undeliverable | None = None
+        while refusal is None and confirmed < 50:
+            try:
+                await acme.publish(BROKER, question())
+                confirmed += 1
+            except Undeliverable as error:
+                refusal = error
+        assert "full" in str(refusal)
+        connection = rabbitmq.connect()
+        declared = connection.channel().queue_declare(inbox_queue(BROKER), passive=True)
+        connection.close()
+        assert declared.method.message_count == confirmed
+    finally:
+        await asyncio.to_thread(rabbitmq.ctl, "clear_policy", "-p", VHOST, "small")
+
+
+async def test_message_that_kills_its_consumers_ends_among_the_dead(rabbitmq: RabbitNode, acme: RabbitBus) -> None:
+    """RabbitMQ's own delivery limit catches what no consumer survives."""
+    envelope = question()
+    await acme.publish(BROKER, envelope)
+    connection = rabbitmq.connect(BROKER)
+    for _ in range(DELIVERY_LIMIT + 1):
+        channel = connection.channel()
+        method, _, _ = next(iter(channel.consume(inbox_queue(BROKER), inactivity_timeout=5)))
+        assert method is not None
+        channel.close()
+    connection.close()
+    admin = rabbitmq.connect()
+    channel = admin.channel()
+
+    async def is_there() -> None:
+        _, properties, body = channel.basic_get(dead_queue(BROKER), auto_ack=True)
+        if properties is None:
+            raise BusDown
+        assert cast("bytes", body) == envelope.to_json()
+        assert properties.headers is not None
+        assert properties.headers["x-first-death-reason"] == "delivery_limit"
+
+    await eventually(is_there)
+    admin.close()
+
+
+async def test_wrong_password_is_said(rabbitmq: RabbitNode) -> None:
+    """Who is not let in hears why, within the time given."""
+    settings = BusSettings.model_validate({"url": f"amqp://broker:wrong@127.0.0.1:{rabbitmq.port}/{VHOST}"})
+    bus = RabbitBus(settings, Metrics(service="t", version="0").bus)
+    with pytest.raises(BusDown, match="refuses this user or password"):
+        await bus.wait_up(3.0)
+    await bus.close()
+
+
+async def test_queue_depth_is_measured(rabbitmq: RabbitNode, acme: RabbitBus) -> None:
+    """The gauges show what waits in a party's own queues."""
+    for _ in range(3):
+        await acme.publish(BROKER, question())
+    hearing = Hearing(rabbitmq.settings(BROKER))
+    await hearing.bus.measure_queues()
+    assert hearing.sample("vmport_bus_queue_messages", queue="inbox") == 3
+    assert hearing.sample("vmport_bus_queue_messages", queue="dead") == 0
+    await hearing.bus.close()
+
+
+async def test_odd_properties_of_a_foreign_client_stop_nobody(
+    rabbitmq: RabbitNode, broker: Hearing, acme: RabbitBus
+) -> None:
+    """More oddities than a prefetch holds pass by; the next honest message is heard."""
+    connection = rabbitmq.connect(ACME)
+    channel = connection.channel()
+    oddities = [
+        pika.BasicProperties(user_id=str(ACME), headers={"x": [1, {"y": None}], "z": b"\x00\xff"}),
+        pika.BasicProperties(user_id=str(ACME), delivery_mode=7, priority=255),
+        pika.BasicProperties(user_id=str(ACME), content_type="\u00fc" * 100, content_encoding="gzip"),
+        pika.BasicProperties(user_id=str(ACME), timestamp=2**63 - 1, expiration="86400000"),
+        pika.BasicProperties(user_id=str(ACME), headers={"CC": ["vmport.inbox.donor.alpha"], "x-delivery-count": "no"}),
+    ]
+    sent = 0
+    for index in range(60):
+        try:
+            channel.basic_publish(to_exchange(BROKER), "", b"{}", oddities[index % len(oddities)])
+            connection.process_data_events()
+            sent += 1
+        except pika.exceptions.AMQPError:
+            # What RabbitMQ itself refuses never reaches us.
+            connection = rabbitmq.connect(ACME)
+            channel = connection.channel()
+    envelope = question()
+    await acme.publish(BROKER, envelope)
+    await broker.until({envelope.id})
+    assert sent >= 40
+    connection.close()

@@ -1,0 +1,152 @@
+"""Lanes' part of RabbitMQ: made and removed by the broker, frames both ways between two nodes, across a killed node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable
+from uuid import uuid4
+
+import pytest
+
+from shared.bus import BusDown, LaneEnds
+from shared.metrics import Metrics
+from shared.parties import BROKER, node
+from shared.rabbit_lane import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes
+from shared.topology import Lane
+from tests.rabbitmq_node import RabbitNode
+
+pytestmark = pytest.mark.servers
+
+ALPHA, BETA = node("alpha", "alpha-1"), node("beta", "beta-1")
+WAIT_S = 30.0
+
+
+class Away(Exception):
+    """What the lanes would call LinkDown."""
+
+
+class Relay:
+    """A port's lanes and both nodes' access to them."""
+
+    def __init__(self, rabbitmq: RabbitNode) -> None:
+        self.ends = LaneEnds(uuid4(), ALPHA, BETA)
+        self.admin = RabbitLaneAdmin(rabbitmq.settings(BROKER), Metrics(service="t", version="0").bus)
+        self.alpha, self.beta = (
+            RabbitLanes(rabbitmq.settings(party), Metrics(service="t", version="0").bus, link_down=Away)
+            for party in (ALPHA, BETA)
+        )
+
+    def pair(self, lane: Lane) -> tuple[RabbitLaneLink[Away], RabbitLaneLink[Away]]:
+        port = self.ends.port_id
+        return self.alpha.link(port, lane, BETA), self.beta.link(port, lane, ALPHA)
+
+    async def close(self) -> None:
+        for part in (self.alpha, self.beta, self.admin):
+            await part.close()
+
+
+@pytest.fixture
+async def relay(rabbitmq: RabbitNode) -> AsyncIterator[Relay]:
+    relay = Relay(rabbitmq)
+    await relay.admin.open_lanes(relay.ends)
+    yield relay
+    await relay.admin.close_lanes(relay.ends)
+    await relay.close()
+
+
+async def soon(work: Awaitable[object]) -> object:
+    async with asyncio.timeout(WAIT_S):
+        return await work
+
+
+async def test_frames_go_both_ways_in_order(relay: Relay) -> None:
+    """What one node sends the other receives, each lane by itself."""
+    for lane in Lane:
+        ours, theirs = relay.pair(lane)
+        await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
+        for number in range(50):
+            await soon(ours.send(b"%d" % number))
+            await soon(theirs.send(b"back %d" % number))
+        assert [await soon(theirs.receive()) for _ in range(50)] == [b"%d" % number for number in range(50)]
+        assert [await soon(ours.receive()) for _ in range(50)] == [b"back %d" % number for number in range(50)]
+        await ours.close()
+        await theirs.close()
+
+
+async def test_opening_and_closing_lanes_are_idempotent(relay: Relay) -> None:
+    """Both may be repeated, as a broker that restarts does."""
+    await relay.admin.open_lanes(relay.ends)
+    await relay.admin.close_lanes(relay.ends)
+    await relay.admin.close_lanes(relay.ends)
+
+
+async def test_lane_before_its_making_is_waited_for(relay: Relay) -> None:
+    """A node that is quicker than the broker attaches once the lane is there."""
+    ours, _ = relay.pair(Lane.DISK)
+    await relay.admin.close_lanes(relay.ends)
+    with pytest.raises(Away, match="not attached"):
+        await ours.receive()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await ours.wait_up()
+    await relay.admin.open_lanes(relay.ends)
+    await soon(ours.wait_up())
+    await ours.close()
+
+
+async def test_removed_lane_is_noticed_while_receiving(relay: Relay) -> None:
+    """A node that waits for a frame hears that its lane is gone."""
+    ours, theirs = relay.pair(Lane.MEMORY)
+    await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
+    waiting = asyncio.gather(ours.receive(), theirs.receive(), return_exceptions=True)
+    await relay.admin.close_lanes(relay.ends)
+    results = await soon(waiting)
+    assert isinstance(results, list)
+    assert [type(result) for result in results] == [Away, Away]
+    await ours.close()
+    await theirs.close()
+
+
+async def test_lane_comes_back_after_a_killed_node(rabbitmq: RabbitNode, relay: Relay) -> None:
+    """RabbitMQ's sudden end is a link that is down; it comes up again by itself, and frames flow."""
+    ours, theirs = relay.pair(Lane.MEMORY)
+    await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
+    waiting = asyncio.ensure_future(theirs.receive())
+    await asyncio.to_thread(rabbitmq.kill)
+    with pytest.raises(Away):
+        await soon(waiting)
+    with pytest.raises(Away):
+        await soon(ours.send(b"into the void"))
+    with pytest.raises(BusDown):
+        async with asyncio.timeout(20):
+            await relay.admin.open_lanes(relay.ends)
+    await asyncio.to_thread(rabbitmq.start)
+    await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
+    await ours.send(b"again")
+    assert await soon(theirs.receive()) == b"again"
+    await ours.close()
+    await theirs.close()
+
+
+async def test_zombie_cannot_take_a_lane_over(relay: Relay) -> None:
+    """A second reader of a lane's queue is refused while the first lives."""
+    first, _ = relay.pair(Lane.DISK)
+    second, _ = relay.pair(Lane.DISK)
+    await soon(first.wait_up())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await second.wait_up()
+    await first.close()
+    await soon(second.wait_up())
+    await second.close()
+
+
+async def test_sender_of_a_closed_link_hears_it(relay: Relay) -> None:
+    """After close both calls raise."""
+    ours, _ = relay.pair(Lane.CONTROL)
+    await soon(ours.wait_up())
+    await ours.close()
+    with pytest.raises(Away, match="closed"):
+        await ours.send(b"x")
+    with pytest.raises(Away, match="closed"):
+        await ours.wait_up()
