@@ -17,18 +17,19 @@ from rich.console import Console
 from rich.table import Table
 
 from deploy.labkit.disk_compare import Comparison, Region, compare
-from deploy.labkit.errors import CommandFailed, LabError
+from deploy.labkit.errors import LabError
 from deploy.labkit.guest_images import MIB
 from deploy.labkit.guests import WORKLOADS, GuestSpec, quarantined
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.plan import TENANT
 from deploy.labkit.port_run import Event, PortRun, run_port
-from shared.client.render import human_bytes
+from shared.client.render import human_bytes, human_seconds
 from shared.client.watch_view import WatchView, view_for
 from shared.messages import MESSAGE_TYPES
 
 GUEST = "demo"
 REGISTERED_WITHIN_S = 60.0
+FULL_PASS_WITHIN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,19 @@ def _demo(lab: Lab, arguments: argparse.Namespace, console: Console) -> int:
             done = run_port(lab, GUEST, to="beta", on_event=lambda event: _show(view, event))
         proofs, comparison = _prove(lab, before, done) if done.outcome == "completed" else ([], None)
     finally:
-        lab.guest_report(GUEST, "thaw")
+        _thaw(lab, console)
     result = summary(done, proofs, comparison, arguments)
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     _print_result(console, done, proofs, result)
     return 0 if done.outcome == "completed" and all(proof.holds for proof in proofs) else 1
+
+
+def _thaw(lab: Lab, console: Console) -> None:
+    try:
+        lab.guest_report(GUEST, "thaw")
+    except LabError as error:  # it must not hide what went wrong before
+        console.print(f"[red]the guest's file system stays frozen: {error}[/red]", highlight=False, soft_wrap=True)
 
 
 def _prepare(lab: Lab, arguments: argparse.Namespace, console: Console) -> None:
@@ -161,16 +169,32 @@ def _prove(lab: Lab, before: Snapshot, done: PortRun) -> tuple[list[Proof], Comp
         comparison = compare(quarantined(before.disk), after.disk, region)
     finally:
         lab.virsh(after.provider, "resume", uuid)
-    at_donor = _domain_state(lab, before.provider, uuid)
-    last = lab.guest_report(GUEST)
+    at_donor = _what_is_left(lab, before.provider, uuid)
+    last = _after_full_pass(lab, after.report)
     return proofs(before, after, last=last, comparison=comparison, at_donor=at_donor, done=done), comparison
 
 
-def _domain_state(lab: Lab, provider: str, uuid: str) -> str | None:
-    try:
-        return lab.virsh(provider, "domstate", uuid).strip()
-    except CommandFailed:
-        return None
+def _after_full_pass(lab: Lab, since: dict[str, Any]) -> dict[str, Any]:
+    """A report from after the writer has gone over all of its pages since the port; of other workloads the next one."""
+    deadline = time.monotonic() + FULL_PASS_WITHIN_S
+    while True:
+        report = lab.guest_report(GUEST)
+        # The pass under way at the first report may have begun before the port: only the next one counts.
+        if report["workload"] != "writer" or report["passes"] >= since["passes"] + 2:
+            return report
+        if time.monotonic() > deadline:
+            msg = f"the guest did not go over its pages in {FULL_PASS_WITHIN_S:.0f} s after the port"
+            raise LabError(msg)
+        time.sleep(0.5)
+
+
+def _what_is_left(lab: Lab, provider: str, uuid: str) -> str | None:
+    """What the provider still has of the guest: a domain or a QEMU process; None for nothing."""
+    pids = [pid for pid, command in lab.host_processes(provider).items() if uuid in command]
+    if pids:
+        return f"QEMU process {pids[0]}"
+    known = lab.virsh(provider, "list", "--all", "--uuid").split()
+    return "a domain" if uuid in known else None
 
 
 def proofs(
@@ -199,7 +223,7 @@ def proofs(
         Proof("same static data, read by the guest", before.disk_sha256 == after.disk_sha256, after.disk_sha256[:16]),
         Proof("UUID kept", before.domain_uuid == after.domain_uuid == theirs["uuid"], after.domain_uuid),
         Proof("MAC kept", before.domain_macs == after.domain_macs == (theirs["mac"],), ", ".join(after.domain_macs)),
-        Proof("donor no longer has it", at_donor is None, at_donor or "unknown to the donor's libvirt"),
+        Proof("donor no longer has it", at_donor is None, at_donor or "no domain and no QEMU process"),
         Proof("client reached it again", done.seen.answered > 0, f"{done.seen.answered} of {done.seen.sent} echoes"),
     ]
 
@@ -248,13 +272,14 @@ def _show(view: WatchView, event: Event) -> None:
 
 
 def _print_result(console: Console, done: PortRun, proven: list[Proof], result: dict[str, Any]) -> None:
-    phases = Table("PHASE", "SECONDS", title=f"port {done.port_id}: {done.outcome}", title_justify="left")
+    console.print(f"[bold]port {done.port_id}: {done.outcome}[/bold]", highlight=False, soft_wrap=True)
+    phases = Table("PHASE", "SECONDS")
     for phase in done.phases():
         phases.add_row(phase.phase, f"{phase.seconds:.2f}")
     console.print(phases)
-    figures = Table("MEASURED", "", title_justify="left")
+    figures = Table("MEASURED", "")
     for name, value in (
-        ("total", f"{result['total_s']} s"),
+        ("total", human_seconds(result["total_s"] or 0)),
         ("downtime of the guest", f"{result['downtime_ms']} ms"),
         ("outage that a client saw", f"{result['outage_ms']} ms"),
         ("memory", human_bytes(result["memory_bytes"] or 0)),
@@ -263,7 +288,8 @@ def _print_result(console: Console, done: PortRun, proven: list[Proof], result: 
     ):
         figures.add_row(name, value)
     console.print(figures)
-    proof_table = Table("PROOF", "", "FOUND", title_justify="left")
+    proof_table = Table("PROOF", "")
+    proof_table.add_column("FOUND", overflow="fold")
     for proof in proven:
         proof_table.add_row(proof.name, "[green]yes[/green]" if proof.holds else "[red]NO[/red]", proof.found)
     if proven:
@@ -275,7 +301,7 @@ def _print_result(console: Console, done: PortRun, proven: list[Proof], result: 
         "  deploy/lab status\n"
         "  deploy/lab exec tenant -- vmport vm list\n"
         f"  deploy/lab exec tenant -- vmport port create {GUEST} --to alpha --watch\n"
-        "  deploy/lab exec beta -- virsh console demo    (user root, no password; Ctrl-] leaves)\n"
+        "  deploy/lab exec beta -- virsh console demo    (root, no password; Ctrl-] leaves)\n"
         "  deploy/demo --down",
         highlight=False,
     )

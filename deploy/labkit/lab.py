@@ -141,6 +141,13 @@ class Lab:
             check=False,
         )
 
+    def host_processes(self, host: str) -> dict[int, str]:
+        """Every process in a host, by pid, with its command line."""
+        self._need_host(host)
+        inode = processes.namespace_inode(self.plan.namespace_path(host))
+        found = processes.processes_in([] if inode is None else [inode])
+        return {pid: processes.command_line(pid) for pid in found}
+
     def read_link_bytes(self, host: str) -> LinkBytes:
         """Bytes that crossed the host's uplink, by the link's own counters."""
         self._need_host(host)

@@ -45,6 +45,14 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in {"Z", "X"} else int(fields[19])
 
 
+def command_line(pid: int) -> str:
+    """The process's arguments, joined by spaces; empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", errors="replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
 def is_alive(record: ProcessRecord) -> bool:
     """Whether the very process that was recorded still runs."""
     with suppress(ChildProcessError):
