@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SCRIPTS: dict[str, str] = PROJECT["scripts"]
+EXTRA_OF = {
+    "vmport": "cli",
+    "vmport-broker": "broker",
+    "vmport-donor": "agent",
+    "vmport-recipient": "agent",
+    "vmport-node": "node",
+}
 
 
 @pytest.fixture(scope="session")
@@ -72,3 +82,28 @@ def test_console_scripts_run_from_the_wheel(wheel: Path, tmp_path: Path, script:
     assert done.stderr == ""
     assert script in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def distributions(requirements: list[str]) -> set[str]:
+    """The names in a list of requirements, in the form that compares."""
+    names = [re.match(r"[\w-]+", requirement) for requirement in requirements]
+    return {name[0].lower().replace("_", "-") for name in names if name}
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
+def test_each_role_needs_only_its_extra(script: str) -> None:
+    """A broker starts without libvirt, a node without a database: what other roles' extras bring is not imported."""
+    extras = {name: distributions(PROJECT["optional-dependencies"][name]) for name in set(EXTRA_OF.values())}
+    own = distributions(PROJECT["dependencies"]) | extras[EXTRA_OF[script]]
+    foreign = set().union(*extras.values()) - own
+    owners = metadata.packages_distributions()
+    blocked = [name for name, by in owners.items() if any(owner.lower().replace("_", "-") in foreign for owner in by)]
+    module, _, function = SCRIPTS[script].partition(":")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); sys.argv[:] = [{script!r}, '--version']\n"
+        f"import {module} as program\nsys.exit(program.{function}())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+
+    assert blocked
+    assert done.returncode == 0, done.stderr
