@@ -1,4 +1,4 @@
-"""How fast frames cross a private RabbitMQ node through `shared.rabbit_lane`: run it, it prints MB/s and CPU seconds."""
+"""How fast frames cross a private RabbitMQ node through `shared.rabbit_lane`: run it, it prints MB/s and CPU."""
 
 from __future__ import annotations
 
@@ -63,10 +63,9 @@ async def measure(rabbitmq: RabbitNode) -> None:
         cpu = time.process_time()
         speed = await move(ours, theirs, size)
         cpu = time.process_time() - cpu
-        print(
-            f"{size // 1024:5d} KiB frames: {speed:6.0f} MB/s, {cpu:5.2f} CPU s here, "  # noqa: T201  # its purpose
-            f"RabbitMQ {rabbitmq.memory_bytes() / 1e6:.0f} MB"
-        )
+        memory_mb = rabbitmq.memory_bytes() / 1e6
+        line = f"{size // 1024:5d} KiB frames: {speed:6.0f} MB/s, {cpu:5.2f} CPU s here, RabbitMQ {memory_mb:.0f} MB"
+        sys.stdout.write(line + "\n")
     await admin.close_lanes(ends)
     for part in (alpha, beta, admin):
         await part.close()

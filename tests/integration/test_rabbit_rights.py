@@ -105,7 +105,7 @@ def declare_foreign_session(channel: BlockingChannel) -> None:
 
 
 def declare_exchange(channel: BlockingChannel) -> None:
-    channel.exchange_declare("mine", ExchangeType.fanout)
+    channel.exchange_declare("mine", ExchangeType("fanout"))
 
 
 def bind_own_session_to_others(channel: BlockingChannel) -> None:
@@ -175,7 +175,7 @@ def test_lane_can_be_used_by_its_two_nodes_only(rabbitmq: RabbitNode) -> None:
     queue = lane_queue(PORT, Lane.MEMORY, BETA_NODE)
     maker = rabbitmq.connect(BROKER)
     channel = maker.channel()
-    channel.exchange_declare(exchange, ExchangeType.fanout, durable=True)
+    channel.exchange_declare(exchange, ExchangeType("fanout"), durable=True)
     channel.queue_declare(queue, durable=True)
     channel.queue_bind(queue, exchange)
     publish(rabbitmq, ALPHA_NODE, exchange)
