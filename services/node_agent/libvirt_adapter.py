@@ -117,6 +117,7 @@ class LibvirtHypervisor:
         self._listeners: list[EventListener] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._platform: HostPlatform | None = None
+        self._listed: dict[UUID, VmSummary] = {}
 
     # ---- connection ----
 
@@ -245,7 +246,27 @@ class LibvirtHypervisor:
 
     async def inventory(self) -> tuple[VmSummary, ...]:
         """List all VMs."""
-        return await self._call("list VMs", lambda: tuple(_summaries(self._open().listAllDomains())))
+        return await self._call("list VMs", self._read_inventory)
+
+    def _read_inventory(self) -> tuple[VmSummary, ...]:
+        found: dict[UUID, VmSummary] = {}
+        for domain in self._open().listAllDomains():
+            uuid = UUID(domain.UUIDString())
+            try:
+                state, reason = domain.state()[:2]
+                if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION):
+                    # An arriving domain's XML waits 30 s for the migration's lock (seen with libvirt 11.3), so it is
+                    # listed when it runs; a leaving one, while it is paused, is what it was.
+                    if uuid in self._listed:
+                        found[uuid] = self._listed[uuid].model_copy(update={"state": VmState.PAUSED})
+                    continue
+                found[uuid] = _summary(describe(domain.XMLDesc(0)), _STATES.get(state, VmState.OTHER))
+            except libvirt.libvirtError as error:
+                # It may go away between the list and the look.
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+        self._listed = found
+        return tuple(found.values())
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """Read a VM as it runs."""
@@ -407,28 +428,16 @@ def _job_stats(stats: Mapping[str, Any]) -> JobStats:
     )
 
 
-def _summaries(domains: list[LibvirtDomain]) -> list[VmSummary]:
-    summaries = []
-    for domain in domains:
-        try:
-            facts = describe(domain.XMLDesc(0))
-            state = _STATES.get(domain.state()[0], VmState.OTHER)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                continue  # it went away between the list and the look
-            raise
-        summaries.append(
-            VmSummary(
-                uuid=UUID(facts.uuid),
-                name=facts.name,
-                state=state,
-                memory_bytes=facts.memory_bytes,
-                vcpus=facts.vcpus,
-                disk_bytes=sum(_size_or_zero(disk.source, disk.format) for disk in facts.disks),
-                macs=tuple(nic.mac for nic in facts.nics),
-            )
-        )
-    return summaries
+def _summary(facts: VmFacts, state: VmState) -> VmSummary:
+    return VmSummary(
+        uuid=UUID(facts.uuid),
+        name=facts.name,
+        state=state,
+        memory_bytes=facts.memory_bytes,
+        vcpus=facts.vcpus,
+        disk_bytes=sum(_size_or_zero(disk.source, disk.format) for disk in facts.disks),
+        macs=tuple(nic.mac for nic in facts.nics),
+    )
 
 
 def _size_or_zero(path: str, image_format: str) -> int:
