@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from deploy.labkit.state import GuestRecord
 
 LAB_NAME = "acceptance"
 KNOWN_WITHIN_S = 30.0
+LOG_LINES = 60
 ENDED = {"completed", "failed", "cancelled", "refused"}
 
 
@@ -111,6 +112,19 @@ def lab() -> Iterator[Lab]:
         yield lab
     finally:
         lab.down()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the end of every service's log with a failed test: the lab is gone when somebody reads this."""
+    report = yield
+    if report.failed and isinstance(lab := getattr(item, "funcargs", {}).get("lab"), Lab):
+        for service in services.services(lab.plan):
+            log = services.log_file(lab.plan, service.name)
+            if log.exists():
+                lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+                report.sections.append((f"log of {service.name}", "\n".join(lines)))
+    return report
 
 
 @pytest.fixture
