@@ -1,1 +1,1 @@
-"""What more than one vmport process needs: messages, bus, topology, settings, logs, metrics, errors. Imports no service."""
+"""What several vmport processes need: messages, bus, topology, settings, logs, metrics, errors. Imports no service."""

@@ -61,7 +61,7 @@ class Party:
     @classmethod
     def parse(cls, name: str) -> Party:
         """Read a party from its name; raises `BadPartyName`."""
-        match = _PARTY.match(name)
+        match = _PARTY.fullmatch(name)
         if match is None:
             raise BadPartyName(name)
         if match["broker"]:
