@@ -175,7 +175,7 @@ def ports_table(ports: Sequence[PortSummary]) -> Table:
 
 def port_facts(shown: PortShown) -> list[Table]:
     """``port show``: the summary, the agreement in short, and the record."""
-    summary, agreement, limits = shown.summary, shown.agreement, shown.request.limits
+    summary, agreement, limits, sla = shown.summary, shown.agreement, shown.request.limits, shown.sla
     window = f"from {human_time(limits.window_start)}" if limits.window_start else "at once"
     facts = _facts(
         None,
@@ -190,7 +190,8 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("downtime limit", f"{limits.max_downtime_ms} ms"),
             ("post-copy", limits.post_copy),
             ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
-            ("promised", f"{human_seconds(agreement.promised_total_s)} in all" if agreement else None),
+            ("promised", _figures(agreement.promised_total_s, agreement.promised_downtime_ms) if agreement else None),
+            ("measured", _figures(sla.measured_total_s, sla.measured_downtime_ms) if sla else None),
             ("failure", shown.failure),
         ),
     )
@@ -198,6 +199,10 @@ def port_facts(shown: PortShown) -> list[Table]:
     for event in shown.events:
         record.add_row(human_time(event.at), event.sender, event.type, event.phase, event.detail)
     return [facts, record]
+
+
+def _figures(total_s: float, downtime_ms: int) -> str:
+    return f"{human_seconds(total_s)} in all, {downtime_ms} ms downtime"
 
 
 def plan_tables(plan: PortPlanned) -> list[Table]:

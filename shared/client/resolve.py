@@ -8,6 +8,7 @@ from uuid import UUID
 
 from shared.errors import VmportError
 from shared.messages.queries import PortSummary, RegisteredVm
+from shared.messages.vm import VmState
 
 _HEX = re.compile(r"^[0-9a-f-]+$")
 MIN_PREFIX = 4
@@ -39,11 +40,17 @@ class Ambiguous(VmportError):
 
 
 def find_vm(given: str, vms: Iterable[RegisteredVm]) -> RegisteredVm:
-    """By exact name, else by id or the beginning of one; raises `NotFound` or `Ambiguous`."""
+    """By exact name, else by id or the beginning of one; raises `NotFound` or `Ambiguous`.
+
+    The registry also remembers VMs that are gone: of several with one name, the only one that runs is meant.
+    """
     known = list(vms)
     matches = [vm for vm in known if vm.name == given] or [vm for vm in known if _begins(vm.uuid, given)]
     if not matches:
         raise NotFound("VM", given)
+    running = [vm for vm in matches if vm.name == given and vm.state is VmState.RUNNING]
+    if len(running) == 1:
+        return running[0]
     if len(matches) > 1:
         raise Ambiguous("VM", given, tuple(f"{vm.name} ({vm.uuid})" for vm in matches))
     return matches[0]

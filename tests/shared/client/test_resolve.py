@@ -65,6 +65,14 @@ def test_ambiguous_vm() -> None:
         find_vm("aaaa", (WEB, SHOP))
 
 
+def test_the_running_vm_is_meant() -> None:
+    """A VM that is gone does not stand in the way of its successor of the same name."""
+    gone = SHOP.model_copy(update={"name": "web", "state": VmState.OTHER})
+
+    assert find_vm("web", (gone, WEB)) == WEB
+    assert find_vm("web", (gone,)) == gone
+
+
 def test_ports() -> None:
     """A port is found by the beginning of its id among the tenant's ports."""
     ids = [UUID("12345678-0000-4000-8000-000000000001"), UUID("12349999-0000-4000-8000-000000000001")]
