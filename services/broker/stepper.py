@@ -35,7 +35,7 @@ from services.broker.saga import (
     begin_refused,
     step,
 )
-from shared.logs import get_logger
+from shared.logs import get_logger, port_bound
 from shared.messages import AnyEnvelope
 from shared.messages.service_change import PortPhase, PortRequested
 from shared.metrics import BrokerMetrics
@@ -161,6 +161,13 @@ class Stepper:
 
     def _tell(self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime) -> None:
         """Log and count what is now durable."""
+        # After the commit the message's own binding of the port may be gone.
+        with port_bound(decision.state.port_id):
+            self._log_and_count(before, decision, kind, sender, now)
+
+    def _log_and_count(
+        self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime
+    ) -> None:
         state = decision.state
         level = log.info if decision.verdict is Verdict.HANDLED else log.warning
         was = before.phase if before is not None else None

@@ -136,6 +136,7 @@ def complete(at: Moment, state: SagaState) -> Decision:
         wire_bytes=figures.wire_bytes if figures else 0,
         warnings=warnings,
     )
+    runs = f"served by {state.recipient}, epoch {state.epoch}"
     # The chosen recipient's reservation has become the VM itself: PortCompleted is what it gets instead of a release.
     settled = Moment(state.but(released=(*state.released, state.recipient)), at.now, at.timing)
     return _close(
@@ -143,7 +144,7 @@ def complete(at: Moment, state: SagaState) -> Decision:
         PortPhase.COMPLETED,
         *_told(state, completed),
         reason="the port completed elsewhere",
-        record=RecordEnd(PortPhase.COMPLETED, "completed", "; ".join(warnings), measured.record),
+        record=RecordEnd(PortPhase.COMPLETED, "completed", "; ".join((runs, *warnings)), measured.record),
         sla=measured.record,
         warnings=warnings,
     )

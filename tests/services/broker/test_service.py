@@ -1,0 +1,510 @@
+"""The broker service on a bus in memory, with a ledger on disk and other parties that play their parts."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select
+
+from services.broker.tables import port_events, sla_records
+from services.broker.tables import ports as ports_table
+from shared.bus import BusDown, LaneEnds
+from shared.messages import Message, seal
+from shared.messages.approval import ApprovalRequested, DonorRejected
+from shared.messages.porting import (
+    AbortTransfer,
+    DisconnectVm,
+    OpenInbound,
+    OutboundStarted,
+    ProvisionVm,
+    QuerySwitchover,
+    QuoteDeclined,
+    QuoteRequested,
+    ReleaseReservation,
+    ReservationRequested,
+    Side,
+    StartOutbound,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
+    VmProvisioned,
+)
+from shared.messages.queries import ListVms, PortShown, ShowPort, VmsListed
+from shared.messages.service_change import (
+    CancelPort,
+    CancelRefused,
+    MessageRejected,
+    PortAccepted,
+    PortCancelled,
+    PortCompleted,
+    PortFailed,
+    PortPhase,
+    PortPlanned,
+    PortProgressed,
+    PortRefused,
+)
+from shared.parties import BROKER, Party, donor
+from tests.services.broker.samples import (
+    ACME,
+    ALPHA,
+    ALPHA_NODE,
+    BETA,
+    BETA_NODE,
+    GAMMA,
+    PORT,
+    VM,
+    inventory,
+    progress,
+    refusal,
+    request,
+    request_switchover,
+    transfer_failed,
+)
+from tests.services.broker.world import GLOBEX, World
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A running broker."""
+    async with World(f"sqlite:///{tmp_path}/ledger.db") as made:
+        yield made
+
+
+class TestWholePort:
+    """From request to end."""
+
+    async def test_completes(self, world: World) -> None:
+        """All parties play their parts: the VM changes its provider, and everybody is told."""
+        await world.ask_for_port()
+        completed = await world.until_told(ACME, PortCompleted)
+        await world.until_nothing_is_left()
+        assert world.told(ACME) == ["PortAccepted", "PortingFixed", "PortCompleted"]
+        assert world.told(ALPHA) == [
+            "ApprovalRequested",
+            "PortingFixed",
+            "StartOutbound",
+            "DisconnectVm",
+            "PortCompleted",
+        ]
+        assert world.told(BETA) == [
+            "QuoteRequested",
+            "ReservationRequested",
+            "PortingFixed",
+            "OpenInbound",
+            "ProvisionVm",
+            "PortCompleted",
+        ]
+        assert world.told(BETA_NODE) == ["SwitchoverGranted"]
+        assert completed.correlationid == PORT
+        await self._nothing_left(world)
+        await world.say(ACME, ListVms())
+        answer = (await world.until_told(ACME, VmsListed)).data
+        assert isinstance(answer, VmsListed)
+        assert [(vm.provider, vm.epoch, vm.port_id) for vm in answer.vms] == [("beta", 2, None)]
+
+    async def test_record_tells_the_story(self, world: World) -> None:
+        """Every message of the port is a line with its sender; the message's text is kept beside it."""
+        await world.ask_for_port()
+        await world.until_told(ACME, PortCompleted)
+        await world.say(ACME, ShowPort(port_id=PORT))
+        shown = (await world.until_told(ACME, PortShown)).data
+        assert isinstance(shown, PortShown)
+        assert [f"{event.sender} {event.type}" for event in shown.events][:4] == [
+            "tenant.acme PortRequested",
+            "donor.alpha DonorApproved",
+            "recipient.beta QuoteOffered",
+            "recipient.beta Reserved",
+        ]
+        assert shown.events[-1].phase is PortPhase.COMPLETED
+        assert shown.sla is not None
+        async with world.store.reading() as connection:
+            bodies = [row.body for row in await connection.execute(select(port_events.c.body))]
+            assert len((await connection.execute(select(sla_records))).all()) == 1
+        assert json.loads(bodies[0] or "{}")["vm_uuid"] == str(VM)
+
+    async def test_best_and_dry_run(self, world: World) -> None:
+        """A dry run asks everybody, answers with all offers, and leaves nothing."""
+        await world.say(ACME, request("best", dry_run=True))
+        planned = (await world.until_told(ACME, PortPlanned)).data
+        assert isinstance(planned, PortPlanned)
+        assert [offer.provider for offer in planned.quotes] == ["beta", "gamma"]
+        await world.until_told(GAMMA, ReleaseReservation)
+        await self._nothing_left(world)
+
+    async def test_next_best(self, world: World) -> None:
+        """When the best offer declines at the reservation, the next is taken."""
+        world.parts[BETA, ReservationRequested] = lambda _: []
+        await world.say(ACME, request("best"))
+        await world.until_told(BETA, ReservationRequested)
+        await world.broker.wait_idle()
+        await world.deadline()
+        await world.until_told(GAMMA, ReservationRequested)
+        await world.until_told(BETA, ReleaseReservation)
+
+    async def test_refused_by_rules(self, world: World) -> None:
+        """A request that breaks a rule is refused and recorded; its id cannot be used again for another."""
+        await world.ask_for_port(donor="gamma")
+        refused = (await world.until_told(ACME, PortRefused)).data
+        assert isinstance(refused, PortRefused)
+        assert [each.code for each in refused.refusals] == ["wrong_donor"]
+        await world.ask_for_port()
+        again = (await world.until_told(ACME, PortRefused, times=2)).data
+        assert isinstance(again, PortRefused)
+        assert again.refusals[0].code == "port_id_taken"
+        assert world.metrics.refusals_total.labels("wrong_donor")._value.get() == 1
+
+    @pytest.mark.parametrize(
+        ("party", "kind", "answer"),
+        [
+            (ALPHA, ApprovalRequested, DonorRejected(port_id=PORT, refusals=(refusal("dues_open"),))),
+            (BETA, QuoteRequested, QuoteDeclined(port_id=PORT, refusals=(refusal("no_bridge"),))),
+        ],
+    )
+    async def test_refused_by_provider(
+        self, world: World, party: Party, kind: type[Message], answer: DonorRejected | QuoteDeclined
+    ) -> None:
+        """A provider's refusal reaches the tenant as it is."""
+        world.script(party, kind, (party, answer))
+        await world.ask_for_port()
+        refused = (await world.until_told(ACME, PortRefused)).data
+        assert isinstance(refused, PortRefused)
+        assert (refused.refused_by, refused.refusals) == (str(party), answer.refusals)
+        await self._nothing_left(world)
+
+    async def test_failed_transfer(self, world: World) -> None:
+        """A failure before the switchover leaves the VM at the donor, and nothing of the port."""
+        world.script(ALPHA, StartOutbound, (ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True)))
+        await world.ask_for_port()
+        failed = (await world.until_told(ACME, PortFailed)).data
+        assert isinstance(failed, PortFailed)
+        assert (failed.code, failed.vm_runs_at) == ("lane_lost", "alpha")
+        await world.until_told(BETA, ReleaseReservation)
+        await self._nothing_left(world)
+        await world.say(ACME, request(port_id=uuid4()))
+        await world.until_told(ACME, PortAccepted, times=2)
+
+    async def test_way_back_after_grant(self, world: World) -> None:
+        """A recipient that cannot take the VM after the grant gives it back: epoch 3 is the donor's."""
+        world.script(BETA_NODE, SwitchoverGranted, (BETA, transfer_failed(Side.INBOUND, guest_running=False)))
+        await world.ask_for_port()
+        await world.until_told(ACME, PortFailed)
+        owner = (await world.until_told(ALPHA_NODE, SwitchoverState)).data
+        assert isinstance(owner, SwitchoverState)
+        assert (owner.owner, owner.epoch, owner.committed) == ("alpha", 3, False)
+        await world.say(ACME, ListVms())
+        answer = (await world.until_told(ACME, VmsListed)).data
+        assert isinstance(answer, VmsListed)
+        assert [(vm.provider, vm.node, vm.epoch) for vm in answer.vms] == [("alpha", "alpha-1", 3)]
+
+    @staticmethod
+    async def _nothing_left(world: World) -> None:
+        """No lane, no timer, no outgoing message, no active port."""
+        await world.until_nothing_is_left()
+        await world.clock.advance(365 * 24 * 3600)
+        assert await world.service.timers.run_due() == 0
+        async with world.store.reading() as connection:
+            assert (await connection.execute(select(ports_table).where(ports_table.c.active))).all() == []
+
+
+class TestCancel:
+    """The tenant takes it back."""
+
+    async def test_during_transfer(self, world: World) -> None:
+        """Both halves are stopped, then the port is cancelled; a switchover after that is denied."""
+        world.mute(ALPHA, StartOutbound)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        await world.say(ACME, CancelPort(port_id=PORT))
+        await world.until_told(ACME, PortCancelled)
+        await world.say(BETA_NODE, request_switchover())
+        denied = (await world.until_told(BETA_NODE, SwitchoverDenied)).data
+        assert isinstance(denied, SwitchoverDenied)
+        assert denied.code == "cancelled"
+
+    async def test_too_late(self, world: World) -> None:
+        """After the commit the answer is "too late"."""
+        world.mute(BETA_NODE, SwitchoverGranted)
+        await world.ask_for_port()
+        await world.until_told(BETA_NODE, SwitchoverGranted)
+        await world.say(ACME, CancelPort(port_id=PORT))
+        refused = (await world.until_told(ACME, CancelRefused)).data
+        assert isinstance(refused, CancelRefused)
+        assert refused.code == "too_late"
+        assert await world.phase() is PortPhase.SWITCHING
+
+    async def test_unknown_and_foreign(self, world: World) -> None:
+        """A port that does not exist and somebody else's get the same answer."""
+        world.mute(ALPHA, ApprovalRequested)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, ApprovalRequested)
+        answers = []
+        for number, port_id in enumerate((PORT, uuid4()), start=1):
+            await world.say(GLOBEX, CancelPort(port_id=port_id))
+            answer = (await world.until_told(GLOBEX, CancelRefused, times=number)).data
+            assert isinstance(answer, CancelRefused)
+            answers.append((answer.code, answer.detail))
+        assert answers[0] == answers[1]
+        assert await world.phase() is PortPhase.APPROVAL
+
+
+class TestRestart:
+    """The broker dies and comes back, in any phase."""
+
+    @pytest.mark.parametrize(
+        ("party", "kind"),
+        [
+            (ALPHA, ApprovalRequested),
+            (BETA, QuoteRequested),
+            (BETA, ReservationRequested),
+            (BETA, OpenInbound),
+            (ALPHA, StartOutbound),
+            (BETA_NODE, SwitchoverGranted),
+            (ALPHA, DisconnectVm),
+            (BETA, ProvisionVm),
+        ],
+    )
+    async def test_goes_on(self, world: World, party: Party, kind: type[Message]) -> None:
+        """The answer that comes after the restart takes the port on to its completion."""
+        answer = world.mute(party, kind)
+        await world.ask_for_port()
+        asked = await world.until_told(party, kind)
+        await world.restart()
+        for speaker, message in answer(asked):
+            await world.say(speaker, message, cause=asked)
+        await world.until_told(ACME, PortCompleted)
+
+    async def test_aborting_goes_on(self, world: World) -> None:
+        """An abort that was decided is carried out after a restart, too."""
+        world.mute(ALPHA, StartOutbound)
+        answer = world.mute(ALPHA, AbortTransfer)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        await world.say(ACME, CancelPort(port_id=PORT))
+        asked = await world.until_told(ALPHA, AbortTransfer)
+        await world.restart()
+        for speaker, message in answer(asked):
+            await world.say(speaker, message, cause=asked)
+        await world.until_told(ACME, PortCancelled)
+
+    async def test_deadline_that_passed_meanwhile(self, world: World) -> None:
+        """A deadline that passed while the broker was away takes effect when it is back."""
+        world.mute(ALPHA, ApprovalRequested)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, ApprovalRequested)
+        await world.stop()
+        await world.clock.advance(3600)
+        await world.start()
+        failed = (await world.until_told(ACME, PortFailed)).data
+        assert isinstance(failed, PortFailed)
+        assert failed.code == "donor_silent"
+
+    async def test_committed_but_not_published(self, world: World) -> None:
+        """A broker that dies between commit and publish says after its return what it had committed to say."""
+        await world.stop()
+        await world.start(run=False)
+        asked = seal(request(), source=ACME, message_id=uuid4(), now=world.clock())
+        await world.service.handle(asked)
+        assert world.told(ACME) == []
+        await world.restart()
+        await world.until_told(ACME, PortCompleted)
+        assert world.told(ACME).count("PortAccepted") == 1
+
+    async def test_lanes_wanted_before_the_crash(self, world: World) -> None:
+        """Lanes that were to be declared when the broker died are declared when it is back."""
+        broken = True
+        real = world.lanes.open_lanes
+
+        async def failing(ends: LaneEnds) -> None:
+            if broken:
+                raise BusDown("no relay")
+            await real(ends)
+
+        world.lanes.open_lanes = failing  # type: ignore[method-assign]  # the fault of this test
+        await world.ask_for_port()
+        await world.until_phase(PortPhase.PREPARING)
+        await world.restart()
+        assert "OpenInbound" not in world.told(BETA)
+        broken = False
+        world.service.lanes.wake()
+        await world.until_told(ACME, PortCompleted)
+        assert world.lanes.open == {}
+
+
+class TestRepetition:
+    """Duplicates change nothing."""
+
+    async def test_same_message_twice(self, world: World) -> None:
+        """A redelivered message has no second effect."""
+        world.mute(ALPHA, ApprovalRequested)
+        asked = seal(request(), source=ACME, message_id=uuid4(), now=world.clock())
+        for _ in range(3):
+            await world.broker.bus(ACME).publish(BROKER, asked)
+        await world.until_told(ALPHA, ApprovalRequested)
+        await world.broker.wait_idle()
+        assert (world.told(ACME), world.told(ALPHA)) == (["PortAccepted"], ["ApprovalRequested"])
+
+    async def test_same_request_again(self, world: World) -> None:
+        """A tenant that repeats its request with a new message is answered again, and nothing is asked twice."""
+        world.mute(ALPHA, ApprovalRequested)
+        for times in (1, 2):
+            await world.ask_for_port()
+            await world.until_told(ACME, PortAccepted, times=times)
+        assert world.told(ALPHA) == ["ApprovalRequested"]
+
+    async def test_two_ports_of_one_vm(self, world: World) -> None:
+        """The second port of a VM is refused while the first is under way."""
+        world.mute(ALPHA, ApprovalRequested)
+        await world.ask_for_port()
+        await world.say(ACME, request(port_id=uuid4()))
+        refused = (await world.until_told(ACME, PortRefused)).data
+        assert isinstance(refused, PortRefused)
+        assert [each.code for each in refused.refusals] == ["port_under_way"]
+
+
+class TestProgress:
+    """The latest is kept and passed on, not every one."""
+
+    async def test_throttled(self, world: World) -> None:
+        """Within a second only a new percent is stored and forwarded; none of it is a line of the record."""
+        world.mute(ALPHA, StartOutbound)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        for percent in (1, 1, 1, 2, 2):
+            await world.say(ALPHA_NODE, progress(percent))
+        await world.until_told(ACME, PortProgressed, times=2)
+        await world.broker.wait_idle()
+        assert world.told(ACME).count("PortProgressed") == 2
+        stored = await world.port()
+        assert (stored.percent, stored.progress) == (2, progress(2))
+        async with world.store.reading() as connection:
+            types = {row.type for row in await connection.execute(select(port_events.c.type))}
+        assert "PortProgressed" not in types
+
+    async def test_only_the_donors_node(self, world: World) -> None:
+        """Progress of anybody else is not believed; it lies in the dead letters."""
+        world.mute(ALPHA, StartOutbound)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        await world.say(BETA_NODE, progress(50))
+        await world.broker.wait_idle()
+        assert [letter.code for letter in world.broker.dead[BROKER]] == ["not_a_party"]
+        assert (await world.port()).percent == 0
+
+    async def test_progress_keeps_the_transfer_alive(self, world: World) -> None:
+        """The deadline of a transfer that reports progress moves on; without progress it aborts."""
+        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)))
+        await world.ask_for_port()
+        await world.until_phase(PortPhase.TRANSFERRING)
+        await world.clock.advance(170)
+        await world.say(ALPHA_NODE, progress(5))
+        await world.until_told(ACME, PortProgressed)
+        await world.deadline()
+        assert await world.phase() is PortPhase.TRANSFERRING
+        await world.deadline()
+        failed = (await world.until_told(ACME, PortFailed)).data
+        assert isinstance(failed, PortFailed)
+        assert failed.code == "donor_node_silent"
+
+
+class TestStrangers:
+    """Who may not speak is not heard."""
+
+    async def test_refused_and_recorded(self, world: World) -> None:
+        """A party that speaks for another changes nothing, and the record says so."""
+        world.mute(ALPHA, ApprovalRequested)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, ApprovalRequested)
+        await world.say(BETA, VmProvisioned(port_id=PORT))
+        await world.broker.wait_idle()
+        assert await world.phase() is PortPhase.APPROVAL
+        async with world.store.reading() as connection:
+            rows = (await connection.execute(select(port_events).where(port_events.c.verdict != "handled"))).all()
+        assert [(row.sender, row.type, row.verdict) for row in rows] == [("recipient.beta", "VmProvisioned", "refused")]
+
+    async def test_node_of_unknown_port(self, world: World) -> None:
+        """A question about a port that nobody knows lies in the dead letters, and the broker goes on."""
+        await world.say(BETA_NODE, QuerySwitchover(port_id=uuid4()))
+        await world.broker.wait_idle()
+        assert [letter.code for letter in world.broker.dead[BROKER]] == ["unknown_port"]
+
+    async def test_garbage_from_a_tenant(self, world: World) -> None:
+        """A proven tenant is told that its message was given up, and why; an unproven sender is not."""
+        world.broker.put_raw(BROKER, b"{}", user_id="tenant.acme", message_id="m1")
+        world.broker.put_raw(BROKER, b"{}", user_id=None)
+        rejected = (await world.until_told(ACME, MessageRejected)).data
+        assert isinstance(rejected, MessageRejected)
+        assert (rejected.code, rejected.message_id) == ("not_an_envelope", "m1")
+        assert len(world.broker.dead[BROKER]) == 2
+
+    async def test_expired_message(self, world: World) -> None:
+        """A request for switchover that nobody waits for any more commits nothing."""
+        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)))
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        old = seal(request_switchover(), source=BETA_NODE, message_id=uuid4(), now=world.clock() - timedelta(minutes=5))
+        await world.broker.bus(BETA_NODE).publish(BROKER, old)
+        await world.broker.wait_idle()
+        assert (await world.port()).state.epoch == 1
+
+    async def test_inventory_conflict_is_counted(self, world: World) -> None:
+        """A provider that claims another's VM is counted."""
+        await world.clock.advance(5)
+        report = seal(inventory(world.clock(), VM), source=donor("beta"), message_id=uuid4(), now=world.clock())
+        await world.service.handle(report)
+        assert world.metrics.registry_conflicts_total._value.get() == 1
+
+
+class TestCompletion:
+    """After the switchover only forward."""
+
+    async def test_asked_until_done(self, world: World) -> None:
+        """A provisioning that does not answer is asked for again."""
+        answer = world.mute(BETA, ProvisionVm)
+        await world.ask_for_port()
+        await world.until_told(BETA, ProvisionVm)
+        await world.broker.wait_idle()
+        await world.deadline()
+        asked = await world.until_told(BETA, ProvisionVm, times=2)
+        for speaker, message in answer(asked):
+            await world.say(speaker, message, cause=asked)
+        await world.until_told(ACME, PortCompleted)
+
+    async def test_metrics(self, world: World) -> None:
+        """The end is counted by outcome, with the downtime and whether the promise was kept."""
+        await world.ask_for_port()
+        await world.until_told(ACME, PortCompleted)
+        assert world.metrics.ports_total.labels(PortPhase.COMPLETED)._value.get() == 1
+        assert world.metrics.promises_total.labels("yes")._value.get() == 1
+        assert world.metrics.downtime_seconds._sum.get() == pytest.approx(0.12)
+
+    async def test_switchover_is_fast(self, world: World) -> None:
+        """From the request for switchover to the grant at the node no poll is waited for."""
+        world.mute(BETA_NODE, SwitchoverGranted)
+        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)))
+        await world.ask_for_port()
+        await world.until_phase(PortPhase.TRANSFERRING)
+        await world.broker.wait_idle()
+        started_s = time.perf_counter()
+        await world.say(BETA_NODE, request_switchover())
+        await world.until_told(BETA_NODE, SwitchoverGranted)
+        assert time.perf_counter() - started_s < 1.0
+
+    async def test_store_away_for_a_while(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A message that finds the ledger locked by somebody else is not lost."""
+        failures = iter([ConnectionError("away"), ConnectionError("away")])
+        real = world.service._dispatch
+
+        async def flaky(envelope: object) -> None:
+            for failure in failures:
+                raise failure
+            await real(envelope)  # type: ignore[arg-type]  # passed through
+
+        monkeypatch.setattr(world.service, "_dispatch", flaky)
+        await world.ask_for_port()
+        await world.until_told(ACME, PortCompleted)
