@@ -346,7 +346,7 @@ class TestRepetition:
         for _ in range(3):
             await world.broker.bus(ACME).publish(BROKER, asked)
         await world.until_told(ALPHA, ApprovalRequested)
-        await world.broker.wait_idle()
+        await world.until_nothing_is_left()
         assert (world.told(ACME), world.told(ALPHA)) == (["PortAccepted"], ["ApprovalRequested"])
 
     async def test_same_request_again(self, world: World) -> None:
