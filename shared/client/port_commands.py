@@ -13,7 +13,7 @@ import typer
 from shared.client import outcome as outcomes
 from shared.client import render
 from shared.client.resolve import find_port, find_vm, whole_id
-from shared.client.sdk import TenantClient, is_end
+from shared.client.sdk import TenantClient
 from shared.client.session import EXIT_OF_PHASE, Session
 from shared.client.units import (
     BadValue,
@@ -262,8 +262,7 @@ async def _followed(session: Session, client: TenantClient, port_id: UUID) -> ou
     with view_for(session.err) as view:
         async for envelope in client.watch(port_id):
             outcome = outcomes.heard(outcome, envelope.data)
-            if not is_end(envelope.data):
-                view.show(envelope.data)
+            view.show(envelope.data)
     return outcome
 
 

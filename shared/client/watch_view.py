@@ -14,7 +14,7 @@ from shared.client.render import human_bytes, human_seconds
 from shared.messages import Message
 from shared.messages.porting import PortingFixed
 from shared.messages.queries import PortShown
-from shared.messages.service_change import PortPhase, PortProgressed, StreamProgress, TransferPhase
+from shared.messages.service_change import PortCompleted, PortPhase, PortProgressed, StreamProgress, TransferPhase
 
 MEANING = {
     PortPhase.APPROVAL: "the donor checks the request",
@@ -130,7 +130,12 @@ class BarView:
     def show(self, data: Message) -> None:
         if (text := headline(data)) is not None:
             self._head.plain = text
-        if (progress := _progress_of(data)) is not None:
+        if isinstance(data, PortCompleted):
+            self._head.plain = f"the VM runs at {data.recipient}"
+            self._advance(self._all, 100, "")
+            self._advance(self._disk, 100, human_bytes(data.disk_bytes))
+            self._advance(self._memory, 100, human_bytes(data.memory_bytes))
+        elif (progress := _progress_of(data)) is not None:
             self._advance(self._all, progress.percent, speed(progress))
             self._advance(self._disk, percent_of(progress.disk), moved(progress.disk))
             dirty = f", {human_bytes(progress.dirty_rate_bytes_per_s)}/s rewritten"

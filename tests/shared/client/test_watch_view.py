@@ -10,9 +10,27 @@ from rich.console import Console
 
 from shared.client.watch_view import BarView, LineView, headline, percent_of, view_for
 from shared.messages.queries import PortShown
-from shared.messages.service_change import PortAccepted, PortPhase, PortProgressed, StreamProgress, TransferPhase
+from shared.messages.service_change import (
+    PortAccepted,
+    PortCompleted,
+    PortPhase,
+    PortProgressed,
+    SlaRecord,
+    StreamProgress,
+    TransferPhase,
+)
 
 PORT = UUID(int=1)
+SLA = SlaRecord(
+    promised_total_s=60,
+    measured_total_s=42,
+    promised_downtime_ms=500,
+    measured_downtime_ms=120,
+    price_per_month="12.50",
+    currency="EUR",
+    kept=True,
+)
+COMPLETED = PortCompleted(port_id=PORT, recipient="beta", epoch=2, sla=SLA, memory_bytes=1, disk_bytes=2, wire_bytes=3)
 
 
 def progress(percent: int, phase: TransferPhase = TransferPhase.DISK, left: int = 50) -> PortProgressed:
@@ -55,6 +73,16 @@ def test_bars_on_a_terminal() -> None:
         view.show(progress(40))
     for said in ("transferring the disks", "disks", "memory", " 40%", "1 MiB/s, 5.0 s left", "1 KiB/s rewritten"):
         assert said in out.getvalue()
+
+
+def test_bars_are_full_at_the_end() -> None:
+    """The last report comes before the end; a completed port still ends with full bars."""
+    out = io.StringIO()
+    with BarView(Console(file=out, width=120, force_terminal=True)) as view:
+        view.show(progress(60))
+        view.show(COMPLETED)
+        assert [task.completed for task in view._bars.tasks] == [100, 100, 100]
+    assert "the VM runs at beta" in out.getvalue()
 
 
 def test_bars_never_run_backwards() -> None:
