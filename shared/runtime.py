@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -164,23 +166,49 @@ def _destination(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_")
 
 
-def _run(name: str, settings: ServiceSettings, serve: Serve[S]) -> int:
+def _run(name: str, settings: S, serve: Serve[S]) -> int:
     try:
         configure(settings.log, service=name, party=str(settings.party))
     except OSError as error:
         sys.stderr.write(f"{name}: log.file: {error.filename} cannot be written: {error.strerror}\n")
         return ExitCode.CONFIG
+    watchdog = _Watchdog(settings.stop_within_s)
     try:
-        return asyncio.run(_serve_until_stopped(name, settings, serve))  # type: ignore[arg-type]  # S is what `load` gave
+        return asyncio.run(_serve_until_stopped(name, settings, serve, watchdog))
     except (TelemetryFailed, ConfigError) as error:
         log.error("cannot start", reason=str(error))  # noqa: TRY400  # the sentence says all
         return ExitCode.CONFIG
     except Exception:
         log.exception("crashed; this is a bug or a broken machine, please report it with this log")
         return ExitCode.CRASHED
+    finally:
+        watchdog.cancel()
 
 
-async def _serve_until_stopped(name: str, settings: S, serve: Serve[S]) -> int:
+class _Watchdog:
+    """Ends a process that does not end by itself: a task ignores its cancellation, a thread is stuck in a library."""
+
+    def __init__(self, within_s: float) -> None:
+        self.within_s = within_s
+        self._timer = threading.Timer(within_s, self._end)
+        self._timer.daemon = True
+
+    def start(self) -> None:
+        """The process is to end from now on."""
+        self._timer.start()
+
+    def cancel(self) -> None:
+        """It ended by itself."""
+        self._timer.cancel()
+
+    @staticmethod
+    def _end() -> None:
+        log.error("did not stop in time; what was in hand is dropped and comes again at the next start")
+        logging.shutdown()
+        os._exit(ExitCode.CRASHED)
+
+
+async def _serve_until_stopped(name: str, settings: S, serve: Serve[S], watchdog: _Watchdog) -> int:
     metrics = Metrics(service=name, version=version())
     health = Health()
     bus = RabbitBus(settings.bus, metrics.bus)
@@ -191,10 +219,10 @@ async def _serve_until_stopped(name: str, settings: S, serve: Serve[S]) -> int:
         if settings.telemetry.port:
             await shell.enter_async_context(TelemetryServer(settings.telemetry, metrics, health))
         bus.start()
-        return await _supervise(runtime, serve)
+        return await _supervise(runtime, serve, watchdog)
 
 
-async def _supervise(runtime: Runtime[S], serve: Serve[S]) -> int:
+async def _supervise(runtime: Runtime[S], serve: Serve[S], watchdog: _Watchdog) -> int:
     """Run the service until it ends or a signal comes; then give it a bounded time to stop."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -206,15 +234,13 @@ async def _supervise(runtime: Runtime[S], serve: Serve[S]) -> int:
     try:
         await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
         runtime.health.stopping()
+        watchdog.start()
         if work.done():
             work.result()
             return ExitCode.OK
-        log.info("stopping", service=runtime.name, within_s=runtime.settings.stop_within_s)
+        log.info("stopping", service=runtime.name, within_s=watchdog.within_s)
         work.cancel()
-        await asyncio.wait({work}, timeout=runtime.settings.stop_within_s)
-        if not work.done():
-            log.error("did not stop in time; what was in hand is dropped and comes again at the next start")
-            return ExitCode.CRASHED
+        await asyncio.wait({work})
         if not work.cancelled() and (error := work.exception()) is not None:
             raise error
         log.info("stopped", service=runtime.name)

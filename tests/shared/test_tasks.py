@@ -1,0 +1,108 @@
+"""Background tasks and bounded retry."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.tasks import Backoff, Tasks, retry
+
+
+async def test_owner_hears_of_an_error_when_it_closes() -> None:
+    """An error of background work is not lost."""
+
+    async def fail() -> None:
+        raise OSError("no")
+
+    tasks = Tasks("owner")
+    await asyncio.wait({tasks.spawn(fail(), name="failing")})
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await tasks.close()
+    assert caught.group_contains(OSError, match="no")
+    await tasks.close()
+
+
+async def test_close_ends_what_still_runs() -> None:
+    """Nothing survives its owner, and cancellation is no error."""
+    ended = asyncio.Event()
+
+    async def forever() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async with Tasks("owner") as tasks:
+        tasks.spawn(forever(), name="waiting")
+        await asyncio.sleep(0)
+        assert len(tasks) == 1
+    assert ended.is_set()
+    assert len(tasks) == 0
+
+
+async def test_spawned_work_can_be_awaited() -> None:
+    """Its result is the task's."""
+
+    async def work() -> int:
+        return 7
+
+    async with Tasks("owner") as tasks:
+        assert await tasks.spawn(work(), name="work") == 7
+
+
+@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
+def test_backoff_is_bounded_both_ways(failures: int, chance: float) -> None:
+    """Never longer than the longest, never shorter than half of the first."""
+    backoff = Backoff(min_s=0.2, max_s=10.0, jitter=0.5)
+    assert 0.1 <= backoff.delay_s(failures, chance) <= 10.0
+
+
+def test_backoff_doubles() -> None:
+    """Until the bound."""
+    backoff = Backoff(min_s=1.0, max_s=5.0, jitter=0.5)
+    assert [backoff.delay_s(failures, 0.0) for failures in (1, 2, 3, 4, 5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
+
+
+class Flaky:
+    """Fails so many times, then answers."""
+
+    def __init__(self, failures: int, error: type[Exception] = OSError) -> None:
+        self.failures = failures
+        self.calls = 0
+        self.error = error
+        self.pauses: list[float] = []
+
+    async def work(self) -> str:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error(f"failure {self.calls}")
+        return "done"
+
+    async def sleep(self, delay_s: float) -> None:
+        self.pauses.append(delay_s)
+
+
+async def test_retry_until_it_works() -> None:
+    """With a pause before each new attempt."""
+    flaky = Flaky(2)
+    assert await retry(flaky.work, on=(OSError,), attempts=5, sleep=flaky.sleep) == "done"
+    assert (flaky.calls, len(flaky.pauses)) == (3, 2)
+
+
+async def test_retry_gives_up_with_the_last_error() -> None:
+    """After the given number of attempts, and no pause after the last."""
+    flaky = Flaky(9)
+    with pytest.raises(OSError, match="failure 3"):
+        await retry(flaky.work, on=(OSError,), attempts=3, sleep=flaky.sleep)
+    assert len(flaky.pauses) == 2
+
+
+async def test_retry_raises_other_errors_at_once() -> None:
+    """Only what was named is tried again."""
+    flaky = Flaky(9, KeyError)
+    with pytest.raises(KeyError):
+        await retry(flaky.work, on=(OSError,), attempts=3, sleep=flaky.sleep)
+    assert flaky.calls == 1
