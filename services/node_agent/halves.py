@@ -50,6 +50,9 @@ from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
 
+FAILED_FLUSH_S = 1.0
+"""What a failed half has still to say to the other one: the error, if that one listens."""
+
 _DIRECTIONS = {Side.OUTBOUND: Direction.OUTBOUND, Side.INBOUND: Direction.INBOUND}
 
 
@@ -64,6 +67,8 @@ class ActiveHalf:
     aborting: bool = False
     opened: bool = False
     started: bool = False
+    arrived: bool = False
+    provisioned: bool = False
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
     def abort(self) -> None:
@@ -152,6 +157,14 @@ class Halves:
         """The broker asks a recipient that has no half under way whether the guest runs here: answer finally."""
         self._tasks.spawn(self._say_where(port_id), name=f"resolve {port_id}")
 
+    def provisioned(self, port_id: UUID) -> None:
+        """The arrived VM is this provider's for good: nothing of it is a left-over any more."""
+        active = self._active.get(port_id)
+        if active is not None:
+            active.provisioned = True
+        else:
+            self._journal.remove(port_id, Side.INBOUND)
+
     def recover(self) -> tuple[str, ...]:
         """Bring what the former process left to an end; returns names of damaged journal files."""
         records, damaged = self._journal.load()
@@ -199,6 +212,8 @@ class Halves:
                 self._doubts.pop(record.port_id, None)
                 del self._active[record.port_id]
                 active.over.set()
+                if active.provisioned:
+                    self._journal.remove(record.port_id, record.side)
 
     async def _to_the_end(self, active: ActiveHalf, run: Carry) -> PortMessage:
         try:
@@ -247,6 +262,7 @@ class Halves:
             with LaneMeter(lanes, self._metrics).counting():
                 result = await half.run()
         except OutboundFailed as error:
+            await lanes.close(flush_s=FAILED_FLUSH_S)
             return TransferFailed(
                 port_id=agreement.port_id,
                 side=Side.OUTBOUND,
@@ -288,6 +304,7 @@ class Halves:
         async def on_running() -> None:
             active.journal.conclude(Phase.DONE, finished)
             self._tell_last_word(active.journal)
+            active.arrived = True
 
         try:
             await half.open()
@@ -296,6 +313,7 @@ class Halves:
             with LaneMeter(lanes, self._metrics).counting():
                 await half.run(on_running)
         except InboundFailed as error:
+            await lanes.close(flush_s=FAILED_FLUSH_S)
             return TransferFailed(
                 port_id=agreement.port_id,
                 side=Side.INBOUND,

@@ -54,7 +54,7 @@ from shared.topology import Lane
 
 log = structlog.stdlib.get_logger(__name__)
 
-LAST_BYTES_S = 10.0
+LAST_BYTES_S = 5.0
 
 
 class InboundFailed(VmportError):

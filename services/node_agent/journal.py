@@ -164,8 +164,11 @@ class HalfJournal:
         self._store(disks=paths)
 
     def conclude(self, phase: Phase, message: PortMessage) -> None:
-        """Store the end and what is to be said of it, in one write."""
-        self._store(phase=phase, last_word=LastWord.of(message))
+        """Store the end and what is to be said of it, in one write; what was told already stays told."""
+        word, known = LastWord.of(message), self.record.last_word
+        if known is not None and (known.type, known.body) == (word.type, word.body):
+            word = known
+        self._store(phase=phase, last_word=word)
 
     def told(self) -> None:
         """Store that the last word is in the outbox."""

@@ -123,7 +123,7 @@ class OutboundTuning:
 
     ready_within_s: float = 60.0
     watch_every_s: float = 1.0
-    abort_within_s: float = 30.0
+    abort_within_s: float = 5.0
     auto_converge: bool = False
 
 

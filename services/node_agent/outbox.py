@@ -14,10 +14,10 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.node_agent.journal import write_atomically
+from shared.backoff import Backoff
 from shared.bus import Bus, BusDown, Undeliverable
 from shared.messages import AnyEnvelope, MessageError, open_envelope
 from shared.parties import Party, PartyName
-from shared.tasks import Backoff
 
 log = structlog.stdlib.get_logger(__name__)
 

@@ -29,6 +29,7 @@ from shared.messages.porting import (
     SwitchoverDenied,
     SwitchoverGranted,
     SwitchoverState,
+    VmProvisioned,
 )
 from shared.parties import Party
 from shared.tasks import Tasks
@@ -92,17 +93,24 @@ class NodeService:
             case DescribeVm():
                 return await self._affairs.describe(command)
             case ProvisionVm():
-                return self._busy(command.port_id, Side.INBOUND) or await self._affairs.provision(command)
+                half = self._halves.half(command.port_id)
+                if half is not None and not half.arrived:
+                    return _busy(command.port_id, Side.INBOUND)
+                answer = await self._affairs.provision(command)
+                if isinstance(answer, VmProvisioned):
+                    self._halves.provisioned(command.port_id)
+                return answer
             case DisconnectVm():
-                return self._busy(command.port_id, Side.OUTBOUND) or await self._affairs.disconnect(command)
+                # A half that is still saying goodbye keeps files and domain in use.
+                if self._halves.half(command.port_id) is not None:
+                    return _busy(command.port_id, Side.OUTBOUND)
+                return await self._affairs.disconnect(command)
             case EraseQuarantine(port_id=port_id):
                 try:
                     return await self._affairs.erase(port_id)
                 except DiskImageError as error:
                     return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code=error.code, detail=str(error))
 
-    def _busy(self, port_id: UUID, side: Side) -> CompletionFailed | None:
-        """A half that is still saying goodbye keeps files and domain in use."""
-        if self._halves.half(port_id) is None:
-            return None
-        return CompletionFailed(port_id=port_id, side=side, code="busy", detail="the transfer is still ending here")
+
+def _busy(port_id: UUID, side: Side) -> CompletionFailed:
+    return CompletionFailed(port_id=port_id, side=side, code="busy", detail="the transfer is still ending here")

@@ -70,7 +70,7 @@ class NodeSection(Section):
         default=True, description="Let QEMU slow a guest down that writes faster than its memory leaves."
     )
     abort_within_s: Seconds = Field(
-        default=30.0,
+        default=5.0,
         description="How long libvirt may take to end a migration that was aborted before it is hung up on.",
     )
 

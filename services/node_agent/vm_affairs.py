@@ -65,10 +65,6 @@ class VmAffairs:
             differences = _identity_differences(command.donor_xml, vm.domain_xml)
         except (HypervisorError, DomainXmlError) as error:
             return _not_yet(command.port_id, Side.INBOUND, error)
-        record = self._journal.get(command.port_id, Side.INBOUND)
-        if record is not None and record.phase is Phase.DONE:
-            # The VM is this provider's now; nothing of it is a left-over any more.
-            self._journal.remove(command.port_id, Side.INBOUND)
         return VmProvisioned(port_id=command.port_id, identity_differences=tuple(differences))
 
     async def disconnect(self, command: DisconnectVm) -> VmDisconnected | CompletionFailed:
