@@ -18,6 +18,7 @@ import aio_pika
 from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from shared.backoff import Backoff
 from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
 from shared.config import BusSettings
 from shared.consumer import Consumer, Delivery
@@ -26,7 +27,6 @@ from shared.messages import CONTENT_TYPE, AnyEnvelope
 from shared.metrics import BusMetrics
 from shared.parties import Party
 from shared.rabbit_connection import LOST, RabbitConnection
-from shared.tasks import Backoff
 from shared.topology import dead_exchange, dead_queue, inbox_queue, to_exchange
 
 log = get_logger(__name__)

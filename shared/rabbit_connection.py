@@ -27,11 +27,12 @@ from aio_pika.exceptions import (
 from aiormq.abc import AbstractChannel
 from pamqp.common import FieldTable
 
+from shared.backoff import Backoff
 from shared.bus import BusDown
 from shared.config import BusSettings
 from shared.logs import get_logger
 from shared.metrics import BusMetrics
-from shared.tasks import Backoff, Tasks
+from shared.tasks import Tasks
 
 log = get_logger(__name__)
 

@@ -17,13 +17,13 @@ from uuid import UUID
 import aio_pika
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from shared.backoff import Backoff
 from shared.bus import BusDown, LaneEnds
 from shared.config import BusSettings
 from shared.logs import get_logger
 from shared.metrics import BusMetrics
 from shared.parties import Party
 from shared.rabbit_connection import LOST, RabbitConnection
-from shared.tasks import Backoff
 from shared.topology import Lane, lane_exchange, lane_queue, lane_topology
 
 log = get_logger(__name__)

@@ -16,7 +16,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from shared.tasks import Backoff
+from shared.backoff import Backoff
 
 MAX_ATTEMPTS = 10
 """Then the delivery is given up. With `RETRY` that is about a minute and a half after the first attempt."""

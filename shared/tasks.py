@@ -1,14 +1,15 @@
-"""Tasks that are neither lost nor silent, and bounded retry. `Backoff` is pure: chance and time are inputs."""
+"""Tasks that are neither lost nor silent, and bounded retry. How long to wait is decided by `shared.backoff`."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import structlog
+
+from shared.backoff import Backoff
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
@@ -56,20 +57,6 @@ class Tasks:
         errors, self._errors = self._errors, []
         if errors:
             raise BaseExceptionGroup(f"{self._owner}: background work failed", errors)
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """How long to wait before attempt n+1: doubling, bounded, with up to ``jitter`` of it taken away at random."""
-
-    min_s: float = 0.2
-    max_s: float = 10.0
-    jitter: float = 0.5
-
-    def delay_s(self, failures: int, chance: float) -> float:
-        """The pause after this many failures in a row (from 1). ``chance`` is uniform in [0, 1)."""
-        doublings = min(max(failures, 1) - 1, 62)
-        return float(min(self.max_s, self.min_s * 2**doublings)) * (1 - self.jitter * chance)
 
 
 async def retry(

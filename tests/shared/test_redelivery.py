@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.backoff import Backoff
 from shared.redelivery import Conversations
-from shared.tasks import Backoff
 
 STEADY = Backoff(min_s=1.0, max_s=8.0, jitter=0.0)
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from shared.tasks import Backoff, Tasks, retry
+from shared.tasks import Tasks, retry
 
 
 async def test_owner_hears_of_an_error_when_it_closes() -> None:
@@ -51,19 +49,6 @@ async def test_spawned_work_can_be_awaited() -> None:
 
     async with Tasks("owner") as tasks:
         assert await tasks.spawn(work(), name="work") == 7
-
-
-@given(st.integers(1, 10_000), st.floats(0, 1, exclude_max=True))
-def test_backoff_is_bounded_both_ways(failures: int, chance: float) -> None:
-    """Never longer than the longest, never shorter than half of the first."""
-    backoff = Backoff(min_s=0.2, max_s=10.0, jitter=0.5)
-    assert 0.1 <= backoff.delay_s(failures, chance) <= 10.0
-
-
-def test_backoff_doubles() -> None:
-    """Until the bound."""
-    backoff = Backoff(min_s=1.0, max_s=5.0, jitter=0.5)
-    assert [backoff.delay_s(failures, 0.0) for failures in (1, 2, 3, 4, 5)] == [1.0, 2.0, 4.0, 5.0, 5.0]
 
 
 class Flaky:
