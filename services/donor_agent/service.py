@@ -24,6 +24,7 @@ from services.donor_agent.approval import (
 )
 from services.donor_agent.disconnect import GONE, DonorPort, Phase
 from services.donor_agent.inventory import Inventory, NodeView
+from services.donor_agent.policy import Policy
 from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.settings import DonorSection
 from shared.bus import Reject
@@ -96,6 +97,12 @@ class DonorService:
         self._kept = await records.load_nodes(self._store, self._store.clock())
         self._inventory = Inventory(dict(self._kept))
         await self._show_figures()
+
+    def _policy_in_force(self) -> Policy:
+        """Look at the file first: a legal hold that was written a moment ago must hold."""
+        if self._policy.refresh():
+            self.policy_changed()
+        return self._policy.policy
 
     def policy_changed(self) -> None:
         """Another policy came into force: owners may have changed."""
@@ -187,7 +194,7 @@ class DonorService:
             phase=Phase.DESCRIBING,
             updated_at=tx.now,
         )
-        refusals = records_refusals(self._policy.policy, request)
+        refusals = records_refusals(self._policy_in_force(), request)
         if refusals:
             await self._reject(tx, port, refusals, cause=envelope)
             return
@@ -273,7 +280,7 @@ class DonorService:
         request = await self._request(
             tx, port.port_id, tenant=port.tenant, vm_uuid=port.vm_uuid, recipient=agreement.recipient
         )
-        refusals = records_refusals(self._policy.policy, request)
+        refusals = records_refusals(self._policy_in_force(), request)
         if not refusals and request.located is not None and request.located.node != port.node:
             moved = Refusal(
                 code="vm_moved",

@@ -19,6 +19,7 @@ from deploy.labkit.guests import GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.plan import TENANT
 from deploy.labkit.state import GuestRecord
+from shared.exit_codes import ExitCode
 
 LAB_NAME = "acceptance"
 KNOWN_WITHIN_S = 30.0
@@ -41,6 +42,16 @@ class Tenant:
         done = self.run(*words)
         assert done.returncode == 0, f"vmport {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
+
+    def refused(self, guest: GuestRecord, *options: str, to: str = "beta") -> set[str]:
+        """Ask for a port that must be refused with rule and evidence; returns the codes."""
+        done = self.run("port", "create", guest.uuid, "--to", to, "--watch", *options)
+        assert done.returncode == ExitCode.REFUSED, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        # The broker refuses at once; a provider refuses a port that is already being watched.
+        said = json.loads((done.stdout or done.stderr).splitlines()[-1])
+        refusals = (said.get("data") or said["error"])["refusals"]
+        assert all(refusal["rule"] and refusal["evidence"] for refusal in refusals)
+        return {refusal["code"] for refusal in refusals}
 
     def create(self, guest: GuestRecord, to: str, *options: str) -> str:
         """Ask for a port, and return its id once it is accepted."""
@@ -159,6 +170,10 @@ def start_guest(lab: Lab, tenant: Tenant) -> Iterator[Callable[..., GuestRecord]
         return record
 
     yield start
+    # A port that a failed test left under way would fight with the removal.
+    for port in tenant.ask("port", "list", "--active"):
+        tenant.run("port", "cancel", port["port_id"])
+        tenant.wait_for_end(port["port_id"])
     for name in started:
         lab.guest_remove(name)
 

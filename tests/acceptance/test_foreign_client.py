@@ -79,4 +79,4 @@ def test_a_foreign_client_ports_a_vm_after_it_sent_nonsense(
     broker = next(service for service in services.services(lab.plan) if service.name == "broker")
     _, metrics = services.get(lab.plan, broker, "/metrics")
     for code in ("not_an_envelope", "unknown_version", "unknown_type", "forged_sender", "invalid_body"):
-        assert f'vmport_dead_letters_total{{code="{code}"}}' in metrics, metrics
+        assert f'vmport_bus_dead_letters_total{{code="{code}"}}' in metrics, metrics
