@@ -8,10 +8,12 @@ conflict.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import Row, delete, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
@@ -22,6 +24,9 @@ from shared.messages.service_change import PortRequested
 from shared.parties import Name
 from shared.store import Transaction
 
+CHUNK = 500
+"""VMs per statement; databases bound the number of parameters."""
+
 FUTURE_TOLERANCE = timedelta(minutes=5)
 """A report that claims to come from later than this would silence all honest ones; it is taken as of now."""
 
@@ -31,18 +36,22 @@ async def take_inventory(tx: Transaction, provider: Name, report: InventoryRepor
     at = min(report.at, tx.now + FUTURE_TOLERANCE)
     if not await _newer(tx, provider, at):
         return 0
-    listed = {owned.vm.uuid for owned in report.vms}
-    conflicting = [owned.vm.uuid for owned in report.vms if await _enter_vm(tx, provider, owned, at)]
+    conflicting: list[UUID] = []
+    for start in range(0, len(report.vms), CHUNK):
+        conflicting += await _enter_vms(tx, provider, report.vms[start : start + CHUNK], at)
     settled = delete(conflicts).where(conflicts.c.provider == provider)
     if conflicting:
         settled = settled.where(conflicts.c.vm_uuid.not_in(conflicting))
     await tx.execute(settled)
-    missing = (
+    # What this report lists was stamped with its time just now; what is older was not listed. A VM that came by a port
+    # after the report was written cannot be in it.
+    newest = (epochs.c.vm_uuid == vms.c.uuid) & (epochs.c.epoch == vms.c.epoch)
+    came_later = exists().where(newest, epochs.c.committed_at > at)
+    await tx.execute(
         update(vms)
-        .where(vms.c.provider == provider, vms.c.reported_at < at, vms.c.missing_since.is_(None))
+        .where(vms.c.provider == provider, vms.c.reported_at < at, vms.c.missing_since.is_(None), ~came_later)
         .values(missing_since=tx.now)
     )
-    await tx.execute(missing.where(vms.c.uuid.not_in(listed)) if listed else missing)
     return len(conflicting)
 
 
@@ -63,43 +72,66 @@ async def _touch(tx: Transaction, provider: Name) -> None:
         await tx.execute(insert(providers).values(name=provider, **zero))
 
 
-async def _enter_vm(tx: Transaction, provider: Name, owned: OwnedVm, at: datetime) -> bool:
-    """Enter one VM of a report; True if it belongs to another provider."""
-    row = (await tx.execute(select(vms).where(vms.c.uuid == owned.vm.uuid).with_for_update())).one_or_none()
-    facts = {"name": owned.vm.name, "node": owned.node, "tenant": owned.tenant, "missing_since": None}
-    seen = {"summary": owned.vm.model_dump_json(), "reported_at": at}
-    if row is None:
-        await tx.execute(insert(vms).values(uuid=owned.vm.uuid, provider=provider, epoch=1, **facts, **seen))
-        await tx.execute(insert(epochs).values(vm_uuid=owned.vm.uuid, epoch=1, owner=provider, committed_at=tx.now))
-        return False
-    if row.provider == provider:
-        if at < await _owned_since(tx, owned.vm.uuid, row.epoch):
-            return False  # written before the VM became this provider's, so it says nothing about what it is there
-        await tx.execute(update(vms).where(vms.c.uuid == owned.vm.uuid).values(**facts, **seen))
-        return False
-    if await ledger.takes_part(tx.connection, owned.vm.uuid, provider):
-        return False
-    if at < await _owned_since(tx, owned.vm.uuid, row.epoch):
-        return False
-    first = (
-        await tx.execute(
-            select(conflicts.c.first_seen).where(conflicts.c.vm_uuid == owned.vm.uuid, conflicts.c.provider == provider)
-        )
-    ).scalar_one_or_none()
-    values = {
-        "vm_uuid": owned.vm.uuid,
-        "provider": provider,
-        "first_seen": first or tx.now,
-        "last_seen": tx.now,
+async def _enter_vms(tx: Transaction, provider: Name, listed: Sequence[OwnedVm], at: datetime) -> list[UUID]:
+    """Enter a part of a report, with few statements, because all ports wait meanwhile; returns what is another's."""
+    statement = (
+        select(vms, epochs.c.committed_at)
+        .join(epochs, (epochs.c.vm_uuid == vms.c.uuid) & (epochs.c.epoch == vms.c.epoch))
+        .where(vms.c.uuid.in_([owned.vm.uuid for owned in listed]))
+        .with_for_update(of=vms)
+    )
+    known = {row.uuid: row for row in await tx.execute(statement)}
+    seen: list[UUID] = []
+    conflicting: list[UUID] = []
+    for owned in {each.vm.uuid: each for each in listed}.values():
+        row = known.get(owned.vm.uuid)
+        if row is None:
+            await _found(tx, provider, owned, at)
+        elif at < row.committed_at:
+            # Written before the VM changed its owner the last time, so it says nothing about now.
+            seen += [row.uuid] if row.provider == provider else []
+        elif row.provider == provider:
+            await _describe(tx, row, owned)
+            seen.append(row.uuid)
+        elif not await ledger.takes_part(tx.connection, row.uuid, provider):
+            await _flag(tx, provider, row.uuid)
+            conflicting.append(row.uuid)
+    if seen:
+        stamp = update(vms).where(vms.c.uuid.in_(seen)).values(reported_at=at, missing_since=None)
+        await tx.execute(stamp)
+    return conflicting
+
+
+async def _found(tx: Transaction, provider: Name, owned: OwnedVm, at: datetime) -> None:
+    """A VM that nobody had reported: it belongs to who reports it first, from epoch 1 on."""
+    await tx.execute(
+        insert(vms).values(uuid=owned.vm.uuid, provider=provider, epoch=1, reported_at=at, **_facts(owned))
+    )
+    await tx.execute(insert(epochs).values(vm_uuid=owned.vm.uuid, epoch=1, owner=provider, committed_at=tx.now))
+
+
+async def _describe(tx: Transaction, row: Row[Any], owned: OwnedVm) -> None:
+    """What its owner says about a VM."""
+    facts = _facts(owned)
+    if any(getattr(row, name) != value for name, value in facts.items()):
+        await tx.execute(update(vms).where(vms.c.uuid == row.uuid).values(**facts))
+
+
+def _facts(owned: OwnedVm) -> dict[str, Any]:
+    return {
+        "name": owned.vm.name,
+        "node": owned.node,
+        "tenant": owned.tenant,
+        "summary": owned.vm.model_dump_json(),
     }
+
+
+async def _flag(tx: Transaction, provider: Name, vm_uuid: UUID) -> None:
+    """Keep the conflict, since when and until when."""
+    mine = (conflicts.c.vm_uuid == vm_uuid) & (conflicts.c.provider == provider)
+    first = (await tx.execute(select(conflicts.c.first_seen).where(mine))).scalar_one_or_none()
+    values = {"vm_uuid": vm_uuid, "provider": provider, "first_seen": first or tx.now, "last_seen": tx.now}
     await tx.upsert(conflicts, values, key=("vm_uuid", "provider"))
-    return True
-
-
-async def _owned_since(tx: Transaction, vm_uuid: UUID, epoch: int) -> datetime:
-    statement = select(epochs.c.committed_at).where(epochs.c.vm_uuid == vm_uuid, epochs.c.epoch == epoch)
-    since: datetime = (await tx.execute(statement)).scalar_one()
-    return since
 
 
 async def take_capacity(tx: Transaction, provider: Name, report: CapacityReported) -> None:

@@ -121,9 +121,22 @@ class BrokerService:
         port_id = getattr(envelope.data, "port_id", None)
         with port_bound(port_id):
             if envelope.expired(self._store.clock()):
-                log.info("expired message ignored", event_type=envelope.type, sender=envelope.source)
+                await self._patiently(lambda: self._expired(envelope))
                 return
             await self._patiently(lambda: self._dispatch(envelope))
+
+    async def _expired(self, envelope: AnyEnvelope) -> None:
+        """Nobody waits for this any more: note it, because it may also be that somebody's clock is wrong."""
+        detail = f"expired {envelope.deadline}, sent {envelope.time}; if this is now, the sender's clock is wrong"
+        log.warning("expired message ignored", event_type=envelope.type, sender=envelope.source, detail=detail)
+        if not isinstance(envelope.data, PortMessage) or isinstance(envelope.data, PortRequested):
+            return
+        async with self._store.transaction() as tx:
+            stored = await ledger.load(tx, envelope.data.port_id)
+            if stored is not None and await tx.first_time(envelope):
+                kind = type(envelope.data).__name__
+                line = ledger.Event(envelope.source, kind, stored.state.phase, "ignored", detail, envelope.id)
+                await ledger.record(tx, envelope.data.port_id, line)
 
     async def _dispatch(self, envelope: AnyEnvelope) -> None:
         match envelope.data:

@@ -62,7 +62,7 @@ def make_engine(url: str) -> AsyncEngine:
     """An engine whose transactions behave alike on both databases. Connects to nothing yet."""
     target = async_url(url)
     if target.get_backend_name() != "sqlite":
-        return create_async_engine(target, pool_pre_ping=True, pool_size=8, max_overflow=8, pool_timeout=30)
+        return create_async_engine(target, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=30)
     engine = create_async_engine(target, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)

@@ -44,6 +44,8 @@ class RelayPolicy:
     keep_inbox: timedelta = timedelta(days=14)
     prune_every: timedelta = timedelta(minutes=10)
     batch: int = 50
+    parallel: int = 6
+    """Recipients served at once; below the connection pool's size, because on PostgreSQL each holds a connection."""
 
     @classmethod
     def from_settings(cls, settings: StoreSettings) -> RelayPolicy:
@@ -90,6 +92,7 @@ class OutboxRelay:
         self._policy = policy or RelayPolicy()
         self._on_depth = on_depth
         self._draining: dict[str, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(self._policy.parallel)
         self._bus_down_until = 0.0
         self._pruned_at: datetime | None = None
 
@@ -144,7 +147,8 @@ class OutboxRelay:
 
     async def _drain_guarded(self, recipient: str) -> None:
         try:
-            await self._drain(recipient)
+            async with self._turns:
+                await self._drain(recipient)
         except BusDown as error:
             log.warning("the bus is down; outgoing messages wait: %s", error)
             self._bus_down_until = asyncio.get_running_loop().time() + self._policy.bus_down_retry_s

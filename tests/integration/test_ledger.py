@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
@@ -283,6 +284,27 @@ class TestRegistry:
         async with store.transaction() as tx:
             await registry.take_inventory(tx, "alpha", inventory(clock(), VM))
         assert [vm.state for vm in (await self._vms(store)).vms] == [VmState.RUNNING]
+
+    async def test_arrived_after_the_report(self, store: Store, clock: ManualClock) -> None:
+        """A VM that came by a port is not missing because an older report of its new provider does not list it."""
+        await add(store, Conversation.begin(request()).completed().state)
+        written = clock() + timedelta(seconds=5)
+        await clock.advance(10)
+        async with store.transaction() as tx:
+            await ledger.commit_epoch(tx, CommitEpoch(VM, 2, "beta", "beta-1"), PORT)
+            await registry.take_inventory(tx, "beta", inventory(written))
+        assert [vm.state for vm in (await self._vms(store)).vms] == [VmState.RUNNING]
+
+    async def test_large_inventory_is_quick(self, store: Store, clock: ManualClock) -> None:
+        """A provider with a thousand VMs reports them without holding up the ports for long."""
+        many = [VM, *(uuid4() for _ in range(1000))]
+        for _ in range(2):
+            await clock.advance(10)
+            started_s = time.perf_counter()
+            async with store.transaction() as tx:
+                assert await registry.take_inventory(tx, "alpha", inventory(clock(), *many)) == 0
+        assert time.perf_counter() - started_s < 1.0
+        assert len((await self._vms(store)).vms) == 1001
 
     async def test_silent_providers(self, store: Store, clock: ManualClock) -> None:
         """Providers are known by their capacity reports; after a while without one they count as silent."""

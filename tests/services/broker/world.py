@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Self
 from uuid import UUID, uuid4
 
@@ -76,20 +77,27 @@ def settings(url: str) -> BrokerSettings:
     )
 
 
-def good_parts(port_id: UUID) -> dict[tuple[Party, type[Message]], Part]:
+def good_parts(port_id: UUID, now: datetime = NOW) -> dict[tuple[Party, type[Message]], Part]:
     """Who answers what with what, when all goes well. Node agents are played together with their provider's agents."""
 
     def about(message: Message) -> Message:
         return message.model_copy(update={"port_id": port_id})
 
+    until = now + timedelta(minutes=10)
+
+    def offers(party: Party, price: str) -> Part:
+        offer = quote(party.owner, price=price, valid_until=until)
+        return lambda _: [(party, QuoteOffered(port_id=port_id, quote=offer))]
+
+    def holds(party: Party) -> Part:
+        return lambda _: [(party, about(reserved(party.owner, reserved_until=until)))]
+
     return {
         (ALPHA, ApprovalRequested): lambda _: [(ALPHA, about(DonorApproved(port_id=port_id, identity=identity())))],
-        (BETA, QuoteRequested): lambda _: [(BETA, QuoteOffered(port_id=port_id, quote=quote("beta")))],
-        (GAMMA, QuoteRequested): lambda _: [
-            (GAMMA, QuoteOffered(port_id=port_id, quote=quote("gamma", price="99.00")))
-        ],
-        (BETA, ReservationRequested): lambda _: [(BETA, about(reserved("beta")))],
-        (GAMMA, ReservationRequested): lambda _: [(GAMMA, about(reserved("gamma")))],
+        (BETA, QuoteRequested): offers(BETA, "9.00"),
+        (GAMMA, QuoteRequested): offers(GAMMA, "99.00"),
+        (BETA, ReservationRequested): holds(BETA),
+        (GAMMA, ReservationRequested): holds(GAMMA),
         (BETA, OpenInbound): lambda _: [(BETA, InboundOpened(port_id=port_id))],
         (ALPHA, StartOutbound): lambda _: [
             (ALPHA, OutboundStarted(port_id=port_id)),
