@@ -43,6 +43,11 @@ class FinishKeeper(Protocol):
         """The recipient answered. Return where the guest runs; never `WAIT`."""
         ...
 
+    async def word_of_the_broker(self) -> Verdict:
+        """Finish is out: return where the guest runs as soon as the broker's ledger says so. Runs beside the
+        waiting."""
+        ...
+
     async def outcome_unknown(self, reason: str) -> Verdict:
         """The lane is gone and no answer came. Return where the guest runs; never `WAIT`."""
         ...
@@ -65,13 +70,15 @@ class DriverBridge:
         self._relay = relay
         self._keeper = keeper
         self._lane_gone = False
+        self._asking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve until libvirtd hangs up. Raises `RpcError` where either side speaks no RPC, after hanging up."""
         try:
             async with asyncio.TaskGroup() as group:
                 from_lane = group.create_task(self._from_lane())
-                await self._from_local()
+                await self._from_local(group)
+                self._stop_asking()
                 if not self._relay.finish_open:
                     # The recipient hears the goodbye and ends its half, too; a stuck one is not waited for.
                     await asyncio.wait({from_lane}, timeout=_GOODBYE_S)
@@ -84,7 +91,7 @@ class DriverBridge:
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
 
-    async def _from_local(self) -> None:
+    async def _from_local(self, group: asyncio.TaskGroup) -> None:
         goodbye = FrameParser()
         try:
             while data := await self._reader.read(_READ_BYTES):
@@ -93,6 +100,8 @@ class DriverBridge:
                     await self._to_local(b"".join(answer.to_bytes() for answer in answers if answer is not None))
                     continue
                 await self._perform(self._relay.receive_from_local(data))
+                if self._relay.finish_open and self._asking is None:
+                    self._asking = group.create_task(self._ask())
         except OSError as error:
             log.info("the hypervisor's connection broke", reason=str(error))
         with contextlib.suppress(LaneError, StreamError):
@@ -107,10 +116,20 @@ class DriverBridge:
             reason = str(error)
         self._lane_gone = True
         if self._relay.finish_open:
+            self._stop_asking()
             await self._settle(await self._keeper.outcome_unknown(reason), reason)
         else:
             # libvirtd may be waiting for an answer that will never come; the end of the connection tells it.
             self._writer.close()
+
+    async def _ask(self) -> None:
+        verdict = await self._keeper.word_of_the_broker()
+        if self._relay.finish_open:
+            await self._settle(verdict, "the broker settled the switchover before the recipient answered")
+
+    def _stop_asking(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
 
     async def _perform(self, actions: list[DonorAction]) -> None:
         for action in actions:
@@ -123,6 +142,7 @@ class DriverBridge:
                     await self._keeper.before_finish()
                     await self._perform(self._relay.pass_finish())
                 case FinishAnswered(error):
+                    self._stop_asking()
                     verdict = await self._keeper.after_finish(error)
                     if (verdict is Verdict.RUNS_THERE) == (error is None):
                         await self._perform(self._relay.release())

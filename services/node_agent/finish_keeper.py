@@ -21,6 +21,8 @@ from shared.messages.porting import ServiceChangeAgreement
 log = structlog.stdlib.get_logger(__name__)
 
 ASK_EVERY_S = 1.0
+ANSWER_WITHIN_S = 10.0
+"""An answer to Finish that takes longer is probably lost. Being too hasty only costs a question."""
 
 
 class DonorFinishKeeper:
@@ -63,6 +65,16 @@ class DonorFinishKeeper:
             return await self._settle(Verdict.RUNS_THERE)
         log.warning("the recipient could not run the guest", reason=error)
         return await self._decide(recipient_failed=True)
+
+    async def word_of_the_broker(self) -> Verdict:
+        """Without an answer for a while, or with the broker's abort, the ledger settles it; the lane may be dead
+        long since."""
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await self.aborted.wait()
+        except TimeoutError:
+            log.warning("no answer to Finish yet; asking the broker, too")
+        return await self._decide(recipient_failed=False)
 
     async def outcome_unknown(self, reason: str) -> Verdict:
         """The answer is lost."""
