@@ -6,6 +6,7 @@ of its sources, so a changed source is a new image and never changes one that a 
 
 import fcntl
 import hashlib
+import lzma
 import random
 import shutil
 import tempfile
@@ -25,7 +26,7 @@ MIB = 1 << 20
 _DEPLOY = Path(__file__).resolve().parent.parent
 _SOURCES = _DEPLOY / "guest"
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng")
-_DEBIAN_PACKAGES = "systemd-sysv,udev,nginx-light,redis-server,iproute2,kmod,procps,login"
+_DEBIAN_PACKAGES = "systemd-sysv,udev,nginx,redis-server,iproute2,kmod,procps,login"
 # What would write to the disk or wake up at odd times; the guest is to be quiet but for its workload.
 _MASKED = (
     "apt-daily.timer",
@@ -149,18 +150,25 @@ def _make_initrd(kernel: Path, guestd: Path, root: Path, target: Path) -> None:
     shutil.copy(_SOURCES / "init", root / "init")
     (root / "init").chmod(0o755)
     (modules,) = (kernel / "lib/modules").iterdir()
+    target_modules = root / "lib/modules" / modules.name
     run(["depmod", "-b", str(kernel), modules.name])
     for name in _MODULES:
         shown = run(["modprobe", "-d", str(kernel), "-S", modules.name, "--show-depends", name])
         for line in shown.splitlines():
             verb, _, path = line.partition(" ")
             if verb == "insmod":
-                source = Path(path.split()[0])
-                place = root / source.relative_to(kernel)
+                source = Path(path.split()[0]).resolve()
+                place = target_modules / source.relative_to(modules.resolve())
                 place.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, place)
+                # Debian 13 compresses modules; busybox may not be able to unpack them.
+                if source.suffix == ".xz":
+                    place.with_suffix("").write_bytes(lzma.decompress(source.read_bytes()))
+                else:
+                    shutil.copyfile(source, place)
     for listing in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
-        shutil.copyfile(modules / listing, root / "lib/modules" / modules.name / listing)
+        shutil.copyfile(modules / listing, target_modules / listing)
+    (root / "usr").mkdir()
+    (root / "usr/lib").symlink_to("../lib")  # where newer kmod looks
     run(["depmod", "-b", str(root), modules.name])
     run(["sh", "-c", f"cd {root} && find . | cpio -o -H newc --quiet | gzip -1 > {target}"])
 
