@@ -23,6 +23,7 @@ from deploy.labkit.guests import WORKLOADS, GuestSpec, quarantined
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.plan import TENANT
 from deploy.labkit.port_run import Event, PortRun, run_port
+from deploy.labkit.rabbit import RABBITMQ
 from shared.client.render import human_bytes, human_seconds
 from shared.client.watch_view import WatchView, view_for
 from shared.messages import MESSAGE_TYPES
@@ -97,7 +98,7 @@ def _demo(lab: Lab, arguments: argparse.Namespace, console: Console) -> int:
         proofs, comparison = _prove(lab, before, done) if done.outcome == "completed" else ([], None)
     finally:
         _thaw(lab, console)
-    result = summary(done, proofs, comparison, arguments)
+    result = {**summary(done, proofs, comparison, arguments), "peak_memory_mib": lab.peak_memory_mib()}
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     _print_result(console, done, proofs, result)
@@ -271,6 +272,13 @@ def _show(view: WatchView, event: Event) -> None:
         view.show(kind.model_validate(event["data"]))
 
 
+def _largest(peaks: dict[str, float]) -> list[tuple[str, float]]:
+    """RabbitMQ and the largest of vmport's own processes."""
+    own = {name: mib for name, mib in peaks.items() if name != RABBITMQ}
+    shown = [max(own.items(), key=lambda item: item[1])] if own else []
+    return [*shown, *((RABBITMQ, peaks[RABBITMQ]) for _ in range(RABBITMQ in peaks))]
+
+
 def _print_result(console: Console, done: PortRun, proven: list[Proof], result: dict[str, Any]) -> None:
     console.print(f"[bold]port {done.port_id}: {done.outcome}[/bold]", highlight=False, soft_wrap=True)
     phases = Table("PHASE", "SECONDS")
@@ -285,6 +293,7 @@ def _print_result(console: Console, done: PortRun, proven: list[Proof], result: 
         ("memory", human_bytes(result["memory_bytes"] or 0)),
         ("disk", human_bytes(result["disk_bytes"] or 0)),
         ("on the donor's uplink", human_bytes(result["wire_bytes"])),
+        ("peak memory", ", ".join(f"{name} {mib:.0f} MiB" for name, mib in _largest(result["peak_memory_mib"]))),
     ):
         figures.add_row(name, value)
     console.print(figures)

@@ -16,7 +16,7 @@ from deploy.labkit.errors import LabError, LeftOvers
 from deploy.labkit.guest_images import GuestImage
 from deploy.labkit.guests import GuestPlace, GuestSpec
 from deploy.labkit.network import LinkBytes
-from deploy.labkit.plan import DEFAULT_PROVIDERS, TENANT, LabPlan
+from deploy.labkit.plan import DEFAULT_PROVIDERS, HUB, TENANT, LabPlan
 from deploy.labkit.services import Health, Service
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 
@@ -147,6 +147,15 @@ class Lab:
         inode = processes.namespace_inode(self.plan.namespace_path(host))
         found = processes.processes_in([] if inode is None else [inode])
         return {pid: processes.command_line(pid) for pid in found}
+
+    def peak_memory_mib(self) -> dict[str, float]:
+        """The most memory that RabbitMQ and each of vmport's processes ever had resident since they were started."""
+        pids = {service.name: self.process(service.name).pid for service in services.services(self.plan)}
+        nodes = [pid for pid, command in self.host_processes(HUB).items() if "beam.smp" in command.split(" ", 1)[0]]
+        if nodes:
+            pids[rabbit.RABBITMQ] = nodes[0]
+        found = {name: processes.peak_memory_mib(pid) for name, pid in pids.items()}
+        return {name: peak for name, peak in found.items() if peak is not None}
 
     def read_link_bytes(self, host: str) -> LinkBytes:
         """Bytes that crossed the host's uplink, by the link's own counters."""

@@ -53,6 +53,16 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def peak_memory_mib(pid: int) -> float | None:
+    """The most memory that the process ever had resident; None if it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
+    return round(int(found[0]) / 1024, 1) if found else None
+
+
 def is_alive(record: ProcessRecord) -> bool:
     """Whether the very process that was recorded still runs."""
     with suppress(ChildProcessError):
