@@ -91,50 +91,66 @@ class OutboxRelay:
         self._bus = bus
         self._policy = policy or RelayPolicy()
         self._on_depth = on_depth
-        self._draining: dict[str, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(self._policy.parallel)
-        self._bus_down_until = 0.0
+        self._draining: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+        """Recipients for whom something was committed while they were being served."""
+        self._scan_at_s = 0.0
+        """When the table is to be searched next, by the loop's clock; what this process commits is known without."""
+        self._down_until_s = 0.0
         self._pruned_at: datetime | None = None
 
     async def run(self) -> None:
         """Publish what is committed, as soon as it is; what failed, when its retry is due."""
+        loop = asyncio.get_running_loop()
+        self._scan_at_s = loop.time()
         async with asyncio.TaskGroup() as group:
             while True:
                 self._store.outgoing.clear()
-                wait_s = await self._start_drains(group)
+                committed = self._store.take_outgoing()
+                if loop.time() >= self._scan_at_s:
+                    await self._scan(group)
+                elif loop.time() >= self._down_until_s:
+                    for recipient in committed:
+                        self._start_drain(group, recipient)
                 try:
-                    async with asyncio.timeout(wait_s):
+                    async with asyncio.timeout_at(self._scan_at_s):
                         await self._store.outgoing.wait()
                 except TimeoutError:
-                    await self._housekeeping()
+                    continue
 
     async def flush(self) -> None:
         """Publish what is due now and return; for an orderly stop and for tests."""
         for recipient, _ in await self._waiting():
             await self._drain(recipient)
 
-    async def _start_drains(self, group: asyncio.TaskGroup) -> float:
-        """Start a sender for each recipient that has something due; returns how long to wait for the next one."""
-        loop = asyncio.get_running_loop()
-        bus_wait_s = self._bus_down_until - loop.time()
-        if bus_wait_s > 0:
-            return bus_wait_s
+    def _start_drain(self, group: asyncio.TaskGroup, recipient: str) -> None:
+        if recipient in self._draining:
+            self._again.add(recipient)
+            return
+        self._draining[recipient] = group.create_task(
+            self._drain_guarded(group, recipient), name=f"outbox to {recipient}"
+        )
+
+    async def _scan(self, group: asyncio.TaskGroup) -> None:
+        """Search the table: for retries that are due, for what another process committed, for what a crash left."""
+        self._scan_again_in(self._policy.poll_s, at_latest=False)
         try:
             waiting = await self._waiting()
         except SQLAlchemyError:
             log.exception("the outbox cannot be read; trying again")
-            return self._policy.poll_s
+            return
         now = self._store.clock()
-        wait_s = self._policy.poll_s
         for recipient, not_before in waiting:
-            if recipient in self._draining:
-                continue
             if not_before > now:
-                wait_s = min(wait_s, (not_before - now).total_seconds())
-                continue
-            task = group.create_task(self._drain_guarded(recipient), name=f"outbox to {recipient}")
-            self._draining[recipient] = task
-        return wait_s
+                self._scan_again_in((not_before - now).total_seconds())
+            else:
+                self._start_drain(group, recipient)
+        await self._housekeeping()
+
+    def _scan_again_in(self, seconds: float, *, at_latest: bool = True) -> None:
+        at_s = asyncio.get_running_loop().time() + seconds
+        self._scan_at_s = min(self._scan_at_s, at_s) if at_latest else at_s
 
     async def _waiting(self) -> list[tuple[str, datetime]]:
         """Each recipient that has unsent messages, with the time when its first one is due."""
@@ -145,20 +161,32 @@ class OutboxRelay:
             )
             return [(row.recipient, row.not_before) for row in rows]
 
-    async def _drain_guarded(self, recipient: str) -> None:
+    async def _drain_guarded(self, group: asyncio.TaskGroup, recipient: str) -> None:
         try:
             async with self._turns:
                 await self._drain(recipient)
         except BusDown as error:
             log.warning("the bus is down; outgoing messages wait: %s", error)
-            self._bus_down_until = asyncio.get_running_loop().time() + self._policy.bus_down_retry_s
+            self._pause()
         except SQLAlchemyError:
             log.exception("the outbox cannot be used; messages to %s may be published twice", recipient)
-            self._bus_down_until = asyncio.get_running_loop().time() + self._policy.bus_down_retry_s
+            self._pause()
         finally:
             del self._draining[recipient]
-            # Something may have been committed for this recipient after its last look and before now.
-            self._store.outgoing.set()
+        if recipient in self._again:
+            self._again.discard(recipient)
+            self._start_drain(group, recipient)
+
+    def _pause(self) -> None:
+        """Publish nothing for a moment, then search the table for all that waits."""
+        self._down_until_s = asyncio.get_running_loop().time() + self._policy.bus_down_retry_s
+        self._again.clear()
+        self._wake_in(self._policy.bus_down_retry_s)
+
+    def _wake_in(self, seconds: float) -> None:
+        """Search the table after so long at the latest."""
+        self._scan_again_in(seconds)
+        self._store.outgoing.set()  # `run` wakes, and waits until the earlier time
 
     async def _drain(self, recipient: str) -> None:
         """Publish one recipient's due messages in order; raises `BusDown`."""
@@ -192,6 +220,7 @@ class OutboxRelay:
         due: list[_Pending] = []
         for row in rows:
             if row.not_before > now:
+                self._wake_in((row.not_before - now).total_seconds())
                 break
             due.append(row)
         return due
@@ -225,15 +254,15 @@ class OutboxRelay:
             await tx.execute(update(outbox).where(outbox.c.id.in_(ids)).values(sent_at=tx.now))
 
     async def _postpone(self, row: _Pending, error: str) -> None:
+        attempts = row.attempts + 1
+        delay = self._policy.retry_delay(attempts)
         async with self._store.transaction() as tx:
-            attempts = row.attempts + 1
             await tx.execute(
                 update(outbox)
                 .where(outbox.c.id == row.id)
-                .values(
-                    attempts=attempts, last_error=error[:1000], not_before=tx.now + self._policy.retry_delay(attempts)
-                )
+                .values(attempts=attempts, last_error=error[:1000], not_before=tx.now + delay)
             )
+        self._wake_in(delay.total_seconds())
 
     @asynccontextmanager
     async def _sole_sender(self, recipient: str) -> AsyncIterator[None]:

@@ -44,7 +44,7 @@ class Transaction:
         """The instant of this transaction; use it instead of a clock, so that all its rows agree."""
         self._new_id = new_id
         self._hooks: list[Callable[[], None]] = []
-        self.has_outgoing = False
+        self.outgoing_to: set[str] = set()
         self.has_timers = False
 
     @property
@@ -109,7 +109,7 @@ class Transaction:
                 attempts=0,
             )
         )
-        self.has_outgoing = True
+        self.outgoing_to.add(str(to))
 
     async def arm(self, key: str, due_at: datetime, payload: Mapping[str, Any] | None = None) -> None:
         """Store a deadline; an earlier one with this key is replaced. ``payload`` is JSON for whoever handles it."""
@@ -151,6 +151,7 @@ class Store:
         self._writer = asyncio.Lock() if self.engine.dialect.name == "sqlite" else None
         self.outgoing = asyncio.Event()
         """Set after each commit with outgoing messages; the relay clears it."""
+        self._outgoing_to: set[str] = set()
         self.timers_changed = asyncio.Event()
         """Set after each commit that armed a timer; the timer runner clears it."""
 
@@ -202,7 +203,8 @@ class Store:
             yield tx
         # Only reached after a commit: an exception leaves through the yield.
         tx.run_hooks()
-        if tx.has_outgoing:
+        if tx.outgoing_to:
+            self._outgoing_to |= tx.outgoing_to
             self.outgoing.set()
         if tx.has_timers:
             self.timers_changed.set()
@@ -214,6 +216,11 @@ class Store:
             await connection.execution_options(**{READ_ONLY: True})
             async with connection.begin():
                 yield connection
+
+    def take_outgoing(self) -> set[str]:
+        """For the relay: to whom messages were committed since the last call."""
+        taken, self._outgoing_to = self._outgoing_to, set()
+        return taken
 
     async def outbox_depth(self) -> int:
         """How many messages wait to be published; for metrics."""
