@@ -273,15 +273,12 @@ async def test_failing_conversation_keeps_its_order_and_holds_up_nobody(world: W
     """What follows in the same conversation waits for a failed message; other conversations pass it."""
     port, other = uuid4(), uuid4()
     ear = await listen(world, BROKER, tasks)
-    failed: list[UUID] = []
 
-    def once(envelope: AnyEnvelope) -> Exception | None:
-        if envelope.correlationid == port and envelope.id not in failed and len(failed) < 1:
-            failed.append(envelope.id)
-            return OSError("disk on strike")
-        return None
+    def until_others_are_heard(envelope: AnyEnvelope) -> Exception | None:
+        waits = envelope.correlationid == port and not any(heard.correlationid == other for heard in ear.heard)
+        return OSError("disk on strike") if waits else None
 
-    ear.fail = once
+    ear.fail = until_others_are_heard
     sender = await world.bus(ACME)
     first, second = (sealed(CancelPort(port_id=port), ACME) for _ in range(2))
     beside = sealed(CancelPort(port_id=other), ACME)

@@ -119,8 +119,9 @@ async def test_dead_link_is_noticed_by_heartbeat(rabbitmq: RabbitNode, tasks: Ta
         async with asyncio.timeout(WAIT_S):
             await hearing.bus.consuming.wait()
         proxy.stall()
-        while hearing.bus.consuming.is_set():  # noqa: ASYNC110  # there is no event for its end
-            await asyncio.sleep(0.1)
+        async with asyncio.timeout(WAIT_S):
+            while hearing.bus.consuming.is_set():  # noqa: ASYNC110  # there is no event for its end
+                await asyncio.sleep(0.1)
         proxy.cut()
         envelope = question()
         await acme.publish(BROKER, envelope)
@@ -267,6 +268,8 @@ async def test_odd_properties_of_a_foreign_client_stop_nobody(
             sent += 1
         except pika.exceptions.AMQPError:
             # What RabbitMQ itself refuses never reaches us.
+            if connection.is_open:
+                connection.close()
             connection = rabbitmq.connect(ACME)
             channel = connection.channel()
     envelope = question()
