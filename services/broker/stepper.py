@@ -169,7 +169,7 @@ class Stepper:
         self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime
     ) -> None:
         state = decision.state
-        level = log.info if decision.verdict is Verdict.HANDLED else log.warning
+        level = log.warning if decision.verdict is Verdict.REFUSED else log.info
         was = before.phase if before is not None else None
         level("port step", event_type=kind, sender=sender, was=was, phase=state.phase, note=decision.note)
         if before is not None and before.phase is not state.phase:

@@ -233,7 +233,8 @@ class DonorService:
             return
         await tx.disarm(_timer("describe", port.port_id))
         await records.save_port(tx, port.in_phase(Phase.APPROVED, tx.now, identity=identity))
-        await tx.send(BROKER, DonorApproved(port_id=port.port_id, identity=identity), cause=envelope)
+        approved = DonorApproved(port_id=port.port_id, identity=identity, partners=self._policy.policy.partners)
+        await tx.send(BROKER, approved, cause=envelope)
         log.info("port approved", port=str(port.port_id), node=port.node)
 
     async def _reject(

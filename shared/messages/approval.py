@@ -30,6 +30,7 @@ class DonorApproved(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
 
     identity: IdentityBundle
+    partners: tuple[Name, ...] = Field(default=(), description="Where the donor lets its VMs go; empty means anywhere.")
 
 
 class DonorRejected(PortMessage):

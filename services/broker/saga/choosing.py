@@ -57,7 +57,12 @@ def begin(
         owner=request.donor,
         epoch=epoch,
     )
-    ask = ApprovalRequested(port_id=request.port_id, tenant=tenant_name, vm_uuid=request.vm_uuid)
+    ask = ApprovalRequested(
+        port_id=request.port_id,
+        tenant=tenant_name,
+        vm_uuid=request.vm_uuid,
+        recipient=None if request.recipient == BEST else request.recipient,
+    )
     return Decision(
         state,
         (
@@ -100,6 +105,9 @@ def donor_approved(at: Moment, event: Heard) -> Decision:
     digest = hashlib.sha256(answer.identity.domain_xml.encode()).hexdigest()
     if digest != answer.identity.domain_xml_sha256:
         return fail(at, "identity_mismatch", f"{event.sender} sent a domain XML that does not fit its own digest")
+    candidates = tuple(name for name in state.candidates if not answer.partners or name in answer.partners)
+    if not candidates:
+        return refused_by_broker(at, (_no_partner(state.candidates, answer.partners),))
     question = QuoteRequested(
         port_id=state.port_id,
         tenant=state.tenant,
@@ -110,10 +118,18 @@ def donor_approved(at: Moment, event: Heard) -> Decision:
     )
     return at.go(
         PortPhase.QUOTING,
-        *(Send(recipient(name), question, perishable=True) for name in state.candidates),
-        note=f"asked {', '.join(state.candidates)}",
+        *(Send(recipient(name), question, perishable=True) for name in candidates),
+        note=f"asked {', '.join(candidates)}",
         identity=answer.identity,
-        asked=state.candidates,
+        asked=candidates,
+    )
+
+
+def _no_partner(candidates: tuple[Name, ...], partners: tuple[Name, ...]) -> Refusal:
+    return Refusal(
+        code="partner_not_allowed",
+        rule=f"VMs leave this donor only to its partners: {', '.join(partners)}",
+        evidence=f"the possible recipients are {', '.join(candidates)}",
     )
 
 

@@ -230,7 +230,7 @@ _BEFORE_COMMIT: Mapping[type[Message], On] = {TransferFailed: On(moving.transfer
 TABLE: Mapping[PortPhase, Phase] = {
     P.APPROVAL: Phase(
         hears={
-            DonorApproved: On(choosing.donor_approved, to=(P.QUOTING, P.FAILED)),
+            DonorApproved: On(choosing.donor_approved, to=(P.QUOTING, P.REFUSED, P.FAILED)),
             DonorRejected: On(choosing.donor_rejected, to=(P.REFUSED,)),
         },
         limit=_after("approval"),

@@ -79,6 +79,25 @@ def sent(talk: Conversation, kind: type) -> object:
     return found[0]
 
 
+class TestPartners:
+    """A donor may let its VMs go only to its partners."""
+
+    def test_only_partners_are_asked(self) -> None:
+        """Of all candidates those that the donor names hear of the VM."""
+        talk = Conversation.begin(request(recipient="best"), candidates=("beta", "gamma"))
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), partners=("gamma", "delta")))
+        talk.expect(P.QUOTING, "recipient.gamma <- QuoteRequested")
+
+    def test_no_partner_among_the_candidates_is_a_refusal(self) -> None:
+        """The tenant reads which partners there are."""
+        talk = Conversation.begin(request())
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), partners=("delta",)))
+        assert talk.state.phase is P.REFUSED
+        answer = sent(talk, PortRefused)
+        assert isinstance(answer, PortRefused)
+        assert [(found.code, "delta" in found.rule) for found in answer.refusals] == [("partner_not_allowed", True)]
+
+
 class TestGoodPath:
     """A port from request to completion."""
 
