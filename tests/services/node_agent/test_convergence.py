@@ -1,0 +1,64 @@
+"""The ladder: low limit first, then up to the promise, then post-copy where it is allowed."""
+
+from __future__ import annotations
+
+from services.node_agent.convergence import LOWEST_MS, Ladder, SetMaxDowntime, StartPostCopy, Step
+from services.node_agent.hypervisor import JobStats
+
+
+def look(ladder: Ladder, iteration: int, *, lane_bytes: int = 0, rate: int = 10_000_000) -> list[Step]:
+    """One reading in this round of memory."""
+    stats = JobStats(memory_total_bytes=1, memory_iteration=iteration)
+    return ladder.look(stats, lane_bytes=lane_bytes, rate_bytes_per_s=rate)
+
+
+def limits(ladder: Ladder, rounds: int) -> list[int]:
+    """All limits set in so many rounds."""
+    steps = [step for iteration in range(1, rounds + 1) for step in look(ladder, iteration)]
+    return [step.milliseconds for step in steps if isinstance(step, SetMaxDowntime)]
+
+
+def test_nothing_is_steered_before_memory_moves() -> None:
+    """The disk phase has no downtime."""
+    assert Ladder(1000, "if_needed").look(JobStats(disk_total_bytes=5), lane_bytes=0, rate_bytes_per_s=0) == []
+
+
+def test_the_limit_rises_to_the_promise_and_not_beyond() -> None:
+    """Each rung is higher; the top leaves room for the commit."""
+    rungs = limits(Ladder(1000, "never"), 30)
+    assert sorted(rungs) == rungs
+    assert rungs[0] <= 200
+    assert rungs[-1] == 850
+
+
+def test_bytes_in_the_lane_are_part_of_the_downtime() -> None:
+    """What waits in the lane is taken off the limit, at the rate at which it leaves."""
+    free, full = Ladder(1000, "never"), Ladder(1000, "never")
+    (idle,) = look(free, 1)
+    (busy,) = look(full, 1, lane_bytes=4_000_000)
+    assert isinstance(idle, SetMaxDowntime)
+    assert isinstance(busy, SetMaxDowntime)
+    assert idle.milliseconds - busy.milliseconds == 400 // 5
+
+
+def test_an_impossible_promise_still_has_a_limit() -> None:
+    """QEMU is never told less than the lowest."""
+    (step,) = look(Ladder(1, "never"), 1, lane_bytes=10**9)
+    assert SetMaxDowntime(LOWEST_MS) == step
+
+
+def test_post_copy_is_the_last_rung_where_allowed() -> None:
+    """`if_needed` climbs first; `never` stays at the top; it starts once."""
+    allowed, forbidden = Ladder(1000, "if_needed"), Ladder(1000, "never")
+    steps = [step for iteration in range(1, 40) for step in look(allowed, iteration)]
+    assert sum(isinstance(step, StartPostCopy) for step in steps) == 1
+    assert isinstance(steps[-1], StartPostCopy)
+    assert not any(isinstance(step, StartPostCopy) for n in range(1, 40) for step in look(forbidden, n))
+
+
+def test_post_copy_always_waits_for_the_first_round() -> None:
+    """The lowest limit keeps pre-copy from ending before."""
+    ladder = Ladder(1000, "always")
+    assert [SetMaxDowntime(LOWEST_MS)] == look(ladder, 1)
+    assert [StartPostCopy()] == look(ladder, 2)
+    assert look(ladder, 3) == []
