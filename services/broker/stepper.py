@@ -37,6 +37,7 @@ from services.broker.saga import (
 )
 from shared.logs import get_logger, port_bound
 from shared.messages import AnyEnvelope
+from shared.messages.porting import QuerySwitchover
 from shared.messages.service_change import PortPhase, PortRequested
 from shared.metrics import BrokerMetrics
 from shared.parties import BROKER, Name
@@ -128,7 +129,8 @@ class Stepper:
             message_id=envelope.id if envelope is not None else None,
             body=body if body is not None and len(body) <= LARGEST_RECORDED_BODY else None,
         )
-        await ledger.record(tx, state.port_id, entry)
+        if not _is_question(decision, before, envelope):
+            await ledger.record(tx, state.port_id, entry)
         for effect in decision.effects:
             await self._effect(tx, state, effect, envelope)
         if before is None or before.deadline != state.deadline:
@@ -170,6 +172,7 @@ class Stepper:
     ) -> None:
         state = decision.state
         level = log.warning if decision.verdict is Verdict.REFUSED else log.info
+        level = log.debug if kind == QuerySwitchover.__name__ and decision.verdict is Verdict.HANDLED else level
         was = before.phase if before is not None else None
         level("port step", event_type=kind, sender=sender, was=was, phase=state.phase, note=decision.note)
         if before is not None and before.phase is not state.phase:
@@ -189,6 +192,12 @@ class Stepper:
         if end.sla is not None:
             self._metrics.downtime_seconds.observe(end.sla.measured_downtime_ms / 1000)
             self._metrics.promises_total.labels("yes" if end.sla.kept else "no").inc()
+
+
+def _is_question(decision: Decision, before: SagaState | None, envelope: AnyEnvelope | None) -> bool:
+    """A node that waits for an outcome asks every second: that is no event, and would fill the record."""
+    asked = envelope is not None and isinstance(envelope.data, QuerySwitchover)
+    return asked and decision.verdict is Verdict.HANDLED and decision.state == before
 
 
 def _told(envelope: AnyEnvelope) -> tuple[str, str]:

@@ -433,6 +433,19 @@ class TestStrangers:
         await world.broker.wait_idle()
         assert [letter.code for letter in world.broker.dead[BROKER]] == ["unknown_port"]
 
+    async def test_questions_are_not_events(self, world: World) -> None:
+        """A node may ask who owns the VM as often as it likes without filling the record."""
+        world.mute(BETA_NODE, SwitchoverGranted)
+        await world.ask_for_port()
+        await world.until_told(BETA_NODE, SwitchoverGranted)
+        for _ in range(3):
+            await world.say(ALPHA_NODE, QuerySwitchover(port_id=PORT))
+        await world.until_told(ALPHA_NODE, SwitchoverState, times=3)
+        async with world.store.reading() as connection:
+            types = [row.type for row in await connection.execute(select(port_events.c.type))]
+        assert "QuerySwitchover" not in types
+        assert types[-1] == "RequestSwitchover"
+
     async def test_garbage_from_a_tenant(self, world: World) -> None:
         """A proven tenant is told that its message was given up, and why; an unproven sender is not."""
         world.broker.put_raw(BROKER, b"{}", user_id="tenant.acme", message_id="m1")
