@@ -196,9 +196,13 @@ class World:
 
     async def say(self, party: Party, message: Message, *, cause: AnyEnvelope | None = None) -> AnyEnvelope:
         """Somebody says something to the broker."""
-        envelope = seal(message, source=party, message_id=uuid4(), now=self.clock(), cause=cause)
+        envelope = self.seal(party, message, cause=cause)
         await self._buses[party].publish(BROKER, envelope)
         return envelope
+
+    def seal(self, party: Party, message: Message, *, cause: AnyEnvelope | None = None) -> AnyEnvelope:
+        """What somebody would say, in its envelope."""
+        return seal(message, source=party, message_id=uuid4(), now=self.clock(), cause=cause)
 
     async def ask_for_port(self, **changes: object) -> None:
         """The tenant's request."""
