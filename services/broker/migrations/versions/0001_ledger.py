@@ -32,6 +32,7 @@ def upgrade() -> None:
     """Make all tables."""
     _store()
     _ports()
+    _port_records()
     _registry()
 
 
@@ -87,7 +88,7 @@ def _store() -> None:
 
 
 def _ports() -> None:
-    """Ports, their record, their lanes and SLA records."""
+    """Ports."""
     op.create_table(
         "ports",
         sa.Column("port_id", sa.Uuid(), nullable=False),
@@ -119,6 +120,10 @@ def _ports() -> None:
         sqlite_where=sa.text("active = 1 AND dry_run = 0"),
         postgresql_where=sa.text("active AND NOT dry_run"),
     )
+
+
+def _port_records() -> None:
+    """What belongs to a port: its record, its lanes, its SLA record."""
     op.create_table(
         "lane_jobs",
         sa.Column("port_id", sa.Uuid(), nullable=False),
