@@ -32,6 +32,7 @@ from shared.bus import BusDown
 from shared.config import BusSettings
 from shared.logs import get_logger
 from shared.metrics import BusMetrics
+from shared.rabbit_transport import TolerantTransport
 from shared.tasks import Tasks
 
 log = get_logger(__name__)
@@ -133,6 +134,7 @@ class RabbitConnection:
         )
         name: FieldTable = {"connection_name": f"{settings.party} {self.purpose}"}
         connection = aio_pika.Connection(url, ssl_context=context, client_properties=name)
+        connection.kwargs["transport_factory"] = TolerantTransport()
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
                 await connection.connect()
