@@ -2,9 +2,9 @@
 
 A publisher chooses a message's properties and routing key. RabbitMQ passes on what aio_pika's decoder cannot read (a
 timestamp of the year 292278994, text that is not UTF-8, tables nested a thousand deep); there it would end the
-connection, and again at each redelivery: one message would keep a consumer away for as long as its sender likes. So what
-cannot be read is replaced in place before it is decoded: the properties by none, the routing key by an ASCII one.
-Without properties nobody vouches for the sender, and the message goes to the dead letters like any that is not believed.
+connection, and again at each redelivery: one message would keep a consumer away for as long as its sender likes. So
+what cannot be read is replaced in place before it is decoded: the properties by none, the routing key by an ASCII one.
+Without properties nobody vouches for the sender, and the message goes to the dead letters like any not believed.
 """
 
 from __future__ import annotations
