@@ -32,8 +32,9 @@ Say = Callable[[PortMessage], Awaitable[None]]
 class BrokerTalk:
     """Asks and waits; `deliver` brings the answers. One question at a time."""
 
-    def __init__(self, port_id: UUID, say: Say) -> None:
-        """`say` publishes to the broker, and raises `BusDown` or `Undeliverable`."""
+    def __init__(self, port_id: UUID, say: Say, *, repeat_s: float = REPEAT_S) -> None:
+        """`say` publishes to the broker, and raises `BusDown` or `Undeliverable`; `repeat_s` is its time to answer."""
+        self.repeat_s = repeat_s
         self._port_id = port_id
         self._say = say
         self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
@@ -61,10 +62,10 @@ class BrokerTalk:
                 case SwitchoverState(ended=True):
                     return SwitchoverDenied(port_id=self._port_id, code="port_ended", detail="the port is over")
                 case _:
-                    await asyncio.sleep(REPEAT_S)
+                    await asyncio.sleep(self.repeat_s)
 
     async def query(self) -> SwitchoverState | None:
-        """Ask who owns the VM, once; None when no answer came within `REPEAT_S`."""
+        """Ask who owns the VM, once; None when no answer came within `repeat_s`."""
         answer = await self._ask(QuerySwitchover(port_id=self._port_id))
         return answer if isinstance(answer, SwitchoverState) else None
 
@@ -72,12 +73,12 @@ class BrokerTalk:
         while not self._answers.empty():
             self._answers.get_nowait()
         try:
-            async with asyncio.timeout(REPEAT_S):
+            async with asyncio.timeout(self.repeat_s):
                 await self._say(question)
                 return await self._answers.get()
         except TimeoutError:
             return None
         except (BusDown, Undeliverable) as error:
             log.warning("the broker cannot be asked now", port_id=str(self._port_id), reason=str(error))
-            await asyncio.sleep(REPEAT_S)
+            await asyncio.sleep(self.repeat_s)
             return None

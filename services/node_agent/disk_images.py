@@ -1,4 +1,4 @@
-"""Disk images as files: their sizes, making an empty one, erasing one. Owns qemu-img; decides nothing about paths."""
+"""Disk images as files: their sizes, making an empty one, erasing one. Owns qemu-img; chooses no paths."""
 
 from __future__ import annotations
 
@@ -53,7 +53,9 @@ async def create(path: str, image_format: str, size_bytes: int) -> None:
     """Make an empty, sparse image. Raises `DiskImageError`, with code `disk_exists` where the path is taken."""
     if image_format not in FORMATS:
         raise DiskImageError(path, f"format {image_format!r} is not one of {', '.join(FORMATS)}")
-    await asyncio.to_thread(_claim, path)
+    await asyncio.to_thread(_claim, path, size_bytes if image_format == "raw" else 0)
+    if image_format == "raw":
+        return
     try:
         process = await asyncio.create_subprocess_exec(
             "qemu-img", "create", "-q", "-f", image_format, path, str(size_bytes),
@@ -74,11 +76,15 @@ async def create(path: str, image_format: str, size_bytes: int) -> None:
         raise DiskImageError(path, complaint.decode(errors="replace").strip() or f"exit code {process.returncode}")
 
 
-def _claim(path: str) -> None:
+def _claim(path: str, size_bytes: int) -> None:
     """Create the file exclusively: two ports can never share an image, and nothing that exists is overwritten."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.truncate(descriptor, size_bytes)
+        finally:
+            os.close(descriptor)
     except FileExistsError:
         raise DiskImageError(path, "exists already; it is not overwritten", code="disk_exists") from None
     except OSError as error:

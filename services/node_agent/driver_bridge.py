@@ -73,7 +73,9 @@ class DriverBridge:
         self._asking: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """Serve until libvirtd hangs up. Raises `RpcError` where either side speaks no RPC, after hanging up."""
+        """Serve until libvirtd hangs up. Raises, after hanging up: `RpcError` where a side speaks no RPC, LaneError or
+        StreamError where the recipient is gone before Finish.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 from_lane = group.create_task(self._from_lane())
@@ -113,6 +115,8 @@ class DriverBridge:
             while data := await self._stream.read():
                 await self._perform(self._relay.receive_from_lane(data))
         except (LaneError, StreamError) as error:
+            if not self._relay.finish_open:
+                raise
             reason = str(error)
         self._lane_gone = True
         if self._relay.finish_open:

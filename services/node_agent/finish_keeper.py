@@ -20,7 +20,6 @@ from shared.messages.porting import ServiceChangeAgreement
 
 log = structlog.stdlib.get_logger(__name__)
 
-ASK_EVERY_S = 1.0
 ANSWER_WITHIN_S = 10.0
 """An answer to Finish that takes longer is probably lost. Being too hasty only costs a question."""
 
@@ -96,7 +95,7 @@ class DonorFinishKeeper:
             if verdict is not Verdict.WAIT:
                 return await self._settle(verdict)
             try:
-                async with asyncio.timeout(ASK_EVERY_S):
+                async with asyncio.timeout(self._talk.repeat_s / 2):
                     await self.aborted.wait()
             except TimeoutError:
                 continue

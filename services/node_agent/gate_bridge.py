@@ -79,6 +79,7 @@ class GateBridge:
                 if self.finish_under_way:
                     await from_libvirtd  # the guest is being started; how that ends must be known
                 from_libvirtd.cancel()
+            self._end_stream()
         except asyncio.CancelledError:
             self._stream.reset("the recipient's node agent stopped the transfer")
             raise
@@ -104,6 +105,9 @@ class GateBridge:
                 return
         if self.finish_under_way:
             await self._owner.finish_answered("this host's libvirtd ended the connection")
+        self._end_stream()
+
+    def _end_stream(self) -> None:
         with contextlib.suppress(LaneError, StreamError):
             self._stream.write_eof()
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import structlog
 
-from services.node_agent import disk_images, network
+from services.node_agent import disk_images
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
 from services.node_agent.gate_bridge import GateBridge
@@ -143,8 +143,8 @@ class Inbound:
         if facts.uuid != str(uuid):
             raise DomainXmlError(f"the agreed XML is of VM {facts.uuid}, not of {uuid}")
         bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None}
-        if missing := network.missing_bridges(sorted(bridges)):
-            raise HypervisorError("make room for the VM", f"this host has no bridge {', '.join(missing)}")
+        if missing := sorted(bridges - set((await self._hypervisor.platform()).bridges)):
+            raise HypervisorError("make room for the VM", f"this host offers no bridge {', '.join(missing)}")
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._tuning.image_dir.resolve()):

@@ -16,10 +16,3 @@ SYSFS = Path("/sys/class/net")
 def existing_bridges(names: Iterable[str], sysfs: Path = SYSFS) -> tuple[str, ...]:
     """Return those of `names` that are bridges of this host now."""
     return tuple(name for name in names if (sysfs / name / "bridge").is_dir())
-
-
-def missing_bridges(names: Iterable[str], sysfs: Path = SYSFS) -> tuple[str, ...]:
-    """Return those of `names` that are not."""
-    wanted = tuple(names)
-    there = set(existing_bridges(wanted, sysfs))
-    return tuple(name for name in wanted if name not in there)

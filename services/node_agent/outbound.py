@@ -280,7 +280,7 @@ class Outbound:
                 await self._hypervisor.abort_job(self._agreement.vm_uuid)
             except HypervisorError as error:
                 log.info("the job cannot be aborted yet", reason=str(error))
-            await asyncio.sleep(1.0)
+            await asyncio.wait({migration}, timeout=1.0)
             if self._clock() > deadline_s:
                 log.warning("libvirt does not end the aborted job; hanging up on it")
                 self._sockets.stop_listening()
@@ -352,7 +352,7 @@ class Outbound:
             stream = self._lanes.control.open_stream(StreamKind.CONTROL, DRIVER)
             relay = DonorRelay(self._agreement.vm_uuid, self._agreement.vm_name)
             await DriverBridge(reader, writer, stream, relay, self._keeper).run()
-        except (RpcError, LaneError, OSError, ValueError) as error:
+        except (RpcError, LaneError, StreamError, OSError, ValueError) as error:
             self._note_trouble("driver_connection", str(error))
 
     async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -57,7 +57,7 @@ class NodeSection(Section):
     peer_ready_within_s: Seconds = Field(
         default=60.0, description="How long the other node agent may take to answer on the lanes."
     )
-    lane_silence_s: Annotated[float, Field(ge=5, le=540)] = Field(
+    lane_silence_s: Annotated[float, Field(ge=35, le=540)] = Field(
         default=120.0, description="A lane that was silent for so long has failed; shorter outages are outlived."
     )
     memory_window_bytes: WindowBytes = Field(

@@ -1,0 +1,264 @@
+"""Two hosts without virtualisation, joined by lanes in memory, and a broker that a test can bend."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.node_agent.broker_talk import BrokerTalk
+from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
+from services.node_agent.journal import HalfJournal, Journal, PortRecord
+from services.node_agent.lanes.link import LaneLink
+from services.node_agent.lanes.testing import MemoryRoute
+from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
+from services.node_agent.port_lanes import LaneTuning, PortLanes
+from services.node_agent.port_sockets import PortSockets
+from services.node_agent.progress import Progress
+from services.node_agent.testing import DISK_BYTES, FakeHypervisor
+from shared.domain_xml import HostPlaces, rewrite_for_host
+from shared.messages.base import PortMessage
+from shared.messages.porting import (
+    QuerySwitchover,
+    RequestSwitchover,
+    ReservedDisk,
+    ServiceChangeAgreement,
+    Side,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
+)
+from shared.messages.service_change import PortLimits
+from shared.page_stream.bodies import LaneRole
+from shared.parties import Party, node
+from shared.topology import Lane
+
+VM = UUID("11111111-2222-3333-4444-555555555501")
+MAC = "52:54:00:00:00:01"
+DOMAIN = f"""<domain type='qemu'>
+  <name>web</name><uuid>{VM}</uuid><memory unit='KiB'>262144</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <cpu mode='custom'><model>qemu64</model></cpu>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/>
+      <target dev='vda' bus='virtio'/></disk>
+    <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
+  </devices>
+</domain>"""
+
+
+def make_agreement(
+    image: Path, *, domain_xml: str, port_id: UUID | None = None, limits: PortLimits | None = None
+) -> ServiceChangeAgreement:
+    """A fixed port from alpha to beta, whose disk will lie at `image`."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"}))
+    return ServiceChangeAgreement(
+        port_id=port_id or uuid4(),
+        tenant="acme",
+        vm_uuid=VM,
+        vm_name="web",
+        donor="alpha",
+        donor_node="alpha-1",
+        recipient="beta",
+        recipient_node="beta-1",
+        epoch=2,
+        window_start=now,
+        deadline=now + timedelta(hours=1),
+        promised_total_s=60,
+        promised_downtime_ms=1000,
+        price_per_month=Decimal(1),
+        currency="EUR",
+        limits=limits or PortLimits(),
+        domain_xml=xml,
+        domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
+        disks=(ReservedDisk(target="vda", path=str(image), format="raw", virtual_size_bytes=DISK_BYTES),),
+        fixed_at=now,
+    )
+
+
+@dataclass
+class FakeBroker:
+    """A ledger of one VM. `silent` answers nobody; `denies` is a reason not to grant."""
+
+    port_id: UUID
+    denies: str | None = None
+    silent: bool = False
+    committed: bool = False
+    arrived: bool = False
+    ended: bool = False
+    asked: list[PortMessage] = field(default_factory=list)
+    was_asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def talk(self) -> BrokerTalk:
+        """A node's conversation with it."""
+        talk: BrokerTalk
+
+        async def say(message: PortMessage) -> None:
+            self.asked.append(message)
+            self.was_asked.set()
+            if not self.silent:
+                talk.deliver(self.answer(message))
+
+        talk = BrokerTalk(self.port_id, say, repeat_s=0.05)
+        return talk
+
+    def answer(self, message: PortMessage) -> SwitchoverGranted | SwitchoverDenied | SwitchoverState:
+        """What the saga would say."""
+        match message:
+            case RequestSwitchover(epoch=epoch):
+                if self.denies is not None:
+                    return SwitchoverDenied(port_id=self.port_id, code="cancelled", detail=self.denies)
+                self.committed = True
+                return SwitchoverGranted(port_id=self.port_id, epoch=epoch)
+            case QuerySwitchover():
+                owner = "beta" if self.committed else "alpha"
+                return SwitchoverState(
+                    port_id=self.port_id,
+                    committed=self.committed,
+                    owner=owner,
+                    epoch=2,
+                    ended=self.ended,
+                    arrived=self.arrived,
+                )
+            case _:
+                raise AssertionError(message)
+
+
+@dataclass
+class Heard:
+    """What the outbound half reported."""
+
+    starts: int = 0
+    percents: list[int] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    doubted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def started(self) -> None:
+        """libvirt migrates."""
+        self.starts += 1
+
+    async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:  # noqa: ARG002  # the reporter's shape
+        """A percent."""
+        self.percents.append(progress.percent)
+
+    async def in_doubt(self, reason: str) -> None:
+        """The outcome is unknown."""
+        self.doubts.append(reason)
+        self.doubted.set()
+
+
+class Pair:
+    """A port between two hosts, with both halves in this process."""
+
+    def __init__(self, tmp: Path, stack: AsyncExitStack) -> None:
+        self.tmp = tmp
+        self.stack = stack
+        self.donor, self.recipient = FakeHypervisor(), FakeHypervisor()
+        self.image = tmp / "b" / "images" / "web-vda.raw"
+        for folder in (tmp / "a", self.image.parent):
+            folder.mkdir(parents=True)
+        source = tmp / "a" / "web.raw"
+        source.write_bytes(bytes(DISK_BYTES))
+        self.domain_xml = DOMAIN % source
+        self.memory = b"page" * 100_000
+        self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
+        self.agreement = make_agreement(self.image, domain_xml=self.domain_xml)
+        self.broker = FakeBroker(self.agreement.port_id)
+        self.routes = {lane: MemoryRoute() for lane in Lane}
+        self.heard = Heard()
+        self.running_reported = asyncio.Event()
+        self.journals = {
+            side: HalfJournal(
+                Journal(tmp / str(side)).open(),
+                PortRecord(side=side, agreement=self.agreement),
+            )
+            for side in Side
+        }
+
+    async def open(self) -> None:
+        """Make lanes and halves."""
+        await self.stack.enter_async_context(self.recipient.serve(self.tmp / "b" / "libvirt-sock"))
+
+        async def link_a(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
+            return self.routes[lane].a
+
+        async def link_b(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
+            return self.routes[lane].b
+
+        port_id, tuning = self.agreement.port_id, LaneTuning(silence_s=60.0)
+        self.lanes_a = await PortLanes.open(port_id, node("beta", "beta-1"), LaneRole.INITIATOR, link_a, tuning)
+        self.lanes_b = await PortLanes.open(port_id, node("alpha", "alpha-1"), LaneRole.ACCEPTOR, link_b, tuning)
+        for lanes in (self.lanes_a, self.lanes_b):
+            self.stack.push_async_callback(lanes.close, flush_s=0.0)
+        # One run directory per host, as each host has its own /run; libvirt's URIs name the other host's as seen there.
+        self.sockets_a = PortSockets(self.tmp / "ra", port_id)
+        self.sockets_b = PortSockets(self.tmp / "rb", port_id, seen_as=self.tmp / "ra")
+        self.outbound = Outbound(
+            self.agreement,
+            hypervisor=self.donor,
+            lanes=self.lanes_a,
+            sockets=self.sockets_a,
+            talk=self.broker.talk(),
+            journal=self.journals[Side.OUTBOUND],
+            reporter=self.heard,
+            tuning=OutboundTuning(ready_within_s=5, watch_every_s=0.01, abort_within_s=0.5),
+        )
+        self.inbound = Inbound(
+            self.agreement,
+            hypervisor=self.recipient,
+            lanes=self.lanes_b,
+            sockets=self.sockets_b,
+            talk=self.broker.talk(),
+            journal=self.journals[Side.INBOUND],
+            tuning=InboundTuning(
+                libvirt_socket=self.tmp / "b" / "libvirt-sock", image_dir=self.image.parent, socket_within_s=5
+            ),
+        )
+        # The fake libvirtd makes its sockets where the URIs say; at a real recipient that is its own /run.
+        self.recipient.moved = (str(self.tmp / "ra"), str(self.tmp / "rb"))
+
+    async def run_inbound(self) -> InboundFailed | None:
+        """The recipient's half, to its end."""
+
+        async def on_running() -> None:
+            self.broker.arrived = True
+            self.running_reported.set()
+
+        try:
+            await self.inbound.run(on_running)
+        except InboundFailed as error:
+            return error
+        return None
+
+    async def run_outbound(self) -> OutboundResult | OutboundFailed:
+        """The donor's half, to its end."""
+        try:
+            return await self.outbound.run()
+        except OutboundFailed as error:
+            return error
+
+    async def run(self) -> tuple[OutboundResult | OutboundFailed, InboundFailed | None]:
+        """Both halves, to their ends."""
+        await self.inbound.open()
+        return await asyncio.gather(self.run_outbound(), self.run_inbound())
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    """Two hosts with a VM on the first, ready to port."""
+    async with AsyncExitStack() as stack:
+        # pytest's own folders are too long for a socket's path.
+        folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
+        made = Pair(Path(folder), stack)
+        await made.open()
+        yield made
