@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,11 +86,19 @@ def test_a_dry_run_prints_offers_and_moves_nothing(tenant: Any, resting: GuestRe
     assert tenant.ask("vm", "where", resting.uuid)["provider"] == "alpha"
 
 
+@pytest.mark.parametrize("short_of", ["memory", "disk"])
 def test_a_recipient_without_room_refuses_in_writing(
-    lab: Lab, tenant: Any, start_guest: Start, provider: Callable[[str], Any]
+    lab: Lab, tenant: Any, start_guest: Start, provider: Callable[[str], Any], tmp_path: Path, short_of: str
 ) -> None:
-    """A VM larger than every instance type of the recipient is declined before anything moves."""
-    guest = start_guest("giant", memory_mib=12 * 1024)
-    assert tenant.refused(guest)
+    """A VM that fits no instance type, or not onto the recipient's disks, is declined before anything moves."""
+    facts: dict[str, Any] = {"memory_mib": 12 * 1024}
+    if short_of == "disk":
+        (tmp_path / "huge.raw").touch()
+        os.truncate(tmp_path / "huge.raw", 2 * shutil.disk_usage(tmp_path).total)
+        facts = {"disk": tmp_path / "huge.raw"}
+    images = provider("beta").images()
+    guest = start_guest(f"giant-{short_of}", **facts)
+    assert {f"{short_of}_short", "disk_space_short", "no_instance_type"} & tenant.refused(guest)
     assert guest.uuid not in provider("beta").domains()
+    assert provider("beta").images() == images
     assert lab.guest_place(guest.name).provider == "alpha"
