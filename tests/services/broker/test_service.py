@@ -333,7 +333,7 @@ class TestRestart:
         broken = False
         world.service.lanes.wake()
         await world.until_told(ACME, PortCompleted)
-        assert world.lanes.open == {}
+        await world.until_nothing_is_left()
 
 
 class TestRepetition:

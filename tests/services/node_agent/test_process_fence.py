@@ -18,7 +18,7 @@ UUID = uuid4()
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
     """A process whose command line names the VM, as QEMU's does."""
-    started = subprocess.Popen(["sh", "-c", "sleep 60; :", str(UUID)])
+    started = subprocess.Popen(["sh", "-c", "read line", str(UUID)], stdin=subprocess.PIPE)
     deadline = time.monotonic() + 5
     while str(UUID) not in Path(f"/proc/{started.pid}/cmdline").read_text() and time.monotonic() < deadline:
         time.sleep(0.005)  # exec takes a moment
@@ -26,7 +26,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
         yield started
     finally:
         started.kill()
-        started.wait()
+        started.communicate()
 
 
 def state(process: subprocess.Popen[bytes]) -> str:
