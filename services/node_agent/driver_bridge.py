@@ -48,6 +48,10 @@ class FinishKeeper(Protocol):
         waiting."""
         ...
 
+    async def lift_fence(self) -> None:
+        """libvirtd, which still waits, hears the outcome next."""
+        ...
+
     async def outcome_unknown(self, reason: str) -> Verdict:
         """The lane is gone and no answer came. Return where the guest runs; never `WAIT`."""
         ...
@@ -84,7 +88,8 @@ class DriverBridge:
                 if not self._relay.finish_open:
                     # The recipient hears the goodbye and ends its half, too; a stuck one is not waited for.
                     await asyncio.wait({from_lane}, timeout=_GOODBYE_S)
-                    from_lane.cancel()
+                # With libvirtd gone nothing can be told to it any more; whoever called migrate settles the rest.
+                from_lane.cancel()
         except ExceptionGroup as errors:
             raise first_error(errors) from None
         finally:
@@ -149,11 +154,13 @@ class DriverBridge:
                     self._stop_asking()
                     verdict = await self._keeper.after_finish(error)
                     if (verdict is Verdict.RUNS_THERE) == (error is None):
+                        await self._keeper.lift_fence()
                         await self._perform(self._relay.release())
                     else:
                         await self._settle(verdict, error or "the broker gave the VM back")
 
     async def _settle(self, verdict: Verdict, reason: str) -> None:
+        await self._keeper.lift_fence()
         if verdict is Verdict.RUNS_THERE:
             await self._perform(self._relay.confirm())
         else:

@@ -61,7 +61,7 @@ class DonorFinishKeeper:
     async def after_finish(self, error: str | None) -> Verdict:
         """The recipient's hypervisor answered."""
         if error is None:
-            return await self._settle(Verdict.RUNS_THERE)
+            return self._settle(Verdict.RUNS_THERE)
         log.warning("the recipient could not run the guest", reason=error)
         return await self._decide(recipient_failed=True)
 
@@ -93,21 +93,28 @@ class DonorFinishKeeper:
                 aborted=self.aborted.is_set(),
             )
             if verdict is not Verdict.WAIT:
-                return await self._settle(verdict)
+                return self._settle(verdict)
             try:
                 async with asyncio.timeout(self._talk.repeat_s / 2):
                     await self.aborted.wait()
             except TimeoutError:
                 continue
 
-    async def _settle(self, verdict: Verdict) -> Verdict:
+    async def lift_fence(self) -> None:
+        """Just before this host's libvirtd, which still waits for Finish, hears the verdict: it needs a QEMU that
+        answers.
+
+        Never where libvirtd has hung up: it may have queued a resume, which a thawed QEMU would carry out.
+        """
+        if self.post_copy:
+            return
+        try:
+            await self._hypervisor.thaw(self._agreement.vm_uuid)
+        except HypervisorError:
+            log.exception("the fence could not be lifted")
+
+    def _settle(self, verdict: Verdict) -> Verdict:
         self.verdict = verdict
         if verdict is Verdict.RUNS_THERE:
             self.settled_at_s = self._clock()
-        if not self.post_copy:
-            try:
-                # libvirtd hears the verdict next; it needs a QEMU that can be resumed, or that hears its SIGTERM.
-                await self._hypervisor.thaw(self._agreement.vm_uuid)
-            except HypervisorError:
-                log.exception("the fence could not be lifted")
         return verdict

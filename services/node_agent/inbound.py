@@ -1,23 +1,20 @@
 """The inbound half of a port: the guest arrives at this host.
 
 Makes the disks, waits for the donor's streams, joins them with this host's libvirtd (through the RPC gate) and QEMU,
-asks the
-broker for the switchover and cleans up what it made if the guest does not come. It owns no RPC rule and no lane
-protocol.
+asks the broker for the switchover and cleans up what it made if the guest does not come. It owns no RPC rule and no
+lane protocol.
 
 What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
 
-* *Before the broker's commit* the guest here has never run and cannot: libvirt starts it only at Finish, and the
-gate holds
-  Finish. Every failure destroys the half-made domain and removes what the journal lists.
-* *While Finish is held* the broker may have committed without our knowing (its answer lost): so silence is neither
-yes nor
-  no, and we keep asking. The donor's guest is paused meanwhile. The broker's abort ends the wait.
+* *Before the broker's commit* the guest here has never run and cannot: libvirt starts it only at Finish, and the gate
+  holds Finish. Every failure destroys the half-made domain and removes what the journal lists.
+* *While Finish is held* the broker may have committed without our knowing (its answer lost): so silence is neither yes
+  nor no, and we keep asking. The donor's guest is paused meanwhile. The broker's abort ends the wait.
 * *After the commit* nothing here gives up by itself: if libvirt cannot run the guest, that is reported with
   `guest_running` false, and the broker gives the VM back to the donor, whose copy still stands.
 * *This agent dies.* Its sockets close; libvirtd here destroys an incoming domain whose Finish never came. If Finish
-was passed,
-  the guest may run: the next agent asks the broker and looks at libvirt before it removes anything (`recovery`).
+  was passed, the guest may run: the next agent asks the broker and looks at libvirt before it removes anything
+  (`recovery`).
 """
 
 from __future__ import annotations

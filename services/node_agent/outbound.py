@@ -3,29 +3,23 @@
 libvirt at this host migrates the guest into three sockets of ours; what comes out of them goes into the lanes. This
 module starts that, watches it, steers it, and settles who runs the guest. It owns no lane protocol and no RPC bytes.
 
-What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
+What can go wrong, and what keeps at most one copy running (invariant 1) and no guest lost (invariant 3):
 
-* *Before Finish goes out* every failure makes libvirt resume its own copy; we verify, and resume it where libvirt
-did not.
-  The recipient's copy has never run, and its gate never asks the broker without a Finish.
-* *Finish is out, the agent lives.* QEMU's process is stopped (the fence), so no failure of libvirtd, of the lane or
-of the
-  recipient can run the guest here. libvirtd's connection is held open until `donor_verdict` has an answer from the
-  ledger.
-* *Finish is out, this agent dies.* libvirtd sees its connection break and tries to resume; the stopped process
-cannot run.
-  The next agent finds `finish_passed` in the journal, asks the broker, and kills the copy or lets it go on
-  (`recovery`). Remaining gaps: between the recipient's good news and libvirtd's own kill the fence is lifted for some
-  milliseconds, and a host without the right to signal QEMU (`fence` false in the log) has none at all; there, an
-  agent's
-  death within Finish lets libvirtd resume until the restart. Handing the connection's descriptor to the service manager
-  would close that, too; it is not done here.
-* *The recipient's agent or libvirtd dies after the commit.* The ledger says the recipient; this copy stays frozen
-until the
-  broker hears that the guest runs there, or gives the VM back.
-* *Post-copy.* From its start neither side holds the whole guest, so the fence is not used, and a loss of either side
-is a
-  loss of the guest; therefore it is used only where the request allows it, and the broker commits before it starts.
+* *Before Finish goes out* every failure makes libvirt resume its own copy; we verify, and resume it where libvirt did
+  not. The recipient's copy has never run, and its gate never asks the broker without a Finish.
+* *Finish is out, the agent lives.* QEMU's process is stopped (the fence), so no failure of libvirtd, of the lane or of
+  the recipient can run the guest here. libvirtd's connection is held open until `donor_verdict` has an answer from the
+  ledger; the fence is lifted only then, and only if libvirtd still waits for that answer.
+* *Finish is out, this agent dies.* libvirtd sees its connection break and tries to resume; the stopped process cannot
+  run. The next agent finds `finish_passed` in the journal, asks the broker, and kills the copy or lets it go on
+  (`recovery`). Two gaps remain. Between lifting the fence on good news and libvirtd's own kill there are some
+  milliseconds. And a host without the right to signal QEMU (`fence=False` in the log) has no fence: there an agent's
+  death within Finish lets libvirtd resume until the restart. Handing the connection's descriptor to the service
+  manager would close both; it is not done here.
+* *The recipient's agent or libvirtd dies after the commit.* The ledger says the recipient; this copy stays frozen until
+  the broker hears that the guest runs there, or gives the VM back.
+* *Post-copy.* From its start neither side holds the whole guest, so the fence is not used, and a loss of either side is
+  a loss of the guest; so it is used only where the request allows it, and the broker commits before it starts.
 """
 
 from __future__ import annotations
@@ -184,6 +178,10 @@ class Outbound:
             return await self._result(began_s)
         except (HypervisorError, SocketError, LaneError, DomainXmlError, TimeoutError, OSError) as error:
             raise await self._failure(error) from error
+        except asyncio.CancelledError:
+            # This process ends; the next one recovers. Nothing is waited for, and libvirtd hears it by its sockets.
+            self._connections.close()
+            raise
         finally:
             stop_listening()
             self._sockets.stop_listening()

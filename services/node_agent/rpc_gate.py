@@ -2,19 +2,16 @@
 
 Rules
 1. Eight procedures, in the order that a peer-to-peer migration has, each once where once is enough; the rest is
-   refused,
-   the donor's libvirtd gets an RPC error, and the gate stays shut from then on.
+   refused, the donor's libvirtd gets an RPC error, and the gate stays shut from then on.
 2. The connection is opened to this host's own system driver; no other name, no flags.
 3. Prepare carries the VM that was agreed. libvirt 11.3 was watched: when the migration has a `dest_xml`, the donor's
-   libvirtd
-   parses it, checks its ABI against the running domain, and sends it on *formatted anew* (defaults added, order
-   changed), so
-   texts cannot be compared. So the gate compares the guest ABI, and then substitutes the XML that the recipient
-   issued, in
-   Prepare and in Finish: no path, bridge or option that the recipient did not choose reaches its libvirtd.
-4. Sockets are this port's own, disks are the agreed ones with the agreed size, flags are within `ALLOWED_FLAGS`.
-   Flags that
-   define or undefine domains (PERSIST_DEST, UNDEFINE_SOURCE) do not pass: the agents do that after the switchover.
+   libvirtd parses it, checks its ABI against the running domain, and sends it on *formatted anew* (defaults added,
+   order changed), so texts cannot be compared. So the gate compares the guest ABI, and then substitutes the XML that
+   the recipient issued, in Prepare and in Finish: no path, bridge or option that the recipient did not choose reaches
+   its libvirtd.
+4. Sockets are this port's own, disks are the agreed ones with the agreed size, flags are within `ALLOWED_FLAGS`. Flags
+   that define or undefine domains (PERSIST_DEST, UNDEFINE_SOURCE) do not pass: the agents do that after the
+   switchover.
 5. Finish with `cancelled` passes at once. Finish without it asks for the guest to run: it is held until the broker has
    committed the switchover. A denial turns it into a cancelled Finish, so that libvirt itself cleans up on both sides.
 6. Keepalives are answered here, so that neither libvirtd hears the silence of a held call or of a lane that is away.

@@ -2,15 +2,15 @@
 
 The ledger of the broker decides, never a guess; where nothing is known, both copies stand still. The rows, in order:
 
-| what is known                                                       | verdict     |
-|---------------------------------------------------------------------|-------------|
-| the broker aborted this half (only before the commit or after it took it back) | runs here |
-| the broker has not answered                                         | wait        |
-| the recipient owns it, and runs it by its own word, or the port is over | runs there |
-| the recipient owns it, and has not said that it runs: it may yet fail | wait      |
-| the donor owns it, and the recipient's hypervisor said no           | runs here   |
-| the donor owns it, and the port is over                             | runs here   |
-| the donor owns it, outcome unknown (the lane broke): a commit may follow | wait    |
+| what is known                                                                   | verdict    |
+|---------------------------------------------------------------------------------|------------|
+| the broker aborted this half: before the commit, or after it took the commit back | runs here  |
+| the broker has not answered                                                     | wait       |
+| the recipient owns it, and runs it by its own word, or the port is over         | runs there |
+| the recipient owns it, and has not said that it runs: it may yet fail           | wait       |
+| the donor owns it, and the recipient's hypervisor said no                       | runs here  |
+| the donor owns it, and the port is over                                         | runs here  |
+| the donor owns it, the outcome is unknown (a lane broke): a commit may follow   | wait       |
 
 "Wait" is safe: the guest is paused and its process frozen, so that not even this host's libvirtd can run it.
 """

@@ -112,20 +112,17 @@ class FakeHypervisor:
         self.can_fence = True
         self.max_downtimes_ms: list[int] = []
         self.moved: tuple[str, str] | None = None
-        """A path prefix in a migration's URIs, and what it is on this host: two hosts of one file system differ so."""
+        """A path prefix of this host's sockets, and the other host's: two hosts of one file system differ so."""
         self._bridges = bridges
         self._listeners: list[EventListener] = []
         self._jobs: dict[UUID, _Job] = {}
+        self._migrations: set[asyncio.Future[None]] = set()
 
     def add(self, domain_xml: str, **facts: object) -> UUID:
         """Add a VM, running unless told otherwise."""
         uuid = UUID(describe(domain_xml).uuid)
         self.vms[uuid] = FakeVm(domain_xml, **facts)  # type: ignore[arg-type]  # FakeVm's own fields
         return uuid
-
-    def local_path(self, path: str) -> str:
-        """A path of a URI, as it is on this host."""
-        return path if self.moved is None else path.replace(*self.moved, 1)
 
     @asynccontextmanager
     async def serve(self, path: Path) -> AsyncIterator[None]:
@@ -337,7 +334,18 @@ class FakeHypervisor:
     # ---- the migration's source: libvirtd and QEMU of the donor ----
 
     async def migrate(self, plan: MigrationPlan) -> None:
-        """Move a VM as libvirt does: eight procedures, disks, memory, pause, Finish."""
+        """Move a VM as libvirt does: eight procedures, disks, memory, pause, Finish. Goes on when its caller dies."""
+        migration = asyncio.ensure_future(self._migrate(plan))
+        self._migrations.add(migration)
+        migration.add_done_callback(self._ended)
+        await asyncio.shield(migration)
+
+    def _ended(self, migration: asyncio.Future[None]) -> None:
+        self._migrations.discard(migration)
+        if not migration.cancelled():
+            migration.exception()  # its caller may be dead
+
+    async def _migrate(self, plan: MigrationPlan) -> None:
         vm = self._vm(plan.vm_uuid)
         job = self._jobs[plan.vm_uuid] = _Job(total_bytes=len(vm.memory))
         doing = f"migrate VM {plan.vm_uuid}"
@@ -360,7 +368,7 @@ class FakeHypervisor:
             for call in (PlainCall(Procedure.AUTH_LIST), FeatureCall(10), OpenCall("qemu:///system", 0)):
                 await client.call(call)
             await client.call(PlainCall(Procedure.REGISTER_CLOSE_CALLBACK))
-            prepare = _prepare_call(plan)
+            prepare = _prepare_call(plan, self.moved)
             await client.call(prepare)
             finish = FinishCall(prepare.params, b"", prepare.flags, cancelled=False)
             try:
@@ -489,8 +497,7 @@ class _Incoming:
         self._host.prepared.set()
         for name, serve in (("migrate_uri", self._on_memory), ("disks_uri", self._on_disk)):
             if name in params:
-                path = self._host.local_path(params[name].removeprefix("unix://"))
-                self._servers.append(await asyncio.start_unix_server(serve, path))
+                self._servers.append(await asyncio.start_unix_server(serve, params[name].removeprefix("unix://")))
 
     async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._memory = await reader.read()
@@ -528,14 +535,15 @@ def _reply(frame: Frame, payload: bytes) -> Frame:
     return Frame(REMOTE_PROGRAM, frame.procedure, FrameType.REPLY, frame.serial, Status.OK, payload)
 
 
-def _prepare_call(plan: MigrationPlan) -> PrepareCall:
+def _prepare_call(plan: MigrationPlan, moved: tuple[str, str] | None) -> PrepareCall:
     facts = describe(plan.domain_xml)
+    memory_uri, disks_uri = (uri.replace(*moved, 1) if moved else uri for uri in (plan.memory_uri, plan.disks_uri))
     params = [
         TypedParam("destination_xml", ParamType.STRING, plan.domain_xml),
-        TypedParam("migrate_uri", ParamType.STRING, plan.memory_uri),
+        TypedParam("migrate_uri", ParamType.STRING, memory_uri),
     ]
     if plan.disks:
-        params.append(TypedParam("disks_uri", ParamType.STRING, plan.disks_uri))
+        params.append(TypedParam("disks_uri", ParamType.STRING, disks_uri))
         params += [TypedParam("migrate_disks", ParamType.STRING, disk) for disk in plan.disks]
     cookie = f"<qemu-migration><name>{facts.name}</name><uuid>{facts.uuid}</uuid></qemu-migration>".encode()
     return PrepareCall(tuple(params), cookie + b"\0", 0x43 if plan.disks else 0x3)

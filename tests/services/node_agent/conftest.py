@@ -11,37 +11,53 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.node_agent.broker_talk import BrokerTalk
+from services.node_agent.halves import Halves
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, PortRecord
 from services.node_agent.lanes.link import LaneLink
 from services.node_agent.lanes.testing import MemoryRoute
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
-from services.node_agent.port_lanes import LaneTuning, PortLanes
+from services.node_agent.outbox import Outbox
+from services.node_agent.port_lanes import LaneTuning, LinkFactory, PortLanes
 from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
+from services.node_agent.reports import Reports
+from services.node_agent.service import NodeService
+from services.node_agent.settings import NodeSection
 from services.node_agent.testing import DISK_BYTES, FakeHypervisor
+from services.node_agent.vm_affairs import VmAffairs
+from shared.backoff import Backoff
 from shared.domain_xml import HostPlaces, rewrite_for_host
+from shared.messages import AnyEnvelope, Message, seal
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
+    InboundOpened,
+    OpenInbound,
     QuerySwitchover,
     RequestSwitchover,
     ReservedDisk,
     ServiceChangeAgreement,
     Side,
+    StartOutbound,
     SwitchoverDenied,
     SwitchoverGranted,
     SwitchoverState,
 )
 from shared.messages.service_change import PortLimits
+from shared.metrics import NodeMetrics
 from shared.page_stream.bodies import LaneRole
-from shared.parties import Party, node
+from shared.parties import BROKER, Party, donor, node, recipient
+from shared.testing import MemoryBroker
 from shared.topology import Lane
 
+M = TypeVar("M", bound=Message)
 VM = UUID("11111111-2222-3333-4444-555555555501")
 MAC = "52:54:00:00:00:01"
 DOMAIN = f"""<domain type='qemu'>
@@ -200,9 +216,9 @@ class Pair:
         self.lanes_b = await PortLanes.open(port_id, node("alpha", "alpha-1"), LaneRole.ACCEPTOR, link_b, tuning)
         for lanes in (self.lanes_a, self.lanes_b):
             self.stack.push_async_callback(lanes.close, flush_s=0.0)
-        # One run directory per host, as each host has its own /run; libvirt's URIs name the other host's as seen there.
+        # One run directory per host, as each host has its own /run.
         self.sockets_a = PortSockets(self.tmp / "ra", port_id)
-        self.sockets_b = PortSockets(self.tmp / "rb", port_id, seen_as=self.tmp / "ra")
+        self.sockets_b = PortSockets(self.tmp / "rb", port_id)
         self.outbound = Outbound(
             self.agreement,
             hypervisor=self.donor,
@@ -224,8 +240,7 @@ class Pair:
                 libvirt_socket=self.tmp / "b" / "libvirt-sock", image_dir=self.image.parent, socket_within_s=5
             ),
         )
-        # The fake libvirtd makes its sockets where the URIs say; at a real recipient that is its own /run.
-        self.recipient.moved = (str(self.tmp / "ra"), str(self.tmp / "rb"))
+        self.donor.moved = (str(self.tmp / "ra"), str(self.tmp / "rb"))
 
     async def run_inbound(self) -> InboundFailed | None:
         """The recipient's half, to its end."""
@@ -262,3 +277,146 @@ async def pair() -> AsyncIterator[Pair]:
         made = Pair(Path(folder), stack)
         await made.open()
         yield made
+
+
+ALPHA, BETA = node("alpha", "alpha-1"), node("beta", "beta-1")
+
+
+class NodeUnderTest:
+    """One node agent on a bus in memory, over a host without virtualisation. `start` and `kill` as often as a test
+    likes."""
+
+    def __init__(self, party: Party, world: World) -> None:
+        self.party = party
+        self.world = world
+        self.hypervisor = FakeHypervisor()
+        folder = world.tmp / party.owner
+        self.settings = NodeSection(
+            libvirt_socket=folder / "libvirt-sock",
+            run_dir=folder / "run",
+            state_dir=folder / "state",
+            image_dir=folder / "images",
+            heartbeat_s=60.0,
+            progress_s=0.1,
+            abort_within_s=0.5,
+        )
+        self.settings.image_dir.mkdir(parents=True)
+        self.metrics = NodeMetrics(CollectorRegistry())
+        self.journal = Journal(self.settings.state_dir / "ports")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """A fresh process over the same state directory."""
+        self.bus = self.world.broker.bus(self.party)
+        self.outbox = Outbox(self.settings.state_dir / "outbox", self.bus, backoff=Backoff(0.01, 0.05))
+        self.journal.open()
+        self.outbox.open()
+        self.reports = Reports(self.bus, self.outbox)
+        self.halves = Halves(
+            self.settings,
+            hypervisor=self.hypervisor,
+            journal=self.journal,
+            reports=self.reports,
+            make_link=self.world.link_of(self.party),
+            metrics=self.metrics,
+        )
+        affairs = VmAffairs(self.hypervisor, self.journal, node=self.party.node)
+        self.service = NodeService(self.party, self.halves, affairs, self.reports)
+        self.halves.recover()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self.outbox.run()), loop.create_task(self.bus.consume(self.service.handle))]
+        await self.bus.consuming.wait()
+
+    async def kill(self) -> None:
+        """End everything at once, as SIGKILL would: nothing is said, nothing is cleaned up but by the kernel."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.service.close()
+        await self.halves.stop(0.0)
+        await self.bus.close()
+
+
+class World:
+    """Two nodes, and a test in the place of the agents and the broker."""
+
+    def __init__(self, tmp: Path) -> None:
+        self.tmp = tmp
+        agents = [agent(provider) for agent in (donor, recipient) for provider in ("alpha", "beta")]
+        self.broker = MemoryBroker(BROKER, ALPHA, BETA, *agents)
+        self._routes: dict[tuple[UUID, Lane], MemoryRoute] = {}
+        self.alpha, self.beta = NodeUnderTest(ALPHA, self), NodeUnderTest(BETA, self)
+        self.alpha.hypervisor.moved = (str(tmp / "alpha" / "run"), str(tmp / "beta" / "run"))
+        source = tmp / "alpha" / "images" / "web.raw"
+        source.write_bytes(bytes(DISK_BYTES))
+        self.source = source
+        self.domain_xml = DOMAIN % source
+        self.memory = b"page" * 100_000
+        self.alpha.hypervisor.add(self.domain_xml, memory=self.memory, disk=b"block")
+        self.agreement = make_agreement(self.beta.settings.image_dir / "web.raw", domain_xml=self.domain_xml)
+        self.ledger = FakeBroker(self.agreement.port_id)
+
+    def link_of(self, party: Party) -> LinkFactory:
+        """A node's way to its peer."""
+
+        async def make(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
+            route = self._routes.setdefault((port_id, lane), MemoryRoute())
+            return route.a if party == ALPHA else route.b
+
+        return make
+
+    async def play_broker(self) -> None:
+        """Answer nodes as the ledger says, until cancelled."""
+        bus = self.broker.bus(BROKER)
+
+        async def handle(envelope: AnyEnvelope) -> None:
+            message = envelope.data
+            if isinstance(message, RequestSwitchover | QuerySwitchover):
+                self.ledger.asked.append(message)
+                self.ledger.was_asked.set()
+                if not self.ledger.silent:
+                    await self.say(BROKER, envelope.sender, self.ledger.answer(message))
+
+        await bus.consume(handle)
+
+    async def say(self, source: Party, to: Party, message: Message) -> None:
+        """Send a message as somebody."""
+        envelope = seal(message, source=source, message_id=uuid4(), now=datetime.now(UTC))
+        await self.broker.bus(source).publish(to, envelope)
+
+    async def hear(self, to: Party, kind: type[M], *, count: int = 1) -> M:
+        """Wait for the count-th message of a kind to a party."""
+        async with asyncio.timeout(10):
+            while True:
+                found = [envelope.data for envelope in self.broker.received(to) if isinstance(envelope.data, kind)]
+                if len(found) >= count:
+                    return found[count - 1]
+                await asyncio.sleep(0.01)
+
+    async def over(self, each: NodeUnderTest) -> None:
+        """Wait until a node has no half of a port any more."""
+        half = each.halves.half(self.agreement.port_id)
+        if half is not None:
+            await asyncio.wait_for(half.over.wait(), 10)
+
+    async def start_port(self) -> None:
+        """Up to libvirt's migration."""
+        await self.say(recipient("beta"), BETA, OpenInbound(port_id=self.agreement.port_id, agreement=self.agreement))
+        await self.hear(recipient("beta"), InboundOpened)
+        await self.say(donor("alpha"), ALPHA, StartOutbound(port_id=self.agreement.port_id, agreement=self.agreement))
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    """Two running nodes."""
+    with TemporaryDirectory(prefix="vmport-") as folder:
+        made = World(Path(folder))
+        async with AsyncExitStack() as stack:
+            for each in (made.alpha, made.beta):
+                await stack.enter_async_context(each.hypervisor.serve(each.settings.libvirt_socket))
+                await each.start()
+                stack.push_async_callback(each.kill)
+            broker = asyncio.get_running_loop().create_task(made.play_broker())
+            yield made
+            broker.cancel()
+            await asyncio.gather(broker, return_exceptions=True)

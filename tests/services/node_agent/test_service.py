@@ -1,0 +1,241 @@
+"""The whole node agent on a bus in memory: commands in, work done, words out."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from services.node_agent.disk_images import allocated_bytes
+from services.node_agent.journal import Phase
+from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, VmDescribed
+from shared.messages.porting import (
+    AbortTransfer,
+    CompletionFailed,
+    DisconnectVm,
+    DisksErased,
+    InboundFinished,
+    InboundOpened,
+    OpenInbound,
+    OutboundFinished,
+    OutboundStarted,
+    ProvisionVm,
+    Side,
+    SwitchoverGranted,
+    TransferAborted,
+    TransferFailed,
+    VmDisconnected,
+    VmProvisioned,
+)
+from shared.messages.service_change import PortProgressed
+from shared.messages.vm import VmState
+from shared.parties import BROKER, donor, recipient
+from tests.services.node_agent.conftest import ALPHA, BETA, VM, World
+
+DONOR, RECIPIENT = donor("alpha"), recipient("beta")
+
+
+async def test_a_port_from_command_to_erased_disks(world: World) -> None:
+    """The guest leaves alpha, runs at beta, is provisioned; alpha's copy is disconnected, quarantined and erased."""
+    port_id = world.agreement.port_id
+    await world.start_port()
+    await world.hear(RECIPIENT, InboundFinished)
+    figures = await world.hear(DONOR, OutboundFinished)
+    assert figures.memory_bytes == len(world.memory)
+    assert await world.hear(DONOR, OutboundStarted)
+    assert (await world.hear(BROKER, PortProgressed)).port_id == port_id
+    assert world.beta.hypervisor.vms[VM].memory == world.memory
+
+    provision = ProvisionVm(port_id=port_id, vm_uuid=VM, autostart=True, donor_xml=world.domain_xml)
+    await world.say(RECIPIENT, BETA, provision)
+    assert (await world.hear(RECIPIENT, VmProvisioned)).identity_differences == ()
+    arrived = world.beta.hypervisor.vms[VM]
+    assert (arrived.persistent, arrived.autostart, arrived.state) == (True, True, VmState.RUNNING)
+
+    await world.say(DONOR, ALPHA, DisconnectVm(port_id=port_id, vm_uuid=VM))
+    gone = await world.hear(DONOR, VmDisconnected)
+    assert VM not in world.alpha.hypervisor.vms
+    (kept,) = gone.quarantined_disks
+    assert not world.source.exists()
+    assert allocated_bytes(kept) > 0
+
+    await world.say(DONOR, ALPHA, EraseQuarantine(port_id=port_id))
+    assert (await world.hear(DONOR, DisksErased)).erased_bytes > 0
+    with pytest.raises(OSError, match="No such file"):
+        allocated_bytes_or_raise(kept)
+    assert world.alpha.journal.load() == ([], [])
+
+
+def allocated_bytes_or_raise(path: str) -> None:
+    """Open it."""
+    with open(path, "rb"):
+        pass
+
+
+async def test_commands_may_come_twice(world: World) -> None:
+    """A repeated command is answered with what became of the first."""
+    await world.start_port()
+    await world.say(RECIPIENT, BETA, OpenInbound(port_id=world.agreement.port_id, agreement=world.agreement))
+    await world.hear(RECIPIENT, InboundOpened, count=2)
+    await world.hear(DONOR, OutboundFinished)
+    await world.hear(RECIPIENT, InboundFinished)
+    await world.over(world.beta)
+    await world.say(RECIPIENT, BETA, OpenInbound(port_id=world.agreement.port_id, agreement=world.agreement))
+    await world.hear(RECIPIENT, InboundFinished, count=2)
+    assert len(world.beta.hypervisor.vms) == 1
+
+
+async def test_an_abort_is_answered_by_both_halves(world: World) -> None:
+    """In the memory phase: the guest runs on, beta is clean, no failure is reported beside the abort."""
+    world.alpha.hypervisor.memory_flows.clear()
+    await world.start_port()
+    await world.hear(DONOR, OutboundStarted)
+    for agent, node, side in ((DONOR, ALPHA, Side.OUTBOUND), (RECIPIENT, BETA, Side.INBOUND)):
+        await world.say(agent, node, AbortTransfer(port_id=world.agreement.port_id, side=side, reason="x"))
+    assert (await world.hear(DONOR, TransferAborted)).guest_running
+    inbound = await world.hear(RECIPIENT, TransferAborted)
+    assert (inbound.guest_running, inbound.left_overs) == (False, ())
+    assert world.alpha.hypervisor.vms[VM].state is VmState.RUNNING
+    assert list(world.beta.settings.image_dir.iterdir()) == []
+    assert world.beta.journal.load() == world.alpha.journal.load() == ([], [])
+
+
+async def test_an_abort_of_nothing_is_answered(world: World) -> None:
+    """Where nothing is under way nothing is left."""
+    await world.say(RECIPIENT, BETA, AbortTransfer(port_id=world.agreement.port_id, side=Side.INBOUND, reason="x"))
+    assert not (await world.hear(RECIPIENT, TransferAborted)).guest_running
+
+
+async def test_an_abort_that_is_too_late_hears_the_success(world: World) -> None:
+    """What has happened is said again, and not undone."""
+    await world.start_port()
+    await world.hear(RECIPIENT, InboundFinished)
+    await world.over(world.beta)
+    await world.say(RECIPIENT, BETA, AbortTransfer(port_id=world.agreement.port_id, side=Side.INBOUND, reason="x"))
+    await world.hear(RECIPIENT, InboundFinished, count=2)
+    assert world.beta.hypervisor.vms[VM].state is VmState.RUNNING
+
+
+async def test_a_failure_is_reported_with_the_guests_state(world: World) -> None:
+    """Each half says what failed and whether the guest runs on its side."""
+    world.beta.hypervisor.fail_prepare = "no machine type"
+    await world.start_port()
+    outbound, inbound = await world.hear(DONOR, TransferFailed), await world.hear(RECIPIENT, TransferFailed)
+    assert (outbound.side, outbound.guest_running) == (Side.OUTBOUND, True)
+    assert "no machine type" in outbound.detail
+    assert (inbound.side, inbound.guest_running) == (Side.INBOUND, False)
+
+
+async def test_a_grant_out_of_the_blue_starts_nothing(world: World) -> None:
+    """A node that has no half of the port says finally that the guest does not run there."""
+    await world.say(BROKER, BETA, SwitchoverGranted(port_id=world.agreement.port_id, epoch=2))
+    failed = await world.hear(RECIPIENT, TransferFailed)
+    assert (failed.code, failed.guest_running) == ("not_running_here", False)
+    assert world.beta.hypervisor.vms == {}
+
+
+async def test_a_live_vm_is_described(world: World) -> None:
+    """The identity bundle holds description, XML and versions."""
+    await world.say(DONOR, ALPHA, DescribeVm(port_id=world.agreement.port_id, vm_uuid=VM))
+    identity = (await world.hear(DONOR, VmDescribed)).identity
+    assert (identity.vm.uuid, identity.vm.name, identity.node) == (VM, "web", "alpha-1")
+    assert identity.domain_xml == world.domain_xml
+
+
+async def test_a_missing_vm_is_described_as_missing(world: World) -> None:
+    """With a code."""
+    world.alpha.hypervisor.vms.clear()
+    await world.say(DONOR, ALPHA, DescribeVm(port_id=world.agreement.port_id, vm_uuid=VM))
+    assert (await world.hear(DONOR, DescribeFailed)).code == "vm_not_found"
+
+
+async def test_a_running_vm_is_not_disconnected(world: World) -> None:
+    """Nothing is undefined under a guest that runs."""
+    await world.say(DONOR, ALPHA, DisconnectVm(port_id=world.agreement.port_id, vm_uuid=VM))
+    failed = await world.hear(DONOR, CompletionFailed)
+    assert (failed.side, "running" in failed.detail) == (Side.OUTBOUND, True)
+    assert world.source.exists()
+
+
+async def test_a_port_of_another_node_is_rejected(world: World) -> None:
+    """An agreement names its nodes."""
+    await world.say(recipient("alpha"), ALPHA, OpenInbound(port_id=world.agreement.port_id, agreement=world.agreement))
+    await world.broker.wait_idle()
+    assert world.broker.dead[ALPHA][0].code == "wrong_node"
+
+
+# ---- the agent dies ----
+
+
+async def test_the_donors_agent_dies_in_the_memory_phase(world: World) -> None:
+    """Its successor finds the guest running, removes what was made, and says so."""
+    world.alpha.hypervisor.memory_flows.clear()
+    await world.start_port()
+    await world.hear(DONOR, OutboundStarted)
+    await world.alpha.kill()
+    world.alpha.hypervisor.memory_flows.set()
+    await world.alpha.start()
+    failed = await world.hear(DONOR, TransferFailed)
+    assert (failed.code, failed.guest_running) == ("node_agent_restarted", True)
+    assert world.alpha.hypervisor.vms[VM].state is VmState.RUNNING
+    assert not (world.alpha.settings.run_dir / str(world.agreement.port_id)).exists()
+
+
+async def test_the_donors_agent_dies_in_finish_and_the_guest_has_left(world: World) -> None:
+    """libvirt wants to resume its copy, but it is frozen; the successor hears that it runs at beta, and destroys it."""
+    world.ledger.silent = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    await world.alpha.kill()
+    copy = world.alpha.hypervisor.vms[VM]
+    assert (copy.state, copy.frozen) == (VmState.PAUSED, True)
+    assert world.alpha.journal.load()[0][0].phase is Phase.FINISH_PASSED
+    world.ledger.silent = False
+    await world.hear(RECIPIENT, InboundFinished)
+    world.ledger.arrived = True
+    await world.alpha.start()
+    # The first word is the doubt, the second the end.
+    failed = await world.hear(DONOR, TransferFailed, count=2)
+    assert not failed.guest_running
+    assert copy.state is VmState.SHUT_OFF
+    assert copy.ran_at_s == []
+    assert world.beta.hypervisor.vms[VM].state is VmState.RUNNING
+
+
+async def test_the_donors_agent_dies_in_finish_and_the_port_is_aborted(world: World) -> None:
+    """The broker never committed: the successor lets the guest run on."""
+    world.ledger.silent = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    await world.alpha.kill()
+    await world.alpha.start()
+    await world.say(DONOR, ALPHA, AbortTransfer(port_id=world.agreement.port_id, side=Side.OUTBOUND, reason="x"))
+    assert (await world.hear(DONOR, TransferAborted)).guest_running
+    assert world.alpha.hypervisor.vms[VM].state is VmState.RUNNING
+    assert not world.alpha.hypervisor.vms[VM].frozen
+
+
+async def test_the_recipients_agent_dies_while_finish_is_held(world: World) -> None:
+    """libvirtd there destroys the half-made guest; the successor removes its disk and says that it does not run."""
+    world.ledger.silent = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    await world.beta.kill()
+    await world.beta.start()
+    failed = await world.hear(RECIPIENT, TransferFailed)
+    assert (failed.code, failed.guest_running) == ("node_agent_restarted", False)
+    assert world.beta.hypervisor.vms == {}
+    assert list(world.beta.settings.image_dir.iterdir()) == []
+    assert world.alpha.hypervisor.vms[VM].frozen
+
+
+async def test_words_survive_a_bus_that_is_down(world: World) -> None:
+    """What was to be said is said when the bus is back."""
+    world.alpha.hypervisor.memory_flows.clear()
+    await world.start_port()
+    await world.hear(DONOR, OutboundStarted)
+    world.broker.interrupt()
+    world.alpha.halves.abort(AbortTransfer(port_id=world.agreement.port_id, side=Side.OUTBOUND, reason="x"))
+    await world.over(world.alpha)
+    world.broker.restore()
+    assert (await world.hear(DONOR, TransferAborted)).guest_running
