@@ -1,6 +1,5 @@
 """The donor's driver connection: moves bytes between its libvirtd and the lane as `rpc_donor` says, and keeps
-libvirtd's
-socket open for as long as the outcome of Finish is not known, whatever becomes of the lane.
+libvirtd's socket open for as long as the outcome of Finish is not known, whatever becomes of the lane.
 """
 
 from __future__ import annotations

@@ -1,0 +1,175 @@
+"""The hypervisor port's contract, over the fake in memory and over a real libvirt."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.node_agent.hypervisor import Hypervisor, HypervisorError, Lifecycle, LifecycleEvent, VmNotFound
+from services.node_agent.testing import FakeHypervisor
+from shared.domain_xml import describe
+from shared.messages.vm import VmState
+from tests.two_hosts import TwoHosts, two_hosts
+
+MAC = "52:54:00:77:00:01"
+
+
+@dataclass
+class Host:
+    """A host under test: `shut_off` is a definition of a VM that is not there, `running` the UUID of one that runs."""
+
+    hypervisor: Hypervisor
+    shut_off_xml: str
+    running: UUID
+
+
+@pytest.fixture(scope="module")
+def real_hosts() -> Iterator[TwoHosts]:
+    """Real hosts, for this module."""
+    with two_hosts("contract") as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def real_guest(real_hosts: TwoHosts) -> UUID:
+    """A real guest that runs at alpha."""
+    record, xml = real_hosts.guest(workload="idle", memory_mib=128)
+    real_hosts.start("alpha", record, xml)
+    return UUID(record.uuid)
+
+
+def small_definition(folder: Path) -> str:
+    """A VM without devices to trip over."""
+    disk = folder / f"{uuid4()}.raw"
+    disk.write_bytes(bytes(1 << 20))
+    return f"""<domain type='qemu'><name>small-{uuid4().hex[:8]}</name><uuid>{uuid4()}</uuid>
+<memory unit='KiB'>65536</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+<cpu mode='custom'><model>qemu64</model></cpu><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>
+<source file='{disk}'/><target dev='vda' bus='virtio'/></disk>
+<interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
+</devices></domain>"""
+
+
+@pytest.fixture(params=["fake", pytest.param("libvirt", marks=pytest.mark.lab)])
+async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Host]:
+    """The fake, then the real one."""
+    if request.param == "fake":
+        fake = FakeHypervisor()
+        yield Host(fake, small_definition(tmp_path), fake.add(small_definition(tmp_path)))
+        return
+    hosts: TwoHosts = request.getfixturevalue("real_hosts")
+    running: UUID = request.getfixturevalue("real_guest")
+    real = hosts.hypervisor("alpha")
+    await real.connect()
+    try:
+        yield Host(real, small_definition(hosts.folder), running)
+    finally:
+        await real.close()
+
+
+async def test_a_host_says_what_it_is(host: Host) -> None:
+    """Versions, platform and capacity are told, and make sense."""
+    platform, capacity = await host.hypervisor.platform(), await host.hypervisor.capacity()
+    assert platform.versions == await host.hypervisor.versions()
+    assert platform.versions.libvirt > (9, 0, 0)
+    assert platform.architecture == "x86_64"
+    assert platform.accelerators == ("qemu",)
+    assert any(machine.startswith("pc-q35-") for machine in platform.machines)
+    assert "qemu64" in platform.cpu_models
+    assert {"raw", "qcow2"} <= set(platform.disk_formats)
+    assert 0 < capacity.memory_free_bytes <= capacity.memory_bytes
+    assert 0 < capacity.disk_free_bytes <= capacity.disk_bytes
+
+
+async def test_a_vm_that_is_not_there(host: Host) -> None:
+    """Reading its state says so; what has an end in mind is content; the rest raises."""
+    nobody = uuid4()
+    hypervisor = host.hypervisor
+    assert await hypervisor.state(nobody) is None
+    assert await hypervisor.job(nobody) is None
+    await hypervisor.destroy(nobody)
+    await hypervisor.abort_job(nobody)
+    await hypervisor.thaw(nobody)
+    for call in (
+        hypervisor.describe(nobody),
+        hypervisor.undefine(nobody, keep_nvram=True),
+        hypervisor.set_autostart(nobody, enabled=True),
+    ):
+        with pytest.raises(VmNotFound):
+            await call
+
+
+async def test_a_definition_comes_and_goes(host: Host) -> None:
+    """A defined VM is shut off, in the inventory, described with its blocker; undefined it is gone."""
+    uuid = UUID(describe(host.shut_off_xml).uuid)
+    await host.hypervisor.define(host.shut_off_xml)
+    assert await host.hypervisor.state(uuid) is VmState.SHUT_OFF
+    (summary,) = [vm for vm in await host.hypervisor.inventory() if vm.uuid == uuid]
+    assert (summary.memory_bytes, summary.disk_bytes, summary.macs) == (64 << 20, 1 << 20, (MAC,))
+    await host.hypervisor.set_autostart(uuid, enabled=True)
+    vm = (await host.hypervisor.describe(uuid)).description
+    assert (vm.persistent, vm.autostart, vm.state) == (True, True, VmState.SHUT_OFF)
+    assert any(blocker.startswith("not_running") for blocker in vm.blockers)
+    await host.hypervisor.undefine(uuid, keep_nvram=True)
+    assert await host.hypervisor.state(uuid) is None
+
+
+async def test_a_running_vm_is_described_as_it_runs(host: Host) -> None:
+    """Its XML is one that another host can run, and its files are named."""
+    live = await host.hypervisor.describe(host.running)
+    facts = describe(live.domain_xml)
+    assert (live.description.uuid, live.description.state) == (host.running, VmState.RUNNING)
+    assert live.description.blockers == ()
+    assert live.description.domain_type == "qemu"
+    assert live.description.disks[0].target == "vda"
+    assert live.description.disks[0].virtual_size_bytes > 0
+    assert live.files == tuple(disk.source for disk in facts.disks)
+    assert "<alias" not in live.domain_xml
+
+
+async def test_a_vm_without_a_migration_has_no_job(host: Host) -> None:
+    """And aborting nothing is no error."""
+    assert await host.hypervisor.job(host.running) is None
+    await host.hypervisor.abort_job(host.running)
+    assert await host.hypervisor.state(host.running) is VmState.RUNNING
+
+
+async def test_post_copy_of_nothing_is_refused(host: Host) -> None:
+    """The reason is the hypervisor's."""
+    with pytest.raises(HypervisorError):
+        await host.hypervisor.start_post_copy(host.running)
+
+
+async def test_the_maximum_downtime_can_be_set_before_a_migration(host: Host) -> None:
+    """The first rounds then have it already."""
+    await host.hypervisor.set_max_downtime(host.running, 50)
+
+
+async def test_a_frozen_vm_can_still_be_looked_at_and_thaws(host: Host) -> None:
+    """Inventory and state ask no QEMU, so they do not hang."""
+    assert await host.hypervisor.freeze(host.running)
+    async with asyncio.timeout(5):
+        assert await host.hypervisor.state(host.running) is VmState.RUNNING
+        assert host.running in {vm.uuid for vm in await host.hypervisor.inventory()}
+    await host.hypervisor.thaw(host.running)
+    await host.hypervisor.resume(host.running)
+
+
+async def test_the_end_of_a_vm_is_heard(host: Host) -> None:
+    """A destroyed VM, frozen even, is shut off at once, and an event says so."""
+    heard: asyncio.Queue[LifecycleEvent] = asyncio.Queue()
+    stop = host.hypervisor.listen(heard.put_nowait)
+    await host.hypervisor.freeze(host.running)
+    async with asyncio.timeout(10):
+        await host.hypervisor.destroy(host.running)
+        while (event := await heard.get()).kind is not Lifecycle.STOPPED:
+            pass
+    stop()
+    assert event.vm_uuid == host.running
+    assert await host.hypervisor.state(host.running) is VmState.SHUT_OFF
+    await host.hypervisor.destroy(host.running)
