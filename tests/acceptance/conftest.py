@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from shared.exit_codes import ExitCode
 LAB_NAME = "acceptance"
 KNOWN_WITHIN_S = 30.0
 LOG_LINES = 60
+ALONE_WITHIN_S = 900.0
 ENDED = {"completed", "failed", "cancelled", "refused"}
 
 
@@ -116,13 +119,31 @@ class Provider:
 def lab() -> Iterator[Lab]:
     """Two providers with all services, and the tiny guest's image; gone after the session."""
     lab = Lab(LAB_NAME)
-    lab.down()
-    try:
-        lab.up()
-        lab.guest_build()
-        yield lab
-    finally:
+    with alone(lab):
         lab.down()
+        try:
+            lab.up()
+            lab.guest_build()
+            yield lab
+        finally:
+            lab.down()
+
+
+@contextmanager
+def alone(lab: Lab) -> Iterator[None]:
+    """Hold this lab's name, so that two test runs on one machine come one after the other."""
+    path = lab.plan.run_dir.parent / f".{lab.plan.name}.tests.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + ALONE_WITHIN_S
+    with path.open("w") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                assert time.monotonic() < deadline, f"another test run has held lab {lab.plan.name} for too long"
+                time.sleep(1)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

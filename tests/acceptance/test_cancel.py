@@ -11,7 +11,7 @@ from deploy.labkit.lab import Lab
 from deploy.labkit.state import GuestRecord
 from shared.exit_codes import ExitCode
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.usefixtures("slow_link")

@@ -10,7 +10,7 @@ import pytest
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.state import GuestRecord
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 
 @pytest.mark.usefixtures("slow_link")

@@ -16,7 +16,7 @@ from deploy.labkit.lab import Lab
 from deploy.labkit.plan import TENANT
 from deploy.labkit.state import GuestRecord
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 # Runs in the tenant's host, with a client library that is not ours; reads what to publish from its standard input.
 CLIENT = """

@@ -14,7 +14,7 @@ from deploy.labkit import services
 from deploy.labkit.lab import Lab
 from deploy.labkit.plan import HUB
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 
 def test_every_process_is_alive_and_ready_and_its_metrics_pass_promtool(lab: Lab) -> None:

@@ -10,7 +10,7 @@ from deploy.labkit.lab import Lab
 from deploy.labkit.port_run import run_port
 from deploy.labkit.state import GuestRecord
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 
 def test_a_writing_guest_is_ported_there_and_back(lab: Lab, start_guest: Callable[..., GuestRecord]) -> None:

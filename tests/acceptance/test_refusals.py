@@ -15,7 +15,7 @@ from deploy.labkit.lab import Lab
 from deploy.labkit.state import GuestRecord
 from shared.exit_codes import ExitCode
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
 Start = Callable[..., GuestRecord]
 Edit = Callable[[str, str, str], None]
