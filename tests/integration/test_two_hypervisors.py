@@ -1,0 +1,349 @@
+"""Both halves of a port in one process, over two real libvirts and a guest that checks its own memory and disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.node_agent.broker_talk import BrokerTalk
+from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
+from services.node_agent.journal import HalfJournal, Journal, PortRecord
+from services.node_agent.lanes.link import LaneLink
+from services.node_agent.lanes.testing import MemoryRoute
+from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
+from services.node_agent.port_lanes import LaneTuning, PortLanes
+from services.node_agent.port_sockets import PortSockets
+from services.node_agent.progress import Progress
+from shared.domain_xml import HostPlaces, guest_abi_differences, rewrite_for_host
+from shared.messages.base import PortMessage
+from shared.messages.porting import (
+    QuerySwitchover,
+    RequestSwitchover,
+    ReservedDisk,
+    ServiceChangeAgreement,
+    Side,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
+)
+from shared.messages.service_change import PortLimits, TransferPhase
+from shared.messages.vm import VmState
+from shared.page_stream.bodies import LaneRole
+from shared.parties import Party, node
+from shared.topology import Lane
+from tests.two_hosts import GUEST_BRIDGE, TwoHosts, two_hosts
+
+pytestmark = pytest.mark.lab
+
+RUN_DIR = Path("/run/vmport")
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[TwoHosts]:
+    """Two hosts, for this module."""
+    with two_hosts("pair") as made:
+        yield made
+
+
+@dataclass
+class Ledger:
+    """One VM's owner."""
+
+    port_id: UUID
+    grants: bool = True
+    committed: bool = False
+    arrived: bool = False
+
+    def talk(self) -> BrokerTalk:
+        """A node's conversation with it."""
+        talk: BrokerTalk
+
+        async def say(message: PortMessage) -> None:
+            match message:
+                case RequestSwitchover(epoch=epoch) if self.grants:
+                    self.committed = True
+                    talk.deliver(SwitchoverGranted(port_id=self.port_id, epoch=epoch))
+                case RequestSwitchover():
+                    talk.deliver(SwitchoverDenied(port_id=self.port_id, code="cancelled", detail="not now"))
+                case QuerySwitchover():
+                    owner = "beta" if self.committed else "alpha"
+                    talk.deliver(
+                        SwitchoverState(
+                            port_id=self.port_id,
+                            committed=self.committed,
+                            owner=owner,
+                            epoch=2,
+                            ended=False,
+                            arrived=self.arrived,
+                        )
+                    )
+
+        talk = BrokerTalk(self.port_id, say)
+        return talk
+
+
+class Reporter:
+    """What the donor's half reports; `flowing` is set once memory moves."""
+
+    def __init__(self) -> None:
+        self.percents: list[int] = []
+        self.flowing = asyncio.Event()
+
+    async def started(self) -> None:
+        """libvirt migrates."""
+
+    async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
+        """A report."""
+        assert wire_bytes >= 0
+        self.percents.append(progress.percent)
+        if progress.phase is TransferPhase.MEMORY and progress.memory.processed_bytes:
+            self.flowing.set()
+
+    async def in_doubt(self, reason: str) -> None:
+        """Nothing is doubted here."""
+        raise AssertionError(reason)
+
+
+class Port:
+    """One port of a running guest from alpha to beta."""
+
+    def __init__(self, hosts: TwoHosts, stack: AsyncExitStack, *, limits: PortLimits | None = None) -> None:
+        self.hosts = hosts
+        self.stack = stack
+        self.limits = limits or PortLimits()
+        self.port_id = uuid4()
+        self.ledger = Ledger(self.port_id)
+        self.reporter = Reporter()
+        self.routes = {lane: MemoryRoute() for lane in Lane}
+        self.donor, self.recipient = hosts.hypervisor("alpha"), hosts.hypervisor("beta")
+
+    async def open(self) -> None:
+        """A guest at alpha, and both halves."""
+        self.record, xml = await asyncio.to_thread(self.hosts.guest)
+        self.uuid = UUID(self.record.uuid)
+        self.before = await asyncio.to_thread(self.hosts.start, "alpha", self.record, xml)
+        self.stack.push_async_callback(asyncio.to_thread, self.hosts.remove, self.uuid)
+        for each in (self.donor, self.recipient):
+            await each.connect()
+            self.stack.push_async_callback(each.close)
+        self.live = await self.donor.describe(self.uuid)
+        self.image = self.hosts.folder / f"{self.port_id}.raw"
+        agreement = self._agreement()
+        journals = {
+            side: HalfJournal(
+                Journal(self.hosts.folder / f"{self.port_id}-{side}").open(), PortRecord(side=side, agreement=agreement)
+            )
+            for side in Side
+        }
+        lanes = {side: await self._lanes(side) for side in Side}
+        plan = self.hosts.lab.plan
+        self.outbound = Outbound(
+            agreement,
+            hypervisor=self.donor,
+            lanes=lanes[Side.OUTBOUND],
+            sockets=PortSockets(plan.host_run_dir("alpha") / "vmport", self.port_id, seen_as=RUN_DIR),
+            talk=self.ledger.talk(),
+            journal=journals[Side.OUTBOUND],
+            reporter=self.reporter,
+            tuning=OutboundTuning(watch_every_s=0.2),
+        )
+        recipient = _WithBridge(self.recipient)
+        self.inbound = Inbound(
+            agreement,
+            hypervisor=recipient,
+            lanes=lanes[Side.INBOUND],
+            sockets=PortSockets(plan.host_run_dir("beta") / "vmport", self.port_id, seen_as=RUN_DIR),
+            talk=self.ledger.talk(),
+            journal=journals[Side.INBOUND],
+            tuning=InboundTuning(libvirt_socket=plan.libvirt_socket("beta"), image_dir=self.hosts.folder),
+        )
+
+    def _agreement(self) -> ServiceChangeAgreement:
+        vm, now = self.live.description, datetime.now(UTC)
+        xml = rewrite_for_host(
+            self.live.domain_xml,
+            HostPlaces(disks={"vda": str(self.image)}, bridges={nic.mac: GUEST_BRIDGE for nic in vm.nics}),
+        )
+        return ServiceChangeAgreement(
+            port_id=self.port_id,
+            tenant="acme",
+            vm_uuid=vm.uuid,
+            vm_name=vm.name,
+            donor="alpha",
+            donor_node="alpha-1",
+            recipient="beta",
+            recipient_node="beta-1",
+            epoch=2,
+            window_start=now,
+            deadline=now + timedelta(hours=1),
+            promised_total_s=60,
+            promised_downtime_ms=1000,
+            price_per_month=Decimal(1),
+            currency="EUR",
+            limits=self.limits,
+            domain_xml=xml,
+            domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
+            disks=tuple(
+                ReservedDisk(
+                    target=disk.target,
+                    path=str(self.image),
+                    format=disk.format,
+                    virtual_size_bytes=disk.virtual_size_bytes,
+                )
+                for disk in vm.disks
+            ),
+            fixed_at=now,
+        )
+
+    async def _lanes(self, side: Side) -> PortLanes:
+        outbound = side is Side.OUTBOUND
+
+        async def link(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
+            return self.routes[lane].a if outbound else self.routes[lane].b
+
+        role = LaneRole.INITIATOR if outbound else LaneRole.ACCEPTOR
+        peer = node("beta", "beta-1") if outbound else node("alpha", "alpha-1")
+        lanes = await PortLanes.open(self.port_id, peer, role, link, LaneTuning())
+        self.stack.push_async_callback(lanes.close, flush_s=0.0)
+        return lanes
+
+    async def run(self) -> tuple[OutboundResult | OutboundFailed, InboundFailed | None]:
+        """Both halves to their ends."""
+        await self.inbound.open()
+        return await asyncio.gather(self._run_outbound(), self._run_inbound())
+
+    async def _run_outbound(self) -> OutboundResult | OutboundFailed:
+        try:
+            return await self.outbound.run()
+        except OutboundFailed as error:
+            return error
+
+    async def _run_inbound(self) -> InboundFailed | None:
+        async def on_running() -> None:
+            self.ledger.arrived = True
+
+        try:
+            await self.inbound.run(on_running)
+        except InboundFailed as error:
+            return error
+        return None
+
+    async def report(self) -> dict[str, Any]:
+        """What the guest says now."""
+        return await asyncio.to_thread(self.hosts.report, self.record)
+
+    async def states(self) -> tuple[VmState | None, VmState | None]:
+        """At alpha, at beta."""
+        return await self.donor.state(self.uuid), await self.recipient.state(self.uuid)
+
+
+def _WithBridge(hypervisor: Any) -> Any:  # noqa: N802  # reads as what it stands for
+    """The test process is in neither host's network, so it cannot see that the bridge is there."""
+    original = hypervisor.platform
+
+    async def platform() -> Any:
+        return (await original()).model_copy(update={"bridges": (GUEST_BRIDGE,)})
+
+    hypervisor.platform = platform
+    return hypervisor
+
+
+@pytest.fixture
+async def port(hosts: TwoHosts, request: pytest.FixtureRequest) -> AsyncIterator[Port]:
+    """A guest that is about to leave; `limits` by indirect parameter."""
+    async with AsyncExitStack() as stack:
+        made = Port(hosts, stack, limits=getattr(request, "param", None))
+        await made.open()
+        yield made
+
+
+async def same_guest(port: Port) -> None:
+    """It never rebooted, and found no wrong byte in memory or on disk."""
+    report = await port.report()
+    assert report["boot_id"] == port.before["boot_id"]
+    assert report["uptime_s"] >= port.before["uptime_s"]
+    assert report["mismatches"] == 0
+
+
+async def test_a_guest_moves_and_notices_nothing(port: Port) -> None:
+    """Same boot, no mismatch, same guest ABI; gone at alpha; downtime under a second."""
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    await same_guest(port)
+    assert await port.states() == (VmState.SHUT_OFF, VmState.RUNNING)
+    arrived = await port.recipient.describe(port.uuid)
+    assert guest_abi_differences(port.live.domain_xml, arrived.domain_xml) == []
+    assert result.downtime_ms < 1000
+    assert result.memory_bytes > 10 << 20
+    assert result.wire_bytes < result.memory_bytes + result.disk_bytes
+    assert port.reporter.percents[-1] == 100
+
+
+async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> None:
+    """The guest runs on at alpha, nothing is left at beta."""
+    port.ledger.grants = False
+    result, failure = await port.run()
+    assert isinstance(result, OutboundFailed)
+    assert isinstance(failure, InboundFailed)
+    assert result.guest_running
+    assert await port.states() == (VmState.RUNNING, None)
+    assert not await asyncio.to_thread(port.image.exists)
+    await same_guest(port)
+
+
+async def test_a_cancel_in_the_memory_phase(port: Port) -> None:
+    """Both halves stop; the guest runs on at alpha, nothing is left at beta."""
+    await port.inbound.open()
+    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    async with asyncio.timeout(60):
+        await port.reporter.flowing.wait()
+    port.outbound.cancel()
+    port.inbound.cancel()
+    result, failure = await halves
+    assert isinstance(result, OutboundFailed)
+    assert isinstance(failure, InboundFailed)
+    assert await port.states() == (VmState.RUNNING, None)
+    assert not await asyncio.to_thread(port.image.exists)
+    await same_guest(port)
+
+
+@pytest.mark.parametrize(
+    "port", [PortLimits(post_copy="always", bandwidth_bytes_per_s=100 << 20)], indirect=True, ids=["always"]
+)
+async def test_post_copy(port: Port) -> None:
+    """The broker commits first, then the guest runs at beta while its memory follows."""
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert result.post_copy
+    assert port.ledger.committed
+    assert await port.states() == (VmState.SHUT_OFF, VmState.RUNNING)
+    await same_guest(port)
+
+
+async def test_a_route_that_is_away_for_ten_seconds(port: Port) -> None:
+    """Longer than libvirt's own keepalive interval: the port goes on where it was."""
+    await port.inbound.open()
+    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    async with asyncio.timeout(60):
+        await port.reporter.flowing.wait()
+    for route in port.routes.values():
+        route.cut(lose_queued=True)
+    await asyncio.sleep(10)
+    for route in port.routes.values():
+        route.mend()
+    result, failure = await halves
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    await same_guest(port)
