@@ -197,10 +197,6 @@ class Hypervisor(Protocol):
         """How long the guest may stand still at the switchover."""
         ...
 
-    async def set_bandwidth(self, uuid: UUID, bytes_per_s: int) -> None:
-        """Limit the running memory transfer."""
-        ...
-
     async def start_post_copy(self, uuid: UUID) -> None:
         """Switch a running migration to post-copy."""
         ...

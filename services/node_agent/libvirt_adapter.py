@@ -378,10 +378,6 @@ class LibvirtHypervisor:
         """Set the downtime that QEMU may plan with."""
         await self._with("set the maximum downtime of", uuid, lambda d: d.migrateSetMaxDowntime(milliseconds))
 
-    async def set_bandwidth(self, uuid: UUID, bytes_per_s: int) -> None:
-        """Set the speed limit."""
-        await self._with("set the bandwidth of", uuid, lambda d: d.migrateSetMaxSpeed(_mib_per_s(bytes_per_s)))
-
     async def start_post_copy(self, uuid: UUID) -> None:
         """Start post-copy."""
         await self._with("start post-copy of", uuid, lambda d: d.migrateStartPostCopy())

@@ -205,7 +205,6 @@ class RpcGate:
 
     expected: Expected
     step: Step = Step.NEW
-    post_copy: bool = False
     granted: bool = False
     _from_donor: FrameParser = field(default_factory=FrameParser)
     _from_libvirtd: FrameParser = field(default_factory=FrameParser)
@@ -284,7 +283,6 @@ class RpcGate:
             case PrepareCall():
                 checked = self._checked_prepare(call)
                 self.step = Step.PREPARING
-                self.post_copy = bool(call.flags & POSTCOPY)
                 return [self._pass(frame, checked)]
             case FinishCall():
                 checked_finish = self._checked_finish(call)

@@ -308,10 +308,6 @@ class FakeHypervisor:
         self._vm(uuid)
         self.max_downtimes_ms.append(milliseconds)
 
-    async def set_bandwidth(self, uuid: UUID, bytes_per_s: int) -> None:  # noqa: ARG002  # nothing is slow here
-        """Accepted."""
-        self._vm(uuid)
-
     async def start_post_copy(self, uuid: UUID) -> None:
         """Not possible here."""
         raise HypervisorError(f"start post-copy of VM {uuid}", "the fake has none")

@@ -1,0 +1,116 @@
+"""The heartbeat: both agents hear what the node has; a libvirt that is gone is a problem, not a silence."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from prometheus_client import CollectorRegistry
+
+from services.node_agent.heartbeat import Heart
+from services.node_agent.hypervisor import HypervisorError
+from services.node_agent.outbox import Outbox
+from services.node_agent.reports import Reports
+from services.node_agent.testing import FakeHypervisor
+from shared.messages.nodes import NodeHeartbeat
+from shared.messages.vm import VmSummary
+from shared.metrics import NodeMetrics
+from shared.parties import donor, node, recipient
+from shared.testing import MemoryBroker
+from tests.services.node_agent.conftest import DOMAIN, VM
+
+ME, DONOR, RECIPIENT = node("alpha", "alpha-1"), donor("alpha"), recipient("alpha")
+PORT = uuid4()
+
+
+class Broken(FakeHypervisor):
+    """A host whose libvirtd can be taken away."""
+
+    broken = False
+
+    async def inventory(self) -> tuple[VmSummary, ...]:
+        """Fails while broken."""
+        if self.broken:
+            raise HypervisorError("list VMs", "no connection")
+        return await super().inventory()
+
+
+class Beating:
+    """A heart on a bus in memory."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.broker = MemoryBroker(ME, DONOR, RECIPIENT)
+        bus = self.broker.bus(ME)
+        self.hypervisor = Broken()
+        self.registry = CollectorRegistry()
+        self.heart = Heart(
+            self.hypervisor,
+            Reports(bus, Outbox(tmp_path, bus)),
+            NodeMetrics(self.registry),
+            every_s=0.02,
+            agent_version="1.2.3",
+            ports=lambda: (PORT,),
+            problems=lambda: (),
+        )
+
+    @asynccontextmanager
+    async def beating(self) -> AsyncIterator[None]:
+        """Until the block ends."""
+        task = asyncio.get_running_loop().create_task(self.heart.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def beat(self, *, after: int = 0) -> NodeHeartbeat:
+        """The beat that comes after so many, as the donor agent hears it."""
+        async with asyncio.timeout(5):
+            while len(self.broker.received(DONOR)) <= after:  # noqa: ASYNC110  # what was published has no event
+                await asyncio.sleep(0.005)
+        message = self.broker.received(DONOR)[after].data
+        assert isinstance(message, NodeHeartbeat)
+        return message
+
+
+async def test_both_agents_hear_the_same(tmp_path: Path) -> None:
+    """VMs, platform, ports and version; the metric counts VMs by state."""
+    made = Beating(tmp_path)
+    made.hypervisor.add(DOMAIN % "/x.raw")
+    async with made.beating():
+        beat = await made.beat()
+        await made.beat(after=1)
+    assert [vm.uuid for vm in beat.vms] == [VM]
+    assert (beat.healthy, beat.agent_version, beat.ports) == (True, "1.2.3", (PORT,))
+    assert beat.platform.bridges == ("vmbr0",)
+    assert isinstance(made.broker.received(RECIPIENT)[0].data, NodeHeartbeat)
+    assert made.registry.get_sample_value("vmport_node_vms", {"state": "running"}) == 1
+    assert await made.heart.check() is None
+
+
+async def test_a_libvirt_that_is_gone_is_told(tmp_path: Path) -> None:
+    """The last known inventory, unhealthy, with the reason; readiness says so, too; it heals."""
+    made = Beating(tmp_path)
+    async with made.beating():
+        await made.beat()
+        made.hypervisor.broken = True
+        count = len(made.broker.received(DONOR))
+        sick = await made.beat(after=count + 1)
+        assert not sick.healthy
+        assert "no connection" in sick.problems[0]
+        assert "no connection" in str(await made.heart.check())
+        made.hypervisor.broken = False
+        assert (await made.beat(after=len(made.broker.received(DONOR)) + 1)).healthy
+
+
+async def test_without_libvirt_from_the_start_there_is_nothing_to_tell(tmp_path: Path) -> None:
+    """No inventory is made up."""
+    made = Beating(tmp_path)
+    made.hypervisor.broken = True
+    async with made.beating():
+        await asyncio.sleep(0.1)
+    assert made.broker.received(DONOR) == []
+    assert await made.heart.check() is not None
