@@ -125,6 +125,7 @@ async def _port(connection: AsyncConnection, question: ShowPort, tenant: Name) -
         progress=stored.progress,
         sla=state.sla,
         failure=_failure_text(state),
+        refusals=state.refusals,
         events=await ledger.events_of(connection, question.port_id),
     )
 

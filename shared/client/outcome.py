@@ -87,6 +87,7 @@ def _from_record(before: Outcome, shown: PortShown) -> Outcome:
             "detail": shown.failure or known.detail,
             "sla": shown.sla or known.sla,
             "vm_runs_at": runs_at,
+            "refusals": shown.refusals or known.refusals,
         }
     )
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Code, Message, Text, Timestamp, Value
+from shared.messages.base import Bytes, Code, Message, Refusal, Text, Timestamp, Value
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.service_change import PortPhase, PortProgressed, PortRequested, SlaRecord
 from shared.messages.vm import VmState
@@ -151,6 +151,7 @@ class PortShown(Answer):
     progress: PortProgressed | None = None
     sla: SlaRecord | None = None
     failure: Text | None = None
+    refusals: tuple[Refusal, ...] = Field(default=(), description="Why the port is refused, if it is.")
     events: tuple[RecordedEvent, ...]
 
 

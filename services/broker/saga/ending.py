@@ -19,7 +19,7 @@ from services.broker.saga.state import (
     Send,
 )
 from shared.messages import Message, Refusal
-from shared.messages.porting import AbortTransfer, ReleaseReservation, Side, TransferAborted
+from shared.messages.porting import AbortTransfer, ReleaseReservation, Side, TransferAborted, TransferFailed
 from shared.messages.service_change import (
     PortCancelled,
     PortCompleted,
@@ -212,6 +212,18 @@ def transfer_aborted(at: Moment, event: Heard) -> Decision:
         return at.stay(note=f"{answer.side} half stopped", aborted=aborted, warnings=tuple(dict.fromkeys(warnings)))
     state = at.state.but(aborted=aborted, warnings=())
     return _end_aborted(Moment(state, at.now, at.timing), tuple(dict.fromkeys(warnings)))
+
+
+def other_half_failed(at: Moment, event: Heard) -> Decision:
+    """Both halves failed: what the second one says may be the cause, so the tenant reads both."""
+    report, failure = event.message, at.state.failure
+    if not isinstance(report, TransferFailed) or failure is None:
+        raise TypeError(type(report))
+    reason = f"{event.sender.owner}, {report.side} half: {report.code}: {report.detail}"
+    if failure.outcome is PortPhase.CANCELLED or reason in failure.detail:
+        return at.stay(note=reason)
+    detail = f"{failure.detail}; {reason}"[:4000]
+    return at.stay(note=reason, failure=failure.model_copy(update={"detail": detail}))
 
 
 def ask_abort_again(at: Moment) -> Decision:

@@ -333,7 +333,10 @@ TABLE: Mapping[PortPhase, Phase] = {
         cancel=Cancel.TOO_LATE,
     ),
     P.ABORTING: Phase(
-        hears={TransferAborted: On(ending.transfer_aborted, to=(P.FAILED, P.CANCELLED))},
+        hears={
+            TransferAborted: On(ending.transfer_aborted, to=(P.FAILED, P.CANCELLED)),
+            TransferFailed: On(ending.other_half_failed),
+        },
         limit=_after("aborting"),
         limit_text="timing.aborting_s",
         on_deadline=Then(ending.abort_deadline, to=(P.FAILED, P.CANCELLED)),

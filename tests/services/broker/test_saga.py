@@ -339,6 +339,15 @@ class TestMoving:
             "end: failed window_missed",
         )
 
+    def test_the_tenant_reads_what_both_halves_say(self) -> None:
+        """The half that speaks first may only have noticed; the reason of the other one is added once."""
+        talk = Conversation.begin(request()).transferring()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True)).expect(P.ABORTING)
+        talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True)).expect(P.ABORTING)
+        assert talk.state.failure is not None
+        assert talk.state.failure.detail == "beta, inbound half: gone; alpha, outbound half: lane_lost: gone"
+
     @pytest.mark.parametrize(("side", "sender"), [(Side.OUTBOUND, ALPHA), (Side.INBOUND, BETA)])
     def test_failed_half_aborts_both(self, side: Side, sender: object) -> None:
         """When a half fails, both are stopped, and the port ends when both have confirmed."""
