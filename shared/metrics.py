@@ -182,6 +182,12 @@ class BrokerMetrics:
             buckets=DOWNTIME_BUCKETS_S,
             registry=registry,
         )
+        self.outage_seconds = Histogram(
+            "vmport_outage_seconds",
+            "The longest silence of the VM around the switchover, per completed port where it was measured.",
+            buckets=DOWNTIME_BUCKETS_S,
+            registry=registry,
+        )
         self.switchover_commit_seconds = Histogram(
             "vmport_switchover_commit_seconds",
             "From the request for switchover to its commit in the ledger; a part of the downtime.",
@@ -332,15 +338,3 @@ class NodeMetrics:
             self.lane_retransmitted_bytes_total.labels(lane)
             self.lane_reconnects_total.labels(lane)
             self.lane_window_used_bytes.labels(lane).set(0)
-
-
-class ClientMetrics:
-    """What a client of a VM sees; measured where a probe runs (the lab's demo), never by the services."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.outage_seconds = Histogram(
-            "vmport_outage_seconds",
-            "The longest gap that a client of the VM saw during a port.",
-            buckets=DOWNTIME_BUCKETS_S,
-            registry=registry,
-        )

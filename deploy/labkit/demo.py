@@ -248,6 +248,7 @@ def summary(
         "total_s": sla.get("measured_total_s"),
         "downtime_ms": sla.get("measured_downtime_ms"),
         "outage_ms": done.seen.outage_ms,
+        "measured_outage_ms": sla.get("measured_outage_ms"),
         "wire_bytes": done.wire_bytes,
         "wire_bytes_sent": done.wire.sent,
         "wire_bytes_received": done.wire.received,
@@ -279,6 +280,12 @@ def _largest(peaks: dict[str, float]) -> list[tuple[str, float]]:
     return [*shown, *((RABBITMQ, peaks[RABBITMQ]) for _ in range(RABBITMQ in peaks))]
 
 
+def _measured_outage(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """The services' own figure, where they have one."""
+    outage_ms = result["measured_outage_ms"]
+    return [] if outage_ms is None else [("outage that vmport measured", f"{outage_ms} ms")]
+
+
 def _print_result(console: Console, done: PortRun, proven: list[Proof], result: dict[str, Any]) -> None:
     console.print(f"[bold]port {done.port_id}: {done.outcome}[/bold]", highlight=False, soft_wrap=True)
     phases = Table("PHASE", "SECONDS")
@@ -290,6 +297,7 @@ def _print_result(console: Console, done: PortRun, proven: list[Proof], result: 
         ("total", human_seconds(result["total_s"] or 0)),
         ("downtime of the guest", f"{result['downtime_ms']} ms"),
         ("outage that a client saw", f"{result['outage_ms']} ms"),
+        *_measured_outage(result),
         ("memory", human_bytes(result["memory_bytes"] or 0)),
         ("disk", human_bytes(result["disk_bytes"] or 0)),
         ("on the donor's uplink", human_bytes(result["wire_bytes"])),

@@ -3,7 +3,7 @@
 *Total* is from the opening of the window until the broker heard that the VM runs at the recipient. *Downtime* is the
 donor's measurement, an upper bound; without one it is the broker's own: from the request for switchover, when the
 guest was already paused, until that news, and a warning says so. The price is what was agreed; nobody can charge
-another.
+another. *Outage* is the donor's measurement or nothing; it is recorded and not judged, since nobody promised it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def measure(state: SagaState) -> Measured:
         measured_total_s=max(0.0, total_s),
         promised_downtime_ms=agreement.promised_downtime_ms,
         measured_downtime_ms=max(0, downtime_ms),
+        measured_outage_ms=state.outbound.outage_ms if state.outbound is not None else None,
         price_per_month=agreement.price_per_month,
         currency=agreement.currency,
         kept=kept,

@@ -191,6 +191,8 @@ class Stepper:
                 self._metrics.refusals_total.labels(refusal.code).inc()
         if end.sla is not None:
             self._metrics.downtime_seconds.observe(end.sla.measured_downtime_ms / 1000)
+            if end.sla.measured_outage_ms is not None:
+                self._metrics.outage_seconds.observe(end.sla.measured_outage_ms / 1000)
             self._metrics.promises_total.labels("yes" if end.sla.kept else "no").inc()
 
 

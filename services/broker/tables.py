@@ -152,6 +152,7 @@ sla_records = Table(
     Column("measured_total_s", Float, nullable=False),
     Column("promised_downtime_ms", BigInteger, nullable=False),
     Column("measured_downtime_ms", BigInteger, nullable=False),
+    Column("measured_outage_ms", BigInteger, nullable=True),
     Column("price_per_month", Numeric(12, 2), nullable=False),
     Column("currency", String(3), nullable=False),
     Column("kept", Boolean, nullable=False),

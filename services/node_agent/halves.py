@@ -20,6 +20,7 @@ from services.node_agent.hypervisor import Hypervisor, HypervisorError
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
 from services.node_agent.lane_meter import LaneMeter
+from services.node_agent.outage_probe import ArpProbe
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundTuning
 from services.node_agent.port_lanes import LaneTuning, LinkFactory, PortLanes
 from services.node_agent.port_sockets import PortSockets
@@ -255,6 +256,7 @@ class Halves:
                 abort_within_s=settings.abort_within_s,
                 auto_converge=settings.auto_converge,
             ),
+            outage=ArpProbe(interval_s=settings.outage_probe_interval_s) if settings.outage_probe else None,
         )
         self._cancellable(active, half.cancel)
         active.stop = half.stop
@@ -276,6 +278,7 @@ class Halves:
         return OutboundFinished(
             port_id=agreement.port_id,
             downtime_ms=result.downtime_ms,
+            outage_ms=result.outage_ms,
             hypervisor_downtime_ms=result.hypervisor_downtime_ms,
             total_ms=result.total_ms,
             memory_bytes=result.memory_bytes,

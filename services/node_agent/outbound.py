@@ -48,6 +48,7 @@ from services.node_agent.hypervisor import (
 from services.node_agent.journal import HalfJournal, Kind, Phase
 from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.libvirt_rpc import RpcError
+from services.node_agent.outage_probe import NoProbe, OutageWatch
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError
@@ -87,6 +88,7 @@ class OutboundResult:
     """The guest has left. Bytes are raw for memory and disk, compressed for the wire."""
 
     downtime_ms: int
+    outage_ms: int | None
     hypervisor_downtime_ms: int | None
     total_ms: int
     memory_bytes: int
@@ -135,6 +137,7 @@ class Outbound:
         journal: HalfJournal,
         reporter: OutboundReporter,
         tuning: OutboundTuning,
+        outage: OutageWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agreement = agreement
@@ -144,6 +147,7 @@ class Outbound:
         self._journal = journal
         self._reporter = reporter
         self._tuning = tuning
+        self._outage = outage or NoProbe()
         self._clock = clock
         self._tasks = Tasks("outbound")
         self._cancelled = asyncio.Event()
@@ -184,6 +188,7 @@ class Outbound:
             raise
         finally:
             stop_listening()
+            await self._outage.close()
             self._sockets.stop_listening()
             await self._tasks.close()
             await self._connections.drain(LAST_BYTES_S)
@@ -202,6 +207,7 @@ class Outbound:
         if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
         self._was_running = True
+        self._outage.open(vm.domain_xml)
         self._journal.remember_disks(vm.files)
         self._meter = ProgressMeter(
             disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
@@ -354,6 +360,7 @@ class Outbound:
             self._note_trouble("driver_connection", str(error))
 
     async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._outage.memory_flows()
         await self._pump(Lane.MEMORY, StreamKind.MEMORY, reader, writer)
 
     async def _on_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -392,6 +399,7 @@ class Outbound:
         await self._connections.drain(LAST_BYTES_S)
         return OutboundResult(
             downtime_ms=round(1000 * (known_s - paused_s)),
+            outage_ms=await self._outage.finish(self._paused_at_s),
             hypervisor_downtime_ms=completed.downtime_ms if completed else None,
             total_ms=round(1000 * (now_s - began_s)),
             memory_bytes=self._lanes.raw_bytes(Lane.MEMORY),

@@ -69,6 +69,13 @@ class NodeSection(Section):
     auto_converge: bool = Field(
         default=True, description="Let QEMU slow a guest down that writes faster than its memory leaves."
     )
+    outage_probe: bool = Field(
+        default=True,
+        description="Measure a leaving VM's outage: ARP on its bridge around the switchover. Needs CAP_NET_RAW.",
+    )
+    outage_probe_interval_s: Annotated[float, Field(ge=0.005, le=1)] = Field(
+        default=0.02, description="How often it is asked; an outage is known to within this."
+    )
     abort_within_s: Seconds = Field(
         default=5.0,
         description="How long libvirt may take to end a migration that was aborted before it is hung up on.",

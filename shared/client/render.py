@@ -249,6 +249,8 @@ def outcome_table(outcome: Outcome) -> Table:
         table.add_row("promise", kept, "")
         table.add_row("total", human_seconds(sla.measured_total_s), human_seconds(sla.promised_total_s))
         table.add_row("downtime", f"{sla.measured_downtime_ms} ms", f"{sla.promised_downtime_ms} ms")
+        if sla.measured_outage_ms is not None:
+            table.add_row("outage", f"{sla.measured_outage_ms} ms", "")
         table.add_row("price per month", f"{sla.price_per_month} {sla.currency}", "")
     for name, count in (
         ("memory", outcome.memory_bytes),

@@ -238,6 +238,10 @@ class OutboundFinished(PortMessage):
         description="Donor's clock: from the vCPUs' pause to the news that they run at the recipient; an upper bound."
     )
     hypervisor_downtime_ms: Milliseconds | None = Field(default=None, description="libvirt's own figure.")
+    outage_ms: Milliseconds | None = Field(
+        default=None,
+        description="Longest silence around the switchover, by ARP from the donor's host; null: not measured.",
+    )
     total_ms: Milliseconds
     memory_bytes: Bytes
     disk_bytes: Bytes

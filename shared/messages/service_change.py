@@ -203,6 +203,10 @@ class SlaRecord(Value):
     measured_total_s: Seconds
     promised_downtime_ms: Milliseconds
     measured_downtime_ms: Milliseconds
+    measured_outage_ms: Milliseconds | None = Field(
+        default=None,
+        description="As a neighbour on the guest's network saw it; null where nobody could measure it. Not judged.",
+    )
     price_per_month: Price
     currency: str
     kept: bool = Field(description="Every measured figure is within its promise.")

@@ -36,7 +36,7 @@ def _snapshot(provider: str, **changed: Any) -> Snapshot:
 
 
 def _run(**changed: Any) -> PortRun:
-    sla = {"measured_total_s": 12.5, "measured_downtime_ms": 210}
+    sla = {"measured_total_s": 12.5, "measured_downtime_ms": 210, "measured_outage_ms": 240}
     result = {"port_id": "p", "outcome": "completed", "sla": sla, "memory_bytes": 10, "disk_bytes": 20, **changed}
     return PortRun("p", result["outcome"], result, {}, Seen(100, 90, 250.0, 5.0, 40), LinkBytes(300, 30))
 
@@ -91,6 +91,7 @@ def test_the_summary_has_what_the_issue_asks_for() -> None:
         "total_s": 12.5,
         "downtime_ms": 210,
         "outage_ms": 250.0,
+        "measured_outage_ms": 240,
         "wire_bytes": 330,
         "memory_bytes": 10,
         "disk_bytes": 20,

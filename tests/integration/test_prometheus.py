@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 
 from shared.config import TelemetrySettings
 from shared.http import Health, TelemetryServer
-from shared.metrics import BrokerMetrics, ClientMetrics, DonorMetrics, Metrics, NodeMetrics, RecipientMetrics
+from shared.metrics import BrokerMetrics, DonorMetrics, Metrics, NodeMetrics, RecipientMetrics
 from tests.rabbitmq_node import REPOSITORY, free_port
 
 pytestmark = pytest.mark.servers
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.servers
 SAMPLES = REPOSITORY / "deploy/prometheus"
 
 
-@pytest.mark.parametrize("role", [BrokerMetrics, DonorMetrics, RecipientMetrics, NodeMetrics, ClientMetrics])
+@pytest.mark.parametrize("role", [BrokerMetrics, DonorMetrics, RecipientMetrics, NodeMetrics])
 def test_promtool_finds_nothing_to_complain_of(role: Any) -> None:
     """Names, types, units and help texts of every role pass the official lint."""
     metrics = Metrics(service="test", version="0")

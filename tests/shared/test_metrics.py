@@ -13,7 +13,6 @@ from shared.messages.service_change import PortPhase
 from shared.metrics import (
     PORT_OUTCOMES,
     BrokerMetrics,
-    ClientMetrics,
     DonorMetrics,
     Metrics,
     NodeMetrics,
@@ -21,7 +20,7 @@ from shared.metrics import (
 )
 
 ALERTS = Path(__file__).resolve().parents[2] / "deploy/prometheus/vmport-alerts.yml"
-ROLES = (BrokerMetrics, DonorMetrics, RecipientMetrics, NodeMetrics, ClientMetrics)
+ROLES = (BrokerMetrics, DonorMetrics, RecipientMetrics, NodeMetrics)
 
 
 def families() -> list[Metric]:

@@ -153,6 +153,7 @@ def outbound_finished() -> OutboundFinished:
         port_id=PORT,
         downtime_ms=120,
         hypervisor_downtime_ms=90,
+        outage_ms=150,
         total_ms=20_000,
         memory_bytes=500,
         disk_bytes=600,

@@ -489,12 +489,13 @@ class TestCompletion:
         await world.until_told(ACME, PortCompleted)
 
     async def test_metrics(self, world: World) -> None:
-        """The end is counted by outcome, with the downtime and whether the promise was kept."""
+        """The end is counted by outcome, with downtime and outage and whether the promise was kept."""
         await world.ask_for_port()
         await world.until_told(ACME, PortCompleted)
         assert world.metrics.ports_total.labels(PortPhase.COMPLETED)._value.get() == 1
         assert world.metrics.promises_total.labels("yes")._value.get() == 1
         assert world.metrics.downtime_seconds._sum.get() == pytest.approx(0.12)
+        assert world.metrics.outage_seconds._sum.get() == pytest.approx(0.15)
 
     async def test_switchover_is_fast(self, world: World) -> None:
         """From the request for switchover to the grant at the node no poll is waited for."""

@@ -34,6 +34,14 @@ def test_each_figure_counts(late_s: int, downtime_ms: int, kept: bool) -> None: 
     assert (measured.record.kept, measured.record.measured_total_s) == (kept, float(late_s))
 
 
+@pytest.mark.parametrize("outage_ms", [None, 9000])
+def test_outage_is_recorded_and_not_judged(outage_ms: int | None) -> None:
+    """The donor's figure or none; however long, no promise is broken by it."""
+    outbound = outbound_finished().model_copy(update={"outage_ms": outage_ms})
+    measured = measure(Conversation.begin(request()).completed().state.but(outbound=outbound))
+    assert (measured.record.measured_outage_ms, measured.record.kept) == (outage_ms, True)
+
+
 def test_estimate_without_figures() -> None:
     """Without the donor's figures the downtime is the broker's estimate, and a warning says so."""
     state = (
@@ -42,7 +50,7 @@ def test_estimate_without_figures() -> None:
         .state.but(outbound=None, switchover_requested_at=NOW, arrived_at=NOW + timedelta(milliseconds=700))
     )
     measured = measure(state)
-    assert measured.record.measured_downtime_ms == 700
+    assert (measured.record.measured_downtime_ms, measured.record.measured_outage_ms) == (700, None)
     assert "estimate" in measured.warnings[0]
 
 
