@@ -21,6 +21,8 @@ from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 from deploy.labkit.toml_text import to_toml
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
 
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The root of the checkout whose code the lab runs."""
 CONTRACT_START = date(2024, 1, 15)
 """Older than any minimum stay: guests of the lab may leave."""
 
@@ -167,14 +169,18 @@ def check_settings(plan: LabPlan) -> None:
         run([program(service.program), "--config", str(config_file(plan, service.name)), "--check-config"])
 
 
-def start(plan: LabPlan, state: LabState, service: Service) -> ProcessRecord:
-    """The process, running; started anew if it is not."""
+def start(
+    plan: LabPlan, state: LabState, service: Service, overrides: Mapping[str, str] | None = None
+) -> ProcessRecord:
+    """The process, running; started anew if it is not. `overrides` are `VMPORT_…` variables on top of its settings."""
     recorded = state.processes.get(service.name)
     if recorded is not None and processes.is_alive(recorded):
         return recorded
     argv = [program(service.program), "--config", str(config_file(plan, service.name))]
+    # The programs may be installed from another checkout: what runs is the code beside this lab.
+    environment = {**hosts.ENVIRONMENT, "PYTHONPATH": str(CHECKOUT), **(overrides or {})}
     return processes.spawn(
-        hosts.enter(plan, state, service.host, argv), env=hosts.ENVIRONMENT, log=log_file(plan, service.name)
+        hosts.enter(plan, state, service.host, argv), env=environment, log=log_file(plan, service.name)
     )
 
 
