@@ -117,6 +117,11 @@ class _Scanner:
         self.opaque = False
         """Whether the rest of this direction is not NBD, or not to be read."""
 
+    @property
+    def within_contents(self) -> bool:
+        """Whether the next byte continues the content that the last one was of."""
+        return bool(self._payload_left) and self._offset is not None and not self.opaque
+
     def scan(self, data: bytes | memoryview) -> list[Span]:
         """Spans that cover `data` without gaps; neighbours differ in kind or in offset. Raises NbdError."""
         spans: list[Span] = []
