@@ -89,7 +89,7 @@ class DiskEncoder:
         return bool(self._tail)
 
     def encode(self, chunk: bytes) -> list[bytes]:
-        """Payloads of at most a chunk each. Raises NbdError for a damaged stream."""
+        """Payloads of at most a chunk each. Raises CodecError for a damaged stream."""
         if not chunk:
             return []
         self._raw_bytes += len(chunk)
@@ -117,7 +117,10 @@ class DiskEncoder:
         return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes)
 
     def _encode_part(self, part: bytes) -> list[bytes]:
-        spans = self._scanner.scan(part)
+        try:
+            spans = self._scanner.scan(part)
+        except NbdError as error:
+            raise CodecError(finding=str(error)) from error
         if held := len(self._tail):
             part = self._tail + part
             spans = _with_tail(spans, held)
