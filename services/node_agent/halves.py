@@ -27,6 +27,7 @@ from services.node_agent.progress import Progress
 from services.node_agent.recovery import Recovery, recover_with_patience
 from services.node_agent.reports import Reports
 from services.node_agent.settings import NodeSection
+from services.node_agent.stream_codecs import DonorCodecs, RecipientCodecs
 from shared.bus import BusDown, Undeliverable
 from shared.logs import port_bound
 from shared.messages.base import PortMessage
@@ -52,6 +53,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 FAILED_FLUSH_S = 1.0
 """What a failed half has still to say to the other one: the error, if that one listens."""
+
+CONTENTS = "contents"
+"""Below the state folder: contents of ports under way, a folder each."""
 
 _DIRECTIONS = {Side.OUTBOUND: Direction.OUTBOUND, Side.INBOUND: Direction.INBOUND}
 
@@ -352,10 +356,12 @@ class Halves:
             memory_window_bytes=self._settings.memory_window_bytes,
             disk_window_bytes=self._settings.disk_window_bytes,
             silence_s=self._settings.lane_silence_s,
-            compress=self._settings.compress,
         )
+        without = self._settings.without
+        folder = self._settings.state_dir / CONTENTS / str(agreement.port_id)
+        codecs = DonorCodecs(without=without) if outbound else RecipientCodecs(folder, without=without)
         role = LaneRole.INITIATOR if outbound else LaneRole.ACCEPTOR
-        return await PortLanes.open(agreement.port_id, peer, role, self._make_link, tuning)
+        return await PortLanes.open(agreement.port_id, peer, role, self._make_link, tuning, codecs=codecs)
 
     # ---- answers ----
 

@@ -15,9 +15,7 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
-from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
-from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
+from services.node_agent.stream_codecs import StreamCodecs
 from shared.page_stream.bodies import LaneRole
 from shared.parties import Party
 from shared.tasks import Tasks
@@ -41,7 +39,6 @@ class LaneTuning:
     memory_window_bytes: int = 4 << 20
     disk_window_bytes: int = 8 << 20
     silence_s: float = 120.0
-    compress: bool = True
 
     def window_bytes(self, lane: Lane) -> int:
         """One lane's window."""
@@ -57,9 +54,9 @@ class LaneTuning:
 class PortLanes:
     """One end of a port's lanes. `failed` becomes done, with the error, when a lane ends by itself."""
 
-    def __init__(self, sessions: Mapping[Lane, LaneSession], tuning: LaneTuning) -> None:
+    def __init__(self, sessions: Mapping[Lane, LaneSession], codecs: StreamCodecs) -> None:
         self._sessions = dict(sessions)
-        self._tuning = tuning
+        self.codecs = codecs
         self._tasks = Tasks("port lanes")
         self._pumps: list[tuple[Lane, StreamPump]] = []
         self._closing = False
@@ -69,7 +66,14 @@ class PortLanes:
 
     @classmethod
     async def open(
-        cls, port_id: UUID, peer: Party, role: LaneRole, make_link: LinkFactory, tuning: LaneTuning
+        cls,
+        port_id: UUID,
+        peer: Party,
+        role: LaneRole,
+        make_link: LinkFactory,
+        tuning: LaneTuning,
+        *,
+        codecs: StreamCodecs,
     ) -> PortLanes:
         """Make routes and sessions; they connect in the background."""
         sessions = {}
@@ -81,7 +85,7 @@ class PortLanes:
                 silence_s=tuning.silence_s,
             )
             sessions[lane] = LaneSession(await make_link(port_id, lane, peer), settings)
-        return cls(sessions, tuning)
+        return cls(sessions, codecs)
 
     @property
     def control(self) -> LaneSession:
@@ -108,9 +112,8 @@ class PortLanes:
         self, lane: Lane, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: LaneStream
     ) -> None:
         """Join a socket with a stream until both ended; see `StreamPump.run` for what it raises."""
-        encoder: ChunkEncoder = ZstdEncoder() if self._tuning.compress else RawEncoder()
-        decoder: ChunkDecoder = ZstdDecoder() if self._tuning.compress else RawDecoder()
-        pump = StreamPump(reader, writer, stream, encoder=encoder, decoder=decoder)
+        encoder, decoder = self.codecs.pair(lane)
+        pump = StreamPump(reader, writer, stream, encoder=encoder, decoder=decoder, arrivals=self.codecs.arrivals)
         self._pumps.append((lane, pump))
         await pump.run()
 
@@ -140,6 +143,7 @@ class PortLanes:
         self._closing = True
         await asyncio.gather(*(session.close(flush_s=flush_s) for session in self._sessions.values()))
         await self._tasks.close()
+        self.codecs.close()
 
     async def _run(self, session: LaneSession) -> None:
         try:

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from services.node_agent.page_codec.hello import Technique
 from shared.config import Section, ServiceSettings
 from shared.parties import Role
 
@@ -65,7 +66,11 @@ class NodeSection(Section):
         description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",
     )
     disk_window_bytes: WindowBytes = Field(default=8 * 1024 * 1024, description="Most disk-stream bytes under way.")
-    compress: bool = Field(default=True, description="zstd on the lanes.")
+    without: tuple[Technique, ...] = Field(
+        default=(),
+        description="Techniques of the page codec that this node does without; to measure what each one is worth.",
+        examples=[["delta"]],
+    )
     auto_converge: bool = Field(
         default=True, description="Let QEMU slow a guest down that writes faster than its memory leaves."
     )

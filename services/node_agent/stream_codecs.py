@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Collection
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from services.node_agent.lanes.pump import Arrivals
 from services.node_agent.nbd_stream import NbdFacts, ReplyScanner
@@ -26,8 +26,6 @@ from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 from shared.topology import Lane
 
 Pair = tuple[ChunkEncoder, ChunkDecoder]
-
-CHUNK_TECHNIQUES: Final = frozenset({Technique.COMPRESS})
 
 
 class StreamCodecs(Protocol):
