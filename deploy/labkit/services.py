@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from deploy.labkit.plan import GUEST_BRIDGE, HEALTH_PORTS, HUB, TENANT_NAME, Lab
 from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 from deploy.labkit.toml_text import to_toml
+from shared.certificates import issue, make_authority
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -76,6 +77,7 @@ def policy_file(plan: LabPlan, provider: str) -> Path:
 def write_settings(plan: LabPlan, passwords: Mapping[Party, str], *, accelerator: str) -> None:
     """Render every process's settings file, and the tenant's."""
     plan.data_dir.mkdir(parents=True, exist_ok=True)
+    write_certificates(plan)
     for service in services(plan):
         url = rabbit.amqp_url(plan, service.party, passwords[service.party])
         rabbit.write_secret(
@@ -137,8 +139,40 @@ def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
             "bridges": [GUEST_BRIDGE],
             "accelerators": ["kvm", "qemu"] if accelerator == "kvm" else ["qemu"],
             "heartbeat_s": 2.0,
-        }
+        },
+        "tls": {
+            "certificate_file": str(node_certificate(plan, service.host)),
+            "key_file": str(node_certificate(plan, service.host).with_suffix(".key")),
+            "authority_file": str(authority_file(plan, service.host)),
+            "known_authorities": {
+                other: str(authority_file(plan, other)) for other in plan.providers if other != service.host
+            },
+        },
     }
+
+
+def authority_file(plan: LabPlan, provider: str) -> Path:
+    """The certificate of a provider's own authority."""
+    return plan.config_dir / "tls" / f"authority-{provider}.crt"
+
+
+def node_certificate(plan: LabPlan, provider: str) -> Path:
+    """The certificate of a provider's node; its key lies beside it."""
+    return plan.config_dir / "tls" / f"{plan.node(provider)}.crt"
+
+
+def write_certificates(plan: LabPlan) -> None:
+    """Give each provider an authority and its node a certificate, once per lab; an authority's key is not kept."""
+    now = datetime.now(UTC)
+    for provider in plan.providers:
+        certificate_file = node_certificate(plan, provider)
+        if certificate_file.exists():
+            continue
+        authority = make_authority(f"provider {provider}", now=now)
+        pair = issue(str(node(provider, plan.node(provider))), authority, now=now)
+        rabbit.write_secret(certificate_file.with_suffix(".key"), pair.key)
+        rabbit.write_secret(authority_file(plan, provider), authority.certificate)
+        rabbit.write_secret(certificate_file, pair.certificate)
 
 
 def policy(owned: Iterable[GuestRecord]) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from services.node_agent.clean_up import remove_made
 from services.node_agent.hypervisor import Hypervisor, HypervisorError
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
+from services.node_agent.lane_keys import LaneKeys
 from services.node_agent.lane_meter import LaneMeter
+from services.node_agent.lanes.seal import SealError
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundTuning
 from services.node_agent.port_lanes import LaneTuning, LinkFactory, PortLanes
 from services.node_agent.port_sockets import PortSockets
@@ -96,6 +98,7 @@ class Halves:
         journal: Journal,
         reports: Reports,
         make_link: LinkFactory,
+        keys: LaneKeys,
         metrics: NodeMetrics,
     ) -> None:
         self._settings = settings
@@ -103,6 +106,7 @@ class Halves:
         self._journal = journal
         self._reports = reports
         self._make_link = make_link
+        self._keys = keys
         self._metrics = metrics
         self._tasks = Tasks("ports")
         self._active: dict[UUID, ActiveHalf] = {}
@@ -222,6 +226,16 @@ class Halves:
     async def _to_the_end(self, active: ActiveHalf, run: Carry) -> PortMessage:
         try:
             return await run(active)
+        except SealError as error:
+            record = active.journal.record
+            log.warning("a half of a port cannot be secured", reason=str(error))
+            return TransferFailed(
+                port_id=record.port_id,
+                side=record.side,
+                code=error.code,
+                detail=str(error)[:4000],
+                guest_running=await self._runs(record.agreement.vm_uuid),
+            )
         except Exception as error:  # whatever broke, the broker must hear it and left-overs must go
             log.exception("a half of a port broke; this is a defect")
             record = active.journal.record
@@ -361,7 +375,8 @@ class Halves:
         folder = self._settings.state_dir / CONTENTS / str(agreement.port_id)
         codecs = DonorCodecs(without=without) if outbound else RecipientCodecs(folder, without=without)
         role = LaneRole.INITIATOR if outbound else LaneRole.ACCEPTOR
-        return await PortLanes.open(agreement.port_id, peer, role, self._make_link, tuning, codecs=codecs)
+        tls = self._keys.tls(agreement, role)
+        return await PortLanes.open(agreement.port_id, peer, role, self._make_link, tls, tuning, codecs=codecs)
 
     # ---- answers ----
 

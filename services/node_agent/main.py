@@ -12,6 +12,7 @@ from services.node_agent.halves import Halves
 from services.node_agent.heartbeat import Heart
 from services.node_agent.hypervisor import HypervisorError
 from services.node_agent.journal import Journal
+from services.node_agent.lane_keys import LaneKeys, load_lane_keys
 from services.node_agent.lanes.link import LaneLink, LinkDown
 from services.node_agent.libvirt_adapter import LibvirtHypervisor
 from services.node_agent.outbox import Outbox
@@ -37,6 +38,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     settings = runtime.settings.node
     metrics = NodeMetrics(runtime.metrics.registry)
     journal, outbox = _open_state(settings.state_dir, runtime)
+    keys = await _open_keys(runtime)
     hypervisor = await _open_hypervisor(settings, runtime)
     lanes: RabbitLanes[LinkDown] = RabbitLanes(
         runtime.settings.bus, runtime.metrics.bus, link_down=lambda reason: LinkDown(reason=reason)
@@ -48,14 +50,21 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
 
     reports = Reports(runtime.bus, outbox)
     halves = Halves(
-        settings, hypervisor=hypervisor, journal=journal, reports=reports, make_link=make_link, metrics=metrics
+        settings,
+        hypervisor=hypervisor,
+        journal=journal,
+        reports=reports,
+        make_link=make_link,
+        keys=keys,
+        metrics=metrics,
     )
-    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node)
+    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node, lane=keys.endpoint)
     service = NodeService(runtime.party, halves, affairs, reports)
     heart = Heart(
         hypervisor,
         reports,
         metrics,
+        lane=keys.endpoint,
         every_s=settings.heartbeat_s,
         agent_version=version(),
         ports=halves.ports,
@@ -83,6 +92,16 @@ def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journa
     except OSError as error:
         raise ConfigError((Problem("node.state_dir", "", f"{state_dir} cannot be used: {error.strerror}"),)) from error
     return journal, outbox
+
+
+async def _open_keys(runtime: Runtime[NodeSettings]) -> LaneKeys:
+    settings = runtime.settings
+    try:
+        return await load_lane_keys(
+            settings.tls, settings.direct, name=str(runtime.party), state_dir=settings.node.state_dir
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError((Problem("tls", "", f"key or certificate cannot be used: {error}"),)) from error
 
 
 async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]) -> LibvirtHypervisor:

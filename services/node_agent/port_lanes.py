@@ -15,6 +15,7 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.lanes.tls import LaneTls
 from services.node_agent.stream_codecs import StreamCodecs
 from shared.page_stream.bodies import LaneRole
 from shared.parties import Party
@@ -71,6 +72,7 @@ class PortLanes:
         peer: Party,
         role: LaneRole,
         make_link: LinkFactory,
+        tls: LaneTls,
         tuning: LaneTuning,
         *,
         codecs: StreamCodecs,
@@ -84,7 +86,7 @@ class PortLanes:
                 window_bytes=tuning.window_bytes(lane),
                 silence_s=tuning.silence_s,
             )
-            sessions[lane] = LaneSession(await make_link(port_id, lane, peer), settings)
+            sessions[lane] = LaneSession(await make_link(port_id, lane, peer), settings, seal=tls.seal())
         return cls(sessions, codecs)
 
     @property
