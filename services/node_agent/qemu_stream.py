@@ -73,6 +73,7 @@ class Kind(IntEnum):
     OPAQUE = 0
     ZERO = 1
     PAGE = 2
+    DELTA = 3  # XBZRLE; only where they are asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,13 @@ class _Short(Exception):
 
 
 class QemuStream:
-    """The parser: `feed` bytes, get scans."""
+    """The parser: `feed` bytes, get scans. With `deltas` XBZRLE records are understood, too, else they pass.
 
-    def __init__(self) -> None:
+    A DELTA's body begins at its XBZRLE bytes; their length, be16, stands before them.
+    """
+
+    def __init__(self, *, deltas: bool = False) -> None:
+        self._deltas = deltas
         self.blocks: list[Block] = []
         self.passing: str | None = None
         self._by_name: dict[bytes, Block] = {}
@@ -246,13 +251,12 @@ class QemuStream:
                 return self._page(at, head, at + 8, named=False)
             case 0x22:  # ZERO | CONTINUE
                 return self._zeros(at)
+            case 0x40 | 0x60 if self._deltas:
+                return self._delta(at, head)
             case 0x08 | 0x02:
                 name, body = self._text(at + 8)
-                block = self._by_name.get(name)
-                if block is None:
-                    raise self._damaged(f"RAM block {name!r} was not listed", at)
                 self._whole(body + (PAGE_BYTES if flags == FLAG_PAGE else 1))
-                self._block = block
+                self._enter(name, at)
                 if flags == FLAG_PAGE:
                     return self._page(at, head, body, named=True)
                 return self._zero(at, head, body)
@@ -302,6 +306,24 @@ class QemuStream:
         if end == at:
             raise _Short
         return end
+
+    def _delta(self, at: int, head: int) -> int:
+        body, name = at + 8, None
+        if not head & FLAG_CONTINUE:
+            name, body = self._text(body)
+        encoding, size = struct.unpack_from(">BH", self._buffer, body)
+        end = self._whole(body + 3 + size)
+        if encoding != 1 or size > PAGE_BYTES:
+            raise self._damaged(f"a delta of {size} bytes in encoding {encoding}", at)
+        if name is not None:
+            self._enter(name, at)
+        self._found.record(Kind.DELTA, at, body + 3, self._page_number(head, at), named=name is not None)
+        return end
+
+    def _enter(self, name: bytes, at: int) -> None:
+        self._block = self._by_name.get(name)
+        if self._block is None:
+            raise self._damaged(f"RAM block {name!r} was not listed", at)
 
     def _page_number(self, head: int, at: int) -> int:
         block = self._block

@@ -38,6 +38,8 @@ Numbers = NDArray[np.uint32]
 Codes = NDArray[np.uint32]
 """`origin << 30 | number`."""
 MAX_NUMBER: Final = (1 << 30) - 1
+UNKNOWN: Final = 0xFFFF_FFFF
+"""No content's code."""
 
 
 class Origin(IntEnum):
@@ -120,6 +122,18 @@ class ContentIndex:
         self._next[origin] = number
         self._age()
         return np.array(places, dtype=np.uint32), np.array(fresh, dtype=np.bool_)
+
+    def find(self, ids: Sequence[bytes]) -> Codes:
+        """As `place`, but UNKNOWN for what must go, and nothing gets a number."""
+        young, old = self._young, self._old
+        oldest = [self._oldest(each) for each in Origin]
+        places = []
+        for content in ids:
+            place = young.get(content, -1)
+            if place < 0:
+                place = old.get(content, -1)
+            places.append(UNKNOWN if place < 0 or (place & MAX_NUMBER) < oldest[place >> 30] else place)
+        return np.array(places, dtype=np.uint32)
 
     def learn(self, origin: Origin, ids: Sequence[bytes]) -> None:
         """The recipient holds these under the next numbers of `origin`, from elsewhere than this port's lanes."""
