@@ -26,7 +26,7 @@ from tests.bench.wan_bench.variants import (
     find_variants,
     overrides,
 )
-from tests.bench.wan_bench.vmport_run import byte_counters
+from tests.bench.wan_bench.vmport_run import byte_counters, route_fault
 
 ISSUE_FIELDS = {
     "system",
@@ -217,3 +217,14 @@ def test_counters_of_streams_are_read_from_metrics() -> None:
         "# TYPE vmport_lane_window_used_bytes gauge\nvmport_lane_window_used_bytes 3\n"
     )
     assert byte_counters(text) == {"vmport_stream_wire_bytes_total direction=outbound lane=disk": 5.0}
+
+
+def test_a_run_over_another_route_is_no_run_of_the_variant() -> None:
+    """A lane that fell back to the relay does not pass for a direct one."""
+    grown = {
+        "vmport_stream_wire_bytes_total direction=outbound lane=disk route=direct": 60.0,
+        "vmport_stream_wire_bytes_total direction=outbound lane=disk route=relay": 40.0,
+    }
+    assert route_fault("direct", grown) == "only 60% of the lanes' bytes went by direct"
+    assert route_fault("direct", {name: value for name, value in grown.items() if "direct" in name}) == ""
+    assert route_fault("relay", {}) != ""

@@ -223,7 +223,8 @@ def _move(lab: Lab, options: Options, step: Step, before: guest.Before) -> Moved
     to, timeout_s, limit = RECIPIENT[before.provider], options.timeout_s, options.max_downtime_ms
     if step.variant.system is System.STOCK:
         return stock.migrate(lab, step.variant, before, to, timeout_s=timeout_s, max_downtime_ms=limit)
-    return vmport_run.port(lab, before.provider, to, timeout_s=timeout_s, max_downtime_ms=limit)
+    route = step.variant.route
+    return vmport_run.port(lab, before.provider, to, route=route, timeout_s=timeout_s, max_downtime_ms=limit)
 
 
 def _versions() -> dict[str, str]:

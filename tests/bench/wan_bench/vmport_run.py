@@ -21,6 +21,7 @@ from tests.bench.wan_bench.stock import Moved
 
 KNOWN_WITHIN_S = 60.0
 _WIRE = "vmport_stream_wire_bytes_total"
+_ROUTE_SHARE = 0.95
 
 
 @dataclass
@@ -39,8 +40,11 @@ class NodeAgents:
                 self.overrides[provider] = chosen
 
 
-def port(lab: Lab, donor: str, to: str, *, timeout_s: float, max_downtime_ms: int | None) -> Moved:
-    """Port the guest. One that does not end in time is cancelled and stays where it is."""
+def port(lab: Lab, donor: str, to: str, *, route: str, timeout_s: float, max_downtime_ms: int | None) -> Moved:
+    """Port the guest. One that does not end in time is cancelled and stays where it is.
+
+    One that went by another route than the variant's has failed: it is no measurement of that variant.
+    """
     _wait_until_known(lab, donor)
     limit = [] if max_downtime_ms is None else ["--max-downtime", f"{max_downtime_ms}ms"]
     command = ["vmport", "--format", "json", "port", "create", lab.guest(NAME).uuid, "--to", to, "--watch"]
@@ -65,6 +69,8 @@ def port(lab: Lab, donor: str, to: str, *, timeout_s: float, max_downtime_ms: in
         said = json.dumps({key: result[key] for key in ("outcome", "detail", "refusals") if result.get(key)})
         outcome = "timeout" if expired.is_set() else "failed"
         return Moved(outcome, measured, techniques=grown, detail=f"{said} {errors}".strip())
+    if fault := route_fault(route, grown):
+        return Moved("failed", measured, techniques=grown, detail=fault)
     return Moved(
         outcome,
         measured,
@@ -124,6 +130,19 @@ def byte_counters(text: str) -> dict[str, float]:
         for sample in family.samples
         if sample.name.endswith("_total")
     }
+
+
+def route_fault(route: str, grown: Mapping[str, float]) -> str:
+    """Why a run was none over this route, by the wire bytes that the donor's node counted; empty if it was. Pure."""
+    by_route: dict[str, float] = {}
+    for name, value in grown.items():
+        words = name.split()
+        if words[0] == _WIRE:
+            way = next((word.removeprefix("route=") for word in words if word.startswith("route=")), "unknown")
+            by_route[way] = by_route.get(way, 0) + value
+    share = by_route.get(route, 0) / (sum(by_route.values()) or 1)
+    # A lane may begin, or wait out a break, on the relay.
+    return "" if share >= _ROUTE_SHARE else f"only {share:.0%} of the lanes' bytes went by {route}"
 
 
 def _kinds(now: dict[str, float], before: dict[str, float]) -> Kinds:
