@@ -26,7 +26,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.errors import VmportError
+from services.node_agent.page_codec.codec import CodecError
 
 PAGE_BYTES: Final = 4096
 PAGE_BITS: Final = 12
@@ -56,15 +56,17 @@ _BE32: Final = struct.Struct(">I")
 _FIRST_SCAN: Final = 32
 
 
-class DamagedStreamError(VmportError):
+class DamagedStreamError(CodecError):
     """The stream contradicts itself; the port cannot go on."""
 
     code = "damaged_stream"
 
     def __init__(self, finding: str, *, offset: int) -> None:
-        self.finding = finding
         self.offset = offset
-        super().__init__(f"QEMU's migration stream is damaged at byte {offset}: {finding}")
+        super().__init__(finding=finding)
+
+    def __str__(self) -> str:
+        return f"QEMU's migration stream is damaged at byte {self.offset}: {self.finding}"
 
 
 class Kind(IntEnum):

@@ -18,6 +18,8 @@ from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
 from services.node_agent.page_codec.contents import KEY_BYTES
 from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
 from services.node_agent.page_codec.hello import ALL, Hello, Technique
+from services.node_agent.page_codec.memory_decoder import MemoryDecoder
+from services.node_agent.page_codec.memory_encoder import MemoryEncoder
 from services.node_agent.page_codec.nbd_replies import ReplyDecoder, ReplyEncoder
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
@@ -57,6 +59,8 @@ class DonorCodecs:
             case Lane.DISK:
                 facts = NbdFacts()
                 return DiskEncoder(self.port, facts), ReplyDecoder(ReplyScanner(facts), decoder)
+            case Lane.MEMORY:
+                return MemoryEncoder(self.port), decoder
             case _:
                 return encoder, decoder
 
@@ -81,6 +85,8 @@ class RecipientCodecs:
             case Lane.DISK:
                 facts = NbdFacts()
                 return ReplyEncoder(ReplyScanner(facts), encoder), DiskDecoder(self.port, facts)
+            case Lane.MEMORY:
+                return encoder, MemoryDecoder(self.port)
             case _:
                 return encoder, decoder
 

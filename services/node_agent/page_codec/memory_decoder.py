@@ -1,8 +1,8 @@
 """The recipient's end of the memory stream: batches in, a stream for QEMU out. Pure. See `memory_format`.
 
 It keeps no copy of the guest: references are resolved in the port's content store, deltas go on as XBZRLE records,
-which QEMU applies to its own memory. A reference to what has not arrived yet raises ContentMissingError; nothing is
-lost then, and `resume` tries again.
+which QEMU applies to its own memory. A reference to what another lane has still to bring raises ContentMissingError,
+and the same call succeeds later.
 """
 
 from __future__ import annotations
@@ -30,24 +30,17 @@ class MemoryDecoder:
         self._wire_bytes = 0
 
     def decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
-        """See `ChunkDecoder`. After ContentMissingError of another lane's content call `resume`, nothing else."""
-        if self._pending is not None:
-            raise CodecError(finding="the batch before waits for a content")
-        self._wire_bytes += len(payload)
-        method = payload[0] if len(payload) else None
-        if method == METHOD_HELLO:
-            self._store = self._port.greet(payload)
-            return []
-        if method == METHOD_BATCH:
+        """See `ChunkDecoder`. After ContentMissingError call it again with the same payload when more has arrived."""
+        if self._pending is None:
+            self._wire_bytes += len(payload)
+            method = payload[0] if len(payload) else None
+            if method == METHOD_HELLO:
+                self._store = self._port.greet(payload)
+                return []
+            if method != METHOD_BATCH:
+                return self._count(self._chunks.decode(payload))
             self._pending = self._read(payload)
-            return self.resume()
-        return self._count(self._chunks.decode(payload))
-
-    def resume(self) -> list[bytes | memoryview]:
-        """Go on with the batch that waits for a content. Raises as `decode`."""
-        if self._pending is None or self._store is None:
-            return []
-        data = self._pending.write(self._store)
+        data = self._pending.write(self._store_of_port())
         self._pending = None
         return self._count([data] if data else [])
 
@@ -60,9 +53,13 @@ class MemoryDecoder:
         return chunks
 
     def _read(self, payload: bytes | memoryview) -> ReceivedBatch:
-        if self._store is None:
-            raise CodecError(finding="a batch before the hello")
+        self._store_of_port()
         columns = self._unpacker.unpack(payload)
         batch = ReceivedBatch.read(columns, last_page=self._last_page, last_code=self._last_code)
         self._last_page, self._last_code = batch.last_page, batch.last_code
         return batch
+
+    def _store_of_port(self) -> ContentStore:
+        if self._store is None:
+            raise CodecError(finding="a batch before the hello")
+        return self._store
