@@ -30,8 +30,9 @@ _PROGRESS = {
     "writer": ("passes", 2),
     "build": ("block_checks", 200),
 }
-HOT_MIB = 32
-REGION_MIB = 64
+# So much that QEMU's estimate of the link, at times far too high, does not let a pre-copy end by accident.
+HOT_MIB = 96
+REGION_MIB = 128
 
 
 @dataclass(frozen=True)
