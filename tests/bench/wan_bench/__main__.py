@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from deploy.labkit.errors import LabError
@@ -107,6 +109,8 @@ def open_results(options: Options) -> Results:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure; 0 if every row counts."""
     options = parse(sys.argv[1:] if argv is None else argv)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _end)  # so that the lab is taken down
     try:
         results = open_results(options)
     except ValueError as error:
@@ -131,6 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw_all(results.folder, results.rows, results.timelines)
     say((results.folder / "summary.md").read_text("utf-8"))
     return code or (1 if report.faults(results.rows) or not results.rows else 0)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _measure_all(options: Options, results: Results, todo: list[Step]) -> None:
