@@ -19,11 +19,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-from blake3 import blake3
-from numpy.typing import NDArray
-
-from services.node_agent.page_codec import xbzrle
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES
 from services.node_agent.page_codec.contents import DEFAULT_KEEP, KEY_BYTES
 from services.node_agent.page_codec.hello import ALL, Technique
@@ -31,9 +26,7 @@ from services.node_agent.page_codec.memory_decoder import MemoryDecoder
 from services.node_agent.page_codec.memory_encoder import MemoryEncoder
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
-from services.node_agent.qemu_stream import Kind, QemuStream
-
-PAGE_BYTES = 4096
+from tests.services.node_agent.migration import GuestMemory
 
 
 def chunks(path: Path, size: int) -> Iterator[bytes]:
@@ -41,38 +34,6 @@ def chunks(path: Path, size: int) -> Iterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(size):
             yield data
-
-
-class GuestMemory:
-    """What QEMU would have in memory after reading a stream, and the bytes that were no RAM records."""
-
-    def __init__(self) -> None:
-        self._parser = QemuStream(deltas=True)
-        self._memory: NDArray[np.uint8] = np.zeros((0, PAGE_BYTES), dtype=np.uint8)
-        self._others = blake3()
-
-    def feed(self, data: bytes) -> None:
-        """Apply more of the stream."""
-        scan = self._parser.feed(data)
-        if len(self._memory) < self._parser.page_count:
-            self._memory = np.zeros((self._parser.page_count, PAGE_BYTES), dtype=np.uint8)
-        ends = [*scan.starts.tolist()[1:], scan.end]
-        for kind, start, end, body, page in zip(
-            scan.kinds.tolist(), scan.starts.tolist(), ends, scan.bodies.tolist(), scan.pages.tolist(), strict=True
-        ):
-            match kind:
-                case Kind.OPAQUE:
-                    self._others.update(scan.buffer[start:end])
-                case Kind.ZERO:
-                    self._memory[page] = 0
-                case Kind.PAGE:
-                    self._memory[page] = np.frombuffer(scan.buffer, np.uint8, PAGE_BYTES, body)
-                case _:
-                    xbzrle.apply(scan.buffer[body:end], self._memory[page])
-
-    def digest(self) -> str:
-        """Of all pages and of all that was no RAM record."""
-        return blake3(self._memory.data).hexdigest() + self._others.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
