@@ -9,7 +9,7 @@ Blocking calls: use threads.
 from __future__ import annotations
 
 import os
-import zipfile
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,9 @@ from services.node_agent.page_codec.store import runs
 
 _READ_BYTES: Final = 1 << 20
 _ZERO: Final = bytes(CONTENT_BYTES)
+_STAMP: Final = struct.Struct("<qqQ")
+_CHECKSUM_BYTES: Final = 32
+_ROW_BYTES: Final = 8 + ID_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,19 +121,16 @@ class BlockIndex:
     def look_up(self, path: Path, *, limit: int) -> Scanned:
         """The file's contents: remembered, or scanned and remembered. Raises OSError."""
         info = path.stat()
-        stamp = np.array([info.st_size, info.st_mtime_ns, info.st_ino], dtype=np.int64)
+        stamp = _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
         kept = self._kept(path)
-        try:
-            with np.load(kept, allow_pickle=False) as arrays:
-                if np.array_equal(arrays["stamp"], stamp):
-                    return Scanned(arrays["blocks"], arrays["digests"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # there is none, or a crash left half of one: read the file again
+        if (found := _read_index(kept, stamp)) is not None:
+            os.utime(kept)
+            return found
         found = scan(path, limit=limit)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        body = stamp + found.blocks.astype("<i8").tobytes() + found.digests.astype("<u8").tobytes()
         draft = kept.with_suffix(".new")
-        with open(draft, "wb") as file:
-            np.savez(file, stamp=stamp, blocks=found.blocks, digests=found.digests)
+        draft.write_bytes(blake3(body).digest() + body)
         os.replace(draft, kept)
         return found
 
@@ -138,8 +138,29 @@ class BlockIndex:
         """The file is not what it was: read it again the next time."""
         self._kept(path).unlink(missing_ok=True)
 
+    def sweep(self, before_s: float) -> None:
+        """Remove what was not looked up since `before_s`, Unix time."""
+        for kept in self._folder.glob("*.index"):
+            if kept.stat().st_mtime < before_s:
+                kept.unlink(missing_ok=True)
+
     def _kept(self, path: Path) -> Path:
-        return self._folder / f"{blake3(os.fsencode(path)).hexdigest(ID_BYTES)}.npz"
+        return self._folder / f"{blake3(os.fsencode(path)).hexdigest(ID_BYTES)}.index"
+
+
+def _read_index(kept: Path, stamp: bytes) -> Scanned | None:
+    """None where there is none, it is of another version of the file, or a crash left half of it."""
+    try:
+        data = kept.read_bytes()
+    except OSError:
+        return None
+    body = memoryview(data)[_CHECKSUM_BYTES:]
+    rows, odd = divmod(len(body) - len(stamp), _ROW_BYTES)
+    if odd or rows < 0 or body[: len(stamp)] != stamp or blake3(body).digest() != data[:_CHECKSUM_BYTES]:
+        return None
+    border = len(stamp) + 8 * rows
+    blocks = np.frombuffer(body[len(stamp) : border], dtype="<i8").astype(np.int64)
+    return Scanned(blocks, digests_of(bytes(body[border:])))
 
 
 class KnownContents:

@@ -164,10 +164,10 @@ def _images(folder: Path | None) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
 
 
-async def answer_offers(stream: LaneStream, sources: Sources) -> tuple[bytes, KnownContents] | None:
-    """Answer the donor. The port's key and what has numbers now; None where nothing has.
+async def answer_offers(stream: LaneStream, sources: Sources) -> KnownContents | None:
+    """Answer the donor. What has numbers now; None where nothing has.
 
-    Give it to the store before READY is sent: `tell_ready` does that. Raises LaneError, StreamError, CodecError, OSError.
+    Give it to the store, then `tell_ready`. Raises LaneError, StreamError, CodecError, OSError, TimeoutError.
     """
     talk = _Talk(stream)
     key = exchange.read_greet(await talk.hear())
@@ -181,8 +181,7 @@ async def answer_offers(stream: LaneStream, sources: Sources) -> tuple[bytes, Kn
     if not payload:
         return None
     rows = table.commit(payload)
-    known = await asyncio.to_thread(KnownContents, files, file_of[rows], contents.blocks[rows], contents.digests[rows])
-    return key, known
+    return await asyncio.to_thread(KnownContents, files, file_of[rows], contents.blocks[rows], contents.digests[rows])
 
 
 async def tell_ready(stream: LaneStream, known: KnownContents) -> None:

@@ -8,6 +8,7 @@ place; a reference, if the recipient's store holds it; a delta to what was sent 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +37,7 @@ class MemoryState:
     index: ContentIndex | None
     sent: SentPages
     blocks: list[Block]
+    keeper: Callable[[Pages], None] | None = None
     last_page: int = 0
     last_code: int = 0
     last_block: int = -1
@@ -98,6 +100,8 @@ class MemoryBatch:
             codes[left], fresh = index.place(Origin.MEMORY, [ids[at] for at in left.tolist()])
             self._kinds[rows[left[~fresh]]] = MemoryKind.REFERENCE
             left = left[fresh]
+            if self._state.keeper is not None:
+                self._state.keeper(contents[left])
         else:
             codes[left] = UNNUMBERED
         self._take_whole(rows[left], contents[left])

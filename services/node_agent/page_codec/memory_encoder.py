@@ -36,6 +36,7 @@ class MemoryEncoder:
         self._packer = BatchPacker(level=level if self._compress else STORED_LEVEL)
         self._chunks = ZstdEncoder()
         self._stream = QemuStream()
+        self._keeper = port.keeper
         self._state = self._make_state()
         self._held: list[bytes] = []
         self._held_bytes = 0
@@ -102,7 +103,7 @@ class MemoryEncoder:
     def _make_state(self) -> MemoryState:
         pages = self._stream.page_count
         sent = SentPages(pages, copies=min(self._copies, pages))
-        return MemoryState(index=self._index, sent=sent, blocks=self._stream.blocks)
+        return MemoryState(index=self._index, sent=sent, blocks=self._stream.blocks, keeper=self._keeper)
 
     def _batch(self, data: bytes) -> list[bytes]:
         known = self._stream.page_count

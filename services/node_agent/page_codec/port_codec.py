@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.contents import ContentIndex, ContentStore
+from services.node_agent.page_codec.contents import ContentIndex, ContentStore, Pages
 from services.node_agent.page_codec.hello import ALL, Hello, Technique
 
 StoreFactory = Callable[[Hello], ContentStore]
@@ -23,6 +23,8 @@ class PortEncoder:
         self.hello = Hello(key)
         self.techniques = techniques
         self.contents = ContentIndex(key, keep=self.hello.keep)
+        self.keeper: Callable[[Pages], None] | None = None
+        """Is given every page of memory that goes in full, so that the way home can refer to it."""
 
 
 class PortDecoder:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import numpy as np
 
@@ -23,12 +23,24 @@ _AT_ONCE: Final = 256
 """Contents that are read by one call, where they lie together."""
 
 
+class KnownReader(Protocol):
+    """Contents that lie elsewhere."""
+
+    def fetch(self, numbers: Numbers) -> Pages:
+        """As `ContentStore.fetch`."""
+        ...
+
+
 class FileStore:
-    """One port's contents. `folder` must not hold another port's files. Close it."""
+    """One port's contents. `folder` must not hold another port's files. Close it.
+
+    `known` reads those of origin KNOWN, where an exchange before the transfer gave them numbers.
+    """
 
     def __init__(self, folder: Path, *, keep: int) -> None:
         """Raises OSError."""
         self.folder = folder
+        self.known: KnownReader | None = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._keep = keep
         self._rings: dict[Origin, _Ring] = {}
@@ -46,7 +58,11 @@ class FileStore:
 
     def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
         """The contents, in the order of `numbers`. Raises ContentMissingError for the first that is not held."""
-        return self._ring(origin).fetch(numbers)
+        if origin is not Origin.KNOWN:
+            return self._ring(origin).fetch(numbers)
+        if self.known is None:
+            raise ContentMissingError(origin=origin, number=int(numbers[0]))
+        return self.known.fetch(numbers)
 
     def count(self, origin: Origin) -> int:
         """Contents appended so far."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
+from services.node_agent import block_files
 from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, scan
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentIndex, ContentMissingError
 
@@ -77,21 +78,31 @@ def test_what_changed_is_missing(image: Path, damage: str) -> None:
         contents.close()
 
 
-def test_an_index_is_kept_until_the_file_changes(image: Path, tmp_path: Path) -> None:
+def test_an_index_is_kept_until_the_file_changes(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second look-up reads no block; a changed file, a damaged index and `forget` mean reading again."""
     index = BlockIndex(tmp_path / "index")
-    first = index.look_up(image, limit=100)
-    assert first.blocks.tolist() == [0, 1, 4097]
-    (kept,) = (tmp_path / "index").iterdir()
-    with np.load(kept) as arrays:
-        stamp = arrays["stamp"]
-    np.savez(kept, stamp=stamp, blocks=np.array([7]), digests=first.digests[:1])
-    assert index.look_up(image, limit=100).blocks.tolist() == [7]
-    kept.write_bytes(kept.read_bytes()[:100])
     assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097]
+    (kept,) = (tmp_path / "index").iterdir()
+    monkeypatch.setattr(block_files, "scan", lambda *_, **__: pytest.fail("the file is read again"))
+    assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097]
+    monkeypatch.undo()
+    for damaged in (b"", kept.read_bytes()[:-1], kept.read_bytes()[:-1] + b"?", b"\0" * 56):
+        kept.write_bytes(damaged)
+        assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097]
     index.forget(image)
     assert not kept.exists()
     index.look_up(image, limit=100)
     with open(image, "ab") as file:
         file.write(bytes(CONTENT_BYTES - 4) + block(9))
     assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097, 4098, 4099]
+
+
+def test_an_index_that_nobody_uses_goes(image: Path, tmp_path: Path) -> None:
+    """By the time of its last use."""
+    index = BlockIndex(tmp_path / "index")
+    index.look_up(image, limit=100)
+    (kept,) = (tmp_path / "index").iterdir()
+    index.sweep(kept.stat().st_mtime - 1)
+    assert kept.exists()
+    index.sweep(kept.stat().st_mtime + 1)
+    assert not kept.exists()
