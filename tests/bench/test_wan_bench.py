@@ -16,7 +16,9 @@ from tests.bench.wan_bench import report
 from tests.bench.wan_bench.__main__ import Results, open_results, steps
 from tests.bench.wan_bench.guest import writer_pages_per_s
 from tests.bench.wan_bench.options import Options, parse
+from tests.bench.wan_bench.plots import draw_all
 from tests.bench.wan_bench.rows import Row, best_stock, ratio, read_rows, summaries, write_rows
+from tests.bench.wan_bench.stock import bytes_by_kind
 from tests.bench.wan_bench.variants import (
     TECHNIQUES,
     VARIANTS,
@@ -228,3 +230,19 @@ def test_a_run_over_another_route_is_no_run_of_the_variant() -> None:
     assert route_fault("direct", grown) == "only 60% of the lanes' bytes went by direct"
     assert route_fault("direct", {name: value for name, value in grown.items() if "route=direct" in name}) == ""
     assert route_fault("relay", {}) != ""
+
+
+def test_libvirts_progress_in_bytes_by_kind() -> None:
+    """What virsh prints with units; nothing while there is no job."""
+    shown = {"Memory processed": "130.281 MiB", "File processed": "2.000 GiB", "Data total": "x"}
+    assert bytes_by_kind(shown) == {"memory": 136_609_529, "disk": 2 << 30}
+    assert bytes_by_kind({}) == {}
+
+
+def test_plots_of_rows_with_and_without_an_end(tmp_path: Path) -> None:
+    """Bars for all, bytes over time per workload, each as SVG and PNG."""
+    rows = [_row(), _row(run=2), _row("post-copy", outcome="timeout", disk_identical=None), _row("relay-cold")]
+    samples = [{"at_s": at, "wire_bytes": at * 10, "kinds": {"memory": at * 6, "disk": at * 3}} for at in (1, 2, 3)]
+    files = draw_all(tmp_path, rows, {"idle stock/plain run 1": samples, "idle vmport/relay-cold run 1": []})
+    assert {file.name for file in files} == {"bars.svg", "bars.png", "bytes-idle.svg", "bytes-idle.png"}
+    assert all(file.stat().st_size > 1000 for file in files)

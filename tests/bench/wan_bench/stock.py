@@ -50,7 +50,7 @@ def migrate(
     _make_disk(lab, before, to)
     with (
         _connected(lab, donor, to) as uri,
-        measuring(lab, donor, lambda: _kinds(job_info(lab, donor))) as measured,
+        measuring(lab, donor, lambda: bytes_by_kind(job_info(lab, donor))) as measured,
     ):
         process = _start(lab, variant, donor, to, uri, max_downtime_ms)
         outcome, said = _await_end(lab, donor, process, variant, timeout_s)
@@ -76,7 +76,8 @@ def job_info(lab: Lab, provider: str, *options: str) -> dict[str, str]:
     return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in shown.splitlines())}
 
 
-def _kinds(info: dict[str, str]) -> Kinds:
+def bytes_by_kind(info: dict[str, str]) -> Kinds:
+    """Memory and disk that libvirt says it has moved; empty while there is no job. Pure."""
     memory, disk = _bytes(info.get("Memory processed")), _bytes(info.get("File processed"))
     return {"memory": memory or 0, "disk": disk or 0} if info else {}
 
