@@ -23,13 +23,14 @@ from services.node_agent.lane_keys import LaneKeys
 from services.node_agent.lane_meter import LaneMeter
 from services.node_agent.lanes.seal import SealError
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundTuning
+from services.node_agent.port_contents import PortContents
 from services.node_agent.port_lanes import LaneTuning, LinkFactory, PortLanes
 from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
 from services.node_agent.recovery import Recovery, recover_with_patience
 from services.node_agent.reports import Reports
 from services.node_agent.settings import NodeSection
-from services.node_agent.stream_codecs import DonorCodecs, RecipientCodecs
+from services.node_agent.stream_codecs import StreamCodecs
 from shared.bus import BusDown, Undeliverable
 from shared.logs import port_bound
 from shared.messages.base import PortMessage
@@ -55,9 +56,6 @@ log = structlog.stdlib.get_logger(__name__)
 
 FAILED_FLUSH_S = 1.0
 """What a failed half has still to say to the other one: the error, if that one listens."""
-
-CONTENTS = "contents"
-"""Below the state folder: contents of ports under way, a folder each."""
 
 _DIRECTIONS = {Side.OUTBOUND: Direction.OUTBOUND, Side.INBOUND: Direction.INBOUND}
 
@@ -108,6 +106,7 @@ class Halves:
         self._make_link = make_link
         self._keys = keys
         self._metrics = metrics
+        self._contents = PortContents(settings, journal)
         self._tasks = Tasks("ports")
         self._active: dict[UUID, ActiveHalf] = {}
         self._doubts: dict[UUID, str] = {}
@@ -182,6 +181,7 @@ class Halves:
             elif record.phase is not Phase.QUARANTINED:
                 active = self._begin(record)
                 self._tasks.spawn(self._carry_out(active, self._recover), name=f"recover {record.port_id}")
+        self._sweep()
         return tuple(damaged)
 
     async def stop(self, within_s: float) -> None:
@@ -193,6 +193,10 @@ class Halves:
         if waiting:
             await asyncio.wait(waiting, timeout=within_s)
         await self._tasks.close()
+
+    def _sweep(self) -> None:
+        """At the start and after each half: what is kept grows only by halves."""
+        self._tasks.spawn(self._contents.sweep(tuple(self._active)), name="sweep what is kept")
 
     # ---- a half's life ----
 
@@ -220,6 +224,7 @@ class Halves:
                 self._doubts.pop(record.port_id, None)
                 del self._active[record.port_id]
                 active.over.set()
+                self._sweep()
                 if active.provisioned:
                     self._journal.remove(record.port_id, record.side)
 
@@ -257,7 +262,8 @@ class Halves:
 
     async def _outbound(self, active: ActiveHalf) -> PortMessage:
         agreement = active.journal.record.agreement
-        lanes = await self._open_lanes(agreement, Side.OUTBOUND)
+        contents = self._contents.outbound(agreement)
+        lanes = await self._open_lanes(agreement, Side.OUTBOUND, contents.codecs)
         settings = self._settings
         half = Outbound(
             agreement,
@@ -267,6 +273,7 @@ class Halves:
             talk=active.talk,
             journal=active.journal,
             reporter=_OutboundVoice(self, active),
+            contents=contents,
             tuning=OutboundTuning(
                 ready_within_s=settings.peer_ready_within_s,
                 watch_every_s=settings.progress_s,
@@ -305,7 +312,8 @@ class Halves:
     async def _inbound(self, active: ActiveHalf) -> PortMessage:
         agreement = active.journal.record.agreement
         settings = self._settings
-        lanes = await self._open_lanes(agreement, Side.INBOUND)
+        contents = self._contents.inbound(agreement)
+        lanes = await self._open_lanes(agreement, Side.INBOUND, contents.codecs)
         half = Inbound(
             agreement,
             hypervisor=self._hypervisor,
@@ -313,6 +321,7 @@ class Halves:
             sockets=PortSockets(settings.run_dir, agreement.port_id, owner=settings.qemu_user),
             talk=active.talk,
             journal=active.journal,
+            contents=contents,
             tuning=InboundTuning(libvirt_socket=settings.libvirt_socket, image_dir=settings.image_dir),
         )
         self._cancellable(active, half.cancel)
@@ -359,7 +368,9 @@ class Halves:
         if active.aborting:
             cancel()
 
-    async def _open_lanes(self, agreement: ServiceChangeAgreement, side: Side) -> PortLanes:
+    async def _open_lanes(
+        self, agreement: ServiceChangeAgreement, side: Side, codecs: StreamCodecs
+    ) -> PortLanes:
         outbound = side is Side.OUTBOUND
         peer = (
             node(agreement.recipient, agreement.recipient_node)
@@ -371,9 +382,6 @@ class Halves:
             disk_window_bytes=self._settings.disk_window_bytes,
             silence_s=self._settings.lane_silence_s,
         )
-        without = self._settings.without
-        folder = self._settings.state_dir / CONTENTS / str(agreement.port_id)
-        codecs = DonorCodecs(without=without) if outbound else RecipientCodecs(folder, without=without)
         role = LaneRole.INITIATOR if outbound else LaneRole.ACCEPTOR
         tls = self._keys.tls(agreement, role)
         return await PortLanes.open(agreement.port_id, peer, role, self._make_link, tls, tuning, codecs=codecs)

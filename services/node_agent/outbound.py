@@ -34,6 +34,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
@@ -55,6 +56,7 @@ from services.node_agent.journal import HalfJournal, Kind, Phase
 from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.libvirt_rpc import RpcError
 from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.port_contents import OutboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError
 from services.node_agent.progress import Progress, ProgressMeter
@@ -140,6 +142,7 @@ class Outbound:
         talk: BrokerTalk,
         journal: HalfJournal,
         reporter: OutboundReporter,
+        contents: OutboundContents,
         tuning: OutboundTuning,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -149,6 +152,7 @@ class Outbound:
         self._sockets = sockets
         self._journal = journal
         self._reporter = reporter
+        self._contents = contents
         self._tuning = tuning
         self._clock = clock
         self._tasks = Tasks("outbound")
@@ -215,6 +219,7 @@ class Outbound:
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
         await self._lanes.wait_ready(self._tuning.ready_within_s)
+        await self._contents.learn(self._lanes.control, [Path(file) for file in vm.files])
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         return MigrationPlan(

@@ -68,6 +68,18 @@ class NodeSection(Section):
         description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",
     )
     disk_window_bytes: WindowBytes = Field(default=8 * 1024 * 1024, description="Most disk-stream bytes under way.")
+    base_image_dir: Path = Field(
+        default=Path("/var/lib/libvirt/base-images"),
+        description="Base images that this provider publishes: an arriving VM takes from them what it has in common. "
+        "Put nothing here that a tenant may not know of.",
+    )
+    keep_contents_s: Annotated[float, Field(ge=0, le=31 * 86_400)] = Field(
+        default=86_400.0,
+        description="How long what a port of a VM left here serves the next port of that VM; then it is erased.",
+    )
+    keep_contents_mib: Annotated[int, Field(ge=0)] = Field(
+        default=16_384, description="Most that is kept so, all VMs together; the oldest go first."
+    )
     without: tuple[Technique, ...] = Field(
         default=(),
         description="Techniques of the page codec that this node does without; to measure what each one is worth.",

@@ -12,10 +12,13 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
+import structlog
+
+from services.node_agent.block_files import KnownContents
 from services.node_agent.lanes.pump import Arrivals
 from services.node_agent.nbd_stream import NbdFacts, ReplyScanner
 from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
-from services.node_agent.page_codec.contents import KEY_BYTES
+from services.node_agent.page_codec.contents import KEY_BYTES, Origin, Pages
 from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
 from services.node_agent.page_codec.hello import ALL, Hello, Technique
 from services.node_agent.page_codec.memory_decoder import MemoryDecoder
@@ -26,6 +29,8 @@ from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
 from services.node_agent.page_codec.store import FileStore
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 from shared.topology import Lane
+
+log = structlog.stdlib.get_logger(__name__)
 
 Pair = tuple[ChunkEncoder, ChunkDecoder]
 
@@ -45,12 +50,16 @@ class StreamCodecs(Protocol):
 
 
 class DonorCodecs:
-    """The end that the guest leaves."""
+    """The end that the guest leaves. `folder` keeps the memory that goes in full, for the way home."""
 
-    def __init__(self, *, without: Collection[Technique] = ()) -> None:
+    def __init__(self, folder: Path, *, without: Collection[Technique] = ()) -> None:
         self.arrivals = Arrivals()
         self.techniques = ALL - frozenset(without)
         self.port = PortEncoder(os.urandom(KEY_BYTES), techniques=self.techniques)
+        self._folder = folder
+        self._kept: FileStore | None = None
+        if Technique.KEPT in self.techniques:
+            self.port.keeper = self._keep
 
     def pair(self, lane: Lane) -> Pair:
         """Pages and blocks out, the chunk codec in."""
@@ -65,11 +74,25 @@ class DonorCodecs:
                 return encoder, decoder
 
     def close(self) -> None:
-        """Nothing is held but memory."""
+        """Close what is kept; idempotent."""
+        self.port.keeper = None
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _keep(self, pages: Pages) -> None:
+        """A way home that costs more is better than no way out: a full disk ends the keeping, not the port."""
+        try:
+            if self._kept is None:
+                self._kept = FileStore(self._folder, keep=self.port.hello.keep)
+            self._kept.append(Origin.MEMORY, pages)
+        except OSError as error:
+            log.warning("memory is not kept for the way home", reason=str(error))
+            self.port.keeper = None
 
 
 class RecipientCodecs:
-    """The end where the guest arrives. `folder` is this port's own; it is removed at the end."""
+    """The end where the guest arrives. `folder` is this port's own; what is in it is kept for the next port."""
 
     def __init__(self, folder: Path, *, without: Collection[Technique] = ()) -> None:
         self.arrivals = Arrivals()
@@ -77,6 +100,13 @@ class RecipientCodecs:
         self.port = PortDecoder(self._make_store)
         self._folder = folder
         self._store: FileStore | None = None
+        self._known: KnownContents | None = None
+
+    def know(self, known: KnownContents) -> None:
+        """The donor may refer to these from now on."""
+        self._known = known
+        if self._store is not None:
+            self._store.known = known
 
     def pair(self, lane: Lane) -> Pair:
         """The chunk codec out, pages and blocks in."""
@@ -91,15 +121,20 @@ class RecipientCodecs:
                 return encoder, decoder
 
     def close(self) -> None:
-        """Remove the store; idempotent."""
+        """Close the store; idempotent."""
         if self._store is not None:
             self._store.close()
             self._store = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._known is not None:
+            self._known.close()
+            self._known = None
+        if Technique.KEPT not in self.techniques:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _make_store(self, hello: Hello) -> FileStore:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._store = FileStore(self._folder, keep=hello.keep)
+        self._store.known = self._known
         return self._store
 
 
