@@ -24,6 +24,9 @@ from shared.parties import BROKER, Party, donor, node, recipient, tenant
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 """The root of the checkout whose code the lab runs."""
+DIRECT_PORT = 7070
+"""Where each node takes direct lanes, on its WAN address."""
+
 CONTRACT_START = date(2024, 1, 15)
 """Older than any minimum stay: guests of the lab may leave."""
 
@@ -139,6 +142,11 @@ def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
             "bridges": [GUEST_BRIDGE],
             "accelerators": ["kvm", "qemu"] if accelerator == "kvm" else ["qemu"],
             "heartbeat_s": 2.0,
+            "caps_file": str(caps_file(plan, service.host)),
+        },
+        "direct": {
+            "listen": f"{plan.wan_address(service.host)}:{DIRECT_PORT}",
+            "advertise": [f"{plan.wan_address(service.host)}:{DIRECT_PORT}"],
         },
         "tls": {
             "certificate_file": str(node_certificate(plan, service.host)),
@@ -149,6 +157,11 @@ def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
             },
         },
     }
+
+
+def caps_file(plan: LabPlan, provider: str) -> Path:
+    """Bandwidth caps of a provider's node, where somebody wrote some."""
+    return plan.config_dir / f"caps-{provider}.toml"
 
 
 def authority_file(plan: LabPlan, provider: str) -> Path:

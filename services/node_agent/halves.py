@@ -19,12 +19,13 @@ from services.node_agent.clean_up import remove_made
 from services.node_agent.hypervisor import Hypervisor, HypervisorError
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
+from services.node_agent.lane_end import LaneEnd
 from services.node_agent.lane_keys import LaneKeys
 from services.node_agent.lane_meter import LaneMeter
 from services.node_agent.lanes.seal import SealError
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundTuning
 from services.node_agent.port_contents import PortContents
-from services.node_agent.port_lanes import LaneTuning, LinkFactory, PortLanes
+from services.node_agent.port_lanes import LaneTuning, PortLanes, PortRoutes
 from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
 from services.node_agent.recovery import Recovery, recover_with_patience
@@ -49,7 +50,6 @@ from shared.messages.service_change import PortProgressed
 from shared.messages.vm import VmState
 from shared.metrics import Direction, NodeMetrics
 from shared.page_stream.bodies import LaneRole
-from shared.parties import node
 from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
@@ -95,7 +95,7 @@ class Halves:
         hypervisor: Hypervisor,
         journal: Journal,
         reports: Reports,
-        make_link: LinkFactory,
+        routes: PortRoutes,
         keys: LaneKeys,
         metrics: NodeMetrics,
     ) -> None:
@@ -103,7 +103,7 @@ class Halves:
         self._hypervisor = hypervisor
         self._journal = journal
         self._reports = reports
-        self._make_link = make_link
+        self._routes = routes
         self._keys = keys
         self._metrics = metrics
         self._contents = PortContents(settings, journal)
@@ -223,6 +223,7 @@ class Halves:
                 self._metrics.transfers_active.labels(direction).dec()
                 self._doubts.pop(record.port_id, None)
                 del self._active[record.port_id]
+                self._routes.forget(record.port_id)
                 active.over.set()
                 self._sweep()
                 if active.provisioned:
@@ -372,11 +373,6 @@ class Halves:
         self, agreement: ServiceChangeAgreement, side: Side, codecs: StreamCodecs
     ) -> PortLanes:
         outbound = side is Side.OUTBOUND
-        peer = (
-            node(agreement.recipient, agreement.recipient_node)
-            if outbound
-            else node(agreement.donor, agreement.donor_node)
-        )
         tuning = LaneTuning(
             memory_window_bytes=self._settings.memory_window_bytes,
             disk_window_bytes=self._settings.disk_window_bytes,
@@ -384,7 +380,7 @@ class Halves:
         )
         role = LaneRole.INITIATOR if outbound else LaneRole.ACCEPTOR
         tls = self._keys.tls(agreement, role)
-        return await PortLanes.open(agreement.port_id, peer, role, self._make_link, tls, tuning, codecs=codecs)
+        return await PortLanes.open(LaneEnd(agreement, role), self._routes.link, tls, tuning, codecs=codecs)
 
     # ---- answers ----
 

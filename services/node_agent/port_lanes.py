@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from services.node_agent.lane_end import LaneEnd
 from services.node_agent.lanes.errors import LaneError
 from services.node_agent.lanes.link import LaneLink
 from services.node_agent.lanes.pump import StreamPump
@@ -17,18 +18,33 @@ from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.tls import LaneTls
 from services.node_agent.stream_codecs import StreamCodecs
-from shared.page_stream.bodies import LaneRole
-from shared.parties import Party
+from shared.metrics import Route
 from shared.tasks import Tasks
 from shared.topology import Lane
 
 
-class LinkFactory(Protocol):
-    """Makes one lane's route between this node and its peer."""
+class PortLink(LaneLink, Protocol):
+    """A lane's link that knows where it sends."""
 
-    async def __call__(self, port_id: UUID, lane: Lane, peer: Party) -> LaneLink:
-        """Return the route; it may be down still. The session owns and closes it."""
+    @property
+    def route(self) -> Route | None:
+        """The route in use; None before the first."""
         ...
+
+
+class PortRoutes(Protocol):
+    """Makes the links of ports' lanes."""
+
+    async def link(self, end: LaneEnd, lane: Lane) -> PortLink:
+        """Return one lane's link; it may be down still. The session owns and closes it."""
+        ...
+
+    def forget(self, port_id: UUID) -> None:
+        """The port is over."""
+        ...
+
+
+LinkFactory = Callable[[LaneEnd, Lane], Awaitable[PortLink]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +71,11 @@ class LaneTuning:
 class PortLanes:
     """One end of a port's lanes. `failed` becomes done, with the error, when a lane ends by itself."""
 
-    def __init__(self, sessions: Mapping[Lane, LaneSession], codecs: StreamCodecs) -> None:
+    def __init__(
+        self, sessions: Mapping[Lane, LaneSession], links: Mapping[Lane, PortLink], codecs: StreamCodecs
+    ) -> None:
         self._sessions = dict(sessions)
+        self._links = dict(links)
         self.codecs = codecs
         self._tasks = Tasks("port lanes")
         self._pumps: list[tuple[Lane, StreamPump]] = []
@@ -68,9 +87,7 @@ class PortLanes:
     @classmethod
     async def open(
         cls,
-        port_id: UUID,
-        peer: Party,
-        role: LaneRole,
+        end: LaneEnd,
         make_link: LinkFactory,
         tls: LaneTls,
         tuning: LaneTuning,
@@ -78,16 +95,17 @@ class PortLanes:
         codecs: StreamCodecs,
     ) -> PortLanes:
         """Make routes and sessions; they connect in the background."""
-        sessions = {}
+        sessions, links = {}, {}
         for lane in Lane:
             settings = LaneSettings(
-                lane=f"{port_id}.{lane}",
-                role=role,
+                lane=f"{end.port_id}.{lane}",
+                role=end.role,
                 window_bytes=tuning.window_bytes(lane),
                 silence_s=tuning.silence_s,
             )
-            sessions[lane] = LaneSession(await make_link(port_id, lane, peer), settings, seal=tls.seal())
-        return cls(sessions, codecs)
+            links[lane] = await make_link(end, lane)
+            sessions[lane] = LaneSession(links[lane], settings, seal=tls.seal())
+        return cls(sessions, links, codecs)
 
     @property
     def control(self) -> LaneSession:
@@ -131,6 +149,10 @@ class PortLanes:
     def stats(self) -> dict[Lane, LaneStats]:
         """Each lane's counters."""
         return {lane: session.stats() for lane, session in self._sessions.items()}
+
+    def route(self, lane: Lane) -> Route:
+        """Where a lane's bytes go now; the relay before there is any."""
+        return self._links[lane].route or Route.RELAY
 
     def wire_bytes(self) -> int:
         """Bytes on the wire, all lanes, both directions, repetitions included."""

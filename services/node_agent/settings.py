@@ -63,6 +63,12 @@ class NodeSection(Section):
     lane_silence_s: Annotated[float, Field(ge=5, le=540)] = Field(
         default=120.0, description="A lane that was silent for so long has failed; shorter outages are outlived."
     )
+    caps_file: Path | None = Field(
+        default=None,
+        description="Bandwidth caps per provider and per port, TOML; looked at each second, so they may change while "
+        "ports run.",
+        examples=["/etc/vmport/caps.toml"],
+    )
     memory_window_bytes: WindowBytes = Field(
         default=4 * 1024 * 1024,
         description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",

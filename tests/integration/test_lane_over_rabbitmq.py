@@ -139,9 +139,11 @@ def _drain(rabbitmq: RabbitNode, queue: str) -> list[bytes]:
     connection = rabbitmq.connect()
     try:
         channel = connection.channel()
-        bodies = []
+        bodies: list[bytes] = []
         while (found := channel.basic_get(queue, auto_ack=True))[0] is not None:
-            bodies.append(bytes(found[2] or b""))
+            body = found[2]
+            assert isinstance(body, bytes)
+            bodies.append(body)
         return bodies
     finally:
         connection.close()
