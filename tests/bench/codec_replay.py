@@ -113,7 +113,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     without = frozenset(Technique(name) for name in args.without.split(",") if name)
     with cProfile.Profile() if args.profile else contextlib.nullcontext() as profile:
         found = replay(
-            args.stream, level=args.level, techniques=ALL - without, check=not args.no_check, chunk_bytes=args.chunk
+            args.stream,
+            level=args.level,
+            techniques=ALL - without - {Technique.ADAPT},
+            check=not args.no_check,
+            chunk_bytes=args.chunk,
         )
     if profile is not None:
         pstats.Stats(profile).sort_stats("tottime").print_stats(25)

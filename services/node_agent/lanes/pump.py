@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, ChunkEncoder, CodecStats
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, Adaptive, ChunkDecoder, ChunkEncoder, CodecStats
 from services.node_agent.page_codec.contents import ContentMissingError
 from shared.tasks import first_error
 
@@ -104,9 +105,18 @@ class StreamPump:
                 await self._writer.wait_closed()
 
     async def _socket_to_lane(self) -> None:
+        adaptive = self._encoder if isinstance(self._encoder, Adaptive) else None
+        began_s = time.perf_counter()
         while chunk := await self._next_chunk():
-            for payload in self._encoder.encode(chunk):
+            came_s = time.perf_counter()
+            payloads = self._encoder.encode(chunk)
+            encoded_s = time.perf_counter()
+            for payload in payloads:
                 await self._stream.write(payload)
+            if adaptive is not None:
+                sent_s = time.perf_counter()
+                adaptive.adapt(busy_s=encoded_s - came_s, blocked_s=sent_s - encoded_s, starved_s=came_s - began_s)
+                began_s = sent_s
         await self._flush()
         self._stream.write_eof()
 

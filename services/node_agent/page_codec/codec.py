@@ -8,7 +8,7 @@ the same store when they are made).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from shared.errors import VmportError
 
@@ -52,6 +52,15 @@ class ChunkEncoder(Protocol):
 
     def stats(self) -> CodecStats:
         """Counters so far."""
+        ...
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """An encoder that compresses as hard as link and CPU allow; see `pace`."""
+
+    def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
+        """Seconds since the last call: encoding, waiting for the lane, waiting for the socket."""
         ...
 
 

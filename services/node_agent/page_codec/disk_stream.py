@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.node_agent.nbd_stream import NbdError, NbdFacts, RequestScanner, Span
-from services.node_agent.page_codec.batch import BatchPacker, BatchUnpacker, Column
+from services.node_agent.page_codec.batch import STORED_LEVEL, BatchPacker, BatchUnpacker, Column
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError, CodecStats
 from services.node_agent.page_codec.contents import (
     CONTENT_BYTES,
@@ -38,6 +38,7 @@ from services.node_agent.page_codec.contents import (
     Pages,
 )
 from services.node_agent.page_codec.hello import Technique
+from services.node_agent.page_codec.pace import Pace
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 
 DEFAULT_LEVEL: Final = 3
@@ -75,7 +76,9 @@ class DiskEncoder:
         """`facts` are this connection's, shared with whoever scans its replies."""
         self._port = port
         self._scanner = RequestScanner(facts)
-        self._packer = BatchPacker(level=level if Technique.COMPRESS in port.techniques else 0)
+        compress = Technique.COMPRESS in port.techniques
+        self._packer = BatchPacker(level=level if compress else STORED_LEVEL)
+        self._pace = Pace(level=level) if compress and Technique.ADAPT in port.techniques else None
         self._greeted = False
         self._tail = b""
         self._raw_bytes = 0
@@ -87,6 +90,11 @@ class DiskEncoder:
     def holds_back(self) -> bool:
         """Whether the start of a block waits for its end."""
         return bool(self._tail)
+
+    def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
+        """See `Adaptive`."""
+        if self._pace is not None:
+            self._packer.level = self._pace.look(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
 
     def encode(self, chunk: bytes) -> list[bytes]:
         """Payloads of at most a chunk each. Raises CodecError for a damaged stream."""

@@ -14,6 +14,7 @@ from services.node_agent.page_codec.batch import STORED_LEVEL, BatchPacker
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecStats
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.memory_batch import MemoryBatch, MemoryState
+from services.node_agent.page_codec.pace import Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
 from services.node_agent.page_codec.sent_pages import SentPages
 from services.node_agent.page_codec.zstd_codec import ZstdEncoder
@@ -32,8 +33,9 @@ class MemoryEncoder:
         self._hello: bytes | None = port.hello.encode()
         self._index = port.contents if Technique.DEDUP in port.techniques else None
         self._copies = copies if Technique.DELTA in port.techniques else 0
-        self._compress = Technique.COMPRESS in port.techniques
-        self._packer = BatchPacker(level=level if self._compress else STORED_LEVEL)
+        compress = Technique.COMPRESS in port.techniques
+        self._packer = BatchPacker(level=level if compress else STORED_LEVEL)
+        self._pace = Pace(level=level) if compress and Technique.ADAPT in port.techniques else None
         self._chunks = ZstdEncoder()
         self._stream = QemuStream()
         self._keeper = port.keeper
@@ -63,10 +65,10 @@ class MemoryEncoder:
         """zstd's level, STORED_LEVEL for none."""
         return self._packer.level
 
-    def set_level(self, level: int) -> None:
-        """zstd's level from the next batch on; no effect where compression is switched off."""
-        if self._compress:
-            self._packer.level = level
+    def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
+        """See `Adaptive`."""
+        if self._pace is not None:
+            self._packer.level = self._pace.look(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
 
     def encode(self, chunk: bytes) -> list[bytes]:
         """See `ChunkEncoder`."""
