@@ -26,6 +26,7 @@ class LaneMeter:
         self._metrics = metrics
         self._before: dict[Lane, LaneStats] = {}
         self._raw: dict[tuple[Lane, Direction], int] = {}
+        self._contents: dict[tuple[Lane, str], int] = {}
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -59,3 +60,7 @@ class LaneMeter:
                 known = self._raw.get((lane, direction), 0)
                 self._raw[lane, direction] = raw
                 self._metrics.stream_raw_bytes_total.labels(lane, self._lanes.route(lane), direction).inc(raw - known)
+            for technique, size in self._lanes.contents(lane).items():
+                known = self._contents.get((lane, technique), 0)
+                self._contents[lane, technique] = size
+                self._metrics.stream_content_bytes_total.labels(lane, technique).inc(size - known)

@@ -122,7 +122,7 @@ class DiskEncoder:
 
     def stats(self) -> CodecStats:
         """Counters so far."""
-        return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes)
+        return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes, contents=dict(self.raw_bytes_by_kind))
 
     def _encode_part(self, part: bytes) -> list[bytes]:
         try:

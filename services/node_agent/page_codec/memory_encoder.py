@@ -18,12 +18,15 @@ from services.node_agent.page_codec.pace import Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
 from services.node_agent.page_codec.sent_pages import SentPages
 from services.node_agent.page_codec.zstd_codec import ZstdEncoder
-from services.node_agent.qemu_stream import QemuStream
+from services.node_agent.qemu_stream import PAGE_BYTES, QemuStream
 
 BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 """Raw bytes that are parsed at once; the record that was incomplete before adds a page at most."""
 DEFAULT_COPIES: Final = 32 * 1024
 """Pages of which a copy is kept for deltas: 128 MiB."""
+
+
+_COUNTED_AS_BYTES: Final = frozenset({"passed"})
 
 
 class MemoryEncoder:
@@ -57,7 +60,7 @@ class MemoryEncoder:
 
     @property
     def tally(self) -> Counter[str]:
-        """Pages by what went for them; `passed` and `opaque` count bytes."""
+        """Pages by what went for them; `passed` counts bytes."""
         return self._state.tally
 
     @property
@@ -95,7 +98,10 @@ class MemoryEncoder:
 
     def stats(self) -> CodecStats:
         """Counters so far."""
-        return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes)
+        contents = {
+            kind: count * (1 if kind in _COUNTED_AS_BYTES else PAGE_BYTES) for kind, count in self.tally.items()
+        }
+        return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes, contents=contents)
 
     def _take_held(self) -> bytes:
         data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
