@@ -89,7 +89,7 @@ def test_every_technique_can_be_switched_off_by_the_environment(
     """A node agent takes the variables, and then does without."""
     file = tmp_path / "node.toml"
     file.write_text('[bus]\nurl = "amqp://node.alpha.alpha-1:x@h:5672/v"\n')
-    for name, value in overrides(find_variants(("relay-cold",))[0], TECHNIQUES, address="10.77.0.11").items():
+    for name, value in overrides(find_variants(("relay-cold",))[0], TECHNIQUES, base_image_dir="/images").items():
         monkeypatch.setenv(name, value)
     node = load(NodeSettings, file).node
     assert set(node.without) == set(CodecTechnique)

@@ -181,10 +181,10 @@ def _measure(lab: Lab, agents: NodeAgents, options: Options, step: Step) -> tupl
     pages_s = guest.writer_pages_per_s(link_bytes_per_s(options.link))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     if step.variant.system is System.VMPORT:
-        addresses = {provider: lab.plan.wan_address(provider) for provider in lab.plan.providers}
-        agents.run_with(
-            {name: overrides(step.variant, step.without, address=address) for name, address in addresses.items()}
-        )
+        if step.variant.knows is Knows.BASE_IMAGE:
+            guest.publish_base_image(lab, options.guest)
+        chosen = overrides(step.variant, step.without, base_image_dir=guest.BASE_IMAGE_DIR)
+        agents.run_with(dict.fromkeys(lab.plan.providers, chosen))
     with guest.running(lab, options.guest, step.workload, pages_s=pages_s, settle_s=options.settle_s):
         if step.variant.knows is Knows.EARLIER_PORT:
             _stay(lab, options, step)

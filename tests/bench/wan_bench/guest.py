@@ -19,8 +19,10 @@ from deploy.labkit.file_compare import compare_images
 from deploy.labkit.guest_images import DEBIAN, MIB
 from deploy.labkit.guests import GuestSpec, quarantined
 from deploy.labkit.lab import Lab
+from deploy.labkit.processes import run
 
 NAME = "wanguest"
+BASE_IMAGE_DIR = "/var/lib/libvirt/wan-bench-base-images"
 PROGRESS_WITHIN_S = 120.0
 _FILE_SYSTEM_MIB = 1856
 # What each workload must have done before, and again after, the move: the report's counter and how much.
@@ -98,6 +100,15 @@ def running(lab: Lab, choice: GuestChoice, workload: str, *, pages_s: int, settl
         yield
     finally:
         lab.guest_remove(NAME)
+
+
+def publish_base_image(lab: Lab, choice: GuestChoice) -> None:
+    """Put the image of which every run's disk is a copy where beta's node agent looks in variants that know it."""
+    image = choice.disk or lab.guest_build(debian=True).disk
+    published = lab.host_path("beta", f"{BASE_IMAGE_DIR}/{image.name}")
+    if not published.exists():
+        published.parent.mkdir(parents=True, exist_ok=True)
+        run(["cp", "--sparse=always", "--reflink=auto", str(image), str(published)], timeout_s=600)
 
 
 def describe(lab: Lab, workload: str) -> Before:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel
 
 from services.node_agent.page_codec.hello import Technique as CodecTechnique
 from services.node_agent.settings import NodeSettings
@@ -79,40 +82,36 @@ AUTO_CONVERGE = "auto-converge"
 TECHNIQUES = (*CodecTechnique, AUTO_CONVERGE)
 """What vmport can do without: the page codec's techniques, and QEMU's slowing down of a guest that writes too fast."""
 
-DIRECT_PORT = 7071
-
-
-_NEEDED = {
-    Knows.BASE_IMAGE: ("catalogue", "a provider's image catalogue"),
-    Knows.EARLIER_PORT: ("store", "a content store that outlives a port"),
+# What a variant needs, as settings of node agents: section and key, and what lacks without them.
+_ROUTES = {"direct": ("direct", "connect", "a direct route")}
+_KNOWLEDGE = {
+    Knows.BASE_IMAGE: ("node", "base_image_dir", "a catalogue of base images"),
+    Knows.EARLIER_PORT: ("node", "keep_contents_s", "contents that outlive a port"),
 }
 
 
-def has_settings(section: str) -> bool:
-    """Whether node agents of this checkout have a section of settings."""
-    return section in NodeSettings.model_fields
+def has_setting(section: str, key: str) -> bool:
+    """Whether node agents of this checkout have a setting."""
+    field = NodeSettings.model_fields.get(section)
+    inner: Any = None if field is None else field.annotation
+    return isinstance(inner, type) and issubclass(inner, BaseModel) and key in inner.model_fields
 
 
 def absent(variant: Variant) -> str | None:
     """Why the variant cannot be measured with this checkout; None if it can."""
-    if variant.system is System.STOCK:
-        return None
-    if variant.route == "direct" and not has_settings("direct"):
-        return "node agents of this checkout have no direct route (no settings section `direct`)"
-    section, what = _NEEDED.get(variant.knows, ("node", ""))
-    if not has_settings(section):
-        return f"node agents of this checkout do not have {what} (no settings section `{section}`)"
+    for need in (_ROUTES.get(variant.route), _KNOWLEDGE.get(variant.knows)):
+        if need is not None and not has_setting(*need[:2]):
+            return f"node agents of this checkout do not have {need[2]} (no setting {need[0]}.{need[1]})"
     return None
 
 
-def overrides(variant: Variant, without: tuple[str, ...], *, address: str) -> dict[str, str]:
-    """The environment of a node agent at a WAN address, for a variant less some techniques."""
+def overrides(variant: Variant, without: tuple[str, ...], *, base_image_dir: str) -> dict[str, str]:
+    """The environment of a node agent for a variant less some techniques. A lab's nodes take direct lanes already."""
     chosen = {}
-    if variant.route == "direct":
-        chosen["VMPORT_DIRECT__LISTEN"] = f"{address}:{DIRECT_PORT}"
-        chosen["VMPORT_DIRECT__ADVERTISE"] = json.dumps([f"{address}:{DIRECT_PORT}"])
-    elif has_settings("direct"):
+    if variant.route == "relay" and has_setting("direct", "connect"):
         chosen["VMPORT_DIRECT__CONNECT"] = "false"
+    if variant.knows is Knows.BASE_IMAGE:
+        chosen["VMPORT_NODE__BASE_IMAGE_DIR"] = base_image_dir
     if codec := [name for name in without if name != AUTO_CONVERGE]:
         chosen["VMPORT_NODE__WITHOUT"] = json.dumps(codec)
     if AUTO_CONVERGE in without:
