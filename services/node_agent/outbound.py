@@ -40,7 +40,7 @@ from typing import Any, Protocol
 import structlog
 
 from services.node_agent.broker_talk import BrokerTalk
-from services.node_agent.convergence import Ladder, SetMaxDowntime, StartPostCopy
+from services.node_agent.convergence import Ladder, LinkRate, SetMaxDowntime, StartPostCopy
 from services.node_agent.driver_bridge import DriverBridge
 from services.node_agent.finish_keeper import DonorFinishKeeper
 from services.node_agent.hypervisor import (
@@ -294,6 +294,7 @@ class Outbound:
 
     async def _watch(self) -> None:
         ladder = Ladder(self._agreement.promised_downtime_ms, self._agreement.limits.post_copy)
+        link = LinkRate()
         uuid = self._agreement.vm_uuid
         while True:
             await asyncio.sleep(self._tuning.watch_every_s)
@@ -313,8 +314,13 @@ class Outbound:
                 stats, now_s=self._clock(), post_copy=self._keeper.post_copy, switchover=switchover
             )
             await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
-            lane_bytes = self._lanes.waiting_bytes(Lane.MEMORY)
-            for step in ladder.look(stats, lane_bytes=lane_bytes, rate_bytes_per_s=stats.memory_rate_bytes_per_s):
+            lane = self._lanes.stats()[Lane.MEMORY]
+            rate = link.look(
+                delivered_bytes=lane.data_sent_bytes - lane.unconsumed_out_bytes,
+                waiting_bytes=lane.unconsumed_out_bytes,
+                at_s=lane.at_s,
+            )
+            for step in ladder.look(stats, lane_bytes=lane.unconsumed_out_bytes, rate_bytes_per_s=rate):
                 await self._climb(step)
 
     async def _climb(self, step: SetMaxDowntime | StartPostCopy) -> None:
