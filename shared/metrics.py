@@ -297,6 +297,12 @@ class NodeMetrics:
             ("lane", "route", "direction"),
             registry=registry,
         )
+        self.stream_content_bytes_total = Counter(
+            "vmport_stream_content_bytes_total",
+            "Guest memory and disk that left this node, by lane and by what went for it (literal, reference, ...).",
+            ("lane", "technique"),
+            registry=registry,
+        )
         self.lane_retransmitted_bytes_total = Counter(
             "vmport_lane_retransmitted_bytes_total",
             "Bytes that a lane sent again.",

@@ -1,8 +1,8 @@
 """The relay's part of lanes: the broker makes and removes a port's queues, node agents send and receive frames there.
 
 Owns no lane protocol: frames may be lost here (no confirms, transient, no acknowledgement), never reordered within one
-attachment. Control and bulk have connections of their own, and so have sending and receiving: a memory alarm stops
-senders only, and a libvirt call does not queue behind megabytes of memory.
+attachment. Urgent and bulk have connections of their own, and so have sending and receiving: a memory alarm stops
+senders only, and a libvirt call, an NBD reply or a page request does not queue behind megabytes of memory.
 """
 
 from __future__ import annotations
@@ -98,20 +98,24 @@ class RabbitLanes(Generic[E]):
         self._connections = {
             (bulk, sending): RabbitConnection(
                 settings,
-                f"lane {'bulk' if bulk else 'control'} {'send' if sending else 'receive'}",
+                f"lane {'bulk' if bulk else 'urgent'} {'send' if sending else 'receive'}",
                 metrics=metrics,
             )
             for bulk in (False, True)
             for sending in (False, True)
         }
 
-    def link(self, port_id: UUID, lane: Lane, peer: Party) -> RabbitLaneLink[E]:
-        """One lane's route to the node agent at its other end. It attaches in `RabbitLaneLink.wait_up`."""
+    def link(
+        self, port_id: UUID, lane: Lane, peer: Party, *, sends_bulk: bool = True, receives_bulk: bool = True
+    ) -> RabbitLaneLink[E]:
+        """One lane's route to the node agent at its other end. It attaches in `RabbitLaneLink.wait_up`.
+
+        A direction that is not bulk shares no connection with bulk of whatever port.
+        """
         me = self._settings.party
-        bulk = lane is not Lane.CONTROL
         return RabbitLaneLink(
-            sending=self._connections[bulk, True],
-            receiving=self._connections[bulk, False],
+            sending=self._connections[sends_bulk, True],
+            receiving=self._connections[receives_bulk, False],
             exchange=lane_exchange(port_id, lane, me),
             queue=lane_queue(port_id, lane, me),
             peer=peer,

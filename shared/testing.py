@@ -15,12 +15,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from shared.bus import BusDown, DeadLetter, Handler, LaneEnds, Undeliverable
 from shared.consumer import Consumer, Delivery
 from shared.messages import AnyEnvelope, open_envelope
+from shared.messages.lanes import LaneEndpoint
 from shared.metrics import Metrics
 from shared.parties import Party, Role
 from shared.topology import DELIVERY_LIMIT, INBOX_MAX_MESSAGES, TENANT_MAX_MESSAGES
@@ -399,3 +400,9 @@ class MemoryLaneAdmin:
         """Remove a port's lanes; idempotent."""
         if self.open.pop(ends.port_id, None) is not None:
             self.closed.append(ends.port_id)
+
+
+def make_lane_endpoint(**changes: Any) -> LaneEndpoint:
+    """What a node tells of itself; shaped like certificates, good for no TLS."""
+    pem = "-----BEGIN CERTIFICATE-----\nMDEy\n-----END CERTIFICATE-----\n"
+    return LaneEndpoint(certificate=pem, authority=pem).model_copy(update=changes)

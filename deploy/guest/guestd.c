@@ -143,7 +143,7 @@ static void disk_sha256(char *answer)
 
 static void pause_disk(bool pause, char *answer)
 {
-    bool writes = strcmp(workload, "writer") == 0;
+    bool writes = strcmp(workload, "writer") == 0 || strcmp(workload, "build") == 0;
     atomic_store(&disk_paused, pause);
     for (int i = 0; writes && i < 500 && atomic_load(&disk_idle) != pause; i++)
         usleep(10000);
@@ -278,6 +278,8 @@ int main(void)
         start_thread(web_client, "the web client");
     } else if (strcmp(workload, "redis") == 0) {
         start_thread(redis_client, "the redis client");
+    } else if (strcmp(workload, "build") == 0) {
+        start_thread(build_workload, "the build");
     } else if (strcmp(workload, "idle") != 0) {
         say("unknown workload %s", workload);
     }

@@ -13,6 +13,7 @@
 
 enum { PAGE = 4096, BLOCK = 65536, MIB = 1 << 20 };
 #define BLOCK_MAGIC UINT64_C(0x31304b4c42504d56) /* "VMPBLK01" */
+#define OBJECT_MAGIC UINT64_C(0x31304a424f504d56) /* "VMPOBJ01" */
 
 /* Counters that reports show; each has one writing thread. */
 struct counters {
@@ -50,6 +51,7 @@ void *memory_writer(void *);
 void *disk_writer(void *);
 void *web_client(void *);
 void *redis_client(void *);
+void *build_workload(void *);
 
 /* SHA-256 of the first `bytes` of a file or device, read past the page cache; false if it cannot be read. */
 bool file_sha256(const char *path, uint64_t bytes, char hex[65]);

@@ -66,7 +66,7 @@ def _add_guest(guest: argparse.ArgumentParser) -> None:
         default=[],
         type=_setting,
         metavar="NAME=N",
-        help="guestd: pages_s, hot_mib, region_mib, blocks_s, requests_s",
+        help="guestd: pages_s, hot_mib, region_mib, blocks_s, requests_s, steps_s",
     )
     start.add_argument("--no-wait", action="store_true", help="do not wait until it answers")
     _add(actions, "list", "guests and where they are")

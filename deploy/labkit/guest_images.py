@@ -26,7 +26,10 @@ MIB = 1 << 20
 _DEPLOY = Path(__file__).resolve().parent.parent
 _SOURCES = _DEPLOY / "guest"
 _MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng")
-_DEBIAN_PACKAGES = "systemd-sysv,udev,nginx,redis-server,iproute2,kmod,procps,login"
+# With the kernel and its tools, although the lab boots the guest directly: a disk as an installed system has it.
+_DEBIAN_PACKAGES = (
+    "systemd-sysv,udev,nginx,redis-server,iproute2,kmod,procps,login,initramfs-tools,linux-image-cloud-amd64"
+)
 # What would write to the disk or wake up at odd times; the guest is to be quiet but for its workload.
 _MASKED = (
     "apt-daily.timer",

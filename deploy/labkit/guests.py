@@ -22,7 +22,8 @@ from deploy.labkit.plan import CLIENT, GUEST_FIRST, GUEST_PREFIX, LabPlan
 from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord, LabState
 
-WORKLOADS = ("idle", "web", "redis", "writer")
+WORKLOADS = ("idle", "web", "redis", "writer", "build")
+_NEED_DEBIAN = frozenset({"web", "redis", "build"})
 REPORT_PORT = 7070
 ECHO_PORT = 7
 _PORT_ID = "-".join("?" * length for length in (8, 4, 4, 4, 12))
@@ -56,8 +57,8 @@ class GuestSpec:
         if self.workload not in WORKLOADS:
             msg = f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}"
             raise LabError(msg)
-        kind = self.image or (DEBIAN if self.workload in {"web", "redis"} else TINY)
-        if kind == TINY and self.workload in {"web", "redis"}:
+        kind = self.image or (DEBIAN if self.workload in _NEED_DEBIAN else TINY)
+        if kind == TINY and self.workload in _NEED_DEBIAN:
             msg = f"workload {self.workload} needs the Debian guest: use --image debian"
             raise LabError(msg)
         return kind

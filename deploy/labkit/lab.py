@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -124,7 +124,7 @@ class Lab:
     def exec_environment(self, host: str) -> dict[str, str]:
         """The environment for a command in a host; in `tenant` it lets `vmport` speak as the lab's tenant."""
         self._need_host(host)
-        environment = {**os.environ, "VMPORT_LAB": self.plan.name}
+        environment = {**os.environ, "VMPORT_LAB": self.plan.name, "PYTHONPATH": str(services.CHECKOUT)}
         environment["PATH"] = f"{Path(sys.executable).parent}:{environment.get('PATH', os.defpath)}"
         if host == TENANT:
             environment["VMPORT_CONFIG"] = str(services.config_file(self.plan, "tenant"))
@@ -268,11 +268,14 @@ class Lab:
             msg = f"lab {self.plan.name} has no service {name!r}; it has {', '.join(known)}"
             raise LabError(msg) from None
 
-    def start_service(self, name: str) -> ProcessRecord:
-        """Start one of vmport's processes if it does not run, and wait until it is ready. Raises `LabError`."""
+    def start_service(self, name: str, overrides: Mapping[str, str] | None = None) -> ProcessRecord:
+        """Start one of vmport's processes if it does not run, and wait until it is ready. Raises `LabError`.
+
+        `overrides` are `VMPORT_…` variables on top of its settings, until it is started again.
+        """
         service = self.service(name)
         with self._locked():
-            self._start_services([service])
+            self._start_services([service], overrides)
         return self.process(name)
 
     def stop_service(self, name: str, *, kill: bool = False) -> None:
@@ -327,10 +330,10 @@ class Lab:
             self._record(hosts.holder_name(provider), hosts.ensure_holder(self.plan, self._state, provider))
             self._record(f"libvirtd-{provider}", hosts.start_libvirtd(self.plan, self._state, provider))
 
-    def _start_services(self, wanted: Sequence[Service]) -> None:
+    def _start_services(self, wanted: Sequence[Service], overrides: Mapping[str, str] | None = None) -> None:
         running = {}
         for service in wanted:
-            running[service] = services.start(self.plan, self._state, service)
+            running[service] = services.start(self.plan, self._state, service, overrides)
             self._record(service.name, running[service])
         services.wait_until_ready(self.plan, running, timeout_s=60)
 

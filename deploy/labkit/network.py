@@ -55,6 +55,14 @@ def parse_rtt(text: str) -> float:
     return float(match[1]) * _MILLISECONDS[match[2] or "ms"]
 
 
+def link_bytes_per_s(rate: str) -> float | None:
+    """What a rate as tc writes it comes to; None for `none`. Raises `ValueError`."""
+    if parse_rate(rate) is None:
+        return None
+    match = _RATE.fullmatch(rate)
+    return None if match is None else float(match[1]) * _BITS[match[2]] / 8
+
+
 def burst_bytes(rate: str) -> int:
     """A bucket of 10 ms at the rate, at least one offloaded segment, so that tbf neither stalls nor lets bursts by."""
     match = _RATE.fullmatch(rate)

@@ -62,11 +62,11 @@ def run_port(
     record = lab.guest(guest)
     donor = lab.guest_place(guest).provider
     events: list[Event] = []
-    with _probe(lab, record.address) as finish_probe:
+    with echo_client(lab, record.address) as finish_probe:
         before = lab.read_link_bytes(donor)
         errors = ""
         command = ["vmport", "--format", "json", "port", "create", record.uuid, "--to", to, "--watch", *options]
-        for event in _lines(lab, command):
+        for event in event_lines(lab, command):
             if event["type"] == "Error":
                 errors = event["data"]
                 continue
@@ -106,7 +106,8 @@ def phase_times(record: Event, events: list[Event]) -> list[PhaseTime]:
     return [PhaseTime(phase, round(seconds, 2)) for phase, seconds in spans.items()]
 
 
-def _lines(lab: Lab, command: list[str]) -> Iterator[Event]:
+def event_lines(lab: Lab, command: list[str]) -> Iterator[Event]:
+    """Run a `vmport --format json` command in the tenant's host; its lines as they come, then `Error` if it failed."""
     process = subprocess.Popen(
         lab.exec_argv(TENANT, command),
         env=lab.exec_environment(TENANT),
@@ -126,7 +127,7 @@ def _lines(lab: Lab, command: list[str]) -> Iterator[Event]:
 
 
 @contextmanager
-def _probe(lab: Lab, address: str) -> Iterator[Callable[[], Seen]]:
+def echo_client(lab: Lab, address: str) -> Iterator[Callable[[], Seen]]:
     """An echo client in the client's host; the yielded function ends it and returns what it saw."""
     command = [sys.executable, "-m", "deploy.labkit.echo_probe", address, str(ECHO_PORT), str(PROBE_INTERVAL_MS)]
     root = str(Path(__file__).resolve().parents[2])

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,13 @@ from deploy.labkit.plan import GUEST_BRIDGE, HEALTH_PORTS, HUB, TENANT_NAME, Lab
 from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 from deploy.labkit.toml_text import to_toml
+from shared.certificates import issue, make_authority
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The root of the checkout whose code the lab runs."""
+DIRECT_PORT = 7070
+"""Where each node takes direct lanes, on its WAN address."""
 
 CONTRACT_START = date(2024, 1, 15)
 """Older than any minimum stay: guests of the lab may leave."""
@@ -74,6 +80,7 @@ def policy_file(plan: LabPlan, provider: str) -> Path:
 def write_settings(plan: LabPlan, passwords: Mapping[Party, str], *, accelerator: str) -> None:
     """Render every process's settings file, and the tenant's."""
     plan.data_dir.mkdir(parents=True, exist_ok=True)
+    write_certificates(plan)
     for service in services(plan):
         url = rabbit.amqp_url(plan, service.party, passwords[service.party])
         rabbit.write_secret(
@@ -135,8 +142,50 @@ def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
             "bridges": [GUEST_BRIDGE],
             "accelerators": ["kvm", "qemu"] if accelerator == "kvm" else ["qemu"],
             "heartbeat_s": 2.0,
-        }
+            "caps_file": str(caps_file(plan, service.host)),
+        },
+        "direct": {
+            "listen": f"{plan.wan_address(service.host)}:{DIRECT_PORT}",
+            "advertise": [f"{plan.wan_address(service.host)}:{DIRECT_PORT}"],
+        },
+        "tls": {
+            "certificate_file": str(node_certificate(plan, service.host)),
+            "key_file": str(node_certificate(plan, service.host).with_suffix(".key")),
+            "authority_file": str(authority_file(plan, service.host)),
+            "known_authorities": {
+                other: str(authority_file(plan, other)) for other in plan.providers if other != service.host
+            },
+        },
     }
+
+
+def caps_file(plan: LabPlan, provider: str) -> Path:
+    """Bandwidth caps of a provider's node, where somebody wrote some."""
+    return plan.config_dir / f"caps-{provider}.toml"
+
+
+def authority_file(plan: LabPlan, provider: str) -> Path:
+    """The certificate of a provider's own authority."""
+    return plan.config_dir / "tls" / f"authority-{provider}.crt"
+
+
+def node_certificate(plan: LabPlan, provider: str) -> Path:
+    """The certificate of a provider's node; its key lies beside it."""
+    return plan.config_dir / "tls" / f"{plan.node(provider)}.crt"
+
+
+def write_certificates(plan: LabPlan) -> None:
+    """Give each provider an authority and its node a certificate, once per lab; an authority's key is not kept."""
+    now = datetime.now(UTC)
+    for provider in plan.providers:
+        certificate_file = node_certificate(plan, provider)
+        if certificate_file.exists():
+            continue
+        authority = make_authority(f"provider {provider}", now=now)
+        pair = issue(str(node(provider, plan.node(provider))), authority, now=now)
+        rabbit.write_secret(certificate_file.with_suffix(".key"), pair.key)
+        rabbit.write_secret(authority_file(plan, provider), authority.certificate)
+        rabbit.write_secret(certificate_file, pair.certificate)
 
 
 def policy(owned: Iterable[GuestRecord]) -> dict[str, Any]:
@@ -167,14 +216,18 @@ def check_settings(plan: LabPlan) -> None:
         run([program(service.program), "--config", str(config_file(plan, service.name)), "--check-config"])
 
 
-def start(plan: LabPlan, state: LabState, service: Service) -> ProcessRecord:
-    """The process, running; started anew if it is not."""
+def start(
+    plan: LabPlan, state: LabState, service: Service, overrides: Mapping[str, str] | None = None
+) -> ProcessRecord:
+    """The process, running; started anew if it is not. `overrides` are `VMPORT_…` variables on top of its settings."""
     recorded = state.processes.get(service.name)
     if recorded is not None and processes.is_alive(recorded):
         return recorded
     argv = [program(service.program), "--config", str(config_file(plan, service.name))]
+    # The programs may be installed from another checkout: what runs is the code beside this lab.
+    environment = {**hosts.ENVIRONMENT, "PYTHONPATH": str(CHECKOUT), **(overrides or {})}
     return processes.spawn(
-        hosts.enter(plan, state, service.host, argv), env=hosts.ENVIRONMENT, log=log_file(plan, service.name)
+        hosts.enter(plan, state, service.host, argv), env=environment, log=log_file(plan, service.name)
     )
 
 

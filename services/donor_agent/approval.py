@@ -138,6 +138,7 @@ def agreement_refusals(approved: Approved, agreement: ServiceChangeAgreement) ->
         "vm_name": (approved.identity.vm.name, agreement.vm_name),
         "donor": (approved.provider, agreement.donor),
         "donor_node": (approved.identity.node, agreement.donor_node),
+        "donor_lane": (approved.identity.lane, agreement.donor_lane),
         "domain_xml_sha256": (sha256(agreement.domain_xml.encode()).hexdigest(), agreement.domain_xml_sha256),
     }
     found = [

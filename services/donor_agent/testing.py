@@ -23,6 +23,7 @@ from shared.messages.vm import (
     VmState,
     VmSummary,
 )
+from shared.testing import make_lane_endpoint
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 VM = UUID("0d5c3e6a-8a53-4a55-9a0e-5b6f2f3d7c11")
@@ -75,6 +76,7 @@ def make_heartbeat(at: datetime = NOW, **changes: Any) -> NodeHeartbeat:
             disk_formats=("raw",),
         ),
         capacity=HostCapacity(vcpus=4, memory_bytes=1, memory_free_bytes=1, disk_bytes=1, disk_free_bytes=1),
+        lane=make_lane_endpoint(),
         vms=(SUMMARY,),
     )
     return heartbeat.model_copy(update=changes)
@@ -88,6 +90,7 @@ def make_identity() -> IdentityBundle:
         domain_xml_sha256=sha256(XML.encode()).hexdigest(),
         versions=VERSIONS,
         node="alpha-1",
+        lane=make_lane_endpoint(),
     )
 
 
@@ -111,6 +114,8 @@ def make_agreement(**changes: Any) -> ServiceChangeAgreement:
         "price_per_month": Decimal("6.90"),
         "currency": "EUR",
         "limits": PortLimits(),
+        "donor_lane": make_lane_endpoint(),
+        "recipient_lane": make_lane_endpoint(),
         "domain_xml": xml,
         "domain_xml_sha256": sha256(xml.encode()).hexdigest(),
         "disks": (ReservedDisk(target="vda", path="/elsewhere/b.raw", format="raw", virtual_size_bytes=1 << 28),),

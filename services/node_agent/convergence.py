@@ -41,6 +41,29 @@ Step = SetMaxDowntime | StartPostCopy
 
 
 @dataclass(slots=True)
+class LinkRate:
+    """The rate at which a lane empties, which is not QEMU's: what QEMU hands over shrinks on the way.
+
+    A lane that always had bytes waiting moved as many as it can; one that ran dry shows only a lower bound.
+    """
+
+    bytes_per_s: int = 0
+    _last: tuple[float, int, int] | None = None
+
+    def look(self, *, delivered_bytes: int, waiting_bytes: int, at_s: float) -> int:
+        """Take one reading of the lane's counters; bytes per second, 0 while nothing is known."""
+        last, self._last = self._last, (at_s, delivered_bytes, waiting_bytes)
+        if last is None or at_s <= last[0]:
+            return self.bytes_per_s
+        seen = int((delivered_bytes - last[1]) / (at_s - last[0]))
+        if waiting_bytes and last[2] and self.bytes_per_s:
+            self.bytes_per_s = (self.bytes_per_s + seen) // 2
+        else:
+            self.bytes_per_s = max(self.bytes_per_s, seen)
+        return self.bytes_per_s
+
+
+@dataclass(slots=True)
 class Ladder:
     """One port's way up. `max_downtime_ms` is what was promised to the tenant."""
 

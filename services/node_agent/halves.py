@@ -19,15 +19,20 @@ from services.node_agent.clean_up import remove_made
 from services.node_agent.hypervisor import Hypervisor, HypervisorError
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
+from services.node_agent.lane_end import LaneEnd
+from services.node_agent.lane_keys import LaneKeys
 from services.node_agent.lane_meter import LaneMeter
+from services.node_agent.lanes.seal import SealError
 from services.node_agent.outage_probe import ArpProbe
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundTuning
-from services.node_agent.port_lanes import LaneTuning, LinkFactory, PortLanes
+from services.node_agent.port_contents import PortContents
+from services.node_agent.port_lanes import LaneTuning, PortLanes, PortRoutes
 from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
 from services.node_agent.recovery import Recovery, recover_with_patience
 from services.node_agent.reports import Reports
 from services.node_agent.settings import NodeSection
+from services.node_agent.stream_codecs import StreamCodecs
 from shared.bus import BusDown, Undeliverable
 from shared.logs import port_bound
 from shared.messages.base import PortMessage
@@ -46,7 +51,6 @@ from shared.messages.service_change import PortProgressed
 from shared.messages.vm import VmState
 from shared.metrics import Direction, NodeMetrics
 from shared.page_stream.bodies import LaneRole
-from shared.parties import node
 from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
@@ -92,15 +96,18 @@ class Halves:
         hypervisor: Hypervisor,
         journal: Journal,
         reports: Reports,
-        make_link: LinkFactory,
+        routes: PortRoutes,
+        keys: LaneKeys,
         metrics: NodeMetrics,
     ) -> None:
         self._settings = settings
         self._hypervisor = hypervisor
         self._journal = journal
         self._reports = reports
-        self._make_link = make_link
+        self._routes = routes
+        self._keys = keys
         self._metrics = metrics
+        self._contents = PortContents(settings, journal)
         self._tasks = Tasks("ports")
         self._active: dict[UUID, ActiveHalf] = {}
         self._doubts: dict[UUID, str] = {}
@@ -175,6 +182,7 @@ class Halves:
             elif record.phase is not Phase.QUARANTINED:
                 active = self._begin(record)
                 self._tasks.spawn(self._carry_out(active, self._recover), name=f"recover {record.port_id}")
+        self._sweep()
         return tuple(damaged)
 
     async def stop(self, within_s: float) -> None:
@@ -186,6 +194,10 @@ class Halves:
         if waiting:
             await asyncio.wait(waiting, timeout=within_s)
         await self._tasks.close()
+
+    def _sweep(self) -> None:
+        """At the start and after each half: what is kept grows only by halves."""
+        self._tasks.spawn(self._contents.sweep(tuple(self._active)), name="sweep what is kept")
 
     # ---- a half's life ----
 
@@ -212,13 +224,25 @@ class Halves:
                 self._metrics.transfers_active.labels(direction).dec()
                 self._doubts.pop(record.port_id, None)
                 del self._active[record.port_id]
+                self._routes.forget(record.port_id)
                 active.over.set()
+                self._sweep()
                 if active.provisioned:
                     self._journal.remove(record.port_id, record.side)
 
     async def _to_the_end(self, active: ActiveHalf, run: Carry) -> PortMessage:
         try:
             return await run(active)
+        except SealError as error:
+            record = active.journal.record
+            log.warning("a half of a port cannot be secured", reason=str(error))
+            return TransferFailed(
+                port_id=record.port_id,
+                side=record.side,
+                code=error.code,
+                detail=str(error)[:4000],
+                guest_running=await self._runs(record.agreement.vm_uuid),
+            )
         except Exception as error:  # whatever broke, the broker must hear it and left-overs must go
             log.exception("a half of a port broke; this is a defect")
             record = active.journal.record
@@ -240,7 +264,8 @@ class Halves:
 
     async def _outbound(self, active: ActiveHalf) -> PortMessage:
         agreement = active.journal.record.agreement
-        lanes = await self._open_lanes(agreement, Side.OUTBOUND)
+        contents = self._contents.outbound(agreement)
+        lanes = await self._open_lanes(agreement, Side.OUTBOUND, contents.codecs)
         settings = self._settings
         half = Outbound(
             agreement,
@@ -250,6 +275,7 @@ class Halves:
             talk=active.talk,
             journal=active.journal,
             reporter=_OutboundVoice(self, active),
+            contents=contents,
             tuning=OutboundTuning(
                 ready_within_s=settings.peer_ready_within_s,
                 watch_every_s=settings.progress_s,
@@ -290,7 +316,8 @@ class Halves:
     async def _inbound(self, active: ActiveHalf) -> PortMessage:
         agreement = active.journal.record.agreement
         settings = self._settings
-        lanes = await self._open_lanes(agreement, Side.INBOUND)
+        contents = self._contents.inbound(agreement)
+        lanes = await self._open_lanes(agreement, Side.INBOUND, contents.codecs)
         half = Inbound(
             agreement,
             hypervisor=self._hypervisor,
@@ -298,6 +325,7 @@ class Halves:
             sockets=PortSockets(settings.run_dir, agreement.port_id, owner=settings.qemu_user),
             talk=active.talk,
             journal=active.journal,
+            contents=contents,
             tuning=InboundTuning(libvirt_socket=settings.libvirt_socket, image_dir=settings.image_dir),
         )
         self._cancellable(active, half.cancel)
@@ -344,21 +372,18 @@ class Halves:
         if active.aborting:
             cancel()
 
-    async def _open_lanes(self, agreement: ServiceChangeAgreement, side: Side) -> PortLanes:
+    async def _open_lanes(
+        self, agreement: ServiceChangeAgreement, side: Side, codecs: StreamCodecs
+    ) -> PortLanes:
         outbound = side is Side.OUTBOUND
-        peer = (
-            node(agreement.recipient, agreement.recipient_node)
-            if outbound
-            else node(agreement.donor, agreement.donor_node)
-        )
         tuning = LaneTuning(
             memory_window_bytes=self._settings.memory_window_bytes,
             disk_window_bytes=self._settings.disk_window_bytes,
             silence_s=self._settings.lane_silence_s,
-            compress=self._settings.compress,
         )
         role = LaneRole.INITIATOR if outbound else LaneRole.ACCEPTOR
-        return await PortLanes.open(agreement.port_id, peer, role, self._make_link, tuning)
+        tls = self._keys.tls(agreement, role)
+        return await PortLanes.open(LaneEnd(agreement, role), self._routes.link, tls, tuning, codecs=codecs)
 
     # ---- answers ----
 

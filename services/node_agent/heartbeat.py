@@ -13,6 +13,7 @@ import structlog
 from services.node_agent.hypervisor import Hypervisor, HypervisorError, LifecycleEvent
 from services.node_agent.reports import Reports
 from shared.bus import BusDown, Undeliverable
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.porting import Side
 from shared.messages.vm import VmState
@@ -33,6 +34,7 @@ class Heart:
         reports: Reports,
         metrics: NodeMetrics,
         *,
+        lane: LaneEndpoint,
         every_s: float,
         agent_version: str,
         ports: Callable[[], tuple[UUID, ...]],
@@ -41,6 +43,7 @@ class Heart:
         self._hypervisor = hypervisor
         self._reports = reports
         self._metrics = metrics
+        self._lane = lane
         self._every_s = every_s
         self._version = agent_version
         self._ports = ports
@@ -99,6 +102,7 @@ class Heart:
             agent_version=self._version,
             platform=platform,
             capacity=capacity,
+            lane=self._lane,
             vms=vms,
             ports=self._ports(),
         )

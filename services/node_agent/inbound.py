@@ -33,11 +33,13 @@ from services.node_agent.clean_up import remove_made
 from services.node_agent.gate_bridge import GateBridge
 from services.node_agent.hypervisor import Hypervisor, HypervisorError
 from services.node_agent.journal import HalfJournal, Kind, Phase
+from services.node_agent.known_contents import CONTENTS
 from services.node_agent.lanes.errors import LaneClosedError, LaneError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc import RpcError
 from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.port_contents import InboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.rpc_gate import Expected, GateRefusal, RpcGate
@@ -87,6 +89,7 @@ class Inbound:
         sockets: PortSockets,
         talk: BrokerTalk,
         journal: HalfJournal,
+        contents: InboundContents,
         tuning: InboundTuning,
     ) -> None:
         self._agreement = agreement
@@ -95,6 +98,7 @@ class Inbound:
         self._sockets = sockets
         self._talk = talk
         self._journal = journal
+        self._contents = contents
         self._tuning = tuning
         self._tasks = Tasks("inbound")
         self._connections = Connections()
@@ -225,6 +229,8 @@ class Inbound:
                     await self._on_driver(stream)
                 case label if label == SWITCHOVER and self._gate is not None:
                     await self._on_switchover_question(stream, self._gate)
+                case label if label == CONTENTS and self._gate is None:
+                    await self._contents.answer(stream)
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
         except GateRefusal as refusal:

@@ -1,4 +1,7 @@
-"""Carries a port's lane counters into the process's metrics, once a second and at the end."""
+"""Carries a port's lane counters into the process's metrics, once a second and at the end.
+
+Bytes on the wire are counted by the links themselves, which know the route of each.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from contextlib import contextmanager
 
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.port_lanes import PortLanes
-from shared.metrics import Direction, NodeMetrics, Route
+from shared.metrics import Direction, NodeMetrics
 from shared.tasks import Tasks
 from shared.topology import Lane
 
@@ -18,12 +21,12 @@ EVERY_S = 1.0
 class LaneMeter:
     """Counts one port's lanes while `counting` lasts."""
 
-    def __init__(self, lanes: PortLanes, metrics: NodeMetrics, *, route: Route = Route.RELAY) -> None:
+    def __init__(self, lanes: PortLanes, metrics: NodeMetrics) -> None:
         self._lanes = lanes
         self._metrics = metrics
-        self._route = route
         self._before: dict[Lane, LaneStats] = {}
         self._raw: dict[tuple[Lane, Direction], int] = {}
+        self._contents: dict[tuple[Lane, str], int] = {}
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -46,13 +49,6 @@ class LaneMeter:
     def _count(self) -> None:
         for lane, now in self._lanes.stats().items():
             before, self._before[lane] = self._before.get(lane), now
-            wire = self._metrics.stream_wire_bytes_total
-            wire.labels(lane, self._route, Direction.OUTBOUND).inc(
-                now.sent_bytes - (before.sent_bytes if before else 0)
-            )
-            wire.labels(lane, self._route, Direction.INBOUND).inc(
-                now.received_bytes - (before.received_bytes if before else 0)
-            )
             self._metrics.lane_retransmitted_bytes_total.labels(lane).inc(
                 now.resent_bytes - (before.resent_bytes if before else 0)
             )
@@ -63,4 +59,8 @@ class LaneMeter:
             ):
                 known = self._raw.get((lane, direction), 0)
                 self._raw[lane, direction] = raw
-                self._metrics.stream_raw_bytes_total.labels(lane, self._route, direction).inc(raw - known)
+                self._metrics.stream_raw_bytes_total.labels(lane, self._lanes.route(lane), direction).inc(raw - known)
+            for technique, size in self._lanes.contents(lane).items():
+                known = self._contents.get((lane, technique), 0)
+                self._contents[lane, technique] = size
+                self._metrics.stream_content_bytes_total.labels(lane, technique).inc(size - known)

@@ -6,13 +6,17 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from uuid import UUID
 
+from services.node_agent.caps_file import CapsFile
 from services.node_agent.halves import Halves
 from services.node_agent.heartbeat import Heart
 from services.node_agent.hypervisor import HypervisorError
 from services.node_agent.journal import Journal
-from services.node_agent.lanes.link import LaneLink, LinkDown
+from services.node_agent.lane_keys import LaneKeys, load_lane_keys
+from services.node_agent.lane_routes import LaneRoutes
+from services.node_agent.lanes.caps import Caps
+from services.node_agent.lanes.direct import DirectListener
+from services.node_agent.lanes.link import LinkDown
 from services.node_agent.libvirt_adapter import LibvirtHypervisor
 from services.node_agent.outbox import Outbox
 from services.node_agent.reports import Reports
@@ -22,10 +26,8 @@ from services.node_agent.vm_affairs import VmAffairs
 from shared.config import ConfigError, Problem
 from shared.logs import get_logger
 from shared.metrics import NodeMetrics
-from shared.parties import Party
 from shared.rabbit_lane import RabbitLanes
 from shared.runtime import Runtime, run_service, version
-from shared.topology import Lane
 
 ABOUT = "Runs beside libvirtd on one host: moves VMs in and out, and tells its provider what the host has."
 
@@ -37,25 +39,32 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     settings = runtime.settings.node
     metrics = NodeMetrics(runtime.metrics.registry)
     journal, outbox = _open_state(settings.state_dir, runtime)
+    keys = await _open_keys(runtime)
     hypervisor = await _open_hypervisor(settings, runtime)
     lanes: RabbitLanes[LinkDown] = RabbitLanes(
         runtime.settings.bus, runtime.metrics.bus, link_down=lambda reason: LinkDown(reason=reason)
     )
     runtime.stack.push_async_callback(lanes.close)
-
-    async def make_link(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:
-        return lanes.link(port_id, lane, peer)
-
+    caps = Caps()
+    listener = await _open_listener(runtime)
+    routes = LaneRoutes(lanes, runtime.settings.direct, metrics, caps=caps, listener=listener)
     reports = Reports(runtime.bus, outbox)
     halves = Halves(
-        settings, hypervisor=hypervisor, journal=journal, reports=reports, make_link=make_link, metrics=metrics
+        settings,
+        hypervisor=hypervisor,
+        journal=journal,
+        reports=reports,
+        routes=routes,
+        keys=keys,
+        metrics=metrics,
     )
-    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node)
+    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node, lane=keys.endpoint)
     service = NodeService(runtime.party, halves, affairs, reports)
     heart = Heart(
         hypervisor,
         reports,
         metrics,
+        lane=keys.endpoint,
         every_s=settings.heartbeat_s,
         agent_version=version(),
         ports=halves.ports,
@@ -69,6 +78,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run(), name="outbox")
             group.create_task(heart.run(), name="heart")
+            if settings.caps_file is not None:
+                group.create_task(CapsFile(settings.caps_file, caps).run(), name="caps")
             group.create_task(runtime.bus.consume(service.handle), name="inbox")
     finally:
         await service.close()
@@ -83,6 +94,28 @@ def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journa
     except OSError as error:
         raise ConfigError((Problem("node.state_dir", "", f"{state_dir} cannot be used: {error.strerror}"),)) from error
     return journal, outbox
+
+
+async def _open_listener(runtime: Runtime[NodeSettings]) -> DirectListener:
+    address = runtime.settings.direct.listen
+    listener = DirectListener()
+    runtime.stack.push_async_callback(listener.close)
+    if address is not None:
+        try:
+            await listener.listen(address)
+        except (OSError, ValueError) as error:
+            raise ConfigError((Problem("direct.listen", "", f"cannot listen at {address}: {error}"),)) from error
+    return listener
+
+
+async def _open_keys(runtime: Runtime[NodeSettings]) -> LaneKeys:
+    settings = runtime.settings
+    try:
+        return await load_lane_keys(
+            settings.tls, settings.direct, name=str(runtime.party), state_dir=settings.node.state_dir
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError((Problem("tls", "", f"key or certificate cannot be used: {error}"),)) from error
 
 
 async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]) -> LibvirtHypervisor:

@@ -28,12 +28,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
 from services.node_agent.broker_talk import BrokerTalk
-from services.node_agent.convergence import Ladder, SetMaxDowntime, StartPostCopy
+from services.node_agent.convergence import Ladder, LinkRate, SetMaxDowntime, StartPostCopy
 from services.node_agent.driver_bridge import DriverBridge
 from services.node_agent.finish_keeper import DonorFinishKeeper
 from services.node_agent.hypervisor import (
@@ -50,6 +51,7 @@ from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.libvirt_rpc import RpcError
 from services.node_agent.outage_probe import NoProbe, OutageWatch
 from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.port_contents import OutboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError
 from services.node_agent.progress import Progress, ProgressMeter
@@ -136,6 +138,7 @@ class Outbound:
         talk: BrokerTalk,
         journal: HalfJournal,
         reporter: OutboundReporter,
+        contents: OutboundContents,
         tuning: OutboundTuning,
         outage: OutageWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -146,6 +149,7 @@ class Outbound:
         self._sockets = sockets
         self._journal = journal
         self._reporter = reporter
+        self._contents = contents
         self._tuning = tuning
         self._outage = outage or NoProbe()
         self._clock = clock
@@ -219,6 +223,7 @@ class Outbound:
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
         await self._lanes.wait_ready(self._tuning.ready_within_s)
+        await self._contents.learn(self._lanes.control, [Path(file) for file in vm.files])
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         return MigrationPlan(
@@ -293,6 +298,7 @@ class Outbound:
 
     async def _watch(self) -> None:
         ladder = Ladder(self._agreement.promised_downtime_ms, self._agreement.limits.post_copy)
+        link = LinkRate()
         uuid = self._agreement.vm_uuid
         while True:
             await asyncio.sleep(self._tuning.watch_every_s)
@@ -312,8 +318,13 @@ class Outbound:
                 stats, now_s=self._clock(), post_copy=self._keeper.post_copy, switchover=switchover
             )
             await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
-            lane_bytes = self._lanes.waiting_bytes(Lane.MEMORY)
-            for step in ladder.look(stats, lane_bytes=lane_bytes, rate_bytes_per_s=stats.memory_rate_bytes_per_s):
+            lane = self._lanes.stats()[Lane.MEMORY]
+            rate = link.look(
+                delivered_bytes=lane.data_sent_bytes - lane.unconsumed_out_bytes,
+                waiting_bytes=lane.unconsumed_out_bytes,
+                at_s=lane.at_s,
+            )
+            for step in ladder.look(stats, lane_bytes=lane.unconsumed_out_bytes, rate_bytes_per_s=rate):
                 await self._climb(step)
 
     async def _climb(self, step: SetMaxDowntime | StartPostCopy) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
+from services.node_agent.lane_end import LaneEnd
 from services.node_agent.lanes.errors import LaneError
 from services.node_agent.lanes.link import LaneLink
 from services.node_agent.lanes.pump import StreamPump
@@ -15,21 +17,35 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
-from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
-from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
-from shared.page_stream.bodies import LaneRole
-from shared.parties import Party
+from services.node_agent.lanes.tls import LaneTls
+from services.node_agent.stream_codecs import StreamCodecs
+from shared.metrics import Route
 from shared.tasks import Tasks
 from shared.topology import Lane
 
 
-class LinkFactory(Protocol):
-    """Makes one lane's route between this node and its peer."""
+class PortLink(LaneLink, Protocol):
+    """A lane's link that knows where it sends."""
 
-    async def __call__(self, port_id: UUID, lane: Lane, peer: Party) -> LaneLink:
-        """Return the route; it may be down still. The session owns and closes it."""
+    @property
+    def route(self) -> Route | None:
+        """The route in use; None before the first."""
         ...
+
+
+class PortRoutes(Protocol):
+    """Makes the links of ports' lanes."""
+
+    async def link(self, end: LaneEnd, lane: Lane) -> PortLink:
+        """Return one lane's link; it may be down still. The session owns and closes it."""
+        ...
+
+    def forget(self, port_id: UUID) -> None:
+        """The port is over."""
+        ...
+
+
+LinkFactory = Callable[[LaneEnd, Lane], Awaitable[PortLink]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +57,6 @@ class LaneTuning:
     memory_window_bytes: int = 4 << 20
     disk_window_bytes: int = 8 << 20
     silence_s: float = 120.0
-    compress: bool = True
 
     def window_bytes(self, lane: Lane) -> int:
         """One lane's window."""
@@ -57,9 +72,12 @@ class LaneTuning:
 class PortLanes:
     """One end of a port's lanes. `failed` becomes done, with the error, when a lane ends by itself."""
 
-    def __init__(self, sessions: Mapping[Lane, LaneSession], tuning: LaneTuning) -> None:
+    def __init__(
+        self, sessions: Mapping[Lane, LaneSession], links: Mapping[Lane, PortLink], codecs: StreamCodecs
+    ) -> None:
         self._sessions = dict(sessions)
-        self._tuning = tuning
+        self._links = dict(links)
+        self.codecs = codecs
         self._tasks = Tasks("port lanes")
         self._pumps: list[tuple[Lane, StreamPump]] = []
         self._closing = False
@@ -69,19 +87,26 @@ class PortLanes:
 
     @classmethod
     async def open(
-        cls, port_id: UUID, peer: Party, role: LaneRole, make_link: LinkFactory, tuning: LaneTuning
+        cls,
+        end: LaneEnd,
+        make_link: LinkFactory,
+        tls: LaneTls,
+        tuning: LaneTuning,
+        *,
+        codecs: StreamCodecs,
     ) -> PortLanes:
         """Make routes and sessions; they connect in the background."""
-        sessions = {}
+        sessions, links = {}, {}
         for lane in Lane:
             settings = LaneSettings(
-                lane=f"{port_id}.{lane}",
-                role=role,
+                lane=f"{end.port_id}.{lane}",
+                role=end.role,
                 window_bytes=tuning.window_bytes(lane),
                 silence_s=tuning.silence_s,
             )
-            sessions[lane] = LaneSession(await make_link(port_id, lane, peer), settings)
-        return cls(sessions, tuning)
+            links[lane] = await make_link(end, lane)
+            sessions[lane] = LaneSession(links[lane], settings, seal=tls.seal())
+        return cls(sessions, links, codecs)
 
     @property
     def control(self) -> LaneSession:
@@ -108,9 +133,8 @@ class PortLanes:
         self, lane: Lane, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: LaneStream
     ) -> None:
         """Join a socket with a stream until both ended; see `StreamPump.run` for what it raises."""
-        encoder: ChunkEncoder = ZstdEncoder() if self._tuning.compress else RawEncoder()
-        decoder: ChunkDecoder = ZstdDecoder() if self._tuning.compress else RawDecoder()
-        pump = StreamPump(reader, writer, stream, encoder=encoder, decoder=decoder)
+        encoder, decoder = self.codecs.pair(lane)
+        pump = StreamPump(reader, writer, stream, encoder=encoder, decoder=decoder, arrivals=self.codecs.arrivals)
         self._pumps.append((lane, pump))
         await pump.run()
 
@@ -123,9 +147,21 @@ class PortLanes:
         stats = [pump.stats() for of, pump in self._pumps if of is lane]
         return sum(each.sent.raw_bytes for each in stats), sum(each.received.raw_bytes for each in stats)
 
+    def contents(self, lane: Lane) -> Counter[str]:
+        """Bytes of guest memory and disk that left on a lane, by the technique of the codec that took care of them."""
+        found: Counter[str] = Counter()
+        for of, pump in self._pumps:
+            if of is lane:
+                found.update(pump.stats().sent.contents)
+        return found
+
     def stats(self) -> dict[Lane, LaneStats]:
         """Each lane's counters."""
         return {lane: session.stats() for lane, session in self._sessions.items()}
+
+    def route(self, lane: Lane) -> Route:
+        """Where a lane's bytes go now; the relay before there is any."""
+        return self._links[lane].route or Route.RELAY
 
     def wire_bytes(self) -> int:
         """Bytes on the wire, all lanes, both directions, repetitions included."""
@@ -140,6 +176,7 @@ class PortLanes:
         self._closing = True
         await asyncio.gather(*(session.close(flush_s=flush_s) for session in self._sessions.values()))
         await self._tasks.close()
+        self.codecs.close()
 
     async def _run(self, session: LaneSession) -> None:
         try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from services.node_agent.page_codec.hello import Technique
 from shared.config import Section, ServiceSettings
-from shared.parties import Role
+from shared.messages.lanes import DirectAddress
+from shared.parties import Name, Role
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+ListenAddress = Annotated[str, Field(max_length=270, pattern=r"^[^\s:]*(\[[0-9A-Fa-f:.]+\])?:[0-9]{1,5}$")]
 WindowBytes = Annotated[int, Field(ge=256 * 1024, le=64 * 1024 * 1024)]
 
 
@@ -60,12 +63,34 @@ class NodeSection(Section):
     lane_silence_s: Annotated[float, Field(ge=35, le=540)] = Field(
         default=120.0, description="A lane that was silent for so long has failed; shorter outages are outlived."
     )
+    caps_file: Path | None = Field(
+        default=None,
+        description="Bandwidth caps per provider and per port, TOML; looked at each second, so they may change while "
+        "ports run.",
+        examples=["/etc/vmport/caps.toml"],
+    )
     memory_window_bytes: WindowBytes = Field(
         default=4 * 1024 * 1024,
         description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",
     )
     disk_window_bytes: WindowBytes = Field(default=8 * 1024 * 1024, description="Most disk-stream bytes under way.")
-    compress: bool = Field(default=True, description="zstd on the lanes.")
+    base_image_dir: Path = Field(
+        default=Path("/var/lib/libvirt/base-images"),
+        description="Base images that this provider publishes: an arriving VM takes from them what it has in common. "
+        "Put nothing here that a tenant may not know of.",
+    )
+    keep_contents_s: Annotated[float, Field(ge=0, le=31 * 86_400)] = Field(
+        default=86_400.0,
+        description="How long what a port of a VM left here serves the next port of that VM; then it is erased.",
+    )
+    keep_contents_mib: Annotated[int, Field(ge=0)] = Field(
+        default=16_384, description="Most that is kept so, all VMs together; the oldest go first."
+    )
+    without: tuple[Technique, ...] = Field(
+        default=(),
+        description="Techniques of the page codec that this node does without; to measure what each one is worth.",
+        examples=[["delta"]],
+    )
     auto_converge: bool = Field(
         default=True, description="Let QEMU slow a guest down that writes faster than its memory leaves."
     )
@@ -82,9 +107,66 @@ class NodeSection(Section):
     )
 
 
+class TlsSection(Section):
+    """Who this node is on the lanes. Without files it makes key and certificate at its first start, and keeps them."""
+
+    certificate_file: Path | None = Field(
+        default=None,
+        description="This node's certificate, PEM, issued by the provider's own authority.",
+        examples=["/etc/vmport/node.crt"],
+    )
+    key_file: Path | None = Field(
+        default=None, description="Its private key, PEM, without a password.", examples=["/etc/vmport/node.key"]
+    )
+    authority_file: Path | None = Field(
+        default=None,
+        description="The authority that issued it, PEM. Agreements tell it to the other provider.",
+        examples=["/etc/vmport/authority.crt"],
+    )
+    known_authorities: dict[Name, Path] = Field(
+        default={},
+        description="Other providers' authorities where they are known otherwise, by provider: an agreement that "
+        "names another one for such a provider is refused.",
+    )
+
+    @model_validator(mode="after")
+    def _all_or_none(self) -> Self:
+        given = [file is not None for file in (self.certificate_file, self.key_file, self.authority_file)]
+        if any(given) and not all(given):
+            raise ValueError("give certificate_file, key_file and authority_file, or none of them")
+        return self
+
+
+class DirectSection(Section):
+    """Lanes by TCP between the two nodes, without the relay. Tried first where the other node can be reached so."""
+
+    listen: ListenAddress | None = Field(
+        default=None,
+        description="HOST:PORT where this node takes direct lanes; unset: it takes none.",
+        examples=["0.0.0.0:7070"],
+    )
+    advertise: tuple[DirectAddress, ...] = Field(
+        default=(),
+        description="HOST:PORT under which others reach it; told to the other node in each agreement.",
+        examples=[["node1.alpha.example:7070"]],
+    )
+    connect: bool = Field(default=True, description="Connect to other nodes that can be reached so.")
+    connections: Annotated[int, Field(ge=1, le=16)] = Field(
+        default=1, description="Parallel TCP connections per bulk lane, for links that one cannot fill."
+    )
+    connect_within_s: Annotated[float, Field(gt=0, le=10)] = Field(
+        default=1.0, description="A lane starts over the relay when the direct way has not come about by then."
+    )
+    retry_s: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=15.0, description="How often a lane on the relay tries the direct way again."
+    )
+
+
 class NodeSettings(ServiceSettings):
     """Everything that vmport-node reads."""
 
     ROLES: ClassVar[frozenset[Role]] = frozenset({Role.NODE})
 
     node: NodeSection = Field(default=NodeSection())
+    tls: TlsSection = Field(default=TlsSection())
+    direct: DirectSection = Field(default=DirectSection())

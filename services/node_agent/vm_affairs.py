@@ -16,6 +16,7 @@ from services.node_agent import disk_images
 from services.node_agent.hypervisor import Hypervisor, HypervisorError, VmNotFound
 from services.node_agent.journal import HalfJournal, Journal, Phase
 from shared.domain_xml import DomainXmlError, guest_abi_differences, identity_snapshot
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
@@ -34,10 +35,11 @@ QUARANTINE_SUFFIX = ".quarantine"
 class VmAffairs:
     """One host's short commands."""
 
-    def __init__(self, hypervisor: Hypervisor, journal: Journal, *, node: str) -> None:
+    def __init__(self, hypervisor: Hypervisor, journal: Journal, *, node: str, lane: LaneEndpoint) -> None:
         self._hypervisor = hypervisor
         self._journal = journal
         self._node = node
+        self._lane = lane
 
     async def describe(self, command: DescribeVm) -> VmDescribed | DescribeFailed:
         """Read the live VM."""
@@ -53,6 +55,7 @@ class VmAffairs:
             domain_xml_sha256=hashlib.sha256(vm.domain_xml.encode()).hexdigest(),
             versions=versions,
             node=self._node,
+            lane=self._lane,
         )
         return VmDescribed(port_id=command.port_id, identity=bundle)
 

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.messages.base import Refusal
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.vm import HostCapacity, HostPlatform, VmDescription, VmState, VmSummary
 
@@ -59,6 +60,7 @@ class NodeView:
     problems: tuple[str, ...]
     platform: HostPlatform
     capacity: HostCapacity
+    lane: LaneEndpoint
     vms: tuple[VmSummary, ...]
     ports: tuple[UUID, ...] = ()
 
@@ -107,6 +109,7 @@ class Nodes:
             problems=heartbeat.problems or (() if heartbeat.healthy else ("the node says that it is not healthy",)),
             platform=heartbeat.platform,
             capacity=heartbeat.capacity,
+            lane=heartbeat.lane,
             vms=heartbeat.vms,
             ports=heartbeat.ports,
         )

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from services.recipient_agent.capacity import Held, disk_bytes
 from shared.messages.base import Refusal
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import ReservedDisk, ServiceChangeAgreement
 from shared.messages.service_change import Quote
 from shared.messages.vm import VmDescription
@@ -51,6 +52,7 @@ class Reservation(BaseModel):
     port_id: UUID
     tenant: str
     node: str
+    lane: LaneEndpoint
     phase: Phase
     until: datetime
     """When a clock may release it; meaningless once the VM is here."""
@@ -137,6 +139,7 @@ def agreement_refusals(
         "vm_name": (reservation.vm.name, agreement.vm_name),
         "recipient": (provider, agreement.recipient),
         "recipient_node": (reservation.node, agreement.recipient_node),
+        "recipient_lane": (reservation.lane, agreement.recipient_lane),
         "domain_xml_sha256": (issued, agreement.domain_xml_sha256),
         "domain_xml": (issued, sha256(agreement.domain_xml.encode()).hexdigest()),
         "disks": (reservation.disks, agreement.disks),

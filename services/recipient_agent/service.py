@@ -219,6 +219,7 @@ class RecipientService:
             port_id=message.port_id,
             tenant=message.tenant,
             node=answer.node,
+            lane=self._nodes.views[answer.node].lane,
             phase=Phase.HELD,
             until=tx.now + timedelta(seconds=self._settings.reservation_s),
             vm=identity.vm,
@@ -243,6 +244,7 @@ class RecipientService:
         reserved = Reserved(
             port_id=reservation.port_id,
             node=reservation.node,
+            lane=reservation.lane,
             domain_xml=reservation.domain_xml,
             disks=reservation.disks,
             reserved_until=reservation.until,
@@ -468,7 +470,7 @@ def _codes(refusals: tuple[Refusal, ...]) -> list[str]:
 
 def _lasting(heartbeat: NodeHeartbeat) -> tuple[object, ...]:
     """What of a heartbeat is worth keeping; free memory and disk change all the time."""
-    return heartbeat.platform, heartbeat.vms, heartbeat.healthy, heartbeat.problems
+    return heartbeat.platform, heartbeat.lane, heartbeat.vms, heartbeat.healthy, heartbeat.problems
 
 
 def _quote_refusals(offered: Quote | None, taken: Quote, tx: Transaction) -> tuple[Refusal, ...]:

@@ -29,6 +29,7 @@ from shared.messages.vm import (
     VmState,
     VmSummary,
 )
+from shared.testing import make_lane_endpoint
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 VM_UUID = UUID("0d5c3e6a-8a53-4a55-9a0e-5b6f2f3d7c11")
@@ -78,6 +79,7 @@ def make_identity(xml: str = XML, **changes: Any) -> IdentityBundle:
         domain_xml_sha256=sha256(xml.encode()).hexdigest(),
         versions=VERSIONS,
         node="alpha-1",
+        lane=make_lane_endpoint(),
     )
 
 
@@ -121,7 +123,13 @@ def make_summary(**changes: Any) -> VmSummary:
 def make_heartbeat(**changes: Any) -> NodeHeartbeat:
     """What a healthy, empty node says."""
     heartbeat = NodeHeartbeat(
-        at=NOW, healthy=True, agent_version="0", platform=make_platform(), capacity=make_capacity(), vms=()
+        at=NOW,
+        healthy=True,
+        agent_version="0",
+        platform=make_platform(),
+        capacity=make_capacity(),
+        lane=make_lane_endpoint(),
+        vms=(),
     )
     return heartbeat.model_copy(update=changes)
 
@@ -134,6 +142,7 @@ def make_node(name: str = "beta-1", **changes: Any) -> NodeView:
         "problems": (),
         "platform": make_platform(),
         "capacity": make_capacity(),
+        "lane": make_lane_endpoint(),
         "vms": (),
     }
     return NodeView(name, **{**facts, **changes})
@@ -191,6 +200,8 @@ def make_agreement(reserved: Reserved, quote: Quote, now: datetime = NOW, **chan
         "price_per_month": quote.price_per_month,
         "currency": quote.currency,
         "limits": PortLimits(),
+        "donor_lane": make_lane_endpoint(),
+        "recipient_lane": reserved.lane,
         "domain_xml": reserved.domain_xml,
         "domain_xml_sha256": sha256(reserved.domain_xml.encode()).hexdigest(),
         "disks": reserved.disks,

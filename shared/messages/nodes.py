@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Bytes, Code, Message, PortMessage, Text, Timestamp, Value
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.vm import HostCapacity, HostPlatform, IdentityBundle, VmSummary
 from shared.parties import Name, Role
 
@@ -29,6 +30,7 @@ class NodeHeartbeat(Message):
     agent_version: Text
     platform: HostPlatform
     capacity: HostCapacity
+    lane: LaneEndpoint
     vms: tuple[VmSummary, ...]
     ports: tuple[UUID, ...] = Field(default=(), description="Ports that have a half on this node now.")
 

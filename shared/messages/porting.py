@@ -14,6 +14,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Bytes, Code, Milliseconds, PortMessage, Price, Refusal, Seconds, Text, Timestamp, Value
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
 from shared.parties import Name, Role
@@ -78,6 +79,7 @@ class Reserved(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
 
     node: Name
+    lane: LaneEndpoint = Field(description="How that node proves itself on the lanes.")
     domain_xml: DomainXml
     disks: tuple[ReservedDisk, ...]
     reserved_until: Timestamp
@@ -120,6 +122,8 @@ class ServiceChangeAgreement(Value):
     price_per_month: Price
     currency: str
     limits: PortLimits
+    donor_lane: LaneEndpoint = Field(description="Whom the recipient's node speaks to, and nobody else.")
+    recipient_lane: LaneEndpoint = Field(description="Whom the donor's node speaks to, and nobody else.")
     routes: tuple[Annotated[str, Field(pattern=r"^(relay|direct)$")], ...] = ("relay",)
     domain_xml: DomainXml = Field(description="As it will run at the recipient.")
     domain_xml_sha256: Sha256

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Bytes, Text, Value
+from shared.messages.lanes import LaneEndpoint
 from shared.parties import Name
 
 MacAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$")]
@@ -106,6 +107,7 @@ class IdentityBundle(Value):
     domain_xml_sha256: Sha256
     versions: HypervisorVersions
     node: Name
+    lane: LaneEndpoint = Field(description="How that node proves itself on the lanes.")
 
 
 class HostPlatform(Value):

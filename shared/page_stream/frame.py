@@ -1,25 +1,27 @@
-"""The binary frame of the page stream, version 1. Owns header, sizes and types; knows nothing of acks' meaning or of
-any route.
+"""The binary frame of the page stream, version 2 (version 1 was not sealed). Owns header, sizes and types; knows
+nothing of acks' meaning or of any route.
 
 One frame is one message of the route (an AMQP body, later one TLS record batch): header, then exactly `payload
 length` bytes. All integers are unsigned and big-endian.
 
     offset size field
          0    4 magic "VMPS"
-         4    1 version (1)
-         5    1 type: 1 HELLO, 2 ACK, 3 OPEN, 4 DATA, 5 EOF, 6 RESET, 7 CLOSE, 8 ABORT
+         4    1 version (2)
+         5    1 type: 1 HELLO, 2 ACK, 3 OPEN, 4 DATA, 5 EOF, 6 RESET, 7 CLOSE, 8 ABORT, 9 HANDSHAKE
          6    2 flags: 1 REPLY_WANTED, 2 REPLY, 4 GAP; others must be 0
          8    8 epoch: random, non-zero, drawn by the sending endpoint when it is made; a restarted one has another
         16    4 stream id: 0 for the lane itself; odd ids are opened by the initiator, even ones by the acceptor
         20    4 payload length, at most MAX_PAYLOAD_BYTES
-        24    8 sequence: OPEN, DATA, EOF, RESET, CLOSE are numbered 1, 2, ...;
+        24    8 sequence: OPEN, DATA, EOF, RESET, CLOSE, HANDSHAKE are numbered 1, 2, ...;
                 the others carry the number that was sent last before them
         32    8 received: highest number that the sender of this frame has received without a gap
         40    8 consumed: highest number up to which its application has consumed everything (the cumulative ack)
         48    4 pass: how often this sender has gone back to send again
         52    4 pass seen: the newest `pass` that it has seen from the other endpoint
 
-Bodies: HELLO, OPEN, RESET, ABORT (see bodies.py); DATA is opaque; ACK, EOF and CLOSE are empty.
+Bodies: HELLO, OPEN, RESET, ABORT (see bodies.py); DATA is opaque; ACK, EOF and CLOSE are empty. The body of every
+numbered frame but HANDSHAKE is carried sealed (TLS records of type, stream id and body; the lanes' tls.py), and the
+payload length is that of the sealed form. HANDSHAKE carries the TLS handshake.
 """
 
 from __future__ import annotations
@@ -40,8 +42,8 @@ from shared.page_stream.errors import (
 )
 
 MAGIC: Final = b"VMPS"
-VERSION: Final = 1
-MAX_PAYLOAD_BYTES: Final = 1024 * 1024 + 4096  # a bulk chunk of 1 MiB and room for a codec's own header
+VERSION: Final = 2
+MAX_PAYLOAD_BYTES: Final = 1024 * 1024 + 8192  # a bulk chunk of 1 MiB and room for a codec's header and the seal
 
 _HEADER: Final = struct.Struct(">4sBBHQIIQQQII")
 HEADER_BYTES: Final = _HEADER.size
@@ -59,10 +61,12 @@ class FrameType(IntEnum):
     RESET = 6
     CLOSE = 7
     ABORT = 8
+    HANDSHAKE = 9
 
 
-NUMBERED: Final = frozenset({FrameType.OPEN, FrameType.DATA, FrameType.EOF, FrameType.RESET, FrameType.CLOSE})
-_EMPTY_TYPES: Final = frozenset({FrameType.ACK, FrameType.EOF, FrameType.CLOSE})
+NUMBERED: Final = frozenset(
+    {FrameType.OPEN, FrameType.DATA, FrameType.EOF, FrameType.RESET, FrameType.CLOSE, FrameType.HANDSHAKE}
+)
 _BY_CODE: Final = {kind.value: kind for kind in FrameType}
 
 
@@ -143,7 +147,7 @@ def decode_frame(data: bytes) -> Frame:
         raise UnknownTypeError(what="flags", value=flags)
     if length > MAX_PAYLOAD_BYTES:
         raise OversizedFrameError(payload_bytes=length, limit_bytes=MAX_PAYLOAD_BYTES)
-    if length and frame_type in _EMPTY_TYPES:
+    if length and frame_type is FrameType.ACK:
         raise BadBodyError(frame=frame_type.name, finding=f"{length} bytes where none belong")
     need = HEADER_BYTES + length
     if have < need:

@@ -23,7 +23,8 @@ from deploy.labkit.plan import TENANT
 from deploy.labkit.state import GuestRecord
 from shared.exit_codes import ExitCode
 
-LAB_NAME = "acceptance"
+LAB_NAME = os.environ.get("VMPORT_ACCEPTANCE_LAB", "acceptance")
+"""The lab of this name is taken down first: two checkouts on one machine need two names."""
 KNOWN_WITHIN_S = 30.0
 LOG_LINES = 60
 ALONE_WITHIN_S = 900.0

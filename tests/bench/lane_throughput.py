@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,10 +28,12 @@ from services.node_agent.lanes.pump import READER_LIMIT_BYTES, StreamPump
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.testing import MemoryRoute
+from services.node_agent.lanes.tls import LaneTls, TlsIdentity, TlsPeer
 from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 from shared.bus import LaneEnds
+from shared.certificates import issue, make_authority
 from shared.metrics import BusMetrics
 from shared.page_stream.bodies import LaneRole, StreamKind
 from shared.parties import BROKER
@@ -57,6 +60,22 @@ def memory_like(size_bytes: int) -> bytes:
         start = number * 4096 % (len(code) - 4096)
         pages.append((bytes(4096), code[start : start + 4096], os.urandom(4096))[chance.randrange(3)])
     return b"".join(pages)
+
+
+def _tls_pair() -> list[LaneTls]:
+    """TLS of both ends."""
+    now = datetime.now(UTC)
+    authority = make_authority("bench", now=now)
+    with tempfile.TemporaryDirectory() as directory:
+        pairs = [issue(str(me), authority, now=now) for me in _NODES]
+        files = [TlsIdentity(Path(directory) / f"{me}.crt", Path(directory) / f"{me}.key") for me in _NODES]
+        for pair, file in zip(pairs, files, strict=True):
+            file.certificate_file.write_text(pair.certificate)
+            file.key_file.write_text(pair.key)
+        return [
+            LaneTls(file, TlsPeer(other.certificate, authority.certificate), role)
+            for file, other, role in zip(files, reversed(pairs), LaneRole, strict=True)
+        ]
 
 
 @asynccontextmanager
@@ -91,8 +110,8 @@ async def transfer(codec: str, data: bytes, links: tuple[LaneLink, LaneLink], *,
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(120), asyncio.TaskGroup() as group:
         donor, recipient = (
-            LaneSession(link, LaneSettings(lane="bench", role=role, window_bytes=window_bytes))
-            for link, role in zip(links, LaneRole, strict=True)
+            LaneSession(link, LaneSettings(lane="bench", role=role, window_bytes=window_bytes), seal=tls.seal())
+            for link, role, tls in zip(links, LaneRole, _tls_pair(), strict=True)
         )
         group.create_task(donor.run())
         group.create_task(recipient.run())

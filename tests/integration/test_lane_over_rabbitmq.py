@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -19,12 +21,14 @@ from services.node_agent.lanes.link import LinkDown
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.lanes.tls import LaneTls
 from shared.bus import LaneEnds
 from shared.metrics import BusMetrics
 from shared.page_stream.bodies import LaneRole, StreamKind
 from shared.parties import BROKER, Party, node
 from shared.rabbit_lane import RabbitLaneAdmin, RabbitLanes
-from shared.topology import Lane, lane_queue
+from shared.topology import Lane, lane_exchange, lane_queue
+from tests.lane_credentials import make_pair
 from tests.rabbitmq_node import RabbitNode
 from tests.tcp_proxy import TcpProxy
 
@@ -42,6 +46,7 @@ class Route:
     port_id: UUID
     lanes: dict[Party, RabbitLanes[LinkDown]]
     proxies: dict[Party, TcpProxy]
+    tls: dict[LaneRole, LaneTls]
     sessions: list[LaneSession] = field(default_factory=list)
     running: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -49,7 +54,9 @@ class Route:
         """A new endpoint, running."""
         peer, role = (BETA, LaneRole.INITIATOR) if me == ALPHA else (ALPHA, LaneRole.ACCEPTOR)
         link = self.lanes[me].link(self.port_id, Lane.MEMORY, peer)
-        session = LaneSession(link, LaneSettings(lane=f"{self.port_id}.memory", role=role, **values))
+        session = LaneSession(
+            link, LaneSettings(lane=f"{self.port_id}.memory", role=role, **values), seal=self.tls[role].seal()
+        )
         self.sessions.append(session)
         self.running.append(asyncio.get_running_loop().create_task(session.run()))
         return session
@@ -65,7 +72,10 @@ async def a_route(rabbitmq: RabbitNode) -> AsyncIterator[Route]:
         stack.push_async_callback(admin.close)
         await admin.open_lanes(ends)
         stack.push_async_callback(admin.close_lanes, ends)
-        route = Route(ends.port_id, {}, {})
+        with tempfile.TemporaryDirectory() as directory:
+            pair = make_pair(Path(directory))
+            tls = {role: pair.tls(role) for role in LaneRole}
+        route = Route(ends.port_id, {}, {}, tls)
         for party in (ALPHA, BETA):
             proxy = route.proxies[party] = await stack.enter_async_context(TcpProxy(rabbitmq.port))
             settings = rabbitmq.settings(party, port=proxy.port)
@@ -123,6 +133,51 @@ async def test_bytes_cross_exactly(rabbitmq: RabbitNode) -> None:
         await asyncio.gather(*route.running)
         assert alpha.stats().resent_bytes == 0
         assert alpha.stats().data_sent_bytes == beta.stats().data_received_bytes == 64 * MIB
+
+
+def _drain(rabbitmq: RabbitNode, queue: str) -> list[bytes]:
+    connection = rabbitmq.connect()
+    try:
+        channel = connection.channel()
+        bodies: list[bytes] = []
+        while (found := channel.basic_get(queue, auto_ack=True))[0] is not None:
+            body = found[2]
+            assert isinstance(body, bytes)
+            bodies.append(body)
+        return bodies
+    finally:
+        connection.close()
+
+
+async def test_a_tap_on_the_relay_sees_ciphertext_only(rabbitmq: RabbitNode) -> None:
+    """Whoever may bind a queue to a lane, as RabbitMQ's own administrator does here, sees no byte of the guest."""
+    pattern = b"a page of the guest, known to the test".ljust(64, b".")
+    async with a_route(rabbitmq) as route:
+        tap = f"tap.{route.port_id}"
+        connection = rabbitmq.connect()
+        channel = connection.channel()
+        channel.queue_declare(tap, durable=True)
+        for party in (ALPHA, BETA):
+            channel.queue_bind(tap, lane_exchange(route.port_id, Lane.MEMORY, party))
+        connection.close()
+        alpha, beta = route.start(ALPHA), route.start(BETA)
+        there = alpha.open_stream(StreamKind.MEMORY, "label of the stream")
+        back = await beta.accept()
+        for _ in range(16):
+            await there.write(pattern * 1024)
+        there.write_eof()
+        got = b""
+        while data := await back.read():
+            got += data
+        assert got == pattern * 16 * 1024
+        bodies = await asyncio.to_thread(_drain, rabbitmq, tap)
+        seen = b"".join(bodies)
+        assert len(seen) > len(got)
+        assert pattern[:16] not in seen
+        assert b"label of the stream" not in seen
+        connection = rabbitmq.connect()
+        connection.channel().queue_delete(tap)
+        connection.close()
 
 
 async def test_cut_connections(rabbitmq: RabbitNode) -> None:

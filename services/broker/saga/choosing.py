@@ -15,6 +15,7 @@ from services.broker.saga.moving import open_window
 from services.broker.saga.state import Decision, Effect, Failure, Heard, Moment, SagaState, Send, Timing
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
     PortingFixed,
     QuoteDeclined,
@@ -27,8 +28,6 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import BEST, PortAccepted, PortPhase, PortPlanned, PortRequested, Quote
 from shared.parties import BROKER, Name, Party, recipient, tenant
-
-CURRENT_ROUTES = ("relay",)
 
 FOUND_BY_BROKER = frozenset({"no_answer", "reservation_expired", *quotes.CODES})
 """Reasons against an offer that are the broker's own findings, not the provider's word."""
@@ -338,12 +337,19 @@ def _agreement(at: Moment, answer: Reserved) -> ServiceChangeAgreement:
         price_per_month=state.chosen.price_per_month,
         currency=state.chosen.currency,
         limits=limits,
-        routes=CURRENT_ROUTES,
+        donor_lane=state.identity.lane,
+        recipient_lane=answer.lane,
+        routes=_routes(state.identity.lane, answer.lane),
         domain_xml=answer.domain_xml,
         domain_xml_sha256=hashlib.sha256(answer.domain_xml.encode()).hexdigest(),
         disks=answer.disks,
         fixed_at=at.now,
     )
+
+
+def _routes(*ends: LaneEndpoint) -> tuple[str, ...]:
+    """In the order in which they are tried: direct where either node can be reached so, the relay always."""
+    return ("direct", "relay") if any(end.direct for end in ends) else ("relay",)
 
 
 def cancel_before_moving(at: Moment, reason: str) -> Decision:

@@ -89,6 +89,16 @@ class LaneViolationError(LaneError):
         super().__init__(f"lane {lane}: the other node agent broke the lane protocol: {finding}", lane=lane)
 
 
+class LaneSecurityError(LaneError):
+    """The other end is not who the agreement says, or what came was changed on the way."""
+
+    code = "lane_security"
+
+    def __init__(self, *, lane: str, finding: str) -> None:
+        self.finding = finding
+        super().__init__(f"lane {lane} is not secure and has ended: {finding}", lane=lane)
+
+
 class LaneRouteError(LaneError):
     """The route failed in a way that waiting does not mend; `__cause__` is what it raised."""
 

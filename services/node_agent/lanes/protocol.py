@@ -25,7 +25,11 @@ Rule 6  Silence. An idle end sends an ACK every `keepalive_s`; hearing nothing f
 Rule 7  Streams of one lane share its window. A reader that stands still stops all of them: streams whose readers
         wait for each other, or of which one is urgent, belong on different lanes. OPEN, EOF, RESET and CLOSE are
         outside the window (their number is bounded by `max_streams`), so a stream can always be given up.
-Rule 8  Every violation raises a LaneError from the call that met it, and again from all later ones.
+Rule 8  Secrecy. Every numbered unit is sealed (seal.py) when it gets its number and opened when it is delivered, so
+        this layer moves, repeats and counts ciphertext. Until the seal is established only HANDSHAKE frames are
+        numbered; the streams' units that the application asks for meanwhile wait, unnumbered. HELLO, ACK and ABORT are
+        not sealed: whoever changes them can end or stall the lane, which a relay can anyway, but change no byte of it.
+Rule 9  Every violation raises a LaneError from the call that met it, and again from all later ones.
 
     stream:  OPEN -> open -> EOF from one end -> half closed -> EOF from the other -> closed
              RESET from either end, at any time -> closed
@@ -34,6 +38,7 @@ Rule 8  Every violation raises a LaneError from the call that met it, and again 
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NoReturn
 
 from services.node_agent.lanes.errors import (
@@ -41,6 +46,7 @@ from services.node_agent.lanes.errors import (
     LaneAbortedError,
     LaneClosedError,
     LaneError,
+    LaneSecurityError,
     LaneSilentError,
     LaneViolationError,
     PeerRestartedError,
@@ -57,6 +63,7 @@ from services.node_agent.lanes.events import (
 )
 from services.node_agent.lanes.inbox import Inbox
 from services.node_agent.lanes.outbox import FRAME_COST_BYTES, Outbox
+from services.node_agent.lanes.seal import LaneSeal, SealError
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.streams import StreamTable
@@ -78,10 +85,11 @@ from shared.page_stream.frame import Flag, Frame, FrameType, decode_frame, encod
 class LaneProtocol:
     """One end of a lane.
 
-    `epoch` must be random, non-zero and below 2**64; `now_s` is any monotonic clock in seconds.
+    `epoch` must be random, non-zero and below 2**64; `now_s` is any monotonic clock in seconds. Raises SealError where
+    `seal` cannot begin.
     """
 
-    def __init__(self, settings: LaneSettings, *, epoch: int, now_s: float) -> None:
+    def __init__(self, settings: LaneSettings, *, seal: LaneSeal, epoch: int, now_s: float) -> None:
         if not 0 < epoch < 2**64:
             raise ValueError(f"epoch must be within 1 and 2**64-1, not {epoch}")
         self.settings = settings
@@ -91,6 +99,8 @@ class LaneProtocol:
         self._outbox = Outbox()
         self._inbox = Inbox(window_bytes=settings.window_bytes)
         self._streams = StreamTable(role=settings.role, max_streams=settings.max_streams)
+        self._seal = seal
+        self._unsealed: deque[tuple[FrameType, int, bytes]] = deque()  # asked for before the seal was established
         self._failure: LaneError | None = None
         self._closing = False
         self._peer_closed = False
@@ -118,13 +128,15 @@ class LaneProtocol:
         self._dropped_frames = 0
         self._data_sent_bytes = 0
         self._data_received_bytes = 0
+        if opening := seal.begin():
+            self._outbox.put(FrameType.HANDSHAKE, 0, opening)
 
     # What is true now ---------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> bool:
-        """Whether the other end has answered at least once, so that its window and limits are known."""
-        return self._ready
+        """Whether the other end is proven, and its window and limits are known."""
+        return self._ready and self._seal.established
 
     @property
     def peer_closed(self) -> bool:
@@ -134,7 +146,8 @@ class LaneProtocol:
     @property
     def flushed(self) -> bool:
         """Whether the other application has consumed everything; CLOSE included, unless it closed the lane itself."""
-        return self._outbox.unconsumed_units <= (self._closing and self._peer_closed)
+        waiting = self._outbox.unconsumed_units + len(self._unsealed)
+        return waiting <= (self._closing and self._peer_closed)
 
     @property
     def max_send_bytes(self) -> int:
@@ -143,7 +156,7 @@ class LaneProtocol:
 
     def has_room(self, payload_bytes: int) -> bool:
         """Whether `send_data` of this many bytes is possible now."""
-        return self._outbox.has_room(payload_bytes)
+        return self._seal.established and self._outbox.has_room(self._seal.sealed_bytes(payload_bytes))
 
     def stats(self) -> LaneStats:
         """Counters since the endpoint was made, as of the latest call that carried a time."""
@@ -171,11 +184,11 @@ class LaneProtocol:
         Raises ValueError when `max_streams` of this end's are open, BadBodyError for a long label.
         """
         self._check_usable()
-        if self._outbox.unconsumed_controls >= 4 * self.settings.max_streams:
+        if self._outbox.unconsumed_controls + len(self._unsealed) >= 4 * self.settings.max_streams:
             raise ValueError(f"lane {self.settings.lane}: too many streams were opened and ended without an answer")
         body = encode_open(Open(kind=kind, label=label))
         stream_id = self._streams.open_local()
-        self._outbox.put(FrameType.OPEN, stream_id, body)
+        self._put(FrameType.OPEN, stream_id, body)
         return stream_id
 
     def send_data(self, stream_id: int, payload: memoryview | bytes) -> None:
@@ -190,23 +203,23 @@ class LaneProtocol:
         size = len(payload)
         if size > self.max_send_bytes:
             raise ValueError(f"payload of {size} bytes is over this lane's limit of {self.max_send_bytes}")
-        if not self._outbox.has_room(size):
+        if not self.has_room(size):
             raise ValueError(f"no room in the window for {size} bytes; ask has_room() first")
         if size:
-            self._outbox.put(FrameType.DATA, stream_id, payload)
+            self._put(FrameType.DATA, stream_id, payload)
             self._data_sent_bytes += size
 
     def send_eof(self, stream_id: int) -> None:
         """Close this end's half of a stream. Raises ValueError when it is closed already."""
         self._check_usable()
         self._streams.end_sending(stream_id)
-        self._outbox.put(FrameType.EOF, stream_id)
+        self._put(FrameType.EOF, stream_id)
 
     def send_reset(self, stream_id: int, reason: str) -> None:
         """Give a stream up in both directions; no effect on one that is closed."""
         self._check_usable()
         if self._streams.drop(stream_id):
-            self._outbox.put(FrameType.RESET, stream_id, encode_reason(reason))
+            self._put(FrameType.RESET, stream_id, encode_reason(reason))
 
     def data_consumed(self, sequence: int) -> None:
         """The application is done with a DataReceived. Each one must be reported once, also after a reset."""
@@ -219,7 +232,7 @@ class LaneProtocol:
     def close(self) -> None:
         """Queue CLOSE after all that was sent; later commands raise LaneClosedError. Idempotent."""
         if not self._closing and self._failure is None:
-            self._outbox.put(FrameType.CLOSE, 0)
+            self._put(FrameType.CLOSE, 0)
             self._closing = True
 
     def abort_frame(self, reason: str) -> bytes:
@@ -250,6 +263,8 @@ class LaneProtocol:
         self._received_bytes += len(data)
         try:
             return self._on_frame(decode_frame(data))
+        except SealError as error:
+            self._fail(LaneSecurityError(lane=self.settings.lane, finding=str(error)), error)
         except (FrameError, ValueError) as error:
             self._fail(LaneViolationError(lane=self.settings.lane, finding=str(error)), error)
 
@@ -354,6 +369,8 @@ class LaneProtocol:
         self._synced = True
         self._expect_progress()
         first, self._ready = not self._ready, True
+        if not self._seal.established:
+            return []
         return [LaneReady()] if first else [LaneResumed()]
 
     def _check_hello(self, frame: Frame, hello: Hello) -> None:
@@ -391,19 +408,26 @@ class LaneProtocol:
 
     def _deliver(self, frame: Frame) -> list[LaneEvent]:
         stream_id = frame.stream_id
+        if frame.type is FrameType.HANDSHAKE:
+            return self._on_handshake(frame)
+        if not self._seal.established:
+            raise ValueError(f"frame {frame.sequence} ({frame.type.name}) came before the handshake was done")
+        body = self._seal.open(frame.type, stream_id, frame.payload)
+        if len(body) and frame.type in {FrameType.EOF, FrameType.CLOSE}:
+            raise ValueError(f"{frame.type.name} has {len(body)} bytes where none belong")
         match frame.type:
             case FrameType.OPEN:
-                opening = decode_open(frame.payload)
+                opening = decode_open(body)
                 self._streams.open_peer(stream_id)
                 return [StreamOpened(stream_id, opening.kind, opening.label)]
             case FrameType.DATA:
-                return self._deliver_data(frame)
+                return self._deliver_data(frame, body)
             case FrameType.EOF if self._streams.takes(stream_id):
                 self._streams.end_receiving(stream_id)
                 return [EofReceived(stream_id)]
             case FrameType.RESET:
                 self._streams.check_known(stream_id)
-                reason = decode_reason("RESET", frame.payload)
+                reason = decode_reason("RESET", body)
                 return [StreamReset(stream_id, reason)] if self._streams.drop(stream_id) else []
             case FrameType.CLOSE:
                 self._peer_closed = True
@@ -412,17 +436,38 @@ class LaneProtocol:
                 return [LaneClosed()]
         return []
 
-    def _deliver_data(self, frame: Frame) -> list[LaneEvent]:
-        size = len(frame.payload)
+    def _on_handshake(self, frame: Frame) -> list[LaneEvent]:
+        answer = self._seal.receive_handshake(frame.payload)
+        if answer:
+            self._outbox.put(FrameType.HANDSHAKE, 0, answer)
+        if not self._seal.established:
+            return []
+        while self._unsealed:
+            self._put(*self._unsealed.popleft())
+        return [LaneReady()] if self._ready else []
+
+    def _deliver_data(self, frame: Frame, body: memoryview | bytes) -> list[LaneEvent]:
+        size = len(body)
         if not 0 < size <= self.settings.max_payload_bytes:
             raise ValueError(f"DATA of {size} bytes, {self.settings.max_payload_bytes} is the limit and 1 the least")
         if not self._streams.takes(frame.stream_id):
             self.data_consumed(frame.sequence)
             return []
         self._data_received_bytes += size
-        return [DataReceived(frame.stream_id, frame.sequence, frame.payload)]
+        return [DataReceived(frame.stream_id, frame.sequence, body)]
 
     # Frames out ---------------------------------------------------------------------------------------------------
+
+    def _put(self, frame_type: FrameType, stream_id: int, body: memoryview | bytes = b"") -> None:
+        """Seal and number one unit, or keep it until that is possible."""
+        if not self._seal.established:
+            self._unsealed.append((frame_type, stream_id, bytes(body)))
+            return
+        try:
+            sealed = self._seal.seal(frame_type, stream_id, body)
+        except SealError as error:
+            self._fail(LaneSecurityError(lane=self.settings.lane, finding=str(error)), error)
+        self._outbox.put(frame_type, stream_id, sealed)
 
     def _encode(
         self,

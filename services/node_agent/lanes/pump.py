@@ -13,16 +13,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, ChunkEncoder, CodecStats
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, Adaptive, ChunkDecoder, ChunkEncoder, CodecStats
+from services.node_agent.page_codec.contents import ContentMissingError
 from shared.tasks import first_error
 
 READER_LIMIT_BYTES: Final = 1024 * 1024
 """`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this."""
 _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
+_CONTENT_WITHIN_S: Final = 60.0  # how long a payload may wait for what another stream of the port brings
+
+
+class Arrivals:
+    """Tells the streams of one port that another one has decoded something, which they may be waiting for."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Event()
+
+    def tell(self) -> None:
+        """Wake all who wait now."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def wait(self) -> None:
+        """Return at the next `tell`."""
+        await self._changed.wait()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +63,15 @@ class StreamPump:
         *,
         encoder: ChunkEncoder,
         decoder: ChunkDecoder,
+        arrivals: Arrivals | None = None,
     ) -> None:
+        """`arrivals` is what the streams of one port share when their decoders share contents."""
         self._reader = reader
         self._writer = writer
         self._stream = stream
         self._encoder = encoder
         self._decoder = decoder
+        self._arrivals = Arrivals() if arrivals is None else arrivals
 
     def stats(self) -> PumpStats:
         """Counters so far; may be asked at any time."""
@@ -83,9 +105,18 @@ class StreamPump:
                 await self._writer.wait_closed()
 
     async def _socket_to_lane(self) -> None:
+        adaptive = self._encoder if isinstance(self._encoder, Adaptive) else None
+        began_s = time.perf_counter()
         while chunk := await self._next_chunk():
-            for payload in self._encoder.encode(chunk):
+            came_s = time.perf_counter()
+            payloads = self._encoder.encode(chunk)
+            encoded_s = time.perf_counter()
+            for payload in payloads:
                 await self._stream.write(payload)
+            if adaptive is not None:
+                sent_s = time.perf_counter()
+                adaptive.adapt(busy_s=encoded_s - came_s, blocked_s=sent_s - encoded_s, starved_s=came_s - began_s)
+                began_s = sent_s
         await self._flush()
         self._stream.write_eof()
 
@@ -108,8 +139,29 @@ class StreamPump:
 
     async def _lane_to_socket(self) -> None:
         while payload := await self._stream.read_view():
-            for chunk in self._decoder.decode(payload):
+            for chunk in await self._decode(payload):
                 self._writer.write(chunk)
             await self._writer.drain()
         if self._writer.can_write_eof():
             self._writer.write_eof()
+
+    async def _decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
+        """Decode, again and again while the payload refers to a content that another stream has still to bring."""
+        try:
+            chunks = self._try_decode(payload)
+            if chunks is None:
+                async with asyncio.timeout(_CONTENT_WITHIN_S):
+                    while chunks is None:
+                        await self._arrivals.wait()
+                        chunks = self._try_decode(payload)
+        except TimeoutError:
+            return self._decoder.decode(payload)  # or the error that says what is missing
+        return chunks
+
+    def _try_decode(self, payload: bytes | memoryview) -> list[bytes | memoryview] | None:
+        try:
+            return self._decoder.decode(payload)
+        except ContentMissingError:
+            return None
+        finally:
+            self._arrivals.tell()

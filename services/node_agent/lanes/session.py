@@ -4,7 +4,8 @@ wakes who waits.
 It decides nothing about the wire (protocol.py) and does not know what the bytes mean.
 
     async with asyncio.TaskGroup() as group:
-        session = LaneSession(link, LaneSettings(lane="p1.memory", role=LaneRole.INITIATOR))
+        tls = LaneTls(identity, peer, LaneRole.INITIATOR)
+        session = LaneSession(link, LaneSettings(lane="p1.memory", role=LaneRole.INITIATOR), seal=tls.seal())
         group.create_task(session.run())      # returns after close(), raises the LaneError that ended the lane
         stream = session.open_stream(StreamKind.MEMORY, "precopy")
         await stream.write(b"...")
@@ -39,6 +40,7 @@ from services.node_agent.lanes.events import (
 )
 from services.node_agent.lanes.link import LaneLink, LinkDown
 from services.node_agent.lanes.protocol import LaneProtocol
+from services.node_agent.lanes.seal import LaneSeal
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.stream import LaneStream, StreamInbox
@@ -53,11 +55,12 @@ _RETRY_LIMIT_S = 1.0
 class LaneSession:
     """One end of one lane; owns `link` from `run` on. `epoch` is random unless a test gives one."""
 
-    def __init__(self, link: LaneLink, settings: LaneSettings, *, epoch: int | None = None) -> None:
+    def __init__(self, link: LaneLink, settings: LaneSettings, *, seal: LaneSeal, epoch: int | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._link = link
         self._protocol = LaneProtocol(
             settings,
+            seal=seal,
             epoch=secrets.randbelow(2**64 - 1) + 1 if epoch is None else epoch,
             now_s=self._loop.time(),
         )

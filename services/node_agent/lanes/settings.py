@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.page_stream.bodies import MAX_NAME_BYTES, LaneRole
-from shared.page_stream.frame import MAX_PAYLOAD_BYTES
 
 _MIB = 1024 * 1024
+MAX_DATA_BYTES = _MIB + 4096  # sealed, it must fit a frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +43,8 @@ class LaneSettings:
     def __post_init__(self) -> None:
         if not 0 < len(self.lane.encode()) <= MAX_NAME_BYTES:
             raise ValueError(f"lane name must have 1 to {MAX_NAME_BYTES} bytes, not {len(self.lane.encode())}")
-        if not 0 < self.max_payload_bytes <= MAX_PAYLOAD_BYTES:
-            raise ValueError(f"max_payload_bytes must be 1 to {MAX_PAYLOAD_BYTES}, not {self.max_payload_bytes}")
+        if not 0 < self.max_payload_bytes <= MAX_DATA_BYTES:
+            raise ValueError(f"max_payload_bytes must be 1 to {MAX_DATA_BYTES}, not {self.max_payload_bytes}")
         if not 2 * self.max_payload_bytes <= self.window_bytes < 2**32:
             raise ValueError(
                 f"window_bytes ({self.window_bytes}) must hold two payloads of {self.max_payload_bytes} bytes"

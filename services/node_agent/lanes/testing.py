@@ -13,6 +13,8 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from services.node_agent.lanes.link import LinkDown
+from services.node_agent.lanes.seal import SealError
+from shared.page_stream.frame import FrameType
 
 
 class Fate(Enum):
@@ -146,3 +148,29 @@ class MemoryLink:
     def _check_up(self) -> None:
         if self.closed or not self._route.is_up or self._cuts != self._route.cuts:
             raise LinkDown("the route was cut")
+
+
+class PlainSeal:
+    """A LaneSeal that hides nothing, so that a test can look into frames. No service makes one."""
+
+    established = True
+
+    def begin(self) -> bytes:
+        """Nothing to say."""
+        return b""
+
+    def receive_handshake(self, data: bytes | memoryview) -> bytes:
+        """Nobody else may speak either."""
+        raise SealError(f"{len(data)} bytes of a handshake where there is none")
+
+    def sealed_bytes(self, body_bytes: int) -> int:
+        """As it is."""
+        return body_bytes
+
+    def seal(self, frame_type: FrameType, stream_id: int, body: bytes | memoryview) -> bytes | memoryview:  # noqa: ARG002  # the contract's names
+        """As it is."""
+        return body
+
+    def open(self, frame_type: FrameType, stream_id: int, sealed: bytes | memoryview) -> bytes | memoryview:  # noqa: ARG002  # the contract's names
+        """As it is."""
+        return sealed

@@ -7,8 +7,9 @@ the same store when they are made).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, Protocol, runtime_checkable
 
 from shared.errors import VmportError
 
@@ -28,10 +29,15 @@ class CodecError(VmportError):
 
 @dataclass(frozen=True, slots=True)
 class CodecStats:
-    """Bytes since the codec was made: `raw_bytes` on the socket's side, `wire_bytes` on the lane's."""
+    """Bytes since the codec was made: `raw_bytes` on the socket's side, `wire_bytes` on the lane's.
+
+    `contents` says what went instead of how many bytes of guest memory and disk, by technique; only encoders know,
+    so the two ends of a stream compare equal without it.
+    """
 
     raw_bytes: int = 0
     wire_bytes: int = 0
+    contents: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 class ChunkEncoder(Protocol):
@@ -52,6 +58,15 @@ class ChunkEncoder(Protocol):
 
     def stats(self) -> CodecStats:
         """Counters so far."""
+        ...
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """An encoder that compresses as hard as link and CPU allow; see `pace`."""
+
+    def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
+        """Seconds since the last call: encoding, waiting for the lane, waiting for the socket."""
         ...
 
 

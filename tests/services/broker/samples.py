@@ -68,6 +68,7 @@ from shared.messages.vm import (
     VmSummary,
 )
 from shared.parties import Party, donor, node, recipient, tenant
+from shared.testing import make_lane_endpoint
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PORT = UUID("00000000-0000-4000-8000-000000000001")
@@ -121,6 +122,7 @@ def identity(uuid: UUID = VM) -> IdentityBundle:
         domain_xml_sha256=hashlib.sha256(XML.encode()).hexdigest(),
         versions=HypervisorVersions(qemu=(10, 0, 2), libvirt=(11, 3, 0)),
         node="alpha-1",
+        lane=make_lane_endpoint(),
     )
 
 
@@ -144,7 +146,9 @@ def reserved(provider: str = "beta", **changes: Any) -> Reserved:
     """A reservation."""
     facts: dict[str, Any] = {"reserved_until": NOW + timedelta(minutes=10), **changes}
     disk = ReservedDisk(target="vda", path="/images/vda.raw", format="raw", virtual_size_bytes=1 << 28)
-    return Reserved(port_id=PORT, node=f"{provider}-1", domain_xml=XML, disks=(disk,), **facts)
+    return Reserved(
+        port_id=PORT, node=f"{provider}-1", lane=make_lane_endpoint(), domain_xml=XML, disks=(disk,), **facts
+    )
 
 
 def outbound_finished() -> OutboundFinished:

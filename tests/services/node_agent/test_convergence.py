@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.node_agent.convergence import LOWEST_MS, Ladder, SetMaxDowntime, StartPostCopy, Step
+from services.node_agent.convergence import LOWEST_MS, Ladder, LinkRate, SetMaxDowntime, StartPostCopy, Step
 from services.node_agent.hypervisor import JobStats
 
 
@@ -62,3 +62,23 @@ def test_post_copy_always_waits_for_the_first_round() -> None:
     assert [SetMaxDowntime(LOWEST_MS)] == look(ladder, 1)
     assert [StartPostCopy()] == look(ladder, 2)
     assert look(ladder, 3) == []
+
+
+def test_a_lane_that_always_has_bytes_waiting_shows_the_links_rate() -> None:
+    """It follows a change of the link in a few looks."""
+    link = LinkRate()
+    rates = [
+        link.look(delivered_bytes=12_000_000 * second, waiting_bytes=4_000_000, at_s=second) for second in range(4)
+    ]
+    assert rates == [0, 12_000_000, 12_000_000, 12_000_000]
+    slower = [link.look(delivered_bytes=36_000_000 + 10**6 * n, waiting_bytes=10**6, at_s=3.0 + n) for n in range(1, 9)]
+    assert slower[-1] < 1_100_000
+
+
+def test_a_lane_that_runs_dry_does_not_make_the_link_slow() -> None:
+    """Deltas are few bytes; the link could carry more."""
+    link = LinkRate()
+    for second in range(3):
+        link.look(delivered_bytes=10_000_000 * second, waiting_bytes=1, at_s=second)
+    assert link.look(delivered_bytes=20_100_000, waiting_bytes=0, at_s=3.0) == 10_000_000
+    assert link.look(delivered_bytes=20_100_000, waiting_bytes=0, at_s=3.0) == 10_000_000

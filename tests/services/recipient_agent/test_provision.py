@@ -13,6 +13,7 @@ from services.recipient_agent.testing import MAC, NOW, SMALL, VM_UUID, XML, make
 from shared.messages.porting import ProvisionVm
 from shared.messages.service_change import Quote
 from shared.messages.vm import VmSummary
+from shared.testing import make_lane_endpoint
 
 QUOTE = Quote(
     provider="beta",
@@ -27,6 +28,7 @@ RESERVATION = Reservation(
     port_id=UUID(int=7),
     tenant="acme",
     node="beta-1",
+    lane=make_lane_endpoint(),
     phase=Phase.HERE,
     until=NOW,
     vm=make_vm(),

@@ -15,6 +15,7 @@ from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase, Reservat
 from services.recipient_agent.testing import NOW, SMALL, VM_UUID, XML, make_agreement, make_vm
 from shared.messages.porting import Reserved, ReservedDisk
 from shared.messages.service_change import Quote
+from shared.testing import make_lane_endpoint
 
 PORT = UUID(int=7)
 LATER = NOW + timedelta(days=9)
@@ -28,7 +29,9 @@ QUOTE = Quote(
     valid_until=NOW + timedelta(minutes=10),
 )
 DISKS = (ReservedDisk(target="vda", path="/images/a.raw", format="raw", virtual_size_bytes=1 << 30),)
-RESERVED = Reserved(port_id=PORT, node="beta-1", domain_xml=XML, disks=DISKS, reserved_until=NOW)
+RESERVED = Reserved(
+    port_id=PORT, node="beta-1", lane=make_lane_endpoint(), domain_xml=XML, disks=DISKS, reserved_until=NOW
+)
 AGREEMENT = make_agreement(RESERVED, QUOTE)
 
 
@@ -38,6 +41,7 @@ def reservation(phase: Phase = Phase.HELD) -> Reservation:
         port_id=PORT,
         tenant="acme",
         node="beta-1",
+        lane=make_lane_endpoint(),
         phase=phase,
         until=NOW,
         vm=make_vm(),

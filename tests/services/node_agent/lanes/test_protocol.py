@@ -26,6 +26,7 @@ from services.node_agent.lanes.events import (
 from services.node_agent.lanes.outbox import FRAME_COST_BYTES
 from services.node_agent.lanes.protocol import LaneProtocol
 from services.node_agent.lanes.settings import LaneSettings
+from services.node_agent.lanes.testing import PlainSeal
 from shared.page_stream.bodies import Hello, LaneRole, StreamKind, encode_hello
 from shared.page_stream.frame import Flag, Frame, FrameType, decode_frame, encode_frame
 
@@ -35,7 +36,7 @@ WINDOW_BYTES = 4 * (PAYLOAD_BYTES + FRAME_COST_BYTES)
 
 def endpoint(role: LaneRole, epoch: int, **values: Any) -> LaneProtocol:
     fields = {"lane": "p1.memory", "max_payload_bytes": PAYLOAD_BYTES, "window_bytes": WINDOW_BYTES, **values}
-    return LaneProtocol(LaneSettings(role=role, **fields), epoch=epoch, now_s=0.0)
+    return LaneProtocol(LaneSettings(role=role, **fields), seal=PlainSeal(), epoch=epoch, now_s=0.0)
 
 
 class Wire:

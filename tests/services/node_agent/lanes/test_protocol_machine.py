@@ -12,6 +12,7 @@ from services.node_agent.lanes.events import DataReceived, EofReceived, LaneEven
 from services.node_agent.lanes.outbox import FRAME_COST_BYTES
 from services.node_agent.lanes.protocol import LaneProtocol
 from services.node_agent.lanes.settings import LaneSettings
+from services.node_agent.lanes.testing import PlainSeal
 from shared.page_stream.bodies import LaneRole, StreamKind
 
 PAYLOAD_BYTES = 200
@@ -35,7 +36,7 @@ class End:
             silence_s=1e6,
             max_streams=1000,
         )
-        self.protocol = LaneProtocol(settings, epoch=role.value, now_s=0.0)
+        self.protocol = LaneProtocol(settings, seal=PlainSeal(), epoch=role.value, now_s=0.0)
         self.is_up = False
         self.incoming: deque[bytes] = deque()
         self.written: dict[int, bytearray] = {}

@@ -14,7 +14,7 @@ from services.node_agent.lanes.pump import READER_LIMIT_BYTES, StreamPump
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.lanes.testing import MemoryRoute
+from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.page_codec.codec import ChunkEncoder, CodecError, CodecStats
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
@@ -66,7 +66,7 @@ async def pumping(make_encoder: Callable[[], ChunkEncoder] = ZstdEncoder, *, raw
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(20):
         donor, recipient = (
-            LaneSession(link, LaneSettings(lane="p1.memory", role=role, window_bytes=WINDOW_BYTES))
+            LaneSession(link, LaneSettings(lane="p1.memory", role=role, window_bytes=WINDOW_BYTES), seal=PlainSeal())
             for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
         )
         running = [loop.create_task(session.run()) for session in (donor, recipient)]

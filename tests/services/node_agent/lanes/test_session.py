@@ -24,7 +24,7 @@ from services.node_agent.lanes.link import LaneLink
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.lanes.testing import Fate, MemoryRoute
+from services.node_agent.lanes.testing import Fate, MemoryRoute, PlainSeal
 from shared.page_stream.bodies import LaneRole, StreamKind
 from shared.page_stream.frame import FrameType, decode_frame
 
@@ -46,7 +46,7 @@ def a_session(link: LaneLink, role: LaneRole, **values: Any) -> LaneSession:
         **QUICK,
         **values,
     }
-    return LaneSession(link, LaneSettings(role=role, **fields))
+    return LaneSession(link, LaneSettings(role=role, **fields), seal=PlainSeal())
 
 
 class Lane:

@@ -1,0 +1,152 @@
+"""Contents of 4 KiB: their keyed ids, and which of them the recipient holds under which number. Pure.
+
+The donor's side of "each content crosses the wire once per port". One `ContentIndex` belongs to a port and is shared by
+its streams. A content that goes out literally in a stream gets the next number of that stream's origin; numbers are
+dense, begin at 0 and follow the order of sending, so the recipient counts along and no number is sent with a literal.
+A later occurrence goes as (origin, number).
+
+Which contents the recipient still holds follows from numbers alone: of each origin the newest `keep` ones, the same
+figure at both ends (the hello carries it). The donor refers to the newest half of them only, since a lane may be ahead
+of another; so nothing is referred to that was evicted, and nobody need ask. A reference may overtake its literal when
+they travel on different lanes; the recipient then waits for it.
+
+The recipient's side is `ContentStore`: a protocol here, a file in `store`. Origin KNOWN numbers contents of published
+base images and of what an earlier port left; those numbers come from the catalogue's exchange.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, Protocol
+
+import numpy as np
+from blake3 import blake3
+from numpy.typing import NDArray
+
+from services.node_agent.page_codec.codec import CodecError
+
+CONTENT_BYTES: Final = 4096
+ID_BYTES: Final = 16
+KEY_BYTES: Final = 32
+DEFAULT_KEEP: Final = 1 << 20
+"""Contents per origin that a recipient holds: 4 GiB of (sparse) file each."""
+
+Pages = NDArray[np.uint8]
+"""Shape (n, 4096)."""
+Numbers = NDArray[np.uint32]
+Codes = NDArray[np.uint32]
+"""`origin << 30 | number`."""
+MAX_NUMBER: Final = (1 << 30) - 1
+UNKNOWN: Final = 0xFFFF_FFFF
+"""No content's code."""
+
+
+class Origin(IntEnum):
+    """Where a content got its number."""
+
+    MEMORY = 0
+    DISK = 1
+    KNOWN = 2  # the recipient had it before the port: a base image, or an earlier port of this VM
+
+
+_AGEING: Final = frozenset({Origin.MEMORY, Origin.DISK})
+
+
+class ContentMissingError(CodecError):
+    """A referred content has not arrived: from another lane it may still come, from the own one it never will."""
+
+    code = "content_missing"
+
+    def __init__(self, *, origin: Origin, number: int) -> None:
+        self.origin = origin
+        self.number = number
+        super().__init__(finding=f"content {number} of {origin.name.lower()} has not arrived")
+
+
+class ContentStore(Protocol):
+    """What a recipient holds of a port's contents, by origin and number."""
+
+    def append(self, origin: Origin, pages: Pages) -> None:
+        """Take the next `len(pages)` numbers of this origin; drop what is older than the newest `keep`."""
+        ...
+
+    def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
+        """The contents, in the order of `numbers`. Raises ContentMissingError for the first that is not held."""
+        ...
+
+
+class ContentIndex:
+    """What the recipient holds, as the donor knows it. `key` is the port's own."""
+
+    def __init__(self, key: bytes, *, keep: int = DEFAULT_KEEP) -> None:
+        if len(key) != KEY_BYTES:
+            raise ValueError(f"the key has {len(key)} bytes, {KEY_BYTES} needed")
+        self._key = key
+        self._refer = keep // 2
+        # Two generations bound the memory without a queue: what is not met again while one fills is forgotten.
+        self._young: dict[bytes, int] = {}
+        self._old: dict[bytes, int] = {}
+        self._next = [0] * len(Origin)
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def ids(self, data: memoryview | bytes) -> list[bytes]:
+        """Keyed ids of consecutive contents; `data` has a multiple of CONTENT_BYTES."""
+        key, view = self._key, memoryview(data)
+        return [
+            blake3(view[at : at + CONTENT_BYTES], key=key).digest(ID_BYTES) for at in range(0, len(view), CONTENT_BYTES)
+        ]
+
+    def place(self, origin: Origin, ids: Sequence[bytes]) -> tuple[Codes, NDArray[np.bool_]]:
+        """Where each content is, in order, and whether it must go literally now.
+
+        Codes are `origin << 30 | number`. Those that must go got the next numbers of `origin`, in order; the same
+        content twice in `ids` goes once.
+        """
+        young, old, number = self._young, self._old, self._next[origin]
+        base = origin << 30
+        oldest = [self._oldest(each) for each in Origin]
+        places, fresh = [], []
+        for content in ids:
+            place = young.get(content, -1)
+            if place < 0:
+                place = old.get(content, -1)
+            new = place < 0 or (place & MAX_NUMBER) < oldest[place >> 30]
+            if new:
+                young[content] = place = base | number
+                number += 1
+            places.append(place)
+            fresh.append(new)
+        self._next[origin] = number
+        self._age()
+        return np.array(places, dtype=np.uint32), np.array(fresh, dtype=np.bool_)
+
+    def find(self, ids: Sequence[bytes]) -> Codes:
+        """As `place`, but UNKNOWN for what must go, and nothing gets a number."""
+        young, old = self._young, self._old
+        oldest = [self._oldest(each) for each in Origin]
+        places = []
+        for content in ids:
+            place = young.get(content, -1)
+            if place < 0:
+                place = old.get(content, -1)
+            places.append(UNKNOWN if place < 0 or (place & MAX_NUMBER) < oldest[place >> 30] else place)
+        return np.array(places, dtype=np.uint32)
+
+    def learn(self, origin: Origin, ids: Sequence[bytes]) -> None:
+        """The recipient holds these under the next numbers of `origin`, from elsewhere than this port's lanes."""
+        number = self._next[origin]
+        for content in ids:
+            self._young.setdefault(content, origin << 30 | number)
+            number += 1
+        self._next[origin] = number
+        self._age()
+
+    def _oldest(self, origin: Origin) -> int:
+        return self._next[origin] - self._refer if origin in _AGEING else 0
+
+    def _age(self) -> None:
+        if len(self._young) >= self._refer:
+            self._old, self._young = self._young, {}

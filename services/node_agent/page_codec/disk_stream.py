@@ -1,0 +1,348 @@
+"""The disk stream of a port: NBD's writes as contents, everything else as it is. Pure; both ends are here.
+
+The donor's `DiskEncoder` finds the contents of WRITE in the NBD stream (`nbd_stream`), cuts them where the *disk* has
+multiples of 4 KiB, and sends each block as zeros, as a reference to a content that the recipient holds, or in full.
+The recipient's `DiskDecoder` puts the same bytes together again: exactly those, headers and cookies too.
+
+A batch (`batch`) has these columns; integers little-endian:
+
+    kinds    u8 per run: PLAIN, ZERO, FULL or REFERENCE
+    counts   u32 per run: bytes of a PLAIN run, blocks of another
+    plain    the bytes of the PLAIN runs
+    codes    u32 per reference: its code (`contents`) less the last one's, less one, mod 2^32; a known file costs zeros
+    full     the blocks of FULL runs; each takes the next number of origin DISK
+
+The first payload is a hello. What the scanner calls opaque (no NBD, or TLS) goes as PLAIN runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.node_agent.nbd_stream import NbdError, NbdFacts, RequestScanner, Span
+from services.node_agent.page_codec.batch import STORED_LEVEL, BatchPacker, BatchUnpacker, Column
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError, CodecStats
+from services.node_agent.page_codec.contents import (
+    CONTENT_BYTES,
+    MAX_NUMBER,
+    Codes,
+    ContentMissingError,
+    ContentStore,
+    Origin,
+    Pages,
+)
+from services.node_agent.page_codec.hello import Technique
+from services.node_agent.page_codec.pace import Pace
+from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
+
+DEFAULT_LEVEL: Final = 3
+_COLUMNS: Final = 5
+_NUMBER_BITS: Final = MAX_NUMBER.bit_length()
+_ORIGINS: Final = frozenset(Origin)
+
+
+class Run(IntEnum):
+    """What a run of a batch is."""
+
+    PLAIN = 0
+    ZERO = 1
+    FULL = 2
+    REFERENCE = 3
+
+
+Kinds = NDArray[np.uint8]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """What is to go into one payload: runs in order, and the blocks of all runs of contents."""
+
+    runs: list[tuple[int, int]]
+    plain: list[memoryview]
+    spans: list[tuple[int, memoryview]]
+    """Where in `runs` each run of blocks is to stand, and its bytes."""
+
+
+class DiskEncoder:
+    """One NBD connection's requests, at the donor. A `ChunkEncoder`."""
+
+    def __init__(self, port: PortEncoder, facts: NbdFacts, *, level: int = DEFAULT_LEVEL) -> None:
+        """`facts` are this connection's, shared with whoever scans its replies."""
+        self._port = port
+        self._scanner = RequestScanner(facts)
+        compress = Technique.COMPRESS in port.techniques
+        self._packer = BatchPacker(level=level if compress else STORED_LEVEL)
+        self._pace = Pace(level=level) if compress and Technique.ADAPT in port.techniques else None
+        self._greeted = False
+        self._tail = b""
+        self._raw_bytes = 0
+        self._wire_bytes = 0
+        self.raw_bytes_by_kind: Counter[str] = Counter()
+        """How each raw byte went: plain, zero, full, or the origin that was referred to."""
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the start of a block waits for its end."""
+        return bool(self._tail)
+
+    def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
+        """See `Adaptive`."""
+        if self._pace is not None:
+            self._packer.level = self._pace.look(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
+
+    def encode(self, chunk: bytes) -> list[bytes]:
+        """Payloads of at most a chunk each. Raises CodecError for a damaged stream."""
+        if not chunk:
+            return []
+        self._raw_bytes += len(chunk)
+        payloads = [] if self._greeted else [self._port.hello.encode()]
+        self._greeted = True
+        # With the tail in front, a whole chunk might not fit into one batch.
+        border = MAX_CHUNK_BYTES - CONTENT_BYTES
+        for part in (chunk[:border], chunk[border:]):
+            if part:
+                payloads += self._encode_part(part)
+        self._wire_bytes += sum(map(len, payloads))
+        return payloads
+
+    def flush(self) -> list[bytes]:
+        """The start of a block whose rest does not come now; its rest will not be a block either."""
+        if not self._tail:
+            return []
+        tail, self._tail = self._tail, b""
+        payload = self._pack(_Batch(runs=[(Run.PLAIN, len(tail))], plain=[memoryview(tail)], spans=[]))
+        self._wire_bytes += len(payload)
+        return [payload]
+
+    def stats(self) -> CodecStats:
+        """Counters so far."""
+        return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes, contents=dict(self.raw_bytes_by_kind))
+
+    def _encode_part(self, part: bytes) -> list[bytes]:
+        try:
+            spans = self._scanner.scan(part)
+        except NbdError as error:
+            raise CodecError(finding=str(error)) from error
+        if held := len(self._tail):
+            part = self._tail + part
+            spans = _with_tail(spans, held)
+            self._tail = b""
+        view = memoryview(part)
+        batch = _Batch(runs=[], plain=[], spans=[])
+        for span in spans:
+            if span.offset is None:
+                _add_plain(batch, view[span.start : span.end])
+            else:
+                last = span.end == len(view) and self._scanner.within_contents
+                self._add_contents(batch, view[span.start : span.end], span.offset, more_comes=last)
+        return [self._pack(batch)] if batch.runs else []
+
+    def _add_contents(self, batch: _Batch, data: memoryview, offset: int, *, more_comes: bool) -> None:
+        """Blocks where the disk has them. A block that is cut at the end waits, if more of the payload comes."""
+        head = min(len(data), -offset % CONTENT_BYTES)
+        tail = (len(data) - head) % CONTENT_BYTES
+        _add_plain(batch, data[:head])
+        if blocks := data[head : len(data) - tail]:
+            batch.spans.append((len(batch.runs), blocks))
+            batch.runs.append((Run.FULL, len(blocks) // CONTENT_BYTES))
+        if more_comes:
+            self._tail = bytes(data[len(data) - tail :])
+        else:
+            _add_plain(batch, data[len(data) - tail :])
+
+    def _pack(self, batch: _Batch) -> bytes:
+        full: list[bytes] = []
+        codes: list[Codes] = []
+        runs: list[tuple[int, int]] = []
+        begin = 0
+        for at, blocks in batch.spans:
+            runs += batch.runs[begin:at]
+            begin = at + 1
+            kinds, references = self._place(blocks)
+            runs += _runs_of(kinds)
+            pages = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
+            full.append(pages[kinds == Run.FULL].tobytes())
+            codes.append(references)
+        runs += batch.runs[begin:]
+        self.raw_bytes_by_kind["plain"] += sum(map(len, batch.plain))
+        table = np.array(runs, dtype=np.uint32).reshape(-1, 2)
+        return self._packer.pack(
+            [
+                Column(table[:, 0].astype(np.uint8).tobytes()),
+                Column(table[:, 1].astype("<u4").tobytes()),
+                Column(b"".join(batch.plain)),
+                Column(_differences(codes).tobytes()),
+                Column(b"".join(full)),
+            ]
+        )
+
+    def _place(self, blocks: memoryview) -> tuple[Kinds, Codes]:
+        """Each block's kind, and the codes of those that are references."""
+        pages = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
+        kinds = np.where(pages.any(axis=1), Run.FULL, Run.ZERO).astype(np.uint8)
+        there = np.flatnonzero(kinds == Run.FULL)
+        references: Codes = np.empty(0, dtype=np.uint32)
+        if len(there) and Technique.DEDUP in self._port.techniques:
+            index = self._port.contents
+            data = blocks if len(there) == len(kinds) else memoryview(pages[there].tobytes())
+            codes, fresh = index.place(Origin.DISK, index.ids(data))
+            kinds[there[~fresh]] = Run.REFERENCE
+            references = codes[~fresh]
+            for origin, count in enumerate(np.bincount(references >> _NUMBER_BITS).tolist()):
+                self.raw_bytes_by_kind[Origin(origin).name.lower()] += count * CONTENT_BYTES
+        self.raw_bytes_by_kind["zero"] += int((kinds == Run.ZERO).sum()) * CONTENT_BYTES
+        self.raw_bytes_by_kind["full"] += int((kinds == Run.FULL).sum()) * CONTENT_BYTES
+        return kinds, references
+
+
+class DiskDecoder:
+    """One NBD connection's requests, at the recipient. A `ChunkDecoder`.
+
+    `decode` raises ContentMissingError while a reference to another stream's content is ahead of it: call it again with
+    the same payload when more of that has arrived. Nothing of the payload was given out then.
+    """
+
+    def __init__(self, port: PortDecoder, facts: NbdFacts) -> None:
+        self._port = port
+        self._scanner = RequestScanner(facts)
+        self._unpacker = BatchUnpacker()
+        self._store: ContentStore | None = None
+        self._waiting: _Columns | None = None
+        self._raw_bytes = 0
+        self._wire_bytes = 0
+
+    def decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
+        """Bytes of the connection, checked to be NBD. Raises CodecError, and ContentMissingError as said above."""
+        if self._store is None:
+            self._store = self._port.greet(payload)
+            self._wire_bytes += len(payload)
+            return []
+        columns = self._waiting
+        if columns is None:
+            columns = _Columns.read(self._unpacker.unpack(payload))
+            self._store.append(Origin.DISK, columns.full)
+            self._waiting = columns
+        chunk = columns.join(_fetch(self._store, columns))
+        self._waiting = None
+        try:
+            self._scanner.scan(chunk)
+        except NbdError as error:
+            raise CodecError(finding=str(error)) from error
+        self._raw_bytes += len(chunk)
+        self._wire_bytes += len(payload)
+        return [chunk] if len(chunk) else []
+
+    def stats(self) -> CodecStats:
+        """Counters so far."""
+        return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """A batch as it came, checked: the runs use up the other columns exactly, and are at most a chunk."""
+
+    kinds: list[int]
+    counts: list[int]
+    plain: memoryview
+    codes: Codes
+    full: Pages
+    size_bytes: int
+
+    @classmethod
+    def read(cls, columns: list[memoryview]) -> _Columns:
+        if len(columns) != _COLUMNS:
+            raise CodecError(finding=f"a disk batch of {len(columns)} columns")
+        kinds, counts, plain, codes, full = columns
+        references = len(codes) // 4
+        if len(counts) != 4 * len(kinds) or len(codes) % 4 or len(full) % CONTENT_BYTES:
+            raise CodecError(finding="the columns of a disk batch do not fit each other")
+        run_kinds = np.frombuffer(kinds, dtype=np.uint8)
+        run_counts = np.frombuffer(counts, dtype="<u4").astype(np.int64)
+        used = [int(run_counts[run_kinds == kind].sum()) for kind in Run]
+        if used[Run.PLAIN] != len(plain) or used[Run.REFERENCE] != references:
+            raise CodecError(finding="the runs of a disk batch do not fit its columns")
+        size = len(plain) + CONTENT_BYTES * sum(used[1:])
+        if used[Run.FULL] * CONTENT_BYTES != len(full) or (run_kinds > max(Run)).any() or size > MAX_CHUNK_BYTES:
+            raise CodecError(finding=f"the runs of a disk batch do not fit its columns, or {size} bytes are too many")
+        steps = np.frombuffer(codes, dtype="<u4").astype(np.uint32) + np.uint32(1)
+        return cls(
+            kinds=run_kinds.tolist(),
+            counts=run_counts.tolist(),
+            plain=plain,
+            codes=np.cumsum(steps, dtype=np.uint32) - np.uint32(1),
+            full=np.frombuffer(full, dtype=np.uint8).reshape(-1, CONTENT_BYTES),
+            size_bytes=size,
+        )
+
+    def join(self, referred: Pages) -> memoryview:
+        """All runs in order."""
+        chunk = np.zeros(self.size_bytes, dtype=np.uint8)
+        sources = {
+            Run.PLAIN: np.frombuffer(self.plain, dtype=np.uint8),
+            Run.FULL: self.full.reshape(-1),
+            Run.REFERENCE: referred.reshape(-1),
+        }
+        taken = dict.fromkeys(Run, 0)
+        at = 0
+        for kind, count in zip(self.kinds, self.counts, strict=True):
+            size = count if kind == Run.PLAIN else count * CONTENT_BYTES
+            if kind != Run.ZERO:
+                begin = taken[Run(kind)]
+                chunk[at : at + size] = sources[Run(kind)][begin : begin + size]
+                taken[Run(kind)] = begin + size
+            at += size
+        return chunk.data
+
+
+def _fetch(store: ContentStore, columns: _Columns) -> Pages:
+    pages = np.empty((len(columns.codes), CONTENT_BYTES), dtype=np.uint8)
+    origins = columns.codes >> _NUMBER_BITS
+    for origin in np.unique(origins).tolist():
+        if origin not in _ORIGINS:
+            raise CodecError(finding=f"origin {origin} is unknown")
+        these = np.flatnonzero(origins == origin)
+        try:
+            pages[these] = store.fetch(Origin(origin), columns.codes[these] & np.uint32(MAX_NUMBER))
+        except ContentMissingError as missing:
+            if origin != Origin.MEMORY:  # what is not there now will never be
+                raise CodecError(finding=missing.finding) from missing
+            raise
+    return pages
+
+
+def _with_tail(spans: list[Span], held: int) -> list[Span]:
+    """The spans of a part in front of which `held` bytes were put, which belong to the content that it begins with."""
+    first, *rest = spans
+    moved = [Span(span.start + held, span.end + held, span.offset) for span in rest]
+    if first.offset is None:
+        return [Span(0, first.end + held, None), *moved]
+    return [Span(0, first.end + held, first.offset - held), *moved]
+
+
+def _add_plain(batch: _Batch, data: memoryview) -> None:
+    if not len(data):
+        return
+    batch.plain.append(data)
+    if batch.runs and batch.runs[-1][0] == Run.PLAIN:
+        batch.runs[-1] = (Run.PLAIN, batch.runs[-1][1] + len(data))
+    else:
+        batch.runs.append((Run.PLAIN, len(data)))
+
+
+def _runs_of(kinds: Kinds) -> list[tuple[int, int]]:
+    borders = np.flatnonzero(np.diff(kinds)) + 1
+    starts = np.concatenate(([0], borders))
+    lengths = np.diff(np.concatenate((starts, [len(kinds)])))
+    return list(zip(kinds[starts].tolist(), lengths.tolist(), strict=True))
+
+
+def _differences(codes: list[Codes]) -> Codes:
+    every = np.concatenate(codes) if codes else np.empty(0, dtype=np.uint32)
+    before = np.concatenate((np.full(1, 0xFFFFFFFF, dtype=np.uint32), every[:-1])) if len(every) else every
+    return (every - before - np.uint32(1)).astype("<u4")

@@ -1,0 +1,193 @@
+"""One batch of the memory stream in the making: what goes for each element of a scan. Pure. See `memory_format`.
+
+Of each page goes, in this order of preference: nothing, if the recipient's guest memory holds this very content at this
+place; a reference, if the recipient's store holds it; a delta to what was sent last, if a copy of that was kept; all
+4096 bytes. Of two versions of a page within a batch only the newer goes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.node_agent.page_codec import xbzrle
+from services.node_agent.page_codec.batch import Column
+from services.node_agent.page_codec.contents import CONTENT_BYTES, UNKNOWN, Codes, ContentIndex, Origin, Pages
+from services.node_agent.page_codec.memory_format import NAMED, MemoryColumn, MemoryKind
+from services.node_agent.page_codec.noise import is_noise
+from services.node_agent.page_codec.sent_pages import UNNUMBERED, ZERO, PageNumbers, SentPages
+from services.node_agent.qemu_stream import Block, Kind, Scan
+
+DELTA_LIMIT_BYTES: Final = 3072
+"""A delta longer than this goes as a page: that gets a number."""
+
+_AS_SENT: Final = np.array([MemoryKind.OPAQUE, MemoryKind.ZERO, MemoryKind.LITERAL], dtype=np.uint8)
+"""By the parser's kind."""
+
+
+@dataclass(slots=True)
+class MemoryState:
+    """What runs on from batch to batch. `index` is None without dedup."""
+
+    index: ContentIndex | None
+    sent: SentPages
+    blocks: list[Block]
+    keeper: Callable[[Pages], None] | None = None
+    last_page: int = 0
+    last_code: int = 0
+    last_block: int = -1
+    tally: Counter[str] = field(default_factory=Counter)
+
+
+class MemoryBatch:
+    """One batch; its arrays have one entry per element of the scan. `columns` once."""
+
+    def __init__(self, state: MemoryState, scan: Scan) -> None:
+        self._state = state
+        self._scan = scan
+        self._kinds = _AS_SENT[scan.kinds]
+        self._codes: Codes = np.zeros(len(scan.kinds), dtype=np.uint32)
+        self._gone = np.zeros(len(scan.kinds), dtype=np.bool_)
+        self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        self._deltas = self._literals = self._noise = b""
+
+    def columns(self) -> list[Column]:
+        """What to send; changes the state accordingly."""
+        self._drop_older_versions()
+        zeros = np.flatnonzero((self._scan.kinds == Kind.ZERO) & ~self._gone)
+        if len(zeros):
+            self._take_zeros(zeros)
+        pages = np.flatnonzero((self._scan.kinds == Kind.PAGE) & ~self._gone)
+        if len(pages):
+            self._take_pages(pages)
+        return self._pack()
+
+    # ---- what goes ----
+
+    def _drop_older_versions(self) -> None:
+        records = np.flatnonzero(self._scan.pages >= 0)
+        unique, newest = np.unique(self._scan.pages[records[::-1]], return_index=True)
+        if len(unique) < len(records):
+            older = np.ones(len(records), dtype=np.bool_)
+            older[len(records) - 1 - newest] = False
+            self._drop(records[older], "superseded")
+
+    def _take_zeros(self, rows: PageNumbers) -> None:
+        sent, pages = self._state.sent, self._scan.pages[rows]
+        known = sent.codes[pages] == ZERO
+        self._drop(rows[known], "unchanged")
+        sent.forget(pages[~known], ZERO)
+        self._tally("zero", int((~known).sum()))
+
+    def _take_pages(self, rows: PageNumbers) -> None:
+        sent, index, pages = self._state.sent, self._state.index, self._scan.pages[rows]
+        buffer = self._scan.buffer
+        data = b"".join([buffer[at : at + CONTENT_BYTES] for at in self._scan.bodies[rows].tolist()])
+        contents: Pages = np.frombuffer(data, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
+        before = sent.codes[pages]
+        ids = index.ids(data) if index is not None else []
+        codes = index.find(ids) if index is not None else np.full(len(rows), UNKNOWN, dtype=np.uint32)
+        found = codes != UNKNOWN
+        same = found & (codes == before)
+        self._kinds[rows[found]] = MemoryKind.REFERENCE
+        left = self._take_deltas(rows, contents, codes, np.flatnonzero(~found))
+        if index is not None:
+            codes[left], fresh = index.place(Origin.MEMORY, [ids[at] for at in left.tolist()])
+            self._kinds[rows[left[~fresh]]] = MemoryKind.REFERENCE
+            left = left[fresh]
+            if self._state.keeper is not None:
+                self._state.keeper(contents[left])
+        else:
+            codes[left] = UNNUMBERED
+        self._take_whole(rows[left], contents[left])
+        self._tally("reference", int((self._kinds[rows] == MemoryKind.REFERENCE).sum() - same.sum()))
+        self._drop(rows[same], "unchanged")
+        self._codes[rows] = codes
+        sent.remember(pages, codes, contents, again=before != UNKNOWN)
+
+    def _take_deltas(self, rows: PageNumbers, contents: Pages, codes: Codes, left: PageNumbers) -> PageNumbers:
+        """Deltas for those of `left` that have a copy; returns the others, and those that changed too much."""
+        sent, pages = self._state.sent, self._scan.pages
+        tried = left[sent.has_copy(pages[rows[left]])]
+        if not len(tried):
+            return left
+        sizes, self._deltas = xbzrle.encode(
+            sent.copies(pages[rows[tried]]), contents[tried], limit_bytes=DELTA_LIMIT_BYTES
+        )
+        codes[tried[sizes >= 0]] = UNNUMBERED
+        self._kinds[rows[tried[sizes > 0]]] = MemoryKind.DELTA
+        self._drop(rows[tried[sizes == 0]], "unchanged")
+        self._sizes = sizes[sizes > 0]
+        self._tally("delta", len(self._sizes))
+        return np.setdiff1d(left, tried[sizes >= 0], assume_unique=True)
+
+    def _take_whole(self, rows: PageNumbers, contents: Pages) -> None:
+        noise = is_noise(contents)
+        self._kinds[rows[noise]] = MemoryKind.NOISE
+        self._literals, self._noise = contents[~noise].tobytes(), contents[noise].tobytes()
+        self._tally("noise", int(noise.sum()))
+        self._tally("literal", int((~noise).sum()))
+
+    def _drop(self, rows: PageNumbers, why: str) -> None:
+        self._gone[rows] = True
+        self._tally(why, len(rows))
+
+    def _tally(self, technique: str, count: int) -> None:
+        if count:
+            self._state.tally[technique] += count
+
+    # ---- how it goes ----
+
+    def _pack(self) -> list[Column]:
+        state = self._state
+        kept = np.flatnonzero(~self._gone)
+        kinds = self._kinds[kept]
+        codes = self._codes[kept[kinds == MemoryKind.REFERENCE]]
+        opaque_sizes, opaque = self._opaque(kept[kinds == MemoryKind.OPAQUE])
+        is_record = kinds != MemoryKind.OPAQUE
+        pages, named, names = self._records(kept[is_record])
+        kinds[np.flatnonzero(is_record)[named]] |= NAMED
+        columns = {
+            MemoryColumn.KINDS: kinds.tobytes(),
+            MemoryColumn.PAGES: pages,
+            MemoryColumn.NAMES: names,
+            MemoryColumn.OPAQUE: opaque_sizes,
+            MemoryColumn.CODES: np.diff(codes, prepend=np.uint32(state.last_code)).astype("<u4").tobytes(),
+            MemoryColumn.SIZES: self._sizes.astype("<u2").tobytes(),
+            MemoryColumn.OPAQUE_BYTES: opaque,
+            MemoryColumn.DELTAS: self._deltas,
+            MemoryColumn.LITERALS: self._literals,
+            MemoryColumn.NUMBERED: bytes([state.index is not None]),
+            MemoryColumn.NOISE: self._noise,
+        }
+        if len(codes):
+            state.last_code = int(codes[-1])
+        return [Column(columns[column], stored=column is MemoryColumn.NOISE) for column in MemoryColumn]
+
+    def _opaque(self, rows: PageNumbers) -> tuple[bytes, bytes]:
+        """Lengths and bytes of what passes."""
+        scan = self._scan
+        begins = scan.starts[rows]
+        ends = np.append(scan.starts, scan.end)[rows + 1]
+        view = memoryview(scan.buffer)
+        parts = [view[begin:end] for begin, end in zip(begins.tolist(), ends.tolist(), strict=True)]
+        return (ends - begins).astype("<u4").tobytes(), b"".join(parts)
+
+    def _records(self, rows: PageNumbers) -> tuple[bytes, NDArray[np.bool_], bytes]:
+        """Page differences, which records name their block, and these names."""
+        state, pages = self._state, self._scan.pages[rows]
+        if not len(rows):
+            return b"", np.empty(0, dtype=np.bool_), b""
+        firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
+        blocks = np.searchsorted(firsts, pages, side="right") - 1
+        named = self._scan.named[rows] | (np.diff(blocks, prepend=state.last_block) != 0)
+        names = [state.blocks[block].name for block in blocks[named].tolist()]
+        within = pages - firsts[blocks]
+        differences = np.diff(within, prepend=state.last_page).astype("<i4").tobytes()
+        state.last_page, state.last_block = int(within[-1]), int(blocks[-1])
+        return differences, named, b"".join([bytes([len(name)]) + name for name in names])

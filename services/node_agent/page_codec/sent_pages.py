@@ -1,0 +1,80 @@
+"""What the recipient's guest memory holds, as far as the donor's agent remembers. Pure, bounded.
+
+Per page of the guest 8 bytes: the code of the content that was sent last, and the slot of its copy, if there is one.
+The copies are bounded. A page that is sent for the first time takes a slot only while there are free ones; a page
+that is sent again, and so may be sent a third time, takes another one's in turn. So the hot pages end up with copies,
+however large the guest is. Without a copy there is no delta, and nothing else is lost.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.node_agent.page_codec.contents import CONTENT_BYTES, UNKNOWN, Codes, Pages
+
+ZERO: Final = 0xFFFF_FFFE
+"""The code of a page that was sent as zero."""
+UNNUMBERED: Final = 0xFFFF_FFFD
+"""The code of a page whose content went as a delta: it has no number."""
+
+PageNumbers = NDArray[np.int64]
+
+
+class SentPages:
+    """Pages by their number over all RAM blocks. One call never names a page twice."""
+
+    def __init__(self, pages: int, *, copies: int) -> None:
+        self.codes: Codes = np.full(pages, UNKNOWN, dtype=np.uint32)
+        self._slot_of = np.zeros(pages, dtype=np.int32)  # 0: none, so that untouched memory costs nothing
+        self._copies: Pages = np.empty((copies, CONTENT_BYTES), dtype=np.uint8)
+        self._page_of = np.full(copies, -1, dtype=np.int64)
+        self._used = 0
+        self._hand = 0
+
+    def has_copy(self, pages: PageNumbers) -> NDArray[np.bool_]:
+        """Whether each page's last content is there."""
+        return self._slot_of[pages] > 0
+
+    def copies(self, pages: PageNumbers) -> Pages:
+        """The last contents of pages that have a copy."""
+        return self._copies[self._slot_of[pages] - 1]
+
+    def remember(self, pages: PageNumbers, codes: Codes, contents: Pages, *, again: NDArray[np.bool_]) -> None:
+        """These contents were sent; `again` says which pages had been sent before."""
+        self.codes[pages] = codes
+        homeless = np.flatnonzero(self._slot_of[pages] == 0)
+        if len(homeless):
+            self._find_slots(pages[homeless], again[homeless])
+        slots = self._slot_of[pages] - 1  # only now: a page of this very batch may have lost its slot
+        placed = slots >= 0
+        self._copies[slots[placed]] = contents[placed]
+
+    def forget(self, pages: PageNumbers, code: int) -> None:
+        """These pages have another content now, of which no copy is kept."""
+        self.codes[pages] = code
+        slots = self._slot_of[pages]
+        held = slots[slots > 0]
+        if len(held):
+            self._page_of[held - 1] = -1
+            self._slot_of[pages] = 0
+
+    def _find_slots(self, pages: PageNumbers, again: NDArray[np.bool_]) -> None:
+        slots = np.full(len(pages), -1, dtype=np.int32)
+        free = min(len(self._page_of) - self._used, len(pages))
+        slots[:free] = np.arange(self._used, self._used + free)
+        self._used += free
+        wanting = free + np.flatnonzero(again[free:])
+        wanting = wanting[: len(self._page_of)]
+        taken = (self._hand + np.arange(len(wanting))) % max(1, len(self._page_of))
+        self._hand = int(taken[-1] + 1) if len(taken) else self._hand
+        # A slot of this very batch may be taken again: its page then simply has no copy.
+        slots[np.isin(slots, taken)] = -1
+        slots[wanting] = taken
+        losers = self._page_of[taken]
+        self._slot_of[losers[losers >= 0]] = 0
+        placed = slots >= 0
+        self._page_of[slots[placed]] = pages[placed]
+        self._slot_of[pages[placed]] = slots[placed] + 1

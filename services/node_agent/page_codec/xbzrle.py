@@ -1,0 +1,96 @@
+"""QEMU's XBZRLE deltas, for many pages at once. Pure.
+
+Source: QEMU's docs/devel/migration/xbzrle. A delta is a sequence of (zrun, nzrun): ULEB128 number of bytes that are as
+before, ULEB128 number of bytes that are new, and these bytes. What follows the last nzrun is as before. Only the first
+zrun may be 0; a delta is never empty. QEMU applies it to its own memory.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+PAGE_BYTES: Final = 4096
+
+Pages = NDArray[np.uint8]
+"""Shape (n, 4096)."""
+
+
+def encode(old: Pages, new: Pages, *, limit_bytes: int) -> tuple[NDArray[np.int64], bytes]:
+    """Deltas that turn each page of `old` into that of `new`.
+
+    Lengths in bytes, 0 for a page that is as before and -1 for one whose delta would exceed `limit_bytes`; and all
+    deltas, one after the other.
+    """
+    changed = old != new
+    # One byte that stayed between two that changed costs less as new than two more run lengths.
+    changed[:, 1:-1] |= changed[:, :-2] & changed[:, 2:]
+    rows, starts, ends = _runs(changed)
+    same, news, sizes = _lengths(rows, starts, ends)
+    lengths = np.bincount(rows, weights=sizes, minlength=len(new)).astype(np.int64)
+    too_long = lengths > limit_bytes
+    if too_long.any():
+        kept = ~too_long[rows]
+        same, news, sizes = same[kept], news[kept], sizes[kept]
+        changed[too_long] = False
+        lengths[too_long] = -1
+    return lengths, _write(same, news, sizes, new[changed])
+
+
+def _runs(changed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Page, first byte and end of each run of changed bytes, in order."""
+    framed = np.zeros((len(changed), PAGE_BYTES + 2), dtype=np.bool_)
+    framed[:, 1:-1] = changed
+    edges = np.flatnonzero(framed[:, 1:] != framed[:, :-1])
+    rows, places = np.divmod(edges, PAGE_BYTES + 1)
+    return rows[0::2], places[0::2], places[1::2]
+
+
+def _lengths(
+    rows: NDArray[np.int64], starts: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Of each run: bytes that stay before it, bytes that are new, and what both take in the delta."""
+    before = np.zeros_like(starts)
+    before[1:] = np.where(rows[1:] == rows[:-1], ends[:-1], 0)
+    same, news = starts - before, ends - starts
+    return same, news, 2 + (same > 127) + (news > 127) + news
+
+
+def _write(same: NDArray[np.int64], news: NDArray[np.int64], sizes: NDArray[np.int64], data: Pages) -> bytes:
+    out = np.empty(int(sizes.sum()), dtype=np.uint8)
+    at = np.cumsum(sizes) - sizes
+    at = _uleb128(out, _uleb128(out, at, same), news)
+    copied = np.cumsum(news) - news
+    out[np.repeat(at - copied, news) + np.arange(len(data))] = data
+    return out.tobytes()
+
+
+def _uleb128(out: Pages, at: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Write values below 2^14 at their places; where each one ends."""
+    long = values > 127
+    out[at] = (values & 127) | (long << 7)
+    out[at[long] + 1] = values[long] >> 7
+    return at + 1 + long
+
+
+def apply(delta: bytes | memoryview, page: Pages) -> None:
+    """Change `page` (4096 bytes) in place, as QEMU does. Raises ValueError for what QEMU would refuse."""
+    at = place = 0
+    while at < len(delta):
+        same, begin = _read(delta, at)
+        news, begin = _read(delta, begin)
+        place += same
+        if (at and not same) or not news or place + news > PAGE_BYTES or begin + news > len(delta):
+            raise ValueError("not an XBZRLE delta of a page")
+        page[place : place + news] = np.frombuffer(delta[begin : begin + news], dtype=np.uint8)
+        at, place = begin + news, place + news
+
+
+def _read(delta: bytes | memoryview, at: int) -> tuple[int, int]:
+    if at < len(delta) and delta[at] < 128:
+        return delta[at], at + 1
+    if at + 1 < len(delta) and delta[at + 1] < 128:
+        return (delta[at] & 127) | delta[at + 1] << 7, at + 2
+    raise ValueError("not an XBZRLE delta of a page")

@@ -1,0 +1,130 @@
+"""The contents of this node's ports: where they are kept, what is offered, where is looked. Joins `kept`, the exchange
+(`known_contents`) and a port's codecs.
+
+Only a VM's own files are offered and looked through for it, and the catalogue of published base images.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from services.node_agent.block_files import BlockIndex
+from services.node_agent.disk_images import DiskImageError
+from services.node_agent.journal import Journal
+from services.node_agent.kept import Kept
+from services.node_agent.known_contents import Sources, answer_offers, offer_contents, tell_ready
+from services.node_agent.lanes.errors import StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.page_codec.hello import Technique
+from services.node_agent.settings import NodeSection
+from services.node_agent.stream_codecs import DonorCodecs, RecipientCodecs
+from shared.messages.porting import ServiceChangeAgreement
+
+log = structlog.stdlib.get_logger(__name__)
+
+SENT = "sent"
+RECEIVED = "received"
+MIB = 1 << 20
+
+
+class PortContents:
+    """Of one node."""
+
+    def __init__(self, settings: NodeSection, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._index = BlockIndex(settings.state_dir / "indexes")
+        self._kept = Kept(
+            settings.state_dir / "contents",
+            self._index,
+            keep_s=settings.keep_contents_s,
+            quota_bytes=settings.keep_contents_mib * MIB,
+        )
+
+    def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
+        """For the half where the guest leaves."""
+        return OutboundContents(self._settings, self._kept, agreement)
+
+    def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
+        """For the half where the guest arrives."""
+        uuid, port_id = agreement.vm_uuid, agreement.port_id
+        kept = [*self._kept.files(uuid, but=port_id), *self._quarantined(uuid)]
+        without = self._settings.without
+        sources = Sources(
+            images=None if Technique.BASE in without else self._settings.base_image_dir,
+            kept=() if Technique.KEPT in without else tuple(kept),
+            index=self._index,
+        )
+        folder = self._kept.folder(uuid, port_id, RECEIVED)
+        return InboundContents(RecipientCodecs(folder, without=without), sources)
+
+    async def sweep(self, active: Collection[UUID]) -> None:
+        """Remove what was kept long enough; what cannot be removed is logged and tried again the next time."""
+        try:
+            await asyncio.to_thread(self._kept.sweep, time.time(), active=active)
+        except (OSError, DiskImageError) as error:
+            log.warning("what earlier ports left cannot be removed", reason=str(error))
+
+    def _quarantined(self, vm_uuid: UUID) -> list[Path]:
+        """Disks of this VM that wait for their erasure here since it left."""
+        records, _ = self._journal.load()
+        return [
+            Path(disk)
+            for record in records
+            if record.agreement.vm_uuid == vm_uuid
+            for disk in record.quarantined_disks
+            if Path(disk).exists()
+        ]
+
+
+class OutboundContents:
+    """One outbound half's."""
+
+    def __init__(self, settings: NodeSection, kept: Kept, agreement: ServiceChangeAgreement) -> None:
+        self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
+        folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
+        self.codecs = DonorCodecs(folder, without=settings.without)
+
+    async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
+        """Find out what the recipient has. Raises LaneError."""
+        if not self.codecs.techniques & {Technique.BASE, Technique.KEPT}:
+            return
+        began_s = time.monotonic()
+        learnt = await offer_contents(control, self.codecs.port, [*disks, *self._kept])
+        log.info(
+            "contents that the recipient has",
+            known=learnt.known,
+            offered=learnt.offers,
+            exchanged_bytes=learnt.exchanged_bytes,
+            seconds=round(time.monotonic() - began_s, 3),
+        )
+
+
+class InboundContents:
+    """One inbound half's."""
+
+    def __init__(self, codecs: RecipientCodecs, sources: Sources) -> None:
+        self.codecs = codecs
+        self._sources = sources
+
+    async def answer(self, stream: LaneStream) -> None:
+        """Answer the donor's offers. Raises LaneError; whatever else fails, fails without harm to the port."""
+        try:
+            known = await answer_offers(stream, self._sources)
+            if known is None:
+                stream.write_eof()
+                return
+            self.codecs.know(known)
+            await tell_ready(stream, known)
+        except (StreamError, CodecError, OSError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            log.warning("the donor cannot be told what is here", reason=reason)
+            stream.reset(reason)

@@ -1,0 +1,417 @@
+"""QEMU's migration stream, version 3, cut into RAM records and everything else. Pure, incremental, bounded.
+
+Source: QEMU's docs/devel/migration and the stream of QEMU 7.2 to 10.0. What is understood: header, configuration,
+commands of pre-copy, and the sections of `ram`:
+
+    be64 address | flags        PAGE: 4096 bytes follow, ZERO: one byte 0, MEM_SIZE: the list of RAM blocks, EOS: end
+    u8 length, name of block    unless the flag CONTINUE says that it is the block of the record before
+
+Whatever else comes is not judged: from its first byte on everything passes (`passing` says why), because its length
+is not known here. That is so for device state (the end of every pre-copy), for post-copy, and for streams of another
+version or with capabilities that change the records. What is understood but contradicts itself raises
+DamagedStreamError.
+
+Nothing is held but one incomplete element, at most MAX_ELEMENT_BYTES. Runs of ZERO records are scanned by numpy; a PAGE
+record costs half a microsecond, which is small beside what a page costs later.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.node_agent.page_codec.codec import CodecError
+
+PAGE_BYTES: Final = 4096
+PAGE_BITS: Final = 12
+MAX_ELEMENT_BYTES: Final = 72 * 1024
+"""The longest is a command: its length has 16 bits."""
+MAX_RAM_BYTES: Final = 1 << 42
+"""More guest memory than this passes unread."""
+
+FLAG_ZERO: Final = 0x02
+FLAG_MEM_SIZE: Final = 0x04
+FLAG_PAGE: Final = 0x08
+FLAG_EOS: Final = 0x10
+FLAG_CONTINUE: Final = 0x20
+FLAG_XBZRLE: Final = 0x40
+_FLAGS: Final = PAGE_BYTES - 1
+
+_MAGIC: Final = b"QEVM"
+_VERSION: Final = 3
+_FOOTER: Final = 0x7E
+_RAM: Final = b"ram"
+_RAM_VERSION: Final = 4
+_PRE_COPY_COMMANDS: Final = frozenset({1, 2, 3, 11})  # open return path, ping, post-copy is possible, switchover begins
+_ZERO_RECORD_BYTES: Final = 9
+_MAX_NAME_BYTES: Final = 4096  # of a machine type
+_BE64: Final = struct.Struct(">Q")
+_BE32: Final = struct.Struct(">I")
+_FIRST_SCAN: Final = 32
+
+
+class DamagedStreamError(CodecError):
+    """The stream contradicts itself; the port cannot go on."""
+
+    code = "damaged_stream"
+
+    def __init__(self, finding: str, *, offset: int) -> None:
+        self.offset = offset
+        super().__init__(finding=finding)
+
+    def __str__(self) -> str:
+        return f"QEMU's migration stream is damaged at byte {self.offset}: {self.finding}"
+
+
+class Kind(IntEnum):
+    """What an element of the stream is."""
+
+    OPAQUE = 0
+    ZERO = 1
+    PAGE = 2
+    DELTA = 3  # XBZRLE; only where they are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A RAM block. `first_page` numbers the pages of all blocks through."""
+
+    name: bytes
+    first_page: int
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Consecutive elements of the stream, n of them; every byte of `buffer[:end]` belongs to exactly one.
+
+    `kinds` uint8; `starts` int64 is where an element begins, `bodies` where the bytes after a record's header do;
+    `pages` int64 is a record's page over all blocks, -1 for OPAQUE; `named` are records that carry their block's name.
+    """
+
+    buffer: bytes
+    end: int
+    kinds: NDArray[np.uint8]
+    starts: NDArray[np.int64]
+    bodies: NDArray[np.int64]
+    pages: NDArray[np.int64]
+    named: NDArray[np.bool_]
+
+
+class _Short(Exception):
+    """The element is not complete yet."""
+
+
+class QemuStream:
+    """The parser: `feed` bytes, get scans. With `deltas` XBZRLE records are understood, too, else they pass.
+
+    A DELTA's body begins at its XBZRLE bytes; their length, be16, stands before them.
+    """
+
+    def __init__(self, *, deltas: bool = False) -> None:
+        self._deltas = deltas
+        self.blocks: list[Block] = []
+        self.passing: str | None = None
+        self._by_name: dict[bytes, Block] = {}
+        self._block: Block | None = None
+        self._rest = b""
+        self._offset = 0
+        self._next: Callable[[int], int] = self._header
+        self._ram_section: int | None = None
+        self._sizes_left = 0
+        self._found = _Found()
+        self._buffer = b""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of an element that is not complete yet."""
+        return len(self._rest)
+
+    @property
+    def page_count(self) -> int:
+        """Pages of all blocks; 0 before the stream has told."""
+        return self.blocks[-1].first_page + self.blocks[-1].pages if self.blocks else 0
+
+    def block_of(self, page: int) -> Block:
+        """The block of a page number. Raises KeyError."""
+        for block in self.blocks:
+            if block.first_page <= page < block.first_page + block.pages:
+                return block
+        raise KeyError(page)
+
+    def feed(self, data: bytes) -> Scan:
+        """All elements that are complete now. Once `passing` is set, every byte is OPAQUE at once."""
+        self._buffer = buffer = self._rest + data if self._rest else data
+        self._found = found = _Found()
+        at = 0
+        try:
+            while self.passing is None and at < len(buffer):
+                begin = at
+                at = self._next(at)
+                if self.passing is not None:
+                    at = begin
+        except (_Short, struct.error):
+            if len(buffer) - at > MAX_ELEMENT_BYTES:
+                raise DamagedStreamError("an element has no end", offset=self._offset + at) from None
+        if self.passing is not None and at < len(buffer):
+            found.opaque(at)
+            at = len(buffer)
+        self._rest = buffer[at:]
+        self._offset += at
+        return found.scan(buffer, at)
+
+    # ---- elements that pass; each returns where the next one begins ----
+
+    def _header(self, at: int) -> int:
+        head = self._take(at, 8)
+        if head != _MAGIC + _BE32.pack(_VERSION):
+            return self._pass("another stream version", at)
+        return self._opaque(at, at + 8, self._section)
+
+    def _section(self, at: int) -> int:
+        match self._buffer[at]:
+            case 7:  # configuration
+                size = self._be32(at + 1)
+                if size > _MAX_NAME_BYTES:
+                    raise self._damaged("the machine type's name is too long", at)
+                return self._opaque(at, self._whole(at + 5 + size), self._section)
+            case 5:  # its subsections
+                return self._configuration(at)
+            case 8:  # command
+                command, size = struct.unpack_from(">HH", self._buffer, at + 1)
+                if command not in _PRE_COPY_COMMANDS:
+                    return self._pass(f"post-copy or another mode (command {command})", at)
+                return self._opaque(at, self._whole(at + 5 + size), self._section)
+            case 1:  # start
+                return self._start(at)
+            case 2 | 3:  # part, end
+                section = self._be32(at + 1)
+                if section != self._ram_section:
+                    return self._pass(f"section {section} is not of memory", at)
+                return self._opaque(at, at + 5, self._record)
+            case kind:
+                return self._pass(f"section type {kind}", at)
+
+    def _configuration(self, at: int) -> int:
+        name, version_at = self._text(at + 1)
+        body = version_at + 4
+        match name:
+            case b"configuration/target-page-bits":
+                if self._be32(body) != PAGE_BITS:
+                    return self._pass("the guest's pages are not of 4 KiB", at)
+                end = body + 4
+            case b"configuration/uuid":
+                end = body + 16
+            case b"configuration/capabilities":
+                end = body + 4
+                for _ in range(min(self._be32(body), 256)):
+                    _, end = self._text(end)
+            case _:
+                return self._pass(f"subsection {name!r}", at)
+        return self._opaque(at, self._whole(end), self._section)
+
+    def _start(self, at: int) -> int:
+        name, end = self._text(at + 5)
+        section, version = self._be32(at + 1), self._be32(end + 4)
+        if name != _RAM or version != _RAM_VERSION:
+            return self._pass(f"section {name!r} of version {version}", at)
+        self._ram_section = section
+        return self._opaque(at, end + 8, self._record)
+
+    def _footer(self, at: int) -> int:
+        if self._buffer[at] != _FOOTER:
+            return self._section(at)
+        if self._be32(at + 1) != self._ram_section:
+            raise self._damaged("the footer is of another section", at)
+        return self._opaque(at, at + 5, self._section)
+
+    def _block_size(self, at: int) -> int:
+        name, end = self._text(at)
+        size = self._be64(end)
+        if not name or name in self._by_name or size > self._sizes_left or size == 0 or size & _FLAGS:
+            # Blocks of huge pages have one more field where post-copy is possible; then the list cannot be read on.
+            return self._pass(f"a list of RAM blocks with {name!r} of {size} bytes", at)
+        block = Block(name, self.page_count, size >> PAGE_BITS)
+        self.blocks.append(block)
+        self._by_name[name] = block
+        self._sizes_left -= size
+        return self._opaque(at, end + 8, self._block_size if self._sizes_left else self._record)
+
+    # ---- RAM records ----
+
+    def _record(self, at: int) -> int:
+        head = self._be64(at)
+        flags = head & _FLAGS
+        match flags:
+            case 0x28:  # PAGE | CONTINUE
+                return self._page(at, head, at + 8, named=False)
+            case 0x22:  # ZERO | CONTINUE
+                return self._zeros(at)
+            case 0x40 | 0x60 if self._deltas:
+                return self._delta(at, head)
+            case 0x08 | 0x02:
+                name, body = self._text(at + 8)
+                self._whole(body + (PAGE_BYTES if flags == FLAG_PAGE else 1))
+                self._enter(name, at)
+                if flags == FLAG_PAGE:
+                    return self._page(at, head, body, named=True)
+                return self._zero(at, head, body)
+            case 0x10:  # EOS
+                if head != FLAG_EOS:
+                    raise self._damaged(f"an end of records with address {head:#x}", at)
+                return self._opaque(at, at + 8, self._footer)
+            case 0x04:  # MEM_SIZE
+                self._sizes_left = head & ~_FLAGS
+                if self.blocks or not 0 < self._sizes_left <= MAX_RAM_BYTES:
+                    return self._pass(f"a list of RAM blocks of {self._sizes_left} bytes in all", at)
+                return self._opaque(at, at + 8, self._block_size)
+            case _:
+                return self._pass(f"RAM records with flags {flags:#x}", at)
+
+    def _page(self, at: int, head: int, body: int, *, named: bool) -> int:
+        end = self._whole(body + PAGE_BYTES)
+        self._found.record(Kind.PAGE, at, body, self._page_number(head, at), named=named)
+        return end
+
+    def _zero(self, at: int, head: int, body: int) -> int:
+        if self._buffer[body] != 0:
+            raise self._damaged(f"a zero page filled with {self._buffer[body]}", at)
+        self._found.record(Kind.ZERO, at, body, self._page_number(head, at), named=True)
+        return body + 1
+
+    def _zeros(self, at: int) -> int:
+        """A run of ZERO | CONTINUE records: looked for in windows that grow, so that short runs stay cheap."""
+        block = self._block
+        if block is None:
+            raise self._damaged("the first record has no block", at)
+        end, window = at, _FIRST_SCAN
+        while count := min(window, (len(self._buffer) - end) // _ZERO_RECORD_BYTES):
+            heads = np.ndarray((count,), ">u8", self._buffer, end, (_ZERO_RECORD_BYTES,)).astype(np.uint64)
+            good = (heads & np.uint64(_FLAGS)) == FLAG_ZERO | FLAG_CONTINUE
+            run = count if good.all() else int(good.argmin())
+            if run:
+                pages = (heads[:run] >> np.uint64(PAGE_BITS)).astype(np.int64)
+                fills = np.ndarray((run,), np.uint8, self._buffer, end + 8, (_ZERO_RECORD_BYTES,))
+                if fills.any() or int(pages.max()) >= block.pages:
+                    raise self._damaged("a zero page with another filling or beyond its block", end)
+                self._found.zero_run(end, pages + block.first_page)
+                end += run * _ZERO_RECORD_BYTES
+            if run < count:
+                break
+            window *= 4
+        if end == at:
+            raise _Short
+        return end
+
+    def _delta(self, at: int, head: int) -> int:
+        body, name = at + 8, None
+        if not head & FLAG_CONTINUE:
+            name, body = self._text(body)
+        encoding, size = struct.unpack_from(">BH", self._buffer, body)
+        end = self._whole(body + 3 + size)
+        if encoding != 1 or size > PAGE_BYTES:
+            raise self._damaged(f"a delta of {size} bytes in encoding {encoding}", at)
+        if name is not None:
+            self._enter(name, at)
+        self._found.record(Kind.DELTA, at, body + 3, self._page_number(head, at), named=name is not None)
+        return end
+
+    def _enter(self, name: bytes, at: int) -> None:
+        self._block = self._by_name.get(name)
+        if self._block is None:
+            raise self._damaged(f"RAM block {name!r} was not listed", at)
+
+    def _page_number(self, head: int, at: int) -> int:
+        block = self._block
+        if block is None:
+            raise self._damaged("the first record has no block", at)
+        page = head >> PAGE_BITS
+        if page >= block.pages:
+            raise self._damaged(f"page {page} of {block.name!r}, which has {block.pages}", at)
+        return block.first_page + page
+
+    # ---- reading ----
+
+    def _opaque(self, at: int, end: int, following: Callable[[int], int]) -> int:
+        self._whole(end)
+        self._found.opaque(at)
+        self._next = following
+        return end
+
+    def _pass(self, reason: str, at: int) -> int:
+        self.passing = reason
+        return at
+
+    def _damaged(self, finding: str, at: int) -> DamagedStreamError:
+        return DamagedStreamError(finding, offset=self._offset + at)
+
+    def _whole(self, end: int) -> int:
+        if end > len(self._buffer):
+            raise _Short
+        return end
+
+    def _take(self, at: int, size: int) -> bytes:
+        return self._buffer[at : self._whole(at + size)]
+
+    def _text(self, at: int) -> tuple[bytes, int]:
+        """A text with one byte of length, and where it ends."""
+        self._whole(at + 1)
+        end = at + 1 + self._buffer[at]
+        return self._take(at + 1, self._buffer[at]), end
+
+    def _be32(self, at: int) -> int:
+        return int(_BE32.unpack_from(self._buffer, at)[0])
+
+    def _be64(self, at: int) -> int:
+        return int(_BE64.unpack_from(self._buffer, at)[0])
+
+
+class _Found:
+    """Collects the elements of one scan: single ones in lists, runs of zero pages as arrays between them."""
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[int, int, int, int, bool]] = []
+        self._parts: list[NDArray[np.int64]] = []
+
+    def opaque(self, at: int) -> None:
+        self._rows.append((Kind.OPAQUE, at, at, -1, False))
+
+    def record(self, kind: Kind, at: int, body: int, page: int, *, named: bool) -> None:
+        self._rows.append((kind, at, body, page, named))
+
+    def zero_run(self, at: int, pages: NDArray[np.int64]) -> None:
+        self._close()
+        part = np.empty((len(pages), 5), dtype=np.int64)
+        part[:, 0] = Kind.ZERO
+        part[:, 1] = at + _ZERO_RECORD_BYTES * np.arange(len(pages))
+        part[:, 2] = part[:, 1] + 8
+        part[:, 3] = pages
+        part[:, 4] = 0
+        self._parts.append(part)
+
+    def scan(self, buffer: bytes, end: int) -> Scan:
+        self._close()
+        table = self._parts[0] if len(self._parts) == 1 else np.concatenate([_NO_ROWS, *self._parts])
+        return Scan(
+            buffer=buffer,
+            end=end,
+            kinds=table[:, 0].astype(np.uint8),
+            starts=table[:, 1],
+            bodies=table[:, 2],
+            pages=table[:, 3],
+            named=table[:, 4].astype(np.bool_),
+        )
+
+    def _close(self) -> None:
+        if self._rows:
+            self._parts.append(np.array(self._rows, dtype=np.int64))
+            self._rows = []
+
+
+_NO_ROWS: Final = np.empty((0, 5), dtype=np.int64)
