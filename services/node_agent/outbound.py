@@ -220,6 +220,7 @@ class Outbound:
         await self._sockets.listen(self._sockets.disk, self._on_disk)
         await self._lanes.wait_ready(self._tuning.ready_within_s)
         await self._contents.learn(self._lanes.control, [Path(file) for file in vm.files])
+        self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         return MigrationPlan(
