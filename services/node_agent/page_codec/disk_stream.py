@@ -104,7 +104,7 @@ class DiskEncoder:
         payloads = [] if self._greeted else [self._port.hello.encode()]
         self._greeted = True
         # With the tail in front, a whole chunk might not fit into one batch.
-        border = MAX_CHUNK_BYTES - CONTENT_BYTES
+        border = MAX_CHUNK_BYTES - len(self._tail)
         for part in (chunk[:border], chunk[border:]):
             if part:
                 payloads += self._encode_part(part)
