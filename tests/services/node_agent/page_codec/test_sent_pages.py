@@ -37,6 +37,17 @@ def test_pages_that_are_sent_again_take_slots_of_others() -> None:
     assert sent.copies(np.array([8, 2]))[:, 0].tolist() == [8, 7]
 
 
+def test_hot_pages_do_not_push_each_other_out() -> None:
+    """As long as there are slots of pages that were sent once, those are taken."""
+    sent = SentPages(40, copies=20)
+    send(sent, list(range(40)), 1, again=False)
+    hot = list(range(10, 28))
+    for value in (2, 3):
+        for page in hot:
+            send(sent, [page], value, again=True)
+    assert set(hot) <= set(copied(sent, 40))
+
+
 def test_a_page_that_became_zero_has_no_copy() -> None:
     """Its slot is free to be taken."""
     sent = SentPages(4, copies=4)
