@@ -56,6 +56,7 @@ class Lane(StrEnum):
     CONTROL = "control"
     MEMORY = "memory"
     DISK = "disk"
+    URGENT = "urgent"
 
 
 def to_exchange(party: Party) -> str:

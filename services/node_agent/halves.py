@@ -372,9 +372,7 @@ class Halves:
         if active.aborting:
             cancel()
 
-    async def _open_lanes(
-        self, agreement: ServiceChangeAgreement, side: Side, codecs: StreamCodecs
-    ) -> PortLanes:
+    async def _open_lanes(self, agreement: ServiceChangeAgreement, side: Side, codecs: StreamCodecs) -> PortLanes:
         outbound = side is Side.OUTBOUND
         tuning = LaneTuning(
             memory_window_bytes=self._settings.memory_window_bytes,

@@ -164,6 +164,7 @@ class Inbound:
                 ("control", self._lanes.control, self._on_control),
                 ("memory", self._lanes.memory, self._on_memory),
                 ("disk", self._lanes.disk, self._on_disk),
+                ("urgent", self._lanes.urgent, self._on_urgent),
             )
         ]
         try:
@@ -270,6 +271,9 @@ class Inbound:
 
     async def _on_memory(self, stream: LaneStream) -> None:
         await self._pump(Lane.MEMORY, self._sockets.memory, stream)
+
+    async def _on_urgent(self, stream: LaneStream) -> None:
+        await self._pump(Lane.URGENT, self._sockets.memory, stream)
 
     async def _on_disk(self, stream: LaneStream) -> None:
         await self._pump(Lane.DISK, self._sockets.disk, stream)

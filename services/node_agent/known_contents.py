@@ -3,6 +3,9 @@
 On a stream of the control lane labelled CONTENTS. The donor offers the contents of the VM's disks and of what earlier
 ports of this VM left here; the recipient looks among its published base images and what earlier ports of this VM left
 there, never among other tenants' data. Whatever fails here costs bytes, not the port: without READY nothing is known.
+
+After READY the stream stays open: a content that is not any more what it was at the recipient is asked for again, and
+the donor gives it if its own copy is still the same. If it is not, the port fails with that reason; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -17,12 +20,13 @@ import structlog
 from numpy.typing import NDArray
 
 from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, scan
-from services.node_agent.lanes.errors import StreamError
+from services.node_agent.lanes.errors import LaneError, StreamError
+from services.node_agent.lanes.pump import Arrivals
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec import known_exchange as exchange
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.contents import Origin
+from services.node_agent.page_codec.contents import ContentMissingError, Numbers, Origin, Pages
 from services.node_agent.page_codec.port_codec import PortEncoder
 from shared.page_stream.bodies import StreamKind
 
@@ -35,11 +39,17 @@ ANSWER_WITHIN_S = 120.0
 
 @dataclass(slots=True)
 class Learnt:
-    """What the exchange was worth. Bytes are payloads, both directions."""
+    """What the exchange was worth, and what is needed to answer later. Bytes are payloads, both directions."""
 
+    stream: LaneStream
     offers: int = 0
-    known: int = 0
     exchanged_bytes: int = 0
+    known: KnownContents | None = None
+
+    @property
+    def count(self) -> int:
+        """Contents that the recipient has."""
+        return 0 if self.known is None else len(self.known)
 
 
 class _Talk:
@@ -59,17 +69,20 @@ class _Talk:
 
 
 async def offer_contents(control: LaneSession, port: PortEncoder, files: Sequence[Path]) -> Learnt:
-    """Ask the recipient what it has of these files, and teach the port's encoders. Raises LaneError."""
-    learnt = Learnt()
+    """Ask the recipient what it has of these files, and teach the port's encoders. Raises LaneError.
+
+    Then `give_again` is to run, and `known` to be closed after it.
+    """
     stream = control.open_stream(StreamKind.CONTROL, CONTENTS)
+    learnt = Learnt(stream)
     talk = _Talk(stream)
     try:
         await _offer(talk, port, files, learnt)
-        stream.write_eof()
+        if learnt.known is None:
+            stream.write_eof()
     except (StreamError, CodecError, TimeoutError, OSError) as error:
         log.warning("the recipient's contents are not known", reason=str(error) or type(error).__name__)
         stream.reset("the exchange failed")
-        learnt.known = 0
     learnt.exchanged_bytes = talk.bytes
     return learnt
 
@@ -80,23 +93,55 @@ async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], learnt: 
     await talk.say(offered.greet())
     if not exchange.read_have(await talk.hear()):
         return
-    ids: list[bytes] = []
+    parts: dict[Path, Scanned] = {}
     seen: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
     for path in files:
         left = exchange.MAX_OFFERS - offered.offers - exchange.SAMPLE
         found = await asyncio.to_thread(_scan, path, key, max(left, 0))
         found = found.only(~np.isin(found.digests[:, 0], seen))
-        if not await _worth(talk, offered, found):
-            continue
-        seen = np.concatenate((seen, found.digests[:, 0]))
-        ids += await _offer_file(talk, offered, found)
+        if await _worth(talk, offered, found):
+            seen = np.concatenate((seen, found.digests[:, 0]))
+            parts[path] = found.only(await _offer_file(talk, offered, found))
     await talk.say(offered.commit())
     count = exchange.read_ready(await talk.hear())
     learnt.offers = offered.offers
-    if count != len(ids):
-        raise CodecError(finding=f"the recipient numbered {count} contents, the donor {len(ids)}")
-    port.contents.learn(Origin.KNOWN, ids)
-    learnt.known = count
+    known = sum(len(part.blocks) for part in parts.values())
+    if count != known:
+        raise CodecError(finding=f"the recipient numbered {count} contents, the donor {known}")
+    file_of, contents = _join(list(parts.values()))
+    learnt.known = await asyncio.to_thread(KnownContents, list(parts), file_of, contents.blocks, contents.digests)
+    port.contents.learn(Origin.KNOWN, [each for part in parts.values() for each in part.all_keyed_ids()])
+
+
+def _join(parts: Sequence[Scanned]) -> tuple[NDArray[np.int64], Scanned]:
+    """One after the other, and which part each row is of."""
+    if not parts:
+        return np.empty(0, dtype=np.int64), Scanned.empty()
+    part_of = np.repeat(np.arange(len(parts)), [len(part.blocks) for part in parts]).astype(np.int64)
+    blocks = np.concatenate([part.blocks for part in parts])
+    return part_of, Scanned(blocks, np.concatenate([part.digests for part in parts]))
+
+
+async def give_again(learnt: Learnt) -> None:
+    """Answer the recipient for as long as it may ask. A lane that fails is noticed by others."""
+    known = learnt.known
+    if known is None:
+        return
+    stream = learnt.stream
+    try:
+        while payload := await stream.read():
+            for number in exchange.read_ask(payload):
+                await stream.write(exchange.give(await asyncio.to_thread(_content, known, number)))
+    except (LaneError, StreamError, CodecError) as error:
+        log.info("the recipient asks for no more contents", reason=str(error))
+
+
+def _content(known: KnownContents, number: int) -> bytes:
+    """The content if the file still has it, else nothing."""
+    try:
+        return known.fetch(np.array([number], dtype=np.uint32)).tobytes()
+    except (ContentMissingError, OSError):
+        return b""
 
 
 def _scan(path: Path, key: bytes, limit: int) -> Scanned:
@@ -116,19 +161,17 @@ async def _worth(talk: _Talk, offered: exchange.Offered, found: Scanned) -> bool
     return exchange.worth_offering(len(sample), int(hits.sum()))
 
 
-async def _offer_file(talk: _Talk, offered: exchange.Offered, found: Scanned) -> list[bytes]:
-    """Offer all of it, the answers of a batch on their way while the next ones are sent. Keyed ids of the hits."""
+async def _offer_file(talk: _Talk, offered: exchange.Offered, found: Scanned) -> NDArray[np.bool_]:
+    """Offer all of it, the answer to a batch on its way while the next one is sent. Which of it the recipient has."""
     parts = exchange.batches_of(found.digests)
-    ids: list[bytes] = []
+    hits = np.zeros(len(found.digests), dtype=np.bool_)
     for ahead in range(len(parts) + 1):
         if ahead < len(parts):
             await talk.say(offered.offer(found.digests[parts[ahead]]))
         if ahead:
             part = parts[ahead - 1]
-            hits = np.zeros(len(found.digests), dtype=np.bool_)
             hits[part] = offered.take(found.digests[part], await talk.hear())
-            ids += found.keyed_ids(hits)
-    return ids
+    return hits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +193,8 @@ class Sources:
                 log.warning("a file's contents cannot be known", file=str(path), reason=str(error))
                 continue
             files.append(path)
-        if not scans:
-            return files, np.empty(0, dtype=np.int64), Scanned.empty()
-        file_of = np.repeat(np.arange(len(scans)), [len(each.blocks) for each in scans]).astype(np.int64)
-        blocks = np.concatenate([each.blocks for each in scans])
-        return files, file_of, Scanned(blocks, np.concatenate([each.digests for each in scans]))
+        file_of, contents = _join(scans)
+        return files, file_of, contents
 
 
 def _images(folder: Path | None) -> list[Path]:
@@ -162,6 +202,47 @@ def _images(folder: Path | None) -> list[Path]:
     if folder is None or not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+
+
+class AskingReader:
+    """Contents that the recipient has; asks the donor for those that are not what they were. A `store.KnownReader`."""
+
+    def __init__(self, known: KnownContents, arrivals: Arrivals) -> None:
+        self._known = known
+        self._arrivals = arrivals
+        self._wanted: asyncio.Queue[int] = asyncio.Queue()
+        self._asked: set[int] = set()
+        self._trouble: str | None = None
+
+    def fetch(self, numbers: Numbers) -> Pages:
+        """Raises ContentMissingError while the donor is asked, CodecError when it has them no more either."""
+        try:
+            return self._known.fetch(numbers)
+        except ContentMissingError as missing:
+            if self._trouble is not None:
+                raise CodecError(finding=self._trouble) from missing
+            for number in set(self._known.missing) - self._asked:
+                self._asked.add(number)
+                self._wanted.put_nowait(number)
+            raise
+
+    async def serve(self, stream: LaneStream, index: BlockIndex) -> None:
+        """Ask for what `fetch` missed, until cancelled or the donor cannot give it. Raises LaneError."""
+        try:
+            while True:
+                number = await self._wanted.get()
+                path = self._known.path_of(number)
+                log.warning("a content is not what it was; the donor is asked for it", file=str(path), number=number)
+                index.forget(path)
+                await stream.write(exchange.ask([number]))
+                content = exchange.read_give(await stream.read())
+                if not content or not self._known.give(number, content):
+                    self._trouble = f"content {number} changed in {path} here and at the donor, too"
+                self._arrivals.tell()
+        except (StreamError, CodecError) as error:
+            self._trouble = f"the donor gives no contents: {error}"
+        finally:
+            self._arrivals.tell()
 
 
 async def answer_offers(stream: LaneStream, sources: Sources) -> KnownContents | None:
@@ -185,6 +266,5 @@ async def answer_offers(stream: LaneStream, sources: Sources) -> KnownContents |
 
 
 async def tell_ready(stream: LaneStream, known: KnownContents) -> None:
-    """The contents can be referred to now."""
+    """The contents can be referred to now. Raises LaneError, StreamError."""
     await stream.write(exchange.ready(len(known)))
-    stream.write_eof()

@@ -15,7 +15,7 @@ from shared.page_stream.bodies import LaneRole
 from shared.rabbit_lane import RabbitLanes
 from shared.topology import Lane
 
-URGENT_LANES = frozenset({Lane.CONTROL})
+URGENT_LANES = frozenset({Lane.CONTROL, Lane.URGENT})
 
 
 class LaneRoutes:

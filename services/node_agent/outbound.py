@@ -160,6 +160,7 @@ class Outbound:
         self._meter = ProgressMeter(disk_bytes=0, memory_bytes=0)
         self._last_stats = JobStats()
         self._started = False
+        self._has_memory = False
         self._was_running = False
         self._paused_at_s: float | None = None
         self._connections = Connections()
@@ -224,6 +225,7 @@ class Outbound:
         await self._sockets.listen(self._sockets.disk, self._on_disk)
         await self._lanes.wait_ready(self._tuning.ready_within_s)
         await self._contents.learn(self._lanes.control, [Path(file) for file in vm.files])
+        self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         return MigrationPlan(
@@ -233,7 +235,7 @@ class Outbound:
             disks_uri=self._sockets.disk_uri,
             domain_xml=agreement.domain_xml,
             disks=tuple(disk.target for disk in agreement.disks),
-            bandwidth_bytes_per_s=agreement.limits.bandwidth_bytes_per_s,
+            bandwidth_bytes_per_s=None,  # the lanes hold the cap: it is on what crosses the wire, after the codec
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
         )
@@ -372,7 +374,9 @@ class Outbound:
 
     async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._outage.memory_flows()
-        await self._pump(Lane.MEMORY, StreamKind.MEMORY, reader, writer)
+        # QEMU's first connection is the migration stream; in post-copy a second one carries what the guest waits for.
+        first, self._has_memory = not self._has_memory, True
+        await self._pump(Lane.MEMORY if first else Lane.URGENT, StreamKind.MEMORY, reader, writer)
 
     async def _on_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._pump(Lane.DISK, StreamKind.DISK, reader, writer)
@@ -380,7 +384,7 @@ class Outbound:
     async def _pump(
         self, lane: Lane, kind: StreamKind, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        session = self._lanes.memory if lane is Lane.MEMORY else self._lanes.disk
+        session = self._lanes.session(lane)
         with self._connections.track(writer):
             try:
                 await self._lanes.pump(lane, reader, writer, session.open_stream(kind, str(lane)))
@@ -413,7 +417,7 @@ class Outbound:
             outage_ms=await self._outage.finish(self._paused_at_s),
             hypervisor_downtime_ms=completed.downtime_ms if completed else None,
             total_ms=round(1000 * (now_s - began_s)),
-            memory_bytes=self._lanes.raw_bytes(Lane.MEMORY),
+            memory_bytes=self._lanes.raw_bytes(Lane.MEMORY) + self._lanes.raw_bytes(Lane.URGENT),
             disk_bytes=self._lanes.raw_bytes(Lane.DISK),
             wire_bytes=self._lanes.wire_bytes(),
             post_copy=self._keeper.post_copy,

@@ -18,7 +18,15 @@ from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
 from services.node_agent.journal import Journal
 from services.node_agent.kept import Kept
-from services.node_agent.known_contents import Sources, answer_offers, offer_contents, tell_ready
+from services.node_agent.known_contents import (
+    AskingReader,
+    Learnt,
+    Sources,
+    answer_offers,
+    give_again,
+    offer_contents,
+    tell_ready,
+)
 from services.node_agent.lanes.errors import StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
@@ -90,6 +98,7 @@ class OutboundContents:
 
     def __init__(self, settings: NodeSection, kept: Kept, agreement: ServiceChangeAgreement) -> None:
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
+        self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, without=settings.without)
 
@@ -98,14 +107,24 @@ class OutboundContents:
         if not self.codecs.techniques & {Technique.BASE, Technique.KEPT}:
             return
         began_s = time.monotonic()
-        learnt = await offer_contents(control, self.codecs.port, [*disks, *self._kept])
+        learnt = self._learnt = await offer_contents(control, self.codecs.port, [*disks, *self._kept])
         log.info(
             "contents that the recipient has",
-            known=learnt.known,
+            known=learnt.count,
             offered=learnt.offers,
             exchanged_bytes=learnt.exchanged_bytes,
             seconds=round(time.monotonic() - began_s, 3),
         )
+
+    async def give_again(self) -> None:
+        """Serve the recipient's questions after `learn`; cancel it at the end."""
+        if self._learnt is None:
+            return
+        try:
+            await give_again(self._learnt)
+        finally:
+            if self._learnt.known is not None:
+                self._learnt.known.close()
 
 
 class InboundContents:
@@ -116,15 +135,24 @@ class InboundContents:
         self._sources = sources
 
     async def answer(self, stream: LaneStream) -> None:
-        """Answer the donor's offers. Raises LaneError; whatever else fails, fails without harm to the port."""
+        """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.
+
+        Raises LaneError; whatever else fails, fails without harm to the port.
+        """
+        known = None
         try:
             known = await answer_offers(stream, self._sources)
             if known is None:
                 stream.write_eof()
                 return
-            self.codecs.know(known)
+            reader = AskingReader(known, self.codecs.arrivals)
+            self.codecs.know(reader)
             await tell_ready(stream, known)
+            await reader.serve(stream, self._sources.index)
         except (StreamError, CodecError, OSError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
             log.warning("the donor cannot be told what is here", reason=reason)
             stream.reset(reason)
+        finally:
+            if known is not None:
+                known.close()

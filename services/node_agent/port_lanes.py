@@ -61,7 +61,7 @@ class LaneTuning:
     def window_bytes(self, lane: Lane) -> int:
         """One lane's window."""
         match lane:
-            case Lane.CONTROL:
+            case Lane.CONTROL | Lane.URGENT:
                 return self.control_window_bytes
             case Lane.MEMORY:
                 return self.memory_window_bytes
@@ -119,9 +119,18 @@ class PortLanes:
         return self._sessions[Lane.MEMORY]
 
     @property
+    def urgent(self) -> LaneSession:
+        """Pages that a guest waits for in post-copy: QEMU's second connection, never behind the bulk of the first."""
+        return self._sessions[Lane.URGENT]
+
+    @property
     def disk(self) -> LaneSession:
         """NBD."""
         return self._sessions[Lane.DISK]
+
+    def session(self, lane: Lane) -> LaneSession:
+        """Any lane."""
+        return self._sessions[lane]
 
     async def wait_ready(self, within_s: float) -> None:
         """Return when the other end has answered on every lane. Raises TimeoutError or LaneError."""

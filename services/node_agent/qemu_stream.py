@@ -11,8 +11,7 @@ is not known here. That is so for device state (the end of every pre-copy), for 
 version or with capabilities that change the records. What is understood but contradicts itself raises
 DamagedStreamError.
 
-Nothing is held but one incomplete element, at most MAX_ELEMENT_BYTES. Runs of ZERO records are scanned by numpy; a PAGE
-record costs half a microsecond, which is small beside what a page costs later.
+Nothing is held but one incomplete element, at most MAX_ELEMENT_BYTES. Runs of records are scanned by numpy.
 """
 
 from __future__ import annotations
@@ -49,7 +48,6 @@ _FOOTER: Final = 0x7E
 _RAM: Final = b"ram"
 _RAM_VERSION: Final = 4
 _PRE_COPY_COMMANDS: Final = frozenset({1, 2, 3, 11})  # open return path, ping, post-copy is possible, switchover begins
-_ZERO_RECORD_BYTES: Final = 9
 _MAX_NAME_BYTES: Final = 4096  # of a machine type
 _BE64: Final = struct.Struct(">Q")
 _BE32: Final = struct.Struct(">I")
@@ -250,9 +248,9 @@ class QemuStream:
         flags = head & _FLAGS
         match flags:
             case 0x28:  # PAGE | CONTINUE
-                return self._page(at, head, at + 8, named=False)
+                return self._run(at, flags, Kind.PAGE, PAGE_BYTES)
             case 0x22:  # ZERO | CONTINUE
-                return self._zeros(at)
+                return self._run(at, flags, Kind.ZERO, 1)
             case 0x40 | 0x60 if self._deltas:
                 return self._delta(at, head)
             case 0x08 | 0x02:
@@ -260,7 +258,7 @@ class QemuStream:
                 self._whole(body + (PAGE_BYTES if flags == FLAG_PAGE else 1))
                 self._enter(name, at)
                 if flags == FLAG_PAGE:
-                    return self._page(at, head, body, named=True)
+                    return self._page(at, head, body)
                 return self._zero(at, head, body)
             case 0x10:  # EOS
                 if head != FLAG_EOS:
@@ -274,10 +272,10 @@ class QemuStream:
             case _:
                 return self._pass(f"RAM records with flags {flags:#x}", at)
 
-    def _page(self, at: int, head: int, body: int, *, named: bool) -> int:
-        end = self._whole(body + PAGE_BYTES)
-        self._found.record(Kind.PAGE, at, body, self._page_number(head, at), named=named)
-        return end
+    def _page(self, at: int, head: int, body: int) -> int:
+        """A PAGE record that names its block."""
+        self._found.record(Kind.PAGE, at, body, self._page_number(head, at), named=True)
+        return self._whole(body + PAGE_BYTES)
 
     def _zero(self, at: int, head: int, body: int) -> int:
         if self._buffer[body] != 0:
@@ -285,23 +283,25 @@ class QemuStream:
         self._found.record(Kind.ZERO, at, body, self._page_number(head, at), named=True)
         return body + 1
 
-    def _zeros(self, at: int) -> int:
-        """A run of ZERO | CONTINUE records: looked for in windows that grow, so that short runs stay cheap."""
+    def _run(self, at: int, flags: int, kind: Kind, body_bytes: int) -> int:
+        """A run of such records: looked for in windows that grow, so that short runs stay cheap."""
         block = self._block
         if block is None:
             raise self._damaged("the first record has no block", at)
+        stride = 8 + body_bytes
         end, window = at, _FIRST_SCAN
-        while count := min(window, (len(self._buffer) - end) // _ZERO_RECORD_BYTES):
-            heads = np.ndarray((count,), ">u8", self._buffer, end, (_ZERO_RECORD_BYTES,)).astype(np.uint64)
-            good = (heads & np.uint64(_FLAGS)) == FLAG_ZERO | FLAG_CONTINUE
+        while count := min(window, (len(self._buffer) - end) // stride):
+            heads = np.ndarray((count,), ">u8", self._buffer, end, (stride,)).astype(np.int64)
+            good = (heads & _FLAGS) == flags
             run = count if good.all() else int(good.argmin())
-            if run:
-                pages = (heads[:run] >> np.uint64(PAGE_BITS)).astype(np.int64)
-                fills = np.ndarray((run,), np.uint8, self._buffer, end + 8, (_ZERO_RECORD_BYTES,))
-                if fills.any() or int(pages.max()) >= block.pages:
-                    raise self._damaged("a zero page with another filling or beyond its block", end)
-                self._found.zero_run(end, pages + block.first_page)
-                end += run * _ZERO_RECORD_BYTES
+            pages = heads[:run] >> PAGE_BITS
+            beyond = pages[(pages < 0) | (pages >= block.pages)]
+            if len(beyond):
+                raise self._damaged(f"page {int(beyond[0])} of {block.name!r}, which has {block.pages}", end)
+            if kind == Kind.ZERO and np.ndarray((run,), np.uint8, self._buffer, end + 8, (stride,)).any():
+                raise self._damaged("a zero page with another filling", end)
+            self._found.run(kind, end, stride, pages + block.first_page)
+            end += run * stride
             if run < count:
                 break
             window *= 4
@@ -385,14 +385,13 @@ class _Found:
     def record(self, kind: Kind, at: int, body: int, page: int, *, named: bool) -> None:
         self._rows.append((kind, at, body, page, named))
 
-    def zero_run(self, at: int, pages: NDArray[np.int64]) -> None:
+    def run(self, kind: Kind, at: int, stride: int, pages: NDArray[np.int64]) -> None:
         self._close()
-        part = np.empty((len(pages), 5), dtype=np.int64)
-        part[:, 0] = Kind.ZERO
-        part[:, 1] = at + _ZERO_RECORD_BYTES * np.arange(len(pages))
+        part = np.zeros((len(pages), 5), dtype=np.int64)
+        part[:, 0] = kind
+        part[:, 1] = at + stride * np.arange(len(pages))
         part[:, 2] = part[:, 1] + 8
         part[:, 3] = pages
-        part[:, 4] = 0
         self._parts.append(part)
 
     def scan(self, buffer: bytes, end: int) -> Scan:

@@ -14,7 +14,6 @@ from typing import Protocol
 
 import structlog
 
-from services.node_agent.block_files import KnownContents
 from services.node_agent.lanes.pump import Arrivals
 from services.node_agent.nbd_stream import NbdFacts, ReplyScanner
 from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
@@ -26,7 +25,7 @@ from services.node_agent.page_codec.memory_encoder import MemoryEncoder
 from services.node_agent.page_codec.nbd_replies import ReplyDecoder, ReplyEncoder
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
-from services.node_agent.page_codec.store import FileStore
+from services.node_agent.page_codec.store import FileStore, KnownReader
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 from shared.topology import Lane
 
@@ -100,10 +99,10 @@ class RecipientCodecs:
         self.port = PortDecoder(self._make_store)
         self._folder = folder
         self._store: FileStore | None = None
-        self._known: KnownContents | None = None
+        self._known: KnownReader | None = None
 
-    def know(self, known: KnownContents) -> None:
-        """The donor may refer to these from now on."""
+    def know(self, known: KnownReader) -> None:
+        """The donor may refer to these from now on. Whoever gives them closes them."""
         self._known = known
         if self._store is not None:
             self._store.known = known
@@ -125,9 +124,6 @@ class RecipientCodecs:
         if self._store is not None:
             self._store.close()
             self._store = None
-        if self._known is not None:
-            self._known.close()
-            self._known = None
         if Technique.KEPT not in self.techniques:
             shutil.rmtree(self._folder, ignore_errors=True)
 

@@ -171,6 +171,7 @@ def test_medians_shares_and_the_best_stock_variant() -> None:
     assert best is found["stock/xbzrle"]
     assert ratio(found["vmport/relay-cold"], best, "wire_bytes") == 0.5
     assert ratio(found["vmport/relay-cold"], found["stock/post-copy"], "total_s") is None
+    assert ratio(found["vmport/relay-cold"], found["stock/post-copy"], "wire_bytes") is None
 
 
 def test_the_document_says_all() -> None:

@@ -173,8 +173,8 @@ def test_topology_is_the_sum_of_its_parties() -> None:
     assert len(topology_for(some).queues) == 6
 
 
-def test_lane_topology_has_three_lanes_both_ways() -> None:
-    """Six exchanges, six queues, each exchange bound to the other node's queue."""
+def test_lane_topology_has_all_lanes_both_ways() -> None:
+    """An exchange and a queue per lane and direction, each exchange bound to the other node's queue."""
     ends = LaneEnds(uuid4(), node("a", "one"), node("b", "two"))
     topology = lane_topology(ends)
     assert len(topology.exchanges) == len(topology.queues) == len(topology.bindings) == 2 * len(Lane)

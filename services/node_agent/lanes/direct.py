@@ -119,9 +119,15 @@ class DirectListener:
         if preface.number in group.pipes or preface.connections != group.connections:
             raise ValueError(f"connection {preface.number} of its group came twice")
         group.pipes[preface.number] = pipe
-        if len(group.pipes) == group.connections:
-            del self._groups[key]
-            self._expected[preface.port_id, preface.lane](DirectConnection(list(group.pipes.values())))
+        if len(group.pipes) < group.connections:
+            return
+        del self._groups[key]
+        arrived = self._expected.get((preface.port_id, preface.lane))
+        if arrived is None:
+            for each in group.pipes.values():
+                each.writer.transport.abort()
+        else:
+            arrived(DirectConnection(list(group.pipes.values())))
 
     def _give_up(self, key: tuple[UUID, Lane, bytes], group: _Group) -> None:
         """A group that is complete has left the table."""

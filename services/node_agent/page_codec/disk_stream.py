@@ -104,7 +104,7 @@ class DiskEncoder:
         payloads = [] if self._greeted else [self._port.hello.encode()]
         self._greeted = True
         # With the tail in front, a whole chunk might not fit into one batch.
-        border = MAX_CHUNK_BYTES - CONTENT_BYTES
+        border = MAX_CHUNK_BYTES - len(self._tail)
         for part in (chunk[:border], chunk[border:]):
             if part:
                 payloads += self._encode_part(part)
@@ -204,8 +204,8 @@ class DiskEncoder:
 class DiskDecoder:
     """One NBD connection's requests, at the recipient. A `ChunkDecoder`.
 
-    `decode` raises ContentMissingError while a reference to another stream's content is ahead of it: call it again with
-    the same payload when more of that has arrived. Nothing of the payload was given out then.
+    `decode` raises ContentMissingError while a content that it refers to has still to come from elsewhere: call it
+    again with the same payload when more has arrived. Nothing of the payload was given out then.
     """
 
     def __init__(self, port: PortDecoder, facts: NbdFacts) -> None:
@@ -310,7 +310,7 @@ def _fetch(store: ContentStore, columns: _Columns) -> Pages:
         try:
             pages[these] = store.fetch(Origin(origin), columns.codes[these] & np.uint32(MAX_NUMBER))
         except ContentMissingError as missing:
-            if origin != Origin.MEMORY:  # what is not there now will never be
+            if origin == Origin.DISK:  # what is not there now will never be
                 raise CodecError(finding=missing.finding) from missing
             raise
     return pages

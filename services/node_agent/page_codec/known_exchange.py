@@ -13,6 +13,8 @@ Messages, one payload each, integers little-endian:
     ANSWER  u8 4 · 16 bytes, digest of the hits · bitmap         recipient, one per OFFER, in order
     COMMIT  u8 5 · u8 per OFFER: 1 taken, 0 dropped              donor
     READY   u8 6 · u32 contents that have numbers now            recipient
+    ASK     u8 7 · u32 per content: its number                   recipient, at any time after READY
+    GIVE    u8 8 · the content, or nothing if it is gone         donor, one per content asked for, in order
 
 A content's short id is SipHash-2-4 of its BLAKE3 digest (16 bytes), cut to 40 bits; its key comes from the port's key.
 So an index of digests can be kept for all ports, and what is on the wire says nothing outside of this port.
@@ -32,7 +34,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.contents import ID_BYTES, KEY_BYTES
+from services.node_agent.page_codec.contents import CONTENT_BYTES, ID_BYTES, KEY_BYTES
 
 GREET: Final = 1
 HAVE: Final = 2
@@ -40,9 +42,12 @@ OFFER: Final = 3
 ANSWER: Final = 4
 COMMIT: Final = 5
 READY: Final = 6
+ASK: Final = 7
+GIVE: Final = 8
 
 OFFERS_AT_ONCE: Final = 8192
 SAMPLE: Final = 512
+ASK_AT_ONCE: Final = 256
 MAX_OFFERS: Final = 1 << 22
 """Per port: 16 GiB of contents."""
 SHORT_BYTES: Final = 5
@@ -234,6 +239,32 @@ def ready(count: int) -> bytes:
 def read_ready(payload: bytes) -> int:
     """How many contents have numbers. Raises CodecError."""
     return int.from_bytes(_body(payload, READY, 4), "little")
+
+
+def ask(numbers: Sequence[int]) -> bytes:
+    """Contents that were there when the donor offered them, and are not what they were."""
+    return bytes([ASK]) + np.array(numbers, dtype="<u4").tobytes()
+
+
+def read_ask(payload: bytes) -> list[int]:
+    """Their numbers. Raises CodecError."""
+    body = _body(payload, ASK)
+    if len(body) % 4 or len(body) > 4 * ASK_AT_ONCE:
+        raise CodecError(finding=f"{len(body)} bytes ask for contents")
+    return [int(number) for number in np.frombuffer(body, dtype="<u4")]
+
+
+def give(content: bytes) -> bytes:
+    """One content; nothing if the donor has it no more."""
+    return bytes([GIVE]) + content
+
+
+def read_give(payload: bytes) -> bytes:
+    """Raises CodecError."""
+    body = _body(payload, GIVE)
+    if len(body) not in (0, CONTENT_BYTES):
+        raise CodecError(finding=f"a content of {len(body)} bytes")
+    return body
 
 
 def sample_of(digests: Digests, count: int = SAMPLE) -> NDArray[np.int64]:

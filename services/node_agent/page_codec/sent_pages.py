@@ -2,8 +2,9 @@
 
 Per page of the guest 8 bytes: the code of the content that was sent last, and the slot of its copy, if there is one.
 The copies are bounded. A page that is sent for the first time takes a slot only while there are free ones; a page
-that is sent again, and so may be sent a third time, takes another one's in turn. So the hot pages end up with copies,
-however large the guest is. Without a copy there is no delta, and nothing else is lost.
+that is sent again, and so may be sent a third time, takes that of another one, of a page that was sent only once if
+there is such. So the hot pages end up with copies, however large the guest is. Without a copy there is no delta, and
+nothing else is lost.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class SentPages:
         self._slot_of = np.zeros(pages, dtype=np.int32)  # 0: none, so that untouched memory costs nothing
         self._copies: Pages = np.empty((copies, CONTENT_BYTES), dtype=np.uint8)
         self._page_of = np.full(copies, -1, dtype=np.int64)
+        self._is_hot = np.zeros(copies, dtype=np.bool_)
         self._used = 0
         self._hand = 0
 
@@ -49,6 +51,7 @@ class SentPages:
         if len(homeless):
             self._find_slots(pages[homeless], again[homeless])
         slots = self._slot_of[pages] - 1  # only now: a page of this very batch may have lost its slot
+        self._is_hot[slots[again & (slots >= 0)]] = True
         placed = slots >= 0
         self._copies[slots[placed]] = contents[placed]
 
@@ -67,9 +70,8 @@ class SentPages:
         slots[:free] = np.arange(self._used, self._used + free)
         self._used += free
         wanting = free + np.flatnonzero(again[free:])
-        wanting = wanting[: len(self._page_of)]
-        taken = (self._hand + np.arange(len(wanting))) % max(1, len(self._page_of))
-        self._hand = int(taken[-1] + 1) if len(taken) else self._hand
+        taken = self._take(len(wanting))
+        wanting = wanting[: len(taken)]
         # A slot of this very batch may be taken again: its page then simply has no copy.
         slots[np.isin(slots, taken)] = -1
         slots[wanting] = taken
@@ -78,3 +80,16 @@ class SentPages:
         placed = slots >= 0
         self._page_of[slots[placed]] = pages[placed]
         self._slot_of[pages[placed]] = slots[placed] + 1
+
+    def _take(self, count: int) -> PageNumbers:
+        """Slots to give to others, in turn: of pages that were sent once, and when there are none left, of any."""
+        if not count or not len(self._page_of):
+            return np.empty(0, dtype=np.int64)
+        order = (self._hand + np.arange(len(self._page_of))) % len(self._page_of)
+        cold = order[~self._is_hot[order]]
+        if len(cold) < count:
+            self._is_hot[:] = False
+            cold = order
+        taken = cold[:count]
+        self._hand = int(taken[-1]) + 1
+        return taken

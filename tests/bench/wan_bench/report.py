@@ -33,7 +33,7 @@ def comparison(rows: Sequence[Row]) -> str:
             (
                 summary.label,
                 _runs(summary),
-                f"{summary.wire_bytes / 1e6:.1f}",
+                ">" * (summary.ended < summary.runs) + f"{summary.wire_bytes / 1e6:.1f}",
                 _figure(summary.total_s, ".1f"),
                 _figure(summary.downtime_ms, ".0f"),
                 _figure(summary.outage_ms, ".0f"),

@@ -117,8 +117,13 @@ def _summary(workload: str, label: str, group: list[Row]) -> Summary:
 
 
 def ratio(of: Summary, to: Summary | None, figure: str) -> float | None:
-    """How many times `to` a median is; None where either did not end or was not measured."""
-    ours, theirs = getattr(of, figure), None if to is None else getattr(to, figure)
+    """How many times `to` a median is; None where either was not measured, or did not end in every run.
+
+    What a move carried until it was aborted says how long one waited, not what it costs.
+    """
+    if to is None or of.ended < of.runs or to.ended < to.runs:
+        return None
+    ours, theirs = getattr(of, figure), getattr(to, figure)
     return None if ours is None or not theirs else ours / theirs
 
 
