@@ -160,7 +160,7 @@ def _fetch(store: ContentStore, origin: int, numbers: Codes) -> Pages:
     try:
         return store.fetch(Origin(origin), numbers)
     except ContentMissingError as error:
-        if error.origin is Origin.MEMORY:  # this lane's own: it will never come
+        if error.origin is not Origin.DISK:  # from nowhere else can it still come
             raise CodecError(finding=error.finding) from error
         raise
     except ValueError as error:
