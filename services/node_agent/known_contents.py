@@ -229,8 +229,8 @@ class AskingReader:
         try:
             return self._known.fetch(numbers)
         except ContentMissingError as missing:
-            if self._trouble is not None:
-                raise CodecError(finding=self._trouble) from missing
+            if self._trouble is not None or not self._known.missing:
+                raise CodecError(finding=self._trouble or missing.finding) from missing
             for number in set(self._known.missing) - self._asked:
                 self._asked.add(number)
                 self._wanted.put_nowait(number)
