@@ -197,6 +197,7 @@ class KnownContents:
         All such numbers of the call are in `missing` then; what is given for them (`give`) serves the next call.
         """
         wanted = numbers.astype(np.int64)
+        self.missing = []
         if len(wanted) and (wanted.max() >= len(self) or not self._files):
             raise ContentMissingError(origin=Origin.KNOWN, number=int(wanted.max()))
         # Blocks of different files never follow each other: 2^40 blocks lie between.

@@ -33,8 +33,11 @@ from shared.page_stream.bodies import StreamKind
 log = structlog.stdlib.get_logger(__name__)
 
 CONTENTS = "contents"
-ANSWER_WITHIN_S = 120.0
-"""For one message: the recipient may have to read a new base image first."""
+ANSWER_WITHIN_S = 60.0
+"""For one message, at the recipient."""
+EXCHANGE_WITHIN_S = 25.0
+"""At the donor, for all of it: a transfer that begins in time is worth more. What the recipient indexed meanwhile
+serves the next port."""
 
 
 @dataclass(slots=True)
@@ -77,7 +80,8 @@ async def offer_contents(control: LaneSession, port: PortEncoder, files: Sequenc
     learnt = Learnt(stream)
     talk = _Talk(stream)
     try:
-        await _offer(talk, port, files, learnt)
+        async with asyncio.timeout(EXCHANGE_WITHIN_S):
+            await _offer(talk, port, files, learnt)
         if learnt.known is None:
             stream.write_eof()
     except (StreamError, CodecError, TimeoutError, OSError) as error:
@@ -197,6 +201,12 @@ class Sources:
         return files, file_of, contents
 
 
+def index_images(folder: Path, index: BlockIndex) -> None:
+    """Index the catalogue ahead of ports. Blocking. Raises OSError."""
+    for path in _images(folder):
+        index.look_up(path, limit=exchange.MAX_OFFERS)
+
+
 def _images(folder: Path | None) -> list[Path]:
     """Regular files of the catalogue, no links: what is published lies there."""
     if folder is None or not folder.is_dir():
@@ -219,8 +229,8 @@ class AskingReader:
         try:
             return self._known.fetch(numbers)
         except ContentMissingError as missing:
-            if self._trouble is not None:
-                raise CodecError(finding=self._trouble) from missing
+            if self._trouble is not None or not self._known.missing:
+                raise CodecError(finding=self._trouble or missing.finding) from missing
             for number in set(self._known.missing) - self._asked:
                 self._asked.add(number)
                 self._wanted.put_nowait(number)

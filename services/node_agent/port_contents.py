@@ -24,6 +24,7 @@ from services.node_agent.known_contents import (
     Sources,
     answer_offers,
     give_again,
+    index_images,
     offer_contents,
     tell_ready,
 )
@@ -75,11 +76,15 @@ class PortContents:
         return InboundContents(RecipientCodecs(folder, without=without), sources)
 
     async def sweep(self, active: Collection[UUID]) -> None:
-        """Remove what was kept long enough; what cannot be removed is logged and tried again the next time."""
+        """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
         try:
             await asyncio.to_thread(self._kept.sweep, time.time(), active=active)
         except (OSError, DiskImageError) as error:
             log.warning("what earlier ports left cannot be removed", reason=str(error))
+        try:
+            await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
+        except OSError as error:
+            log.warning("base images cannot be indexed", reason=str(error))
 
     def _quarantined(self, vm_uuid: UUID) -> list[Path]:
         """Disks of this VM that wait for their erasure here since it left."""

@@ -160,7 +160,7 @@ def _fetch(store: ContentStore, origin: int, numbers: Codes) -> Pages:
     try:
         return store.fetch(Origin(origin), numbers)
     except ContentMissingError as error:
-        if error.origin is Origin.MEMORY:  # this lane's own: it will never come
+        if error.origin is Origin.MEMORY:  # this lane's own will never come; the others' may, and KNOWN is asked for
             raise CodecError(finding=error.finding) from error
         raise
     except ValueError as error:

@@ -17,6 +17,7 @@ from typing import Final, Protocol, Self
 
 import numpy as np
 
+from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentMissingError, Numbers, Origin, Pages
 
 _AT_ONCE: Final = 256
@@ -57,11 +58,14 @@ class FileStore:
             self._ring(origin).append(pages)
 
     def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
-        """The contents, in the order of `numbers`. Raises ContentMissingError for the first that is not held."""
+        """The contents, in the order of `numbers`. Raises ContentMissingError for the first that is not held.
+
+        Raises CodecError for one that never will be.
+        """
         if origin is not Origin.KNOWN:
             return self._ring(origin).fetch(numbers)
         if self.known is None:
-            raise ContentMissingError(origin=origin, number=int(numbers[0]))
+            raise CodecError(finding=f"content {numbers[0]} of known, but nothing is known here")
         return self.known.fetch(numbers)
 
     def count(self, origin: Origin) -> int:

@@ -157,3 +157,12 @@ async def test_what_changed_at_both_ends_is_an_error(tmp_path: Path) -> None:
         store = port.recipient.port.greet(port.donor.port.hello.encode())
         with pytest.raises(CodecError, match="changed in"):
             store.fetch(Origin.KNOWN, np.array([0], dtype=np.uint32))
+
+
+async def test_a_number_that_was_never_given_is_an_error(tmp_path: Path) -> None:
+    """At once: nobody can bring it."""
+    async with porting(tmp_path, disk=NOISE, image=NOISE) as port:
+        store = port.recipient.port.greet(port.donor.port.hello.encode())
+        with pytest.raises(CodecError) as caught:
+            store.fetch(Origin.KNOWN, np.array([BLOCKS], dtype=np.uint32))
+        assert not isinstance(caught.value, ContentMissingError)

@@ -243,6 +243,16 @@ def test_damaged_batches_are_refused(store: FileStore, payload: bytes) -> None:
         decoder.decode(payload)
 
 
+@pytest.mark.parametrize("origin", [Origin.MEMORY, Origin.KNOWN])
+def test_what_can_never_come_is_not_waited_for(store: FileStore, origin: Origin) -> None:
+    """Only the disk lane may still bring a content that memory refers to."""
+    decoder = MemoryDecoder(PortDecoder(lambda _: store))
+    decoder.decode(PortEncoder(KEY).hello.encode())
+    with pytest.raises(CodecError) as raised:
+        decoder.decode(batch(kinds=bytes([MemoryKind.REFERENCE]), pages=u32(1), codes=u32(origin << 30 | 5)))
+    assert not isinstance(raised.value, ContentMissingError)
+
+
 def test_a_batch_before_the_hello_is_refused(store: FileStore) -> None:
     """Who does not say the version is not understood."""
     with pytest.raises(CodecError, match="before the hello"):

@@ -1,0 +1,134 @@
+"""What a port leaves serves the next one of the same VM: a second attempt, and the way home."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+import pytest
+
+from services.node_agent.journal import Journal
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.settings import LaneSettings
+from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
+from services.node_agent.page_codec.contents import CONTENT_BYTES
+from services.node_agent.page_codec.hello import Technique
+from services.node_agent.port_contents import InboundContents, OutboundContents, PortContents
+from services.node_agent.settings import NodeSection
+from shared.messages.porting import ServiceChangeAgreement
+from shared.page_stream.bodies import LaneRole
+from shared.topology import Lane
+
+DISK = np.random.default_rng(11).bytes(400 * CONTENT_BYTES)
+VM = uuid4()
+
+
+def node(folder: Path, **settings: object) -> PortContents:
+    """One node's contents; its catalogue is empty."""
+    section = NodeSection.model_validate({"state_dir": folder, "base_image_dir": folder / "no-images", **settings})
+    (folder / "journal").mkdir(parents=True, exist_ok=True)
+    return PortContents(section, Journal(folder / "journal"))
+
+
+def agreement(vm: UUID = VM) -> ServiceChangeAgreement:
+    """Only what is looked at here."""
+    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm}
+    return ServiceChangeAgreement.model_construct(**facts)
+
+
+@asynccontextmanager
+async def porting(
+    donor: PortContents, recipient: PortContents, disk: Path, vm: UUID = VM
+) -> AsyncIterator[tuple[OutboundContents, InboundContents]]:
+    """Both halves, after the exchange; closed at the end, as when a port ends."""
+    route, agreed = MemoryRoute(), agreement(vm)
+    near, far = (
+        LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
+        for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
+    )
+    outbound, inbound = donor.outbound(agreed), recipient.inbound(agreed)
+
+    async def answer() -> None:
+        await inbound.answer(await far.accept())
+
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(30):
+        tasks = [loop.create_task(work) for work in (near.run(), far.run(), answer())]
+        try:
+            await outbound.learn(near, [disk])
+            tasks.append(loop.create_task(outbound.give_again()))
+            yield outbound, inbound
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            outbound.codecs.close()
+            inbound.codecs.close()
+
+
+def send(outbound: OutboundContents, inbound: InboundContents, disk: bytes) -> int:
+    """Mirror a disk; it must arrive exactly. Returns the bytes that crossed."""
+    stream = struct.pack(">I", 3) + struct.pack(">IHHQQI", 0x25609513, 0, 1, 9, 0, len(disk)) + disk
+    encoder, _ = outbound.codecs.pair(Lane.DISK)
+    _, decoder = inbound.codecs.pair(Lane.DISK)
+    payloads = [each for at in range(0, len(stream), 1 << 18) for each in encoder.encode(stream[at : at + (1 << 18)])]
+    payloads += encoder.flush()
+    assert b"".join(bytes(chunk) for payload in payloads for chunk in decoder.decode(payload)) == stream
+    return sum(map(len, payloads))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    path = tmp_path / "disk.raw"
+    path.write_bytes(DISK)
+    return path
+
+
+async def test_a_second_attempt_sends_only_what_is_missing(tmp_path: Path, disk: Path) -> None:
+    """The first attempt broke off after most of the disk; the second, with new processes, sends the rest."""
+    border = 300 * CONTENT_BYTES
+    async with porting(node(tmp_path / "a"), node(tmp_path / "b"), disk) as (outbound, inbound):
+        assert send(outbound, inbound, DISK[:border]) > border
+    async with porting(node(tmp_path / "a"), node(tmp_path / "b"), disk) as (outbound, inbound):
+        assert send(outbound, inbound, DISK) < len(DISK) - border + 4000
+
+
+async def test_the_way_home_refers_to_the_memory_that_left(tmp_path: Path, disk: Path) -> None:
+    """Pages that the donor sent in full are known to it when the guest comes back from where they arrived."""
+    pages = np.random.default_rng(3).integers(0, 256, (300, CONTENT_BYTES), dtype=np.uint8)
+    async with porting(node(tmp_path / "a"), node(tmp_path / "b"), disk) as (outbound, _):
+        assert outbound.codecs.port.keeper is not None
+        outbound.codecs.port.keeper(pages)
+    there = tmp_path / "there.raw"
+    there.write_bytes(pages.tobytes())
+    async with porting(node(tmp_path / "b"), node(tmp_path / "a"), there) as (outbound, inbound):
+        assert send(outbound, inbound, pages.tobytes()) < 3000
+
+
+@pytest.mark.parametrize("technique", [Technique.KEPT, None])
+async def test_another_vm_and_a_switched_off_technique_know_nothing(
+    tmp_path: Path, disk: Path, technique: Technique | None
+) -> None:
+    """What one VM left is never looked through for another one."""
+    settings = {"without": [technique]} if technique else {}
+    async with porting(node(tmp_path / "a"), node(tmp_path / "b", **settings), disk) as (outbound, inbound):
+        send(outbound, inbound, DISK)
+    vm = VM if technique else uuid4()
+    async with porting(node(tmp_path / "a"), node(tmp_path / "b", **settings), disk, vm) as (outbound, inbound):
+        assert send(outbound, inbound, DISK) > len(DISK)
+
+
+async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> None:
+    """Nothing is kept past its time."""
+    recipient = node(tmp_path / "b", keep_contents_s=0)
+    async with porting(node(tmp_path / "a"), recipient, disk) as (outbound, inbound):
+        send(outbound, inbound, DISK)
+    assert list((tmp_path / "b" / "contents").iterdir())
+    await recipient.sweep(())
+    assert not list((tmp_path / "b" / "contents").iterdir())
