@@ -3,7 +3,8 @@
 For the `build` workload: every file must be identical except the object files of guestd. Those must be whole at the
 recipient, where the guest wrote out what it held. At the donor the guest may have held some of their blocks in memory
 at the switchover: there each block must be empty, or whole and of a version that is not newer. A log may have grown
-since. Past the file system all must be identical. The donor's image is as a switchover leaves it, so a copy has its journal replayed first.
+since. Past the file system all must be identical. The donor's image is as a switchover leaves it, so a copy has its
+journal replayed first.
 """
 
 import hashlib
