@@ -47,6 +47,21 @@ def test_blocks_that_the_guest_still_held_may_be_empty_at_the_donor_only(tmp_pat
     assert not compare_trees(_tree(tmp_path / "c", {5: whole}), _tree(tmp_path / "d", {5: late})).identical
 
 
+def test_a_log_may_grow_but_not_change(tmp_path: Path) -> None:
+    """What the guest's system adds to its logs is no loss; anything else about them is, and so is growth elsewhere."""
+
+    def tree(name: str, log: str, etc: str) -> Path:
+        root = _tree(tmp_path / name, {}, etc=etc)
+        (root / "var/log").mkdir()
+        (root / "var/log/wtmp").write_text(log)
+        return root
+
+    before = tree("a", "boot;", "x")
+    assert compare_trees(before, tree("b", "boot;login;", "x")).identical
+    assert compare_trees(before, tree("c", "root;login;", "x")).differences == ("var/log/wtmp",)
+    assert compare_trees(before, tree("d", "boot;", "xy")).differences == ("etc",)
+
+
 @pytest.mark.parametrize("damage", ["other file", "missing file", "older object", "torn object"])
 def test_damage_is_found(tmp_path: Path, damage: str) -> None:
     """A changed or lost file, an object from before the switchover, and a torn one are differences."""
