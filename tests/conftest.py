@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: private servers, one of each per test session."""
+"""Fixtures that every test may use: private servers and certificates, one of each per test session."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.parties import BROKER, donor, node, recipient, tenant
+from tests.lane_credentials import Pair, make_pair
 from tests.postgres_server import PostgresServer
 from tests.rabbitmq_node import RabbitNode
 
@@ -51,6 +52,12 @@ def postgres() -> Iterator[PostgresServer]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Two node agents that pin each other; made once, key generation is slow enough."""
+    return make_pair(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.servers)])

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from services.node_agent.lane_keys import LaneKeys
 from services.node_agent.lanes.tls import LaneTls, TlsIdentity, TlsPeer
 from shared.certificates import issue, make_authority
+from shared.messages.lanes import LaneEndpoint
 from shared.page_stream.bodies import LaneRole
 
 NOW = datetime.now(UTC)
@@ -19,6 +21,12 @@ class Credentials:
 
     identity: TlsIdentity
     pinned: TlsPeer
+
+    @property
+    def keys(self) -> LaneKeys:
+        """The same, as a node agent that is reached by the relay only has them."""
+        endpoint = LaneEndpoint(certificate=self.pinned.certificate, authority=self.pinned.authority)
+        return LaneKeys(self.identity, endpoint, {})
 
 
 def make_credentials(directory: Path, name: str) -> Credentials:

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -223,8 +223,7 @@ class Outbound:
         await self._sockets.listen(self._sockets.driver, self._on_driver)
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
-        await self._lanes.wait_ready(self._tuning.ready_within_s)
-        await self._contents.learn(self._lanes.control, [Path(file) for file in vm.files])
+        await self._meet_recipient([Path(file) for file in vm.files])
         self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
@@ -239,6 +238,24 @@ class Outbound:
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
         )
+
+    async def _meet_recipient(self, disks: Sequence[Path]) -> None:
+        """Wait for the other end and learn what it has: minutes, when it does not answer, so a cancel ends it."""
+        meeting = asyncio.ensure_future(self._learn_contents(disks))
+        cancelled = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({meeting, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if not meeting.done():
+                raise MigrationAborted("wait for the recipient's node agent", "cancelled before it began")
+            await meeting
+        finally:
+            for each in (meeting, cancelled):
+                each.cancel()
+            await asyncio.gather(meeting, cancelled, return_exceptions=True)
+
+    async def _learn_contents(self, disks: Sequence[Path]) -> None:
+        await self._lanes.wait_ready(self._tuning.ready_within_s)
+        await self._contents.learn(self._lanes.control, disks)
 
     # ---- migrating ----
 

@@ -18,12 +18,15 @@ import pytest
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, PortRecord
-from services.node_agent.lanes.link import LaneLink
-from services.node_agent.lanes.testing import MemoryRoute
+from services.node_agent.lane_end import LaneEnd
+from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
+from services.node_agent.port_contents import PortContents
 from services.node_agent.port_lanes import LaneTuning, PortLanes
 from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
+from services.node_agent.settings import NodeSection
+from services.node_agent.stream_codecs import StreamCodecs
 from shared.domain_xml import HostPlaces, guest_abi_differences, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
@@ -39,8 +42,8 @@ from shared.messages.porting import (
 from shared.messages.service_change import PortLimits, TransferPhase
 from shared.messages.vm import VmState
 from shared.page_stream.bodies import LaneRole
-from shared.parties import Party, node
 from shared.topology import Lane
+from tests.lane_credentials import Pair
 from tests.two_hosts import GUEST_BRIDGE, TwoHosts, two_hosts
 
 pytestmark = pytest.mark.lab
@@ -117,9 +120,12 @@ class Reporter:
 class Port:
     """One port of a running guest from alpha to beta."""
 
-    def __init__(self, hosts: TwoHosts, stack: AsyncExitStack, *, limits: PortLimits | None = None) -> None:
+    def __init__(
+        self, hosts: TwoHosts, stack: AsyncExitStack, credentials: Pair, *, limits: PortLimits | None = None
+    ) -> None:
         self.hosts = hosts
         self.stack = stack
+        self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.limits = limits or PortLimits()
         self.port_id = uuid4()
         self.ledger = Ledger(self.port_id)
@@ -139,13 +145,14 @@ class Port:
         self.live = await self.donor.describe(self.uuid)
         self.image = self.hosts.folder / f"{self.port_id}.raw"
         agreement = self._agreement()
+        stores = {side: Journal(self.hosts.folder / f"{self.port_id}-{side}").open() for side in Side}
         journals = {
-            side: HalfJournal(
-                Journal(self.hosts.folder / f"{self.port_id}-{side}").open(), PortRecord(side=side, agreement=agreement)
-            )
-            for side in Side
+            side: HalfJournal(store, PortRecord(side=side, agreement=agreement)) for side, store in stores.items()
         }
-        lanes = {side: await self._lanes(side) for side in Side}
+        contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+        leaving, arriving = contents[Side.OUTBOUND].outbound(agreement), contents[Side.INBOUND].inbound(agreement)
+        codecs: dict[Side, StreamCodecs] = {Side.OUTBOUND: leaving.codecs, Side.INBOUND: arriving.codecs}
+        lanes = {side: await self._lanes(side, agreement, codecs[side]) for side in Side}
         plan = self.hosts.lab.plan
         self.outbound = Outbound(
             agreement,
@@ -155,6 +162,7 @@ class Port:
             talk=self.ledger.talk(),
             journal=journals[Side.OUTBOUND],
             reporter=self.reporter,
+            contents=leaving,
             tuning=OutboundTuning(watch_every_s=0.2),
         )
         recipient = _WithBridge(self.recipient)
@@ -165,6 +173,7 @@ class Port:
             sockets=PortSockets(plan.host_run_dir("beta") / "vmport", self.port_id, seen_as=RUN_DIR),
             talk=self.ledger.talk(),
             journal=journals[Side.INBOUND],
+            contents=arriving,
             tuning=InboundTuning(libvirt_socket=plan.libvirt_socket("beta"), image_dir=self.hosts.folder),
         )
 
@@ -191,6 +200,8 @@ class Port:
             price_per_month=Decimal(1),
             currency="EUR",
             limits=self.limits,
+            donor_lane=self.keys[Side.OUTBOUND].endpoint,
+            recipient_lane=self.keys[Side.INBOUND].endpoint,
             domain_xml=xml,
             domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
             disks=tuple(
@@ -205,15 +216,18 @@ class Port:
             fixed_at=now,
         )
 
-    async def _lanes(self, side: Side) -> PortLanes:
-        outbound = side is Side.OUTBOUND
+    def _settings(self, side: Side) -> NodeSection:
+        folder = self.hosts.folder / f"{self.port_id}-{side}-state"
+        return NodeSection(state_dir=folder, image_dir=self.hosts.folder, base_image_dir=folder / "base-images")
 
-        async def link(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
-            return self.routes[lane].a if outbound else self.routes[lane].b
+    async def _lanes(self, side: Side, agreement: ServiceChangeAgreement, codecs: StreamCodecs) -> PortLanes:
+        role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR
 
-        role = LaneRole.INITIATOR if outbound else LaneRole.ACCEPTOR
-        peer = node("beta", "beta-1") if outbound else node("alpha", "alpha-1")
-        lanes = await PortLanes.open(self.port_id, peer, role, link, LaneTuning())
+        async def link(end: LaneEnd, lane: Lane) -> MemoryLink:
+            return self.routes[lane].a if end.role is LaneRole.INITIATOR else self.routes[lane].b
+
+        tls = self.keys[side].tls(agreement, role)
+        lanes = await PortLanes.open(LaneEnd(agreement, role), link, tls, LaneTuning(), codecs=codecs)
         self.stack.push_async_callback(lanes.close, flush_s=0.0)
         return lanes
 
@@ -259,10 +273,10 @@ def _WithBridge(hypervisor: Any) -> Any:  # noqa: N802  # reads as what it stand
 
 
 @pytest.fixture
-async def port(hosts: TwoHosts, request: pytest.FixtureRequest) -> AsyncIterator[Port]:
+async def port(hosts: TwoHosts, credentials: Pair, request: pytest.FixtureRequest) -> AsyncIterator[Port]:
     """A guest that is about to leave; `limits` by indirect parameter."""
     async with AsyncExitStack() as stack:
-        made = Port(hosts, stack, limits=getattr(request, "param", None))
+        made = Port(hosts, stack, credentials, limits=getattr(request, "param", None))
         await made.open()
         yield made
 

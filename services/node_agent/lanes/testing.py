@@ -14,6 +14,7 @@ from enum import Enum, auto
 
 from services.node_agent.lanes.link import LinkDown
 from services.node_agent.lanes.seal import SealError
+from shared.metrics import Route
 from shared.page_stream.frame import FrameType
 
 
@@ -107,7 +108,9 @@ class MemoryRoute:
 
 
 class MemoryLink:
-    """One end of a MemoryRoute; a LaneLink."""
+    """One end of a MemoryRoute; a LaneLink, and a port's, for which it stands for the relay."""
+
+    route: Route | None = Route.RELAY
 
     def __init__(self, route: MemoryRoute, *, outgoing: _Direction, incoming: _Direction) -> None:
         self._route = route

@@ -21,22 +21,25 @@ from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.halves import Halves
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, PortRecord
-from services.node_agent.lanes.link import LaneLink
-from services.node_agent.lanes.testing import MemoryRoute
+from services.node_agent.lane_end import LaneEnd
+from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
 from services.node_agent.outbox import Outbox
-from services.node_agent.port_lanes import LaneTuning, LinkFactory, PortLanes
+from services.node_agent.port_contents import PortContents
+from services.node_agent.port_lanes import LaneTuning, PortLanes
 from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
 from services.node_agent.reports import Reports
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection
+from services.node_agent.stream_codecs import StreamCodecs
 from services.node_agent.testing import DISK_BYTES, FakeHypervisor
 from services.node_agent.vm_affairs import VmAffairs
 from shared.backoff import Backoff
 from shared.domain_xml import HostPlaces, rewrite_for_host
 from shared.messages import AnyEnvelope, Message, seal
 from shared.messages.base import PortMessage
+from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
     InboundOpened,
     OpenInbound,
@@ -54,8 +57,10 @@ from shared.messages.service_change import PortLimits
 from shared.metrics import NodeMetrics
 from shared.page_stream.bodies import LaneRole
 from shared.parties import BROKER, Party, donor, node, recipient
-from shared.testing import MemoryBroker
+from shared.testing import MemoryBroker, make_lane_endpoint
 from shared.topology import Lane
+from tests.lane_credentials import Credentials
+from tests.lane_credentials import Pair as CredentialsPair
 
 M = TypeVar("M", bound=Message)
 VM = UUID("11111111-2222-3333-4444-555555555501")
@@ -73,9 +78,15 @@ DOMAIN = f"""<domain type='qemu'>
 
 
 def make_agreement(
-    image: Path, *, domain_xml: str, port_id: UUID | None = None, limits: PortLimits | None = None
+    image: Path,
+    *,
+    domain_xml: str,
+    port_id: UUID | None = None,
+    limits: PortLimits | None = None,
+    donor_lane: LaneEndpoint | None = None,
+    recipient_lane: LaneEndpoint | None = None,
 ) -> ServiceChangeAgreement:
-    """A fixed port from alpha to beta, whose disk will lie at `image`."""
+    """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
     now = datetime(2026, 1, 1, tzinfo=UTC)
     xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"}))
     return ServiceChangeAgreement(
@@ -95,6 +106,8 @@ def make_agreement(
         price_per_month=Decimal(1),
         currency="EUR",
         limits=limits or PortLimits(),
+        donor_lane=donor_lane or make_lane_endpoint(),
+        recipient_lane=recipient_lane or make_lane_endpoint(),
         domain_xml=xml,
         domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
         disks=(ReservedDisk(target="vda", path=str(image), format="raw", virtual_size_bytes=DISK_BYTES),),
@@ -176,9 +189,10 @@ class Heard:
 class Pair:
     """A port between two hosts, with both halves in this process."""
 
-    def __init__(self, tmp: Path, stack: AsyncExitStack) -> None:
+    def __init__(self, tmp: Path, stack: AsyncExitStack, credentials: CredentialsPair) -> None:
         self.tmp = tmp
         self.stack = stack
+        self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.donor, self.recipient = FakeHypervisor(), FakeHypervisor()
         self.image = tmp / "b" / "images" / "web-vda.raw"
         for folder in (tmp / "a", self.image.parent):
@@ -188,34 +202,34 @@ class Pair:
         self.domain_xml = DOMAIN % source
         self.memory = b"page" * 100_000
         self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
-        self.agreement = make_agreement(self.image, domain_xml=self.domain_xml)
+        self.agreement = make_agreement(
+            self.image,
+            domain_xml=self.domain_xml,
+            donor_lane=self.keys[Side.OUTBOUND].endpoint,
+            recipient_lane=self.keys[Side.INBOUND].endpoint,
+        )
         self.broker = FakeBroker(self.agreement.port_id)
         self.routes = {lane: MemoryRoute() for lane in Lane}
         self.heard = Heard()
         self.running_reported = asyncio.Event()
+        stores = {side: Journal(tmp / str(side)).open() for side in Side}
         self.journals = {
-            side: HalfJournal(
-                Journal(tmp / str(side)).open(),
-                PortRecord(side=side, agreement=self.agreement),
-            )
-            for side in Side
+            side: HalfJournal(store, PortRecord(side=side, agreement=self.agreement)) for side, store in stores.items()
         }
+        self.contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+
+    def _settings(self, side: Side) -> NodeSection:
+        folder = self.tmp / f"{side}-state"
+        return NodeSection(state_dir=folder, image_dir=self.image.parent, base_image_dir=folder / "base-images")
 
     async def open(self) -> None:
         """Make lanes and halves."""
         await self.stack.enter_async_context(self.recipient.serve(self.tmp / "b" / "libvirt-sock"))
-
-        async def link_a(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
-            return self.routes[lane].a
-
-        async def link_b(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
-            return self.routes[lane].b
-
-        port_id, tuning = self.agreement.port_id, LaneTuning(silence_s=60.0)
-        self.lanes_a = await PortLanes.open(port_id, node("beta", "beta-1"), LaneRole.INITIATOR, link_a, tuning)
-        self.lanes_b = await PortLanes.open(port_id, node("alpha", "alpha-1"), LaneRole.ACCEPTOR, link_b, tuning)
-        for lanes in (self.lanes_a, self.lanes_b):
-            self.stack.push_async_callback(lanes.close, flush_s=0.0)
+        port_id = self.agreement.port_id
+        outbound_contents = self.contents[Side.OUTBOUND].outbound(self.agreement)
+        inbound_contents = self.contents[Side.INBOUND].inbound(self.agreement)
+        self.lanes_a = await self._open_lanes(Side.OUTBOUND, outbound_contents.codecs)
+        self.lanes_b = await self._open_lanes(Side.INBOUND, inbound_contents.codecs)
         # One run directory per host, as each host has its own /run.
         self.sockets_a = PortSockets(self.tmp / "ra", port_id)
         self.sockets_b = PortSockets(self.tmp / "rb", port_id)
@@ -227,6 +241,7 @@ class Pair:
             talk=self.broker.talk(),
             journal=self.journals[Side.OUTBOUND],
             reporter=self.heard,
+            contents=outbound_contents,
             tuning=OutboundTuning(ready_within_s=5, watch_every_s=0.01, abort_within_s=0.5),
         )
         self.inbound = Inbound(
@@ -236,11 +251,25 @@ class Pair:
             sockets=self.sockets_b,
             talk=self.broker.talk(),
             journal=self.journals[Side.INBOUND],
+            contents=inbound_contents,
             tuning=InboundTuning(
                 libvirt_socket=self.tmp / "b" / "libvirt-sock", image_dir=self.image.parent, socket_within_s=5
             ),
         )
         self.donor.moved = (str(self.tmp / "ra"), str(self.tmp / "rb"))
+
+    async def _open_lanes(self, side: Side, codecs: StreamCodecs) -> PortLanes:
+        role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR
+
+        async def link(end: LaneEnd, lane: Lane) -> MemoryLink:
+            return self.routes[lane].a if end.role is LaneRole.INITIATOR else self.routes[lane].b
+
+        tls = self.keys[side].tls(self.agreement, role)
+        lanes = await PortLanes.open(
+            LaneEnd(self.agreement, role), link, tls, LaneTuning(silence_s=60.0), codecs=codecs
+        )
+        self.stack.push_async_callback(lanes.close, flush_s=0.0)
+        return lanes
 
     async def run_inbound(self) -> InboundFailed | None:
         """The recipient's half, to its end."""
@@ -269,12 +298,12 @@ class Pair:
 
 
 @pytest.fixture
-async def pair() -> AsyncIterator[Pair]:
+async def pair(credentials: CredentialsPair) -> AsyncIterator[Pair]:
     """Two hosts with a VM on the first, ready to port."""
     async with AsyncExitStack() as stack:
         # pytest's own folders are too long for a socket's path.
         folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
-        made = Pair(Path(folder), stack)
+        made = Pair(Path(folder), stack, credentials)
         await made.open()
         yield made
 
@@ -286,9 +315,10 @@ class NodeUnderTest:
     """One node agent on a bus in memory, over a host without virtualisation. `start` and `kill` as often as a test
     likes."""
 
-    def __init__(self, party: Party, world: World) -> None:
+    def __init__(self, party: Party, world: World, credentials: Credentials) -> None:
         self.party = party
         self.world = world
+        self.keys = credentials.keys
         self.hypervisor = FakeHypervisor()
         folder = world.tmp / party.owner
         self.settings = NodeSection(
@@ -296,6 +326,7 @@ class NodeUnderTest:
             run_dir=folder / "run",
             state_dir=folder / "state",
             image_dir=folder / "images",
+            base_image_dir=folder / "base-images",
             heartbeat_s=60.0,
             progress_s=0.1,
             abort_within_s=0.5,
@@ -317,10 +348,11 @@ class NodeUnderTest:
             hypervisor=self.hypervisor,
             journal=self.journal,
             reports=self.reports,
-            make_link=self.world.link_of(self.party),
+            routes=self.world.routes,
+            keys=self.keys,
             metrics=self.metrics,
         )
-        affairs = VmAffairs(self.hypervisor, self.journal, node=self.party.node)
+        affairs = VmAffairs(self.hypervisor, self.journal, node=self.party.node, lane=self.keys.endpoint)
         self.service = NodeService(self.party, self.halves, affairs, self.reports)
         self.halves.recover()
         loop = asyncio.get_running_loop()
@@ -337,15 +369,31 @@ class NodeUnderTest:
         await self.bus.close()
 
 
+class MemoryRoutes:
+    """The ways between all nodes of a world: its PortRoutes."""
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[UUID, Lane], MemoryRoute] = {}
+
+    async def link(self, end: LaneEnd, lane: Lane) -> MemoryLink:
+        """One end's link."""
+        route = self._routes.setdefault((end.port_id, lane), MemoryRoute())
+        return route.a if end.role is LaneRole.INITIATOR else route.b
+
+    def forget(self, port_id: UUID) -> None:
+        """One end is over; the other one may still have something to read."""
+
+
 class World:
     """Two nodes, and a test in the place of the agents and the broker."""
 
-    def __init__(self, tmp: Path) -> None:
+    def __init__(self, tmp: Path, credentials: CredentialsPair) -> None:
         self.tmp = tmp
         agents = [agent(provider) for agent in (donor, recipient) for provider in ("alpha", "beta")]
         self.broker = MemoryBroker(BROKER, ALPHA, BETA, *agents)
-        self._routes: dict[tuple[UUID, Lane], MemoryRoute] = {}
-        self.alpha, self.beta = NodeUnderTest(ALPHA, self), NodeUnderTest(BETA, self)
+        self.routes = MemoryRoutes()
+        self.alpha = NodeUnderTest(ALPHA, self, credentials.donor)
+        self.beta = NodeUnderTest(BETA, self, credentials.recipient)
         self.alpha.hypervisor.moved = (str(tmp / "alpha" / "run"), str(tmp / "beta" / "run"))
         source = tmp / "alpha" / "images" / "web.raw"
         source.write_bytes(bytes(DISK_BYTES))
@@ -353,17 +401,13 @@ class World:
         self.domain_xml = DOMAIN % source
         self.memory = b"page" * 100_000
         self.alpha.hypervisor.add(self.domain_xml, memory=self.memory, disk=b"block")
-        self.agreement = make_agreement(self.beta.settings.image_dir / "web.raw", domain_xml=self.domain_xml)
+        self.agreement = make_agreement(
+            self.beta.settings.image_dir / "web.raw",
+            domain_xml=self.domain_xml,
+            donor_lane=self.alpha.keys.endpoint,
+            recipient_lane=self.beta.keys.endpoint,
+        )
         self.ledger = FakeBroker(self.agreement.port_id)
-
-    def link_of(self, party: Party) -> LinkFactory:
-        """A node's way to its peer."""
-
-        async def make(port_id: UUID, lane: Lane, peer: Party) -> LaneLink:  # noqa: ARG001  # LinkFactory
-            route = self._routes.setdefault((port_id, lane), MemoryRoute())
-            return route.a if party == ALPHA else route.b
-
-        return make
 
     async def play_broker(self) -> None:
         """Answer nodes as the ledger says, until cancelled."""
@@ -407,10 +451,10 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
+async def world(credentials: CredentialsPair) -> AsyncIterator[World]:
     """Two running nodes."""
     with TemporaryDirectory(prefix="vmport-") as folder:
-        made = World(Path(folder))
+        made = World(Path(folder), credentials)
         async with AsyncExitStack() as stack:
             for each in (made.alpha, made.beta):
                 await stack.enter_async_context(each.hypervisor.serve(each.settings.libvirt_socket))

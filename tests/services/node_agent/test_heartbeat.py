@@ -19,11 +19,12 @@ from shared.messages.nodes import NodeHeartbeat
 from shared.messages.vm import VmSummary
 from shared.metrics import NodeMetrics
 from shared.parties import donor, node, recipient
-from shared.testing import MemoryBroker
+from shared.testing import MemoryBroker, make_lane_endpoint
 from tests.services.node_agent.conftest import DOMAIN, VM
 
 ME, DONOR, RECIPIENT = node("alpha", "alpha-1"), donor("alpha"), recipient("alpha")
 PORT = uuid4()
+LANE = make_lane_endpoint()
 
 
 class Broken(FakeHypervisor):
@@ -50,6 +51,7 @@ class Beating:
             self.hypervisor,
             Reports(bus, Outbox(tmp_path, bus)),
             NodeMetrics(self.registry),
+            lane=LANE,
             every_s=0.02,
             agent_version="1.2.3",
             ports=lambda: (PORT,),

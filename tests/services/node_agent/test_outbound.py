@@ -145,6 +145,19 @@ async def test_a_cancel_before_it_began(pair: Pair) -> None:
     assert pair.heard.starts == 0
 
 
+async def test_a_cancel_while_the_recipient_does_not_answer(pair: Pair) -> None:
+    """The lanes are up, but nobody says what the recipient has: the cancel is obeyed at once all the same."""
+    await pair.inbound.open()
+    outbound = asyncio.ensure_future(pair.run_outbound())
+    async with asyncio.timeout(10):
+        await pair.lanes_b.control.accept()
+        pair.outbound.cancel()
+        result = await outbound
+    assert isinstance(result, OutboundFailed)
+    assert (result.code, result.guest_running) == ("cancelled", True)
+    assert pair.heard.starts == 0
+
+
 async def test_a_lane_that_comes_back_costs_only_time(pair: Pair) -> None:
     """The route is away for a moment in the memory phase; the guest arrives all the same."""
     pair.donor.memory_flows.clear()
