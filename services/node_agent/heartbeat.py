@@ -16,13 +16,17 @@ from shared.bus import BusDown, Undeliverable
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.porting import Side
-from shared.messages.vm import VmState
+from shared.messages.vm import VmState, VmSummary
 from shared.metrics import NodeMetrics
+from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
 
 SETTLE_S = 0.3
 """After a VM changed: several changes come together."""
+
+INVENTORY_WITHIN_S = 3.0
+"""libvirt can hold up a look at a domain that is just being migrated for 30 s; a beat does not wait for that."""
 
 
 class Heart:
@@ -39,6 +43,7 @@ class Heart:
         agent_version: str,
         ports: Callable[[], tuple[UUID, ...]],
         problems: Callable[[], tuple[str, ...]],
+        inventory_within_s: float = INVENTORY_WITHIN_S,
     ) -> None:
         self._hypervisor = hypervisor
         self._reports = reports
@@ -48,9 +53,12 @@ class Heart:
         self._version = agent_version
         self._ports = ports
         self._problems = problems
+        self._inventory_within_s = inventory_within_s
         self._changed = asyncio.Event()
         self._trouble: str | None = "libvirt has not been asked yet"
         self._last: NodeHeartbeat | None = None
+        self._tasks = Tasks("heartbeat")
+        self._looking: asyncio.Task[tuple[VmSummary, ...] | HypervisorError] | None = None
 
     async def check(self) -> str | None:
         """For ``/readyz``: why libvirt cannot be used, or None."""
@@ -73,6 +81,7 @@ class Heart:
                     continue
         finally:
             stop_listening()
+            await self._tasks.close()
 
     def _on_event(self, _: LifecycleEvent) -> None:
         self._changed.set()
@@ -81,7 +90,7 @@ class Heart:
         try:
             platform = await self._hypervisor.platform()
             capacity = await self._hypervisor.capacity()
-            vms = await self._hypervisor.inventory()
+            vms = await self._inventory()
         except HypervisorError as error:
             if self._trouble is None:
                 log.warning("libvirt does not answer", reason=str(error))
@@ -91,6 +100,8 @@ class Heart:
             problems = (*self._problems(), self._trouble)
             return self._last.model_copy(update={"at": datetime.now(UTC), "healthy": False, "problems": problems})
         self._trouble = None
+        if vms is None:
+            return self._last and self._last.model_copy(update={"at": datetime.now(UTC), "ports": self._ports()})
         states = Counter(vm.state for vm in vms)
         for state in VmState:
             self._metrics.vms.labels(state).set(states[state])
@@ -107,6 +118,24 @@ class Heart:
             ports=self._ports(),
         )
         return self._last
+
+    async def _inventory(self) -> tuple[VmSummary, ...] | None:
+        """All VMs, or None while libvirt holds up the look; the same look is waited for at the next beat."""
+        if self._looking is None:
+            self._looking = self._tasks.spawn(self._look(), name="inventory")
+        await asyncio.wait({self._looking}, timeout=self._inventory_within_s)
+        if not self._looking.done():
+            return None
+        looked, self._looking = self._looking.result(), None
+        if isinstance(looked, HypervisorError):
+            raise looked
+        return looked
+
+    async def _look(self) -> tuple[VmSummary, ...] | HypervisorError:
+        try:
+            return await self._hypervisor.inventory()
+        except HypervisorError as error:
+            return error
 
     async def _say(self, beat: NodeHeartbeat) -> None:
         for side in Side:

@@ -53,6 +53,9 @@ MIB = 1 << 20
 MAX_BLOCKING_CALLS = 32
 """Threads for libvirt. A migration holds one for as long as it runs."""
 
+_MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
+"""Why a domain is paused that is arriving, or about to leave."""
+
 _STATES: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
@@ -254,7 +257,7 @@ class LibvirtHypervisor:
             uuid = UUID(domain.UUIDString())
             try:
                 state, reason = domain.state()[:2]
-                if (state, reason) == (libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_MIGRATION):
+                if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
                     # An arriving domain's XML waits 30 s for the migration's lock (seen with libvirt 11.3), so it is
                     # listed when it runs; a leaving one, while it is paused, is what it was.
                     if uuid in self._listed:

@@ -32,8 +32,14 @@ class Broken(FakeHypervisor):
 
     broken = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = asyncio.Event()
+        self.free.set()
+
     async def inventory(self) -> tuple[VmSummary, ...]:
-        """Fails while broken."""
+        """Fails while broken, and waits while it is not free."""
+        await self.free.wait()
         if self.broken:
             raise HypervisorError("list VMs", "no connection")
         return await super().inventory()
@@ -56,6 +62,7 @@ class Beating:
             agent_version="1.2.3",
             ports=lambda: (PORT,),
             problems=lambda: (),
+            inventory_within_s=0.02,
         )
 
     @asynccontextmanager
@@ -105,6 +112,19 @@ async def test_a_libvirt_that_is_gone_is_told(tmp_path: Path) -> None:
         assert "no connection" in sick.problems[0]
         assert "no connection" in str(await made.heart.check())
         made.hypervisor.broken = False
+        assert (await made.beat(after=len(made.broker.received(DONOR)) + 1)).healthy
+
+
+async def test_a_look_that_libvirt_holds_up_delays_no_beat(tmp_path: Path) -> None:
+    """While a domain is locked by its migration the node is heard, healthy, with the VMs of before."""
+    made = Beating(tmp_path)
+    made.hypervisor.add(DOMAIN % "/x.raw")
+    async with made.beating():
+        await made.beat()
+        made.hypervisor.free.clear()
+        held = await made.beat(after=len(made.broker.received(DONOR)) + 1)
+        assert (held.healthy, [vm.uuid for vm in held.vms]) == (True, [VM])
+        made.hypervisor.free.set()
         assert (await made.beat(after=len(made.broker.received(DONOR)) + 1)).healthy
 
 
