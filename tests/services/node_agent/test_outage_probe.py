@@ -8,12 +8,17 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from services.node_agent.outage import probe_frame
 from services.node_agent.outage_probe import FINISH_WITHIN_S, ArpProbe, BridgeSocket, NoProbe
+from services.node_agent.outbound import OutboundResult
 from tests.services.node_agent.test_outage import ADDRESS, GUEST, HOST, ipv4, reply
+
+if TYPE_CHECKING:
+    from tests.services.node_agent.conftest import Pair
 
 XML = """<domain type='kvm'><name>web</name><uuid>11111111-2222-3333-4444-555555555501</uuid>
 <memory unit='KiB'>262144</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-9.2'>hvm</type></os>
@@ -169,3 +174,45 @@ async def test_switched_off() -> None:
     probe.memory_flows()
     assert await probe.finish(0.0) is None
     await probe.close()
+
+
+class Told(NoProbe):
+    """Notes what it is told, and has a figure."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def open(self, domain_xml: str) -> None:
+        """The VM's own XML."""
+        assert "vmbr0" in domain_xml
+        self.words.append("open")
+
+    def memory_flows(self) -> None:
+        """The memory connection is there."""
+        self.words.append("memory flows")
+
+    async def finish(self, paused_at_s: float | None) -> int | None:
+        """The guest was paused by now."""
+        assert paused_at_s is not None
+        self.words.append("finish")
+        return 77
+
+    async def close(self) -> None:
+        """Always."""
+        self.words.append("close")
+
+
+async def test_the_outbound_half_says_when(pair: Pair) -> None:
+    """Before the migration, with the first byte of memory, after the switchover; the figure is in the result."""
+    pair.outbound._outage = told = Told()
+    result, _ = await pair.run()
+    assert isinstance(result, OutboundResult)
+    assert (result.outage_ms, told.words) == (77, ["open", "memory flows", "finish", "close"])
+
+
+async def test_a_port_that_fails_ends_the_measurement(pair: Pair) -> None:
+    """No figure is asked for, and the probe is closed."""
+    pair.broker.denies = "the tenant cancelled"
+    pair.outbound._outage = told = Told()
+    await pair.run()
+    assert told.words == ["open", "memory flows", "close"]

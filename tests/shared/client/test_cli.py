@@ -39,6 +39,7 @@ SLA = SlaRecord(
     measured_total_s=42,
     promised_downtime_ms=500,
     measured_downtime_ms=120,
+    measured_outage_ms=140,
     price_per_month="12.50",
     currency="EUR",
     kept=True,
@@ -265,7 +266,7 @@ def test_create_and_watch(vmport: Cli, broker: Broker, record: Record) -> None:
     assert vmport("port", "create", "web", "--to", "beta", "--watch") == ExitCode.OK
     assert "transferring memory (50 %, 1 MiB/s, 4 min 16 s left)" in vmport.err
     assert "55 %" not in vmport.err
-    for said in ("completed", "42 s", "120 ms", "500 ms", "300 MiB", "beta"):
+    for said in ("completed", "42 s", "120 ms", "140 ms", "500 ms", "300 MiB", "beta"):
         assert said in vmport.out
     assert "warning: the guest was slow" in vmport.err
 
