@@ -19,7 +19,10 @@ from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, PortRecord
 from services.node_agent.lane_end import LaneEnd
-from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
+from services.node_agent.lane_routes import URGENT_LANES
+from services.node_agent.lanes.caps import Caps
+from services.node_agent.lanes.routed_link import RoutedLink
+from services.node_agent.lanes.testing import MemoryRoute
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
 from services.node_agent.port_contents import PortContents
 from services.node_agent.port_lanes import LaneTuning, PortLanes
@@ -223,8 +226,14 @@ class Port:
     async def _lanes(self, side: Side, agreement: ServiceChangeAgreement, codecs: StreamCodecs) -> PortLanes:
         role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR
 
-        async def link(end: LaneEnd, lane: Lane) -> MemoryLink:
-            return self.routes[lane].a if end.role is LaneRole.INITIATOR else self.routes[lane].b
+        caps = Caps()
+
+        async def link(end: LaneEnd, lane: Lane) -> RoutedLink:
+            sends = end.role is LaneRole.INITIATOR
+            relay = self.routes[lane].a if sends else self.routes[lane].b
+            agreed, bulk = self.limits.bandwidth_bytes_per_s, sends and lane not in URGENT_LANES
+            cap = caps.lane(end.port_id, end.peer.owner, agreed, bulk=bulk)
+            return RoutedLink(relay, None, cap=cap, count=lambda *_: None)
 
         tls = self.keys[side].tls(agreement, role)
         lanes = await PortLanes.open(LaneEnd(agreement, role), link, tls, LaneTuning(), codecs=codecs)
@@ -333,7 +342,7 @@ async def test_a_cancel_in_the_memory_phase(port: Port) -> None:
 
 
 @pytest.mark.parametrize(
-    "port", [PortLimits(post_copy="always", bandwidth_bytes_per_s=100 << 20)], indirect=True, ids=["always"]
+    "port", [PortLimits(post_copy="always", bandwidth_bytes_per_s=16 << 20)], indirect=True, ids=["always"]
 )
 async def test_post_copy(port: Port) -> None:
     """The broker commits first, then the guest runs at beta while its memory follows."""
