@@ -35,10 +35,21 @@ SETTLE_S = 5.0
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody uses now.
+
+    Below the range from which the kernel takes the ports of outgoing connections: one of those can hold the port at the
+    moment when the server wants to listen, even a connection attempt to that very port.
+    """
+    lowest_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(100):
+        port = lowest_outgoing - 1 - secrets.randbelow(10_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no loopback port is free")
 
 
 class RabbitNode:
