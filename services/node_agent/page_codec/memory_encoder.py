@@ -22,8 +22,8 @@ from services.node_agent.qemu_stream import PAGE_BYTES, QemuStream
 
 BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 """Raw bytes that are parsed at once; the record that was incomplete before adds a page at most."""
-DEFAULT_COPIES: Final = 32 * 1024
-"""Pages of which a copy is kept for deltas: 128 MiB."""
+DEFAULT_COPIES: Final = 16 * 1024
+"""Pages of which a copy is kept for deltas: 64 MiB, so that an agent stays below 300 MB."""
 
 
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
