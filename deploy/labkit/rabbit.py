@@ -13,7 +13,6 @@ from pathlib import Path
 from deploy.labkit import processes
 from deploy.labkit.errors import CommandFailed, LabError
 from deploy.labkit.plan import AMQP_PORT, HUB, TENANT_NAME, LabPlan
-from deploy.labkit.processes import run
 from deploy.labkit.state import LabState, ProcessRecord
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
 from shared.topology import Credential, definitions
@@ -104,13 +103,6 @@ def wait_for_rabbitmq(plan: LabPlan, node: ProcessRecord) -> None:
         return _handshake(plan)
 
     processes.wait_until(speaks, what="RabbitMQ", timeout_s=60)
-
-
-def rabbitmqctl(plan: LabPlan, *arguments: str, timeout_s: float = 60.0) -> str:
-    """Run rabbitmqctl against the lab's node. Raises `CommandFailed`."""
-    environment = [f"{key}={value}" for key, value in _environment(plan).items()]
-    argv = ["env", "-i", *environment, _program("rabbitmqctl"), *arguments]
-    return run(processes.enter(plan.namespace_path(HUB), None, argv), timeout_s=timeout_s)
 
 
 def definitions_file(plan: LabPlan) -> Path:

@@ -16,7 +16,6 @@ from typing import Any
 from deploy.labkit import hosts, processes, rabbit
 from deploy.labkit.errors import LabError
 from deploy.labkit.plan import GUEST_BRIDGE, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
-from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 from deploy.labkit.toml_text import to_toml
 from shared.certificates import issue, make_authority
@@ -208,12 +207,6 @@ def write_policies(plan: LabPlan, state: LabState) -> None:
 def program(name: str) -> str:
     """A program of the virtual environment that runs this very code."""
     return str(Path(sys.executable).with_name(name))
-
-
-def check_settings(plan: LabPlan) -> None:
-    """Let each program validate its settings file. Raises `CommandFailed` with what it said."""
-    for service in services(plan):
-        run([program(service.program), "--config", str(config_file(plan, service.name)), "--check-config"])
 
 
 def start(

@@ -14,6 +14,7 @@ NBD and breaks its rules is an `NbdError`: a damaged stream must not reach a dis
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, auto
 from typing import Final, NamedTuple
@@ -102,7 +103,7 @@ class NbdFacts:
     """Cookie to offset and length of each READ that was sent by a compact request and not answered yet."""
 
 
-class _Scanner:
+class _Scanner(ABC):
     """Cuts a direction into headers and payloads. Subclasses know the headers."""
 
     _SIDE: str
@@ -157,9 +158,9 @@ class _Scanner:
         if not self.opaque and (self._head or self._payload_left):
             raise self._error(f"the connection ended {'within a payload' if self._payload_left else 'within a header'}")
 
+    @abstractmethod
     def _look(self) -> None:
         """The header has `_need` bytes: ask for more, or take it."""
-        raise NotImplementedError
 
     def _more(self, need: int) -> None:
         self._need = need
@@ -293,7 +294,6 @@ class ReplyScanner(_Scanner):
         super().__init__(facts)
         self._need = len(_NBD_MAGIC)
         self._phase = _Phase.GREETING
-        self._data_to_come = 0
 
     def _look(self) -> None:
         match self._phase:

@@ -40,7 +40,6 @@ from services.node_agent.finish_keeper import DonorFinishKeeper
 from services.node_agent.hypervisor import (
     Hypervisor,
     HypervisorError,
-    JobStats,
     Lifecycle,
     LifecycleEvent,
     MigrationAborted,
@@ -158,7 +157,6 @@ class Outbound:
         self._trouble: tuple[str, str] | None = None
         self._troubled = asyncio.Event()
         self._meter = ProgressMeter(disk_bytes=0, memory_bytes=0)
-        self._last_stats = JobStats()
         self._started = False
         self._has_memory = False
         self._was_running = False
@@ -331,7 +329,6 @@ class Outbound:
             if stats is None:
                 continue
             await self._say_started()
-            self._last_stats = stats
             switchover = self._paused_at_s is not None and not self._keeper.post_copy
             progress = self._meter.update(
                 stats, now_s=self._clock(), post_copy=self._keeper.post_copy, switchover=switchover

@@ -176,10 +176,6 @@ class PortLanes:
         """Bytes on the wire, all lanes, both directions, repetitions included."""
         return sum(stats.sent_bytes + stats.received_bytes for stats in self.stats().values())
 
-    def waiting_bytes(self, lane: Lane) -> int:
-        """Bytes that were taken from the hypervisor and have not arrived."""
-        return self._sessions[lane].stats().unconsumed_out_bytes
-
     async def close(self, *, flush_s: float = 5.0) -> None:
         """End all lanes in order; idempotent."""
         self._closing = True

@@ -136,13 +136,6 @@ class QemuStream:
         """Pages of all blocks; 0 before the stream has told."""
         return self.blocks[-1].first_page + self.blocks[-1].pages if self.blocks else 0
 
-    def block_of(self, page: int) -> Block:
-        """The block of a page number. Raises KeyError."""
-        for block in self.blocks:
-            if block.first_page <= page < block.first_page + block.pages:
-                return block
-        raise KeyError(page)
-
     def feed(self, data: bytes) -> Scan:
         """All elements that are complete now. Once `passing` is set, every byte is OPAQUE at once."""
         self._buffer = buffer = self._rest + data if self._rest else data
