@@ -27,6 +27,7 @@ BEST = "best"
 """Instead of a recipient's name: the broker chooses among all quotes."""
 
 PostCopy = Literal["never", "if_needed", "always"]
+Overlays = Literal["never", "if_known"]
 
 
 class PortPhase(StrEnum):
@@ -70,6 +71,11 @@ class PortLimits(Value):
     max_price_per_month: Price | None = None
     bandwidth_bytes_per_s: Annotated[int, Field(ge=64 * 1024, le=2**40)] | None = None
     post_copy: PostCopy = "if_needed"
+    overlays: Overlays = Field(
+        default="if_known",
+        description="A disk that is an overlay on a base image arrives as an overlay where the recipient publishes the "
+        "very same image, else, or with never, as a whole disk of its own.",
+    )
 
     @model_validator(mode="after")
     def _window_before_deadline(self) -> Self:
