@@ -76,14 +76,26 @@ class Blocker:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """An image below a disk's top one. `source` is a file's path at its present host; empty where it is no file."""
+
+    source: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskFacts:
-    """A disk with content. `source` is the path at its present host; size and allocation come from the hypervisor."""
+    """A disk with content. `source` is the path at its present host; size and allocation come from the hypervisor.
+
+    `backing` is all that lies below it, the uppermost first; None where the XML does not say it to the end.
+    """
 
     target: str
     bus: str
     format: str
     source: str
     read_only: bool = False
+    backing: tuple[LayerFacts, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +329,26 @@ def _disks(root: etree._Element) -> Iterator[DiskFacts]:
             format=(driver.get("type") if driver is not None else None) or "raw",
             source=source,
             read_only=disk.find("readonly") is not None,
+            backing=_backing(disk),
         )
+
+
+def _backing(disk: etree._Element) -> tuple[LayerFacts, ...] | None:
+    layers: list[LayerFacts] = []
+    below = disk.find("backingStore")
+    while below is not None:
+        source, form = below.find("source"), below.find("format")
+        if source is None and form is None:
+            return tuple(layers)  # libvirt ends a chain that it knows with an empty element
+        is_file = source is not None and below.get("type") == "file"
+        layers.append(
+            LayerFacts(
+                source=(source.get("file") if is_file and source is not None else None) or "",
+                format=(form.get("type") if form is not None else None) or "",
+            )
+        )
+        below = below.find("backingStore")
+    return None
 
 
 def _nics(root: etree._Element) -> Iterator[NicFacts]:

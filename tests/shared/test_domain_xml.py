@@ -10,6 +10,7 @@ from shared.domain_xml import (
     BlockerCode,
     DomainXmlError,
     HostPlaces,
+    LayerFacts,
     describe,
     guest_abi_differences,
     identity_snapshot,
@@ -99,9 +100,43 @@ def test_a_description_holds_what_makes_the_vm() -> None:
     assert (facts.firmware, facts.kernel) == ("bios", "/boot/alpha/vmlinuz")
     (disk,) = facts.disks
     assert (disk.target, disk.bus, disk.format, disk.source) == ("vda", "virtio", "qcow2", "/images/web.qcow2")
+    assert disk.backing == ()
     (nic,) = facts.nics
     assert (nic.mac, nic.model, nic.bridge) == (MAC, "virtio", "br-alpha")
     assert facts.blockers == ()
+
+
+FILE_BELOW = (
+    "<backingStore type='file' index='2'><format type='raw'/><source file='/images/base.raw'/>%s</backingStore>"
+)
+DEVICE_BELOW = "<backingStore type='block'><format type='raw'/><source dev='/dev/vg/base'/>%s</backingStore>"
+END = "<backingStore/>"
+
+
+@pytest.mark.parametrize(
+    ("chain", "backing"),
+    [
+        (END, ()),
+        (FILE_BELOW % END, (LayerFacts("/images/base.raw", "raw"),)),
+        (FILE_BELOW % (FILE_BELOW % END), (LayerFacts("/images/base.raw", "raw"),) * 2),
+        (DEVICE_BELOW % END, (LayerFacts("", "raw"),)),
+        (FILE_BELOW % "", None),
+        ("", None),
+    ],
+)
+def test_what_a_disk_lies_on_is_known_to_the_end_or_not_at_all(
+    chain: str, backing: tuple[LayerFacts, ...] | None
+) -> None:
+    """Files by path; another kind of image has none; a chain without its end may go on."""
+    (disk,) = describe(DOMAIN.replace(END, chain)).disks
+    assert disk.backing == backing
+
+
+def test_rewriting_drops_what_a_disk_lies_on() -> None:
+    """No image of the old host is named at the new one."""
+    rewritten = rewrite_for_host(DOMAIN.replace(END, FILE_BELOW % END), PLACES)
+    assert "base.raw" not in rewritten
+    assert describe(rewritten).disks[0].backing is None
 
 
 def test_an_efi_domain_is_told_from_a_bios_one() -> None:
