@@ -1,10 +1,11 @@
-"""Disk images as files: their sizes, making an empty one, erasing one. Owns qemu-img; chooses no paths."""
+"""Disk images as files: sizes, making an empty one or an overlay, erasing one. Owns qemu-img; chooses no paths."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import stat
+import struct
 from pathlib import Path
 
 from shared.errors import VmportError
@@ -13,6 +14,13 @@ QCOW2_MAGIC = b"QFI\xfb"
 QEMU_IMG_TIMEOUT_S = 60.0
 ERASE_CHUNK_BYTES = 4 << 20
 FORMATS = ("raw", "qcow2")
+
+_QCOW2_HEADER = struct.Struct(">4sIQIIQI")
+"""Magic, version, where the backing file's name stands, its length, cluster bits, virtual size, encryption."""
+_QCOW2_FEATURES = struct.Struct(">72xQ")
+_HARMLESS_FEATURES = 1 << 3 | 1 << 4
+"""Incompatible features that change how clusters are written, but neither name another file (external data) nor say
+that the image is not whole (dirty, corrupt): the kind of compression, and subclusters."""
 
 
 class DiskImageError(VmportError):
@@ -41,6 +49,27 @@ def virtual_size_bytes(path: str, image_format: str) -> int:
         raise DiskImageError(path, error.strerror or str(error)) from error
 
 
+def format_alone(path: str) -> str | None:
+    """The format of an image whose bytes are all that a guest sees of it; None where they are not.
+
+    What has no qcow2 header is raw. A qcow2 image that names another file, is encrypted, or was not closed in order is
+    not known by its own bytes. Raises `DiskImageError`.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_QCOW2_FEATURES.size)
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+    if header[:4] != QCOW2_MAGIC:
+        return "raw"
+    if len(header) < _QCOW2_FEATURES.size:
+        return None
+    _, version, backing, _, _, _, encryption = _QCOW2_HEADER.unpack_from(header)
+    features = _QCOW2_FEATURES.unpack(header)[0] if version >= 3 else 0
+    alone = version in {2, 3} and not backing and not encryption and not features & ~_HARMLESS_FEATURES
+    return "qcow2" if alone else None
+
+
 def allocated_bytes(path: str) -> int:
     """Return the bytes that the host spends on the image."""
     try:
@@ -54,11 +83,25 @@ async def create(path: str, image_format: str, size_bytes: int) -> None:
     if image_format not in FORMATS:
         raise DiskImageError(path, f"format {image_format!r} is not one of {', '.join(FORMATS)}")
     await asyncio.to_thread(_claim, path, size_bytes if image_format == "raw" else 0)
-    if image_format == "raw":
-        return
+    if image_format != "raw":
+        await _qemu_img_create(path, size_bytes, "-f", image_format)
+
+
+async def create_overlay(path: str, size_bytes: int, *, base: str, base_format: str) -> None:
+    """Make an empty qcow2 image on top of `base`, which is only read. Raises as `create`.
+
+    The base's format is written down: an image that is probed could make QEMU open whatever its first bytes say.
+    """
+    if base_format not in FORMATS:
+        raise DiskImageError(path, f"format {base_format!r} of its base is not one of {', '.join(FORMATS)}")
+    await asyncio.to_thread(_claim, path, 0)
+    await _qemu_img_create(path, size_bytes, "-f", "qcow2", "-b", base, "-F", base_format)
+
+
+async def _qemu_img_create(path: str, size_bytes: int, *options: str) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
-            "qemu-img", "create", "-q", "-f", image_format, path, str(size_bytes),
+            "qemu-img", "create", "-q", *options, path, str(size_bytes),
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except OSError as error:

@@ -1,21 +1,32 @@
 """The contents of this node's ports: where they are kept, what is offered, where is looked. Joins `kept`, the exchange
 (`known_contents`) and a port's codecs.
 
-Only a VM's own files are offered and looked through for it, and the catalogue of published base images.
+Only a VM's own files are offered and looked through for it, and the catalogue of published base images. Knows which
+base images are here, but makes no disk.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 import structlog
 
+from services.node_agent.base_images import (
+    BaseImage,
+    Catalogue,
+    Lower,
+    identify,
+    index_published,
+    lowers_of,
+)
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
+from services.node_agent.hypervisor import LiveVm
 from services.node_agent.journal import Journal
 from services.node_agent.kept import Kept
 from services.node_agent.known_contents import (
@@ -24,7 +35,6 @@ from services.node_agent.known_contents import (
     Sources,
     answer_offers,
     give_again,
-    index_images,
     offer_contents,
     tell_ready,
 )
@@ -43,6 +53,13 @@ SENT = "sent"
 RECEIVED = "received"
 MIB = 1 << 20
 
+IDENTIFY_WITHIN_S = 8.0
+"""For all base images of a VM, at either end: a transfer that begins in time is worth more than an overlay. What is
+read meanwhile is remembered, and serves the next port."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
 
 class PortContents:
     """Of one node."""
@@ -60,7 +77,7 @@ class PortContents:
 
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the half where the guest leaves."""
-        return OutboundContents(self._settings, self._kept, agreement)
+        return OutboundContents(self._settings, self._kept, self._index, agreement)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
         """For the half where the guest arrives."""
@@ -73,7 +90,16 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        return InboundContents(RecipientCodecs(folder, without=without), sources)
+        catalogue = Catalogue(self._settings.base_image_dir, self._index) if self._settings.overlays else None
+        return InboundContents(RecipientCodecs(folder, without=without), sources, catalogue)
+
+    async def read_ahead(self, vm: LiveVm) -> None:
+        """A port of this VM may come: know by then what its disks lie on."""
+        for lower in lowers_of(vm.disks).values():
+            try:
+                await asyncio.to_thread(identify, lower, self._index)
+            except (OSError, DiskImageError) as error:
+                log.warning("a base image cannot be known", file=str(lower.path), reason=str(error))
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
@@ -82,7 +108,9 @@ class PortContents:
         except (OSError, DiskImageError) as error:
             log.warning("what earlier ports left cannot be removed", reason=str(error))
         try:
-            await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
+            await asyncio.to_thread(
+                index_published, self._settings.base_image_dir, self._index, whole=self._settings.overlays
+            )
         except OSError as error:
             log.warning("base images cannot be indexed", reason=str(error))
 
@@ -101,11 +129,16 @@ class PortContents:
 class OutboundContents:
     """One outbound half's."""
 
-    def __init__(self, settings: NodeSection, kept: Kept, agreement: ServiceChangeAgreement) -> None:
+    def __init__(self, settings: NodeSection, kept: Kept, index: BlockIndex, agreement: ServiceChangeAgreement) -> None:
+        self._index = index
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, without=settings.without)
+
+    async def identify(self, lowers: Mapping[str, Lower]) -> dict[str, BaseImage]:
+        """What the images are that disks lie on, by the disks' targets; without those that cannot be known in time."""
+        return await _in_time(lowers, lambda lower: identify(lower, self._index))
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
@@ -135,9 +168,15 @@ class OutboundContents:
 class InboundContents:
     """One inbound half's."""
 
-    def __init__(self, codecs: RecipientCodecs, sources: Sources) -> None:
+    def __init__(self, codecs: RecipientCodecs, sources: Sources, catalogue: Catalogue | None = None) -> None:
+        """Without a `catalogue` no disk lies on an image of this host."""
         self.codecs = codecs
         self._sources = sources
+        self._catalogue = catalogue
+
+    async def find_bases(self, wanted: Mapping[str, BaseImage]) -> dict[str, Path]:
+        """This provider's own copies, by the disks' targets; without those that are not here, or not known in time."""
+        return {} if self._catalogue is None else await _in_time(wanted, self._catalogue.find)
 
     async def answer(self, stream: LaneStream) -> None:
         """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.
@@ -161,3 +200,16 @@ class InboundContents:
         finally:
             if known is not None:
                 known.close()
+
+
+async def _in_time(asked: Mapping[str, K], find: Callable[[K], V | None]) -> dict[str, V]:
+    """What `find`, which blocks, finds for each; nothing more once the time is over."""
+    found: dict[str, V] = {}
+    try:
+        async with asyncio.timeout(IDENTIFY_WITHIN_S):
+            for target, each in asked.items():
+                if (answer := await asyncio.to_thread(find, each)) is not None:
+                    found[target] = answer
+    except (OSError, DiskImageError, TimeoutError) as error:
+        log.warning("a base image cannot be known", reason=str(error) or type(error).__name__)
+    return found

@@ -79,6 +79,11 @@ class NodeSection(Section):
         description="Base images that this provider publishes: an arriving VM takes from them what it has in common. "
         "Put nothing here that a tenant may not know of.",
     )
+    overlays: bool = Field(
+        default=True,
+        description="A disk that is an overlay on an image which is published here, too, arrives as an overlay on it "
+        "where its tenant allows that. Such an image must stay as it is for as long as a VM uses it.",
+    )
     keep_contents_s: Annotated[float, Field(ge=0, le=31 * 86_400)] = Field(
         default=86_400.0,
         description="How long what a port of a VM left here serves the next port of that VM; then it is erased.",

@@ -97,6 +97,39 @@ def test_an_index_is_kept_until_the_file_changes(image: Path, tmp_path: Path, mo
     assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097, 4098, 4099]
 
 
+def test_a_whole_file_has_one_digest(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of its bytes, holes as zeros; it is read once, and again when it changed, or was to be forgotten."""
+    index = BlockIndex(tmp_path / "index")
+    assert index.digest(image) == blake3(image.read_bytes()).digest()
+    with monkeypatch.context() as unread:
+        unread.setattr(block_files, "_whole_digest", lambda _: pytest.fail("the file is read again"))
+        assert BlockIndex(tmp_path / "index").digest(image) == blake3(image.read_bytes()).digest()
+        index.forget(image)
+        with pytest.raises(pytest.fail.Exception):
+            index.digest(image)
+    index.digest(image)
+    with open(image, "r+b") as file:
+        file.write(b"changed")
+    assert index.digest(image) == blake3(image.read_bytes()).digest()
+
+
+def test_a_file_that_changes_while_it_is_read_has_no_digest(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is remembered of it."""
+    read = block_files._whole_digest
+
+    def disturbed(path: Path) -> bytes:
+        found = read(path)
+        os.truncate(path, CONTENT_BYTES)
+        return found
+
+    monkeypatch.setattr(block_files, "_whole_digest", disturbed)
+    with pytest.raises(OSError, match="changed"):
+        BlockIndex(tmp_path / "index").digest(image)
+    assert not (tmp_path / "index").exists()
+
+
 def test_an_index_that_nobody_uses_goes(image: Path, tmp_path: Path) -> None:
     """By the time of its last use."""
     index = BlockIndex(tmp_path / "index")
