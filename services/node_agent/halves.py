@@ -16,7 +16,7 @@ import structlog
 
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
-from services.node_agent.hypervisor import Hypervisor, HypervisorError
+from services.node_agent.hypervisor import Hypervisor, HypervisorError, LiveVm
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
 from services.node_agent.lane_end import LaneEnd
@@ -128,6 +128,10 @@ class Halves:
     def half(self, port_id: UUID) -> ActiveHalf | None:
         """The half of this port that is under way here."""
         return self._active.get(port_id)
+
+    def described(self, vm: LiveVm) -> None:
+        """Somebody asked what this VM is: a port of it may come."""
+        self._tasks.spawn(self._contents.read_ahead(vm), name=f"read ahead for {vm.description.name}")
 
     # ---- commands ----
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 from uuid import UUID
 
+from shared.domain_xml import DiskFacts
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
@@ -50,12 +51,18 @@ class LiveVm:
     description: VmDescription
     domain_xml: str
     files: tuple[str, ...] = ()
-    """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any."""
+    """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any. What its disks
+    lie on is not among them: it may be others', too."""
+    disks: tuple[DiskFacts, ...] = ()
+    """Its disks, and what they lie on, as QEMU has them open."""
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
-    """One outbound migration. `disks` are the targets to copy; URIs are local sockets."""
+    """One outbound migration. `disks` are the targets to copy; URIs are local sockets.
+
+    `top_layers_only`: of each disk only the top image is copied, since the recipient has what lies below it.
+    """
 
     vm_uuid: UUID
     driver_uri: str
@@ -63,6 +70,7 @@ class MigrationPlan:
     disks_uri: str
     domain_xml: str
     disks: tuple[str, ...]
+    top_layers_only: bool = False
     bandwidth_bytes_per_s: int | None = None
     auto_converge: bool = False
     post_copy_allowed: bool = False

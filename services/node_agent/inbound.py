@@ -28,6 +28,7 @@ from typing import Any
 import structlog
 
 from services.node_agent import disk_images
+from services.node_agent.arriving_disks import ArrivingDisks
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
 from services.node_agent.gate_bridge import GateBridge
@@ -43,7 +44,14 @@ from services.node_agent.port_contents import InboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.rpc_gate import Expected, GateRefusal, RpcGate
-from services.node_agent.signals import DRIVER, SWITCHOVER, SignalError, answer_switchover
+from services.node_agent.signals import (
+    DRIVER,
+    OVERLAYS,
+    SWITCHOVER,
+    SignalError,
+    answer,
+    hear_wanted_overlays,
+)
 from shared.domain_xml import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
@@ -107,6 +115,7 @@ class Inbound:
         self._trouble: tuple[str, str] | None = None
         self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
         self._gate: GateBridge | None = None
+        self._disks = ArrivingDisks(agreement, image_dir=tuning.image_dir, journal=journal, contents=contents)
         self.granted = False
 
     def cancel(self) -> None:
@@ -123,14 +132,7 @@ class Inbound:
             await self._check_host()
             self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
-            for disk in self._agreement.disks:
-                self._check_place(disk.path)
-                if Path(disk.path).exists():  # noqa: ASYNC240  # one stat call
-                    raise disk_images.DiskImageError(
-                        disk.path, "exists already; it is not overwritten", code="disk_exists"
-                    )
-                self._journal.will_make(Kind.DISK, disk.path)
-                await disk_images.create(disk.path, disk.format, disk.virtual_size_bytes)
+            await self._disks.make()
             self._journal.will_make(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)
         except (HypervisorError, SocketError, disk_images.DiskImageError, DomainXmlError, OSError) as error:
@@ -146,10 +148,6 @@ class Inbound:
         bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None}
         if missing := sorted(bridges - set((await self._hypervisor.platform()).bridges)):
             raise HypervisorError("make room for the VM", f"this host offers no bridge {', '.join(missing)}")
-
-    def _check_place(self, path: str) -> None:
-        if not Path(path).resolve().is_relative_to(self._tuning.image_dir.resolve()):
-            raise disk_images.DiskImageError(path, f"lies outside of {self._tuning.image_dir}", code="disk_outside")
 
     # ---- running ----
 
@@ -230,6 +228,8 @@ class Inbound:
                     await self._on_driver(stream)
                 case label if label == SWITCHOVER and self._gate is not None:
                     await self._on_switchover_question(stream, self._gate)
+                case label if label == OVERLAYS:
+                    await self._on_overlays(stream)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
                 case label:
@@ -238,10 +238,17 @@ class Inbound:
             self._note_trouble(refusal.code, str(refusal))
             # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
             stream.write_eof()
-        except (SocketError, RpcError, LaneError, StreamError, SignalError, OSError) as error:
+        except (
+            SocketError, RpcError, LaneError, StreamError, SignalError, disk_images.DiskImageError, OSError
+        ) as error:  # fmt: skip
             code = error.code if isinstance(error, VmportError) else "driver_connection"
             self._note_trouble(code, str(error))
             stream.reset(str(error))
+
+    async def _on_overlays(self, stream: LaneStream) -> None:
+        refusal = await self._disks.make_overlays(await hear_wanted_overlays(stream))
+        log.info("disks are overlays" if refusal is None else "disks are whole ones", reason=refusal)
+        await answer(stream, refusal)
 
     async def _on_driver(self, stream: LaneStream) -> None:
         agreement = self._agreement
@@ -253,6 +260,7 @@ class Inbound:
                 disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks},
                 memory_uri=self._sockets.memory_uri,
                 disks_uri=self._sockets.disk_uri,
+                top_layers_only=await self._disks.settle(),
             )
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
@@ -267,7 +275,7 @@ class Inbound:
         if denied is None:
             gate.post_copy_started = True
             gate.allow_finish()
-        await answer_switchover(stream, None if denied is None else f"{denied.code}: {denied.detail}")
+        await answer(stream, None if denied is None else f"{denied.code}: {denied.detail}")
 
     async def _on_memory(self, stream: LaneStream) -> None:
         await self._pump(Lane.MEMORY, self._sockets.memory, stream)
@@ -331,6 +339,7 @@ class Inbound:
             self._trouble = (code, str(error) or type(error).__name__)
         code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
         self._connections.close()
+        await self._disks.settle()  # nobody makes one any more
         left_overs = await remove_made(self._journal, self._hypervisor)
         running = await self._hypervisor_says_running()
         return InboundFailed(code, detail, guest_running=running, left_overs=left_overs)

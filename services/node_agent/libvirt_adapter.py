@@ -35,7 +35,7 @@ from services.node_agent.hypervisor import (
 )
 from services.node_agent.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.process_fence import ProcessFence
-from shared.domain_xml import VmFacts, describe
+from shared.domain_xml import DiskFacts, VmFacts, describe
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -335,7 +335,9 @@ class LibvirtHypervisor:
         }
         flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
         if plan.disks:
-            flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+            # libvirt takes one of the two for all disks of a migration.
+            inc, full = libvirt.VIR_MIGRATE_NON_SHARED_INC, libvirt.VIR_MIGRATE_NON_SHARED_DISK
+            flags |= inc if plan.top_layers_only else full
             params[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = plan.disks_uri
             params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(plan.disks)
         if plan.bandwidth_bytes_per_s is not None:
@@ -447,6 +449,20 @@ def _size_or_zero(path: str, image_format: str) -> int:
         return 0
 
 
+def _allocated_bytes(disk: DiskFacts) -> int:
+    """With what it lies on: so much is to be moved where the recipient does not have that."""
+    layers = [layer.source for layer in disk.backing or () if layer.source]
+    return disk_images.allocated_bytes(disk.source) + sum(map(_allocated_or_zero, layers))
+
+
+def _allocated_or_zero(path: str) -> int:
+    """What a disk lies on may have no name any more: QEMU has it open, and the VM runs."""
+    try:
+        return disk_images.allocated_bytes(path)
+    except disk_images.DiskImageError:
+        return 0
+
+
 def _live_vm(domain: LibvirtDomain) -> LiveVm:
     flags = libvirt.VIR_DOMAIN_XML_SECURE
     active = bool(domain.isActive())
@@ -460,7 +476,7 @@ def _live_vm(domain: LibvirtDomain) -> LiveVm:
     if domain.snapshotNum():
         blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
     files = (*(disk.source for disk in facts.disks), *((facts.nvram,) if facts.nvram else ()))
-    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files)
+    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files, facts.disks)
 
 
 def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...]) -> VmDescription:
@@ -483,7 +499,7 @@ def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...
                 bus=disk.bus,
                 format=disk.format,
                 virtual_size_bytes=disk_images.virtual_size_bytes(disk.source, disk.format),
-                allocated_bytes=disk_images.allocated_bytes(disk.source),
+                allocated_bytes=_allocated_bytes(disk),
                 read_only=disk.read_only,
             )
             for disk in facts.disks

@@ -26,13 +26,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
+from services.node_agent.base_images import lowers_of
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.convergence import Ladder, LinkRate, SetMaxDowntime, StartPostCopy
 from services.node_agent.driver_bridge import DriverBridge
@@ -42,6 +43,7 @@ from services.node_agent.hypervisor import (
     HypervisorError,
     Lifecycle,
     LifecycleEvent,
+    LiveVm,
     MigrationAborted,
     MigrationPlan,
 )
@@ -55,7 +57,7 @@ from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError
 from services.node_agent.progress import Progress, ProgressMeter
 from services.node_agent.rpc_donor import DonorRelay
-from services.node_agent.signals import DRIVER, SignalError, ask_for_switchover
+from services.node_agent.signals import DRIVER, SignalError, ask_for_overlays, ask_for_switchover
 from services.node_agent.switchover import Verdict
 from shared.domain_xml import DomainXmlError, guest_abi_differences
 from shared.errors import VmportError
@@ -183,7 +185,9 @@ class Outbound:
             plan = await self._prepare()
             await self._migrate(plan)
             return await self._result(began_s)
-        except (HypervisorError, SocketError, LaneError, DomainXmlError, TimeoutError, OSError) as error:
+        except (
+            HypervisorError, SocketError, LaneError, SignalError, DomainXmlError, TimeoutError, OSError
+        ) as error:  # fmt: skip
             raise await self._failure(error) from error
         except asyncio.CancelledError:
             # This process ends; the next one recovers. Nothing is waited for, and libvirtd hears it by its sockets.
@@ -212,16 +216,16 @@ class Outbound:
         self._was_running = True
         self._outage.open(vm.domain_xml)
         self._journal.remember_disks(vm.files)
-        self._meter = ProgressMeter(
-            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
-            memory_bytes=vm.description.memory_bytes,
-        )
         self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
         await self._sockets.listen(self._sockets.driver, self._on_driver)
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
-        await self._meet_recipient([Path(file) for file in vm.files])
+        overlays = await self._meet_recipient(vm)
+        self._meter = ProgressMeter(
+            disk_bytes=0 if overlays else sum(disk.allocated_bytes for disk in vm.description.disks),
+            memory_bytes=vm.description.memory_bytes,
+        )
         self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
@@ -232,28 +236,51 @@ class Outbound:
             disks_uri=self._sockets.disk_uri,
             domain_xml=agreement.domain_xml,
             disks=tuple(disk.target for disk in agreement.disks),
+            top_layers_only=overlays,
             bandwidth_bytes_per_s=None,  # the lanes hold the cap: it is on what crosses the wire, after the codec
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
         )
 
-    async def _meet_recipient(self, disks: Sequence[Path]) -> None:
-        """Wait for the other end and learn what it has: minutes, when it does not answer, so a cancel ends it."""
-        meeting = asyncio.ensure_future(self._learn_contents(disks))
+    async def _meet_recipient(self, vm: LiveVm) -> bool:
+        """Wait for the other end and learn what it has: minutes, when it does not answer, so a cancel ends it.
+
+        Returns whether the VM's disks are overlays there.
+        """
+        meeting = asyncio.ensure_future(self._learn(vm))
         cancelled = asyncio.ensure_future(self._cancelled.wait())
         try:
             await asyncio.wait({meeting, cancelled}, return_when=asyncio.FIRST_COMPLETED)
             if not meeting.done():
                 raise MigrationAborted("wait for the recipient's node agent", "cancelled before it began")
-            await meeting
+            return await meeting
         finally:
             for each in (meeting, cancelled):
                 each.cancel()
             await asyncio.gather(meeting, cancelled, return_exceptions=True)
 
-    async def _learn_contents(self, disks: Sequence[Path]) -> None:
+    async def _learn(self, vm: LiveVm) -> bool:
         await self._lanes.wait_ready(self._tuning.ready_within_s)
-        await self._contents.learn(self._lanes.control, disks)
+        overlays = await self._ask_for_overlays(vm)
+        # Where whole disks go, most of their contents may lie below their top layers.
+        layers = [] if overlays else [layer.source for disk in vm.disks for layer in disk.backing or () if layer.source]
+        files = [Path(file) for file in dict.fromkeys([*vm.files, *layers])]
+        await self._contents.learn(self._lanes.control, files)
+        if overlays and (await self._hypervisor.describe(self._agreement.vm_uuid)).disks != vm.disks:
+            raise HypervisorError(
+                "check the VM", "its disks got another layer meanwhile; the recipient has no such one"
+            )
+        return overlays
+
+    async def _ask_for_overlays(self, vm: LiveVm) -> bool:
+        lowers = {} if self._agreement.limits.overlays == "never" else lowers_of(vm.disks)
+        bases = await self._contents.identify(lowers)
+        if not bases or bases.keys() != lowers.keys():
+            return False
+        refusal = await ask_for_overlays(self._lanes.control, bases)
+        if refusal is not None:
+            log.info("whole disks are sent, not overlays", reason=refusal)
+        return refusal is None
 
     # ---- migrating ----
 

@@ -51,6 +51,7 @@ from services.node_agent.libvirt_rpc import (
     encode_feature_reply,
     encode_finish_reply,
 )
+from services.node_agent.rpc_gate import LIVE, NON_SHARED_DISK, NON_SHARED_INC, PEER2PEER
 from services.node_agent.xdr import XdrWriter
 from shared.domain_xml import describe
 from shared.messages.vm import (
@@ -111,6 +112,7 @@ class FakeHypervisor:
         self.fail_prepare: str | None = None
         self.can_fence = True
         self.max_downtimes_ms: list[int] = []
+        self.migrations: list[MigrationPlan] = []
         self.moved: tuple[str, str] | None = None
         """A path prefix of this host's sockets, and the other host's: two hosts of one file system differ so."""
         self._bridges = bridges
@@ -229,7 +231,7 @@ class FakeHypervisor:
             persistent=vm.persistent,
             blockers=tuple(blockers),
         )
-        return LiveVm(description, vm.domain_xml, tuple(disk.source for disk in facts.disks))
+        return LiveVm(description, vm.domain_xml, tuple(disk.source for disk in facts.disks), facts.disks)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
@@ -331,6 +333,7 @@ class FakeHypervisor:
 
     async def migrate(self, plan: MigrationPlan) -> None:
         """Move a VM as libvirt does: eight procedures, disks, memory, pause, Finish. Goes on when its caller dies."""
+        self.migrations.append(plan)
         migration = asyncio.ensure_future(self._migrate(plan))
         self._migrations.add(migration)
         migration.add_done_callback(self._ended)
@@ -541,5 +544,8 @@ def _prepare_call(plan: MigrationPlan, moved: tuple[str, str] | None) -> Prepare
     if plan.disks:
         params.append(TypedParam("disks_uri", ParamType.STRING, disks_uri))
         params += [TypedParam("migrate_disks", ParamType.STRING, disk) for disk in plan.disks]
+    flags = LIVE | PEER2PEER
+    if plan.disks:
+        flags |= NON_SHARED_INC if plan.top_layers_only else NON_SHARED_DISK
     cookie = f"<qemu-migration><name>{facts.name}</name><uuid>{facts.uuid}</uuid></qemu-migration>".encode()
-    return PrepareCall(tuple(params), cookie + b"\0", 0x43 if plan.disks else 0x3)
+    return PrepareCall(tuple(params), cookie + b"\0", flags)

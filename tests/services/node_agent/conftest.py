@@ -77,10 +77,14 @@ DOMAIN = f"""<domain type='qemu'>
 </domain>"""
 
 
+LIES_ON = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
+
+
 def make_agreement(
     image: Path,
     *,
     domain_xml: str,
+    image_format: str = "raw",
     port_id: UUID | None = None,
     limits: PortLimits | None = None,
     donor_lane: LaneEndpoint | None = None,
@@ -110,7 +114,7 @@ def make_agreement(
         recipient_lane=recipient_lane or make_lane_endpoint(),
         domain_xml=xml,
         domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
-        disks=(ReservedDisk(target="vda", path=str(image), format="raw", virtual_size_bytes=DISK_BYTES),),
+        disks=(ReservedDisk(target="vda", path=str(image), format=image_format, virtual_size_bytes=DISK_BYTES),),
         fixed_at=now,
     )
 
@@ -187,9 +191,20 @@ class Heard:
 
 
 class Pair:
-    """A port between two hosts, with both halves in this process."""
+    """A port between two hosts, with both halves in this process.
 
-    def __init__(self, tmp: Path, stack: AsyncExitStack, credentials: CredentialsPair) -> None:
+    With `base` the disk lies on an image of these bytes, `base_file`; the recipient has it as `published_file`.
+    """
+
+    def __init__(
+        self,
+        tmp: Path,
+        stack: AsyncExitStack,
+        credentials: CredentialsPair,
+        *,
+        base: bytes | None = None,
+        limits: PortLimits | None = None,
+    ) -> None:
         self.tmp = tmp
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
@@ -200,11 +215,17 @@ class Pair:
         source = tmp / "a" / "web.raw"
         source.write_bytes(bytes(DISK_BYTES))
         self.domain_xml = DOMAIN % source
+        self.base_file = tmp / "a" / "base.raw"
+        self.published_file = tmp / f"{Side.INBOUND}-state" / "base-images" / "published"
+        if base is not None:
+            self._put_disk_on(base)
         self.memory = b"page" * 100_000
         self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
         self.agreement = make_agreement(
             self.image,
             domain_xml=self.domain_xml,
+            image_format="raw" if base is None else "qcow2",
+            limits=limits,
             donor_lane=self.keys[Side.OUTBOUND].endpoint,
             recipient_lane=self.keys[Side.INBOUND].endpoint,
         )
@@ -217,6 +238,14 @@ class Pair:
             side: HalfJournal(store, PortRecord(side=side, agreement=self.agreement)) for side, store in stores.items()
         }
         self.contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+
+    def _put_disk_on(self, base: bytes) -> None:
+        self.published_file.parent.mkdir(parents=True)
+        for path in (self.base_file, self.published_file):
+            path.write_bytes(base)
+        self.domain_xml = self.domain_xml.replace("type='raw'", "type='qcow2'").replace(
+            "<target", f"{LIES_ON % self.base_file}<target", 1
+        )
 
     def _settings(self, side: Side) -> NodeSection:
         folder = self.tmp / f"{side}-state"
@@ -308,6 +337,19 @@ async def pair(credentials: CredentialsPair) -> AsyncIterator[Pair]:
         yield made
 
 
+BASE = b"an operating system" * 1000
+
+
+@pytest.fixture
+async def overlay_pair(credentials: CredentialsPair, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """The same, the VM's disk being an overlay; the tenant's limits by indirect parameter."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
+        made = Pair(Path(folder), stack, credentials, base=BASE, limits=getattr(request, "param", None))
+        await made.open()
+        yield made
+
+
 ALPHA, BETA = node("alpha", "alpha-1"), node("beta", "beta-1")
 
 
@@ -352,7 +394,13 @@ class NodeUnderTest:
             keys=self.keys,
             metrics=self.metrics,
         )
-        affairs = VmAffairs(self.hypervisor, self.journal, node=self.party.node, lane=self.keys.endpoint)
+        affairs = VmAffairs(
+            self.hypervisor,
+            self.journal,
+            node=self.party.node,
+            lane=self.keys.endpoint,
+            described=self.halves.described,
+        )
         self.service = NodeService(self.party, self.halves, affairs, self.reports)
         self.halves.recover()
         loop = asyncio.get_running_loop()
