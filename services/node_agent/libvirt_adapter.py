@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -476,7 +477,9 @@ def _live_vm(domain: LibvirtDomain) -> LiveVm:
     if domain.snapshotNum():
         blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
     files = (*(disk.source for disk in facts.disks), *((facts.nvram,) if facts.nvram else ()))
-    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files, facts.disks)
+    # The migratable XML does not say what disks lie on where libvirt found that out by itself (seen with 11.3).
+    disks = describe(domain.XMLDesc(0)).disks if active else facts.disks
+    return LiveVm(_description(domain, replace(facts, disks=disks), tuple(blockers)), xml, files, disks)
 
 
 def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...]) -> VmDescription:

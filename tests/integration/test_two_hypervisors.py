@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -15,7 +17,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from deploy.labkit import guests
+from deploy.labkit.processes import run
 from services.node_agent.broker_talk import BrokerTalk
+from services.node_agent.disk_images import allocated_bytes
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, PortRecord
 from services.node_agent.lane_end import LaneEnd
@@ -30,7 +35,7 @@ from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
 from services.node_agent.settings import NodeSection
 from services.node_agent.stream_codecs import StreamCodecs
-from shared.domain_xml import HostPlaces, guest_abi_differences, rewrite_for_host
+from shared.domain_xml import HostPlaces, LayerFacts, guest_abi_differences, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     QuerySwitchover,
@@ -124,9 +129,17 @@ class Port:
     """One port of a running guest from alpha to beta."""
 
     def __init__(
-        self, hosts: TwoHosts, stack: AsyncExitStack, credentials: Pair, *, limits: PortLimits | None = None
+        self,
+        hosts: TwoHosts,
+        stack: AsyncExitStack,
+        credentials: Pair,
+        *,
+        limits: PortLimits | None = None,
+        overlay: bool = False,
     ) -> None:
+        """With `overlay` the guest's disk lies on an image that beta publishes, too, under another name."""
         self.hosts = hosts
+        self.overlay = overlay
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.limits = limits or PortLimits()
@@ -138,15 +151,19 @@ class Port:
 
     async def open(self) -> None:
         """A guest at alpha, and both halves."""
-        self.record, xml = await asyncio.to_thread(self.hosts.guest)
+        self.record, xml = await asyncio.to_thread(self.hosts.guest, overlay=self.overlay)
         self.uuid = UUID(self.record.uuid)
+        self.published = self._settings(Side.INBOUND).base_image_dir / "published"
+        if self.overlay:
+            await asyncio.to_thread(self.published.parent.mkdir, parents=True)
+            await asyncio.to_thread(shutil.copyfile, self.hosts.base_of(self.uuid), self.published)
         self.before = await asyncio.to_thread(self.hosts.start, "alpha", self.record, xml)
         self.stack.push_async_callback(asyncio.to_thread, self.hosts.remove, self.uuid)
         for each in (self.donor, self.recipient):
             await each.connect()
             self.stack.push_async_callback(each.close)
         self.live = await self.donor.describe(self.uuid)
-        self.image = self.hosts.folder / f"{self.port_id}.raw"
+        self.image = self.hosts.folder / f"{self.port_id}.image"
         agreement = self._agreement()
         stores = {side: Journal(self.hosts.folder / f"{self.port_id}-{side}").open() for side in Side}
         journals = {
@@ -311,6 +328,37 @@ async def test_a_guest_moves_and_notices_nothing(port: Port) -> None:
     assert result.memory_bytes > 10 << 20
     assert result.wire_bytes < result.memory_bytes + result.disk_bytes
     assert port.reporter.percents[-1] == 100
+
+
+@pytest.fixture
+async def overlay_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Port]:
+    """A guest that is about to leave, whose disk is an overlay."""
+    async with AsyncExitStack() as stack:
+        made = Port(hosts, stack, credentials, overlay=True)
+        await made.open()
+        yield made
+
+
+async def test_a_disk_on_a_known_image_moves_as_an_overlay(overlay_port: Port) -> None:
+    """Only what the guest wrote crosses; at beta it lies on beta's own image, the guest sees the very same disk, and
+    neither base image is touched."""
+    port, plan = overlay_port, overlay_port.hosts.lab.plan
+    bases = (port.hosts.base_of(port.uuid), port.published)
+    before = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in bases]
+    await asyncio.to_thread(guests.ask, plan, port.record, "pause-disk")
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    await same_guest(port)
+    (disk,) = (await port.recipient.describe(port.uuid)).disks
+    assert (disk.source, disk.backing) == (str(port.image), (LayerFacts(str(port.published), "raw"),))
+    written, below = (allocated_bytes(str(path)) for path in (port.live.files[0], bases[0]))
+    assert result.disk_bytes < written + (4 << 20) < below
+    await asyncio.to_thread(port.hosts.remove, port.uuid)
+    await asyncio.to_thread(run, ["qemu-img", "compare", port.live.files[0], str(port.image)])
+    shown = await asyncio.to_thread(run, ["qemu-img", "info", "--output=json", str(port.image)])
+    assert json.loads(shown)["full-backing-filename"] == str(port.published)
+    assert [(path.stat().st_mtime_ns, path.stat().st_ino) for path in bases] == before
 
 
 async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> None:
