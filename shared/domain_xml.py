@@ -77,7 +77,8 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
-    """An image below a disk's top one. `source` is a file's path at its present host; empty where it is no file."""
+    """An image below a disk's top one. `source` is a file's path at its present host; empty where it is not all of a
+    plain file."""
 
     source: str
     format: str
@@ -340,10 +341,11 @@ def _backing(disk: etree._Element) -> tuple[LayerFacts, ...] | None:
         source, form = below.find("source"), below.find("format")
         if source is None and form is None:
             return tuple(layers)  # libvirt ends a chain that it knows with an empty element
-        is_file = source is not None and below.get("type") == "file"
+        # What stands in a source may make it a slice, or an encrypted one: other contents than the file's.
+        plain = source is not None and below.get("type") == "file" and all(part.tag == "seclabel" for part in source)
         layers.append(
             LayerFacts(
-                source=(source.get("file") if is_file and source is not None else None) or "",
+                source=(source.get("file") if plain and source is not None else None) or "",
                 format=(form.get("type") if form is not None else None) or "",
             )
         )

@@ -123,7 +123,6 @@ class BlockIndex:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._reading = threading.Lock()
 
     def look_up(self, path: Path, *, limit: int) -> Scanned:
         """The file's contents: remembered, or scanned and remembered. Raises OSError."""
@@ -139,15 +138,13 @@ class BlockIndex:
 
         Raises OSError, also where the file changes while it is read: unlike a block's, nobody checks this one later.
         """
-        kept = self._kept(path, ".whole.index")
-        with self._reading:  # who asks for what is just being read waits for that
-            stamp = _stamp(path)
-            if (found := _read_index(kept, stamp)) is not None and len(found) == blake3.digest_size:
-                return found
-            found = _whole_digest(path)
-            if _stamp(path) != stamp:
-                raise OSError(errno.ESTALE, "changed while it was read", str(path))
-            self._keep(kept, stamp + found)
+        stamp, kept = _stamp(path), self._kept(path, ".whole.index")
+        if (found := _read_index(kept, stamp)) is not None and len(found) == blake3.digest_size:
+            return found
+        found = _whole_digest(path)
+        if _stamp(path) != stamp:
+            raise OSError(errno.ESTALE, "changed while it was read", str(path))
+        self._keep(kept, stamp + found)
         return found
 
     def forget(self, path: Path) -> None:

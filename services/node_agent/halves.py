@@ -198,6 +198,7 @@ class Halves:
         if waiting:
             await asyncio.wait(waiting, timeout=within_s)
         await self._tasks.close()
+        self._contents.close()
 
     def _sweep(self) -> None:
         """At the start and after each half: what is kept grows only by halves."""

@@ -202,6 +202,12 @@ class Sources:
         return files, file_of, contents
 
 
+def index_images(folder: Path, index: BlockIndex) -> None:
+    """Index the catalogue ahead of ports. Blocking. Raises OSError."""
+    for path in published(folder):
+        index.look_up(path, limit=exchange.MAX_OFFERS)
+
+
 class AskingReader:
     """Contents that the recipient has; asks the donor for those that are not what they were. A `store.KnownReader`."""
 

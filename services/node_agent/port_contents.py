@@ -9,21 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
 from uuid import UUID
 
 import structlog
 
-from services.node_agent.base_images import (
-    BaseImage,
-    Catalogue,
-    Lower,
-    identify,
-    index_published,
-    lowers_of,
-)
+from services.node_agent.base_images import BaseImage, BaseImages, Lower, lowers_of
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
 from services.node_agent.hypervisor import LiveVm
@@ -35,6 +27,7 @@ from services.node_agent.known_contents import (
     Sources,
     answer_offers,
     give_again,
+    index_images,
     offer_contents,
     tell_ready,
 )
@@ -53,13 +46,6 @@ SENT = "sent"
 RECEIVED = "received"
 MIB = 1 << 20
 
-IDENTIFY_WITHIN_S = 8.0
-"""For all base images of a VM, at either end: a transfer that begins in time is worth more than an overlay. What is
-read meanwhile is remembered, and serves the next port."""
-
-K = TypeVar("K")
-V = TypeVar("V")
-
 
 class PortContents:
     """Of one node."""
@@ -68,6 +54,7 @@ class PortContents:
         self._settings = settings
         self._journal = journal
         self._index = BlockIndex(settings.state_dir / "indexes")
+        self._bases = BaseImages(settings.base_image_dir, self._index)
         self._kept = Kept(
             settings.state_dir / "contents",
             self._index,
@@ -75,9 +62,13 @@ class PortContents:
             quota_bytes=settings.keep_contents_mib * MIB,
         )
 
+    def close(self) -> None:
+        """Read no more base images."""
+        self._bases.close()
+
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the half where the guest leaves."""
-        return OutboundContents(self._settings, self._kept, self._index, agreement)
+        return OutboundContents(self._settings, self._kept, self._bases, agreement)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
         """For the half where the guest arrives."""
@@ -90,16 +81,12 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        catalogue = Catalogue(self._settings.base_image_dir, self._index) if self._settings.overlays else None
-        return InboundContents(RecipientCodecs(folder, without=without), sources, catalogue)
+        bases = self._bases if self._settings.overlays else None
+        return InboundContents(RecipientCodecs(folder, without=without), sources, bases)
 
     async def read_ahead(self, vm: LiveVm) -> None:
         """A port of this VM may come: know by then what its disks lie on."""
-        for lower in lowers_of(vm.disks).values():
-            try:
-                await asyncio.to_thread(identify, lower, self._index)
-            except (OSError, DiskImageError) as error:
-                log.warning("a base image cannot be known", file=str(lower.path), reason=str(error))
+        await self._bases.read_ahead(lower.path for lower in lowers_of(vm.disks).values())
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
@@ -108,9 +95,9 @@ class PortContents:
         except (OSError, DiskImageError) as error:
             log.warning("what earlier ports left cannot be removed", reason=str(error))
         try:
-            await asyncio.to_thread(
-                index_published, self._settings.base_image_dir, self._index, whole=self._settings.overlays
-            )
+            await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
+            if self._settings.overlays:
+                await self._bases.read_published()
         except OSError as error:
             log.warning("base images cannot be indexed", reason=str(error))
 
@@ -129,8 +116,8 @@ class PortContents:
 class OutboundContents:
     """One outbound half's."""
 
-    def __init__(self, settings: NodeSection, kept: Kept, index: BlockIndex, agreement: ServiceChangeAgreement) -> None:
-        self._index = index
+    def __init__(self, settings: NodeSection, kept: Kept, bases: BaseImages, agreement: ServiceChangeAgreement) -> None:
+        self._bases = bases
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
@@ -138,7 +125,7 @@ class OutboundContents:
 
     async def identify(self, lowers: Mapping[str, Lower]) -> dict[str, BaseImage]:
         """What the images are that disks lie on, by the disks' targets; without those that cannot be known in time."""
-        return await _in_time(lowers, lambda lower: identify(lower, self._index))
+        return await self._bases.identify(lowers)
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
@@ -168,15 +155,15 @@ class OutboundContents:
 class InboundContents:
     """One inbound half's."""
 
-    def __init__(self, codecs: RecipientCodecs, sources: Sources, catalogue: Catalogue | None = None) -> None:
-        """Without a `catalogue` no disk lies on an image of this host."""
+    def __init__(self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages | None = None) -> None:
+        """Without `bases` no disk comes to lie on an image of this host."""
         self.codecs = codecs
         self._sources = sources
-        self._catalogue = catalogue
+        self._bases = bases
 
     async def find_bases(self, wanted: Mapping[str, BaseImage]) -> dict[str, Path]:
         """This provider's own copies, by the disks' targets; without those that are not here, or not known in time."""
-        return {} if self._catalogue is None else await _in_time(wanted, self._catalogue.find)
+        return {} if self._bases is None else await self._bases.find(wanted)
 
     async def answer(self, stream: LaneStream) -> None:
         """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.
@@ -200,16 +187,3 @@ class InboundContents:
         finally:
             if known is not None:
                 known.close()
-
-
-async def _in_time(asked: Mapping[str, K], find: Callable[[K], V | None]) -> dict[str, V]:
-    """What `find`, which blocks, finds for each; nothing more once the time is over."""
-    found: dict[str, V] = {}
-    try:
-        async with asyncio.timeout(IDENTIFY_WITHIN_S):
-            for target, each in asked.items():
-                if (answer := await asyncio.to_thread(find, each)) is not None:
-                    found[target] = answer
-    except (OSError, DiskImageError, TimeoutError) as error:
-        log.warning("a base image cannot be known", reason=str(error) or type(error).__name__)
-    return found

@@ -109,6 +109,9 @@ def test_a_description_holds_what_makes_the_vm() -> None:
 FILE_BELOW = (
     "<backingStore type='file' index='2'><format type='raw'/><source file='/images/base.raw'/>%s</backingStore>"
 )
+SLICE_BELOW = FILE_BELOW.replace(
+    "raw'/>%s", "raw'><slices><slice type='storage' offset='512' size='512'/></slices></source>%s"
+)
 DEVICE_BELOW = "<backingStore type='block'><format type='raw'/><source dev='/dev/vg/base'/>%s</backingStore>"
 END = "<backingStore/>"
 
@@ -120,6 +123,7 @@ END = "<backingStore/>"
         (FILE_BELOW % END, (LayerFacts("/images/base.raw", "raw"),)),
         (FILE_BELOW % (FILE_BELOW % END), (LayerFacts("/images/base.raw", "raw"),) * 2),
         (DEVICE_BELOW % END, (LayerFacts("", "raw"),)),
+        (SLICE_BELOW % END, (LayerFacts("", "raw"),)),
         (FILE_BELOW % "", None),
         ("", None),
     ],
@@ -127,7 +131,7 @@ END = "<backingStore/>"
 def test_what_a_disk_lies_on_is_known_to_the_end_or_not_at_all(
     chain: str, backing: tuple[LayerFacts, ...] | None
 ) -> None:
-    """Files by path; another kind of image has none; a chain without its end may go on."""
+    """Files by path; another kind of image, or a part of a file, has none; a chain without its end may go on."""
     (disk,) = describe(DOMAIN.replace(END, chain)).disks
     assert disk.backing == backing
 

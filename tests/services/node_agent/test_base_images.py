@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from services.node_agent import block_files
+from services.node_agent import base_images, block_files
 from services.node_agent.base_images import (
     BaseImage,
+    BaseImages,
     Catalogue,
     Lower,
     identify,
-    index_published,
     lowers_of,
     published,
 )
@@ -120,19 +121,39 @@ def test_an_image_that_is_read_otherwise_than_it_says_is_none(tmp_path: Path, in
     assert identify(Lower(tmp_path, "raw"), index) is None
 
 
-def test_a_catalogue_that_was_read_ahead_is_not_read_again(
-    catalogue: Catalogue, wanted: BaseImage, index: BlockIndex, monkeypatch: pytest.MonkeyPatch
+async def test_what_was_read_ahead_is_not_read_again(
+    catalogue: Catalogue, wanted: BaseImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ports only look up what is remembered."""
-    index_published(catalogue.folder, index, whole=True)
+    lower = Lower(tmp_path / "donors.raw", "raw")
+    bases = BaseImages(catalogue.folder, catalogue.index)
+    await bases.read_published()
+    await bases.read_ahead([lower.path, tmp_path / "gone"])
     monkeypatch.setattr(block_files, "_whole_digest", lambda _: pytest.fail("an image is read again"))
-    assert catalogue.find(wanted) == catalogue.folder / "known"
+    assert await bases.find({"vda": wanted}) == {"vda": catalogue.folder / "known"}
+    assert await bases.identify({"vda": lower}) == {"vda": wanted}
+    bases.close()
 
 
-def test_whole_images_are_read_only_for_overlays(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider that makes none does not pay for them."""
-    monkeypatch.setattr(block_files, "_whole_digest", lambda _: pytest.fail("an image is read whole"))
-    index_published(catalogue.folder, catalogue.index, whole=False)
+async def test_an_image_that_takes_too_long_is_known_the_next_time(
+    catalogue: Catalogue, wanted: BaseImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port goes on without it, and so does the reading."""
+    go_on = threading.Event()
+    read = block_files._whole_digest
+
+    def read_slowly(path: Path) -> bytes:
+        assert go_on.wait(10)
+        return read(path)
+
+    monkeypatch.setattr(block_files, "_whole_digest", read_slowly)
+    monkeypatch.setattr(base_images, "KNOWN_WITHIN_S", 0.05)
+    bases = BaseImages(catalogue.folder, catalogue.index)
+    assert await bases.find({"vda": wanted}) == {}
+    go_on.set()
+    monkeypatch.setattr(base_images, "KNOWN_WITHIN_S", 10)
+    assert await bases.find({"vda": wanted}) == {"vda": catalogue.folder / "known"}
+    bases.close()
 
 
 def test_an_image_that_cannot_be_read_hides_no_other(

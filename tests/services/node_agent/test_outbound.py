@@ -148,7 +148,7 @@ async def test_an_image_that_is_not_the_same_is_no_base(overlay_pair: Pair, monk
 @pytest.mark.servers
 async def test_a_provider_may_make_no_overlays(overlay_pair: Pair) -> None:
     """By its setting."""
-    overlay_pair.inbound._contents._catalogue = None
+    overlay_pair.inbound._contents._bases = None
     await whole_disk_arrives(overlay_pair)
 
 

@@ -132,3 +132,16 @@ async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> Non
     assert list((tmp_path / "b" / "contents").iterdir())
     await recipient.sweep(())
     assert not list((tmp_path / "b" / "contents").iterdir())
+
+
+@pytest.mark.parametrize("overlays", [True, False])
+async def test_whole_images_are_read_ahead_only_for_overlays(tmp_path: Path, overlays: bool) -> None:  # noqa: FBT001
+    """A provider that makes none does not pay for them; their blocks are looked at in any case."""
+    images = tmp_path / "published"
+    images.mkdir()
+    (images / "base.raw").write_bytes(DISK)
+    contents = node(tmp_path / "b", base_image_dir=images, overlays=overlays)
+    await contents.sweep(())
+    names = [path.name for path in (tmp_path / "b" / "indexes").iterdir()]
+    assert len(names) == 1 + overlays
+    assert any(name.endswith(".whole.index") for name in names) == overlays
