@@ -1,8 +1,8 @@
 """The inbound half of a port: the guest arrives at this host.
 
 Has the disks made (`arriving_disks`), waits for the donor's streams, joins them with this host's libvirtd (through the
-RPC gate) and QEMU, asks the broker for the switchover and cleans up what was made if the guest does not come. It owns no
-RPC rule and no lane protocol.
+RPC gate) and QEMU, asks the broker for the switchover and cleans up what was made if the guest does not come. It owns
+no RPC rule and no lane protocol.
 
 What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
 
