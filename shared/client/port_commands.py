@@ -61,6 +61,8 @@ def limits_of(
     max_price: str | None = None,
     bandwidth: str | None = None,
     post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
+    seed: bool = False,
+    seed_bandwidth: str | None = None,
     now: datetime,
 ) -> PortLimits:
     """A tenant's limits from what was typed; raises `BadValue`."""
@@ -71,6 +73,10 @@ def limits_of(
     last = end or until
     if last is not None and last <= (start or now):
         raise BadValue(deadline or window, "a deadline after the window's start and after now")
+    if seed and start is None:
+        raise BadValue(window, "a --window that starts later, for there to be time to --seed")
+    if seed_bandwidth and not seed:
+        raise BadValue(seed_bandwidth, "--seed with --seed-bandwidth")
     return PortLimits(
         max_downtime_ms=parse_downtime_ms(max_downtime),
         window_start=start,
@@ -78,6 +84,8 @@ def limits_of(
         max_price_per_month=parse_price(max_price) if max_price else None,
         bandwidth_bytes_per_s=parse_rate_bytes_per_s(bandwidth) if bandwidth else None,
         post_copy={"never": "never", "if-needed": "if_needed", "always": "always"}[post_copy],
+        seed=seed,
+        seed_bandwidth_bytes_per_s=parse_rate_bytes_per_s(seed_bandwidth) if seed_bandwidth else None,
     )
 
 
@@ -133,6 +141,12 @@ def create_port(
         PostCopyChoice,
         typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
     ] = PostCopyChoice.IF_NEEDED,
+    seed: Annotated[
+        bool, typer.Option("--seed", help="Send ahead of --window what changes rarely; the guest moves in the window.")
+    ] = False,
+    seed_bandwidth: Annotated[
+        str | None, typer.Option(help="Most that --seed may use: 10mbit (bits) or 1MB (bytes) per second.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
 ) -> None:
@@ -148,6 +162,8 @@ def create_port(
         max_price=max_price,
         bandwidth=bandwidth,
         post_copy=post_copy,
+        seed=seed,
+        seed_bandwidth=seed_bandwidth,
         now=datetime.now().astimezone(),
     )
 
