@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
+
+
+MAX_PEEK_BYTES: Final = 1 << 20
+"""Most of a guest's memory that is read at once: the guest's QEMU serves nobody else meanwhile."""
 
 
 class HypervisorError(VmportError):
@@ -150,6 +154,13 @@ class Hypervisor(Protocol):
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its run state; None where it does not exist."""
+        ...
+
+    async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
+        """Guest-physical memory of a running VM, at most MAX_PEEK_BYTES; the guest runs on and notices nothing.
+
+        Ask for RAM only: elsewhere what comes means nothing, and a device might notice.
+        """
         ...
 
     # ---- lasting definitions ----

@@ -282,6 +282,11 @@ class LibvirtHypervisor:
         except VmNotFound:
             return None
 
+    async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
+        """Read guest-physical memory."""
+        physical = libvirt.VIR_MEMORY_PHYSICAL
+        return await self._with("read the memory of", uuid, lambda d: d.memoryPeek(address, size, physical))
+
     # ---- definitions ----
 
     async def define(self, domain_xml: str) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from services.node_agent.hypervisor import (
+    MAX_PEEK_BYTES,
     EventListener,
     HypervisorError,
     JobStats,
@@ -77,7 +78,7 @@ class _RpcFailed(Exception):
 
 @dataclass(slots=True)
 class FakeVm:
-    """A VM. `memory` is what a migration moves."""
+    """A VM. `memory` is what a migration moves; read by address it is what lies there, and zeros follow it."""
 
     domain_xml: str
     state: VmState = VmState.RUNNING
@@ -111,6 +112,7 @@ class FakeHypervisor:
         self.fail_prepare: str | None = None
         self.can_fence = True
         self.max_downtimes_ms: list[int] = []
+        self.peeks = 0
         self.moved: tuple[str, str] | None = None
         """A path prefix of this host's sockets, and the other host's: two hosts of one file system differ so."""
         self._bridges = bridges
@@ -234,6 +236,14 @@ class FakeHypervisor:
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
         return self.vms[uuid].state if uuid in self.vms else None
+
+    async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
+        """As much of `memory`, and zeros."""
+        vm = self._vm(uuid)
+        if vm.state is VmState.SHUT_OFF or size > MAX_PEEK_BYTES:
+            raise HypervisorError(f"read the memory of VM {uuid}", f"it is {vm.state}, {size} bytes asked for")
+        self.peeks += 1
+        return vm.memory[address : address + size].ljust(size, b"\0")
 
     async def define(self, domain_xml: str) -> None:
         """Make it persistent, or add it shut off."""

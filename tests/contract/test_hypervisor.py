@@ -10,7 +10,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.node_agent.hypervisor import Hypervisor, HypervisorError, Lifecycle, LifecycleEvent, VmNotFound
+from services.node_agent.hypervisor import (
+    MAX_PEEK_BYTES,
+    Hypervisor,
+    HypervisorError,
+    Lifecycle,
+    LifecycleEvent,
+    VmNotFound,
+)
 from services.node_agent.testing import FakeHypervisor
 from shared.domain_xml import describe
 from shared.messages.vm import VmState
@@ -97,6 +104,7 @@ async def test_a_vm_that_is_not_there(host: Host) -> None:
     await hypervisor.thaw(nobody)
     for call in (
         hypervisor.describe(nobody),
+        hypervisor.peek_memory(nobody, 0, 4096),
         hypervisor.undefine(nobody, keep_nvram=True),
         hypervisor.set_autostart(nobody, enabled=True),
     ):
@@ -130,6 +138,19 @@ async def test_a_running_vm_is_described_as_it_runs(host: Host) -> None:
     assert live.description.disks[0].virtual_size_bytes > 0
     assert live.files == tuple(disk.source for disk in facts.disks)
     assert "<alias" not in live.domain_xml
+
+
+async def test_memory_is_read_while_the_guest_runs(host: Host) -> None:
+    """As much as was asked for, up to the most that may be; the guest goes on. Of a VM that is off there is none."""
+    hypervisor = host.hypervisor
+    for size in (4096, MAX_PEEK_BYTES):
+        assert len(await hypervisor.peek_memory(host.running, 1 << 20, size)) == size
+    assert await hypervisor.state(host.running) is VmState.RUNNING
+    uuid = UUID(describe(host.shut_off_xml).uuid)
+    await hypervisor.define(host.shut_off_xml)
+    with pytest.raises(HypervisorError):
+        await hypervisor.peek_memory(uuid, 0, 4096)
+    await hypervisor.undefine(uuid, keep_nvram=True)
 
 
 async def test_a_vm_without_a_migration_has_no_job(host: Host) -> None:
