@@ -1,13 +1,14 @@
 """Files as 4 KiB blocks, found by content: base images, disks in quarantine, what an earlier port left.
 
 A file is read as it lies, whatever its format: QCOW2 keeps clusters uncompressed and aligned, so their contents are
-blocks of the file, too. `scan` reads a whole file and skips holes and zeros; `BlockIndex` keeps the digests of files
-that do not change; `KnownContents` reads single blocks back, and believes none whose digest is not the expected one.
-Blocking calls: use threads.
+blocks of the file, too. `scan` reads a whole file and skips holes and zeros, `read_piece` a part of it; `BlockIndex`
+keeps the digests of files that do not change; `KnownContents` reads single blocks back, and believes none whose digest
+is not the expected one. Blocking calls: use threads.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -98,6 +99,34 @@ def _contents(file: int) -> Iterator[tuple[int, bytes]]:
                 if content != _ZERO:
                     yield (at + offset) // CONTENT_BYTES, content
             at += max(len(data) // CONTENT_BYTES * CONTENT_BYTES, CONTENT_BYTES)
+
+
+def read_piece(path: Path, at: int, size: int) -> tuple[int, bytes]:
+    """The next whole blocks of a file at or after a block's offset, at most `size` bytes, and where to go on.
+
+    Holes are skipped; no bytes mean the end. It opens the file each time, so nothing is held between calls. Raises
+    OSError.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        end = os.lseek(file, 0, os.SEEK_END)
+        while at < end:
+            try:
+                at = os.lseek(file, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # only a hole follows
+                    raise
+                break
+            at -= at % CONTENT_BYTES
+            hole = os.lseek(file, at, os.SEEK_HOLE)
+            data = os.pread(file, min(size, hole + -hole % CONTENT_BYTES - at), at)
+            whole = len(data) - len(data) % CONTENT_BYTES
+            at += max(whole, CONTENT_BYTES)
+            if whole:
+                return at, data[:whole]
+    finally:
+        os.close(file)
+    return at, b""
 
 
 def _extents(file: int) -> Iterator[tuple[int, int]]:

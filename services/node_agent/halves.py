@@ -310,6 +310,7 @@ class Halves:
             memory_bytes=result.memory_bytes,
             disk_bytes=result.disk_bytes,
             wire_bytes=result.wire_bytes,
+            seeded_bytes=result.seeded_bytes,
             post_copy=result.post_copy,
         )
 
@@ -447,7 +448,7 @@ class Halves:
         )
 
     async def started(self, active: ActiveHalf) -> None:
-        """libvirt migrates."""
+        """libvirt migrates, or contents go ahead."""
         active.started = True
         self._reports.tell(self._reports.agent(Side.OUTBOUND), OutboundStarted(port_id=active.journal.record.port_id))
 

@@ -15,7 +15,6 @@ from uuid import UUID
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
-
 MAX_PEEK_BYTES: Final = 1 << 20
 """Most of a guest's memory that is read at once: the guest's QEMU serves nobody else meanwhile."""
 

@@ -43,6 +43,7 @@ from services.node_agent.port_contents import InboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.rpc_gate import Expected, GateRefusal, RpcGate
+from services.node_agent.seeding import SEED
 from services.node_agent.signals import DRIVER, SWITCHOVER, SignalError, answer_switchover
 from shared.domain_xml import DomainXmlError, describe
 from shared.errors import VmportError
@@ -276,7 +277,16 @@ class Inbound:
         await self._pump(Lane.URGENT, self._sockets.memory, stream)
 
     async def _on_disk(self, stream: LaneStream) -> None:
+        if stream.label == SEED:
+            await self._on_seed(stream)
+            return
         await self._pump(Lane.DISK, self._sockets.disk, stream)
+
+    async def _on_seed(self, stream: LaneStream) -> None:
+        try:
+            await self._contents.take_ahead(stream)
+        except LaneError as error:
+            log.info("a lane is gone while contents came ahead", reason=str(error))
 
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
         try:

@@ -2,6 +2,8 @@
 
 libvirt at this host migrates the guest into three sockets of ours; what comes out of them goes into the lanes. This
 module starts that, watches it, steers it, and settles who runs the guest. It owns no lane protocol and no RPC bytes.
+Where the tenant wants it, contents go ahead (`seeding`) until the window opens by this host's clock; the guest and
+libvirt know nothing of that, so there is nothing to undo.
 
 What can go wrong, and what keeps at most one copy running (invariant 1) and no guest lost (invariant 3):
 
@@ -26,8 +28,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,11 +40,13 @@ from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.convergence import Ladder, LinkRate, SetMaxDowntime, StartPostCopy
 from services.node_agent.driver_bridge import DriverBridge
 from services.node_agent.finish_keeper import DonorFinishKeeper
+from services.node_agent.guest_memory import ram_ranges
 from services.node_agent.hypervisor import (
     Hypervisor,
     HypervisorError,
     Lifecycle,
     LifecycleEvent,
+    LiveVm,
     MigrationAborted,
     MigrationPlan,
 )
@@ -53,8 +58,9 @@ from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.port_contents import OutboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError
-from services.node_agent.progress import Progress, ProgressMeter
+from services.node_agent.progress import Progress, ProgressMeter, SeedingMeter
 from services.node_agent.rpc_donor import DonorRelay
+from services.node_agent.seeding import Seeding, SeedSource
 from services.node_agent.signals import DRIVER, SignalError, ask_for_switchover
 from services.node_agent.switchover import Verdict
 from shared.domain_xml import DomainXmlError, guest_abi_differences
@@ -95,6 +101,7 @@ class OutboundResult:
     memory_bytes: int
     disk_bytes: int
     wire_bytes: int
+    seeded_bytes: int
     post_copy: bool
 
 
@@ -102,7 +109,7 @@ class OutboundReporter(Protocol):
     """Who is told."""
 
     async def started(self) -> None:
-        """libvirt migrates."""
+        """libvirt migrates, or contents go ahead."""
         ...
 
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
@@ -120,6 +127,7 @@ class OutboundTuning:
 
     ready_within_s: float = 60.0
     watch_every_s: float = 1.0
+    seeding_every_s: float = 5.0
     abort_within_s: float = 5.0
     auto_converge: bool = False
 
@@ -141,7 +149,9 @@ class Outbound:
         tuning: OutboundTuning,
         outage: OutageWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`clock` measures, in seconds; `now` is the time of day, by which the window opens."""
         self._agreement = agreement
         self._hypervisor = hypervisor
         self._lanes = lanes
@@ -152,11 +162,14 @@ class Outbound:
         self._tuning = tuning
         self._outage = outage or NoProbe()
         self._clock = clock
+        self._now = now
         self._tasks = Tasks("outbound")
         self._cancelled = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._troubled = asyncio.Event()
         self._meter = ProgressMeter(disk_bytes=0, memory_bytes=0)
+        self._began_s = clock()
+        self._seeded_bytes = 0
         self._started = False
         self._has_memory = False
         self._was_running = False
@@ -177,12 +190,13 @@ class Outbound:
 
     async def run(self) -> OutboundResult:
         """Move the guest. Raises `OutboundFailed`; then it runs here, or the error says that it does not."""
-        began_s = self._clock()
         stop_listening = self._hypervisor.listen(self._on_lifecycle)
         try:
+            await self._send_ahead()
+            self._began_s = self._clock()
             plan = await self._prepare()
             await self._migrate(plan)
-            return await self._result(began_s)
+            return await self._result()
         except (HypervisorError, SocketError, LaneError, DomainXmlError, TimeoutError, OSError) as error:
             raise await self._failure(error) from error
         except asyncio.CancelledError:
@@ -198,9 +212,48 @@ class Outbound:
             self._sockets.remove()
             self._journal.forget_kind(Kind.DIRECTORY)
 
+    # ---- ahead of the window ----
+
+    def _to_window_s(self) -> float:
+        return (self._agreement.window_start - self._now()).total_seconds()
+
+    async def _send_ahead(self) -> None:
+        """Return when the window is open. A seeding that fails is waited out; a lane or a cancel ends the port."""
+        if not self._agreement.limits.seed or self._to_window_s() <= 0:
+            return
+        vm = await self._check_vm()
+        await self._unless_cancelled(self._lanes.wait_ready(self._tuning.ready_within_s))
+        await self._say_started()
+        source = SeedSource(
+            vm_uuid=self._agreement.vm_uuid,
+            disks=[Path(file) for file in vm.files],
+            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
+            ram=ram_ranges(vm.domain_xml),
+        )
+        with self._contents.seeding(self._lanes.disk, source, self._hypervisor) as seeding:
+            running = self._tasks.spawn(seeding.run(), name="seed")
+            try:
+                await self._unless_cancelled(self._until_window(seeding))
+            finally:
+                running.cancel()
+                await asyncio.wait({running})
+        self._seeded_bytes = self._lanes.wire_bytes()
+
+    async def _until_window(self, seeding: Seeding) -> None:
+        """Tell how far the seeding is until the window opens. Raises LaneError."""
+        meter = SeedingMeter()
+        while (left_s := self._to_window_s()) > 0:
+            progress = meter.update(
+                disk=seeding.disk, memory=seeding.memory, sent_bytes=seeding.sent_bytes, now_s=self._clock()
+            )
+            await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
+            await asyncio.wait({self._lanes.failed}, timeout=min(left_s, self._tuning.seeding_every_s))
+            if self._lanes.failed.done():
+                raise self._lanes.failed.result()
+
     # ---- preparing ----
 
-    async def _prepare(self) -> MigrationPlan:
+    async def _check_vm(self) -> LiveVm:
         agreement = self._agreement
         vm = await self._hypervisor.describe(agreement.vm_uuid)
         if vm.description.state is not VmState.RUNNING:
@@ -209,6 +262,11 @@ class Outbound:
             raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
         if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
+        return vm
+
+    async def _prepare(self) -> MigrationPlan:
+        agreement = self._agreement
+        vm = await self._check_vm()
         self._was_running = True
         self._outage.open(vm.domain_xml)
         self._journal.remember_disks(vm.files)
@@ -221,7 +279,7 @@ class Outbound:
         await self._sockets.listen(self._sockets.driver, self._on_driver)
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
-        await self._meet_recipient([Path(file) for file in vm.files])
+        await self._unless_cancelled(self._learn_contents([Path(file) for file in vm.files]))
         self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
@@ -237,21 +295,22 @@ class Outbound:
             post_copy_allowed=agreement.limits.post_copy != "never",
         )
 
-    async def _meet_recipient(self, disks: Sequence[Path]) -> None:
-        """Wait for the other end and learn what it has: minutes, when it does not answer, so a cancel ends it."""
-        meeting = asyncio.ensure_future(self._learn_contents(disks))
+    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes minutes when the other end does not answer, or hours until the window; a cancel ends it."""
+        working = asyncio.ensure_future(work)
         cancelled = asyncio.ensure_future(self._cancelled.wait())
         try:
-            await asyncio.wait({meeting, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-            if not meeting.done():
-                raise MigrationAborted("wait for the recipient's node agent", "cancelled before it began")
-            await meeting
+            await asyncio.wait({working, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise MigrationAborted("wait for the recipient's node agent or the window", "cancelled before it began")
+            await working
         finally:
-            for each in (meeting, cancelled):
+            for each in (working, cancelled):
                 each.cancel()
-            await asyncio.gather(meeting, cancelled, return_exceptions=True)
+            await asyncio.gather(working, cancelled, return_exceptions=True)
 
     async def _learn_contents(self, disks: Sequence[Path]) -> None:
+        """Wait for the other end and learn what it has."""
         await self._lanes.wait_ready(self._tuning.ready_within_s)
         await self._contents.learn(self._lanes.control, disks)
 
@@ -414,7 +473,7 @@ class Outbound:
 
     # ---- the end ----
 
-    async def _result(self, began_s: float) -> OutboundResult:
+    async def _result(self) -> OutboundResult:
         await self._say_started()
         await self._reporter.progressed(self._meter.finish(), wire_bytes=self._lanes.wire_bytes())
         now_s = self._clock()
@@ -430,10 +489,11 @@ class Outbound:
             downtime_ms=round(1000 * (known_s - paused_s)),
             outage_ms=await self._outage.finish(self._paused_at_s),
             hypervisor_downtime_ms=completed.downtime_ms if completed else None,
-            total_ms=round(1000 * (now_s - began_s)),
+            total_ms=round(1000 * (now_s - self._began_s)),
             memory_bytes=self._lanes.raw_bytes(Lane.MEMORY) + self._lanes.raw_bytes(Lane.URGENT),
             disk_bytes=self._lanes.raw_bytes(Lane.DISK),
             wire_bytes=self._lanes.wire_bytes(),
+            seeded_bytes=self._seeded_bytes,
             post_copy=self._keeper.post_copy,
         )
 

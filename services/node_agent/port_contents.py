@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -16,9 +18,11 @@ import structlog
 
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
+from services.node_agent.hypervisor import Hypervisor
 from services.node_agent.journal import Journal
 from services.node_agent.kept import Kept
 from services.node_agent.known_contents import (
+    EXCHANGE_WITHIN_S,
     AskingReader,
     Learnt,
     Sources,
@@ -33,6 +37,7 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.hello import Technique
+from services.node_agent.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, take_seed
 from services.node_agent.settings import NodeSection
 from services.node_agent.stream_codecs import DonorCodecs, RecipientCodecs
 from shared.messages.porting import ServiceChangeAgreement
@@ -41,6 +46,10 @@ log = structlog.stdlib.get_logger(__name__)
 
 SENT = "sent"
 RECEIVED = "received"
+SEED = "seed"
+"""At the recipient what came ahead of the window; at the donor what went of the memory, to be offered."""
+SEEDED_EXCHANGE_WITHIN_S = 120.0
+"""Where so much was sent ahead, knowing it is worth a later beginning."""
 MIB = 1 << 20
 
 
@@ -73,7 +82,8 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        return InboundContents(RecipientCodecs(folder, without=without), sources)
+        seed = None if Technique.KEPT in without else seed_place(self._settings, self._kept, agreement)
+        return InboundContents(RecipientCodecs(folder, without=without), sources, seed)
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
@@ -98,6 +108,12 @@ class PortContents:
         ]
 
 
+def seed_place(settings: NodeSection, kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+    """Where this node stores what goes ahead of a port's window."""
+    folder = kept.folder(agreement.vm_uuid, agreement.port_id, SEED)
+    return SeedPlace(folder, kept.quota_bytes, within=settings.state_dir)
+
+
 class OutboundContents:
     """One outbound half's."""
 
@@ -106,13 +122,32 @@ class OutboundContents:
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, without=settings.without)
+        self._seed = seed_place(settings, kept, agreement)
+        asked = agreement.limits.seed_bandwidth_bytes_per_s
+        self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked
+
+    @contextmanager
+    def seeding(self, lane: LaneSession, source: SeedSource, hypervisor: Hypervisor) -> Iterator[Seeding]:
+        """What sends ahead, not running yet; it has nothing to send where this node keeps nothing.
+
+        End it before the block ends.
+        """
+        if Technique.KEPT not in self.codecs.techniques:
+            source = replace(source, disks=(), ram=())
+        with SeedKeeper(self._seed) as keeper:
+            tuning = SeedTuning(send_bytes_per_s=self._seed_rate)
+            key = self.codecs.port.hello.key
+            yield Seeding(lane, key, source, hypervisor=hypervisor, keep=keeper.keep, tuning=tuning)
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
         if not self.codecs.techniques & {Technique.BASE, Technique.KEPT}:
             return
         began_s = time.monotonic()
-        learnt = self._learnt = await offer_contents(control, self.codecs.port, [*disks, *self._kept])
+        seeded = self._seed.files()
+        within_s = SEEDED_EXCHANGE_WITHIN_S if seeded else EXCHANGE_WITHIN_S
+        files = [*disks, *seeded, *self._kept]
+        learnt = self._learnt = await offer_contents(control, self.codecs.port, files, within_s=within_s)
         log.info(
             "contents that the recipient has",
             known=learnt.count,
@@ -135,9 +170,20 @@ class OutboundContents:
 class InboundContents:
     """One inbound half's."""
 
-    def __init__(self, codecs: RecipientCodecs, sources: Sources) -> None:
+    def __init__(self, codecs: RecipientCodecs, sources: Sources, seed: SeedPlace | None = None) -> None:
+        """`seed` is where to put what comes ahead; None: nothing is taken."""
         self.codecs = codecs
         self._sources = sources
+        self._seed = seed
+        self._seeded = False
+
+    async def take_ahead(self, stream: LaneStream) -> None:
+        """Store what the donor sends ahead, once, until it ends or is cancelled. Raises LaneError."""
+        if self._seed is None or self._seeded:
+            stream.reset("nothing is taken ahead here")
+            return
+        self._seeded = True
+        await take_seed(stream, self._sources, self._seed)
 
     async def answer(self, stream: LaneStream) -> None:
         """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.
@@ -146,7 +192,7 @@ class InboundContents:
         """
         known = None
         try:
-            known = await answer_offers(stream, self._sources)
+            known = await answer_offers(stream, self._with_seed())
             if known is None:
                 stream.write_eof()
                 return
@@ -161,3 +207,9 @@ class InboundContents:
         finally:
             if known is not None:
                 known.close()
+
+    def _with_seed(self) -> Sources:
+        """What came ahead is known like what an earlier port left."""
+        if self._seed is None:
+            return self._sources
+        return replace(self._sources, kept=(*self._seed.files(), *self._sources.kept))

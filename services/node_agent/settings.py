@@ -69,6 +69,11 @@ class NodeSection(Section):
         "ports run.",
         examples=["/etc/vmport/caps.toml"],
     )
+    seed_bandwidth_bytes_per_s: Annotated[int, Field(ge=64 * 1024, le=2**40)] = Field(
+        default=4 * 1024 * 1024,
+        description="Most that a leaving VM sends ahead of its port's window, where the tenant wants that and names no "
+        "rate.",
+    )
     memory_window_bytes: WindowBytes = Field(
         default=4 * 1024 * 1024,
         description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",

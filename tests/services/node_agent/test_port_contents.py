@@ -22,6 +22,7 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.port_contents import InboundContents, OutboundContents, PortContents
 from services.node_agent.settings import NodeSection
 from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.service_change import PortLimits
 from shared.page_stream.bodies import LaneRole
 from shared.topology import Lane
 
@@ -38,7 +39,7 @@ def node(folder: Path, **settings: object) -> PortContents:
 
 def agreement(vm: UUID = VM) -> ServiceChangeAgreement:
     """Only what is looked at here."""
-    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm}
+    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm, "limits": PortLimits()}
     return ServiceChangeAgreement.model_construct(**facts)
 
 
