@@ -82,7 +82,7 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        seed = None if Technique.KEPT in without else seed_place(self._settings, self._kept, agreement)
+        seed = None if Technique.KEPT in without else seed_place(self._kept, agreement)
         return InboundContents(RecipientCodecs(folder, without=without), sources, seed)
 
     async def sweep(self, active: Collection[UUID]) -> None:
@@ -108,10 +108,9 @@ class PortContents:
         ]
 
 
-def seed_place(settings: NodeSection, kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
     """Where this node stores what goes ahead of a port's window."""
-    folder = kept.folder(agreement.vm_uuid, agreement.port_id, SEED)
-    return SeedPlace(folder, kept.quota_bytes, within=settings.state_dir)
+    return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
 
 
 class OutboundContents:
@@ -122,7 +121,7 @@ class OutboundContents:
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, without=settings.without)
-        self._seed = seed_place(settings, kept, agreement)
+        self._seed = seed_place(kept, agreement)
         asked = agreement.limits.seed_bandwidth_bytes_per_s
         self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked
 

@@ -229,16 +229,16 @@ def _contents_of(data: bytes) -> tuple[Pages, Digests]:
 
 @dataclass(frozen=True, slots=True)
 class SeedPlace:
-    """Where what goes ahead is stored: at most `most_bytes`, and half of what is free where `within` lies."""
+    """Where what goes ahead is stored: at most `most_bytes`, and half of what the file system has free."""
 
     folder: Path
     most_bytes: int
-    within: Path
 
     def room(self) -> int:
         """How many contents it takes. Raises OSError."""
-        free = shutil.disk_usage(self.within).free // 2
-        return min(min(self.most_bytes, free) // CONTENT_BYTES, MAX_OFFERS)
+        there = next(path for path in self.folder.parents if path.exists())
+        free_bytes = shutil.disk_usage(there).free
+        return min(min(self.most_bytes, free_bytes // 2) // CONTENT_BYTES, MAX_OFFERS)
 
     def files(self) -> tuple[Path, ...]:
         """What has come."""

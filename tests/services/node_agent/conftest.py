@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -25,6 +25,7 @@ from services.node_agent.lane_end import LaneEnd
 from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
 from services.node_agent.outbox import Outbox
+from services.node_agent.page_codec.hello import Technique
 from services.node_agent.port_contents import PortContents
 from services.node_agent.port_lanes import LaneTuning, PortLanes
 from services.node_agent.port_sockets import PortSockets
@@ -53,7 +54,7 @@ from shared.messages.porting import (
     SwitchoverGranted,
     SwitchoverState,
 )
-from shared.messages.service_change import PortLimits
+from shared.messages.service_change import PortLimits, TransferPhase
 from shared.metrics import NodeMetrics
 from shared.page_stream.bodies import LaneRole
 from shared.parties import BROKER, Party, donor, node, recipient
@@ -65,6 +66,7 @@ from tests.lane_credentials import Pair as CredentialsPair
 M = TypeVar("M", bound=Message)
 VM = UUID("11111111-2222-3333-4444-555555555501")
 MAC = "52:54:00:00:00:01"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DOMAIN = f"""<domain type='qemu'>
   <name>web</name><uuid>{VM}</uuid><memory unit='KiB'>262144</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
@@ -83,11 +85,12 @@ def make_agreement(
     domain_xml: str,
     port_id: UUID | None = None,
     limits: PortLimits | None = None,
+    window_start: datetime | None = None,
     donor_lane: LaneEndpoint | None = None,
     recipient_lane: LaneEndpoint | None = None,
 ) -> ServiceChangeAgreement:
     """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
-    now = datetime(2026, 1, 1, tzinfo=UTC)
+    now = NOW
     xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"}))
     return ServiceChangeAgreement(
         port_id=port_id or uuid4(),
@@ -99,8 +102,8 @@ def make_agreement(
         recipient="beta",
         recipient_node="beta-1",
         epoch=2,
-        window_start=now,
-        deadline=now + timedelta(hours=1),
+        window_start=window_start or now,
+        deadline=(window_start or now) + timedelta(hours=1),
         promised_total_s=60,
         promised_downtime_ms=1000,
         price_per_month=Decimal(1),
@@ -169,6 +172,7 @@ class Heard:
 
     starts: int = 0
     percents: list[int] = field(default_factory=list)
+    phases: list[TransferPhase] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -179,6 +183,7 @@ class Heard:
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:  # noqa: ARG002  # the reporter's shape
         """A percent."""
         self.percents.append(progress.percent)
+        self.phases.append(progress.phase)
 
     async def in_doubt(self, reason: str) -> None:
         """The outcome is unknown."""
@@ -187,9 +192,19 @@ class Heard:
 
 
 class Pair:
-    """A port between two hosts, with both halves in this process."""
+    """A port between two hosts, with both halves in this process. `now` is the donor's time of day."""
 
-    def __init__(self, tmp: Path, stack: AsyncExitStack, credentials: CredentialsPair) -> None:
+    def __init__(
+        self,
+        tmp: Path,
+        stack: AsyncExitStack,
+        credentials: CredentialsPair,
+        *,
+        limits: PortLimits | None = None,
+        without: tuple[Technique, ...] = (),
+    ) -> None:
+        self.now = NOW
+        self.without = without
         self.tmp = tmp
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
@@ -205,6 +220,8 @@ class Pair:
         self.agreement = make_agreement(
             self.image,
             domain_xml=self.domain_xml,
+            limits=limits,
+            window_start=limits.window_start if limits else None,
             donor_lane=self.keys[Side.OUTBOUND].endpoint,
             recipient_lane=self.keys[Side.INBOUND].endpoint,
         )
@@ -220,7 +237,16 @@ class Pair:
 
     def _settings(self, side: Side) -> NodeSection:
         folder = self.tmp / f"{side}-state"
-        return NodeSection(state_dir=folder, image_dir=self.image.parent, base_image_dir=folder / "base-images")
+        return NodeSection(
+            state_dir=folder,
+            image_dir=self.image.parent,
+            base_image_dir=folder / "base-images",
+            without=self.without if side is Side.INBOUND else (),
+        )
+
+    def kept(self, side: Side) -> set[str]:
+        """Names of the folders of contents that a side has of the VM."""
+        return {path.name.partition(".")[2] for path in (self.tmp / f"{side}-state" / "contents").glob("*/*")}
 
     async def open(self) -> None:
         """Make lanes and halves."""
@@ -242,7 +268,8 @@ class Pair:
             journal=self.journals[Side.OUTBOUND],
             reporter=self.heard,
             contents=outbound_contents,
-            tuning=OutboundTuning(ready_within_s=5, watch_every_s=0.01, abort_within_s=0.5),
+            tuning=OutboundTuning(ready_within_s=5, watch_every_s=0.01, seeding_every_s=0.01, abort_within_s=0.5),
+            now=lambda: self.now,
         )
         self.inbound = Inbound(
             self.agreement,
@@ -297,14 +324,29 @@ class Pair:
         return await asyncio.gather(self.run_outbound(), self.run_inbound())
 
 
-@pytest.fixture
-async def pair(credentials: CredentialsPair) -> AsyncIterator[Pair]:
+@asynccontextmanager
+async def made_pair(credentials: CredentialsPair, **facts: Any) -> AsyncIterator[Pair]:
     """Two hosts with a VM on the first, ready to port."""
     async with AsyncExitStack() as stack:
         # pytest's own folders are too long for a socket's path.
         folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
-        made = Pair(Path(folder), stack, credentials)
+        made = Pair(Path(folder), stack, credentials, **facts)
         await made.open()
+        yield made
+
+
+@pytest.fixture
+async def pair(credentials: CredentialsPair) -> AsyncIterator[Pair]:
+    """A port at once."""
+    async with made_pair(credentials) as made:
+        yield made
+
+
+@pytest.fixture
+async def seeded_pair(credentials: CredentialsPair, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """A port whose window opens in an hour, with contents sent ahead; techniques that beta lacks by parameter."""
+    limits = PortLimits(window_start=NOW + timedelta(hours=1), seed=True)
+    async with made_pair(credentials, limits=limits, without=getattr(request, "param", ())) as made:
         yield made
 
 

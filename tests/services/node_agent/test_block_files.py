@@ -10,7 +10,7 @@ import pytest
 from blake3 import blake3
 
 from services.node_agent import block_files
-from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, scan
+from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, read_piece, scan
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentIndex, ContentMissingError
 
 KEY = bytes(range(32))
@@ -33,6 +33,20 @@ def image(tmp_path: Path) -> Path:
 
 def known(path: Path, found: Scanned) -> KnownContents:
     return KnownContents([path], np.zeros(len(found.blocks), dtype=np.int64), found.blocks, found.digests)
+
+
+def test_pieces_are_the_whole_blocks_of_the_file(image: Path) -> None:
+    """In order, without holes, at most as long as asked for; what is no whole block is left out."""
+    for size in (CONTENT_BYTES, 2 * CONTENT_BYTES, 1 << 20):
+        at, found = 0, b""
+        while True:
+            at, data = read_piece(image, at, size)
+            if not data:
+                break
+            assert len(data) <= size
+            found += data
+        assert found.replace(bytes(CONTENT_BYTES), b"") == block(1) + block(2) + block(1) + block(3)
+    assert read_piece(image, 1 << 30, 1 << 20)[1] == b""
 
 
 def test_a_scan_finds_each_content_once(image: Path) -> None:

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 
+from services.node_agent.guest_memory import RamRange
 from services.node_agent.journal import Journal
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
@@ -20,12 +21,16 @@ from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.port_contents import InboundContents, OutboundContents, PortContents
+from services.node_agent.seeding import SEED, SeedSource
 from services.node_agent.settings import NodeSection
+from services.node_agent.testing import FakeHypervisor
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.service_change import PortLimits
 from shared.page_stream.bodies import LaneRole
 from shared.topology import Lane
 
+DOMAIN = """<domain type='qemu'><name>web</name><uuid>11111111-2222-3333-4444-555555555501</uuid>
+<memory unit='MiB'>1</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os></domain>"""
 DISK = np.random.default_rng(11).bytes(400 * CONTENT_BYTES)
 VM = uuid4()
 
@@ -45,9 +50,14 @@ def agreement(vm: UUID = VM) -> ServiceChangeAgreement:
 
 @asynccontextmanager
 async def porting(
-    donor: PortContents, recipient: PortContents, disk: Path, vm: UUID = VM
+    donor: PortContents,
+    recipient: PortContents,
+    disk: Path,
+    vm: UUID = VM,
+    *,
+    ahead: tuple[SeedSource, FakeHypervisor] | None = None,
 ) -> AsyncIterator[tuple[OutboundContents, InboundContents]]:
-    """Both halves, after the exchange; closed at the end, as when a port ends."""
+    """Both halves, after one pass ahead and the exchange; closed at the end, as when a port ends."""
     route, agreed = MemoryRoute(), agreement(vm)
     near, far = (
         LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
@@ -56,12 +66,28 @@ async def porting(
     outbound, inbound = donor.outbound(agreed), recipient.inbound(agreed)
 
     async def answer() -> None:
-        await inbound.answer(await far.accept())
+        stream = await far.accept()
+        if stream.label == SEED:
+            await inbound.take_ahead(stream)
+            stream = await far.accept()
+        await inbound.answer(stream)
+
+    async def send_ahead(source: SeedSource, host: FakeHypervisor) -> None:
+        with outbound.seeding(near, source, host) as seeding:
+            running = loop.create_task(seeding.run())
+            while True:
+                await asyncio.wait({running}, timeout=0.005)
+                if seeding.passes or running.done():
+                    break
+            running.cancel()
+            await asyncio.wait({running})
 
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(30):
         tasks = [loop.create_task(work) for work in (near.run(), far.run(), answer())]
         try:
+            if ahead is not None:
+                await send_ahead(*ahead)
             await outbound.learn(near, [disk])
             tasks.append(loop.create_task(outbound.give_again()))
             yield outbound, inbound
@@ -123,6 +149,22 @@ async def test_another_vm_and_a_switched_off_technique_know_nothing(
     vm = VM if technique else uuid4()
     async with porting(node(tmp_path / "a"), node(tmp_path / "b", **settings), disk, vm) as (outbound, inbound):
         assert send(outbound, inbound, DISK) > len(DISK)
+
+
+@pytest.mark.parametrize("technique", [Technique.KEPT, None])
+async def test_what_came_ahead_is_known_to_the_port_itself(
+    tmp_path: Path, disk: Path, technique: Technique | None
+) -> None:
+    """Disk and memory that were sent ahead cross as references; a node that keeps nothing sends nothing ahead."""
+    settings = {"without": [technique]} if technique else {}
+    donor, recipient = node(tmp_path / "a", **settings), node(tmp_path / "b")
+    pages = np.random.default_rng(3).integers(0, 256, (100, CONTENT_BYTES), dtype=np.uint8).tobytes()
+    host = FakeHypervisor()
+    vm = host.add(DOMAIN, memory=pages)
+    source = SeedSource(vm_uuid=vm, disks=[disk], disk_bytes=len(DISK), ram=[RamRange(0, 1 << 20)])
+    async with porting(donor, recipient, disk, ahead=(source, host)) as (outbound, inbound):
+        crossed = send(outbound, inbound, DISK + pages)
+    assert (crossed > len(DISK)) if technique else (crossed < 6000)
 
 
 async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> None:

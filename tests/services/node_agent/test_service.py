@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -27,7 +28,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.service_change import PortProgressed
+from shared.messages.service_change import PortLimits, PortProgressed, TransferPhase
 from shared.messages.vm import VmState
 from shared.parties import BROKER, donor, recipient
 from tests.services.node_agent.conftest import ALPHA, BETA, VM, World
@@ -96,6 +97,25 @@ async def test_an_abort_is_answered_by_both_halves(world: World) -> None:
     inbound = await world.hear(RECIPIENT, TransferAborted)
     assert (inbound.guest_running, inbound.left_overs) == (False, ())
     assert world.alpha.hypervisor.vms[VM].state is VmState.RUNNING
+    assert list(world.beta.settings.image_dir.iterdir()) == []
+    assert world.beta.journal.load() == world.alpha.journal.load() == ([], [])
+
+
+async def test_an_abort_before_the_window(world: World) -> None:
+    """While contents go ahead both halves end at once; the donor has said that it began, and how far it is."""
+    start = datetime.now(UTC) + timedelta(hours=1)
+    seeded = {"window_start": start, "limits": PortLimits(window_start=start, seed=True)}
+    world.agreement = world.agreement.model_copy(update=seeded)
+    await world.start_port()
+    await world.hear(DONOR, OutboundStarted)
+    assert (await world.hear(BROKER, PortProgressed)).phase is TransferPhase.SEEDING
+    for agent, node, side in ((DONOR, ALPHA, Side.OUTBOUND), (RECIPIENT, BETA, Side.INBOUND)):
+        await world.say(agent, node, AbortTransfer(port_id=world.agreement.port_id, side=side, reason="x"))
+    assert (await world.hear(DONOR, TransferAborted)).guest_running
+    inbound = await world.hear(RECIPIENT, TransferAborted)
+    assert (inbound.guest_running, inbound.left_overs) == (False, ())
+    assert world.alpha.hypervisor.vms[VM].ran_at_s == []
+    assert not world.beta.hypervisor.prepared.is_set()
     assert list(world.beta.settings.image_dir.iterdir()) == []
     assert world.beta.journal.load() == world.alpha.journal.load() == ([], [])
 
