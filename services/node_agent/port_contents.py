@@ -82,7 +82,8 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        seed = None if Technique.KEPT in without else seed_place(self._kept, agreement)
+        takes_ahead = agreement.limits.seed and Technique.KEPT not in without
+        seed = seed_place(self._kept, agreement) if takes_ahead else None
         return InboundContents(RecipientCodecs(folder, without=without), sources, seed)
 
     async def sweep(self, active: Collection[UUID]) -> None:

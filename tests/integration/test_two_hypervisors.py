@@ -99,11 +99,12 @@ class Ledger:
 
 
 class Reporter:
-    """What the donor's half reports; `flowing` is set once memory moves."""
+    """What the donor's half reports; `flowing` is set once memory moves, `ahead` are percents before the window."""
 
     def __init__(self) -> None:
         self.percents: list[int] = []
         self.flowing = asyncio.Event()
+        self.ahead: asyncio.Queue[int] = asyncio.Queue()
 
     async def started(self) -> None:
         """libvirt migrates."""
@@ -111,6 +112,9 @@ class Reporter:
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
         """A report."""
         assert wire_bytes >= 0
+        if progress.phase is TransferPhase.SEEDING:
+            self.ahead.put_nowait(progress.percent)
+            return
         self.percents.append(progress.percent)
         if progress.phase is TransferPhase.MEMORY and progress.memory.processed_bytes:
             self.flowing.set()
@@ -121,7 +125,7 @@ class Reporter:
 
 
 class Port:
-    """One port of a running guest from alpha to beta."""
+    """One port of a running guest from alpha to beta. `later` is how far the donor's time of day has been moved on."""
 
     def __init__(
         self, hosts: TwoHosts, stack: AsyncExitStack, credentials: Pair, *, limits: PortLimits | None = None
@@ -130,6 +134,7 @@ class Port:
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.limits = limits or PortLimits()
+        self.later = timedelta()
         self.port_id = uuid4()
         self.ledger = Ledger(self.port_id)
         self.reporter = Reporter()
@@ -166,7 +171,8 @@ class Port:
             journal=journals[Side.OUTBOUND],
             reporter=self.reporter,
             contents=leaving,
-            tuning=OutboundTuning(watch_every_s=0.2),
+            tuning=OutboundTuning(watch_every_s=0.2, seeding_every_s=0.2),
+            now=lambda: datetime.now(UTC) + self.later,
         )
         recipient = _WithBridge(self.recipient)
         self.inbound = Inbound(
@@ -196,8 +202,8 @@ class Port:
             recipient="beta",
             recipient_node="beta-1",
             epoch=2,
-            window_start=now,
-            deadline=now + timedelta(hours=1),
+            window_start=self.limits.window_start or now,
+            deadline=(self.limits.window_start or now) + timedelta(hours=1),
             promised_total_s=60,
             promised_downtime_ms=1000,
             price_per_month=Decimal(1),
@@ -369,4 +375,52 @@ async def test_a_route_that_is_away_for_ten_seconds(port: Port) -> None:
     result, failure = await halves
     assert failure is None
     assert isinstance(result, OutboundResult)
+    await same_guest(port)
+
+
+SEEDED = PortLimits(window_start=datetime.now(UTC) + timedelta(days=1), seed=True, seed_bandwidth_bytes_per_s=64 << 20)
+
+
+async def ahead(port: Port, percent: int) -> None:
+    """Wait until so much of the VM was looked at before the window."""
+    async with asyncio.timeout(90):
+        while await port.reporter.ahead.get() < percent:
+            pass
+
+
+@pytest.mark.parametrize("port", [SEEDED], indirect=True, ids=["seeded"])
+async def test_what_went_ahead_does_not_go_again(port: Port) -> None:
+    """When the window opens, the guest moves with a fraction of the bytes that its disk and memory took before."""
+    await port.inbound.open()
+    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    await ahead(port, 100)
+    assert await port.states() == (VmState.RUNNING, None)
+    assert await port.donor.job(port.uuid) is None
+    port.later = timedelta(days=1)
+    result, failure = await halves
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    await same_guest(port)
+    assert await port.states() == (VmState.SHUT_OFF, VmState.RUNNING)
+    in_window_bytes = result.wire_bytes - result.seeded_bytes
+    assert result.seeded_bytes > 5 << 20
+    assert in_window_bytes < 0.3 * result.seeded_bytes
+
+
+@pytest.mark.parametrize("port", [SEEDED], indirect=True, ids=["seeded"])
+async def test_a_cancel_before_the_window(port: Port) -> None:
+    """Nothing of it is in the guest, in libvirt, or at beta."""
+    await port.inbound.open()
+    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    await ahead(port, 20)
+    port.outbound.cancel()
+    port.inbound.cancel()
+    async with asyncio.timeout(20):
+        result, failure = await halves
+    assert isinstance(result, OutboundFailed)
+    assert isinstance(failure, InboundFailed)
+    assert (result.code, result.guest_running) == ("cancelled", True)
+    assert await port.states() == (VmState.RUNNING, None)
+    assert await port.donor.job(port.uuid) is None
+    assert not await asyncio.to_thread(port.image.exists)
     await same_guest(port)

@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -42,9 +43,10 @@ def node(folder: Path, **settings: object) -> PortContents:
     return PortContents(section, Journal(folder / "journal"))
 
 
-def agreement(vm: UUID = VM) -> ServiceChangeAgreement:
+def agreement(vm: UUID = VM, *, seed: bool = False) -> ServiceChangeAgreement:
     """Only what is looked at here."""
-    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm, "limits": PortLimits()}
+    limits = PortLimits(seed=seed, window_start=datetime.now(UTC))
+    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm, "limits": limits}
     return ServiceChangeAgreement.model_construct(**facts)
 
 
@@ -56,9 +58,10 @@ async def porting(
     vm: UUID = VM,
     *,
     ahead: tuple[SeedSource, FakeHypervisor] | None = None,
+    seed: bool = True,
 ) -> AsyncIterator[tuple[OutboundContents, InboundContents]]:
     """Both halves, after one pass ahead and the exchange; closed at the end, as when a port ends."""
-    route, agreed = MemoryRoute(), agreement(vm)
+    route, agreed = MemoryRoute(), agreement(vm, seed=seed)
     near, far = (
         LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
         for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
@@ -151,20 +154,24 @@ async def test_another_vm_and_a_switched_off_technique_know_nothing(
         assert send(outbound, inbound, DISK) > len(DISK)
 
 
-@pytest.mark.parametrize("technique", [Technique.KEPT, None])
+@pytest.mark.parametrize(
+    ("without", "seed", "known"), [((), True, True), ((Technique.KEPT,), True, False), ((), False, False)]
+)
 async def test_what_came_ahead_is_known_to_the_port_itself(
-    tmp_path: Path, disk: Path, technique: Technique | None
+    tmp_path: Path, disk: Path, without: tuple[Technique, ...], *, seed: bool, known: bool
 ) -> None:
-    """Disk and memory that were sent ahead cross as references; a node that keeps nothing sends nothing ahead."""
-    settings = {"without": [technique]} if technique else {}
-    donor, recipient = node(tmp_path / "a", **settings), node(tmp_path / "b")
+    """Disk and memory that were sent ahead cross as references.
+
+    A donor that keeps nothing sends nothing ahead, and a recipient that did not agree to it takes nothing.
+    """
+    donor, recipient = node(tmp_path / "a", without=without), node(tmp_path / "b")
     pages = np.random.default_rng(3).integers(0, 256, (100, CONTENT_BYTES), dtype=np.uint8).tobytes()
     host = FakeHypervisor()
     vm = host.add(DOMAIN, memory=pages)
     source = SeedSource(vm_uuid=vm, disks=[disk], disk_bytes=len(DISK), ram=[RamRange(0, 1 << 20)])
-    async with porting(donor, recipient, disk, ahead=(source, host)) as (outbound, inbound):
+    async with porting(donor, recipient, disk, ahead=(source, host), seed=seed) as (outbound, inbound):
         crossed = send(outbound, inbound, DISK + pages)
-    assert (crossed > len(DISK)) if technique else (crossed < 6000)
+    assert (crossed < 6000) if known else (crossed > len(DISK))
 
 
 async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> None:
