@@ -44,9 +44,10 @@ from shared.page_stream.bodies import StreamKind
 log = structlog.stdlib.get_logger(__name__)
 
 SEED: Final = "seed"
-WELCOME_WITHIN_S: Final = 900.0
-"""The recipient first reads what it has: base images may be long."""
-ANSWER_WITHIN_S: Final = 60.0
+ANSWER_WITHIN_S: Final = 900.0
+"""The recipient first reads what it has, and base images may be long; later a lane may be away for minutes."""
+REST: Final = 4
+"""A pause lasts so many times as long as the pass before it, so a long disk is read a fifth of the time."""
 PIECE_BYTES: Final = PIECE_CONTENTS * CONTENT_BYTES
 MAX_FAILED_PEEKS: Final = 8
 """In a row; then the memory is left for the next pass."""
@@ -61,7 +62,8 @@ class SeedTuning:
     """Disk images: the guest wants the same disk."""
     peek_bytes_per_s: float | None = 16 << 20
     """Memory: 16 pieces a second, each of some milliseconds of QEMU's main loop."""
-    pass_every_s: float = 300.0
+    least_pause_s: float = 300.0
+    """Between passes; see `pause_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,18 +157,19 @@ class Seeding:
 
     async def _run(self, stream: LaneStream) -> None:
         await stream.write(self._sender.greet())
-        async with asyncio.timeout(WELCOME_WITHIN_S):
-            self._sender.enter(await stream.read())
+        self._sender.enter(await _hear(stream))
+        loop = asyncio.get_running_loop()
         while self._sender.takes:
+            began_s = loop.time()
             for disk in self._source.disks:
                 await self._send_disk(stream, disk)
             await self._send_memory(stream)
             self._plan.end_pass()
-            await asyncio.sleep(self._tuning.pass_every_s)
+            await asyncio.sleep(pause_s(loop.time() - began_s, least_s=self._tuning.least_pause_s))
 
     async def _send_disk(self, stream: LaneStream, path: Path) -> None:
         at = 0
-        while True:
+        while self._sender.takes:
             await self._reading.pass_(PIECE_BYTES)
             try:
                 at, data = await asyncio.to_thread(read_piece, path, at, PIECE_BYTES)
@@ -181,6 +184,8 @@ class Seeding:
     async def _send_memory(self, stream: LaneStream) -> None:
         failed = 0
         for start, end in pieces_of(self._source.ram, MAX_PEEK_BYTES):
+            if not self._sender.takes:
+                return
             await self._peeking.pass_(end - start)
             try:
                 data = await self._hypervisor.peek_memory(self._source.vm_uuid, start, end - start)
@@ -212,6 +217,11 @@ class Seeding:
         for _ in payloads:
             self._sender.stored(await _hear(stream))
         self._plan.took(digests)
+
+
+def pause_s(took_s: float, *, least_s: float) -> float:
+    """How long to rest after a pass that took so long."""
+    return max(least_s, REST * took_s)
 
 
 async def _hear(stream: LaneStream) -> bytes:

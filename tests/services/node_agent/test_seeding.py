@@ -18,7 +18,16 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.page_codec.contents import CONTENT_BYTES, KEY_BYTES
-from services.node_agent.seeding import SEED, Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, take_seed
+from services.node_agent.seeding import (
+    SEED,
+    Seeding,
+    SeedKeeper,
+    SeedPlace,
+    SeedSource,
+    SeedTuning,
+    pause_s,
+    take_seed,
+)
 from services.node_agent.testing import FakeHypervisor
 from shared.page_stream.bodies import LaneRole
 
@@ -81,7 +90,7 @@ class Seeded:
             "send_bytes_per_s": None,
             "read_bytes_per_s": None,
             "peek_bytes_per_s": None,
-            "pass_every_s": 0.01,
+            "least_pause_s": 0.01,
         }
 
         async def take() -> None:
@@ -176,6 +185,12 @@ async def test_a_cancel_ends_it_at_once(seeded: Seeded) -> None:
         await asyncio.wait({seeding})
         assert loop.time() - began_s < 1.0
     assert seeded.came() == _cut(noise(1, 300))[: len(seeded.came())]
+
+
+def test_a_long_pass_is_followed_by_a_long_pause() -> None:
+    """The host's disk is read a fifth of the time at most."""
+    assert pause_s(10.0, least_s=300.0) == 300.0
+    assert pause_s(1800.0, least_s=300.0) == 7200.0
 
 
 async def test_a_full_recipient_ends_it(seeded: Seeded) -> None:
