@@ -53,7 +53,10 @@ class SentPages:
         slots = self._slot_of[pages] - 1  # only now: a page of this very batch may have lost its slot
         self._is_hot[slots[again & (slots >= 0)]] = True
         placed = slots >= 0
-        self._copies[slots[placed]] = contents[placed]
+        if placed.all():
+            self._copies[slots] = contents
+        else:
+            self._copies[slots[placed]] = contents[placed]
 
     def forget(self, pages: PageNumbers, code: int) -> None:
         """These pages have another content now, of which no copy is kept."""
