@@ -1,0 +1,173 @@
+"""Flight: how much of a lane's window may be taken now: about bandwidth x delay. Pure; time is an argument.
+
+It owns the estimate only; the window, what is under way in it, and who waits for room are others' matters.
+
+Theory of operation
+-------------------
+What is under way beyond bandwidth x delay does not make a lane faster: it stands in queues, of the lane, of TCP, of the
+relay, where a switchover must wait for it. Every payload is a measurement: when it is put, so many bytes are under way
+with it, and all of them are consumed when it is. Hence bytes / time is the rate at which the other application took
+them, whatever bounded it: the link, a cap, or itself.
+
+Rule 1  The delay is the shortest time that any payload took, in this slot of `SLOT_S` or the one before.
+Rule 2  The flight is the highest rate of the last half second x (delay + `SLACK_S`). The slack is the queue that is
+        meant to stand: it hides the hiccups of two event loops, which count as delay. An application that meets fewer
+        or shorter ones than that loses nothing, and a link so fast that its whole window passes within the slack
+        always has its whole window.
+Rule 3  Only a payload after which there was no room left says what the rate can be; with less under way it is the
+        application that was slow. So a pause changes nothing.
+Rule 4  No payload more than doubles what was under way with it: a burst that a shaper lets through is not its rate. This
+        is also how the flight grows, at the start and when a link becomes faster: once per delay.
+Rule 5  Where a queue always stands, its time would become the shortest seen, and be added again, slot after slot. So at
+        each slot's begin the flight shrinks below bandwidth x delay, for a moment, and what is put then meets no queue
+        of its own. Slots begin at multiples of `SLOT_S` of the clock that the lanes of a host share: they all drain
+        at once, or each would take the others' queue for distance.
+Rule 6  Never below `LEAST_BYTES`, nor below two of the payloads that are really sent: one arrives while one is consumed.
+Rule 7  A new route is a new delay and a new rate: everything begins again, and what was put before measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+SLACK_S: Final = 0.04
+SLOT_S: Final = 5.0
+RATE_SLOT_S: Final = 0.25
+"""A rate counts in the slot in which it was seen and in the next one: for half a second at most."""
+START_BYTES: Final = 512 * 1024
+LEAST_BYTES: Final = 64 * 1024
+_GROWTH = 2.0
+_DRAINED = 0.75  # part of bandwidth x delay; what is missing is seconds of the link, so not less than it takes
+
+
+class BestOfTwoSlots:
+    """The best value of the present slot of time and the one before. Slots begin at multiples of `slot_s`."""
+
+    def __init__(self, slot_s: float, better: Callable[[float, float], float]) -> None:
+        self._slot_s = slot_s
+        self._better = better
+        self._slot = 0
+        self._now: float | None = None
+        self._before: float | None = None
+
+    def add(self, value: float, now_s: float) -> float:
+        """Take one more; the best, which is this one when there was none for long."""
+        slot = int(now_s // self._slot_s)
+        if slot != self._slot:
+            self._before = self._now if slot == self._slot + 1 else None
+            self._slot, self._now = slot, None
+        self._now = value if self._now is None else self._better(self._now, value)
+        return self._now if self._before is None else self._better(self._now, self._before)
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    """A payload under way: when it was put, and how much was under way with it."""
+
+    at_s: float
+    flight_bytes: int
+    full: bool
+
+
+class Flight:
+    """One direction of one lane. `window_bytes` is the upper bound, 0 until it is known.
+
+    One that does not `follow` always allows the window.
+    """
+
+    def __init__(self, *, follow: bool = True) -> None:
+        self._follow = follow
+        self._window_bytes = 0
+        self._under_way: deque[_Put] = deque()
+        self._stale = 0  # how many of them were put before the route came: they measure it, too, but not it alone
+        self._begin_again()
+
+    @property
+    def window_bytes(self) -> int:
+        """The upper bound."""
+        return self._window_bytes
+
+    @window_bytes.setter
+    def window_bytes(self, window_bytes: int) -> None:
+        self._window_bytes = window_bytes
+        self._allow()
+
+    @property
+    def allowed_bytes(self) -> int:
+        """How much may be under way; the payload that reaches it may exceed it."""
+        return self._allowed_bytes
+
+    def has_room(self, unconsumed_bytes: int) -> bool:
+        """Whether another payload may be put while so much is under way; always when nothing is."""
+        return unconsumed_bytes < self._allowed_bytes
+
+    def put(self, size_bytes: int, *, unconsumed_bytes: int, now_s: float) -> None:
+        """A payload was put; with it so much is under way."""
+        if not self._follow:
+            return
+        self._turn_slot(now_s)
+        self._largest_bytes = int(self._largest.add(size_bytes, now_s))
+        full = not self._draining and unconsumed_bytes >= min(self._allowed_bytes, self._window_bytes - size_bytes)
+        self._under_way.append(_Put(now_s, unconsumed_bytes, full))
+
+    def consumed(self, payloads: int, now_s: float) -> None:
+        """The other application consumed so many more, in the order in which they were put."""
+        if not payloads or not self._follow:
+            return
+        self._turn_slot(now_s)
+        # One report is one measurement: the newest payload waited least for it.
+        for _ in range(payloads):
+            newest = self._under_way.popleft()
+        self._stale -= payloads
+        if self._stale >= 0:
+            return
+        took_s = max(0.0, now_s - newest.at_s)
+        self._delay_s = self._delays.add(took_s, now_s)
+        if newest.full:
+            target_s = self._delay_s + SLACK_S
+            growth = min(_GROWTH, target_s / took_s) if took_s else _GROWTH
+            self._target_bytes = self._targets.add(newest.flight_bytes * growth, now_s)
+        self._allow()
+
+    def restart(self) -> None:
+        """The route came, for the first time or again, or is another one."""
+        self._stale = len(self._under_way)
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        self._delays = BestOfTwoSlots(SLOT_S, min)
+        self._targets = BestOfTwoSlots(RATE_SLOT_S, max)
+        self._largest = BestOfTwoSlots(RATE_SLOT_S, max)
+        self._delay_s: float | None = None
+        self._target_bytes = float(START_BYTES)
+        self._largest_bytes = 0
+        self._slot = 0
+        self._drains_until_s = 0.0
+        self._draining = False
+        self._allow()
+
+    def _turn_slot(self, now_s: float) -> None:
+        """Begin to drain, or end it."""
+        slot = int(now_s // SLOT_S)
+        if slot != self._slot:
+            self._slot = slot
+            # Below the window no more stands than the slack; where the window is the bound, not even that.
+            if self._delay_s is not None and self._target_bytes < self._window_bytes:
+                self._drains_until_s = now_s + self._delay_s + SLACK_S
+        draining = now_s < self._drains_until_s
+        if draining is not self._draining:
+            self._draining = draining
+            self._allow()
+
+    def _allow(self) -> None:
+        if not self._follow:
+            self._allowed_bytes = self._window_bytes
+            return
+        allowed, least = self._target_bytes, max(LEAST_BYTES, 2 * self._largest_bytes)
+        if self._draining and self._delay_s is not None:
+            allowed *= _DRAINED * self._delay_s / (self._delay_s + SLACK_S)
+            least = LEAST_BYTES
+        self._allowed_bytes = min(self._window_bytes, max(least, int(allowed)))
