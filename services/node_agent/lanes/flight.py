@@ -92,6 +92,21 @@ class Flight:
         self._under_way: deque[_Put] = deque()
         self._begin_again()
 
+    def _begin_again(self) -> None:
+        self._of_another_route = len(self._under_way)
+        self._delays = BestOfTwoSlots(SLOT_S, min)
+        self._targets = BestOfTwoSlots(RATE_SLOT_S, max)
+        self._largest = BestOfTwoSlots(RATE_SLOT_S, max)
+        self._delay_s: float | None = None
+        self._hiccup_s = 0.0
+        self._target_bytes = float(START_BYTES)
+        self._largest_bytes = 0
+        self._slot: int | None = None
+        self._drains = False
+        self._drained = 0  # payloads that were put when it had drained, and consumed
+        self._drain_began_s = 0.0
+        self._empty_after_s = 0.0  # how long after its begin a drain has emptied what stood
+
     @property
     def window_bytes(self) -> int:
         """The upper bound."""
@@ -150,21 +165,6 @@ class Flight:
         if put.full:
             growth = min(_GROWTH, (self._delay_s + self._slack_s) / took_s) if took_s else _GROWTH
             self._target_bytes = self._targets.add(put.flight_bytes * growth, now_s)
-
-    def _begin_again(self) -> None:
-        self._of_another_route = len(self._under_way)
-        self._delays = BestOfTwoSlots(SLOT_S, min)
-        self._targets = BestOfTwoSlots(RATE_SLOT_S, max)
-        self._largest = BestOfTwoSlots(RATE_SLOT_S, max)
-        self._delay_s: float | None = None
-        self._hiccup_s = 0.0
-        self._target_bytes = float(START_BYTES)
-        self._largest_bytes = 0
-        self._slot: int | None = None
-        self._drains = False
-        self._drained = 0  # payloads that were put when it had drained, and consumed
-        self._drain_began_s = 0.0
-        self._empty_after_s = 0.0  # how long after its begin a drain has emptied what stood
 
     @property
     def _slack_s(self) -> float:

@@ -23,6 +23,7 @@ from services.node_agent.lanes.events import (
     StreamOpened,
     StreamReset,
 )
+from services.node_agent.lanes.flight import START_BYTES
 from services.node_agent.lanes.outbox import FRAME_COST_BYTES
 from services.node_agent.lanes.protocol import LaneProtocol
 from services.node_agent.lanes.settings import LaneSettings
@@ -30,6 +31,7 @@ from services.node_agent.lanes.testing import PlainSeal
 from shared.page_stream.bodies import Hello, LaneRole, StreamKind, encode_hello
 from shared.page_stream.frame import Flag, Frame, FrameType, decode_frame, encode_frame
 
+MIB = 1024 * 1024
 PAYLOAD_BYTES = 1000
 WINDOW_BYTES = 4 * (PAYLOAD_BYTES + FRAME_COST_BYTES)
 
@@ -541,3 +543,53 @@ def test_rates_come_from_two_snapshots() -> None:
     wire.settle()
     after = wire.a.stats()
     assert after.sent_rate_since(before) == (after.sent_bytes - before.sent_bytes) / 2.0
+
+
+def wide_wire(**values: Any) -> tuple[Wire, int]:
+    """A lane with a window of 4 MiB and a stream on it."""
+    wire = Wire(window_bytes=4 * MIB, max_payload_bytes=64 * 1024, ack_delay_s=1.0, **values).up()
+    return wire, wire.a.open_stream(StreamKind.MEMORY, "")
+
+
+def fill(wire: Wire, stream: int) -> int:
+    """Send what there is room for; how many payloads."""
+    payloads = 0
+    while wire.a.has_room(64 * 1024):
+        wire.a.send_data(stream, bytes(64 * 1024), wire.now_s)
+        payloads += 1
+    wire.settle()
+    return payloads
+
+
+def test_less_than_the_window_is_taken_where_the_link_needs_less() -> None:
+    """It begins with part of the window, has all of it on a fast link, and begins anew with a new route."""
+    wire, stream = wide_wire()
+    assert fill(wire, stream) == 8
+    assert wire.a.stats().allowed_out_bytes == START_BYTES
+    for _ in range(5):
+        wire.now_s += 0.001
+        wire.consume()
+        wire.settle()
+        fill(wire, stream)
+    assert wire.a.stats().allowed_out_bytes == 4 * MIB
+    wire.down()
+    wire.up()
+    assert wire.a.stats().allowed_out_bytes == START_BYTES
+
+
+def test_a_lane_that_does_not_follow_the_link_has_its_window() -> None:
+    """From the beginning."""
+    wire, stream = wide_wire(window_follows_link=False)
+    assert fill(wire, stream) == 4 * MIB // (64 * 1024 + FRAME_COST_BYTES)
+    assert wire.a.stats().allowed_out_bytes == 4 * MIB
+
+
+def test_acks_come_often_enough_to_measure() -> None:
+    """Not only after an eighth of a large window: after 128 KiB."""
+    wire, stream = wide_wire()
+    fill(wire, stream)
+    arrived = [event for event in wire.events_b if isinstance(event, DataReceived)]
+    wire.b.data_consumed(arrived[0].sequence)
+    assert wire.b.next_frame(wire.now_s) is None
+    wire.b.data_consumed(arrived[1].sequence)
+    assert wire.b.next_frame(wire.now_s) is not None
