@@ -11,7 +11,7 @@ Rule 2  Acks mean consumed. `received` frees the sender's copy; `consumed` frees
         finished with the bytes (written them into its local socket). So the window bounds the sender's memory, the
         relay's queue and the receiver's memory together, and a reader that stands still makes the writer at the
         other end stand still. Within it the sender holds what is under way to about bandwidth x delay (flight.py); so
-        that it can measure them, acks come after `ACK_BYTES`, and whenever `ack_delay_s` has passed.
+        that it can measure them, acks come after `ACK_BYTES`, and when `ack_delay_s` has passed.
 Rule 3  Loss is seen, not guessed. Every frame names the last number sent before it in this pass; because the route
         keeps order, any frame that arrives shows what did not. After `resend_after_s` without progress the sender
         asks with a small ACK (REPLY_WANTED), which drives the same mechanism when the *last* frames were lost. Only
@@ -84,7 +84,8 @@ from shared.page_stream.errors import FrameError
 from shared.page_stream.frame import Flag, Frame, FrameType, decode_frame, encode_frame
 
 ACK_BYTES: Final = 128 * 1024
-"""An ack is due as soon as so much was consumed, or an eighth of the window where that is less."""
+"""An ack is due when so much was consumed and nothing waits to be, as where the link is the bound, or an eighth of the
+window. Where more waits the sender is ahead anyway, and an ack for each payload would cost a fast lane 7 %."""
 
 
 class LaneProtocol:
@@ -238,7 +239,10 @@ class LaneProtocol:
     def data_consumed(self, sequence: int) -> None:
         """The application is done with a DataReceived. Each one must be reported once, also after a reset."""
         self._inbox.consume(sequence)
-        if self._inbox.consumed_since_report_bytes >= min(ACK_BYTES, self.settings.window_bytes // 8):
+        due_bytes = self.settings.window_bytes // 8
+        if not self._inbox.unconsumed_bytes:
+            due_bytes = min(due_bytes, ACK_BYTES)
+        if self._inbox.consumed_since_report_bytes >= due_bytes:
             self._ack_now()
         else:
             self._ack_soon()
