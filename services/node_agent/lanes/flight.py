@@ -26,6 +26,9 @@ Rule 5  Where a queue always stands, its time would become the shortest seen, an
 Rule 6  Never below `LEAST_BYTES`, nor, unless it drains, below two of the payloads that are really sent: one arrives
         while one is consumed.
 Rule 7  A new route is a new delay and a new rate: everything begins again, and what was put before measures nothing.
+Rule 8  A reader that stands still is not a slow link: it may wait for what has still to be sent behind (contents that
+        another stream of the lane brings). When nothing was consumed for `STILL_S`, the whole window is allowed, until
+        something is.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ SLACK_LIMIT_S: Final = 0.1
 SLOT_S: Final = 5.0
 RATE_SLOT_S: Final = 0.25
 """A rate counts in the slot in which it was seen and in the next one: for half a second at most."""
+STILL_S: Final = 1.0
 START_BYTES: Final = 512 * 1024
 LEAST_BYTES: Final = 64 * 1024
 _GROWTH: Final = 2.0
@@ -92,7 +96,7 @@ class Flight:
         self._under_way: deque[_Put] = deque()
         self._begin_again()
 
-    def _begin_again(self) -> None:
+    def _begin_again(self, now_s: float = 0.0) -> None:
         self._of_another_route = len(self._under_way)
         self._delays = BestOfTwoSlots(SLOT_S, min)
         self._targets = BestOfTwoSlots(RATE_SLOT_S, max)
@@ -101,6 +105,8 @@ class Flight:
         self._hiccup_s = 0.0
         self._target_bytes = float(START_BYTES)
         self._largest_bytes = 0
+        self._waits_since_s = now_s  # for anything that is under way to be consumed
+        self._stands_still = False
         self._slot: int | None = None
         self._drains = False
         self._drained = 0  # payloads that were put when it had drained, and consumed
@@ -130,6 +136,8 @@ class Flight:
         """A payload was put; with it so much is under way."""
         if not self._follow:
             return
+        if not self._under_way:
+            self._waits_since_s = now_s
         self._turn_slot(now_s)
         self._largest_bytes = int(self._largest.add(size_bytes, now_s))
         full = unconsumed_bytes >= min(self._allowed_bytes, self._window_bytes - size_bytes)
@@ -140,6 +148,7 @@ class Flight:
         """The other application consumed so many more, in the order in which they were put."""
         if not payloads or not self._follow:
             return
+        self._waits_since_s, self._stands_still = now_s, False
         # One report is one measurement: of all that it is about, the newest payload waited least for it.
         for _ in range(payloads):
             newest = self._under_way.popleft()
@@ -150,10 +159,23 @@ class Flight:
         self._turn_slot(now_s)
         self._allow()
 
-    def restart(self) -> None:
+    def restart(self, now_s: float) -> None:
         """The route came, for the first time or again, or is another one."""
-        self._begin_again()
+        self._begin_again(now_s)
         self._allow()
+
+    def next_tick_s(self) -> float | None:
+        """When the reader will count as standing still, if nothing happens before; None when it cannot."""
+        if not self._under_way or self._stands_still:
+            return None
+        return self._waits_since_s + max(STILL_S, 2 * (self._delay_s or 0.0))
+
+    def tick(self, now_s: float) -> None:
+        """See whether the reader stands still."""
+        due_s = self.next_tick_s()
+        if due_s is not None and now_s >= due_s:
+            self._stands_still = True
+            self._allow()
 
     def _measure(self, put: _Put, now_s: float) -> None:
         took_s = max(0.0, now_s - put.at_s)
@@ -187,7 +209,7 @@ class Flight:
         self._allow()
 
     def _allow(self) -> None:
-        if not self._follow:
+        if not self._follow or self._stands_still:
             self._allowed_bytes = self._window_bytes
             return
         allowed, least = self._target_bytes, max(LEAST_BYTES, 2 * self._largest_bytes)

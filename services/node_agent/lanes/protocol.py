@@ -266,7 +266,7 @@ class LaneProtocol:
         self._link_is_up = True
         self._synced = False
         self._hello_due = (self._hello_due or Flag.NONE) | Flag.REPLY_WANTED
-        self._flight.restart()
+        self._flight.restart(now_s)
 
     def link_down(self, now_s: float) -> None:
         """The route is away; `next_frame` has nothing until `link_up`."""
@@ -328,6 +328,7 @@ class LaneProtocol:
             self._hello_due = Flag.REPLY_WANTED
         if self._ack_at_s is not None and now_s >= self._ack_at_s:
             self._ack_now()
+        self._flight.tick(now_s)
         if self._synced and self._outbox.unanswered and now_s >= self._probe_at_s:
             self._ack_now(Flag.REPLY_WANTED)
             self._probe_pause_s = min(2 * self._probe_pause_s, self.settings.probe_limit_s)
@@ -346,6 +347,8 @@ class LaneProtocol:
                 due.append(self._hello_retry_at_s)
             if self._ack_at_s is not None:
                 due.append(self._ack_at_s)
+            if (still_s := self._flight.next_tick_s()) is not None:
+                due.append(still_s)
             if self._synced and self._outbox.unanswered:
                 due.append(self._probe_at_s)
             if self._keepalive_counts:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.node_agent.lanes.flight import LEAST_BYTES, SLOT_S, START_BYTES, BestOfTwoSlots, Flight
+from services.node_agent.lanes.flight import LEAST_BYTES, SLOT_S, START_BYTES, STILL_S, BestOfTwoSlots, Flight
 from tests.services.node_agent.lanes.simulated_link import MBIT, Bottleneck, Clock, SimulatedLane
 
 MIB = 1024 * 1024
@@ -66,7 +66,8 @@ def test_between_the_floor_and_the_window(steps: list[tuple[float, int | str]]) 
             case int():
                 sender.consume(min(-step, len(sender.sizes)))
             case _:
-                sender.flight.restart()
+                sender.flight.restart(sender.now_s)
+        sender.flight.tick(sender.now_s)
         assert LEAST_BYTES <= sender.flight.allowed_bytes <= WINDOW_BYTES
 
 
@@ -118,13 +119,29 @@ def test_another_route_begins_again() -> None:
         sender.round(0.001)
     assert sender.flight.allowed_bytes == WINDOW_BYTES
     sender.fill()
-    sender.flight.restart()
+    sender.flight.restart(sender.now_s)
     assert sender.flight.allowed_bytes == START_BYTES
     sender.now_s += 2.0
     sender.consume(len(sender.sizes))
     assert sender.flight.allowed_bytes == START_BYTES
     sender.round(0.001)
     assert sender.flight.allowed_bytes == 2 * START_BYTES, "its first payloads show no more than the double"
+
+
+def test_a_reader_that_stands_still_is_sent_the_whole_window() -> None:
+    """It may wait for what comes behind; once it goes on, the link counts again."""
+    sender = Sender()
+    assert sender.flight.next_tick_s() is None, "nobody waits for anything"
+    sender.fill()
+    due_s = sender.flight.next_tick_s()
+    assert due_s == sender.now_s + STILL_S
+    sender.flight.tick(due_s - 0.01)
+    assert sender.flight.allowed_bytes == START_BYTES
+    sender.flight.tick(due_s)
+    assert (sender.flight.allowed_bytes, sender.flight.next_tick_s()) == (WINDOW_BYTES, None)
+    sender.now_s = due_s + 1.0
+    sender.consume(1)
+    assert sender.flight.allowed_bytes == START_BYTES
 
 
 def test_two_payloads_fit_even_a_slow_link() -> None:

@@ -577,6 +577,17 @@ def test_less_than_the_window_is_taken_where_the_link_needs_less() -> None:
     assert wire.a.stats().allowed_out_bytes == START_BYTES
 
 
+def test_a_writer_is_not_kept_from_the_window_by_a_reader_that_waits() -> None:
+    """What the reader waits for may be what comes next."""
+    wire, stream = wide_wire()
+    assert fill(wire, stream) == 8
+    wire.wait(1.1)
+    assert fill(wire, stream) == 4 * MIB // (64 * 1024 + FRAME_COST_BYTES) - 8
+    wire.consume()
+    wire.wait(1.1)
+    assert wire.a.stats().unconsumed_out_bytes == 0
+
+
 def test_a_lane_that_does_not_follow_the_link_has_its_window() -> None:
     """From the beginning."""
     wire, stream = wide_wire(window_follows_link=False)
