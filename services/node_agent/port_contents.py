@@ -105,7 +105,7 @@ class OutboundContents:
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
-        self.codecs = DonorCodecs(folder, without=settings.without)
+        self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.node_agent.page_codec import xbzrle
-from services.node_agent.page_codec.batch import Column
+from services.node_agent.page_codec.batch import Bytes, Column
 from services.node_agent.page_codec.contents import CONTENT_BYTES, UNKNOWN, Codes, ContentIndex, Origin, Pages
 from services.node_agent.page_codec.memory_format import NAMED, MemoryColumn, MemoryKind
 from services.node_agent.page_codec.noise import is_noise
@@ -116,11 +116,9 @@ class MemoryBatch:
         """Deltas for those of `left` that have a copy; returns the others, and those that changed too much."""
         sent, pages = self._state.sent, self._scan.pages
         tried = left[sent.has_copy(pages[rows[left]])]
-        if not len(tried):
+        if not len(tried) or (old := sent.copies(pages[rows[tried]])) is None:
             return left
-        sizes, self._deltas = xbzrle.encode(
-            sent.copies(pages[rows[tried]]), contents[tried], limit_bytes=DELTA_LIMIT_BYTES
-        )
+        sizes, self._deltas = xbzrle.encode(old, contents[tried], limit_bytes=DELTA_LIMIT_BYTES)
         codes[tried[sizes >= 0]] = UNNUMBERED
         self._kinds[rows[tried[sizes > 0]]] = MemoryKind.DELTA
         self._drop(rows[tried[sizes == 0]], "unchanged")
@@ -156,7 +154,7 @@ class MemoryBatch:
         is_record = kinds != MemoryKind.OPAQUE
         pages, named, names = self._records(kept[is_record])
         kinds[np.flatnonzero(is_record)[named]] |= NAMED
-        columns = {
+        columns: dict[MemoryColumn, Bytes] = {
             MemoryColumn.KINDS: kinds.tobytes(),
             MemoryColumn.PAGES: pages,
             MemoryColumn.NAMES: names,

@@ -22,8 +22,8 @@ from services.node_agent.qemu_stream import PAGE_BYTES, QemuStream
 
 BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 """Raw bytes that are parsed at once; the record that was incomplete before adds a page at most."""
-DEFAULT_COPIES: Final = 16 * 1024
-"""Pages of which a copy is kept for deltas: 64 MiB, so that an agent stays below 300 MB."""
+DEFAULT_COPIES: Final = 256 * 1024
+"""Pages of which a copy is kept for deltas: 1 GiB at most, in a file."""
 
 
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
@@ -42,6 +42,7 @@ class MemoryEncoder:
         self._chunks = ZstdEncoder()
         self._stream = QemuStream()
         self._keeper = port.keeper
+        self._file = port.open_copies()
         self._state = self._make_state()
         self._held: list[bytes | memoryview] = []
         self._held_bytes = 0
@@ -114,7 +115,7 @@ class MemoryEncoder:
 
     def _make_state(self) -> MemoryState:
         pages = self._stream.page_count
-        sent = SentPages(pages, copies=min(self._copies, pages))
+        sent = SentPages(pages, copies=min(self._copies, pages), file=self._file)
         return MemoryState(index=self._index, sent=sent, blocks=self._stream.blocks, keeper=self._keeper)
 
     def _batch(self, parts: list[bytes | memoryview]) -> list[bytes]:
