@@ -136,9 +136,9 @@ class QemuStream:
         """Pages of all blocks; 0 before the stream has told."""
         return self.blocks[-1].first_page + self.blocks[-1].pages if self.blocks else 0
 
-    def feed(self, data: bytes) -> Scan:
-        """All elements that are complete now. Once `passing` is set, every byte is OPAQUE at once."""
-        self._buffer = buffer = self._rest + data if self._rest else data
+    def feed(self, *parts: bytes | memoryview) -> Scan:
+        """All elements that are complete now, after more bytes. Once `passing` is set, every byte is OPAQUE at once."""
+        self._buffer = buffer = b"".join((self._rest, *parts))
         self._found = found = _Found()
         at = 0
         try:

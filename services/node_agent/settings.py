@@ -76,9 +76,11 @@ class NodeSection(Section):
     )
     memory_window_bytes: WindowBytes = Field(
         default=4 * 1024 * 1024,
-        description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",
+        description="Most memory-stream bytes under way; less where bandwidth times delay, as measured, is less.",
     )
-    disk_window_bytes: WindowBytes = Field(default=8 * 1024 * 1024, description="Most disk-stream bytes under way.")
+    disk_window_bytes: WindowBytes = Field(
+        default=8 * 1024 * 1024, description="Most disk-stream bytes under way; less where the link needs less."
+    )
     base_image_dir: Path = Field(
         default=Path("/var/lib/libvirt/base-images"),
         description="Base images that this provider publishes: an arriving VM takes from them what it has in common. "

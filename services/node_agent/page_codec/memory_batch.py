@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.node_agent.page_codec import xbzrle
-from services.node_agent.page_codec.batch import Column
+from services.node_agent.page_codec.batch import Bytes, Column
 from services.node_agent.page_codec.contents import CONTENT_BYTES, UNKNOWN, Codes, ContentIndex, Origin, Pages
 from services.node_agent.page_codec.memory_format import NAMED, MemoryColumn, MemoryKind
 from services.node_agent.page_codec.noise import is_noise
@@ -56,7 +56,8 @@ class MemoryBatch:
         self._codes: Codes = np.zeros(len(scan.kinds), dtype=np.uint32)
         self._gone = np.zeros(len(scan.kinds), dtype=np.bool_)
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._deltas = self._literals = self._noise = b""
+        self._deltas = b""
+        self._literals = self._noise = memoryview(b"")
 
     def columns(self) -> list[Column]:
         """What to send; changes the state accordingly."""
@@ -100,11 +101,12 @@ class MemoryBatch:
             codes[left], fresh = index.place(Origin.MEMORY, [ids[at] for at in left.tolist()])
             self._kinds[rows[left[~fresh]]] = MemoryKind.REFERENCE
             left = left[fresh]
-            if self._state.keeper is not None:
-                self._state.keeper(contents[left])
         else:
             codes[left] = UNNUMBERED
-        self._take_whole(rows[left], contents[left])
+        whole = contents if len(left) == len(contents) else contents[left]
+        if index is not None and self._state.keeper is not None:
+            self._state.keeper(whole)
+        self._take_whole(rows[left], whole)
         self._tally("reference", int((self._kinds[rows] == MemoryKind.REFERENCE).sum() - same.sum()))
         self._drop(rows[same], "unchanged")
         self._codes[rows] = codes
@@ -114,11 +116,9 @@ class MemoryBatch:
         """Deltas for those of `left` that have a copy; returns the others, and those that changed too much."""
         sent, pages = self._state.sent, self._scan.pages
         tried = left[sent.has_copy(pages[rows[left]])]
-        if not len(tried):
+        if not len(tried) or (old := sent.copies(pages[rows[tried]])) is None:
             return left
-        sizes, self._deltas = xbzrle.encode(
-            sent.copies(pages[rows[tried]]), contents[tried], limit_bytes=DELTA_LIMIT_BYTES
-        )
+        sizes, self._deltas = xbzrle.encode(old, contents[tried], limit_bytes=DELTA_LIMIT_BYTES)
         codes[tried[sizes >= 0]] = UNNUMBERED
         self._kinds[rows[tried[sizes > 0]]] = MemoryKind.DELTA
         self._drop(rows[tried[sizes == 0]], "unchanged")
@@ -130,8 +130,8 @@ class MemoryBatch:
         noise = is_noise(contents)
         if noise.any():
             self._kinds[rows[noise]] = MemoryKind.NOISE
-            self._noise, contents = contents[noise].tobytes(), contents[~noise]
-        self._literals = contents.tobytes()
+            self._noise, contents = contents[noise].reshape(-1).data, contents[~noise]
+        self._literals = contents.reshape(-1).data
         self._tally("noise", int(noise.sum()))
         self._tally("literal", int((~noise).sum()))
 
@@ -154,7 +154,7 @@ class MemoryBatch:
         is_record = kinds != MemoryKind.OPAQUE
         pages, named, names = self._records(kept[is_record])
         kinds[np.flatnonzero(is_record)[named]] |= NAMED
-        columns = {
+        columns: dict[MemoryColumn, Bytes] = {
             MemoryColumn.KINDS: kinds.tobytes(),
             MemoryColumn.PAGES: pages,
             MemoryColumn.NAMES: names,
@@ -200,7 +200,8 @@ def _gather(buffer: bytes, bodies: PageNumbers) -> Pages:
     if len(bodies) > 1 and (bodies[1:] - bodies[:-1] == _RECORD_BYTES).all():
         shape, begin = (len(bodies), CONTENT_BYTES), int(bodies[0])
         return np.ascontiguousarray(np.ndarray(shape, np.uint8, buffer, begin, (_RECORD_BYTES, 1)))
-    data = b"".join([buffer[at : at + CONTENT_BYTES] for at in bodies.tolist()])
+    view = memoryview(buffer)
+    data = b"".join([view[at : at + CONTENT_BYTES] for at in bodies.tolist()])
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
 
 

@@ -22,8 +22,8 @@ from services.node_agent.qemu_stream import PAGE_BYTES, QemuStream
 
 BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 """Raw bytes that are parsed at once; the record that was incomplete before adds a page at most."""
-DEFAULT_COPIES: Final = 16 * 1024
-"""Pages of which a copy is kept for deltas: 64 MiB, so that an agent stays below 300 MB."""
+DEFAULT_COPIES: Final = 256 * 1024
+"""Pages of which a copy is kept for deltas: 1 GiB at most, in a file."""
 
 
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
@@ -42,8 +42,9 @@ class MemoryEncoder:
         self._chunks = ZstdEncoder()
         self._stream = QemuStream()
         self._keeper = port.keeper
+        self._file = port.open_copies()
         self._state = self._make_state()
-        self._held: list[bytes] = []
+        self._held: list[bytes | memoryview] = []
         self._held_bytes = 0
         self._raw_bytes = 0
         self._wire_bytes = 0
@@ -81,20 +82,15 @@ class MemoryEncoder:
         if self._held_bytes < BATCH_BYTES and self.passing is None:
             return []
         payloads: list[bytes] = []
-        data = self._take_held()
-        while len(data) >= BATCH_BYTES and self.passing is None:
-            payloads += self._batch(data[:BATCH_BYTES])
-            data = data[BATCH_BYTES:]
+        while self._held_bytes >= BATCH_BYTES and self.passing is None:
+            payloads += self._batch(self._take_held(BATCH_BYTES))
         if self.passing is not None:
-            payloads += self._pass_on(data)
-        elif data:
-            self._held, self._held_bytes = [data], len(data)
+            payloads += self._pass_on(b"".join(self._take_held(self._held_bytes)))
         return self._count(payloads)
 
     def flush(self) -> list[bytes]:
         """See `ChunkEncoder`."""
-        data = self._take_held()
-        return self._count(self._batch(data) if data else [])
+        return self._count(self._batch(self._take_held(self._held_bytes)) if self._held_bytes else [])
 
     def stats(self) -> CodecStats:
         """Counters so far."""
@@ -103,19 +99,28 @@ class MemoryEncoder:
         }
         return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes, contents=contents)
 
-    def _take_held(self) -> bytes:
-        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        self._held, self._held_bytes = [], 0
-        return data
+    def _take_held(self, size: int) -> list[bytes | memoryview]:
+        """The first `size` bytes of what is held, in parts: only the parser copies them."""
+        parts, taken = [], 0
+        while taken < size:
+            part = self._held.pop(0)
+            if taken + len(part) > size:
+                cut = size - taken
+                self._held.insert(0, memoryview(part)[cut:])
+                part = memoryview(part)[:cut]
+            parts.append(part)
+            taken += len(part)
+        self._held_bytes -= size
+        return parts
 
     def _make_state(self) -> MemoryState:
         pages = self._stream.page_count
-        sent = SentPages(pages, copies=min(self._copies, pages))
+        sent = SentPages(pages, copies=min(self._copies, pages), file=self._file)
         return MemoryState(index=self._index, sent=sent, blocks=self._stream.blocks, keeper=self._keeper)
 
-    def _batch(self, data: bytes) -> list[bytes]:
+    def _batch(self, parts: list[bytes | memoryview]) -> list[bytes]:
         known = self._stream.page_count
-        scan = self._stream.feed(data)
+        scan = self._stream.feed(*parts)
         if not len(scan.kinds):
             return []
         if self._stream.page_count != known:

@@ -75,7 +75,7 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
     images.mkdir()
     if image is not None:
         (images / "base.raw").write_bytes(image)
-    donor, recipient = DonorCodecs(tmp_path / "sent"), RecipientCodecs(tmp_path / "received")
+    donor, recipient = DonorCodecs(tmp_path / "sent", scratch=tmp_path), RecipientCodecs(tmp_path / "received")
     inbound = InboundContents(recipient, Sources(images=images, kept=(), index=BlockIndex(tmp_path / "index")))
 
     async def answer() -> None:
