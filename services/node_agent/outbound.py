@@ -37,7 +37,7 @@ from typing import Any, Protocol
 import structlog
 
 from services.node_agent.broker_talk import BrokerTalk
-from services.node_agent.convergence import Ladder, LinkRate, SetMaxDowntime, StartPostCopy
+from services.node_agent.convergence import GiveUp, Ladder, LinkRate, SetMaxDowntime, StartPostCopy, Step
 from services.node_agent.driver_bridge import DriverBridge
 from services.node_agent.finish_keeper import DonorFinishKeeper
 from services.node_agent.guest_memory import ram_ranges
@@ -373,7 +373,8 @@ class Outbound:
                 return
 
     async def _watch(self) -> None:
-        ladder = Ladder(self._agreement.promised_downtime_ms, self._agreement.limits.post_copy)
+        limits = self._agreement.limits
+        ladder = Ladder(self._agreement.promised_downtime_ms, limits.post_copy, stop_and_copy=limits.stop_and_copy)
         link = LinkRate()
         uuid = self._agreement.vm_uuid
         while True:
@@ -402,7 +403,7 @@ class Outbound:
             for step in ladder.look(stats, lane_bytes=lane.unconsumed_out_bytes, rate_bytes_per_s=rate):
                 await self._climb(step)
 
-    async def _climb(self, step: SetMaxDowntime | StartPostCopy) -> None:
+    async def _climb(self, step: Step) -> None:
         uuid = self._agreement.vm_uuid
         try:
             match step:
@@ -414,6 +415,8 @@ class Outbound:
                     self._keeper.post_copy = True
                     log.info("post-copy starts")
                     await self._hypervisor.start_post_copy(uuid)
+                case GiveUp(reason):
+                    self._note_trouble("not_converging", reason)
         except (HypervisorError, SignalError) as error:
             # The job may just have ended, or the switchover begun: the migration itself will say.
             log.info("a step of the ladder failed", reason=str(error))

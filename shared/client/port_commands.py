@@ -61,6 +61,7 @@ def limits_of(
     max_price: str | None = None,
     bandwidth: str | None = None,
     post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
+    stop_and_copy: bool = False,
     seed: bool = False,
     seed_bandwidth: str | None = None,
     now: datetime,
@@ -84,6 +85,7 @@ def limits_of(
         max_price_per_month=parse_price(max_price) if max_price else None,
         bandwidth_bytes_per_s=parse_rate_bytes_per_s(bandwidth) if bandwidth else None,
         post_copy={"never": "never", "if-needed": "if_needed", "always": "always"}[post_copy],
+        stop_and_copy=stop_and_copy,
         seed=seed,
         seed_bandwidth_bytes_per_s=parse_rate_bytes_per_s(seed_bandwidth) if seed_bandwidth else None,
     )
@@ -141,6 +143,12 @@ def create_port(
         PostCopyChoice,
         typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
     ] = PostCopyChoice.IF_NEEDED,
+    stop_and_copy: Annotated[
+        bool,
+        typer.Option(
+            "--stop-and-copy", help="Stop a guest that writes too fast for --max-downtime; else the port fails."
+        ),
+    ] = False,
     seed: Annotated[
         bool, typer.Option("--seed", help="Send ahead of --window what changes rarely; the guest moves in the window.")
     ] = False,
@@ -162,6 +170,7 @@ def create_port(
         max_price=max_price,
         bandwidth=bandwidth,
         post_copy=post_copy,
+        stop_and_copy=stop_and_copy,
         seed=seed,
         seed_bandwidth=seed_bandwidth,
         now=datetime.now().astimezone(),

@@ -73,6 +73,11 @@ class PortLimits(Value):
     max_price_per_month: Price | None = None
     bandwidth_bytes_per_s: Bandwidth | None = None
     post_copy: PostCopy = "if_needed"
+    stop_and_copy: bool = Field(
+        default=False,
+        description="A guest that writes too fast to be moved within max_downtime_ms, even slowed down, is stopped for "
+        "as long as the rest takes; else the port fails and the guest runs on.",
+    )
     seed: bool = Field(
         default=False,
         description="Send contents of disks and memory ahead of the window, which must be given; the VM moves in it.",

@@ -167,6 +167,7 @@ def test_port_create(vmport: Cli, broker: Broker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
     options = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit", "--post-copy", "never")
+    options = (*options, "--stop-and-copy")
 
     assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
     request = broker.heard[-1].data
@@ -180,6 +181,7 @@ def test_port_create(vmport: Cli, broker: Broker) -> None:
         "max_price_per_month": "20",
         "bandwidth_bytes_per_s": 6_250_000,
         "post_copy": "never",
+        "stop_and_copy": True,
         "seed": False,
         "seed_bandwidth_bytes_per_s": None,
     }
