@@ -126,8 +126,8 @@ class Ladder:
             return SetMaxDowntime(UNLIMITED_MS)
         return GiveUp(
             f"after {stats.memory_iteration} rounds the guest still writes {stats.dirty_rate_bytes_per_s} bytes per"
-            f" second and cannot be moved with a downtime of {self.max_downtime_ms} ms: allow a longer one, post-copy or"
-            " stop-and-copy, or more bandwidth"
+            f" second and cannot be moved with a downtime of {self.max_downtime_ms} ms: allow a longer one, post-copy,"
+            " stop-and-copy or more bandwidth"
         )
 
     def _limit_ms(self, lane_bytes: int, rate_bytes_per_s: int) -> int:

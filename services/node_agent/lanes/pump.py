@@ -22,8 +22,9 @@ from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, Adaptive, Chun
 from services.node_agent.page_codec.contents import ContentMissingError
 from shared.tasks import first_error
 
-READER_LIMIT_BYTES: Final = 1024 * 1024
-"""`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this."""
+READER_LIMIT_BYTES: Final = MAX_CHUNK_BYTES
+"""`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this. What waits in them stands
+in front of the lane's window, unseen by the ladder, and becomes downtime: so there is room for two chunks."""
 _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
 _CONTENT_WITHIN_S: Final = 60.0  # how long a payload may wait for what another stream of the port brings
 
