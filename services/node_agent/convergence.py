@@ -1,8 +1,9 @@
 """What to do when a guest writes faster than its memory leaves: the ladder. Pure; the shell carries out the steps.
 
-QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. Two things come on top
-of what QEMU knows: bytes that wait in the lane, and the commit of the switchover. The limit given to QEMU leaves room
-for both, so that the promise to the tenant includes them.
+QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. Three things come on top
+of what QEMU knows: bytes that wait in the lane, hot pages that the codec lets wait, and the commit of the switchover.
+The limit given to QEMU leaves room for all, so that the promise to the tenant includes them. What the codec may let
+wait is a share of that promise, too.
 
 1. begin with a low limit: an idle guest then has a short downtime;
 2. after `PATIENCE` rounds of memory without an end, raise it step by step up to what was promised;
@@ -31,6 +32,8 @@ LAST_PATIENCE = 20
 LAST_PATIENCE_S = 60.0
 UNLIMITED_MS = 2_000_000
 """The most that QEMU takes."""
+HOLD_SHARE = 4
+"""Hot pages that wait take at most this part of the promised downtime to cross the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Ladder:
     _over: bool = False
 
     def look(self, stats: JobStats, *, lane_bytes: int, rate_bytes_per_s: int) -> list[Step]:
-        """Judge one reading; `lane_bytes` wait in the lane, which empties at `rate_bytes_per_s`."""
+        """Judge one reading; `lane_bytes` wait in the lane and before it, and leave at `rate_bytes_per_s`."""
         if self._over or stats.memory_total_bytes == 0:
             return []
         if self.post_copy == "always":
@@ -108,6 +111,10 @@ class Ladder:
         elif waited >= LAST_PATIENCE and stats.elapsed_ms - self._since_ms >= 1000 * LAST_PATIENCE_S:
             return [self._last_step(stats)]
         return self._tell(self._limit_ms(lane_bytes, rate_bytes_per_s))
+
+    def hold_bytes(self, rate_bytes_per_s: int) -> int:
+        """How many bytes of hot pages may wait at this rate."""
+        return self.max_downtime_ms * rate_bytes_per_s // 1000 // HOLD_SHARE
 
     def _tell(self, limit_ms: int) -> list[Step]:
         """Small changes are not worth a call."""

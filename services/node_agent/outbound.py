@@ -400,7 +400,10 @@ class Outbound:
                 waiting_bytes=lane.unconsumed_out_bytes,
                 at_s=lane.at_s,
             )
-            for step in ladder.look(stats, lane_bytes=lane.unconsumed_out_bytes, rate_bytes_per_s=rate):
+            if rate:
+                self._lanes.hold_at_most(Lane.MEMORY, ladder.hold_bytes(rate))
+            hidden_bytes = lane.unconsumed_out_bytes + self._lanes.held_bytes(Lane.MEMORY)
+            for step in ladder.look(stats, lane_bytes=hidden_bytes, rate_bytes_per_s=rate):
                 await self._climb(step)
 
     async def _climb(self, step: Step) -> None:

@@ -163,6 +163,16 @@ class PortLanes:
         stats = [pump.stats() for of, pump in self._pumps if of is lane]
         return sum(each.sent.raw_bytes for each in stats), sum(each.received.raw_bytes for each in stats)
 
+    def held_bytes(self, lane: Lane) -> int:
+        """What the lane's codec lets wait, on top of what the lane itself holds."""
+        return sum(pump.held_bytes for of, pump in self._pumps if of is lane)
+
+    def hold_at_most(self, lane: Lane, limit_bytes: int) -> None:
+        """How much each stream of a lane may let wait from now on."""
+        for of, pump in self._pumps:
+            if of is lane:
+                pump.hold_at_most(limit_bytes)
+
     def contents(self, lane: Lane) -> Counter[str]:
         """Bytes of guest memory and disk that left on a lane, by the technique of the codec that took care of them."""
         found: Counter[str] = Counter()

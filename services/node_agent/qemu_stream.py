@@ -76,6 +76,17 @@ class Kind(IntEnum):
     DELTA = 3  # XBZRLE; only where they are asked for
 
 
+class Mark(IntEnum):
+    """A place between two elements that matters to who adds RAM records to the stream."""
+
+    RECORDS_END = 0
+    """Before the EOS of a section: the last place in it where records may stand."""
+    LAST_SECTION = 1
+    """Before the section END of `ram`: the guest is paused, and after this section there are no records."""
+    PASSES = 2
+    """Before the first byte that is not understood; see `QemuStream.in_records`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A RAM block. `first_page` numbers the pages of all blocks through."""
@@ -91,6 +102,7 @@ class Scan:
 
     `kinds` uint8; `starts` int64 is where an element begins, `bodies` where the bytes after a record's header do;
     `pages` int64 is a record's page over all blocks, -1 for OPAQUE; `named` are records that carry their block's name.
+    `marks` tell in order which elements stand behind a place that matters, and why it does.
     """
 
     buffer: bytes
@@ -100,6 +112,20 @@ class Scan:
     bodies: NDArray[np.int64]
     pages: NDArray[np.int64]
     named: NDArray[np.bool_]
+    marks: tuple[tuple[int, Mark], ...] = ()
+
+    def part(self, begin: int, end: int) -> Scan:
+        """The elements from `begin` up to `end`, without marks."""
+        rows = slice(begin, end)
+        return Scan(
+            buffer=self.buffer,
+            end=int(self.starts[end]) if end < len(self.starts) else self.end,
+            kinds=self.kinds[rows],
+            starts=self.starts[rows],
+            bodies=self.bodies[rows],
+            pages=self.pages[rows],
+            named=self.named[rows],
+        )
 
 
 class _Short(Exception):
@@ -122,6 +148,7 @@ class QemuStream:
         self._offset = 0
         self._next: Callable[[int], int] = self._header
         self._ram_section: int | None = None
+        self._has_footers = False
         self._sizes_left = 0
         self._found = _Found()
         self._buffer = b""
@@ -132,6 +159,24 @@ class QemuStream:
         return len(self._rest)
 
     @property
+    def block(self) -> Block | None:
+        """The block that a record without a name is of."""
+        return self._block
+
+    @property
+    def in_records(self) -> bool:
+        """Whether the next element, or the first one that is not understood, stands where RAM records may stand."""
+        return self._next == self._record
+
+    def section(self) -> tuple[bytes, bytes]:
+        """What stands before and after the records of one more section of `ram`, which may stand between any two."""
+        if self._ram_section is None:
+            raise ValueError("no section of ram has begun")
+        number = _BE32.pack(self._ram_section)
+        footer = bytes([_FOOTER]) + number if self._has_footers else b""
+        return b"\x02" + number, _BE64.pack(FLAG_EOS) + footer
+
+    @property
     def page_count(self) -> int:
         """Pages of all blocks; 0 before the stream has told."""
         return self.blocks[-1].first_page + self.blocks[-1].pages if self.blocks else 0
@@ -140,7 +185,7 @@ class QemuStream:
         """All elements that are complete now, after more bytes. Once `passing` is set, every byte is OPAQUE at once."""
         self._buffer = buffer = b"".join((self._rest, *parts))
         self._found = found = _Found()
-        at = 0
+        at, passed = 0, self.passing is not None
         try:
             while self.passing is None and at < len(buffer):
                 begin = at
@@ -151,6 +196,8 @@ class QemuStream:
             if len(buffer) - at > MAX_ELEMENT_BYTES:
                 raise DamagedStreamError("an element has no end", offset=self._offset + at) from None
         if self.passing is not None and at < len(buffer):
+            if not passed:
+                found.mark(Mark.PASSES)
             found.opaque(at)
             at = len(buffer)
         self._rest = buffer[at:]
@@ -181,10 +228,13 @@ class QemuStream:
                 return self._opaque(at, self._whole(at + 5 + size), self._section)
             case 1:  # start
                 return self._start(at)
-            case 2 | 3:  # part, end
+            case 2 | 3 as kind:  # part, end
                 section = self._be32(at + 1)
                 if section != self._ram_section:
                     return self._pass(f"section {section} is not of memory", at)
+                self._whole(at + 5)
+                if kind == 3:
+                    self._found.mark(Mark.LAST_SECTION)
                 return self._opaque(at, at + 5, self._record)
             case kind:
                 return self._pass(f"section type {kind}", at)
@@ -220,6 +270,7 @@ class QemuStream:
             return self._section(at)
         if self._be32(at + 1) != self._ram_section:
             raise self._damaged("the footer is of another section", at)
+        self._has_footers = True
         return self._opaque(at, at + 5, self._section)
 
     def _block_size(self, at: int) -> int:
@@ -256,6 +307,7 @@ class QemuStream:
             case 0x10:  # EOS
                 if head != FLAG_EOS:
                     raise self._damaged(f"an end of records with address {head:#x}", at)
+                self._found.mark(Mark.RECORDS_END)
                 return self._opaque(at, at + 8, self._footer)
             case 0x04:  # MEM_SIZE
                 self._sizes_left = head & ~_FLAGS
@@ -371,6 +423,12 @@ class _Found:
     def __init__(self) -> None:
         self._rows: list[tuple[int, int, int, int, bool]] = []
         self._parts: list[NDArray[np.int64]] = []
+        self._closed = 0
+        self._marks: list[tuple[int, Mark]] = []
+
+    def mark(self, mark: Mark) -> None:
+        """The next element stands behind such a place."""
+        self._marks.append((self._closed + len(self._rows), mark))
 
     def opaque(self, at: int) -> None:
         self._rows.append((Kind.OPAQUE, at, at, -1, False))
@@ -386,6 +444,7 @@ class _Found:
         part[:, 2] = part[:, 1] + 8
         part[:, 3] = pages
         self._parts.append(part)
+        self._closed += len(part)
 
     def scan(self, buffer: bytes, end: int) -> Scan:
         self._close()
@@ -398,11 +457,13 @@ class _Found:
             bodies=table[:, 2],
             pages=table[:, 3],
             named=table[:, 4].astype(np.bool_),
+            marks=tuple(self._marks),
         )
 
     def _close(self) -> None:
         if self._rows:
             self._parts.append(np.array(self._rows, dtype=np.int64))
+            self._closed += len(self._rows)
             self._rows = []
 
 

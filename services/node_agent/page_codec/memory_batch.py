@@ -2,7 +2,8 @@
 
 Of each page goes, in this order of preference: nothing, if the recipient's guest memory holds this very content at this
 place; a reference, if the recipient's store holds it; a delta to what was sent last, if a copy of that was kept; all
-4096 bytes. Of two versions of a page within a batch only the newer goes.
+4096 bytes. Of two versions of a page within a batch only the newer goes. A hot page for which a delta or all bytes
+would go may wait instead (`held_pages`); where nothing or a reference goes, that is as good as waiting.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from services.node_agent.page_codec import xbzrle
 from services.node_agent.page_codec.batch import Bytes, Column
 from services.node_agent.page_codec.contents import CONTENT_BYTES, UNKNOWN, Codes, ContentIndex, Origin, Pages
+from services.node_agent.page_codec.held_pages import HeldPages
 from services.node_agent.page_codec.memory_format import NAMED, MemoryColumn, MemoryKind
 from services.node_agent.page_codec.noise import is_noise
 from services.node_agent.page_codec.sent_pages import UNNUMBERED, ZERO, PageNumbers, SentPages
@@ -34,12 +36,13 @@ _AS_SENT: Final = np.array([MemoryKind.OPAQUE, MemoryKind.ZERO, MemoryKind.LITER
 
 @dataclass(slots=True)
 class MemoryState:
-    """What runs on from batch to batch. `index` is None without dedup."""
+    """What runs on from batch to batch. `index` is None without dedup, `held` where no page ever waits."""
 
     index: ContentIndex | None
     sent: SentPages
     blocks: list[Block]
     keeper: Callable[[Pages], None] | None = None
+    held: HeldPages | None = None
     last_page: int = 0
     last_code: int = 0
     last_block: int = -1
@@ -47,21 +50,27 @@ class MemoryState:
 
 
 class MemoryBatch:
-    """One batch; its arrays have one entry per element of the scan. `columns` once."""
+    """One batch; its arrays have one entry per element of the scan. `columns` once. With `hold` hot pages may wait."""
 
-    def __init__(self, state: MemoryState, scan: Scan) -> None:
+    def __init__(self, state: MemoryState, scan: Scan, *, hold: bool = False) -> None:
         self._state = state
         self._scan = scan
+        self._hold = state.held if hold else None
         self._kinds = _AS_SENT[scan.kinds]
         self._codes: Codes = np.zeros(len(scan.kinds), dtype=np.uint32)
         self._gone = np.zeros(len(scan.kinds), dtype=np.bool_)
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._deltas = b""
+        self._hot = self._waits = np.empty(0, dtype=np.bool_)
         self._literals = self._noise = memoryview(b"")
 
     def columns(self) -> list[Column]:
         """What to send; changes the state accordingly."""
+        if self._hold is not None:
+            self._hold.pass_by(self._scan.pages[self._scan.pages >= 0])
         self._drop_older_versions()
+        if self._state.held is not None:
+            self._tally("held", self._state.held.drop(self._scan.pages[(self._scan.pages >= 0) & ~self._gone]))
         zeros = np.flatnonzero((self._scan.kinds == Kind.ZERO) & ~self._gone)
         if len(zeros):
             self._take_zeros(zeros)
@@ -96,7 +105,10 @@ class MemoryBatch:
         found = codes != UNKNOWN
         same = found & (codes == before)
         self._kinds[rows[found]] = MemoryKind.REFERENCE
+        self._waits = np.zeros(len(rows), dtype=np.bool_)
+        self._hot = self._hold.count(pages) if self._hold is not None else self._waits
         left = self._take_deltas(rows, contents, codes, np.flatnonzero(~found))
+        left = left[~self._let_wait(pages, contents, left, np.full(len(left), CONTENT_BYTES))]
         if index is not None:
             codes[left], fresh = index.place(Origin.MEMORY, [ids[at] for at in left.tolist()])
             self._kinds[rows[left[~fresh]]] = MemoryKind.REFERENCE
@@ -110,21 +122,44 @@ class MemoryBatch:
         self._tally("reference", int((self._kinds[rows] == MemoryKind.REFERENCE).sum() - same.sum()))
         self._drop(rows[same], "unchanged")
         self._codes[rows] = codes
-        sent.remember(pages, codes, contents, again=before != UNKNOWN)
+        again = before != UNKNOWN
+        if self._waits.any():
+            self._gone[rows[self._waits]] = True
+            went = ~self._waits
+            pages, codes, contents, again = pages[went], codes[went], contents[went], again[went]
+        sent.remember(pages, codes, contents, again=again)
 
     def _take_deltas(self, rows: PageNumbers, contents: Pages, codes: Codes, left: PageNumbers) -> PageNumbers:
-        """Deltas for those of `left` that have a copy; returns the others, and those that changed too much."""
-        sent, pages = self._state.sent, self._scan.pages
-        tried = left[sent.has_copy(pages[rows[left]])]
-        if not len(tried) or (old := sent.copies(pages[rows[tried]])) is None:
+        """Deltas for those of `left` that have a copy; returns the others, and those that changed too much.
+
+        Of hot pages the delta may wait, too: then only its length is used.
+        """
+        sent, pages = self._state.sent, self._scan.pages[rows]
+        tried = left[sent.has_copy(pages[left])]
+        if not len(tried) or (old := sent.copies(pages[tried])) is None:
             return left
-        sizes, self._deltas = xbzrle.encode(old, contents[tried], limit_bytes=DELTA_LIMIT_BYTES)
+        sizes, deltas = xbzrle.encode(old, contents[tried], limit_bytes=DELTA_LIMIT_BYTES)
         codes[tried[sizes >= 0]] = UNNUMBERED
-        self._kinds[rows[tried[sizes > 0]]] = MemoryKind.DELTA
         self._drop(rows[tried[sizes == 0]], "unchanged")
-        self._sizes = sizes[sizes > 0]
+        changed, lengths = tried[sizes > 0], sizes[sizes > 0]
+        going = ~self._let_wait(pages, contents, changed, lengths)
+        if not going.all():
+            deltas = np.frombuffer(deltas, dtype=np.uint8)[np.repeat(going, lengths)].tobytes()
+        self._kinds[rows[changed[going]]] = MemoryKind.DELTA
+        self._sizes, self._deltas = lengths[going], deltas
         self._tally("delta", len(self._sizes))
         return np.setdiff1d(left, tried[sizes >= 0], assume_unique=True)
+
+    def _let_wait(
+        self, pages: PageNumbers, contents: Pages, places: PageNumbers, sizes: NDArray[np.int64]
+    ) -> NDArray[np.bool_]:
+        """Let the hot ones of `places` wait, as far as there is room; which do."""
+        waiting = np.zeros(len(places), dtype=np.bool_)
+        hot = np.flatnonzero(self._hot[places])
+        if self._hold is not None and len(hot):
+            waiting[hot] = self._hold.put(pages[places[hot]], contents[places[hot]], sizes[hot])
+            self._waits[places[waiting]] = True
+        return waiting
 
     def _take_whole(self, rows: PageNumbers, contents: Pages) -> None:
         noise = is_noise(contents)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from services.node_agent.convergence import (
+    COMMIT_RESERVE_MS,
+    HOLD_SHARE,
     LOWEST_MS,
     UNLIMITED_MS,
     GiveUp,
@@ -48,6 +50,15 @@ def test_bytes_in_the_lane_are_part_of_the_downtime() -> None:
     assert isinstance(idle, SetMaxDowntime)
     assert isinstance(busy, SetMaxDowntime)
     assert idle.milliseconds - busy.milliseconds == 400 // 5
+
+
+def test_hot_pages_that_wait_take_a_share_of_the_promise() -> None:
+    """At whatever rate they leave: the rest is for QEMU, the lane and the commit."""
+    ladder = Ladder(1000, "never")
+    assert ladder.hold_bytes(10_000_000) == 10_000_000 // HOLD_SHARE
+    assert ladder.hold_bytes(0) == 0
+    (step,) = look(ladder, 1, lane_bytes=ladder.hold_bytes(10_000_000))
+    assert step == SetMaxDowntime((1000 - COMMIT_RESERVE_MS - 1000 // HOLD_SHARE) // 5)
 
 
 def test_an_impossible_promise_still_has_a_limit() -> None:
