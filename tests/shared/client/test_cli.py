@@ -166,8 +166,8 @@ def test_errors_for_programs(vmport: Cli, broker: Broker) -> None:
 def test_port_create(vmport: Cli, broker: Broker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
-    options = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit", "--post-copy", "never")
-    options = (*options, "--stop-and-copy")
+    limits = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit")
+    options = (*limits, "--post-copy", "never", "--stop-and-copy")
 
     assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
     request = broker.heard[-1].data
