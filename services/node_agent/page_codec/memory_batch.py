@@ -2,7 +2,8 @@
 
 Of each page goes, in this order of preference: nothing, if the recipient's guest memory holds this very content at this
 place; a reference, if the recipient's store holds it; a delta to what was sent last, if a copy of that was kept; all
-4096 bytes. Of two versions of a page within a batch only the newer goes.
+4096 bytes. Of two versions of a page within a batch only the newer goes. The last record of a batch that changes to
+another block always goes: what passes unread later may continue that block (CONTINUE), for post-copy does.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class MemoryBatch:
         self._kinds = _AS_SENT[scan.kinds]
         self._codes: Codes = np.zeros(len(scan.kinds), dtype=np.uint32)
         self._gone = np.zeros(len(scan.kinds), dtype=np.bool_)
+        self._must_go = self._find_must_go()
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._deltas = self._literals = self._noise = b""
 
@@ -71,6 +73,13 @@ class MemoryBatch:
 
     # ---- what goes ----
 
+    def _find_must_go(self) -> int:
+        """The row that tells the recipient's QEMU at which block the stream stands; -1 if it stayed at one."""
+        records = np.flatnonzero(self._scan.pages >= 0)
+        if not len(records) or (_block_numbers(self._state, self._scan.pages[records]) == self._state.last_block).all():
+            return -1
+        return int(records[-1])
+
     def _drop_older_versions(self) -> None:
         records = np.flatnonzero(self._scan.pages >= 0)
         unique, newest = np.unique(self._scan.pages[records[::-1]], return_index=True)
@@ -81,7 +90,7 @@ class MemoryBatch:
 
     def _take_zeros(self, rows: PageNumbers) -> None:
         sent, pages = self._state.sent, self._scan.pages[rows]
-        known = sent.codes[pages] == ZERO
+        known = (sent.codes[pages] == ZERO) & (rows != self._must_go)
         self._drop(rows[known], "unchanged")
         sent.forget(pages[~known], ZERO)
         self._tally("zero", int((~known).sum()))
@@ -93,7 +102,7 @@ class MemoryBatch:
         ids = index.ids(contents.reshape(-1).data) if index is not None else []
         codes = index.find(ids) if index is not None else np.full(len(rows), UNKNOWN, dtype=np.uint32)
         found = codes != UNKNOWN
-        same = found & (codes == before)
+        same = found & (codes == before) & (rows != self._must_go)
         self._kinds[rows[found]] = MemoryKind.REFERENCE
         left = self._take_deltas(rows, contents, codes, np.flatnonzero(~found))
         if index is not None:
@@ -113,7 +122,7 @@ class MemoryBatch:
     def _take_deltas(self, rows: PageNumbers, contents: Pages, codes: Codes, left: PageNumbers) -> PageNumbers:
         """Deltas for those of `left` that have a copy; returns the others, and those that changed too much."""
         sent, pages = self._state.sent, self._scan.pages
-        tried = left[sent.has_copy(pages[rows[left]])]
+        tried = left[sent.has_copy(pages[rows[left]]) & (rows[left] != self._must_go)]
         if not len(tried):
             return left
         sizes, self._deltas = xbzrle.encode(
@@ -186,7 +195,7 @@ class MemoryBatch:
         if not len(rows):
             return b"", np.empty(0, dtype=np.bool_), b""
         firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
-        blocks = np.searchsorted(firsts, pages, side="right") - 1
+        blocks = _block_numbers(state, pages)
         named = self._scan.named[rows] | (_differences(blocks, state.last_block) != 0)
         names = [state.blocks[block].name for block in blocks[named].tolist()]
         within = pages - firsts[blocks]
@@ -202,6 +211,12 @@ def _gather(buffer: bytes, bodies: PageNumbers) -> Pages:
         return np.ascontiguousarray(np.ndarray(shape, np.uint8, buffer, begin, (_RECORD_BYTES, 1)))
     data = b"".join([buffer[at : at + CONTENT_BYTES] for at in bodies.tolist()])
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
+
+
+def _block_numbers(state: MemoryState, pages: PageNumbers) -> PageNumbers:
+    """In which block each page lies."""
+    firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
+    return np.searchsorted(firsts, pages, side="right") - 1
 
 
 def _differences(values: NDArray[Number], before: int) -> NDArray[Number]:
