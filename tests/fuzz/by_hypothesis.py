@@ -1,5 +1,5 @@
-"""The engine hypothesis: seeds first, then inputs of its own and seeds that it changes, round after round until the time
-is over. A finding is shrunk; an input that takes too long is one.
+"""The engine hypothesis: seeds first, then inputs of its own and seeds that it changes, round after round until the
+time is over. A finding is shrunk; an input that takes too long is one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decisions out of bytes: what makes an engine's input into a structured one. Pure; never fails, an empty source says 0.
+"""Decisions out of bytes: what makes an engine's input into a structured one. Pure; an empty source says 0.
 
 Our own and not atheris' FuzzedDataProvider, so that an input means the same to every engine and can be replayed
 without any.
