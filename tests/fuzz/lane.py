@@ -186,7 +186,7 @@ def _check_hostile(source: Source) -> None:
             case 2:
                 end.receive(damaged(source, _any_frame(source, numbered)), now_s)
             case 3:
-                end.receive(source.bytes(source.below(100)), now_s)
+                end.receive(source.take(source.below(100)), now_s)
             case _:
                 frame = _any_frame(source, numbered)
                 numbered += 1
@@ -249,7 +249,7 @@ def _any_frame(source: Source, numbered: int) -> bytes:
         case FrameType.ACK:
             payload = b""
         case _:
-            payload = source.bytes(source.below(30))
+            payload = source.take(source.below(30))
     return _frame(
         kind,
         flags=Flag(source.below(8)),

@@ -30,10 +30,10 @@ Judged = tuple[list[Span], str]
 def check(data: bytes) -> None:
     """One input; raises when a promise is broken."""
     source = Source(data)
-    techniques, flush_every, cut = source.pick(MANNERS), source.below(4), source.bytes(1)
+    techniques, flush_every, cut = source.pick(MANNERS), source.below(4), source.take(1)
     if source.one_in(2):
         half = source.below(1 + source.left)
-        requests, replies = source.bytes(half), source.rest()
+        requests, replies = source.take(half), source.rest()
     else:
         requests, replies = talk(source)
     parts = pieces(Source(cut), requests)
@@ -51,8 +51,8 @@ def talk(source: Source) -> tuple[bytes, bytes]:
     requests, replies = bytearray(FLAGS), bytearray(GREETING)
     for _ in range(source.below(3)):
         kind = source.pick((8, 7, 3, 5, 1))
-        requests += option(kind, source.bytes(source.below(20)))
-        replies += option_reply(kind, source.pick((1, 3, 2**31 + 1)), source.bytes(source.below(20)))
+        requests += option(kind, source.take(source.below(20)))
+        replies += option_reply(kind, source.pick((1, 3, 2**31 + 1)), source.take(source.below(20)))
     for cookie in range(32):
         if source.left < 2:
             break
@@ -60,11 +60,11 @@ def talk(source: Source) -> tuple[bytes, bytes]:
         match source.below(6):
             case 0 | 1:
                 body = b"".join(source.pick(BLOCKS) for _ in range(source.pick((1, 0, 2, 5, 70))))
-                body = source.pick((b"", b"x" * 512, source.bytes(5))) + body + source.pick((b"", b"y" * 100))
+                body = source.pick((b"", b"x" * 512, source.take(5))) + body + source.pick((b"", b"y" * 100))
                 requests += request(1, cookie, offset, len(body), extended=extended, flags=32 if extended else 0) + body
                 replies += simple(cookie)
             case 2 | 3:
-                body = source.bytes(source.below(100))
+                body = source.take(source.below(100))
                 requests += request(0, cookie, offset, len(body), extended=extended)
                 if structured:
                     replies += chunk(1, cookie, struct.pack(">Q", offset) + body, extended=extended)
@@ -72,7 +72,7 @@ def talk(source: Source) -> tuple[bytes, bytes]:
                     replies += simple(cookie, source.pick((0, 0, 28))) + body
             case 4:
                 requests += request(source.below(10), cookie, offset, source.number(2), extended=extended)
-                replies += chunk(source.pick((0, 2, 5, 1, 2**15 + 1)), cookie, source.bytes(9), extended=extended)
+                replies += chunk(source.pick((0, 2, 5, 1, 2**15 + 1)), cookie, source.take(9), extended=extended)
             case _:
                 requests += request(source.pick((3, 2)), cookie, extended=extended)
                 replies += simple(cookie)

@@ -177,11 +177,7 @@ def _joined(found: list[Element]) -> list[Element]:
 def _check_codec(
     stream: bytes, parts: list[bytes], *, techniques: frozenset[Technique], flush_every: int, copies: int
 ) -> None:
-    sent: GuestMemory | None = GuestMemory()
-    try:
-        sent.feed(stream)
-    except (CodecError, ValueError):  # ValueError: a delta that QEMU would refuse
-        sent = None  # nothing to compare with
+    sent = _digest(stream)
     folder = Path(tempfile.mkdtemp(prefix="vmport-fuzz-"))
     try:
         with FileStore(folder / "store", keep=1 << 20) as store:
@@ -191,9 +187,17 @@ def _check_codec(
     finally:
         shutil.rmtree(folder)
     if sent is not None:
-        got = GuestMemory()
-        got.feed(out)
-        assert sent.digest() == got.digest(), "the recipient's guest differs"
+        assert _digest(out) == sent, "the recipient's guest differs"
+
+
+def _digest(stream: bytes) -> str | None:
+    """Of the guest after a stream; None if it has what QEMU would refuse."""
+    guest = GuestMemory()
+    try:
+        guest.feed(stream)
+    except (CodecError, ValueError):  # ValueError: a delta
+        return None
+    return guest.digest()
 
 
 def _moved(

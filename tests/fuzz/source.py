@@ -24,7 +24,7 @@ class Source:
         """Bytes that were not read yet."""
         return len(self._data) - self._at
 
-    def bytes(self, size: int) -> bytes:
+    def take(self, size: int) -> bytes:
         """At most `size` bytes."""
         taken = self._data[self._at : self._at + size]
         self._at += len(taken)
@@ -32,11 +32,11 @@ class Source:
 
     def rest(self) -> bytes:
         """All that is left."""
-        return self.bytes(self.left)
+        return self.take(self.left)
 
     def number(self, size_bytes: int) -> int:
         """An unsigned number of so many bytes."""
-        return int.from_bytes(self.bytes(size_bytes))
+        return int.from_bytes(self.take(size_bytes))
 
     def below(self, limit: int) -> int:
         """0 to limit - 1."""
@@ -54,16 +54,16 @@ class Source:
 def damaged(source: Source, data: bytes) -> bytes:
     """`data` after one change: a byte, a number at a border, a cut, a piece twice or gone."""
     if not data:
-        return source.bytes(8)
+        return source.take(8)
     at = source.below(len(data))
     size = 1 + source.below(16)
     match source.below(7):
         case 0:
             return data[:at] + bytes([data[at] ^ (1 << source.below(8))]) + data[at + 1 :]
         case 1:
-            return data[:at] + source.bytes(size) + data[at + size :]
+            return data[:at] + source.take(size) + data[at + size :]
         case 2:
-            return data[:at] + source.bytes(size) + data[at:]
+            return data[:at] + source.take(size) + data[at:]
         case 3:
             return data[:at]
         case 4:
