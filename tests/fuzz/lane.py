@@ -114,7 +114,10 @@ class End:
         writable = sorted(set(self.written) - self.finished - self.reset)
         match source.below(8):
             case 0 if len(writable) < MAX_STREAMS // 2 and len(self.written) < 3 * MAX_STREAMS:
-                stream_id = self.protocol.open_stream(StreamKind.MEMORY, "s")
+                try:
+                    stream_id = self.protocol.open_stream(StreamKind.MEMORY, "s")
+                except ValueError:  # half closed ones count, too, and those whose end was not answered
+                    return
                 self.written[stream_id] = bytearray()
                 self.read[stream_id] = bytearray()
             case 1 if writable:
