@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -74,6 +75,8 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(f"unknown target {', '.join(sorted(unknown))}; there are {', '.join(TARGETS)}")
     if options.replay is not None and len(options.targets) != 1:
         parser.error("--replay needs one target")
+    if options.replay is None and options.engine == "atheris" and find_spec("atheris") is None:
+        parser.error("atheris is not installed: pip install -e '.[node,dev,fuzz]', or --engine hypothesis")
     return options
 
 
@@ -91,7 +94,7 @@ def _by_atheris(name: str, seconds: int, folder: Path) -> Path | None:
     if fresh:
         return fresh[0]
     if status != 0:
-        raise RuntimeError(f"atheris ended with {status} and no input; is the extra `fuzz` installed?")
+        raise RuntimeError(f"atheris ended with {status} and left no input")
     return None
 
 

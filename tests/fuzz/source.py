@@ -7,9 +7,11 @@ without any.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+MOST_PIECES: Final = 500
+"""A long input byte by byte says nothing new, and takes seconds."""
 
 
 class Source:
@@ -78,6 +80,5 @@ def damaged(source: Source, data: bytes) -> bytes:
 def pieces(source: Source, data: bytes) -> list[bytes]:
     """`data` cut into pieces, in one of several manners."""
     step = source.pick((len(data) or 1, 1, 7, 100, 4096, 5000, 65536))
-    if step < len(data) // 2000:
-        step = 1 + len(data) // 2000  # a long input byte by byte says nothing new, and takes seconds
+    step = max(step, 1 + len(data) // MOST_PIECES)
     return [data[at : at + step] for at in range(0, len(data), step)]
