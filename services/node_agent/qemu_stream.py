@@ -29,8 +29,8 @@ from services.node_agent.page_codec.codec import CodecError
 
 PAGE_BYTES: Final = 4096
 PAGE_BITS: Final = 12
-MAX_ELEMENT_BYTES: Final = 72 * 1024
-"""The longest is a command: its length has 16 bits."""
+MAX_ELEMENT_BYTES: Final = 8 * 1024
+"""Longer than any that is understood; so little that a batch with the rest of the one before still fits a payload."""
 MAX_RAM_BYTES: Final = 1 << 42
 """More guest memory than this passes unread."""
 
@@ -49,6 +49,8 @@ _RAM: Final = b"ram"
 _RAM_VERSION: Final = 4
 _PRE_COPY_COMMANDS: Final = frozenset({1, 2, 3, 11})  # open return path, ping, post-copy is possible, switchover begins
 _MAX_NAME_BYTES: Final = 4096  # of a machine type
+_MAX_COMMAND_BYTES: Final = 4096  # QEMU's have 16 at most
+_MAX_CAPABILITIES_BYTES: Final = 4096  # QEMU's take about 600 if all are on
 _BE64: Final = struct.Struct(">Q")
 _BE32: Final = struct.Struct(">I")
 _FIRST_SCAN: Final = 32
@@ -100,6 +102,8 @@ class Block:
 class Scan:
     """Consecutive elements of the stream, n of them; every byte of `buffer[:end]` belongs to exactly one.
 
+    Neighbours that are OPAQUE are one but for marks, and `part` joins those, too, so that a stream of many small ones
+    becomes no longer by being described.
     `kinds` uint8; `starts` int64 is where an element begins, `bodies` where the bytes after a record's header do;
     `pages` int64 is a record's page over all blocks, -1 for OPAQUE; `named` are records that carry their block's name.
     `marks` tell in order which elements stand behind a place that matters, and why it does.
@@ -116,7 +120,10 @@ class Scan:
 
     def part(self, begin: int, end: int) -> Scan:
         """The elements from `begin` up to `end`, without marks."""
-        rows = slice(begin, end)
+        is_opaque = self.kinds[begin:end] == Kind.OPAQUE
+        goes_on = np.zeros(end - begin, dtype=np.bool_)
+        goes_on[1:] = is_opaque[1:] & is_opaque[:-1]
+        rows: slice | NDArray[np.int64] = begin + np.flatnonzero(~goes_on) if goes_on.any() else slice(begin, end)
         return Scan(
             buffer=self.buffer,
             end=int(self.starts[end]) if end < len(self.starts) else self.end,
@@ -225,6 +232,8 @@ class QemuStream:
                 command, size = struct.unpack_from(">HH", self._buffer, at + 1)
                 if command not in _PRE_COPY_COMMANDS:
                     return self._pass(f"post-copy or another mode (command {command})", at)
+                if size > _MAX_COMMAND_BYTES:
+                    return self._pass(f"command {command} of {size} bytes", at)
                 return self._opaque(at, self._whole(at + 5 + size), self._section)
             case 1:  # start
                 return self._start(at)
@@ -253,6 +262,8 @@ class QemuStream:
                 end = body + 4
                 for _ in range(min(self._be32(body), 256)):
                     _, end = self._text(end)
+                    if end - body > _MAX_CAPABILITIES_BYTES:
+                        return self._pass("a list of capabilities that is too long", at)
             case _:
                 return self._pass(f"subsection {name!r}", at)
         return self._opaque(at, self._whole(end), self._section)
@@ -431,7 +442,10 @@ class _Found:
         self._marks.append((self._closed + len(self._rows), mark))
 
     def opaque(self, at: int) -> None:
-        self._rows.append((Kind.OPAQUE, at, at, -1, False))
+        here = self._closed + len(self._rows)
+        marked = bool(self._marks) and self._marks[-1][0] == here
+        if marked or not self._rows or self._rows[-1][0] != Kind.OPAQUE:
+            self._rows.append((Kind.OPAQUE, at, at, -1, False))
 
     def record(self, kind: Kind, at: int, body: int, page: int, *, named: bool) -> None:
         self._rows.append((kind, at, body, page, named))

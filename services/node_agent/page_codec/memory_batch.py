@@ -3,7 +3,9 @@
 Of each page goes, in this order of preference: nothing, if the recipient's guest memory holds this very content at this
 place; a reference, if the recipient's store holds it; a delta to what was sent last, if a copy of that was kept; all
 4096 bytes. Of two versions of a page within a batch only the newer goes. A hot page for which a delta or all bytes
-would go may wait instead (`held_pages`); where nothing or a reference goes, that is as good as waiting.
+would go may wait instead (`held_pages`); where nothing or a reference goes, that is as good as waiting. The last record
+of a batch that changes to another block always goes: what passes unread later may continue that block (CONTINUE), for
+post-copy does.
 """
 
 from __future__ import annotations
@@ -59,6 +61,7 @@ class MemoryBatch:
         self._kinds = _AS_SENT[scan.kinds]
         self._codes: Codes = np.zeros(len(scan.kinds), dtype=np.uint32)
         self._gone = np.zeros(len(scan.kinds), dtype=np.bool_)
+        self._must_go = self._find_must_go()
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._deltas = b""
         self._hot = self._waits = np.empty(0, dtype=np.bool_)
@@ -81,6 +84,13 @@ class MemoryBatch:
 
     # ---- what goes ----
 
+    def _find_must_go(self) -> int:
+        """The row that tells the recipient's QEMU at which block the stream stands; -1 if it stayed at one."""
+        records = np.flatnonzero(self._scan.pages >= 0)
+        if not len(records) or (_block_numbers(self._state, self._scan.pages[records]) == self._state.last_block).all():
+            return -1
+        return int(records[-1])
+
     def _drop_older_versions(self) -> None:
         records = np.flatnonzero(self._scan.pages >= 0)
         unique, newest = np.unique(self._scan.pages[records[::-1]], return_index=True)
@@ -91,7 +101,7 @@ class MemoryBatch:
 
     def _take_zeros(self, rows: PageNumbers) -> None:
         sent, pages = self._state.sent, self._scan.pages[rows]
-        known = sent.codes[pages] == ZERO
+        known = (sent.codes[pages] == ZERO) & (rows != self._must_go)
         self._drop(rows[known], "unchanged")
         sent.forget(pages[~known], ZERO)
         self._tally("zero", int((~known).sum()))
@@ -103,10 +113,12 @@ class MemoryBatch:
         ids = index.ids(contents.reshape(-1).data) if index is not None else []
         codes = index.find(ids) if index is not None else np.full(len(rows), UNKNOWN, dtype=np.uint32)
         found = codes != UNKNOWN
-        same = found & (codes == before)
+        same = found & (codes == before) & (rows != self._must_go)
         self._kinds[rows[found]] = MemoryKind.REFERENCE
         self._waits = np.zeros(len(rows), dtype=np.bool_)
-        self._hot = self._hold.count(pages) if self._hold is not None else self._waits
+        self._hot = np.zeros(len(rows), dtype=np.bool_)
+        if self._hold is not None:
+            self._hot = self._hold.count(pages) & (rows != self._must_go)
         left = self._take_deltas(rows, contents, codes, np.flatnonzero(~found))
         left = left[~self._let_wait(pages, contents, left, np.full(len(left), CONTENT_BYTES))]
         if index is not None:
@@ -135,7 +147,7 @@ class MemoryBatch:
         Of hot pages the delta may wait, too: then only its length is used.
         """
         sent, pages = self._state.sent, self._scan.pages[rows]
-        tried = left[sent.has_copy(pages[left])]
+        tried = left[sent.has_copy(pages[left]) & (rows[left] != self._must_go)]
         if not len(tried) or (old := sent.copies(pages[tried])) is None:
             return left
         sizes, deltas = xbzrle.encode(old, contents[tried], limit_bytes=DELTA_LIMIT_BYTES)
@@ -221,7 +233,7 @@ class MemoryBatch:
         if not len(rows):
             return b"", np.empty(0, dtype=np.bool_), b""
         firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
-        blocks = np.searchsorted(firsts, pages, side="right") - 1
+        blocks = _block_numbers(state, pages)
         named = self._scan.named[rows] | (_differences(blocks, state.last_block) != 0)
         names = [state.blocks[block].name for block in blocks[named].tolist()]
         within = pages - firsts[blocks]
@@ -238,6 +250,12 @@ def _gather(buffer: bytes, bodies: PageNumbers) -> Pages:
     view = memoryview(buffer)
     data = b"".join([view[at : at + CONTENT_BYTES] for at in bodies.tolist()])
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
+
+
+def _block_numbers(state: MemoryState, pages: PageNumbers) -> PageNumbers:
+    """In which block each page lies."""
+    firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
+    return np.searchsorted(firsts, pages, side="right") - 1
 
 
 def _differences(values: NDArray[Number], before: int) -> NDArray[Number]:

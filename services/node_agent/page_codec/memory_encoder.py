@@ -154,7 +154,7 @@ class MemoryEncoder:
             tally, self._state = self._state.tally, self._make_state()
             self._state.tally = tally
         if self._state.held is None:
-            return [self._pack(scan)]
+            return [self._pack(scan.part(0, len(scan.kinds)))]
         return self._pack_around(scan, self._state.held)
 
     def _pack(self, scan: Scan, *, hold: bool = False) -> bytes:

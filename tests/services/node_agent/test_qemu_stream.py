@@ -161,6 +161,23 @@ def test_what_is_not_known_passes_untouched(head: bytes) -> None:
     assert parser.passing is not None
 
 
+def test_a_command_longer_than_any_of_qemus_passes_at_once() -> None:
+    """It is not waited for: what is held back must fit a batch."""
+    parser = QemuStream()
+    parser.feed(bytes(StreamWriter().header().data))
+    parser.feed(b"\x08\0\2\xff\xff" + bytes(10))
+    assert parser.passing == "command 2 of 65535 bytes"
+    assert parser.held_bytes == 0
+
+
+def test_a_list_of_capabilities_without_end_passes() -> None:
+    """It is not waited for either."""
+    parser = QemuStream()
+    names = (b"\xff" + bytes(255)) * 20
+    parser.feed(b"QEVM\0\0\0\3\5\x1aconfiguration/capabilities" + bytes(4) + (200).to_bytes(4) + names)
+    assert parser.passing == "a list of capabilities that is too long"
+
+
 def test_records_of_other_modes_pass() -> None:
     """XBZRLE of the source, RDMA hooks, multifd's flush: not ours to understand."""
     for flags in (0x60, 0x80, 0x200, 0x100):
