@@ -46,6 +46,13 @@ class PostCopyChoice(StrEnum):
     ALWAYS = "always"
 
 
+class OverlaysChoice(StrEnum):
+    """May a disk be an overlay on a base image of the recipient's?"""
+
+    NEVER = "never"
+    IF_KNOWN = "if-known"
+
+
 class PortTaken(Value):
     """What ``port create`` answers with when it does not watch."""
 
@@ -61,6 +68,7 @@ def limits_of(
     max_price: str | None = None,
     bandwidth: str | None = None,
     post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
+    overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
     now: datetime,
 ) -> PortLimits:
     """A tenant's limits from what was typed; raises `BadValue`."""
@@ -78,6 +86,7 @@ def limits_of(
         max_price_per_month=parse_price(max_price) if max_price else None,
         bandwidth_bytes_per_s=parse_rate_bytes_per_s(bandwidth) if bandwidth else None,
         post_copy={"never": "never", "if-needed": "if_needed", "always": "always"}[post_copy],
+        overlays={"never": "never", "if-known": "if_known"}[overlays],
     )
 
 
@@ -133,6 +142,10 @@ def create_port(
         PostCopyChoice,
         typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
     ] = PostCopyChoice.IF_NEEDED,
+    overlays: Annotated[
+        OverlaysChoice,
+        typer.Option(help="Let disks that are overlays be so again, on the recipient's own copy of their base image."),
+    ] = OverlaysChoice.IF_KNOWN,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
 ) -> None:
@@ -148,6 +161,7 @@ def create_port(
         max_price=max_price,
         bandwidth=bandwidth,
         post_copy=post_copy,
+        overlays=overlays,
         now=datetime.now().astimezone(),
     )
 

@@ -189,6 +189,7 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("window", window + (f", until {human_time(limits.deadline)}" if limits.deadline else "")),
             ("downtime limit", f"{limits.max_downtime_ms} ms"),
             ("post-copy", limits.post_copy),
+            ("overlays", limits.overlays),
             ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
             ("promised", _figures(agreement.promised_total_s, agreement.promised_downtime_ms) if agreement else None),
             ("measured", _figures(sla.measured_total_s, sla.measured_downtime_ms) if sla else None),

@@ -27,6 +27,7 @@ BEST = "best"
 """Instead of a recipient's name: the broker chooses among all quotes."""
 
 PostCopy = Literal["never", "if_needed", "always"]
+Overlays = Literal["never", "if_known"]
 
 
 class PortPhase(StrEnum):
@@ -70,6 +71,11 @@ class PortLimits(Value):
     max_price_per_month: Price | None = None
     bandwidth_bytes_per_s: Annotated[int, Field(ge=64 * 1024, le=2**40)] | None = None
     post_copy: PostCopy = "if_needed"
+    overlays: Overlays = Field(
+        default="if_known",
+        description="A disk that is an overlay is one again, on the recipient's own bit-identical copy of the base "
+        "image, if it publishes one; otherwise, or with never, it arrives as a whole disk.",
+    )
 
     @model_validator(mode="after")
     def _window_before_deadline(self) -> Self:

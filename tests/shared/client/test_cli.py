@@ -166,7 +166,18 @@ def test_errors_for_programs(vmport: Cli, broker: Broker) -> None:
 def test_port_create(vmport: Cli, broker: Broker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
-    options = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit", "--post-copy", "never")
+    options = (
+        "--max-downtime",
+        "300ms",
+        "--max-price",
+        "20",
+        "--bandwidth",
+        "50mbit",
+        "--post-copy",
+        "never",
+        "--overlays",
+        "never",
+    )
 
     assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
     request = broker.heard[-1].data
@@ -180,6 +191,7 @@ def test_port_create(vmport: Cli, broker: Broker) -> None:
         "max_price_per_month": "20",
         "bandwidth_bytes_per_s": 6_250_000,
         "post_copy": "never",
+        "overlays": "never",
     }
 
 
@@ -202,6 +214,7 @@ def test_port_create_in_a_window(vmport: Cli, broker: Broker) -> None:
         ("--window", "now/+1h", "--deadline", "+2h"),
         ("--deadline", "2001-01-01T00:00Z"),
         ("--post-copy", "perhaps"),
+        ("--overlays", "always"),
         ("--nonsense",),
     ],
 )
