@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
 import structlog
 
+from services.node_agent.base_images import BaseImages, OverlaysWanted
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
 from services.node_agent.journal import Journal
-from services.node_agent.kept import Kept
+from services.node_agent.kept import INDEX_KEPT_S, Kept
 from services.node_agent.known_contents import (
     AskingReader,
     Learnt,
@@ -35,6 +36,7 @@ from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.settings import NodeSection
 from services.node_agent.stream_codecs import DonorCodecs, RecipientCodecs
+from shared.domain_xml import LayerFacts
 from shared.messages.porting import ServiceChangeAgreement
 
 log = structlog.stdlib.get_logger(__name__)
@@ -51,6 +53,7 @@ class PortContents:
         self._settings = settings
         self._journal = journal
         self._index = BlockIndex(settings.state_dir / "indexes")
+        self._bases = BaseImages(settings.state_dir / "indexes")
         self._kept = Kept(
             settings.state_dir / "contents",
             self._index,
@@ -60,7 +63,7 @@ class PortContents:
 
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the half where the guest leaves."""
-        return OutboundContents(self._settings, self._kept, agreement)
+        return OutboundContents(self._settings, self._kept, self._bases, agreement)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
         """For the half where the guest arrives."""
@@ -73,7 +76,7 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        return InboundContents(RecipientCodecs(folder, without=without), sources)
+        return InboundContents(RecipientCodecs(folder, without=without), sources, self._bases)
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
@@ -83,7 +86,9 @@ class PortContents:
             log.warning("what earlier ports left cannot be removed", reason=str(error))
         try:
             await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
-        except OSError as error:
+            await asyncio.to_thread(self._bases.index, self._settings.base_image_dir)
+            await asyncio.to_thread(self._bases.sweep, time.time() - INDEX_KEPT_S)
+        except (OSError, DiskImageError) as error:
             log.warning("base images cannot be indexed", reason=str(error))
 
     def _quarantined(self, vm_uuid: UUID) -> list[Path]:
@@ -101,11 +106,20 @@ class PortContents:
 class OutboundContents:
     """One outbound half's."""
 
-    def __init__(self, settings: NodeSection, kept: Kept, agreement: ServiceChangeAgreement) -> None:
+    def __init__(self, settings: NodeSection, kept: Kept, bases: BaseImages, agreement: ServiceChangeAgreement) -> None:
+        self._bases = bases
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, without=settings.without)
+
+    async def overlays(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
+        """What the recipient may be asked to make overlays on; None where the disks cannot be overlays there."""
+        try:
+            return await asyncio.to_thread(self._bases.beneath, layers)
+        except (OSError, DiskImageError) as error:
+            log.warning("the base images of the VM's disks cannot be read", reason=str(error))
+            return None
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
@@ -135,9 +149,23 @@ class OutboundContents:
 class InboundContents:
     """One inbound half's."""
 
-    def __init__(self, codecs: RecipientCodecs, sources: Sources) -> None:
+    def __init__(self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages) -> None:
         self.codecs = codecs
         self._sources = sources
+        self._bases = bases
+
+    async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
+        """The catalogue's own file for every target; None where one is not published here."""
+        images = wanted.bases
+        try:
+            found = await asyncio.to_thread(self._bases.find, self._sources.images, set(images.values()))
+        except (OSError, DiskImageError) as error:
+            log.warning("base images cannot be looked through", reason=str(error))
+            return None
+        if missing := sorted(target for target, image in images.items() if image not in found):
+            log.info("the base images are not published here, or not indexed yet", disks=missing)
+            return None
+        return {target: found[image] for target, image in images.items()}
 
     async def answer(self, stream: LaneStream) -> None:
         """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.

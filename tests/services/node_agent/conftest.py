@@ -75,6 +75,8 @@ DOMAIN = f"""<domain type='qemu'>
     <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
   </devices>
 </domain>"""
+OVERLAID_BASE = b"base" * (DISK_BYTES // 4)
+BENEATH = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
 
 
 def make_agreement(
@@ -110,7 +112,14 @@ def make_agreement(
         recipient_lane=recipient_lane or make_lane_endpoint(),
         domain_xml=xml,
         domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
-        disks=(ReservedDisk(target="vda", path=str(image), format="raw", virtual_size_bytes=DISK_BYTES),),
+        disks=(
+            ReservedDisk(
+                target="vda",
+                path=str(image),
+                format=image.suffix.removeprefix("."),
+                virtual_size_bytes=DISK_BYTES,
+            ),
+        ),
         fixed_at=now,
     )
 
@@ -187,19 +196,27 @@ class Heard:
 
 
 class Pair:
-    """A port between two hosts, with both halves in this process."""
+    """A port between two hosts, with both halves in this process. With `base` the disk is an overlay on it."""
 
-    def __init__(self, tmp: Path, stack: AsyncExitStack, credentials: CredentialsPair) -> None:
+    def __init__(
+        self, tmp: Path, stack: AsyncExitStack, credentials: CredentialsPair, *, base: bytes | None = None
+    ) -> None:
         self.tmp = tmp
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.donor, self.recipient = FakeHypervisor(), FakeHypervisor()
-        self.image = tmp / "b" / "images" / "web-vda.raw"
+        self.image = tmp / "b" / "images" / ("web-vda.raw" if base is None else "web-vda.qcow2")
         for folder in (tmp / "a", self.image.parent):
             folder.mkdir(parents=True)
         source = tmp / "a" / "web.raw"
         source.write_bytes(bytes(DISK_BYTES))
         self.domain_xml = DOMAIN % source
+        self.base = tmp / "a" / "base.img"
+        if base is not None:
+            self.base.write_bytes(base)
+            self.domain_xml = self.domain_xml.replace("type='raw'", "type='qcow2'").replace(
+                "<target dev='vda'", BENEATH % self.base + "<target dev='vda'"
+            )
         self.memory = b"page" * 100_000
         self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
         self.agreement = make_agreement(
@@ -216,9 +233,10 @@ class Pair:
         self.journals = {
             side: HalfJournal(store, PortRecord(side=side, agreement=self.agreement)) for side, store in stores.items()
         }
-        self.contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+        self.contents = {side: PortContents(self.settings(side), store) for side, store in stores.items()}
 
-    def _settings(self, side: Side) -> NodeSection:
+    def settings(self, side: Side) -> NodeSection:
+        """A node's settings."""
         folder = self.tmp / f"{side}-state"
         return NodeSection(state_dir=folder, image_dir=self.image.parent, base_image_dir=folder / "base-images")
 
@@ -306,6 +324,14 @@ async def pair(credentials: CredentialsPair) -> AsyncIterator[Pair]:
         made = Pair(Path(folder), stack, credentials)
         await made.open()
         yield made
+
+
+@pytest.fixture
+async def overlaid(credentials: CredentialsPair) -> AsyncIterator[Pair]:
+    """Two hosts with a VM on the first whose disk is an overlay on `OVERLAID_BASE`; its halves are not open yet."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
+        yield Pair(Path(folder), stack, credentials, base=OVERLAID_BASE)
 
 
 ALPHA, BETA = node("alpha", "alpha-1"), node("beta", "beta-1")
