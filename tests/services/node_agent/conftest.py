@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import TypeVar
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -75,7 +76,7 @@ DOMAIN = f"""<domain type='qemu'>
     <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
   </devices>
 </domain>"""
-OVERLAID_BASE = b"base" * (DISK_BYTES // 4)
+OVERLAID_BASE = np.random.default_rng(7).bytes(DISK_BYTES)
 BENEATH = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
 
 

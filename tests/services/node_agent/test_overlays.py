@@ -8,12 +8,14 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from blake3 import blake3
 
 from services.node_agent.base_images import BaseImage, OverlaysWanted
 from services.node_agent.hypervisor import HypervisorError, LiveVm
 from services.node_agent.outbound import OutboundFailed, OutboundResult
+from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.signals import ask_for_overlays
 from services.node_agent.testing import DISK_BYTES
 from shared.messages.porting import Side
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.servers
 """They need qemu-img."""
 
-BASE = b"base" * (DISK_BYTES // 4)
+BASE = np.random.default_rng(7).bytes(DISK_BYTES)
 WANTED = OverlaysWanted(bases={"vda": BaseImage(blake3=blake3(BASE).hexdigest(), size_bytes=len(BASE), format="raw")})
 """What the donor asks."""
 
@@ -68,7 +70,9 @@ async def test_an_overlay_is_an_overlay_again(pair: Pair) -> None:
     result, failure = await pair.run()
     assert failure is None
     assert isinstance(result, OutboundResult)
-    assert (str(published(pair)), "raw") == beneath(pair.image)
+    assert beneath(pair.image) == (str(published(pair)), "raw")
+    assert pair.outbound._contents._learnt is not None
+    assert pair.outbound._contents._learnt.offers == 0
     assert (published(pair).read_bytes(), pair.base.read_bytes()) == (BASE, BASE)
 
 
@@ -90,6 +94,17 @@ async def test_a_disk_is_whole_where_it_cannot_or_must_not_be_an_overlay(pair: P
     assert failure is None
     assert isinstance(result, OutboundResult)
     assert beneath(pair.image) is None
+
+
+async def test_what_a_whole_disk_lies_on_is_offered(pair: Pair) -> None:
+    """Its contents need not be sent, though no overlay is made; for an overlay they are not even offered."""
+    limits(pair, overlays="never")
+    await open_port(pair)
+    _, failure = await pair.run()
+    assert failure is None
+    learnt = pair.outbound._contents._learnt
+    assert learnt is not None
+    assert learnt.count == DISK_BYTES // CONTENT_BYTES
 
 
 async def test_a_recipient_does_not_do_what_the_tenant_does_not_allow(pair: Pair) -> None:
