@@ -76,14 +76,26 @@ class Blocker:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """An image beneath a disk's own. `path` is None where it is no file of its host."""
+
+    path: str | None
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskFacts:
-    """A disk with content. `source` is the path at its present host; size and allocation come from the hypervisor."""
+    """A disk with content. `source` is the path at its present host; size and allocation come from the hypervisor.
+
+    `layers` are the images beneath, top down, as far as the XML names them: a live XML does, a migratable one may not.
+    """
 
     target: str
     bus: str
     format: str
     source: str
     read_only: bool = False
+    layers: tuple[LayerFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +329,19 @@ def _disks(root: etree._Element) -> Iterator[DiskFacts]:
             format=(driver.get("type") if driver is not None else None) or "raw",
             source=source,
             read_only=disk.find("readonly") is not None,
+            layers=tuple(_layers(disk)),
         )
+
+
+def _layers(disk: etree._Element) -> Iterator[LayerFacts]:
+    layer = disk.find("backingStore")
+    while layer is not None and len(layer):  # an empty one says that nothing lies beneath
+        source, layer_format = layer.find("source"), layer.find("format")
+        yield LayerFacts(
+            path=source.get("file") if source is not None else None,
+            format=(layer_format.get("type") if layer_format is not None else None) or "",
+        )
+        layer = layer.find("backingStore")
 
 
 def _nics(root: etree._Element) -> Iterator[NicFacts]:

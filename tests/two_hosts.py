@@ -41,12 +41,22 @@ class TwoHosts:
             pid_dir=str(self.lab.plan.host_run_dir(provider) / "libvirt" / "qemu"),
         )
 
-    def guest(self, *, workload: str = "writer", memory_mib: int = 192) -> tuple[GuestRecord, str]:
-        """A guest's record and definition; its disk is made. It is not defined anywhere yet."""
+    def base(self, uuid: UUID) -> Path:
+        """What the disk of an overlaid guest lies on."""
+        return self.folder / f"{uuid}-base.raw"
+
+    def guest(
+        self, *, workload: str = "writer", memory_mib: int = 192, overlaid: bool = False
+    ) -> tuple[GuestRecord, str]:
+        """A guest's record and definition; its disk is made, whole or as an overlay. It is not defined anywhere yet."""
         image = self.lab.guest_build()
         uuid = uuid4()
-        disk = self.folder / f"{uuid}.raw"
-        run(["cp", "--sparse=always", str(image.disk), str(disk)])
+        disk_format = "qcow2" if overlaid else "raw"
+        disk = self.folder / f"{uuid}.{disk_format}"
+        base = self.base(uuid) if overlaid else disk
+        run(["cp", "--sparse=always", str(image.disk), str(base)])
+        if overlaid:
+            run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "raw", str(disk)])
         record = GuestRecord(
             name=f"g{uuid.hex[:8]}",
             uuid=str(uuid),
@@ -70,7 +80,7 @@ class TwoHosts:
             initrd=str(image.initrd),
             cmdline=f"{image.cmdline} vmport.ip={ADDRESS}/24 vmport.workload={workload}",
             disk=str(disk),
-            disk_format="raw",
+            disk_format=disk_format,
         )
         return record, domain_xml(domain)
 

@@ -1,4 +1,4 @@
-"""Disk images as files: their sizes, making an empty one, erasing one. Owns qemu-img; chooses no paths."""
+"""Disk images as files: sizes, making an empty one, laying one on a base, erasing. Owns qemu-img; chooses no paths."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import stat
 from pathlib import Path
+from typing import Literal
 
 from shared.errors import VmportError
 
@@ -13,6 +14,9 @@ QCOW2_MAGIC = b"QFI\xfb"
 QEMU_IMG_TIMEOUT_S = 60.0
 ERASE_CHUNK_BYTES = 4 << 20
 FORMATS = ("raw", "qcow2")
+_HEADER_BYTES = 80
+_EXTERNAL_DATA = 1 << 2
+"""QCOW2, incompatible features: the disk's contents lie in another file."""
 
 
 class DiskImageError(VmportError):
@@ -49,16 +53,48 @@ def allocated_bytes(path: str) -> int:
         raise DiskImageError(path, error.strerror or str(error)) from error
 
 
+def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
+    """Return the format of an image that needs no other file and no secret, None for one that does.
+
+    What begins like a QCOW2 image is one, whatever anybody calls it: so nobody is led to open it as raw, or the
+    reverse.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+    if header[:4] != QCOW2_MAGIC:
+        return "raw"
+    version, backing, encrypted = (
+        int.from_bytes(header[at : at + size], "big") for at, size in ((4, 4), (8, 8), (32, 4))
+    )
+    features = int.from_bytes(header[72:80], "big") if version >= 3 else 0
+    return None if backing or encrypted or features & _EXTERNAL_DATA else "qcow2"
+
+
 async def create(path: str, image_format: str, size_bytes: int) -> None:
     """Make an empty, sparse image. Raises `DiskImageError`, with code `disk_exists` where the path is taken."""
     if image_format not in FORMATS:
         raise DiskImageError(path, f"format {image_format!r} is not one of {', '.join(FORMATS)}")
     await asyncio.to_thread(_claim, path, size_bytes if image_format == "raw" else 0)
-    if image_format == "raw":
-        return
+    if image_format != "raw":
+        await _qemu_img(path, "create", "-q", "-f", image_format, path, str(size_bytes))
+
+
+async def lay_on(path: str, base: str, base_format: str) -> None:
+    """Make an empty QCOW2 image an overlay on `base`; an empty `base` undoes it. Only the image's header is written.
+
+    Raises `DiskImageError`.
+    """
+    beneath = ("-F", base_format) if base else ()
+    await _qemu_img(path, "rebase", "-q", "-u", "-f", "qcow2", "-b", base, *beneath, path)
+
+
+async def _qemu_img(path: str, *arguments: str) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
-            "qemu-img", "create", "-q", "-f", image_format, path, str(size_bytes),
+            "qemu-img", *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except OSError as error:

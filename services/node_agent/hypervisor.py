@@ -6,12 +6,13 @@ this text. Every call may raise `HypervisorError`; a VM that is not there raises
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Protocol
 from uuid import UUID
 
+from shared.domain_xml import LayerFacts
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
@@ -53,12 +54,16 @@ class LiveVm:
     description: VmDescription
     domain_xml: str
     files: tuple[str, ...] = ()
-    """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any."""
+    """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any. What lies
+    beneath its disks is not among them: it is not the VM's own."""
+    layers: Mapping[str, tuple[LayerFacts, ...]] = field(default_factory=dict)
+    """By target, what lies beneath the disks that are overlays, top down."""
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
-    """One outbound migration. `disks` are the targets to copy; URIs are local sockets."""
+    """One outbound migration. `disks` are the targets to copy, with `overlays` only their top layers; URIs are local
+    sockets."""
 
     vm_uuid: UUID
     driver_uri: str
@@ -66,6 +71,7 @@ class MigrationPlan:
     disks_uri: str
     domain_xml: str
     disks: tuple[str, ...]
+    overlays: bool = False
     bandwidth_bytes_per_s: int | None = None
     auto_converge: bool = False
     post_copy_allowed: bool = False

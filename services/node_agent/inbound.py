@@ -28,6 +28,7 @@ from typing import Any
 import structlog
 
 from services.node_agent import disk_images
+from services.node_agent.base_images import OverlaysWanted
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
 from services.node_agent.gate_bridge import GateBridge
@@ -44,7 +45,15 @@ from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.rpc_gate import Expected, GateRefusal, RpcGate
 from services.node_agent.seeding import SEED
-from services.node_agent.signals import DRIVER, SWITCHOVER, SignalError, answer_switchover
+from services.node_agent.signals import (
+    DRIVER,
+    OVERLAYS,
+    SWITCHOVER,
+    SignalError,
+    answer_overlays,
+    answer_switchover,
+    read_overlays_wanted,
+)
 from shared.domain_xml import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
@@ -108,6 +117,9 @@ class Inbound:
         self._trouble: tuple[str, str] | None = None
         self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
         self._gate: GateBridge | None = None
+        self._images = asyncio.Lock()
+        self._images_settled = False
+        self._overlays = False
         self.granted = False
 
     def cancel(self) -> None:
@@ -233,18 +245,57 @@ class Inbound:
                     await self._on_switchover_question(stream, self._gate)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
+                case label if label == OVERLAYS and self._gate is None:
+                    await self._on_overlays(stream)
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
         except GateRefusal as refusal:
             self._note_trouble(refusal.code, str(refusal))
             # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
             stream.write_eof()
-        except (SocketError, RpcError, LaneError, StreamError, SignalError, OSError) as error:
+        except (
+            SocketError, RpcError, LaneError, StreamError, SignalError, disk_images.DiskImageError, OSError
+        ) as error:  # fmt: skip
             code = error.code if isinstance(error, VmportError) else "driver_connection"
             self._note_trouble(code, str(error))
             stream.reset(str(error))
 
+    async def _on_overlays(self, stream: LaneStream) -> None:
+        wanted = await read_overlays_wanted(stream)
+        async with self._images:
+            if not self._images_settled:
+                self._images_settled = True
+                self._overlays = await self._make_overlays(wanted)
+        await answer_overlays(stream, made=self._overlays)
+
+    async def _make_overlays(self, wanted: OverlaysWanted) -> bool:
+        """Lay the images on the catalogue's, all or none. Raises `DiskImageError` where some are and some are not."""
+        if self._agreement.limits.overlays == "never":
+            return False
+        paths = {disk.target: disk.path for disk in self._agreement.disks if disk.format == "qcow2"}
+        if not wanted.bases.keys() <= paths.keys():
+            return False
+        bases = await self._contents.bases(wanted)
+        if bases is None:
+            return False
+        try:
+            for target, base in bases.items():
+                # The path is ours and the format is what we found: of the donor's words only the digest counts.
+                await disk_images.lay_on(paths[target], str(base), wanted.bases[target].format)
+        except disk_images.DiskImageError as error:
+            log.warning("overlays cannot be made; the disks are copied whole", reason=str(error))
+            for target in bases:
+                await disk_images.lay_on(paths[target], "", "")
+            return False
+        return True
+
+    async def _settle_images(self) -> None:
+        """From now on nothing changes how the disks are made: somebody opens them, or removes them."""
+        async with self._images:
+            self._images_settled = True
+
     async def _on_driver(self, stream: LaneStream) -> None:
+        await self._settle_images()
         agreement = self._agreement
         gate = RpcGate(
             Expected(
@@ -254,6 +305,7 @@ class Inbound:
                 disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks},
                 memory_uri=self._sockets.memory_uri,
                 disks_uri=self._sockets.disk_uri,
+                overlays=self._overlays,
             )
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
@@ -341,6 +393,7 @@ class Inbound:
             self._trouble = (code, str(error) or type(error).__name__)
         code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
         self._connections.close()
+        await self._settle_images()
         left_overs = await remove_made(self._journal, self._hypervisor)
         running = await self._hypervisor_says_running()
         return InboundFailed(code, detail, guest_running=running, left_overs=left_overs)

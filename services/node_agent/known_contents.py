@@ -19,6 +19,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from services.node_agent.base_images import published
 from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, scan
 from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.lanes.pump import Arrivals
@@ -192,7 +193,7 @@ class Sources:
         """All files, and for every content its file and block. Blocking."""
         files: list[Path] = []
         scans: list[Scanned] = []
-        for path in (*self.kept, *_images(self.images)):
+        for path in (*self.kept, *published(self.images)):
             try:
                 scans.append(self.index.look_up(path, limit=exchange.MAX_OFFERS))
             except OSError as error:
@@ -205,15 +206,8 @@ class Sources:
 
 def index_images(folder: Path, index: BlockIndex) -> None:
     """Index the catalogue ahead of ports. Blocking. Raises OSError."""
-    for path in _images(folder):
+    for path in published(folder):
         index.look_up(path, limit=exchange.MAX_OFFERS)
-
-
-def _images(folder: Path | None) -> list[Path]:
-    """Regular files of the catalogue, no links: what is published lies there."""
-    if folder is None or not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
 
 
 class AskingReader:

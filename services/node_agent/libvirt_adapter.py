@@ -340,7 +340,7 @@ class LibvirtHypervisor:
         }
         flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
         if plan.disks:
-            flags |= libvirt.VIR_MIGRATE_NON_SHARED_DISK
+            flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC if plan.overlays else libvirt.VIR_MIGRATE_NON_SHARED_DISK
             params[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = plan.disks_uri
             params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(plan.disks)
         if plan.bandwidth_bytes_per_s is not None:
@@ -465,7 +465,10 @@ def _live_vm(domain: LibvirtDomain) -> LiveVm:
     if domain.snapshotNum():
         blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
     files = (*(disk.source for disk in facts.disks), *((facts.nvram,) if facts.nvram else ()))
-    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files)
+    # The migratable XML leaves out what libvirt itself found beneath a disk.
+    live = describe(domain.XMLDesc(0)) if active else facts
+    layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
+    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files, layers)
 
 
 def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...]) -> VmDescription:

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,7 +61,7 @@ from services.node_agent.port_sockets import Connections, PortSockets, SocketErr
 from services.node_agent.progress import Progress, ProgressMeter, SeedingMeter
 from services.node_agent.rpc_donor import DonorRelay
 from services.node_agent.seeding import Seeding, SeedSource
-from services.node_agent.signals import DRIVER, SignalError, ask_for_switchover
+from services.node_agent.signals import DRIVER, SignalError, ask_for_overlays, ask_for_switchover
 from services.node_agent.switchover import Verdict
 from shared.domain_xml import DomainXmlError, guest_abi_differences
 from shared.errors import VmportError
@@ -279,7 +279,8 @@ class Outbound:
         await self._sockets.listen(self._sockets.driver, self._on_driver)
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
-        await self._unless_cancelled(self._learn_contents([Path(file) for file in vm.files]))
+        await self._unless_cancelled(self._learn_contents(vm))
+        await self._check_layers(vm)
         self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
@@ -290,6 +291,7 @@ class Outbound:
             disks_uri=self._sockets.disk_uri,
             domain_xml=agreement.domain_xml,
             disks=tuple(disk.target for disk in agreement.disks),
+            overlays=self._overlays,
             bandwidth_bytes_per_s=None,  # the lanes hold the cap: it is on what crosses the wire, after the codec
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
@@ -309,10 +311,29 @@ class Outbound:
                 each.cancel()
             await asyncio.gather(working, cancelled, return_exceptions=True)
 
-    async def _learn_contents(self, disks: Sequence[Path]) -> None:
+    async def _learn_contents(self, vm: LiveVm) -> None:
         """Wait for the other end and learn what it has."""
         await self._lanes.wait_ready(self._tuning.ready_within_s)
-        await self._contents.learn(self._lanes.control, disks)
+        self._overlays = await self._ask_for_overlays(vm)
+        beneath = {layer.path: None for layers in vm.layers.values() for layer in layers if layer.path is not None}
+        copied = vm.files if self._overlays else (*vm.files, *beneath)
+        await self._contents.learn(self._lanes.control, [Path(file) for file in copied])
+
+    async def _ask_for_overlays(self, vm: LiveVm) -> bool:
+        if self._agreement.limits.overlays == "never" or not vm.layers:
+            return False
+        wanted = await self._contents.overlays(vm.layers)
+        made = wanted is not None and await ask_for_overlays(self._lanes.control, wanted)
+        log.info("how the disks that are overlays move", overlays=made, disks=sorted(vm.layers))
+        return made
+
+    async def _check_layers(self, vm: LiveVm) -> None:
+        """The top layers alone are the disks only while beneath them lies what the recipient was asked for."""
+        if not self._overlays:
+            return
+        now = await self._hypervisor.describe(self._agreement.vm_uuid)
+        if (now.files, now.layers) != (vm.files, vm.layers):
+            raise HypervisorError("check the VM", "what its disks lie on changed while the port was prepared")
 
     # ---- migrating ----
 

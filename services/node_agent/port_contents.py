@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,11 +16,12 @@ from uuid import UUID
 
 import structlog
 
+from services.node_agent.base_images import BaseImages, OverlaysWanted
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
 from services.node_agent.hypervisor import Hypervisor
 from services.node_agent.journal import Journal
-from services.node_agent.kept import Kept
+from services.node_agent.kept import INDEX_KEPT_S, Kept
 from services.node_agent.known_contents import (
     EXCHANGE_WITHIN_S,
     AskingReader,
@@ -40,6 +41,7 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, take_seed
 from services.node_agent.settings import NodeSection
 from services.node_agent.stream_codecs import DonorCodecs, RecipientCodecs
+from shared.domain_xml import LayerFacts
 from shared.messages.porting import ServiceChangeAgreement
 
 log = structlog.stdlib.get_logger(__name__)
@@ -60,6 +62,7 @@ class PortContents:
         self._settings = settings
         self._journal = journal
         self._index = BlockIndex(settings.state_dir / "indexes")
+        self._bases = BaseImages(settings.state_dir / "indexes")
         self._kept = Kept(
             settings.state_dir / "contents",
             self._index,
@@ -69,7 +72,7 @@ class PortContents:
 
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the half where the guest leaves."""
-        return OutboundContents(self._settings, self._kept, agreement)
+        return OutboundContents(self._settings, self._kept, self._bases, agreement)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
         """For the half where the guest arrives."""
@@ -84,7 +87,7 @@ class PortContents:
         folder = self._kept.folder(uuid, port_id, RECEIVED)
         takes_ahead = agreement.limits.seed and Technique.KEPT not in without
         seed = seed_place(self._kept, agreement) if takes_ahead else None
-        return InboundContents(RecipientCodecs(folder, without=without), sources, seed)
+        return InboundContents(RecipientCodecs(folder, without=without), sources, self._bases, seed)
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
@@ -94,7 +97,9 @@ class PortContents:
             log.warning("what earlier ports left cannot be removed", reason=str(error))
         try:
             await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
-        except OSError as error:
+            await asyncio.to_thread(self._bases.index, self._settings.base_image_dir)
+            await asyncio.to_thread(self._bases.sweep, time.time() - INDEX_KEPT_S)
+        except (OSError, DiskImageError) as error:
             log.warning("base images cannot be indexed", reason=str(error))
 
     def _quarantined(self, vm_uuid: UUID) -> list[Path]:
@@ -117,7 +122,8 @@ def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
 class OutboundContents:
     """One outbound half's."""
 
-    def __init__(self, settings: NodeSection, kept: Kept, agreement: ServiceChangeAgreement) -> None:
+    def __init__(self, settings: NodeSection, kept: Kept, bases: BaseImages, agreement: ServiceChangeAgreement) -> None:
+        self._bases = bases
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
@@ -138,6 +144,14 @@ class OutboundContents:
             tuning = SeedTuning(send_bytes_per_s=self._seed_rate)
             key = self.codecs.port.hello.key
             yield Seeding(lane, key, source, hypervisor=hypervisor, keep=keeper.keep, tuning=tuning)
+
+    async def overlays(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
+        """What the recipient may be asked to make overlays on; None where the disks cannot be overlays there."""
+        try:
+            return await asyncio.to_thread(self._bases.beneath, layers)
+        except (OSError, DiskImageError) as error:
+            log.warning("the base images of the VM's disks cannot be read", reason=str(error))
+            return None
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
@@ -170,10 +184,13 @@ class OutboundContents:
 class InboundContents:
     """One inbound half's."""
 
-    def __init__(self, codecs: RecipientCodecs, sources: Sources, seed: SeedPlace | None = None) -> None:
+    def __init__(
+        self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages, seed: SeedPlace | None = None
+    ) -> None:
         """`seed` is where to put what comes ahead; None: nothing is taken."""
         self.codecs = codecs
         self._sources = sources
+        self._bases = bases
         self._seed = seed
         self._seeded = False
 
@@ -184,6 +201,19 @@ class InboundContents:
             return
         self._seeded = True
         await take_seed(stream, self._sources, self._seed)
+
+    async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
+        """The catalogue's own file for every target; None where one is not published here."""
+        images = wanted.bases
+        try:
+            found = await asyncio.to_thread(self._bases.find, self._sources.images, set(images.values()))
+        except (OSError, DiskImageError) as error:
+            log.warning("base images cannot be looked through", reason=str(error))
+            return None
+        if missing := sorted(target for target, image in images.items() if image not in found):
+            log.info("the base images are not published here, or not indexed yet", disks=missing)
+            return None
+        return {target: found[image] for target, image in images.items()}
 
     async def answer(self, stream: LaneStream) -> None:
         """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.

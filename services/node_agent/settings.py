@@ -83,8 +83,9 @@ class NodeSection(Section):
     )
     base_image_dir: Path = Field(
         default=Path("/var/lib/libvirt/base-images"),
-        description="Base images that this provider publishes: an arriving VM takes from them what it has in common. "
-        "Put nothing here that a tenant may not know of.",
+        description="Base images that this provider publishes: an arriving VM takes from them what it has in common, "
+        "and its disks may be overlays on them. Put nothing here that a tenant may not know of, and do not change or "
+        "remove an image while a disk lies on it.",
     )
     keep_contents_s: Annotated[float, Field(ge=0, le=31 * 86_400)] = Field(
         default=86_400.0,

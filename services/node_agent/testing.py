@@ -231,7 +231,8 @@ class FakeHypervisor:
             persistent=vm.persistent,
             blockers=tuple(blockers),
         )
-        return LiveVm(description, vm.domain_xml, tuple(disk.source for disk in facts.disks))
+        layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
+        return LiveVm(description, vm.domain_xml, tuple(disk.source for disk in facts.disks), layers)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
@@ -552,4 +553,5 @@ def _prepare_call(plan: MigrationPlan, moved: tuple[str, str] | None) -> Prepare
         params.append(TypedParam("disks_uri", ParamType.STRING, disks_uri))
         params += [TypedParam("migrate_disks", ParamType.STRING, disk) for disk in plan.disks]
     cookie = f"<qemu-migration><name>{facts.name}</name><uuid>{facts.uuid}</uuid></qemu-migration>".encode()
-    return PrepareCall(tuple(params), cookie + b"\0", 0x43 if plan.disks else 0x3)
+    copied = 0x80 if plan.overlays else 0x40
+    return PrepareCall(tuple(params), cookie + b"\0", 0x3 | copied if plan.disks else 0x3)

@@ -46,6 +46,13 @@ class PostCopyChoice(StrEnum):
     ALWAYS = "always"
 
 
+class OverlaysChoice(StrEnum):
+    """May a disk be an overlay on a base image of the recipient's?"""
+
+    NEVER = "never"
+    IF_KNOWN = "if-known"
+
+
 class PortTaken(Value):
     """What ``port create`` answers with when it does not watch."""
 
@@ -64,6 +71,7 @@ def limits_of(
     stop_and_copy: bool = False,
     seed: bool = False,
     seed_bandwidth: str | None = None,
+    overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
     now: datetime,
 ) -> PortLimits:
     """A tenant's limits from what was typed; raises `BadValue`."""
@@ -88,6 +96,7 @@ def limits_of(
         stop_and_copy=stop_and_copy,
         seed=seed,
         seed_bandwidth_bytes_per_s=parse_rate_bytes_per_s(seed_bandwidth) if seed_bandwidth else None,
+        overlays={"never": "never", "if-known": "if_known"}[overlays],
     )
 
 
@@ -155,6 +164,10 @@ def create_port(
     seed_bandwidth: Annotated[
         str | None, typer.Option(help="Most that --seed may use: 10mbit (bits) or 1MB (bytes) per second.")
     ] = None,
+    overlays: Annotated[
+        OverlaysChoice,
+        typer.Option(help="Let disks that are overlays be so again, on the recipient's own copy of their base image."),
+    ] = OverlaysChoice.IF_KNOWN,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
 ) -> None:
@@ -173,6 +186,7 @@ def create_port(
         stop_and_copy=stop_and_copy,
         seed=seed,
         seed_bandwidth=seed_bandwidth,
+        overlays=overlays,
         now=datetime.now().astimezone(),
     )
 

@@ -191,6 +191,7 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("downtime limit", f"{limits.max_downtime_ms} ms"),
             ("post-copy", limits.post_copy),
             ("stop-and-copy", "if needed" if limits.stop_and_copy else None),
+            ("overlays", limits.overlays),
             ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
             ("promised", _figures(agreement.promised_total_s, agreement.promised_downtime_ms) if agreement else None),
             ("measured", _figures(sla.measured_total_s, sla.measured_downtime_ms) if sla else None),

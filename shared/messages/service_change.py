@@ -29,6 +29,7 @@ BEST = "best"
 PostCopy = Literal["never", "if_needed", "always"]
 Bandwidth = Annotated[int, Field(ge=64 * 1024, le=2**40)]
 """Bytes per second."""
+Overlays = Literal["never", "if_known"]
 
 
 class PortPhase(StrEnum):
@@ -84,6 +85,11 @@ class PortLimits(Value):
     )
     seed_bandwidth_bytes_per_s: Bandwidth | None = Field(
         default=None, description="Most that seeding may use; none means the donor's own setting."
+    )
+    overlays: Overlays = Field(
+        default="if_known",
+        description="A disk that is an overlay is one again, on the recipient's own bit-identical copy of the base "
+        "image, if it publishes one; otherwise, or with never, it arrives as a whole disk.",
     )
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from services.node_agent.hypervisor import (
     VmNotFound,
 )
 from services.node_agent.testing import FakeHypervisor
-from shared.domain_xml import describe
+from shared.domain_xml import LayerFacts, describe
 from shared.messages.vm import VmState
 from tests.two_hosts import TwoHosts, two_hosts
 
@@ -28,11 +28,15 @@ MAC = "52:54:00:77:00:01"
 
 @dataclass
 class Host:
-    """A host under test: `shut_off` is a definition of a VM that is not there, `running` the UUID of one that runs."""
+    """A host under test: `shut_off` is a definition of a VM that is not there, `running` the UUID of one that runs.
+
+    Its disk is an overlay on `base`.
+    """
 
     hypervisor: Hypervisor
     shut_off_xml: str
     running: UUID
+    base: Path
 
 
 @pytest.fixture(scope="module")
@@ -45,19 +49,25 @@ def real_hosts() -> Iterator[TwoHosts]:
 @pytest.fixture(scope="module")
 def real_guest(real_hosts: TwoHosts) -> UUID:
     """A real guest that runs at alpha."""
-    record, xml = real_hosts.guest(workload="idle", memory_mib=128)
+    record, xml = real_hosts.guest(workload="idle", memory_mib=128, overlaid=True)
     real_hosts.start("alpha", record, xml)
     return UUID(record.uuid)
 
 
-def small_definition(folder: Path) -> str:
-    """A VM without devices to trip over."""
+def small_definition(folder: Path, *, base: Path | None = None) -> str:
+    """A VM without devices to trip over; with `base` as libvirt tells of a running one whose disk is an overlay."""
     disk = folder / f"{uuid4()}.raw"
     disk.write_bytes(bytes(1 << 20))
+    beneath = (
+        f"""<backingStore type='file'><format type='raw'/><source file='{base}'/>
+<backingStore/></backingStore>"""
+        if base
+        else ""
+    )
     return f"""<domain type='qemu'><name>small-{uuid4().hex[:8]}</name><uuid>{uuid4()}</uuid>
 <memory unit='KiB'>65536</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
 <cpu mode='custom'><model>qemu64</model></cpu><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>
-<source file='{disk}'/><target dev='vda' bus='virtio'/></disk>
+<source file='{disk}'/>{beneath}<target dev='vda' bus='virtio'/></disk>
 <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
 </devices></domain>"""
 
@@ -67,14 +77,15 @@ async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     """The fake, then the real one."""
     if request.param == "fake":
         fake = FakeHypervisor()
-        yield Host(fake, small_definition(tmp_path), fake.add(small_definition(tmp_path)))
+        base = tmp_path / "base.raw"
+        yield Host(fake, small_definition(tmp_path), fake.add(small_definition(tmp_path, base=base)), base)
         return
     hosts: TwoHosts = request.getfixturevalue("real_hosts")
     running: UUID = request.getfixturevalue("real_guest")
     real = hosts.hypervisor("alpha")
     await real.connect()
     try:
-        yield Host(real, small_definition(hosts.folder), running)
+        yield Host(real, small_definition(hosts.folder), running, hosts.base(running))
     finally:
         await real.close()
 
@@ -151,6 +162,13 @@ async def test_memory_is_read_while_the_guest_runs(host: Host) -> None:
     with pytest.raises(HypervisorError):
         await hypervisor.peek_memory(uuid, 0, 4096)
     await hypervisor.undefine(uuid, keep_nvram=True)
+
+
+async def test_what_lies_beneath_a_disk_is_told_apart_from_it(host: Host) -> None:
+    """It is named, and it is none of the VM's own files, which are put away when the VM has left."""
+    live = await host.hypervisor.describe(host.running)
+    assert live.layers == {"vda": (LayerFacts(str(host.base), "raw"),)}
+    assert str(host.base) not in live.files
 
 
 async def test_a_vm_without_a_migration_has_no_job(host: Host) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Iterator
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from deploy.labkit.processes import run
 from services.node_agent.broker_talk import BrokerTalk
+from services.node_agent.disk_images import allocated_bytes
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, PortRecord
 from services.node_agent.lane_end import LaneEnd
@@ -63,10 +66,11 @@ def hosts() -> Iterator[TwoHosts]:
 
 @dataclass
 class Ledger:
-    """One VM's owner."""
+    """One VM's owner. `at_switchover` is called while the guest stands still at both ends."""
 
     port_id: UUID
     grants: bool = True
+    at_switchover: Callable[[], Awaitable[None]] | None = None
     committed: bool = False
     arrived: bool = False
 
@@ -75,6 +79,8 @@ class Ledger:
         talk: BrokerTalk
 
         async def say(message: PortMessage) -> None:
+            if isinstance(message, RequestSwitchover) and self.at_switchover is not None:
+                await self.at_switchover()
             match message:
                 case RequestSwitchover(epoch=epoch) if self.grants:
                     self.committed = True
@@ -128,13 +134,20 @@ class Port:
     """One port of a running guest from alpha to beta. `later` is how far the donor's time of day has been moved on."""
 
     def __init__(
-        self, hosts: TwoHosts, stack: AsyncExitStack, credentials: Pair, *, limits: PortLimits | None = None
+        self,
+        hosts: TwoHosts,
+        stack: AsyncExitStack,
+        credentials: Pair,
+        *,
+        limits: PortLimits | None = None,
+        overlaid: bool = False,
     ) -> None:
         self.hosts = hosts
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.limits = limits or PortLimits()
         self.later = timedelta()
+        self.overlaid = overlaid
         self.port_id = uuid4()
         self.ledger = Ledger(self.port_id)
         self.reporter = Reporter()
@@ -143,7 +156,7 @@ class Port:
 
     async def open(self) -> None:
         """A guest at alpha, and both halves."""
-        self.record, xml = await asyncio.to_thread(self.hosts.guest)
+        self.record, xml = await asyncio.to_thread(self.hosts.guest, overlaid=self.overlaid)
         self.uuid = UUID(self.record.uuid)
         self.before = await asyncio.to_thread(self.hosts.start, "alpha", self.record, xml)
         self.stack.push_async_callback(asyncio.to_thread, self.hosts.remove, self.uuid)
@@ -151,13 +164,17 @@ class Port:
             await each.connect()
             self.stack.push_async_callback(each.close)
         self.live = await self.donor.describe(self.uuid)
-        self.image = self.hosts.folder / f"{self.port_id}.raw"
+        (disk,) = self.live.description.disks
+        self.image = self.hosts.folder / f"{self.port_id}.{disk.format}"
         agreement = self._agreement()
         stores = {side: Journal(self.hosts.folder / f"{self.port_id}-{side}").open() for side in Side}
         journals = {
             side: HalfJournal(store, PortRecord(side=side, agreement=agreement)) for side, store in stores.items()
         }
         contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+        if self.overlaid:
+            await asyncio.to_thread(self._publish)
+            await contents[Side.INBOUND].sweep(())
         leaving, arriving = contents[Side.OUTBOUND].outbound(agreement), contents[Side.INBOUND].inbound(agreement)
         codecs: dict[Side, StreamCodecs] = {Side.OUTBOUND: leaving.codecs, Side.INBOUND: arriving.codecs}
         lanes = {side: await self._lanes(side, agreement, codecs[side]) for side in Side}
@@ -224,6 +241,15 @@ class Port:
             ),
             fixed_at=now,
         )
+
+    @property
+    def published(self) -> Path:
+        """The recipient's own copy of what the guest's disk lies on, under a name of its own."""
+        return self._settings(Side.INBOUND).base_image_dir / "debian-12.img"
+
+    def _publish(self) -> None:
+        self.published.parent.mkdir(parents=True)
+        run(["cp", "--sparse=always", str(self.hosts.base(self.uuid)), str(self.published)])
 
     def _settings(self, side: Side) -> NodeSection:
         folder = self.hosts.folder / f"{self.port_id}-{side}-state"
@@ -296,6 +322,15 @@ async def port(hosts: TwoHosts, credentials: Pair, request: pytest.FixtureReques
         yield made
 
 
+@pytest.fixture
+async def overlaid_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Port]:
+    """A guest that is about to leave, its disk an overlay on an image that the recipient publishes, too."""
+    async with AsyncExitStack() as stack:
+        made = Port(hosts, stack, credentials, overlaid=True)
+        await made.open()
+        yield made
+
+
 async def same_guest(port: Port) -> None:
     """It never rebooted, and found no wrong byte in memory or on disk."""
     report = await port.report()
@@ -317,6 +352,35 @@ async def test_a_guest_moves_and_notices_nothing(port: Port) -> None:
     assert result.memory_bytes > 10 << 20
     assert result.wire_bytes < result.memory_bytes + result.disk_bytes
     assert port.reporter.percents[-1] == 100
+
+
+async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
+    """On the recipient's own base image, identical through the chain; only the top layer went through the lanes."""
+    port = overlaid_port
+    (source,) = port.live.files
+    compared: list[str] = []
+
+    async def compare() -> None:
+        command = ["qemu-img", "compare", "-U", "-f", "qcow2", "-F", "qcow2", source, str(port.image)]
+        compared.append(await asyncio.to_thread(run, command))
+
+    port.ledger.at_switchover = compare
+    base = port.hosts.base(port.uuid)
+    before = await asyncio.to_thread(base.read_bytes)
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert [said.strip() for said in compared] == ["Images are identical."]
+    info = json.loads(await asyncio.to_thread(run, ["qemu-img", "info", "-U", "--output=json", str(port.image)]))
+    assert (info["backing-filename"], info["backing-filename-format"]) == (str(port.published), "raw")
+    assert port.live.description.disks[0].allocated_bytes < allocated_bytes(str(base)) // 2
+    assert result.disk_bytes < allocated_bytes(str(base)) // 2
+    await same_guest(port)
+    arrived = await port.recipient.describe(port.uuid)
+    assert [layer.path for layer in arrived.layers["vda"]] == [str(port.published)]
+    assert guest_abi_differences(port.live.domain_xml, arrived.domain_xml) == []
+    assert await asyncio.to_thread(port.published.read_bytes) == before
+    assert await asyncio.to_thread(base.read_bytes) == before
 
 
 async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> None:

@@ -10,6 +10,7 @@ from shared.domain_xml import (
     BlockerCode,
     DomainXmlError,
     HostPlaces,
+    LayerFacts,
     describe,
     guest_abi_differences,
     identity_snapshot,
@@ -102,6 +103,16 @@ def test_a_description_holds_what_makes_the_vm() -> None:
     (nic,) = facts.nics
     assert (nic.mac, nic.model, nic.bridge) == (MAC, "virtio", "br-alpha")
     assert facts.blockers == ()
+
+
+def test_what_lies_beneath_a_disk_is_read_from_the_top_down() -> None:
+    """Up to the empty element that ends the chain; what is no file has no path."""
+    assert describe(DOMAIN).disks[0].layers == ()
+    chain = """<backingStore type='file' index='2'><format type='qcow2'/><source file='/images/b.qcow2'/>
+      <backingStore type='network' index='3'><format type='raw'/><source protocol='nbd' name='x'/><backingStore/>
+      </backingStore></backingStore>"""
+    layers = describe(DOMAIN.replace("<backingStore/>", chain)).disks[0].layers
+    assert (LayerFacts("/images/b.qcow2", "qcow2"), LayerFacts(None, "raw")) == layers
 
 
 def test_an_efi_domain_is_told_from_a_bios_one() -> None:

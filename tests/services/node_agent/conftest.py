@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -77,6 +78,8 @@ DOMAIN = f"""<domain type='qemu'>
     <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
   </devices>
 </domain>"""
+OVERLAID_BASE = np.random.default_rng(7).bytes(DISK_BYTES)
+BENEATH = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
 
 
 def make_agreement(
@@ -113,7 +116,14 @@ def make_agreement(
         recipient_lane=recipient_lane or make_lane_endpoint(),
         domain_xml=xml,
         domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
-        disks=(ReservedDisk(target="vda", path=str(image), format="raw", virtual_size_bytes=DISK_BYTES),),
+        disks=(
+            ReservedDisk(
+                target="vda",
+                path=str(image),
+                format=image.suffix.removeprefix("."),
+                virtual_size_bytes=DISK_BYTES,
+            ),
+        ),
         fixed_at=now,
     )
 
@@ -192,7 +202,10 @@ class Heard:
 
 
 class Pair:
-    """A port between two hosts, with both halves in this process. `now` is the donor's time of day."""
+    """A port between two hosts, with both halves in this process. `now` is the donor's time of day.
+
+    With `base` the disk is an overlay on it.
+    """
 
     def __init__(
         self,
@@ -202,6 +215,7 @@ class Pair:
         *,
         limits: PortLimits | None = None,
         without: tuple[Technique, ...] = (),
+        base: bytes | None = None,
     ) -> None:
         self.now = NOW
         self.without = without
@@ -209,12 +223,18 @@ class Pair:
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.donor, self.recipient = FakeHypervisor(), FakeHypervisor()
-        self.image = tmp / "b" / "images" / "web-vda.raw"
+        self.image = tmp / "b" / "images" / ("web-vda.raw" if base is None else "web-vda.qcow2")
         for folder in (tmp / "a", self.image.parent):
             folder.mkdir(parents=True)
         source = tmp / "a" / "web.raw"
         source.write_bytes(bytes(DISK_BYTES))
         self.domain_xml = DOMAIN % source
+        self.base = tmp / "a" / "base.img"
+        if base is not None:
+            self.base.write_bytes(base)
+            self.domain_xml = self.domain_xml.replace("type='raw'", "type='qcow2'").replace(
+                "<target dev='vda'", BENEATH % self.base + "<target dev='vda'"
+            )
         self.memory = b"page" * 100_000
         self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
         self.agreement = make_agreement(
@@ -233,9 +253,10 @@ class Pair:
         self.journals = {
             side: HalfJournal(store, PortRecord(side=side, agreement=self.agreement)) for side, store in stores.items()
         }
-        self.contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+        self.contents = {side: PortContents(self.settings(side), store) for side, store in stores.items()}
 
-    def _settings(self, side: Side) -> NodeSection:
+    def settings(self, side: Side) -> NodeSection:
+        """A node's settings."""
         folder = self.tmp / f"{side}-state"
         return NodeSection(
             state_dir=folder,
@@ -348,6 +369,14 @@ async def seeded_pair(credentials: CredentialsPair, request: pytest.FixtureReque
     limits = PortLimits(window_start=NOW + timedelta(hours=1), seed=True)
     async with made_pair(credentials, limits=limits, without=getattr(request, "param", ())) as made:
         yield made
+
+
+@pytest.fixture
+async def overlaid(credentials: CredentialsPair) -> AsyncIterator[Pair]:
+    """Two hosts with a VM on the first whose disk is an overlay on `OVERLAID_BASE`; its halves are not open yet."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
+        yield Pair(Path(folder), stack, credentials, base=OVERLAID_BASE)
 
 
 ALPHA, BETA = node("alpha", "alpha-1"), node("beta", "beta-1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ from services.node_agent.disk_images import (
     allocated_bytes,
     create,
     erase,
+    lay_on,
     remove,
+    standalone_format,
     virtual_size_bytes,
 )
 
@@ -32,6 +35,31 @@ async def test_a_qcow2_image_has_its_virtual_size(tmp_path: Path) -> None:
     await create(path, "qcow2", 64 * MIB)
     assert virtual_size_bytes(path, "qcow2") == 64 * MIB
     assert allocated_bytes(path) < MIB
+
+
+@pytest.mark.servers
+async def test_an_image_is_laid_on_another_and_taken_off_again(tmp_path: Path) -> None:
+    """What it shows is the base, then nothing; the base is not written."""
+    path, base = tmp_path / "d.qcow2", tmp_path / "base, with: signs.raw"
+    base.write_bytes(b"base" * (MIB // 4))
+    await create(str(path), "qcow2", MIB)
+    await lay_on(str(path), str(base), "raw")
+    assert standalone_format(str(path)) is None
+    compare = ("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", str(path), str(base))
+    assert await (await asyncio.create_subprocess_exec(*compare)).wait() == 0
+    await lay_on(str(path), "", "")
+    assert standalone_format(str(path)) == "qcow2"
+    assert await (await asyncio.create_subprocess_exec(*compare)).wait() == 1
+    assert base.read_bytes() == b"base" * (MIB // 4)
+
+
+@pytest.mark.servers
+async def test_what_cannot_be_laid_on_another_is_an_error(tmp_path: Path) -> None:
+    """With the reason that qemu-img gives."""
+    path = tmp_path / "d"
+    path.write_bytes(b"no image")
+    with pytest.raises(DiskImageError, match="qcow2"):
+        await lay_on(str(path), "/base", "raw")
 
 
 def test_a_header_that_is_not_qcow2_is_rejected(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ from services.node_agent.libvirt_rpc import (
     encode_finish_reply,
 )
 from services.node_agent.rpc_gate import (
+    NON_SHARED_DISK,
+    NON_SHARED_INC,
     POSTCOPY,
     Action,
     Expected,
@@ -187,9 +189,22 @@ def test_a_grant_before_finish_lets_it_pass() -> None:
     assert isinstance(passed(talk.say(replace(FINISH, flags=FLAGS | POSTCOPY))), FinishCall)
 
 
+def test_top_layers_pass_where_the_disks_are_overlays() -> None:
+    """And only they: a whole copy is not what waits there."""
+    top_layers = replace(PREPARE, flags=FLAGS ^ NON_SHARED_DISK ^ NON_SHARED_INC)
+    talk = Conversation(replace(EXPECTED, overlays=True))
+    talk.until_prepared(top_layers)
+    assert talk.gate.step is Step.PREPARED
+    other = Conversation(replace(EXPECTED, overlays=True))
+    other.gate.step = Step.OPENED
+    assert refusal(other.say(PREPARE)) == "rpc_flags"
+
+
 @pytest.mark.parametrize(
     ("prepare", "code"),
     [
+        (replace(PREPARE, flags=FLAGS ^ NON_SHARED_DISK ^ NON_SHARED_INC), "rpc_flags"),  # the disks here are whole
+        (replace(PREPARE, flags=FLAGS | NON_SHARED_INC), "rpc_flags"),
         (replace(PREPARE, flags=FLAGS | 8), "rpc_flags"),  # PERSIST_DEST
         (replace(PREPARE, flags=FLAGS | 16), "rpc_flags"),  # UNDEFINE_SOURCE
         (replace(PREPARE, flags=FLAGS | 4), "rpc_flags"),  # TUNNELLED

@@ -167,7 +167,7 @@ def test_port_create(vmport: Cli, broker: Broker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
     limits = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit")
-    options = (*limits, "--post-copy", "never", "--stop-and-copy")
+    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never")
 
     assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
     request = broker.heard[-1].data
@@ -184,6 +184,7 @@ def test_port_create(vmport: Cli, broker: Broker) -> None:
         "stop_and_copy": True,
         "seed": False,
         "seed_bandwidth_bytes_per_s": None,
+        "overlays": "never",
     }
 
 
@@ -219,6 +220,7 @@ def test_port_create_seeded(vmport: Cli, broker: Broker) -> None:
         ("--window", "now/+1h", "--deadline", "+2h"),
         ("--deadline", "2001-01-01T00:00Z"),
         ("--post-copy", "perhaps"),
+        ("--overlays", "always"),
         ("--nonsense",),
     ],
 )

@@ -1,0 +1,150 @@
+"""Base images by their content: what lies beneath a VM's overlays at the donor, and the recipient's catalogue.
+
+An image is known by the BLAKE3 digest of the whole file, its size and its format, never by a name; what one reading
+found is kept for as long as the file has the same size, time and inode. Files are only read. Makes no overlay and
+speaks to nobody. Blocking calls: use threads.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from blake3 import blake3
+from pydantic import Field
+
+from services.node_agent import disk_images
+from shared.domain_xml import LayerFacts
+from shared.messages.base import Bytes, Value
+from shared.messages.vm import DiskTarget
+
+MAX_DISKS: Final = 64
+_READ_BYTES: Final = 4 << 20
+_STAMP: Final = struct.Struct("<qqQ")
+_DIGEST_BYTES: Final = 32
+_NAME_BYTES: Final = 16
+_SUFFIX: Final = ".image"
+
+
+class BaseImage(Value):
+    """An image that stands alone, by its content."""
+
+    blake3: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Bytes = Field(description="Of the file, not of the disk in it.")
+    format: Literal["raw", "qcow2"]
+
+
+class OverlaysWanted(Value):
+    """The donor's question: which of the VM's disks are overlays, and on what. All of them, or none, become so again.
+
+    One answer for all: libvirt's flag for it belongs to a migration, not to a disk. A disk that is not named has
+    nothing beneath it; it is copied whole either way.
+    """
+
+    bases: Annotated[dict[DiskTarget, BaseImage], Field(min_length=1, max_length=MAX_DISKS)]
+
+
+class BaseImages:
+    """Images of one node. What was read is kept in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def look_up(self, path: Path) -> BaseImage | None:
+        """The image, from memory or read whole; None where it does not stand alone. Raises OSError, DiskImageError."""
+        image_format = disk_images.standalone_format(str(path))
+        if image_format is None:
+            return None
+        before = path.stat()
+        digest = self._remembered(path, before)
+        if digest is None:
+            digest = _digest(path)
+            # What was written to meanwhile has another stamp by now, so this does not outlive the change.
+            self._remember(path, before, digest)
+        return BaseImage(blake3=digest.hex(), size_bytes=before.st_size, format=image_format)
+
+    def beneath(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
+        """What to ask for, by target; None where a disk has more beneath it than one image that stands alone.
+
+        Raises OSError, DiskImageError.
+        """
+        bases: dict[str, BaseImage] = {}
+        for target, below in layers.items():
+            if len(below) != 1 or below[0].path is None:
+                return None
+            found = self.look_up(Path(below[0].path))
+            if found is None or found.format != below[0].format:
+                return None
+            bases[target] = found
+        return OverlaysWanted(bases=bases) if 0 < len(bases) <= MAX_DISKS else None
+
+    def find(self, catalogue: Path | None, wanted: Collection[BaseImage]) -> Mapping[BaseImage, Path]:
+        """Those of the wanted images that the catalogue has. Reads no image: what is not indexed yet is not there.
+
+        Raises OSError, DiskImageError.
+        """
+        found: dict[BaseImage, Path] = {}
+        sizes = {image.size_bytes for image in wanted}
+        for path in published(catalogue):
+            info = path.stat()
+            digest = self._remembered(path, info) if info.st_size in sizes else None
+            image_format = disk_images.standalone_format(str(path)) if digest is not None else None
+            if digest is not None and image_format is not None:
+                image = BaseImage(blake3=digest.hex(), size_bytes=info.st_size, format=image_format)
+                if image in wanted:
+                    found.setdefault(image, path)
+        return found
+
+    def index(self, catalogue: Path) -> None:
+        """Read what is new in the catalogue, ahead of ports. Raises OSError, DiskImageError."""
+        for path in published(catalogue):
+            self.look_up(path)
+
+    def sweep(self, before_s: float) -> None:
+        """Forget what was not looked up since `before_s`, Unix time."""
+        for kept in self._folder.glob(f"*{_SUFFIX}"):
+            if kept.stat().st_mtime < before_s:
+                kept.unlink(missing_ok=True)
+
+    def _remembered(self, path: Path, info: os.stat_result) -> bytes | None:
+        """The digest, if it is of this very file. What a crash left half written has another length or stamp."""
+        kept = self._kept(path)
+        try:
+            data = kept.read_bytes()
+            os.utime(kept)
+        except FileNotFoundError:
+            return None
+        stamp, digest = data[: _STAMP.size], data[_STAMP.size :]
+        return digest if stamp == _stamp(info) and len(digest) == _DIGEST_BYTES else None
+
+    def _remember(self, path: Path, info: os.stat_result, digest: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = self._kept(path)
+        draft = kept.with_suffix(f"{_SUFFIX}-new")  # a BlockIndex may be in the same folder
+        draft.write_bytes(_stamp(info) + digest)
+        os.replace(draft, kept)
+
+    def _kept(self, path: Path) -> Path:
+        return self._folder / (blake3(os.fsencode(path)).hexdigest(_NAME_BYTES) + _SUFFIX)
+
+
+def published(catalogue: Path | None) -> list[Path]:
+    """Regular files of a catalogue, no links: what is published lies there."""
+    if catalogue is None or not catalogue.is_dir():
+        return []
+    return sorted(path for path in catalogue.iterdir() if path.is_file() and not path.is_symlink())
+
+
+def _stamp(info: os.stat_result) -> bytes:
+    return _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+def _digest(path: Path) -> bytes:
+    hasher = blake3()
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(_READ_BYTES):
+            hasher.update(data)
+    return hasher.digest()
