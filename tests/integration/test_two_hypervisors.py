@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 
 from deploy.labkit.processes import run
@@ -55,6 +56,7 @@ from tests.two_hosts import GUEST_BRIDGE, TwoHosts, two_hosts
 pytestmark = pytest.mark.lab
 
 RUN_DIR = Path("/run/vmport")
+WHOLE_BYTES = 4 << 20
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,8 @@ class Port:
     async def open(self) -> None:
         """A guest at alpha, and both halves."""
         self.record, xml = await asyncio.to_thread(self.hosts.guest, overlaid=self.overlaid)
+        if self.overlaid:
+            xml = await asyncio.to_thread(self._with_a_whole_disk, xml)
         self.uuid = UUID(self.record.uuid)
         self.before = await asyncio.to_thread(self.hosts.start, "alpha", self.record, xml)
         self.stack.push_async_callback(asyncio.to_thread, self.hosts.remove, self.uuid)
@@ -164,8 +168,11 @@ class Port:
             await each.connect()
             self.stack.push_async_callback(each.close)
         self.live = await self.donor.describe(self.uuid)
-        (disk,) = self.live.description.disks
-        self.image = self.hosts.folder / f"{self.port_id}.{disk.format}"
+        self.images = {
+            disk.target: self.hosts.folder / f"{self.port_id}-{disk.target}.{disk.format}"
+            for disk in self.live.description.disks
+        }
+        self.image = self.images["vda"]
         agreement = self._agreement()
         stores = {side: Journal(self.hosts.folder / f"{self.port_id}-{side}").open() for side in Side}
         journals = {
@@ -207,7 +214,10 @@ class Port:
         vm, now = self.live.description, datetime.now(UTC)
         xml = rewrite_for_host(
             self.live.domain_xml,
-            HostPlaces(disks={"vda": str(self.image)}, bridges={nic.mac: GUEST_BRIDGE for nic in vm.nics}),
+            HostPlaces(
+                disks={target: str(image) for target, image in self.images.items()},
+                bridges={nic.mac: GUEST_BRIDGE for nic in vm.nics},
+            ),
         )
         return ServiceChangeAgreement(
             port_id=self.port_id,
@@ -233,7 +243,7 @@ class Port:
             disks=tuple(
                 ReservedDisk(
                     target=disk.target,
-                    path=str(self.image),
+                    path=str(self.images[disk.target]),
                     format=disk.format,
                     virtual_size_bytes=disk.virtual_size_bytes,
                 )
@@ -241,6 +251,14 @@ class Port:
             ),
             fixed_at=now,
         )
+
+    def _with_a_whole_disk(self, xml: str) -> str:
+        """Beside the overlay, a disk with nothing beneath it."""
+        path = self.hosts.folder / f"{self.port_id}-whole.raw"
+        path.write_bytes(np.random.default_rng(7).bytes(WHOLE_BYTES))
+        disk = f"""<disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="{path}"/>
+<target dev="vdb" bus="virtio"/></disk>"""
+        return xml.replace("</disk>", f"</disk>{disk}", 1)
 
     @property
     def published(self) -> Path:
@@ -324,7 +342,7 @@ async def port(hosts: TwoHosts, credentials: Pair, request: pytest.FixtureReques
 
 @pytest.fixture
 async def overlaid_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Port]:
-    """A guest that is about to leave, its disk an overlay on an image that the recipient publishes, too."""
+    """A guest that is about to leave, one disk an overlay on an image that the recipient publishes, too, one whole."""
     async with AsyncExitStack() as stack:
         made = Port(hosts, stack, credentials, overlaid=True)
         await made.open()
@@ -355,14 +373,17 @@ async def test_a_guest_moves_and_notices_nothing(port: Port) -> None:
 
 
 async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
-    """On the recipient's own base image, identical through the chain; only the top layer went through the lanes."""
+    """On the recipient's own base image, identical through the chain; only the top layer went through the lanes.
+
+    A disk with nothing beneath it is whole at the other side, too.
+    """
     port = overlaid_port
-    (source,) = port.live.files
     compared: list[str] = []
 
     async def compare() -> None:
-        command = ["qemu-img", "compare", "-U", "-f", "qcow2", "-F", "qcow2", source, str(port.image)]
-        compared.append(await asyncio.to_thread(run, command))
+        for source, image, disk in zip(port.live.files, port.images.values(), port.live.description.disks, strict=True):
+            command = ["qemu-img", "compare", "-U", "-f", disk.format, "-F", disk.format, source, str(image)]
+            compared.append(await asyncio.to_thread(run, command))
 
     port.ledger.at_switchover = compare
     base = port.hosts.base(port.uuid)
@@ -370,11 +391,11 @@ async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
     result, failure = await port.run()
     assert failure is None
     assert isinstance(result, OutboundResult)
-    assert [said.strip() for said in compared] == ["Images are identical."]
+    assert [said.strip() for said in compared] == ["Images are identical."] * 2
     info = json.loads(await asyncio.to_thread(run, ["qemu-img", "info", "-U", "--output=json", str(port.image)]))
     assert (info["backing-filename"], info["backing-filename-format"]) == (str(port.published), "raw")
     assert port.live.description.disks[0].allocated_bytes < allocated_bytes(str(base)) // 2
-    assert result.disk_bytes < allocated_bytes(str(base)) // 2
+    assert WHOLE_BYTES < result.disk_bytes < allocated_bytes(str(base)) // 2
     await same_guest(port)
     arrived = await port.recipient.describe(port.uuid)
     assert [layer.path for layer in arrived.layers["vda"]] == [str(port.published)]
