@@ -72,8 +72,9 @@ class MemoryBatch:
         if self._hold is not None:
             self._hold.pass_by(self._scan.pages[self._scan.pages >= 0])
         self._drop_older_versions()
-        if self._state.held is not None:
-            self._tally("held", self._state.held.drop(self._scan.pages[(self._scan.pages >= 0) & ~self._gone]))
+        held = self._state.held
+        if held is not None and len(held):
+            self._tally("held", held.drop(self._scan.pages[(self._scan.pages >= 0) & ~self._gone]))
         zeros = np.flatnonzero((self._scan.kinds == Kind.ZERO) & ~self._gone)
         if len(zeros):
             self._take_zeros(zeros)
@@ -120,7 +121,8 @@ class MemoryBatch:
         if self._hold is not None:
             self._hot = self._hold.count(pages) & (rows != self._must_go)
         left = self._take_deltas(rows, contents, codes, np.flatnonzero(~found))
-        left = left[~self._let_wait(pages, contents, left, np.full(len(left), CONTENT_BYTES))]
+        if (waiting := self._let_wait(pages, contents, left, np.full(len(left), CONTENT_BYTES))) is not None:
+            left = left[~waiting]
         if index is not None:
             codes[left], fresh = index.place(Origin.MEMORY, [ids[at] for at in left.tolist()])
             self._kinds[rows[left[~fresh]]] = MemoryKind.REFERENCE
@@ -154,23 +156,23 @@ class MemoryBatch:
         codes[tried[sizes >= 0]] = UNNUMBERED
         self._drop(rows[tried[sizes == 0]], "unchanged")
         changed, lengths = tried[sizes > 0], sizes[sizes > 0]
-        going = ~self._let_wait(pages, contents, changed, lengths)
-        if not going.all():
-            deltas = np.frombuffer(deltas, dtype=np.uint8)[np.repeat(going, lengths)].tobytes()
-        self._kinds[rows[changed[going]]] = MemoryKind.DELTA
-        self._sizes, self._deltas = lengths[going], deltas
+        if (waiting := self._let_wait(pages, contents, changed, lengths)) is not None:
+            deltas = np.frombuffer(deltas, dtype=np.uint8)[np.repeat(~waiting, lengths)].tobytes()
+            changed, lengths = changed[~waiting], lengths[~waiting]
+        self._kinds[rows[changed]] = MemoryKind.DELTA
+        self._sizes, self._deltas = lengths, deltas
         self._tally("delta", len(self._sizes))
         return np.setdiff1d(left, tried[sizes >= 0], assume_unique=True)
 
     def _let_wait(
         self, pages: PageNumbers, contents: Pages, places: PageNumbers, sizes: NDArray[np.int64]
-    ) -> NDArray[np.bool_]:
-        """Let the hot ones of `places` wait, as far as there is room; which do."""
+    ) -> NDArray[np.bool_] | None:
+        """Let the hot ones of `places` wait, as far as there is room; which do, None if none is hot."""
+        if self._hold is None or not len(hot := np.flatnonzero(self._hot[places])):
+            return None
         waiting = np.zeros(len(places), dtype=np.bool_)
-        hot = np.flatnonzero(self._hot[places])
-        if self._hold is not None and len(hot):
-            waiting[hot] = self._hold.put(pages[places[hot]], contents[places[hot]], sizes[hot])
-            self._waits[places[waiting]] = True
+        waiting[hot] = self._hold.put(pages[places[hot]], contents[places[hot]], sizes[hot])
+        self._waits[places[waiting]] = True
         return waiting
 
     def _take_whole(self, rows: PageNumbers, contents: Pages) -> None:
