@@ -77,10 +77,9 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
-    """An image below a disk's top one. `source` is a file's path at its present host; empty where it is not all of a
-    plain file."""
+    """An image beneath a disk's own. `path` is None where it is no file of its host."""
 
-    source: str
+    path: str | None
     format: str
 
 
@@ -88,7 +87,7 @@ class LayerFacts:
 class DiskFacts:
     """A disk with content. `source` is the path at its present host; size and allocation come from the hypervisor.
 
-    `backing` is all that lies below it, the uppermost first; None where the XML does not say it to the end.
+    `layers` are the images beneath, top down, as far as the XML names them: a live XML does, a migratable one may not.
     """
 
     target: str
@@ -96,7 +95,7 @@ class DiskFacts:
     format: str
     source: str
     read_only: bool = False
-    backing: tuple[LayerFacts, ...] | None = None
+    layers: tuple[LayerFacts, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,27 +329,19 @@ def _disks(root: etree._Element) -> Iterator[DiskFacts]:
             format=(driver.get("type") if driver is not None else None) or "raw",
             source=source,
             read_only=disk.find("readonly") is not None,
-            backing=_backing(disk),
+            layers=tuple(_layers(disk)),
         )
 
 
-def _backing(disk: etree._Element) -> tuple[LayerFacts, ...] | None:
-    layers: list[LayerFacts] = []
-    below = disk.find("backingStore")
-    while below is not None:
-        source, form = below.find("source"), below.find("format")
-        if source is None and form is None:
-            return tuple(layers)  # libvirt ends a chain that it knows with an empty element
-        # What stands in a source may make it a slice, or an encrypted one: other contents than the file's.
-        plain = source is not None and below.get("type") == "file" and all(part.tag == "seclabel" for part in source)
-        layers.append(
-            LayerFacts(
-                source=(source.get("file") if plain and source is not None else None) or "",
-                format=(form.get("type") if form is not None else None) or "",
-            )
+def _layers(disk: etree._Element) -> Iterator[LayerFacts]:
+    layer = disk.find("backingStore")
+    while layer is not None and len(layer):  # an empty one says that nothing lies beneath
+        source, layer_format = layer.find("source"), layer.find("format")
+        yield LayerFacts(
+            path=source.get("file") if source is not None else None,
+            format=(layer_format.get("type") if layer_format is not None else None) or "",
         )
-        below = below.find("backingStore")
-    return None
+        layer = layer.find("backingStore")
 
 
 def _nics(root: etree._Element) -> Iterator[NicFacts]:

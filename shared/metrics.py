@@ -321,6 +321,12 @@ class NodeMetrics:
             ("lane",),
             registry=registry,
         )
+        self.lane_window_allowed_bytes = Gauge(
+            "vmport_lane_window_allowed_bytes",
+            "Most that may be so under way now: about bandwidth x delay, as the latest port's lane measured them.",
+            ("lane",),
+            registry=registry,
+        )
         self.dirty_rate_bytes_per_second = Gauge(
             "vmport_dirty_rate_bytes_per_second",
             "Memory that guests under way rewrite, as libvirt last reported, summed over this node's outbound ports.",
@@ -344,3 +350,4 @@ class NodeMetrics:
             self.lane_retransmitted_bytes_total.labels(lane)
             self.lane_reconnects_total.labels(lane)
             self.lane_window_used_bytes.labels(lane).set(0)
+            self.lane_window_allowed_bytes.labels(lane).set(0)

@@ -41,19 +41,21 @@ class TwoHosts:
             pid_dir=str(self.lab.plan.host_run_dir(provider) / "libvirt" / "qemu"),
         )
 
-    def guest(
-        self, *, workload: str = "writer", memory_mib: int = 192, overlay: bool = False
-    ) -> tuple[GuestRecord, str]:
-        """A guest's record and definition; its disk is made. It is not defined anywhere yet.
+    def base(self, uuid: UUID) -> Path:
+        """What the disk of an overlaid guest lies on."""
+        return self.folder / f"{uuid}-base.raw"
 
-        With `overlay` its disk is a qcow2 image that lies on the one that `base_of` names.
-        """
+    def guest(
+        self, *, workload: str = "writer", memory_mib: int = 192, overlaid: bool = False
+    ) -> tuple[GuestRecord, str]:
+        """A guest's record and definition; its disk is made, whole or as an overlay. It is not defined anywhere yet."""
         image = self.lab.guest_build()
         uuid = uuid4()
-        disk = base = self.base_of(uuid)
+        disk_format = "qcow2" if overlaid else "raw"
+        disk = self.folder / f"{uuid}.{disk_format}"
+        base = self.base(uuid) if overlaid else disk
         run(["cp", "--sparse=always", str(image.disk), str(base)])
-        if overlay:
-            disk = base.with_suffix(".qcow2")
+        if overlaid:
             run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(base), "-F", "raw", str(disk)])
         record = GuestRecord(
             name=f"g{uuid.hex[:8]}",
@@ -78,13 +80,9 @@ class TwoHosts:
             initrd=str(image.initrd),
             cmdline=f"{image.cmdline} vmport.ip={ADDRESS}/24 vmport.workload={workload}",
             disk=str(disk),
-            disk_format=disk.suffix.removeprefix("."),
+            disk_format=disk_format,
         )
         return record, domain_xml(domain)
-
-    def base_of(self, uuid: UUID) -> Path:
-        """The raw image with all that a guest's disk has before its first start."""
-        return self.folder / f"{uuid}.raw"
 
     def start(self, provider: str, record: GuestRecord, xml: str) -> dict[str, Any]:
         """Boot it as a lasting VM and wait for its first report."""

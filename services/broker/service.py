@@ -66,6 +66,14 @@ class _Shown:
     at_s: float
 
 
+def _is_newer(progress: PortProgressed, known: PortProgressed | None) -> bool:
+    """Percents never run backwards, and the transfer never back to the seeding; but it begins at nought after it."""
+    if known is None:
+        return True
+    ahead, was_ahead = (each.phase is TransferPhase.SEEDING for each in (progress, known))
+    return was_ahead if ahead != was_ahead else progress.percent >= known.percent
+
+
 class BrokerService:
     """The broker. ``run`` works until cancelled; tests call ``handle`` and ``on_timer`` themselves."""
 
@@ -222,7 +230,7 @@ class BrokerService:
                 raise Reject("unknown_port", f"there is no port {progress.port_id}")
             if envelope.sender != stored.state.donor_node:
                 raise Reject("not_a_party", f"{envelope.sender} is not the donor's node of port {progress.port_id}")
-            if stored.state.phase not in MOVING or progress.percent < stored.percent:
+            if stored.state.phase not in MOVING or not _is_newer(progress, stored.progress):
                 return
             await ledger.save_progress(tx, progress)
             await tx.send(

@@ -45,6 +45,14 @@ class TimingSettings(Section):
     aborting_s: Seconds = Field(
         default=120, description="The halves' confirmation of an abort; then the port ends without."
     )
+    seed_ahead_s: Annotated[float, Field(ge=0, le=30 * 24 * 3600)] = Field(
+        default=6 * 3600,
+        description="How long before its window a port that is to be seeded begins to send contents ahead.",
+    )
+    clock_difference_s: Seconds = Field(
+        default=60,
+        description="By how much a node's clock may be ahead; a switchover that comes earlier still is denied.",
+    )
     first_retry_s: Seconds = Field(default=2, description="First pause before a question is repeated; it doubles.")
     longest_retry_s: Seconds = Field(default=60, description="Longest pause before a question is repeated.")
 

@@ -1,6 +1,7 @@
 """Promised against measured: total time, downtime and price of a completed port. Pure.
 
-*Total* is from the opening of the window until the broker heard that the VM runs at the recipient. *Downtime* is the
+*Total* is from the opening of the window until the broker heard that the VM runs at the recipient; what was sent ahead
+of the window does not count. *Downtime* is the
 donor's measurement, an upper bound; without one it is the broker's own: from the request for switchover, when the
 guest was already paused, until that news, and a warning says so. The price is what was agreed; nobody can charge
 another. *Outage* is the donor's measurement or nothing; it is recorded and not judged, since nobody promised it.

@@ -1,165 +1,150 @@
-"""Base images: which ones disks lie on, what they are, and where this provider's own copy is.
+"""Base images by their content: what lies beneath a VM's overlays at the donor, and the recipient's catalogue.
 
-An image is what its bytes are, read in a format; its name says nothing. So a disk that is an overlay at the donor can
-be an overlay at the recipient, on that provider's copy: the path always comes from the catalogue, never from a message.
-`BaseImages` is for ports; the rest blocks. What is here makes no image and decides nothing for a port.
+An image is known by the BLAKE3 digest of the whole file, its size and its format, never by a name; what one reading
+found is kept for as long as the file has the same size, time and inode. Files are only read. Makes no overlay and
+speaks to nobody. Blocking calls: use threads.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+import os
+import struct
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final, TypeVar
+from typing import Annotated, Final, Literal
 
-import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from blake3 import blake3
+from pydantic import Field
 
-from services.node_agent.block_files import BlockIndex
-from services.node_agent.disk_images import FORMATS, DiskImageError, format_alone
-from shared.domain_xml import DiskFacts
-from shared.messages.vm import Sha256
+from services.node_agent import disk_images
+from shared.domain_xml import LayerFacts
+from shared.messages.base import Bytes, Value
+from shared.messages.vm import DiskTarget
 
-log = structlog.stdlib.get_logger(__name__)
-
-OVERLAY_FORMAT: Final = "qcow2"
-
-KNOWN_WITHIN_S: Final = 8.0
-"""For all base images of a VM, at either end: a transfer that begins in time is worth more than an overlay. What is
-read meanwhile is remembered, and serves the next port."""
-
-K = TypeVar("K")
-V = TypeVar("V")
+MAX_DISKS: Final = 64
+_READ_BYTES: Final = 4 << 20
+_STAMP: Final = struct.Struct("<qqQ")
+_DIGEST_BYTES: Final = 32
+_NAME_BYTES: Final = 16
+_SUFFIX: Final = ".image"
 
 
-class BaseImage(BaseModel):
-    """What an image is: two that are equal here show a guest the same."""
+class BaseImage(Value):
+    """An image that stands alone, by its content."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    blake3: Sha256
-    size_bytes: Annotated[int, Field(ge=0)]
-    format: Annotated[str, Field(pattern=r"^(raw|qcow2)$")]
+    blake3: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size_bytes: Bytes = Field(description="Of the file, not of the disk in it.")
+    format: Literal["raw", "qcow2"]
 
 
-@dataclass(frozen=True, slots=True)
-class Lower:
-    """The one image that a disk lies on: its file here, and the format that QEMU reads it in."""
+class OverlaysWanted(Value):
+    """The donor's question: which of the VM's disks are overlays, and on what. All of them, or none, become so again.
 
-    path: Path
-    format: str
-
-
-def lowers_of(disks: Iterable[DiskFacts]) -> dict[str, Lower]:
-    """The images that disks lie on, by the disks' targets; empty where these disks cannot arrive as overlays. Pure.
-
-    libvirt copies either all layers of all disks or the top layer of each. So every disk must be known whole: it is a
-    file of its own, or a qcow2 image on exactly one other file.
+    One answer for all: libvirt's flag for it belongs to a migration, not to a disk. A disk that is not named has
+    nothing beneath it; it is copied whole either way.
     """
-    found: dict[str, Lower] = {}
-    for disk in disks:
-        match disk.backing:
-            case ():
-                continue
-            case (lower,) if lower.source and lower.format in FORMATS and disk.format == OVERLAY_FORMAT:
-                found[disk.target] = Lower(Path(lower.source), lower.format)
-            case _:
-                return {}
-    return found
 
-
-def published(folder: Path | None) -> list[Path]:
-    """Regular files of the catalogue, no links: what is published lies there."""
-    if folder is None or not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
-
-
-def identify(lower: Lower, index: BlockIndex) -> BaseImage | None:
-    """What an image is; None where its bytes are not all of it, or are read in a format that is not its own.
-
-    Raises OSError, DiskImageError.
-    """
-    if not lower.path.is_file() or format_alone(str(lower.path)) != lower.format:
-        return None
-    digest = index.digest(lower.path)
-    return BaseImage(blake3=digest.hex(), size_bytes=lower.path.stat().st_size, format=lower.format)
-
-
-@dataclass(frozen=True, slots=True)
-class Catalogue:
-    """A provider's published images."""
-
-    folder: Path
-    index: BlockIndex
-
-    def find(self, wanted: BaseImage) -> Path | None:
-        """The file that is this image. What cannot be read is none."""
-        for path in published(self.folder):
-            try:
-                if path.stat().st_size == wanted.size_bytes and self._is(path, wanted):
-                    return path
-            except (OSError, DiskImageError) as error:
-                log.warning("a base image cannot be known", file=str(path), reason=str(error))
-        return None
-
-    def _is(self, path: Path, wanted: BaseImage) -> bool:
-        return identify(Lower(path, wanted.format), self.index) == wanted
+    bases: Annotated[dict[DiskTarget, BaseImage], Field(min_length=1, max_length=MAX_DISKS)]
 
 
 class BaseImages:
-    """The base images of a node, for its ports.
+    """Images of one node. What was read is kept in `folder`."""
 
-    One thread reads them, however many ports wait: they are large, and other work needs threads, too.
-    """
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
-    def __init__(self, folder: Path, index: BlockIndex) -> None:
-        """`folder` is the catalogue."""
-        self._catalogue = Catalogue(folder, index)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="base-images")
+    def look_up(self, path: Path) -> BaseImage | None:
+        """The image, from memory or read whole; None where it does not stand alone. Raises OSError, DiskImageError."""
+        image_format = disk_images.standalone_format(str(path))
+        if image_format is None:
+            return None
+        before = path.stat()
+        digest = self._remembered(path, before)
+        if digest is None:
+            digest = _digest(path)
+            # What was written to meanwhile has another stamp by now, so this does not outlive the change.
+            self._remember(path, before, digest)
+        return BaseImage(blake3=digest.hex(), size_bytes=before.st_size, format=image_format)
 
-    def close(self) -> None:
-        """Begin nothing more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+    def beneath(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
+        """What to ask for, by target; None where a disk has more beneath it than one image that stands alone.
 
-    async def identify(self, lowers: Mapping[str, Lower]) -> dict[str, BaseImage]:
-        """What the images are that disks lie on, by the disks' targets; without those that are not known in time."""
-        return await self._in_time(lowers, self._identify)
+        Raises OSError, DiskImageError.
+        """
+        bases: dict[str, BaseImage] = {}
+        for target, below in layers.items():
+            if len(below) != 1 or below[0].path is None:
+                return None
+            found = self.look_up(Path(below[0].path))
+            if found is None or found.format != below[0].format:
+                return None
+            bases[target] = found
+        return OverlaysWanted(bases=bases) if 0 < len(bases) <= MAX_DISKS else None
 
-    async def find(self, wanted: Mapping[str, BaseImage]) -> dict[str, Path]:
-        """The published files that are these images, by target; without those that are not there or known in time."""
-        return await self._in_time(wanted, self._catalogue.find)
+    def find(self, catalogue: Path | None, wanted: Collection[BaseImage]) -> Mapping[BaseImage, Path]:
+        """Those of the wanted images that the catalogue has. Reads no image: what is not indexed yet is not there.
 
-    async def read_ahead(self, files: Iterable[Path]) -> None:
-        """Know these before a port comes that needs them."""
-        for path in files:
-            await self._read(self._remember, path)
-
-    async def read_published(self) -> None:
-        """Know all of the catalogue."""
-        await self.read_ahead(await asyncio.to_thread(published, self._catalogue.folder))
-
-    def _identify(self, lower: Lower) -> BaseImage | None:
-        return identify(lower, self._catalogue.index)
-
-    def _remember(self, path: Path) -> None:
-        try:
-            self._catalogue.index.digest(path)
-        except OSError as error:
-            log.warning("a base image cannot be known", file=str(path), reason=str(error))
-
-    async def _read(self, read: Callable[[K], V], of: K) -> V:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, read, of)
-
-    async def _in_time(self, asked: Mapping[str, K], find: Callable[[K], V | None]) -> dict[str, V]:
-        found: dict[str, V] = {}
-        try:
-            async with asyncio.timeout(KNOWN_WITHIN_S):
-                for target, each in asked.items():
-                    if (answer := await self._read(find, each)) is not None:
-                        found[target] = answer
-        except (OSError, DiskImageError, TimeoutError) as error:
-            log.warning("a base image cannot be known", reason=str(error) or type(error).__name__)
+        Raises OSError, DiskImageError.
+        """
+        found: dict[BaseImage, Path] = {}
+        sizes = {image.size_bytes for image in wanted}
+        for path in published(catalogue):
+            info = path.stat()
+            digest = self._remembered(path, info) if info.st_size in sizes else None
+            image_format = disk_images.standalone_format(str(path)) if digest is not None else None
+            if digest is not None and image_format is not None:
+                image = BaseImage(blake3=digest.hex(), size_bytes=info.st_size, format=image_format)
+                if image in wanted:
+                    found.setdefault(image, path)
         return found
+
+    def index(self, catalogue: Path) -> None:
+        """Read what is new in the catalogue, ahead of ports. Raises OSError, DiskImageError."""
+        for path in published(catalogue):
+            self.look_up(path)
+
+    def sweep(self, before_s: float) -> None:
+        """Forget what was not looked up since `before_s`, Unix time."""
+        for kept in self._folder.glob(f"*{_SUFFIX}"):
+            if kept.stat().st_mtime < before_s:
+                kept.unlink(missing_ok=True)
+
+    def _remembered(self, path: Path, info: os.stat_result) -> bytes | None:
+        """The digest, if it is of this very file. What a crash left half written has another length or stamp."""
+        kept = self._kept(path)
+        try:
+            data = kept.read_bytes()
+            os.utime(kept)
+        except FileNotFoundError:
+            return None
+        stamp, digest = data[: _STAMP.size], data[_STAMP.size :]
+        return digest if stamp == _stamp(info) and len(digest) == _DIGEST_BYTES else None
+
+    def _remember(self, path: Path, info: os.stat_result, digest: bytes) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        kept = self._kept(path)
+        draft = kept.with_suffix(f"{_SUFFIX}-new")  # a BlockIndex may be in the same folder
+        draft.write_bytes(_stamp(info) + digest)
+        os.replace(draft, kept)
+
+    def _kept(self, path: Path) -> Path:
+        return self._folder / (blake3(os.fsencode(path)).hexdigest(_NAME_BYTES) + _SUFFIX)
+
+
+def published(catalogue: Path | None) -> list[Path]:
+    """Regular files of a catalogue, no links: what is published lies there."""
+    if catalogue is None or not catalogue.is_dir():
+        return []
+    return sorted(path for path in catalogue.iterdir() if path.is_file() and not path.is_symlink())
+
+
+def _stamp(info: os.stat_result) -> bytes:
+    return _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+def _digest(path: Path) -> bytes:
+    hasher = blake3()
+    with open(path, "rb", buffering=0) as file:
+        while data := file.read(_READ_BYTES):
+            hasher.update(data)
+    return hasher.digest()

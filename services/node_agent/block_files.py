@@ -1,9 +1,9 @@
 """Files as 4 KiB blocks, found by content: base images, disks in quarantine, what an earlier port left.
 
 A file is read as it lies, whatever its format: QCOW2 keeps clusters uncompressed and aligned, so their contents are
-blocks of the file, too. `scan` reads a whole file and skips holes and zeros; `BlockIndex` keeps the digests of files
-that do not change, of their blocks and of whole files; `KnownContents` reads single blocks back, and believes none
-whose digest is not the expected one. Blocking calls: use threads.
+blocks of the file, too. `scan` reads a whole file and skips holes and zeros, `read_piece` a part of it; `BlockIndex`
+keeps the digests of files that do not change; `KnownContents` reads single blocks back, and believes none whose digest
+is not the expected one. Blocking calls: use threads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +101,34 @@ def _contents(file: int) -> Iterator[tuple[int, bytes]]:
             at += max(len(data) // CONTENT_BYTES * CONTENT_BYTES, CONTENT_BYTES)
 
 
+def read_piece(path: Path, at: int, size: int) -> tuple[int, bytes]:
+    """The next whole blocks of a file at or after a block's offset, at most `size` bytes, and where to go on.
+
+    Holes are skipped; no bytes mean the end. It opens the file each time, so nothing is held between calls. Raises
+    OSError.
+    """
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        end = os.lseek(file, 0, os.SEEK_END)
+        while at < end:
+            try:
+                at = os.lseek(file, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno != errno.ENXIO:  # only a hole follows
+                    raise
+                break
+            at -= at % CONTENT_BYTES
+            hole = os.lseek(file, at, os.SEEK_HOLE)
+            data = os.pread(file, min(size, hole + -hole % CONTENT_BYTES - at), at)
+            whole = len(data) - len(data) % CONTENT_BYTES
+            at += max(whole, CONTENT_BYTES)
+            if whole:
+                return at, data[:whole]
+    finally:
+        os.close(file)
+    return at, b""
+
+
 def _extents(file: int) -> Iterator[tuple[int, int]]:
     """Where the file may have data, on block borders."""
     size = os.lseek(file, 0, os.SEEK_END)
@@ -126,83 +153,47 @@ class BlockIndex:
 
     def look_up(self, path: Path, *, limit: int) -> Scanned:
         """The file's contents: remembered, or scanned and remembered. Raises OSError."""
-        stamp, kept = _stamp(path), self._kept(path)
-        if (found := _scanned(_read_index(kept, stamp))) is not None:
+        info = path.stat()
+        stamp = _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
+        kept = self._kept(path)
+        if (found := _read_index(kept, stamp)) is not None:
+            os.utime(kept)
             return found
         found = scan(path, limit=limit)
-        self._keep(kept, stamp + found.blocks.astype("<i8").tobytes() + found.digests.astype("<u8").tobytes())
-        return found
-
-    def digest(self, path: Path) -> bytes:
-        """BLAKE3 of the whole file, holes as the zeros that they are read as: remembered, or read and remembered.
-
-        Raises OSError, also where the file changes while it is read: unlike a block's, nobody checks this one later.
-        """
-        stamp, kept = _stamp(path), self._kept(path, ".whole.index")
-        if (found := _read_index(kept, stamp)) is not None and len(found) == blake3.digest_size:
-            return found
-        found = _whole_digest(path)
-        if _stamp(path) != stamp:
-            raise OSError(errno.ESTALE, "changed while it was read", str(path))
-        self._keep(kept, stamp + found)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        body = stamp + found.blocks.astype("<i8").tobytes() + found.digests.astype("<u8").tobytes()
+        draft = kept.with_suffix(".new")
+        draft.write_bytes(blake3(body).digest() + body)
+        os.replace(draft, kept)
         return found
 
     def forget(self, path: Path) -> None:
         """The file is not what it was: read it again the next time."""
         self._kept(path).unlink(missing_ok=True)
-        self._kept(path, ".whole.index").unlink(missing_ok=True)
 
     def sweep(self, before_s: float) -> None:
         """Remove what was not looked up since `before_s`, Unix time."""
-        for kept in self._folder.glob("*"):
+        for kept in self._folder.glob("*.index"):
             if kept.stat().st_mtime < before_s:
                 kept.unlink(missing_ok=True)
 
-    def _kept(self, path: Path, suffix: str = ".index") -> Path:
-        return self._folder / f"{blake3(os.fsencode(path)).hexdigest(ID_BYTES)}{suffix}"
-
-    def _keep(self, kept: Path, body: bytes) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = kept.with_name(f"{kept.name}.{threading.get_ident()}.new")  # two may find out the same at once
-        draft.write_bytes(blake3(body).digest() + body)
-        os.replace(draft, kept)
+    def _kept(self, path: Path) -> Path:
+        return self._folder / f"{blake3(os.fsencode(path)).hexdigest(ID_BYTES)}.index"
 
 
-def _stamp(path: Path) -> bytes:
-    info = path.stat()
-    return _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
-
-
-def _whole_digest(path: Path) -> bytes:
-    digest = blake3()
-    with open(path, "rb", buffering=0) as file:
-        while data := file.read(_READ_BYTES):
-            digest.update(data)
-    return digest.digest()
-
-
-def _read_index(kept: Path, stamp: bytes) -> bytes | None:
-    """What is remembered, as used now. None where there is none, it is of another version of the file, or a crash left
-    half of it."""
+def _read_index(kept: Path, stamp: bytes) -> Scanned | None:
+    """None where there is none, it is of another version of the file, or a crash left half of it."""
     try:
         data = kept.read_bytes()
     except OSError:
         return None
     body = memoryview(data)[_CHECKSUM_BYTES:]
-    if body[: len(stamp)] != stamp or blake3(body).digest() != data[:_CHECKSUM_BYTES]:
+    rows, odd = divmod(len(body) - len(stamp), _ROW_BYTES)
+    if odd or rows < 0 or body[: len(stamp)] != stamp or blake3(body).digest() != data[:_CHECKSUM_BYTES]:
         return None
-    os.utime(kept)
-    return bytes(body[len(stamp) :])
-
-
-def _scanned(remembered: bytes | None) -> Scanned | None:
-    if remembered is None:
-        return None
-    rows, odd = divmod(len(remembered), _ROW_BYTES)
-    if odd:
-        return None
-    blocks = np.frombuffer(remembered[: 8 * rows], dtype="<i8").astype(np.int64)
-    return Scanned(blocks, digests_of(remembered[8 * rows :]))
+    border = len(stamp) + 8 * rows
+    blocks = np.frombuffer(body[len(stamp) : border], dtype="<i8").astype(np.int64)
+    return Scanned(blocks, digests_of(bytes(body[border:])))
 
 
 class KnownContents:

@@ -1,12 +1,16 @@
 """What to do when a guest writes faster than its memory leaves: the ladder. Pure; the shell carries out the steps.
 
-QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. Two things come on top
-of what QEMU knows: bytes that wait in the lane, and the commit of the switchover. The limit given to QEMU leaves room
-for both, so that the promise to the tenant includes them.
+QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. Three things come on top
+of what QEMU knows: bytes that wait in the lane, hot pages that the codec lets wait, and the commit of the switchover.
+The limit given to QEMU leaves room for all, so that the promise to the tenant includes them. What the codec may let
+wait is a share of that promise, too.
 
 1. begin with a low limit: an idle guest then has a short downtime;
 2. after `PATIENCE` rounds of memory without an end, raise it step by step up to what was promised;
-3. at the top, if the request allows it, switch to post-copy; `always` does so after the first round.
+3. at the top, if the request allows it, switch to post-copy; `always` does so after the first round;
+4. else, when that was of no use for LAST_PATIENCE rounds and LAST_PATIENCE_S, stop the guest and copy the rest, if the
+   request allows that; else give up, so that neither guest nor link is burdened for nothing.
+From the first round on QEMU slows the guest down by itself (auto-converge), if the node's settings let it.
 The port's deadline is the broker's to watch.
 """
 
@@ -23,6 +27,13 @@ STEPS = 4
 COMMIT_RESERVE_MS = 150
 """Finish across the lane, the broker's commit, and back."""
 LOWEST_MS = 20
+LAST_PATIENCE = 20
+"""Rounds at the top before the last step: QEMU's throttling has then reached its end."""
+LAST_PATIENCE_S = 60.0
+UNLIMITED_MS = 2_000_000
+"""The most that QEMU takes."""
+HOLD_SHARE = 4
+"""Hot pages that wait take at most this part of the promised downtime to cross the link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +48,14 @@ class StartPostCopy:
     """Switch to post-copy."""
 
 
-Step = SetMaxDowntime | StartPostCopy
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The guest writes too fast for what the request allows: the port fails, and the guest runs on here."""
+
+    reason: str
+
+
+Step = SetMaxDowntime | StartPostCopy | GiveUp
 
 
 @dataclass(slots=True)
@@ -69,29 +87,34 @@ class Ladder:
 
     max_downtime_ms: int
     post_copy: PostCopy
+    stop_and_copy: bool = False
     _rung: int = 0
     _since_round: int = 0
+    _since_ms: int = 0
     _told_ms: int = 0
-    _post_copy_started: bool = False
+    _over: bool = False
 
     def look(self, stats: JobStats, *, lane_bytes: int, rate_bytes_per_s: int) -> list[Step]:
-        """Judge one reading; `lane_bytes` wait in the lane, which empties at `rate_bytes_per_s`."""
-        if self._post_copy_started or stats.memory_total_bytes == 0:
+        """Judge one reading; `lane_bytes` wait in the lane and before it, and leave at `rate_bytes_per_s`."""
+        if self._over or stats.memory_total_bytes == 0:
             return []
         if self.post_copy == "always":
             # The lowest limit keeps pre-copy from ending by itself before the first round is through.
             first_round_is_over = stats.memory_iteration >= 2
             return [self._start_post_copy()] if first_round_is_over else self._tell(LOWEST_MS)
-        if stats.memory_iteration - self._since_round >= PATIENCE and self._rung < STEPS:
+        waited = stats.memory_iteration - self._since_round
+        if waited >= PATIENCE and self._rung < STEPS:
             self._rung += 1
-            self._since_round = stats.memory_iteration
-        elif (
-            self._rung == STEPS
-            and stats.memory_iteration - self._since_round >= PATIENCE
-            and self.post_copy == "if_needed"
-        ):
+            self._since_round, self._since_ms = stats.memory_iteration, stats.elapsed_ms
+        elif waited >= PATIENCE and self.post_copy == "if_needed":
             return [self._start_post_copy()]
+        elif waited >= LAST_PATIENCE and stats.elapsed_ms - self._since_ms >= 1000 * LAST_PATIENCE_S:
+            return [self._last_step(stats)]
         return self._tell(self._limit_ms(lane_bytes, rate_bytes_per_s))
+
+    def hold_bytes(self, rate_bytes_per_s: int) -> int:
+        """How many bytes of hot pages may wait at this rate."""
+        return self.max_downtime_ms * rate_bytes_per_s // 1000 // HOLD_SHARE
 
     def _tell(self, limit_ms: int) -> list[Step]:
         """Small changes are not worth a call."""
@@ -101,8 +124,18 @@ class Ladder:
         return [SetMaxDowntime(limit_ms)]
 
     def _start_post_copy(self) -> StartPostCopy:
-        self._post_copy_started = True
+        self._over = True
         return StartPostCopy()
+
+    def _last_step(self, stats: JobStats) -> SetMaxDowntime | GiveUp:
+        self._over = True
+        if self.stop_and_copy:
+            return SetMaxDowntime(UNLIMITED_MS)
+        return GiveUp(
+            f"after {stats.memory_iteration} rounds the guest still writes {stats.dirty_rate_bytes_per_s} bytes per"
+            f" second and cannot be moved with a downtime of {self.max_downtime_ms} ms: allow a longer one, post-copy,"
+            " stop-and-copy or more bandwidth"
+        )
 
     def _limit_ms(self, lane_bytes: int, rate_bytes_per_s: int) -> int:
         hidden = COMMIT_RESERVE_MS + (1000 * lane_bytes // rate_bytes_per_s if rate_bytes_per_s else 0)

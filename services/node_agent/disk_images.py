@@ -1,12 +1,12 @@
-"""Disk images as files: sizes, making an empty one or an overlay, erasing one. Owns qemu-img; chooses no paths."""
+"""Disk images as files: sizes, making an empty one, laying one on a base, erasing. Owns qemu-img; chooses no paths."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import stat
-import struct
 from pathlib import Path
+from typing import Literal
 
 from shared.errors import VmportError
 
@@ -14,13 +14,9 @@ QCOW2_MAGIC = b"QFI\xfb"
 QEMU_IMG_TIMEOUT_S = 60.0
 ERASE_CHUNK_BYTES = 4 << 20
 FORMATS = ("raw", "qcow2")
-
-_QCOW2_HEADER = struct.Struct(">4sIQIIQI")
-"""Magic, version, where the backing file's name stands, its length, cluster bits, virtual size, encryption."""
-_QCOW2_FEATURES = struct.Struct(">72xQ")
-_HARMLESS_FEATURES = 1 << 3 | 1 << 4
-"""Incompatible features that change how clusters are written, but neither name another file (external data) nor say
-that the image is not whole (dirty, corrupt): the kind of compression, and subclusters."""
+_HEADER_BYTES = 80
+_EXTERNAL_DATA = 1 << 2
+"""QCOW2, incompatible features: the disk's contents lie in another file."""
 
 
 class DiskImageError(VmportError):
@@ -49,27 +45,6 @@ def virtual_size_bytes(path: str, image_format: str) -> int:
         raise DiskImageError(path, error.strerror or str(error)) from error
 
 
-def format_alone(path: str) -> str | None:
-    """The format of an image whose bytes are all that a guest sees of it; None where they are not.
-
-    What has no qcow2 header is raw. A qcow2 image that names another file, is encrypted, or was not closed in order is
-    not known by its own bytes. Raises `DiskImageError`.
-    """
-    try:
-        with open(path, "rb") as file:
-            header = file.read(_QCOW2_FEATURES.size)
-    except OSError as error:
-        raise DiskImageError(path, error.strerror or str(error)) from error
-    if header[:4] != QCOW2_MAGIC:
-        return "raw"
-    if len(header) < _QCOW2_FEATURES.size:
-        return None
-    _, version, backing, _, _, _, encryption = _QCOW2_HEADER.unpack_from(header)
-    features = _QCOW2_FEATURES.unpack(header)[0] if version >= 3 else 0
-    alone = version in {2, 3} and not backing and not encryption and not features & ~_HARMLESS_FEATURES
-    return "qcow2" if alone else None
-
-
 def allocated_bytes(path: str) -> int:
     """Return the bytes that the host spends on the image."""
     try:
@@ -78,30 +53,48 @@ def allocated_bytes(path: str) -> int:
         raise DiskImageError(path, error.strerror or str(error)) from error
 
 
+def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
+    """Return the format of an image that needs no other file and no secret, None for one that does.
+
+    What begins like a QCOW2 image is one, whatever anybody calls it: so nobody is led to open it as raw, or the
+    reverse.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+    if header[:4] != QCOW2_MAGIC:
+        return "raw"
+    version, backing, encrypted = (
+        int.from_bytes(header[at : at + size], "big") for at, size in ((4, 4), (8, 8), (32, 4))
+    )
+    features = int.from_bytes(header[72:80], "big") if version >= 3 else 0
+    return None if backing or encrypted or features & _EXTERNAL_DATA else "qcow2"
+
+
 async def create(path: str, image_format: str, size_bytes: int) -> None:
     """Make an empty, sparse image. Raises `DiskImageError`, with code `disk_exists` where the path is taken."""
     if image_format not in FORMATS:
         raise DiskImageError(path, f"format {image_format!r} is not one of {', '.join(FORMATS)}")
     await asyncio.to_thread(_claim, path, size_bytes if image_format == "raw" else 0)
     if image_format != "raw":
-        await _qemu_img_create(path, size_bytes, "-f", image_format)
+        await _qemu_img(path, "create", "-q", "-f", image_format, path, str(size_bytes))
 
 
-async def create_overlay(path: str, size_bytes: int, *, base: str, base_format: str) -> None:
-    """Make an empty qcow2 image on top of `base`, which is only read. Raises as `create`.
+async def lay_on(path: str, base: str, base_format: str) -> None:
+    """Make an empty QCOW2 image an overlay on `base`; an empty `base` undoes it. Only the image's header is written.
 
-    The base's format is written down: an image that is probed could make QEMU open whatever its first bytes say.
+    Raises `DiskImageError`.
     """
-    if base_format not in FORMATS:
-        raise DiskImageError(path, f"format {base_format!r} of its base is not one of {', '.join(FORMATS)}")
-    await asyncio.to_thread(_claim, path, 0)
-    await _qemu_img_create(path, size_bytes, "-f", "qcow2", "-b", base, "-F", base_format)
+    beneath = ("-F", base_format) if base else ()
+    await _qemu_img(path, "rebase", "-q", "-u", "-f", "qcow2", "-b", base, *beneath, path)
 
 
-async def _qemu_img_create(path: str, size_bytes: int, *options: str) -> None:
+async def _qemu_img(path: str, *arguments: str) -> None:
     try:
         process = await asyncio.create_subprocess_exec(
-            "qemu-img", "create", "-q", *options, path, str(size_bytes),
+            "qemu-img", *arguments,
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except OSError as error:

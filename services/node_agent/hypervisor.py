@@ -6,15 +6,18 @@ this text. Every call may raise `HypervisorError`; a VM that is not there raises
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
-from shared.domain_xml import DiskFacts
+from shared.domain_xml import LayerFacts
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
+
+MAX_PEEK_BYTES: Final = 1 << 20
+"""Most of a guest's memory that is read at once: the guest's QEMU serves nobody else meanwhile."""
 
 
 class HypervisorError(VmportError):
@@ -51,18 +54,16 @@ class LiveVm:
     description: VmDescription
     domain_xml: str
     files: tuple[str, ...] = ()
-    """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any. What its disks
-    lie on is not among them: it may be others', too."""
-    disks: tuple[DiskFacts, ...] = ()
-    """Its disks, and what they lie on, as QEMU has them open."""
+    """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any. What lies
+    beneath its disks is not among them: it is not the VM's own."""
+    layers: Mapping[str, tuple[LayerFacts, ...]] = field(default_factory=dict)
+    """By target, what lies beneath the disks that are overlays, top down."""
 
 
 @dataclass(frozen=True, slots=True)
 class MigrationPlan:
-    """One outbound migration. `disks` are the targets to copy; URIs are local sockets.
-
-    `top_layers_only`: of each disk only the top image is copied, since the recipient has what lies below it.
-    """
+    """One outbound migration. `disks` are the targets to copy, with `overlays` only their top layers; URIs are local
+    sockets."""
 
     vm_uuid: UUID
     driver_uri: str
@@ -70,7 +71,7 @@ class MigrationPlan:
     disks_uri: str
     domain_xml: str
     disks: tuple[str, ...]
-    top_layers_only: bool = False
+    overlays: bool = False
     bandwidth_bytes_per_s: int | None = None
     auto_converge: bool = False
     post_copy_allowed: bool = False
@@ -158,6 +159,13 @@ class Hypervisor(Protocol):
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its run state; None where it does not exist."""
+        ...
+
+    async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
+        """Guest-physical memory of a running VM, at most MAX_PEEK_BYTES; the guest runs on and notices nothing.
+
+        Ask for RAM only: elsewhere what comes means nothing, and a device might notice.
+        """
         ...
 
     # ---- lasting definitions ----

@@ -1,8 +1,8 @@
 """The inbound half of a port: the guest arrives at this host.
 
-Has the disks made (`arriving_disks`), waits for the donor's streams, joins them with this host's libvirtd (through the
-RPC gate) and QEMU, asks the broker for the switchover and cleans up what was made if the guest does not come. It owns
-no RPC rule and no lane protocol.
+Makes the disks, waits for the donor's streams, joins them with this host's libvirtd (through the RPC gate) and QEMU,
+asks the broker for the switchover and cleans up what it made if the guest does not come. It owns no RPC rule and no
+lane protocol.
 
 What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
 
@@ -28,7 +28,7 @@ from typing import Any
 import structlog
 
 from services.node_agent import disk_images
-from services.node_agent.arriving_disks import ArrivingDisks
+from services.node_agent.base_images import OverlaysWanted
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
 from services.node_agent.gate_bridge import GateBridge
@@ -44,13 +44,15 @@ from services.node_agent.port_contents import InboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.rpc_gate import Expected, GateRefusal, RpcGate
+from services.node_agent.seeding import SEED
 from services.node_agent.signals import (
     DRIVER,
     OVERLAYS,
     SWITCHOVER,
     SignalError,
-    answer,
-    hear_wanted_overlays,
+    answer_overlays,
+    answer_switchover,
+    read_overlays_wanted,
 )
 from shared.domain_xml import DomainXmlError, describe
 from shared.errors import VmportError
@@ -115,7 +117,9 @@ class Inbound:
         self._trouble: tuple[str, str] | None = None
         self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
         self._gate: GateBridge | None = None
-        self._disks = ArrivingDisks(agreement, image_dir=tuning.image_dir, journal=journal, contents=contents)
+        self._images = asyncio.Lock()
+        self._images_settled = False
+        self._overlays = False
         self.granted = False
 
     def cancel(self) -> None:
@@ -132,7 +136,14 @@ class Inbound:
             await self._check_host()
             self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
-            await self._disks.make()
+            for disk in self._agreement.disks:
+                self._check_place(disk.path)
+                if Path(disk.path).exists():  # noqa: ASYNC240  # one stat call
+                    raise disk_images.DiskImageError(
+                        disk.path, "exists already; it is not overwritten", code="disk_exists"
+                    )
+                self._journal.will_make(Kind.DISK, disk.path)
+                await disk_images.create(disk.path, disk.format, disk.virtual_size_bytes)
             self._journal.will_make(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)
         except (HypervisorError, SocketError, disk_images.DiskImageError, DomainXmlError, OSError) as error:
@@ -148,6 +159,10 @@ class Inbound:
         bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None}
         if missing := sorted(bridges - set((await self._hypervisor.platform()).bridges)):
             raise HypervisorError("make room for the VM", f"this host offers no bridge {', '.join(missing)}")
+
+    def _check_place(self, path: str) -> None:
+        if not Path(path).resolve().is_relative_to(self._tuning.image_dir.resolve()):
+            raise disk_images.DiskImageError(path, f"lies outside of {self._tuning.image_dir}", code="disk_outside")
 
     # ---- running ----
 
@@ -228,10 +243,10 @@ class Inbound:
                     await self._on_driver(stream)
                 case label if label == SWITCHOVER and self._gate is not None:
                     await self._on_switchover_question(stream, self._gate)
-                case label if label == OVERLAYS:
-                    await self._on_overlays(stream)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
+                case label if label == OVERLAYS and self._gate is None:
+                    await self._on_overlays(stream)
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
         except GateRefusal as refusal:
@@ -246,11 +261,41 @@ class Inbound:
             stream.reset(str(error))
 
     async def _on_overlays(self, stream: LaneStream) -> None:
-        refusal = await self._disks.make_overlays(await hear_wanted_overlays(stream))
-        log.info("disks are overlays" if refusal is None else "disks are whole ones", reason=refusal)
-        await answer(stream, refusal)
+        wanted = await read_overlays_wanted(stream)
+        async with self._images:
+            if not self._images_settled:
+                self._images_settled = True
+                self._overlays = await self._make_overlays(wanted)
+        await answer_overlays(stream, made=self._overlays)
+
+    async def _make_overlays(self, wanted: OverlaysWanted) -> bool:
+        """Lay the images on the catalogue's, all or none. Raises `DiskImageError` where some are and some are not."""
+        if self._agreement.limits.overlays == "never":
+            return False
+        paths = {disk.target: disk.path for disk in self._agreement.disks if disk.format == "qcow2"}
+        if not wanted.bases.keys() <= paths.keys():
+            return False
+        bases = await self._contents.bases(wanted)
+        if bases is None:
+            return False
+        try:
+            for target, base in bases.items():
+                # The path is ours and the format is what we found: of the donor's words only the digest counts.
+                await disk_images.lay_on(paths[target], str(base), wanted.bases[target].format)
+        except disk_images.DiskImageError as error:
+            log.warning("overlays cannot be made; the disks are copied whole", reason=str(error))
+            for target in bases:
+                await disk_images.lay_on(paths[target], "", "")
+            return False
+        return True
+
+    async def _settle_images(self) -> None:
+        """From now on nothing changes how the disks are made: somebody opens them, or removes them."""
+        async with self._images:
+            self._images_settled = True
 
     async def _on_driver(self, stream: LaneStream) -> None:
+        await self._settle_images()
         agreement = self._agreement
         gate = RpcGate(
             Expected(
@@ -260,7 +305,7 @@ class Inbound:
                 disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks},
                 memory_uri=self._sockets.memory_uri,
                 disks_uri=self._sockets.disk_uri,
-                top_layers_only=await self._disks.settle(),
+                overlays=self._overlays,
             )
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
@@ -275,7 +320,7 @@ class Inbound:
         if denied is None:
             gate.post_copy_started = True
             gate.allow_finish()
-        await answer(stream, None if denied is None else f"{denied.code}: {denied.detail}")
+        await answer_switchover(stream, None if denied is None else f"{denied.code}: {denied.detail}")
 
     async def _on_memory(self, stream: LaneStream) -> None:
         await self._pump(Lane.MEMORY, self._sockets.memory, stream)
@@ -284,7 +329,16 @@ class Inbound:
         await self._pump(Lane.URGENT, self._sockets.memory, stream)
 
     async def _on_disk(self, stream: LaneStream) -> None:
+        if stream.label == SEED:
+            await self._on_seed(stream)
+            return
         await self._pump(Lane.DISK, self._sockets.disk, stream)
+
+    async def _on_seed(self, stream: LaneStream) -> None:
+        try:
+            await self._contents.take_ahead(stream)
+        except LaneError as error:
+            log.info("a lane is gone while contents came ahead", reason=str(error))
 
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
         try:
@@ -339,7 +393,7 @@ class Inbound:
             self._trouble = (code, str(error) or type(error).__name__)
         code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
         self._connections.close()
-        await self._disks.settle()  # nobody makes one any more
+        await self._settle_images()
         left_overs = await remove_made(self._journal, self._hypervisor)
         running = await self._hypervisor_says_running()
         return InboundFailed(code, detail, guest_running=running, left_overs=left_overs)

@@ -1,8 +1,9 @@
 """What ports of a VM leave at this node for the next one, the way home or a second attempt: for a time, within a quota.
 
 A folder per VM, in it one per port and half, in it the rings of `page_codec.store`: at the recipient what arrived, at
-the donor the memory that it sent in full. A VM's folder serves ports of that VM only. What is too old, or the oldest
-when the quota is exceeded, is overwritten and removed; a port under way keeps its own. Blocking calls: use threads.
+the donor the memory that it sent in full; at both, what went ahead of the port's window (`seeding`). A VM's folder
+serves ports of that VM only. What is too old, or the oldest when the quota is exceeded, is overwritten and removed; a
+port under way keeps its own. Blocking calls: use threads.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Kept:
         self._root = root
         self._index = index
         self._keep_s = keep_s
-        self._quota_bytes = quota_bytes
+        self.quota_bytes = quota_bytes
 
     def folder(self, vm_uuid: UUID, port_id: UUID, half: str) -> Path:
         """Where one half of a port may put its contents."""
@@ -44,7 +45,7 @@ class Kept:
         for written_s, path in sorted(folders, reverse=True):
             size = sum(file.stat().st_blocks * 512 for file in path.iterdir())
             too_old = now_s - written_s > self._keep_s
-            if not _is_of(path, active) and (too_old or left + size > self._quota_bytes):
+            if not _is_of(path, active) and (too_old or left + size > self.quota_bytes):
                 self._erase(path)
             else:
                 left += size

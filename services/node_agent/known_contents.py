@@ -72,7 +72,9 @@ class _Talk:
         return payload
 
 
-async def offer_contents(control: LaneSession, port: PortEncoder, files: Sequence[Path]) -> Learnt:
+async def offer_contents(
+    control: LaneSession, port: PortEncoder, files: Sequence[Path], *, within_s: float = EXCHANGE_WITHIN_S
+) -> Learnt:
     """Ask the recipient what it has of these files, and teach the port's encoders. Raises LaneError.
 
     Then `give_again` is to run, and `known` to be closed after it.
@@ -81,7 +83,7 @@ async def offer_contents(control: LaneSession, port: PortEncoder, files: Sequenc
     learnt = Learnt(stream)
     talk = _Talk(stream)
     try:
-        async with asyncio.timeout(EXCHANGE_WITHIN_S):
+        async with asyncio.timeout(within_s):
             await _offer(talk, port, files, learnt)
         if learnt.known is None:
             stream.write_eof()

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -36,7 +35,7 @@ from services.node_agent.hypervisor import (
 )
 from services.node_agent.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.process_fence import ProcessFence
-from shared.domain_xml import DiskFacts, VmFacts, describe
+from shared.domain_xml import VmFacts, describe
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -283,6 +282,11 @@ class LibvirtHypervisor:
         except VmNotFound:
             return None
 
+    async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
+        """Read guest-physical memory."""
+        physical = libvirt.VIR_MEMORY_PHYSICAL
+        return await self._with("read the memory of", uuid, lambda d: d.memoryPeek(address, size, physical))
+
     # ---- definitions ----
 
     async def define(self, domain_xml: str) -> None:
@@ -336,9 +340,7 @@ class LibvirtHypervisor:
         }
         flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
         if plan.disks:
-            # libvirt takes one of the two for all disks of a migration.
-            inc, full = libvirt.VIR_MIGRATE_NON_SHARED_INC, libvirt.VIR_MIGRATE_NON_SHARED_DISK
-            flags |= inc if plan.top_layers_only else full
+            flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC if plan.overlays else libvirt.VIR_MIGRATE_NON_SHARED_DISK
             params[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = plan.disks_uri
             params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(plan.disks)
         if plan.bandwidth_bytes_per_s is not None:
@@ -450,20 +452,6 @@ def _size_or_zero(path: str, image_format: str) -> int:
         return 0
 
 
-def _allocated_bytes(disk: DiskFacts) -> int:
-    """With what it lies on: so much is to be moved where the recipient does not have that."""
-    layers = [layer.source for layer in disk.backing or () if layer.source]
-    return disk_images.allocated_bytes(disk.source) + sum(map(_allocated_or_zero, layers))
-
-
-def _allocated_or_zero(path: str) -> int:
-    """What a disk lies on may have no name any more: QEMU has it open, and the VM runs."""
-    try:
-        return disk_images.allocated_bytes(path)
-    except disk_images.DiskImageError:
-        return 0
-
-
 def _live_vm(domain: LibvirtDomain) -> LiveVm:
     flags = libvirt.VIR_DOMAIN_XML_SECURE
     active = bool(domain.isActive())
@@ -477,9 +465,10 @@ def _live_vm(domain: LibvirtDomain) -> LiveVm:
     if domain.snapshotNum():
         blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
     files = (*(disk.source for disk in facts.disks), *((facts.nvram,) if facts.nvram else ()))
-    # The migratable XML does not say what disks lie on where libvirt found that out by itself (seen with 11.3).
-    disks = describe(domain.XMLDesc(0)).disks if active else facts.disks
-    return LiveVm(_description(domain, replace(facts, disks=disks), tuple(blockers)), xml, files, disks)
+    # The migratable XML leaves out what libvirt itself found beneath a disk.
+    live = describe(domain.XMLDesc(0)) if active else facts
+    layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
+    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files, layers)
 
 
 def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...]) -> VmDescription:
@@ -502,7 +491,7 @@ def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...
                 bus=disk.bus,
                 format=disk.format,
                 virtual_size_bytes=disk_images.virtual_size_bytes(disk.source, disk.format),
-                allocated_bytes=_allocated_bytes(disk),
+                allocated_bytes=disk_images.allocated_bytes(disk.source),
                 read_only=disk.read_only,
             )
             for disk in facts.disks

@@ -2,6 +2,8 @@
 
 libvirt at this host migrates the guest into three sockets of ours; what comes out of them goes into the lanes. This
 module starts that, watches it, steers it, and settles who runs the guest. It owns no lane protocol and no RPC bytes.
+Where the tenant wants it, contents go ahead (`seeding`) until the window opens by this host's clock; the guest and
+libvirt know nothing of that, so there is nothing to undo.
 
 What can go wrong, and what keeps at most one copy running (invariant 1) and no guest lost (invariant 3):
 
@@ -26,18 +28,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 import structlog
 
-from services.node_agent.base_images import lowers_of
 from services.node_agent.broker_talk import BrokerTalk
-from services.node_agent.convergence import Ladder, LinkRate, SetMaxDowntime, StartPostCopy
+from services.node_agent.convergence import GiveUp, Ladder, LinkRate, SetMaxDowntime, StartPostCopy, Step
 from services.node_agent.driver_bridge import DriverBridge
 from services.node_agent.finish_keeper import DonorFinishKeeper
+from services.node_agent.guest_memory import ram_ranges
 from services.node_agent.hypervisor import (
     Hypervisor,
     HypervisorError,
@@ -55,8 +58,9 @@ from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.port_contents import OutboundContents
 from services.node_agent.port_lanes import PortLanes
 from services.node_agent.port_sockets import Connections, PortSockets, SocketError
-from services.node_agent.progress import Progress, ProgressMeter
+from services.node_agent.progress import Progress, ProgressMeter, SeedingMeter
 from services.node_agent.rpc_donor import DonorRelay
+from services.node_agent.seeding import Seeding, SeedSource
 from services.node_agent.signals import DRIVER, SignalError, ask_for_overlays, ask_for_switchover
 from services.node_agent.switchover import Verdict
 from shared.domain_xml import DomainXmlError, guest_abi_differences
@@ -97,6 +101,7 @@ class OutboundResult:
     memory_bytes: int
     disk_bytes: int
     wire_bytes: int
+    seeded_bytes: int
     post_copy: bool
 
 
@@ -104,7 +109,7 @@ class OutboundReporter(Protocol):
     """Who is told."""
 
     async def started(self) -> None:
-        """libvirt migrates."""
+        """libvirt migrates, or contents go ahead."""
         ...
 
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
@@ -122,6 +127,7 @@ class OutboundTuning:
 
     ready_within_s: float = 60.0
     watch_every_s: float = 1.0
+    seeding_every_s: float = 5.0
     abort_within_s: float = 5.0
     auto_converge: bool = False
 
@@ -143,7 +149,9 @@ class Outbound:
         tuning: OutboundTuning,
         outage: OutageWatch | None = None,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """`clock` measures, in seconds; `now` is the time of day, by which the window opens."""
         self._agreement = agreement
         self._hypervisor = hypervisor
         self._lanes = lanes
@@ -154,11 +162,14 @@ class Outbound:
         self._tuning = tuning
         self._outage = outage or NoProbe()
         self._clock = clock
+        self._now = now
         self._tasks = Tasks("outbound")
         self._cancelled = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._troubled = asyncio.Event()
         self._meter = ProgressMeter(disk_bytes=0, memory_bytes=0)
+        self._began_s = clock()
+        self._seeded_bytes = 0
         self._started = False
         self._has_memory = False
         self._was_running = False
@@ -179,15 +190,14 @@ class Outbound:
 
     async def run(self) -> OutboundResult:
         """Move the guest. Raises `OutboundFailed`; then it runs here, or the error says that it does not."""
-        began_s = self._clock()
         stop_listening = self._hypervisor.listen(self._on_lifecycle)
         try:
+            await self._send_ahead()
+            self._began_s = self._clock()
             plan = await self._prepare()
             await self._migrate(plan)
-            return await self._result(began_s)
-        except (
-            HypervisorError, SocketError, LaneError, SignalError, DomainXmlError, TimeoutError, OSError
-        ) as error:  # fmt: skip
+            return await self._result()
+        except (HypervisorError, SocketError, LaneError, DomainXmlError, TimeoutError, OSError) as error:
             raise await self._failure(error) from error
         except asyncio.CancelledError:
             # This process ends; the next one recovers. Nothing is waited for, and libvirtd hears it by its sockets.
@@ -202,9 +212,48 @@ class Outbound:
             self._sockets.remove()
             self._journal.forget_kind(Kind.DIRECTORY)
 
+    # ---- ahead of the window ----
+
+    def _to_window_s(self) -> float:
+        return (self._agreement.window_start - self._now()).total_seconds()
+
+    async def _send_ahead(self) -> None:
+        """Return when the window is open. A seeding that fails is waited out; a lane or a cancel ends the port."""
+        if not self._agreement.limits.seed or self._to_window_s() <= 0:
+            return
+        vm = await self._check_vm()
+        await self._unless_cancelled(self._lanes.wait_ready(self._tuning.ready_within_s))
+        await self._say_started()
+        source = SeedSource(
+            vm_uuid=self._agreement.vm_uuid,
+            disks=[Path(file) for file in vm.files],
+            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
+            ram=ram_ranges(vm.domain_xml),
+        )
+        with self._contents.seeding(self._lanes.disk, source, self._hypervisor) as seeding:
+            running = self._tasks.spawn(seeding.run(), name="seed")
+            try:
+                await self._unless_cancelled(self._until_window(seeding))
+            finally:
+                running.cancel()
+                await asyncio.wait({running})
+        self._seeded_bytes = self._lanes.wire_bytes()
+
+    async def _until_window(self, seeding: Seeding) -> None:
+        """Tell how far the seeding is until the window opens. Raises LaneError."""
+        meter = SeedingMeter()
+        while (left_s := self._to_window_s()) > 0:
+            progress = meter.update(
+                disk=seeding.disk, memory=seeding.memory, sent_bytes=seeding.sent_bytes, now_s=self._clock()
+            )
+            await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
+            await asyncio.wait({self._lanes.failed}, timeout=min(left_s, self._tuning.seeding_every_s))
+            if self._lanes.failed.done():
+                raise self._lanes.failed.result()
+
     # ---- preparing ----
 
-    async def _prepare(self) -> MigrationPlan:
+    async def _check_vm(self) -> LiveVm:
         agreement = self._agreement
         vm = await self._hypervisor.describe(agreement.vm_uuid)
         if vm.description.state is not VmState.RUNNING:
@@ -213,19 +262,25 @@ class Outbound:
             raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
         if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
+        return vm
+
+    async def _prepare(self) -> MigrationPlan:
+        agreement = self._agreement
+        vm = await self._check_vm()
         self._was_running = True
         self._outage.open(vm.domain_xml)
         self._journal.remember_disks(vm.files)
+        self._meter = ProgressMeter(
+            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
+            memory_bytes=vm.description.memory_bytes,
+        )
         self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
         await self._sockets.listen(self._sockets.driver, self._on_driver)
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
-        overlays = await self._meet_recipient(vm)
-        self._meter = ProgressMeter(
-            disk_bytes=0 if overlays else sum(disk.allocated_bytes for disk in vm.description.disks),
-            memory_bytes=vm.description.memory_bytes,
-        )
+        await self._unless_cancelled(self._learn_contents(vm))
+        await self._check_layers(vm)
         self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
@@ -236,51 +291,49 @@ class Outbound:
             disks_uri=self._sockets.disk_uri,
             domain_xml=agreement.domain_xml,
             disks=tuple(disk.target for disk in agreement.disks),
-            top_layers_only=overlays,
+            overlays=self._overlays,
             bandwidth_bytes_per_s=None,  # the lanes hold the cap: it is on what crosses the wire, after the codec
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
         )
 
-    async def _meet_recipient(self, vm: LiveVm) -> bool:
-        """Wait for the other end and learn what it has: minutes, when it does not answer, so a cancel ends it.
-
-        Returns whether the VM's disks are overlays there.
-        """
-        meeting = asyncio.ensure_future(self._learn(vm))
+    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes minutes when the other end does not answer, or hours until the window; a cancel ends it."""
+        working = asyncio.ensure_future(work)
         cancelled = asyncio.ensure_future(self._cancelled.wait())
         try:
-            await asyncio.wait({meeting, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-            if not meeting.done():
-                raise MigrationAborted("wait for the recipient's node agent", "cancelled before it began")
-            return await meeting
+            await asyncio.wait({working, cancelled}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise MigrationAborted("wait for the recipient's node agent or the window", "cancelled before it began")
+            await working
         finally:
-            for each in (meeting, cancelled):
+            for each in (working, cancelled):
                 each.cancel()
-            await asyncio.gather(meeting, cancelled, return_exceptions=True)
+            await asyncio.gather(working, cancelled, return_exceptions=True)
 
-    async def _learn(self, vm: LiveVm) -> bool:
+    async def _learn_contents(self, vm: LiveVm) -> None:
+        """Wait for the other end and learn what it has."""
         await self._lanes.wait_ready(self._tuning.ready_within_s)
-        overlays = await self._ask_for_overlays(vm)
-        # Where whole disks go, most of their contents may lie below their top layers.
-        layers = [] if overlays else [layer.source for disk in vm.disks for layer in disk.backing or () if layer.source]
-        files = [Path(file) for file in dict.fromkeys([*vm.files, *layers])]
-        await self._contents.learn(self._lanes.control, files)
-        if overlays and (await self._hypervisor.describe(self._agreement.vm_uuid)).disks != vm.disks:
-            raise HypervisorError(
-                "check the VM", "its disks got another layer meanwhile; the recipient has no such one"
-            )
-        return overlays
+        self._overlays = await self._ask_for_overlays(vm)
+        beneath = {layer.path: None for layers in vm.layers.values() for layer in layers if layer.path is not None}
+        copied = vm.files if self._overlays else (*vm.files, *beneath)
+        await self._contents.learn(self._lanes.control, [Path(file) for file in copied])
 
     async def _ask_for_overlays(self, vm: LiveVm) -> bool:
-        lowers = {} if self._agreement.limits.overlays == "never" else lowers_of(vm.disks)
-        bases = await self._contents.identify(lowers)
-        if not bases or bases.keys() != lowers.keys():
+        if self._agreement.limits.overlays == "never" or not vm.layers:
             return False
-        refusal = await ask_for_overlays(self._lanes.control, bases)
-        if refusal is not None:
-            log.info("whole disks are sent, not overlays", reason=refusal)
-        return refusal is None
+        wanted = await self._contents.overlays(vm.layers)
+        made = wanted is not None and await ask_for_overlays(self._lanes.control, wanted)
+        log.info("how the disks that are overlays move", overlays=made, disks=sorted(vm.layers))
+        return made
+
+    async def _check_layers(self, vm: LiveVm) -> None:
+        """The top layers alone are the disks only while beneath them lies what the recipient was asked for."""
+        if not self._overlays:
+            return
+        now = await self._hypervisor.describe(self._agreement.vm_uuid)
+        if (now.files, now.layers) != (vm.files, vm.layers):
+            raise HypervisorError("check the VM", "what its disks lie on changed while the port was prepared")
 
     # ---- migrating ----
 
@@ -341,7 +394,8 @@ class Outbound:
                 return
 
     async def _watch(self) -> None:
-        ladder = Ladder(self._agreement.promised_downtime_ms, self._agreement.limits.post_copy)
+        limits = self._agreement.limits
+        ladder = Ladder(self._agreement.promised_downtime_ms, limits.post_copy, stop_and_copy=limits.stop_and_copy)
         link = LinkRate()
         uuid = self._agreement.vm_uuid
         while True:
@@ -367,10 +421,13 @@ class Outbound:
                 waiting_bytes=lane.unconsumed_out_bytes,
                 at_s=lane.at_s,
             )
-            for step in ladder.look(stats, lane_bytes=lane.unconsumed_out_bytes, rate_bytes_per_s=rate):
+            if rate:
+                self._lanes.hold_at_most(Lane.MEMORY, ladder.hold_bytes(rate))
+            hidden_bytes = lane.unconsumed_out_bytes + self._lanes.held_bytes(Lane.MEMORY)
+            for step in ladder.look(stats, lane_bytes=hidden_bytes, rate_bytes_per_s=rate):
                 await self._climb(step)
 
-    async def _climb(self, step: SetMaxDowntime | StartPostCopy) -> None:
+    async def _climb(self, step: Step) -> None:
         uuid = self._agreement.vm_uuid
         try:
             match step:
@@ -382,6 +439,8 @@ class Outbound:
                     self._keeper.post_copy = True
                     log.info("post-copy starts")
                     await self._hypervisor.start_post_copy(uuid)
+                case GiveUp(reason):
+                    self._note_trouble("not_converging", reason)
         except (HypervisorError, SignalError) as error:
             # The job may just have ended, or the switchover begun: the migration itself will say.
             log.info("a step of the ladder failed", reason=str(error))
@@ -441,7 +500,7 @@ class Outbound:
 
     # ---- the end ----
 
-    async def _result(self, began_s: float) -> OutboundResult:
+    async def _result(self) -> OutboundResult:
         await self._say_started()
         await self._reporter.progressed(self._meter.finish(), wire_bytes=self._lanes.wire_bytes())
         now_s = self._clock()
@@ -457,10 +516,11 @@ class Outbound:
             downtime_ms=round(1000 * (known_s - paused_s)),
             outage_ms=await self._outage.finish(self._paused_at_s),
             hypervisor_downtime_ms=completed.downtime_ms if completed else None,
-            total_ms=round(1000 * (now_s - began_s)),
+            total_ms=round(1000 * (now_s - self._began_s)),
             memory_bytes=self._lanes.raw_bytes(Lane.MEMORY) + self._lanes.raw_bytes(Lane.URGENT),
             disk_bytes=self._lanes.raw_bytes(Lane.DISK),
             wire_bytes=self._lanes.wire_bytes(),
+            seeded_bytes=self._seeded_bytes,
             post_copy=self._keeper.post_copy,
         )
 

@@ -1,27 +1,29 @@
 """The contents of this node's ports: where they are kept, what is offered, where is looked. Joins `kept`, the exchange
 (`known_contents`) and a port's codecs.
 
-Only a VM's own files are offered and looked through for it, and the catalogue of published base images. Knows which
-base images are here, but makes no disk.
+Only a VM's own files are offered and looked through for it, and the catalogue of published base images.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import structlog
 
-from services.node_agent.base_images import BaseImage, BaseImages, Lower, lowers_of
+from services.node_agent.base_images import BaseImages, OverlaysWanted
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
-from services.node_agent.hypervisor import LiveVm
+from services.node_agent.hypervisor import Hypervisor
 from services.node_agent.journal import Journal
-from services.node_agent.kept import Kept
+from services.node_agent.kept import INDEX_KEPT_S, Kept
 from services.node_agent.known_contents import (
+    EXCHANGE_WITHIN_S,
     AskingReader,
     Learnt,
     Sources,
@@ -36,14 +38,20 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.hello import Technique
+from services.node_agent.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, take_seed
 from services.node_agent.settings import NodeSection
 from services.node_agent.stream_codecs import DonorCodecs, RecipientCodecs
+from shared.domain_xml import LayerFacts
 from shared.messages.porting import ServiceChangeAgreement
 
 log = structlog.stdlib.get_logger(__name__)
 
 SENT = "sent"
 RECEIVED = "received"
+SEED = "seed"
+"""At the recipient what came ahead of the window; at the donor what went of the memory, to be offered."""
+SEEDED_EXCHANGE_WITHIN_S = 120.0
+"""Where so much was sent ahead, knowing it is worth a later beginning."""
 MIB = 1 << 20
 
 
@@ -54,17 +62,13 @@ class PortContents:
         self._settings = settings
         self._journal = journal
         self._index = BlockIndex(settings.state_dir / "indexes")
-        self._bases = BaseImages(settings.base_image_dir, self._index)
+        self._bases = BaseImages(settings.state_dir / "indexes")
         self._kept = Kept(
             settings.state_dir / "contents",
             self._index,
             keep_s=settings.keep_contents_s,
             quota_bytes=settings.keep_contents_mib * MIB,
         )
-
-    def close(self) -> None:
-        """Read no more base images."""
-        self._bases.close()
 
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the half where the guest leaves."""
@@ -81,12 +85,9 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        bases = self._bases if self._settings.overlays else None
-        return InboundContents(RecipientCodecs(folder, without=without), sources, bases)
-
-    async def read_ahead(self, vm: LiveVm) -> None:
-        """A port of this VM may come: know by then what its disks lie on."""
-        await self._bases.read_ahead(lower.path for lower in lowers_of(vm.disks).values())
+        takes_ahead = agreement.limits.seed and Technique.KEPT not in without
+        seed = seed_place(self._kept, agreement) if takes_ahead else None
+        return InboundContents(RecipientCodecs(folder, without=without), sources, self._bases, seed)
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
@@ -96,9 +97,9 @@ class PortContents:
             log.warning("what earlier ports left cannot be removed", reason=str(error))
         try:
             await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
-            if self._settings.overlays:
-                await self._bases.read_published()
-        except OSError as error:
+            await asyncio.to_thread(self._bases.index, self._settings.base_image_dir)
+            await asyncio.to_thread(self._bases.sweep, time.time() - INDEX_KEPT_S)
+        except (OSError, DiskImageError) as error:
             log.warning("base images cannot be indexed", reason=str(error))
 
     def _quarantined(self, vm_uuid: UUID) -> list[Path]:
@@ -113,6 +114,11 @@ class PortContents:
         ]
 
 
+def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+    """Where this node stores what goes ahead of a port's window."""
+    return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
+
+
 class OutboundContents:
     """One outbound half's."""
 
@@ -121,18 +127,41 @@ class OutboundContents:
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
-        self.codecs = DonorCodecs(folder, without=settings.without)
+        self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
+        self._seed = seed_place(kept, agreement)
+        asked = agreement.limits.seed_bandwidth_bytes_per_s
+        self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked
 
-    async def identify(self, lowers: Mapping[str, Lower]) -> dict[str, BaseImage]:
-        """What the images are that disks lie on, by the disks' targets; without those that cannot be known in time."""
-        return await self._bases.identify(lowers)
+    @contextmanager
+    def seeding(self, lane: LaneSession, source: SeedSource, hypervisor: Hypervisor) -> Iterator[Seeding]:
+        """What sends ahead, not running yet; it has nothing to send where this node keeps nothing.
+
+        End it before the block ends.
+        """
+        if Technique.KEPT not in self.codecs.techniques:
+            source = replace(source, disks=(), ram=())
+        with SeedKeeper(self._seed) as keeper:
+            tuning = SeedTuning(send_bytes_per_s=self._seed_rate)
+            key = self.codecs.port.hello.key
+            yield Seeding(lane, key, source, hypervisor=hypervisor, keep=keeper.keep, tuning=tuning)
+
+    async def overlays(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
+        """What the recipient may be asked to make overlays on; None where the disks cannot be overlays there."""
+        try:
+            return await asyncio.to_thread(self._bases.beneath, layers)
+        except (OSError, DiskImageError) as error:
+            log.warning("the base images of the VM's disks cannot be read", reason=str(error))
+            return None
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
         if not self.codecs.techniques & {Technique.BASE, Technique.KEPT}:
             return
         began_s = time.monotonic()
-        learnt = self._learnt = await offer_contents(control, self.codecs.port, [*disks, *self._kept])
+        seeded = self._seed.files()
+        within_s = SEEDED_EXCHANGE_WITHIN_S if seeded else EXCHANGE_WITHIN_S
+        files = [*disks, *seeded, *self._kept]
+        learnt = self._learnt = await offer_contents(control, self.codecs.port, files, within_s=within_s)
         log.info(
             "contents that the recipient has",
             known=learnt.count,
@@ -155,15 +184,36 @@ class OutboundContents:
 class InboundContents:
     """One inbound half's."""
 
-    def __init__(self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages | None = None) -> None:
-        """Without `bases` no disk comes to lie on an image of this host."""
+    def __init__(
+        self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages, seed: SeedPlace | None = None
+    ) -> None:
+        """`seed` is where to put what comes ahead; None: nothing is taken."""
         self.codecs = codecs
         self._sources = sources
         self._bases = bases
+        self._seed = seed
+        self._seeded = False
 
-    async def find_bases(self, wanted: Mapping[str, BaseImage]) -> dict[str, Path]:
-        """This provider's own copies, by the disks' targets; without those that are not here, or not known in time."""
-        return {} if self._bases is None else await self._bases.find(wanted)
+    async def take_ahead(self, stream: LaneStream) -> None:
+        """Store what the donor sends ahead, once, until it ends or is cancelled. Raises LaneError."""
+        if self._seed is None or self._seeded:
+            stream.reset("nothing is taken ahead here")
+            return
+        self._seeded = True
+        await take_seed(stream, self._sources, self._seed)
+
+    async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
+        """The catalogue's own file for every target; None where one is not published here."""
+        images = wanted.bases
+        try:
+            found = await asyncio.to_thread(self._bases.find, self._sources.images, set(images.values()))
+        except (OSError, DiskImageError) as error:
+            log.warning("base images cannot be looked through", reason=str(error))
+            return None
+        if missing := sorted(target for target, image in images.items() if image not in found):
+            log.info("the base images are not published here, or not indexed yet", disks=missing)
+            return None
+        return {target: found[image] for target, image in images.items()}
 
     async def answer(self, stream: LaneStream) -> None:
         """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.
@@ -172,7 +222,7 @@ class InboundContents:
         """
         known = None
         try:
-            known = await answer_offers(stream, self._sources)
+            known = await answer_offers(stream, self._with_seed())
             if known is None:
                 stream.write_eof()
                 return
@@ -187,3 +237,9 @@ class InboundContents:
         finally:
             if known is not None:
                 known.close()
+
+    def _with_seed(self) -> Sources:
+        """What came ahead is known like what an earlier port left."""
+        if self._seed is None:
+            return self._sources
+        return replace(self._sources, kept=(*self._seed.files(), *self._sources.kept))

@@ -50,8 +50,10 @@ LinkFactory = Callable[[LaneEnd, Lane], Awaitable[PortLink]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneTuning:
-    """Sizes and times of a port's lanes. The memory lane's window is what can hide behind QEMU's back: keep it
-    small."""
+    """Sizes and times of a port's lanes.
+
+    What is under way in the memory lane hides behind QEMU's back: within its window it follows the link (flight.py).
+    """
 
     control_window_bytes: int = 1 << 20
     memory_window_bytes: int = 4 << 20
@@ -67,6 +69,10 @@ class LaneTuning:
                 return self.memory_window_bytes
             case Lane.DISK:
                 return self.disk_window_bytes
+
+    def follows_link(self, lane: Lane) -> bool:
+        """Whether less of a lane's window is taken where bandwidth x delay is less: where there is bulk."""
+        return lane in {Lane.MEMORY, Lane.DISK}
 
 
 class PortLanes:
@@ -102,6 +108,7 @@ class PortLanes:
                 lane=f"{end.port_id}.{lane}",
                 role=end.role,
                 window_bytes=tuning.window_bytes(lane),
+                window_follows_link=tuning.follows_link(lane),
                 silence_s=tuning.silence_s,
             )
             links[lane] = await make_link(end, lane)
@@ -155,6 +162,16 @@ class PortLanes:
         """Bytes taken from this host's hypervisor, and bytes given to it."""
         stats = [pump.stats() for of, pump in self._pumps if of is lane]
         return sum(each.sent.raw_bytes for each in stats), sum(each.received.raw_bytes for each in stats)
+
+    def held_bytes(self, lane: Lane) -> int:
+        """What the lane's codec lets wait, on top of what the lane itself holds."""
+        return sum(pump.held_bytes for of, pump in self._pumps if of is lane)
+
+    def hold_at_most(self, lane: Lane, limit_bytes: int) -> None:
+        """How much each stream of a lane may let wait from now on."""
+        for of, pump in self._pumps:
+            if of is lane:
+                pump.hold_at_most(limit_bytes)
 
     def contents(self, lane: Lane) -> Counter[str]:
         """Bytes of guest memory and disk that left on a lane, by the technique of the codec that took care of them."""

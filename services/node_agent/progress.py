@@ -2,6 +2,7 @@
 
 libvirt mirrors all disks first, then copies memory round after round; so the work is the sum of both, disks first.
 What the guest writes meanwhile makes work grow; the percent then stands still, and stays below 100 until the end.
+Contents that go ahead of the window (`seeding`) are told by a meter of their own; the port then begins at nought.
 """
 
 from __future__ import annotations
@@ -111,3 +112,21 @@ class ProgressMeter:
         total = self._disk_total() + self._memory_total()
         done = self._disk_processed() + self._memory_total() - min(self._memory_remaining(), self._memory_total())
         return 100 * done // total if total else 0
+
+
+@dataclass(slots=True)
+class SeedingMeter:
+    """Turns what was looked at ahead of the window into progress; the rate is of what is sent."""
+
+    _last: tuple[float, int] | None = None
+    _rate: float = 0.0
+
+    def update(self, *, disk: StreamProgress, memory: StreamProgress, sent_bytes: int, now_s: float) -> Progress:
+        """Take one reading."""
+        if self._last is not None and now_s > self._last[0]:
+            speed = (sent_bytes - self._last[1]) / (now_s - self._last[0])
+            self._rate = (1 - SMOOTHING) * self._rate + SMOOTHING * speed
+        self._last = (now_s, sent_bytes)
+        total = disk.total_bytes + memory.total_bytes
+        percent = 100 * (disk.processed_bytes + memory.processed_bytes) // total if total else 0
+        return Progress(TransferPhase.SEEDING, percent, memory, disk, int(self._rate), 0, None)

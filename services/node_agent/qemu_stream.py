@@ -29,8 +29,8 @@ from services.node_agent.page_codec.codec import CodecError
 
 PAGE_BYTES: Final = 4096
 PAGE_BITS: Final = 12
-MAX_ELEMENT_BYTES: Final = 72 * 1024
-"""The longest is a command: its length has 16 bits."""
+MAX_ELEMENT_BYTES: Final = 8 * 1024
+"""Longer than any that is understood; so little that a batch with the rest of the one before still fits a payload."""
 MAX_RAM_BYTES: Final = 1 << 42
 """More guest memory than this passes unread."""
 
@@ -49,6 +49,8 @@ _RAM: Final = b"ram"
 _RAM_VERSION: Final = 4
 _PRE_COPY_COMMANDS: Final = frozenset({1, 2, 3, 11})  # open return path, ping, post-copy is possible, switchover begins
 _MAX_NAME_BYTES: Final = 4096  # of a machine type
+_MAX_COMMAND_BYTES: Final = 4096  # QEMU's have 16 at most
+_MAX_CAPABILITIES_BYTES: Final = 4096  # QEMU's take about 600 if all are on
 _BE64: Final = struct.Struct(">Q")
 _BE32: Final = struct.Struct(">I")
 _FIRST_SCAN: Final = 32
@@ -76,6 +78,17 @@ class Kind(IntEnum):
     DELTA = 3  # XBZRLE; only where they are asked for
 
 
+class Mark(IntEnum):
+    """A place between two elements that matters to who adds RAM records to the stream."""
+
+    RECORDS_END = 0
+    """Before the EOS of a section: the last place in it where records may stand."""
+    LAST_SECTION = 1
+    """Before the section END of `ram`: the guest is paused, and after this section there are no records."""
+    PASSES = 2
+    """Before the first byte that is not understood; see `QemuStream.in_records`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Block:
     """A RAM block. `first_page` numbers the pages of all blocks through."""
@@ -89,8 +102,11 @@ class Block:
 class Scan:
     """Consecutive elements of the stream, n of them; every byte of `buffer[:end]` belongs to exactly one.
 
+    Neighbours that are OPAQUE are one but for marks, and `part` joins those, too, so that a stream of many small ones
+    becomes no longer by being described.
     `kinds` uint8; `starts` int64 is where an element begins, `bodies` where the bytes after a record's header do;
     `pages` int64 is a record's page over all blocks, -1 for OPAQUE; `named` are records that carry their block's name.
+    `marks` tell in order which elements stand behind a place that matters, and why it does.
     """
 
     buffer: bytes
@@ -100,6 +116,23 @@ class Scan:
     bodies: NDArray[np.int64]
     pages: NDArray[np.int64]
     named: NDArray[np.bool_]
+    marks: tuple[tuple[int, Mark], ...] = ()
+
+    def part(self, begin: int, end: int) -> Scan:
+        """The elements from `begin` up to `end`, without marks."""
+        is_opaque = self.kinds[begin:end] == Kind.OPAQUE
+        goes_on = np.zeros(end - begin, dtype=np.bool_)
+        goes_on[1:] = is_opaque[1:] & is_opaque[:-1]
+        rows: slice | NDArray[np.int64] = begin + np.flatnonzero(~goes_on) if goes_on.any() else slice(begin, end)
+        return Scan(
+            buffer=self.buffer,
+            end=int(self.starts[end]) if end < len(self.starts) else self.end,
+            kinds=self.kinds[rows],
+            starts=self.starts[rows],
+            bodies=self.bodies[rows],
+            pages=self.pages[rows],
+            named=self.named[rows],
+        )
 
 
 class _Short(Exception):
@@ -122,6 +155,7 @@ class QemuStream:
         self._offset = 0
         self._next: Callable[[int], int] = self._header
         self._ram_section: int | None = None
+        self._has_footers = False
         self._sizes_left = 0
         self._found = _Found()
         self._buffer = b""
@@ -132,15 +166,33 @@ class QemuStream:
         return len(self._rest)
 
     @property
+    def block(self) -> Block | None:
+        """The block that a record without a name is of."""
+        return self._block
+
+    @property
+    def in_records(self) -> bool:
+        """Whether the next element, or the first one that is not understood, stands where RAM records may stand."""
+        return self._next == self._record
+
+    def section(self) -> tuple[bytes, bytes]:
+        """What stands before and after the records of one more section of `ram`, which may stand between any two."""
+        if self._ram_section is None:
+            raise ValueError("no section of ram has begun")
+        number = _BE32.pack(self._ram_section)
+        footer = bytes([_FOOTER]) + number if self._has_footers else b""
+        return b"\x02" + number, _BE64.pack(FLAG_EOS) + footer
+
+    @property
     def page_count(self) -> int:
         """Pages of all blocks; 0 before the stream has told."""
         return self.blocks[-1].first_page + self.blocks[-1].pages if self.blocks else 0
 
-    def feed(self, data: bytes) -> Scan:
-        """All elements that are complete now. Once `passing` is set, every byte is OPAQUE at once."""
-        self._buffer = buffer = self._rest + data if self._rest else data
+    def feed(self, *parts: bytes | memoryview) -> Scan:
+        """All elements that are complete now, after more bytes. Once `passing` is set, every byte is OPAQUE at once."""
+        self._buffer = buffer = b"".join((self._rest, *parts))
         self._found = found = _Found()
-        at = 0
+        at, passed = 0, self.passing is not None
         try:
             while self.passing is None and at < len(buffer):
                 begin = at
@@ -151,6 +203,8 @@ class QemuStream:
             if len(buffer) - at > MAX_ELEMENT_BYTES:
                 raise DamagedStreamError("an element has no end", offset=self._offset + at) from None
         if self.passing is not None and at < len(buffer):
+            if not passed:
+                found.mark(Mark.PASSES)
             found.opaque(at)
             at = len(buffer)
         self._rest = buffer[at:]
@@ -178,13 +232,18 @@ class QemuStream:
                 command, size = struct.unpack_from(">HH", self._buffer, at + 1)
                 if command not in _PRE_COPY_COMMANDS:
                     return self._pass(f"post-copy or another mode (command {command})", at)
+                if size > _MAX_COMMAND_BYTES:
+                    return self._pass(f"command {command} of {size} bytes", at)
                 return self._opaque(at, self._whole(at + 5 + size), self._section)
             case 1:  # start
                 return self._start(at)
-            case 2 | 3:  # part, end
+            case 2 | 3 as kind:  # part, end
                 section = self._be32(at + 1)
                 if section != self._ram_section:
                     return self._pass(f"section {section} is not of memory", at)
+                self._whole(at + 5)
+                if kind == 3:
+                    self._found.mark(Mark.LAST_SECTION)
                 return self._opaque(at, at + 5, self._record)
             case kind:
                 return self._pass(f"section type {kind}", at)
@@ -203,6 +262,8 @@ class QemuStream:
                 end = body + 4
                 for _ in range(min(self._be32(body), 256)):
                     _, end = self._text(end)
+                    if end - body > _MAX_CAPABILITIES_BYTES:
+                        return self._pass("a list of capabilities that is too long", at)
             case _:
                 return self._pass(f"subsection {name!r}", at)
         return self._opaque(at, self._whole(end), self._section)
@@ -220,6 +281,7 @@ class QemuStream:
             return self._section(at)
         if self._be32(at + 1) != self._ram_section:
             raise self._damaged("the footer is of another section", at)
+        self._has_footers = True
         return self._opaque(at, at + 5, self._section)
 
     def _block_size(self, at: int) -> int:
@@ -256,6 +318,7 @@ class QemuStream:
             case 0x10:  # EOS
                 if head != FLAG_EOS:
                     raise self._damaged(f"an end of records with address {head:#x}", at)
+                self._found.mark(Mark.RECORDS_END)
                 return self._opaque(at, at + 8, self._footer)
             case 0x04:  # MEM_SIZE
                 self._sizes_left = head & ~_FLAGS
@@ -371,9 +434,18 @@ class _Found:
     def __init__(self) -> None:
         self._rows: list[tuple[int, int, int, int, bool]] = []
         self._parts: list[NDArray[np.int64]] = []
+        self._closed = 0
+        self._marks: list[tuple[int, Mark]] = []
+
+    def mark(self, mark: Mark) -> None:
+        """The next element stands behind such a place."""
+        self._marks.append((self._closed + len(self._rows), mark))
 
     def opaque(self, at: int) -> None:
-        self._rows.append((Kind.OPAQUE, at, at, -1, False))
+        here = self._closed + len(self._rows)
+        marked = bool(self._marks) and self._marks[-1][0] == here
+        if marked or not self._rows or self._rows[-1][0] != Kind.OPAQUE:
+            self._rows.append((Kind.OPAQUE, at, at, -1, False))
 
     def record(self, kind: Kind, at: int, body: int, page: int, *, named: bool) -> None:
         self._rows.append((kind, at, body, page, named))
@@ -386,6 +458,7 @@ class _Found:
         part[:, 2] = part[:, 1] + 8
         part[:, 3] = pages
         self._parts.append(part)
+        self._closed += len(part)
 
     def scan(self, buffer: bytes, end: int) -> Scan:
         self._close()
@@ -398,11 +471,13 @@ class _Found:
             bodies=table[:, 2],
             pages=table[:, 3],
             named=table[:, 4].astype(np.bool_),
+            marks=tuple(self._marks),
         )
 
     def _close(self) -> None:
         if self._rows:
             self._parts.append(np.array(self._rows, dtype=np.int64))
+            self._closed += len(self._rows)
             self._rows = []
 
 

@@ -69,20 +69,23 @@ class NodeSection(Section):
         "ports run.",
         examples=["/etc/vmport/caps.toml"],
     )
+    seed_bandwidth_bytes_per_s: Annotated[int, Field(ge=64 * 1024, le=2**40)] = Field(
+        default=4 * 1024 * 1024,
+        description="Most that a leaving VM sends ahead of its port's window, where the tenant wants that and names no "
+        "rate.",
+    )
     memory_window_bytes: WindowBytes = Field(
         default=4 * 1024 * 1024,
-        description="Most memory-stream bytes under way. More than bandwidth times delay only lengthens the downtime.",
+        description="Most memory-stream bytes under way; less where bandwidth times delay, as measured, is less.",
     )
-    disk_window_bytes: WindowBytes = Field(default=8 * 1024 * 1024, description="Most disk-stream bytes under way.")
+    disk_window_bytes: WindowBytes = Field(
+        default=8 * 1024 * 1024, description="Most disk-stream bytes under way; less where the link needs less."
+    )
     base_image_dir: Path = Field(
         default=Path("/var/lib/libvirt/base-images"),
-        description="Base images that this provider publishes: an arriving VM takes from them what it has in common. "
-        "Put nothing here that a tenant may not know of.",
-    )
-    overlays: bool = Field(
-        default=True,
-        description="A disk that is an overlay on an image which is published here, too, arrives as an overlay on it "
-        "where its tenant allows that. Such an image must stay as it is for as long as a VM uses it.",
+        description="Base images that this provider publishes: an arriving VM takes from them what it has in common, "
+        "and its disks may be overlays on them. Put nothing here that a tenant may not know of, and do not change or "
+        "remove an image while a disk lies on it.",
     )
     keep_contents_s: Annotated[float, Field(ge=0, le=31 * 86_400)] = Field(
         default=86_400.0,

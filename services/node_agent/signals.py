@@ -1,36 +1,38 @@
-"""What two node agents say to each other beside the hypervisors' bytes: a question, on a stream of its own each time.
+"""What two node agents say to each other beside the hypervisors' bytes: questions, on a stream of its own each time.
 
 `switchover`: the donor's agent wants post-copy, which cannot be undone, so the recipient's agent asks the broker first.
-The question is the stream's label; the answer is one payload, `granted` for yes, else the reason.
+The question is the stream's label; the answer is one payload, `GRANTED`, else the reason.
 
-`overlays`: the donor's agent would send only the top layers of the VM's disks, if the recipient's makes these disks
-anew as overlays on its own copies of the base images. The question is one payload, JSON: `disks`, for each such disk
-its `BaseImage`; the answer as above, for all of them or none.
+`overlays`: the VM's disks are overlays; may they be so at the recipient, on base images of its own? The question is
+`OverlaysWanted` as JSON, up to the end of the stream; the answer one payload, `MADE` or `FLAT`. After `MADE` the disks
+there wait for their top layers only. There is no time limit but the lane's own: a donor that gave up on an answer that
+is under way would not know what lies at the recipient.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import structlog
+from pydantic import ValidationError
 
-from services.node_agent.base_images import BaseImage
-from services.node_agent.lanes.errors import LaneError, StreamError, StreamResetError
+from services.node_agent.base_images import OverlaysWanted
+from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from shared.errors import VmportError
-from shared.messages.vm import DiskTarget
 from shared.page_stream.bodies import StreamKind
+
+log = structlog.stdlib.get_logger(__name__)
 
 DRIVER = "driver"
 SWITCHOVER = "switchover"
 OVERLAYS = "overlays"
 ANSWER_WITHIN_S = 30.0
 GRANTED = b"granted"
-MAX_DISKS: Final = 64
-"""That become overlays in one port; their question fits into one payload."""
+MADE = b"made"
+FLAT = b"flat"
+MAX_QUESTION_BYTES = 64 * 1024
 
 
 class SignalError(VmportError):
@@ -54,51 +56,42 @@ async def ask_for_switchover(control: LaneSession, *, within_s: float = ANSWER_W
         raise SignalError(f"switchover was not granted: {answer.decode(errors='replace')[:500]}")
 
 
-async def answer(stream: LaneStream, refusal: str | None) -> None:
-    """Answer the question that `stream` brought. Raises `SignalError`."""
+async def answer_switchover(stream: LaneStream, refusal: str | None) -> None:
+    """Answer the question that `stream` is."""
     try:
         await stream.write(GRANTED if refusal is None else refusal.encode())
         stream.write_eof()
     except (LaneError, StreamError) as error:
-        raise SignalError(f"the answer about {stream.label} is lost: {error}") from error
+        raise SignalError(f"the answer to a switchover question is lost: {error}") from error
 
 
-class _Wanted(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    disks: Annotated[dict[DiskTarget, BaseImage], Field(min_length=1, max_length=MAX_DISKS)]
-
-
-async def ask_for_overlays(
-    control: LaneSession, bases: Mapping[str, BaseImage], *, within_s: float = ANSWER_WITHIN_S
-) -> str | None:
-    """None when these disks are overlays at the recipient now, else why they are not; then they are whole disks.
-
-    Raises `SignalError` where that is not known: nothing may be sent to disks of which one does not know what they are.
-    """
-    if len(bases) > MAX_DISKS:
-        return f"{len(bases)} disks; at most {MAX_DISKS} become overlays"
+async def ask_for_overlays(control: LaneSession, wanted: OverlaysWanted) -> bool:
+    """Whether the recipient's disks are overlays now. Raises LaneError."""
     try:
         stream = control.open_stream(StreamKind.CONTROL, OVERLAYS)
-        await stream.write(_Wanted(disks=dict(bases)).model_dump_json().encode())
+        await stream.write(wanted.model_dump_json().encode())
         stream.write_eof()
-        async with asyncio.timeout(within_s):
-            answer = await stream.read()
-    except StreamResetError as error:
-        return error.reason
-    except (LaneError, StreamError) as error:
-        raise SignalError(f"the recipient's disks are not known: {error}") from error
-    except TimeoutError:
-        raise SignalError(f"the recipient's disks are not known: no answer within {within_s:.0f} s") from None
-    return None if answer == GRANTED else answer.decode(errors="replace")[:500]
+        return await stream.read() == MADE
+    except StreamError as error:
+        # An agent that knows no such question has changed nothing; one that failed half way ends the port.
+        log.info("the recipient makes no overlays", reason=str(error))
+        return False
 
 
-async def hear_wanted_overlays(stream: LaneStream) -> dict[str, BaseImage]:
-    """The question that `stream` brings. Raises `SignalError`."""
+async def read_overlays_wanted(stream: LaneStream) -> OverlaysWanted:
+    """The question that comes on `stream`. Raises `SignalError`, LaneError, StreamError."""
+    question = b""
+    while payload := await stream.read():
+        question += payload
+        if len(question) > MAX_QUESTION_BYTES:
+            raise SignalError(f"a question about overlays has more than {MAX_QUESTION_BYTES} bytes")
     try:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
-            return _Wanted.model_validate_json(await stream.read()).disks
-    except (LaneError, StreamError, ValidationError) as error:
-        raise SignalError(f"a question for overlays cannot be read: {error}") from error
-    except TimeoutError:
-        raise SignalError("a question for overlays did not come") from None
+        return OverlaysWanted.model_validate_json(question)
+    except ValidationError as error:
+        raise SignalError(f"a question about overlays cannot be read: {error.error_count()} errors") from error
+
+
+async def answer_overlays(stream: LaneStream, *, made: bool) -> None:
+    """Answer the question that came on `stream`. Raises LaneError, StreamError."""
+    await stream.write(MADE if made else FLAT)
+    stream.write_eof()

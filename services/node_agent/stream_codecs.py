@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from services.node_agent.lanes.pump import Arrivals
 from services.node_agent.nbd_stream import NbdFacts, ReplyScanner
 from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
 from services.node_agent.page_codec.contents import KEY_BYTES, Origin, Pages
+from services.node_agent.page_codec.copy_file import CopyFile
 from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
 from services.node_agent.page_codec.hello import ALL, Hello, Technique
 from services.node_agent.page_codec.memory_decoder import MemoryDecoder
@@ -49,14 +51,20 @@ class StreamCodecs(Protocol):
 
 
 class DonorCodecs:
-    """The end that the guest leaves. `folder` keeps the memory that goes in full, for the way home."""
+    """The end that the guest leaves. `folder` keeps the memory that goes in full, for the way home.
 
-    def __init__(self, folder: Path, *, without: Collection[Technique] = ()) -> None:
+    In `scratch` a file without a name may grow to 1 GiB while the port runs.
+    """
+
+    def __init__(self, folder: Path, *, scratch: Path, without: Collection[Technique] = ()) -> None:
         self.arrivals = Arrivals()
         self.techniques = ALL - frozenset(without)
         self.port = PortEncoder(os.urandom(KEY_BYTES), techniques=self.techniques)
         self._folder = folder
+        self._scratch = scratch
         self._kept: FileStore | None = None
+        self._copies: list[CopyFile] = []
+        self.port.open_copies = self._open_copies
         if Technique.KEPT in self.techniques:
             self.port.keeper = self._keep
 
@@ -75,9 +83,24 @@ class DonorCodecs:
     def close(self) -> None:
         """Close what is kept; idempotent."""
         self.port.keeper = None
+        for copies in self._copies:
+            copies.close()
         if self._kept is not None:
             self._kept.close()
             self._kept = None
+
+    def _open_copies(self) -> CopyFile:
+        """Without a file there are no deltas, and the port goes on."""
+        try:
+            self._scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._scratch, buffering=0) as file:
+                copies = CopyFile(os.dup(file.fileno()), _deltas_end)
+        except OSError as error:
+            _deltas_end(error)
+            copies = CopyFile.in_memory(_deltas_end)
+            copies.close()
+        self._copies.append(copies)
+        return copies
 
     def _keep(self, pages: Pages) -> None:
         """A way home that costs more is better than no way out: a full disk ends the keeping, not the port."""
@@ -132,6 +155,10 @@ class RecipientCodecs:
         self._store = FileStore(self._folder, keep=hello.keep)
         self._store.known = self._known
         return self._store
+
+
+def _deltas_end(error: OSError) -> None:
+    log.warning("pages that change are sent whole: their copies cannot be kept", reason=str(error))
 
 
 def _chunk_pair(techniques: frozenset[Technique]) -> Pair:

@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from services.node_agent.hypervisor import (
+    MAX_PEEK_BYTES,
     EventListener,
     HypervisorError,
     JobStats,
@@ -51,7 +52,6 @@ from services.node_agent.libvirt_rpc import (
     encode_feature_reply,
     encode_finish_reply,
 )
-from services.node_agent.rpc_gate import LIVE, NON_SHARED_DISK, NON_SHARED_INC, PEER2PEER
 from services.node_agent.xdr import XdrWriter
 from shared.domain_xml import describe
 from shared.messages.vm import (
@@ -78,7 +78,7 @@ class _RpcFailed(Exception):
 
 @dataclass(slots=True)
 class FakeVm:
-    """A VM. `memory` is what a migration moves."""
+    """A VM. `memory` is what a migration moves; read by address it is what lies there, and zeros follow it."""
 
     domain_xml: str
     state: VmState = VmState.RUNNING
@@ -112,7 +112,7 @@ class FakeHypervisor:
         self.fail_prepare: str | None = None
         self.can_fence = True
         self.max_downtimes_ms: list[int] = []
-        self.migrations: list[MigrationPlan] = []
+        self.peeks = 0
         self.moved: tuple[str, str] | None = None
         """A path prefix of this host's sockets, and the other host's: two hosts of one file system differ so."""
         self._bridges = bridges
@@ -231,11 +231,20 @@ class FakeHypervisor:
             persistent=vm.persistent,
             blockers=tuple(blockers),
         )
-        return LiveVm(description, vm.domain_xml, tuple(disk.source for disk in facts.disks), facts.disks)
+        layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
+        return LiveVm(description, vm.domain_xml, tuple(disk.source for disk in facts.disks), layers)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
         return self.vms[uuid].state if uuid in self.vms else None
+
+    async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
+        """As much of `memory`, and zeros."""
+        vm = self._vm(uuid)
+        if vm.state is VmState.SHUT_OFF or size > MAX_PEEK_BYTES:
+            raise HypervisorError(f"read the memory of VM {uuid}", f"it is {vm.state}, {size} bytes asked for")
+        self.peeks += 1
+        return vm.memory[address : address + size].ljust(size, b"\0")
 
     async def define(self, domain_xml: str) -> None:
         """Make it persistent, or add it shut off."""
@@ -333,7 +342,6 @@ class FakeHypervisor:
 
     async def migrate(self, plan: MigrationPlan) -> None:
         """Move a VM as libvirt does: eight procedures, disks, memory, pause, Finish. Goes on when its caller dies."""
-        self.migrations.append(plan)
         migration = asyncio.ensure_future(self._migrate(plan))
         self._migrations.add(migration)
         migration.add_done_callback(self._ended)
@@ -544,8 +552,6 @@ def _prepare_call(plan: MigrationPlan, moved: tuple[str, str] | None) -> Prepare
     if plan.disks:
         params.append(TypedParam("disks_uri", ParamType.STRING, disks_uri))
         params += [TypedParam("migrate_disks", ParamType.STRING, disk) for disk in plan.disks]
-    flags = LIVE | PEER2PEER
-    if plan.disks:
-        flags |= NON_SHARED_INC if plan.top_layers_only else NON_SHARED_DISK
     cookie = f"<qemu-migration><name>{facts.name}</name><uuid>{facts.uuid}</uuid></qemu-migration>".encode()
-    return PrepareCall(tuple(params), cookie + b"\0", flags)
+    copied = 0x80 if plan.overlays else 0x40
+    return PrepareCall(tuple(params), cookie + b"\0", 0x3 | copied if plan.disks else 0x3)

@@ -32,6 +32,7 @@ class Outcome(Value):
     memory_bytes: int = 0
     disk_bytes: int = 0
     wire_bytes: int = 0
+    seeded_bytes: int = Field(default=0, description="What of it went ahead of the window; known at the end.")
     refusals: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -57,6 +58,7 @@ def heard(before: Outcome, data: Message) -> Outcome:
                     "memory_bytes": data.memory_bytes,
                     "disk_bytes": data.disk_bytes,
                     "wire_bytes": data.wire_bytes,
+                    "seeded_bytes": data.seeded_bytes,
                     "warnings": data.warnings,
                 }
             )

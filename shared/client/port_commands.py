@@ -47,7 +47,7 @@ class PostCopyChoice(StrEnum):
 
 
 class OverlaysChoice(StrEnum):
-    """May a disk lie on the recipient's copy of the base image that it lies on now?"""
+    """May a disk be an overlay on a base image of the recipient's?"""
 
     NEVER = "never"
     IF_KNOWN = "if-known"
@@ -68,6 +68,9 @@ def limits_of(
     max_price: str | None = None,
     bandwidth: str | None = None,
     post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
+    stop_and_copy: bool = False,
+    seed: bool = False,
+    seed_bandwidth: str | None = None,
     overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
     now: datetime,
 ) -> PortLimits:
@@ -79,6 +82,10 @@ def limits_of(
     last = end or until
     if last is not None and last <= (start or now):
         raise BadValue(deadline or window, "a deadline after the window's start and after now")
+    if seed and start is None:
+        raise BadValue(window, "a --window that starts later, for there to be time to --seed")
+    if seed_bandwidth and not seed:
+        raise BadValue(seed_bandwidth, "--seed with --seed-bandwidth")
     return PortLimits(
         max_downtime_ms=parse_downtime_ms(max_downtime),
         window_start=start,
@@ -86,7 +93,10 @@ def limits_of(
         max_price_per_month=parse_price(max_price) if max_price else None,
         bandwidth_bytes_per_s=parse_rate_bytes_per_s(bandwidth) if bandwidth else None,
         post_copy={"never": "never", "if-needed": "if_needed", "always": "always"}[post_copy],
-        overlays="never" if overlays is OverlaysChoice.NEVER else "if_known",
+        stop_and_copy=stop_and_copy,
+        seed=seed,
+        seed_bandwidth_bytes_per_s=parse_rate_bytes_per_s(seed_bandwidth) if seed_bandwidth else None,
+        overlays={"never": "never", "if-known": "if_known"}[overlays],
     )
 
 
@@ -142,9 +152,21 @@ def create_port(
         PostCopyChoice,
         typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
     ] = PostCopyChoice.IF_NEEDED,
+    stop_and_copy: Annotated[
+        bool,
+        typer.Option(
+            "--stop-and-copy", help="Stop a guest that writes too fast for --max-downtime; else the port fails."
+        ),
+    ] = False,
+    seed: Annotated[
+        bool, typer.Option("--seed", help="Send ahead of --window what changes rarely; the guest moves in the window.")
+    ] = False,
+    seed_bandwidth: Annotated[
+        str | None, typer.Option(help="Most that --seed may use: 10mbit (bits) or 1MB (bytes) per second.")
+    ] = None,
     overlays: Annotated[
         OverlaysChoice,
-        typer.Option(help="A disk that lies on a base image may lie on the recipient's own copy of that image."),
+        typer.Option(help="Let disks that are overlays be so again, on the recipient's own copy of their base image."),
     ] = OverlaysChoice.IF_KNOWN,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
@@ -161,6 +183,9 @@ def create_port(
         max_price=max_price,
         bandwidth=bandwidth,
         post_copy=post_copy,
+        stop_and_copy=stop_and_copy,
+        seed=seed,
+        seed_bandwidth=seed_bandwidth,
         overlays=overlays,
         now=datetime.now().astimezone(),
     )

@@ -187,8 +187,10 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("phase", phase_text(summary.phase)),
             ("done", f"{summary.percent} %"),
             ("window", window + (f", until {human_time(limits.deadline)}" if limits.deadline else "")),
+            ("sent ahead", "what changes rarely" if limits.seed else None),
             ("downtime limit", f"{limits.max_downtime_ms} ms"),
             ("post-copy", limits.post_copy),
+            ("stop-and-copy", "if needed" if limits.stop_and_copy else None),
             ("overlays", limits.overlays),
             ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
             ("promised", _figures(agreement.promised_total_s, agreement.promised_downtime_ms) if agreement else None),
@@ -257,6 +259,7 @@ def outcome_table(outcome: Outcome) -> Table:
         ("memory", outcome.memory_bytes),
         ("disk", outcome.disk_bytes),
         ("on the wire", outcome.wire_bytes),
+        ("of it before the window", outcome.seeded_bytes),
     ):
         if count:
             table.add_row(name, human_bytes(count), "")

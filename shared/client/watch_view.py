@@ -30,6 +30,7 @@ MEANING = {
     PortPhase.RESOLVING: "finding out where the VM runs",
 }
 TRANSFER_MEANING = {
+    TransferPhase.SEEDING: "sending ahead until the window opens",
     TransferPhase.DISK: "transferring the disks",
     TransferPhase.MEMORY: "transferring memory",
     TransferPhase.POST_COPY: "fetching the rest of memory (post-copy)",
@@ -117,6 +118,7 @@ class BarView:
         self._memory = self._bars.add_task("memory", total=100, note="")
         self._live = Live(Group(self._head, self._bars), console=console, refresh_per_second=4)
         self._highest: dict[TaskID, int] = {}
+        self._seeding = False
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -136,11 +138,19 @@ class BarView:
             self._advance(self._disk, 100, human_bytes(data.disk_bytes))
             self._advance(self._memory, 100, human_bytes(data.memory_bytes))
         elif (progress := _progress_of(data)) is not None:
+            self._begin_anew_after_seeding(progress)
             self._advance(self._all, progress.percent, speed(progress))
             self._advance(self._disk, percent_of(progress.disk), moved(progress.disk))
             dirty = f", {human_bytes(progress.dirty_rate_bytes_per_s)}/s rewritten"
             note = moved(progress.memory) + (dirty if progress.dirty_rate_bytes_per_s else "")
             self._advance(self._memory, percent_of(progress.memory), note)
+
+    def _begin_anew_after_seeding(self, progress: PortProgressed) -> None:
+        """What was sent ahead is no part of the transfer: its bars begin at nought."""
+        seeding = progress.phase is TransferPhase.SEEDING
+        if self._seeding and not seeding:
+            self._highest.clear()
+        self._seeding = seeding
 
     def _advance(self, task: TaskID, percent: int, note: str) -> None:
         """A bar never runs backwards, although a guest that writes makes more work."""
@@ -165,6 +175,8 @@ class LineView:
     def show(self, data: Message) -> None:
         text, progress = headline(data), _progress_of(data)
         changed = text is not None and text != self._said
+        if changed and self._said == TRANSFER_MEANING[TransferPhase.SEEDING]:
+            self._tenth = -1
         tenth = progress.percent // 10 if progress else self._tenth
         if changed or tenth > self._tenth:
             self._said, self._tenth = text or self._said, max(tenth, self._tenth)

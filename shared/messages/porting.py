@@ -166,7 +166,7 @@ class StartOutbound(PortMessage):
 
 
 class OutboundStarted(PortMessage):
-    """libvirt at the donor has begun to migrate."""
+    """The donor's node has begun: libvirt migrates, or contents are sent ahead of the window."""
 
     SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR})
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.BROKER})
@@ -246,10 +246,11 @@ class OutboundFinished(PortMessage):
         default=None,
         description="Longest silence around the switchover, by ARP from the donor's host; null: not measured.",
     )
-    total_ms: Milliseconds
+    total_ms: Milliseconds = Field(description="Without what went ahead of the window.")
     memory_bytes: Bytes
     disk_bytes: Bytes
     wire_bytes: Bytes
+    seeded_bytes: Bytes = Field(default=0, description="What of wire_bytes went ahead of the window.")
     post_copy: bool = False
 
 

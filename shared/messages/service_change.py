@@ -27,6 +27,8 @@ BEST = "best"
 """Instead of a recipient's name: the broker chooses among all quotes."""
 
 PostCopy = Literal["never", "if_needed", "always"]
+Bandwidth = Annotated[int, Field(ge=64 * 1024, le=2**40)]
+"""Bytes per second."""
 Overlays = Literal["never", "if_known"]
 
 
@@ -52,8 +54,9 @@ class PortPhase(StrEnum):
 
 
 class TransferPhase(StrEnum):
-    """What the node agents are moving."""
+    """What the node agents are moving; seeding is what goes ahead of the window."""
 
+    SEEDING = "seeding"
     DISK = "disk"
     MEMORY = "memory"
     POST_COPY = "post_copy"
@@ -64,23 +67,43 @@ class PortLimits(Value):
     """What the tenant demands. Unset means: no limit of that kind."""
 
     max_downtime_ms: Annotated[int, Field(ge=1, le=3_600_000)] = 1000
-    window_start: Timestamp | None = Field(default=None, description="Nothing moves before; none means at once.")
+    window_start: Timestamp | None = Field(default=None, description="The VM does not move before; none means at once.")
     deadline: Timestamp | None = Field(
         default=None, description="A port that is not switched over by then is abandoned."
     )
     max_price_per_month: Price | None = None
-    bandwidth_bytes_per_s: Annotated[int, Field(ge=64 * 1024, le=2**40)] | None = None
+    bandwidth_bytes_per_s: Bandwidth | None = None
     post_copy: PostCopy = "if_needed"
+    stop_and_copy: bool = Field(
+        default=False,
+        description="A guest that writes too fast to be moved within max_downtime_ms, even slowed down, is stopped for "
+        "as long as the rest takes; else the port fails and the guest runs on.",
+    )
+    seed: bool = Field(
+        default=False,
+        description="Send contents of disks and memory ahead of the window, which must be given; the VM moves in it.",
+    )
+    seed_bandwidth_bytes_per_s: Bandwidth | None = Field(
+        default=None, description="Most that seeding may use; none means the donor's own setting."
+    )
     overlays: Overlays = Field(
         default="if_known",
-        description="A disk that is an overlay on a base image arrives as an overlay where the recipient publishes the "
-        "very same image, else, or with never, as a whole disk of its own.",
+        description="A disk that is an overlay is one again, on the recipient's own bit-identical copy of the base "
+        "image, if it publishes one; otherwise, or with never, it arrives as a whole disk.",
     )
 
     @model_validator(mode="after")
     def _window_before_deadline(self) -> Self:
         if self.window_start and self.deadline and self.deadline <= self.window_start:
             raise ValueError("deadline must be after window_start")
+        return self
+
+    @model_validator(mode="after")
+    def _seeding_before_window(self) -> Self:
+        if self.seed and self.window_start is None:
+            raise ValueError("seed needs a window_start")
+        if self.seed_bandwidth_bytes_per_s is not None and not self.seed:
+            raise ValueError("seed_bandwidth_bytes_per_s needs seed")
         return self
 
 
@@ -145,7 +168,10 @@ class StreamProgress(Value):
 
 
 class PortProgressed(PortMessage):
-    """The donor's node reports how far the transfer is; ``percent`` never runs backwards within one attempt."""
+    """The donor's node reports how far the transfer is; ``percent`` never runs backwards within one attempt.
+
+    While contents are sent ahead it is how much of the VM was looked at; the transfer then begins at 0.
+    """
 
     SENDERS: ClassVar = frozenset({Role.NODE, Role.BROKER})
     RECEIVERS: ClassVar = frozenset({Role.BROKER, Role.TENANT})
@@ -230,6 +256,7 @@ class PortCompleted(PortMessage):
     memory_bytes: Bytes
     disk_bytes: Bytes
     wire_bytes: Bytes
+    seeded_bytes: Bytes = Field(default=0, description="What of wire_bytes went ahead of the window.")
     warnings: tuple[Text, ...] = ()
 
 

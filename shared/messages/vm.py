@@ -45,7 +45,7 @@ class Disk(Value):
     bus: Text
     format: Text = Field(description="Image format: raw or qcow2.")
     virtual_size_bytes: Bytes
-    allocated_bytes: Bytes = Field(description="On the host, with the images that it lies on.")
+    allocated_bytes: Bytes
     read_only: bool = False
 
 

@@ -10,7 +10,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.node_agent.hypervisor import Hypervisor, HypervisorError, Lifecycle, LifecycleEvent, VmNotFound
+from services.node_agent.hypervisor import (
+    MAX_PEEK_BYTES,
+    Hypervisor,
+    HypervisorError,
+    Lifecycle,
+    LifecycleEvent,
+    VmNotFound,
+)
 from services.node_agent.testing import FakeHypervisor
 from shared.domain_xml import LayerFacts, describe
 from shared.messages.vm import VmState
@@ -23,13 +30,13 @@ MAC = "52:54:00:77:00:01"
 class Host:
     """A host under test: `shut_off` is a definition of a VM that is not there, `running` the UUID of one that runs.
 
-    The latter's disk lies on the image `base`.
+    Its disk is an overlay on `base`.
     """
 
     hypervisor: Hypervisor
     shut_off_xml: str
     running: UUID
-    base: str
+    base: Path
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +49,25 @@ def real_hosts() -> Iterator[TwoHosts]:
 @pytest.fixture(scope="module")
 def real_guest(real_hosts: TwoHosts) -> UUID:
     """A real guest that runs at alpha."""
-    record, xml = real_hosts.guest(workload="idle", memory_mib=128, overlay=True)
+    record, xml = real_hosts.guest(workload="idle", memory_mib=128, overlaid=True)
     real_hosts.start("alpha", record, xml)
     return UUID(record.uuid)
 
 
-def small_definition(folder: Path, *, lies_on: str = "<backingStore/>") -> str:
-    """A VM without devices to trip over."""
+def small_definition(folder: Path, *, base: Path | None = None) -> str:
+    """A VM without devices to trip over; with `base` as libvirt tells of a running one whose disk is an overlay."""
     disk = folder / f"{uuid4()}.raw"
     disk.write_bytes(bytes(1 << 20))
+    beneath = (
+        f"""<backingStore type='file'><format type='raw'/><source file='{base}'/>
+<backingStore/></backingStore>"""
+        if base
+        else ""
+    )
     return f"""<domain type='qemu'><name>small-{uuid4().hex[:8]}</name><uuid>{uuid4()}</uuid>
 <memory unit='KiB'>65536</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
 <cpu mode='custom'><model>qemu64</model></cpu><devices><disk type='file' device='disk'><driver name='qemu' type='raw'/>
-<source file='{disk}'/>{lies_on}<target dev='vda' bus='virtio'/></disk>
+<source file='{disk}'/>{beneath}<target dev='vda' bus='virtio'/></disk>
 <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
 </devices></domain>"""
 
@@ -64,16 +77,15 @@ async def host(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[
     """The fake, then the real one."""
     if request.param == "fake":
         fake = FakeHypervisor()
-        chain = "<backingStore type='file'><format type='raw'/><source file='/base.raw'/><backingStore/></backingStore>"
-        running_vm = fake.add(small_definition(tmp_path, lies_on=chain))
-        yield Host(fake, small_definition(tmp_path), running_vm, "/base.raw")
+        base = tmp_path / "base.raw"
+        yield Host(fake, small_definition(tmp_path), fake.add(small_definition(tmp_path, base=base)), base)
         return
     hosts: TwoHosts = request.getfixturevalue("real_hosts")
     running: UUID = request.getfixturevalue("real_guest")
     real = hosts.hypervisor("alpha")
     await real.connect()
     try:
-        yield Host(real, small_definition(hosts.folder), running, str(hosts.base_of(running)))
+        yield Host(real, small_definition(hosts.folder), running, hosts.base(running))
     finally:
         await real.close()
 
@@ -103,6 +115,7 @@ async def test_a_vm_that_is_not_there(host: Host) -> None:
     await hypervisor.thaw(nobody)
     for call in (
         hypervisor.describe(nobody),
+        hypervisor.peek_memory(nobody, 0, 4096),
         hypervisor.undefine(nobody, keep_nvram=True),
         hypervisor.set_autostart(nobody, enabled=True),
     ):
@@ -126,7 +139,7 @@ async def test_a_definition_comes_and_goes(host: Host) -> None:
 
 
 async def test_a_running_vm_is_described_as_it_runs(host: Host) -> None:
-    """Its XML is one that another host can run, its files are named, and what they lie on is known."""
+    """Its XML is one that another host can run, and its files are named."""
     live = await host.hypervisor.describe(host.running)
     facts = describe(live.domain_xml)
     assert (live.description.uuid, live.description.state) == (host.running, VmState.RUNNING)
@@ -135,8 +148,27 @@ async def test_a_running_vm_is_described_as_it_runs(host: Host) -> None:
     assert live.description.disks[0].target == "vda"
     assert live.description.disks[0].virtual_size_bytes > 0
     assert live.files == tuple(disk.source for disk in facts.disks)
-    assert [disk.backing for disk in live.disks] == [(LayerFacts(host.base, "raw"),)]
     assert "<alias" not in live.domain_xml
+
+
+async def test_memory_is_read_while_the_guest_runs(host: Host) -> None:
+    """As much as was asked for, up to the most that may be; the guest goes on. Of a VM that is off there is none."""
+    hypervisor = host.hypervisor
+    for size in (4096, MAX_PEEK_BYTES):
+        assert len(await hypervisor.peek_memory(host.running, 1 << 20, size)) == size
+    assert await hypervisor.state(host.running) is VmState.RUNNING
+    uuid = UUID(describe(host.shut_off_xml).uuid)
+    await hypervisor.define(host.shut_off_xml)
+    with pytest.raises(HypervisorError):
+        await hypervisor.peek_memory(uuid, 0, 4096)
+    await hypervisor.undefine(uuid, keep_nvram=True)
+
+
+async def test_what_lies_beneath_a_disk_is_told_apart_from_it(host: Host) -> None:
+    """It is named, and it is none of the VM's own files, which are put away when the VM has left."""
+    live = await host.hypervisor.describe(host.running)
+    assert live.layers == {"vda": (LayerFacts(str(host.base), "raw"),)}
+    assert str(host.base) not in live.files
 
 
 async def test_a_vm_without_a_migration_has_no_job(host: Host) -> None:

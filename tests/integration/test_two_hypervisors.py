@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 
-from deploy.labkit import guests
 from deploy.labkit.processes import run
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.disk_images import allocated_bytes
@@ -35,7 +34,7 @@ from services.node_agent.port_sockets import PortSockets
 from services.node_agent.progress import Progress
 from services.node_agent.settings import NodeSection
 from services.node_agent.stream_codecs import StreamCodecs
-from shared.domain_xml import HostPlaces, LayerFacts, guest_abi_differences, rewrite_for_host
+from shared.domain_xml import HostPlaces, guest_abi_differences, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     QuerySwitchover,
@@ -57,6 +56,7 @@ from tests.two_hosts import GUEST_BRIDGE, TwoHosts, two_hosts
 pytestmark = pytest.mark.lab
 
 RUN_DIR = Path("/run/vmport")
+WHOLE_BYTES = 4 << 20
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,11 @@ def hosts() -> Iterator[TwoHosts]:
 
 @dataclass
 class Ledger:
-    """One VM's owner."""
+    """One VM's owner. `at_switchover` is called while the guest stands still at both ends."""
 
     port_id: UUID
     grants: bool = True
+    at_switchover: Callable[[], Awaitable[None]] | None = None
     committed: bool = False
     arrived: bool = False
 
@@ -80,6 +81,8 @@ class Ledger:
         talk: BrokerTalk
 
         async def say(message: PortMessage) -> None:
+            if isinstance(message, RequestSwitchover) and self.at_switchover is not None:
+                await self.at_switchover()
             match message:
                 case RequestSwitchover(epoch=epoch) if self.grants:
                     self.committed = True
@@ -104,11 +107,12 @@ class Ledger:
 
 
 class Reporter:
-    """What the donor's half reports; `flowing` is set once memory moves."""
+    """What the donor's half reports; `flowing` is set once memory moves, `ahead` are percents before the window."""
 
     def __init__(self) -> None:
         self.percents: list[int] = []
         self.flowing = asyncio.Event()
+        self.ahead: asyncio.Queue[int] = asyncio.Queue()
 
     async def started(self) -> None:
         """libvirt migrates."""
@@ -116,6 +120,9 @@ class Reporter:
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
         """A report."""
         assert wire_bytes >= 0
+        if progress.phase is TransferPhase.SEEDING:
+            self.ahead.put_nowait(progress.percent)
+            return
         self.percents.append(progress.percent)
         if progress.phase is TransferPhase.MEMORY and progress.memory.processed_bytes:
             self.flowing.set()
@@ -126,7 +133,7 @@ class Reporter:
 
 
 class Port:
-    """One port of a running guest from alpha to beta."""
+    """One port of a running guest from alpha to beta. `later` is how far the donor's time of day has been moved on."""
 
     def __init__(
         self,
@@ -135,14 +142,14 @@ class Port:
         credentials: Pair,
         *,
         limits: PortLimits | None = None,
-        overlay: bool = False,
+        overlaid: bool = False,
     ) -> None:
-        """With `overlay` the guest's disk lies on an image that beta publishes, too, under another name."""
         self.hosts = hosts
-        self.overlay = overlay
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.limits = limits or PortLimits()
+        self.later = timedelta()
+        self.overlaid = overlaid
         self.port_id = uuid4()
         self.ledger = Ledger(self.port_id)
         self.reporter = Reporter()
@@ -151,25 +158,30 @@ class Port:
 
     async def open(self) -> None:
         """A guest at alpha, and both halves."""
-        self.record, xml = await asyncio.to_thread(self.hosts.guest, overlay=self.overlay)
+        self.record, xml = await asyncio.to_thread(self.hosts.guest, overlaid=self.overlaid)
+        if self.overlaid:
+            xml = await asyncio.to_thread(self._with_a_whole_disk, xml)
         self.uuid = UUID(self.record.uuid)
-        self.published = self._settings(Side.INBOUND).base_image_dir / "published"
-        if self.overlay:
-            await asyncio.to_thread(self.published.parent.mkdir, parents=True)
-            await asyncio.to_thread(shutil.copyfile, self.hosts.base_of(self.uuid), self.published)
         self.before = await asyncio.to_thread(self.hosts.start, "alpha", self.record, xml)
         self.stack.push_async_callback(asyncio.to_thread, self.hosts.remove, self.uuid)
         for each in (self.donor, self.recipient):
             await each.connect()
             self.stack.push_async_callback(each.close)
         self.live = await self.donor.describe(self.uuid)
-        self.image = self.hosts.folder / f"{self.port_id}.image"
+        self.images = {
+            disk.target: self.hosts.folder / f"{self.port_id}-{disk.target}.{disk.format}"
+            for disk in self.live.description.disks
+        }
+        self.image = self.images["vda"]
         agreement = self._agreement()
         stores = {side: Journal(self.hosts.folder / f"{self.port_id}-{side}").open() for side in Side}
         journals = {
             side: HalfJournal(store, PortRecord(side=side, agreement=agreement)) for side, store in stores.items()
         }
         contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+        if self.overlaid:
+            await asyncio.to_thread(self._publish)
+            await contents[Side.INBOUND].sweep(())
         leaving, arriving = contents[Side.OUTBOUND].outbound(agreement), contents[Side.INBOUND].inbound(agreement)
         codecs: dict[Side, StreamCodecs] = {Side.OUTBOUND: leaving.codecs, Side.INBOUND: arriving.codecs}
         lanes = {side: await self._lanes(side, agreement, codecs[side]) for side in Side}
@@ -183,7 +195,8 @@ class Port:
             journal=journals[Side.OUTBOUND],
             reporter=self.reporter,
             contents=leaving,
-            tuning=OutboundTuning(watch_every_s=0.2),
+            tuning=OutboundTuning(watch_every_s=0.2, seeding_every_s=0.2),
+            now=lambda: datetime.now(UTC) + self.later,
         )
         recipient = _WithBridge(self.recipient)
         self.inbound = Inbound(
@@ -201,7 +214,10 @@ class Port:
         vm, now = self.live.description, datetime.now(UTC)
         xml = rewrite_for_host(
             self.live.domain_xml,
-            HostPlaces(disks={"vda": str(self.image)}, bridges={nic.mac: GUEST_BRIDGE for nic in vm.nics}),
+            HostPlaces(
+                disks={target: str(image) for target, image in self.images.items()},
+                bridges={nic.mac: GUEST_BRIDGE for nic in vm.nics},
+            ),
         )
         return ServiceChangeAgreement(
             port_id=self.port_id,
@@ -213,8 +229,8 @@ class Port:
             recipient="beta",
             recipient_node="beta-1",
             epoch=2,
-            window_start=now,
-            deadline=now + timedelta(hours=1),
+            window_start=self.limits.window_start or now,
+            deadline=(self.limits.window_start or now) + timedelta(hours=1),
             promised_total_s=60,
             promised_downtime_ms=1000,
             price_per_month=Decimal(1),
@@ -227,7 +243,7 @@ class Port:
             disks=tuple(
                 ReservedDisk(
                     target=disk.target,
-                    path=str(self.image),
+                    path=str(self.images[disk.target]),
                     format=disk.format,
                     virtual_size_bytes=disk.virtual_size_bytes,
                 )
@@ -235,6 +251,23 @@ class Port:
             ),
             fixed_at=now,
         )
+
+    def _with_a_whole_disk(self, xml: str) -> str:
+        """Beside the overlay, a disk with nothing beneath it."""
+        path = self.hosts.folder / f"{self.port_id}-whole.raw"
+        path.write_bytes(np.random.default_rng(7).bytes(WHOLE_BYTES))
+        disk = f"""<disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="{path}"/>
+<target dev="vdb" bus="virtio"/></disk>"""
+        return xml.replace("</disk>", f"</disk>{disk}", 1)
+
+    @property
+    def published(self) -> Path:
+        """The recipient's own copy of what the guest's disk lies on, under a name of its own."""
+        return self._settings(Side.INBOUND).base_image_dir / "debian-12.img"
+
+    def _publish(self) -> None:
+        self.published.parent.mkdir(parents=True)
+        run(["cp", "--sparse=always", str(self.hosts.base(self.uuid)), str(self.published)])
 
     def _settings(self, side: Side) -> NodeSection:
         folder = self.hosts.folder / f"{self.port_id}-{side}-state"
@@ -307,6 +340,15 @@ async def port(hosts: TwoHosts, credentials: Pair, request: pytest.FixtureReques
         yield made
 
 
+@pytest.fixture
+async def overlaid_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Port]:
+    """A guest that is about to leave, one disk an overlay on an image that the recipient publishes, too, one whole."""
+    async with AsyncExitStack() as stack:
+        made = Port(hosts, stack, credentials, overlaid=True)
+        await made.open()
+        yield made
+
+
 async def same_guest(port: Port) -> None:
     """It never rebooted, and found no wrong byte in memory or on disk."""
     report = await port.report()
@@ -330,35 +372,36 @@ async def test_a_guest_moves_and_notices_nothing(port: Port) -> None:
     assert port.reporter.percents[-1] == 100
 
 
-@pytest.fixture
-async def overlay_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Port]:
-    """A guest that is about to leave, whose disk is an overlay."""
-    async with AsyncExitStack() as stack:
-        made = Port(hosts, stack, credentials, overlay=True)
-        await made.open()
-        yield made
+async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
+    """On the recipient's own base image, identical through the chain; only the top layer went through the lanes.
 
+    A disk with nothing beneath it is whole at the other side, too.
+    """
+    port = overlaid_port
+    compared: list[str] = []
 
-async def test_a_disk_on_a_known_image_moves_as_an_overlay(overlay_port: Port) -> None:
-    """Only what the guest wrote crosses; at beta it lies on beta's own image, the guest sees the very same disk, and
-    neither base image is touched."""
-    port, plan = overlay_port, overlay_port.hosts.lab.plan
-    bases = (port.hosts.base_of(port.uuid), port.published)
-    before = [(path.stat().st_mtime_ns, path.stat().st_ino) for path in bases]
-    await asyncio.to_thread(guests.ask, plan, port.record, "pause-disk")
+    async def compare() -> None:
+        for source, image, disk in zip(port.live.files, port.images.values(), port.live.description.disks, strict=True):
+            command = ["qemu-img", "compare", "-U", "-f", disk.format, "-F", disk.format, source, str(image)]
+            compared.append(await asyncio.to_thread(run, command))
+
+    port.ledger.at_switchover = compare
+    base = port.hosts.base(port.uuid)
+    before = await asyncio.to_thread(base.read_bytes)
     result, failure = await port.run()
     assert failure is None
     assert isinstance(result, OutboundResult)
+    assert [said.strip() for said in compared] == ["Images are identical."] * 2
+    info = json.loads(await asyncio.to_thread(run, ["qemu-img", "info", "-U", "--output=json", str(port.image)]))
+    assert (info["backing-filename"], info["backing-filename-format"]) == (str(port.published), "raw")
+    assert port.live.description.disks[0].allocated_bytes < allocated_bytes(str(base)) // 2
+    assert WHOLE_BYTES < result.disk_bytes < allocated_bytes(str(base)) // 2
     await same_guest(port)
-    (disk,) = (await port.recipient.describe(port.uuid)).disks
-    assert (disk.source, disk.backing) == (str(port.image), (LayerFacts(str(port.published), "raw"),))
-    written, below = (allocated_bytes(str(path)) for path in (port.live.files[0], bases[0]))
-    assert result.disk_bytes < written + (4 << 20) < below
-    await asyncio.to_thread(port.hosts.remove, port.uuid)
-    await asyncio.to_thread(run, ["qemu-img", "compare", port.live.files[0], str(port.image)])
-    shown = await asyncio.to_thread(run, ["qemu-img", "info", "--output=json", str(port.image)])
-    assert json.loads(shown)["full-backing-filename"] == str(port.published)
-    assert [(path.stat().st_mtime_ns, path.stat().st_ino) for path in bases] == before
+    arrived = await port.recipient.describe(port.uuid)
+    assert [layer.path for layer in arrived.layers["vda"]] == [str(port.published)]
+    assert guest_abi_differences(port.live.domain_xml, arrived.domain_xml) == []
+    assert await asyncio.to_thread(port.published.read_bytes) == before
+    assert await asyncio.to_thread(base.read_bytes) == before
 
 
 async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> None:
@@ -417,4 +460,52 @@ async def test_a_route_that_is_away_for_ten_seconds(port: Port) -> None:
     result, failure = await halves
     assert failure is None
     assert isinstance(result, OutboundResult)
+    await same_guest(port)
+
+
+SEEDED = PortLimits(window_start=datetime.now(UTC) + timedelta(days=1), seed=True, seed_bandwidth_bytes_per_s=64 << 20)
+
+
+async def ahead(port: Port, percent: int) -> None:
+    """Wait until so much of the VM was looked at before the window."""
+    async with asyncio.timeout(90):
+        while await port.reporter.ahead.get() < percent:
+            pass
+
+
+@pytest.mark.parametrize("port", [SEEDED], indirect=True, ids=["seeded"])
+async def test_what_went_ahead_does_not_go_again(port: Port) -> None:
+    """When the window opens, the guest moves with a fraction of the bytes that its disk and memory took before."""
+    await port.inbound.open()
+    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    await ahead(port, 100)
+    assert await port.states() == (VmState.RUNNING, None)
+    assert await port.donor.job(port.uuid) is None
+    port.later = timedelta(days=1)
+    result, failure = await halves
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    await same_guest(port)
+    assert await port.states() == (VmState.SHUT_OFF, VmState.RUNNING)
+    in_window_bytes = result.wire_bytes - result.seeded_bytes
+    assert result.seeded_bytes > 5 << 20
+    assert in_window_bytes < 0.3 * result.seeded_bytes
+
+
+@pytest.mark.parametrize("port", [SEEDED], indirect=True, ids=["seeded"])
+async def test_a_cancel_before_the_window(port: Port) -> None:
+    """Nothing of it is in the guest, in libvirt, or at beta."""
+    await port.inbound.open()
+    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    await ahead(port, 20)
+    port.outbound.cancel()
+    port.inbound.cancel()
+    async with asyncio.timeout(20):
+        result, failure = await halves
+    assert isinstance(result, OutboundFailed)
+    assert isinstance(failure, InboundFailed)
+    assert (result.code, result.guest_running) == ("cancelled", True)
+    assert await port.states() == (VmState.RUNNING, None)
+    assert await port.donor.job(port.uuid) is None
+    assert not await asyncio.to_thread(port.image.exists)
     await same_guest(port)

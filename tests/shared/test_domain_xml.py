@@ -100,47 +100,19 @@ def test_a_description_holds_what_makes_the_vm() -> None:
     assert (facts.firmware, facts.kernel) == ("bios", "/boot/alpha/vmlinuz")
     (disk,) = facts.disks
     assert (disk.target, disk.bus, disk.format, disk.source) == ("vda", "virtio", "qcow2", "/images/web.qcow2")
-    assert disk.backing == ()
     (nic,) = facts.nics
     assert (nic.mac, nic.model, nic.bridge) == (MAC, "virtio", "br-alpha")
     assert facts.blockers == ()
 
 
-FILE_BELOW = (
-    "<backingStore type='file' index='2'><format type='raw'/><source file='/images/base.raw'/>%s</backingStore>"
-)
-SLICE_BELOW = FILE_BELOW.replace(
-    "raw'/>%s", "raw'><slices><slice type='storage' offset='512' size='512'/></slices></source>%s"
-)
-DEVICE_BELOW = "<backingStore type='block'><format type='raw'/><source dev='/dev/vg/base'/>%s</backingStore>"
-END = "<backingStore/>"
-
-
-@pytest.mark.parametrize(
-    ("chain", "backing"),
-    [
-        (END, ()),
-        (FILE_BELOW % END, (LayerFacts("/images/base.raw", "raw"),)),
-        (FILE_BELOW % (FILE_BELOW % END), (LayerFacts("/images/base.raw", "raw"),) * 2),
-        (DEVICE_BELOW % END, (LayerFacts("", "raw"),)),
-        (SLICE_BELOW % END, (LayerFacts("", "raw"),)),
-        (FILE_BELOW % "", None),
-        ("", None),
-    ],
-)
-def test_what_a_disk_lies_on_is_known_to_the_end_or_not_at_all(
-    chain: str, backing: tuple[LayerFacts, ...] | None
-) -> None:
-    """Files by path; another kind of image, or a part of a file, has none; a chain without its end may go on."""
-    (disk,) = describe(DOMAIN.replace(END, chain)).disks
-    assert disk.backing == backing
-
-
-def test_rewriting_drops_what_a_disk_lies_on() -> None:
-    """No image of the old host is named at the new one."""
-    rewritten = rewrite_for_host(DOMAIN.replace(END, FILE_BELOW % END), PLACES)
-    assert "base.raw" not in rewritten
-    assert describe(rewritten).disks[0].backing is None
+def test_what_lies_beneath_a_disk_is_read_from_the_top_down() -> None:
+    """Up to the empty element that ends the chain; what is no file has no path."""
+    assert describe(DOMAIN).disks[0].layers == ()
+    chain = """<backingStore type='file' index='2'><format type='qcow2'/><source file='/images/b.qcow2'/>
+      <backingStore type='network' index='3'><format type='raw'/><source protocol='nbd' name='x'/><backingStore/>
+      </backingStore></backingStore>"""
+    layers = describe(DOMAIN.replace("<backingStore/>", chain)).disks[0].layers
+    assert (LayerFacts("/images/b.qcow2", "qcow2"), LayerFacts(None, "raw")) == layers
 
 
 def test_an_efi_domain_is_told_from_a_bios_one() -> None:

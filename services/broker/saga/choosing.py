@@ -11,7 +11,7 @@ from datetime import datetime
 
 from services.broker import quotes
 from services.broker.saga.ending import end_without_success, fail, plan, refuse, refused_by_broker, release
-from services.broker.saga.moving import open_window
+from services.broker.saga.moving import open_window, opens_at
 from services.broker.saga.state import Decision, Effect, Failure, Heard, Moment, SagaState, Send, Timing
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
@@ -307,12 +307,11 @@ def _fix(at: Moment, answer: Reserved) -> Decision:
     parties = (state.tenant_party, state.donor_party, recipient(fixed.recipient))
     effects: tuple[Effect, ...] = (*(Send(party, message) for party in parties), *letting_go)
     at = Moment(state.but(agreement=fixed, released=released), at.now, at.timing)
-    if fixed.window_start <= at.now:
+    opening = opens_at(fixed, at.timing)
+    if opening <= at.now:
         opened = open_window(at)
         return Decision(opened.state, (*effects, *opened.effects), f"fixed; {opened.note}")
-    return at.go(
-        PortPhase.SCHEDULED, *effects, note=f"fixed for {fixed.window_start.isoformat()}", wake_at=fixed.window_start
-    )
+    return at.go(PortPhase.SCHEDULED, *effects, note=f"fixed for {fixed.window_start.isoformat()}", wake_at=opening)
 
 
 def _agreement(at: Moment, answer: Reserved) -> ServiceChangeAgreement:

@@ -134,6 +134,7 @@ def complete(at: Moment, state: SagaState) -> Decision:
         memory_bytes=figures.memory_bytes if figures else 0,
         disk_bytes=figures.disk_bytes if figures else 0,
         wire_bytes=figures.wire_bytes if figures else 0,
+        seeded_bytes=figures.seeded_bytes if figures else 0,
         warnings=warnings,
     )
     runs = f"served by {state.recipient}, epoch {state.epoch}"

@@ -1,30 +1,45 @@
 """From the fixed porting to the request for switchover: the window opens, both halves start, memory and disk flow.
 Pure.
 
+A port that is to be seeded opens its lanes and halves earlier, by `Timing.seed_ahead` at most: the donor's node then
+sends contents ahead, and begins to migrate when the window opens by its own clock. To the saga that is one transfer.
+
 Whatever goes wrong here, the VM goes on running at the donor: the port is aborted, and switchover is denied from
 that instant.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from services.broker.saga.ending import abort, abort_failed, fail
-from services.broker.saga.state import Decision, Failure, Heard, Moment, OpenLanes, Send
-from shared.messages.porting import OpenInbound, StartOutbound, TransferFailed
+from services.broker.saga.state import Decision, Failure, Heard, Moment, OpenLanes, Send, Timing
+from shared.messages.porting import OpenInbound, ServiceChangeAgreement, StartOutbound, TransferFailed
 from shared.messages.service_change import PortPhase
 from shared.parties import recipient
 
 # SCHEDULED
 
 
+def opens_at(agreement: ServiceChangeAgreement, timing: Timing) -> datetime:
+    """When lanes and halves are wanted: at the window, or ahead of it to seed."""
+    return agreement.window_start - timing.seed_ahead if agreement.limits.seed else agreement.window_start
+
+
 def open_window(at: Moment) -> Decision:
-    """The window is open: lanes first, because both nodes use them as soon as they are asked."""
+    """The window is open, or near enough to seed: lanes first, because both nodes use them as soon as they are asked.
+
+    A broker that was away until the window opened comes to the same point; then there is nothing to send ahead.
+    """
     state = at.state
     if state.agreement is None or state.lane_ends is None:
         raise ValueError("nothing was fixed")
     if at.now >= state.agreement.deadline:
         return window_missed(at)
+    start = state.agreement.window_start
+    note = "window opened" if start <= at.now else f"contents go ahead of the window of {start.isoformat()}"
     return at.go(
-        PortPhase.PREPARING, OpenLanes(state.lane_ends), note="window opened", lanes_open=True, moving_since=at.now
+        PortPhase.PREPARING, OpenLanes(state.lane_ends), note=note, lanes_open=True, moving_since=max(at.now, start)
     )
 
 
@@ -61,7 +76,7 @@ def inbound_opened(at: Moment, event: Heard) -> Decision:
 
 
 def outbound_started(at: Moment, event: Heard) -> Decision:
-    """libvirt migrates."""
+    """libvirt migrates, or contents go ahead of the window."""
     return at.go(PortPhase.TRANSFERRING, note=f"{event.sender.owner} has started")
 
 

@@ -57,7 +57,7 @@ class SagaState(Value):
         default=None, description="When this phase gives up; every waiting phase has one."
     )
     wake_at: Timestamp | None = Field(
-        default=None, description="When this phase wants to be called: window, next retry."
+        default=None, description="When this phase wants to be called: window, seeding, next retry."
     )
     retries: int = 0
 
@@ -75,7 +75,9 @@ class SagaState(Value):
     agreement: ServiceChangeAgreement | None = None
     lanes_open: bool = Field(default=False, description="Lanes were asked for and not yet given up.")
 
-    moving_since: Timestamp | None = None
+    moving_since: Timestamp | None = Field(
+        default=None, description="When the window opened for this port; what is sent ahead does not count."
+    )
     switchover_requested_at: Timestamp | None = None
     arrived_at: Timestamp | None = Field(default=None, description="When the broker heard that the VM runs there.")
     outbound: OutboundFinished | None = None
@@ -166,7 +168,9 @@ class DeadlinePassed:
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """The time that the phase asked for has come: the window opens, or a question is to be asked again."""
+    """The time that the phase asked for has come: the window opens, seeding may begin, or a question is to be asked
+    again.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +274,8 @@ class Timing:
     resolving: timedelta = timedelta(minutes=10)
     finishing: timedelta = timedelta(minutes=2)
     aborting: timedelta = timedelta(minutes=2)
+    seed_ahead: timedelta = timedelta(hours=6)
+    clock_difference: timedelta = timedelta(seconds=60)
     first_retry: timedelta = timedelta(seconds=2)
     longest_retry: timedelta = timedelta(seconds=60)
 

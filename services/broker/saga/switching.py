@@ -46,6 +46,9 @@ def grant_switchover(at: Moment, event: Heard) -> Decision:
         return at.stay(_denied(state, event, "not_agreed", detail), note=f"switchover denied: {detail}")
     if at.now >= agreed.deadline:
         return deny_switchover(at, event)  # the deadline's own event aborts the port
+    if at.now < agreed.window_start - at.timing.clock_difference:
+        detail = f"the window opens {agreed.window_start.isoformat()}"
+        return at.stay(_denied(state, event, "window_closed", detail), note=f"switchover denied: {detail}")
     return at.go(
         PortPhase.SWITCHING,
         CommitEpoch(agreed.vm_uuid, agreed.epoch, agreed.recipient, agreed.recipient_node),

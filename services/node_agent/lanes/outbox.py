@@ -68,9 +68,14 @@ class Outbox:
         return self._last - self.consumed
 
     @property
+    def unconsumed_payloads(self) -> int:
+        """The part of them that is DATA, hence in the window."""
+        return len(self._costs)
+
+    @property
     def unconsumed_controls(self) -> int:
         """The part of them that is not DATA, hence outside the window."""
-        return self.unconsumed_units - len(self._costs)
+        return self.unconsumed_units - self.unconsumed_payloads
 
     def has_room(self, payload_bytes: int) -> bool:
         """Whether a DATA payload of this size fits the window now."""

@@ -10,7 +10,8 @@ Rule 1  Exactly once, in order. Numbered frames (OPEN, DATA, EOF, RESET, CLOSE) 
 Rule 2  Acks mean consumed. `received` frees the sender's copy; `consumed` frees the window, when the application has
         finished with the bytes (written them into its local socket). So the window bounds the sender's memory, the
         relay's queue and the receiver's memory together, and a reader that stands still makes the writer at the
-        other end stand still.
+        other end stand still. Within it the sender holds what is under way to about bandwidth x delay (flight.py); so
+        that it can measure them, acks come after `ACK_BYTES`, and when `ack_delay_s` has passed.
 Rule 3  Loss is seen, not guessed. Every frame names the last number sent before it in this pass; because the route
         keeps order, any frame that arrives shows what did not. After `resend_after_s` without progress the sender
         asks with a small ACK (REPLY_WANTED), which drives the same mechanism when the *last* frames were lost. Only
@@ -39,7 +40,7 @@ Rule 9  Every violation raises a LaneError from the call that met it, and again 
 from __future__ import annotations
 
 from collections import deque
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from services.node_agent.lanes.errors import (
     EndpointRestartedError,
@@ -61,6 +62,7 @@ from services.node_agent.lanes.events import (
     StreamOpened,
     StreamReset,
 )
+from services.node_agent.lanes.flight import Flight
 from services.node_agent.lanes.inbox import Inbox
 from services.node_agent.lanes.outbox import FRAME_COST_BYTES, Outbox
 from services.node_agent.lanes.seal import LaneSeal, SealError
@@ -81,6 +83,10 @@ from shared.page_stream.bodies import (
 from shared.page_stream.errors import FrameError
 from shared.page_stream.frame import Flag, Frame, FrameType, decode_frame, encode_frame
 
+ACK_BYTES: Final = 128 * 1024
+"""An ack is due when so much was consumed, or an eighth of the window where that is less. On loopback that costs 5 % of
+900 MB/s beside acks after 1 MiB; at 100 Mbit/s it is 95 acks and 5 kB a second (tests/bench/lane_throughput.py)."""
+
 
 class LaneProtocol:
     """One end of a lane.
@@ -97,6 +103,7 @@ class LaneProtocol:
         self._peer_epoch = 0
         self._peer_max_payload_bytes = 0
         self._outbox = Outbox()
+        self._flight = Flight(follow=settings.window_follows_link)
         self._inbox = Inbox(window_bytes=settings.window_bytes)
         self._streams = StreamTable(role=settings.role, max_streams=settings.max_streams)
         self._seal = seal
@@ -156,7 +163,11 @@ class LaneProtocol:
 
     def has_room(self, payload_bytes: int) -> bool:
         """Whether `send_data` of this many bytes is possible now."""
-        return self._seal.established and self._outbox.has_room(self._seal.sealed_bytes(payload_bytes))
+        return (
+            self._seal.established
+            and self._flight.has_room(self._outbox.unconsumed_bytes)
+            and self._outbox.has_room(self._seal.sealed_bytes(payload_bytes))
+        )
 
     def stats(self) -> LaneStats:
         """Counters since the endpoint was made, as of the latest call that carried a time."""
@@ -170,6 +181,7 @@ class LaneProtocol:
             dropped_frames=self._dropped_frames,
             data_sent_bytes=self._data_sent_bytes,
             data_received_bytes=self._data_received_bytes,
+            allowed_out_bytes=self._flight.allowed_bytes,
             unconsumed_out_bytes=self._outbox.unconsumed_bytes,
             unconsumed_in_bytes=self._inbox.unconsumed_bytes,
             reconnects=max(0, self._link_ups - 1),
@@ -191,7 +203,7 @@ class LaneProtocol:
         self._put(FrameType.OPEN, stream_id, body)
         return stream_id
 
-    def send_data(self, stream_id: int, payload: memoryview | bytes) -> None:
+    def send_data(self, stream_id: int, payload: memoryview | bytes, now_s: float) -> None:
         """Queue one DATA frame; the other end receives exactly these bytes as one payload. An empty payload is no
         frame.
 
@@ -206,7 +218,10 @@ class LaneProtocol:
         if not self.has_room(size):
             raise ValueError(f"no room in the window for {size} bytes; ask has_room() first")
         if size:
+            before_bytes = self._outbox.unconsumed_bytes
             self._put(FrameType.DATA, stream_id, payload)
+            under_way_bytes = self._outbox.unconsumed_bytes
+            self._flight.put(under_way_bytes - before_bytes, unconsumed_bytes=under_way_bytes, now_s=now_s)
             self._data_sent_bytes += size
 
     def send_eof(self, stream_id: int) -> None:
@@ -224,7 +239,7 @@ class LaneProtocol:
     def data_consumed(self, sequence: int) -> None:
         """The application is done with a DataReceived. Each one must be reported once, also after a reset."""
         self._inbox.consume(sequence)
-        if self._inbox.consumed_since_report_bytes >= self.settings.window_bytes // 8:
+        if self._inbox.consumed_since_report_bytes >= min(ACK_BYTES, self.settings.window_bytes // 8):
             self._ack_now()
         else:
             self._ack_soon()
@@ -248,6 +263,7 @@ class LaneProtocol:
         self._link_is_up = True
         self._synced = False
         self._hello_due = (self._hello_due or Flag.NONE) | Flag.REPLY_WANTED
+        self._flight.restart(now_s)
 
     def link_down(self, now_s: float) -> None:
         """The route is away; `next_frame` has nothing until `link_up`."""
@@ -309,6 +325,7 @@ class LaneProtocol:
             self._hello_due = Flag.REPLY_WANTED
         if self._ack_at_s is not None and now_s >= self._ack_at_s:
             self._ack_now()
+        self._flight.tick(now_s)
         if self._synced and self._outbox.unanswered and now_s >= self._probe_at_s:
             self._ack_now(Flag.REPLY_WANTED)
             self._probe_pause_s = min(2 * self._probe_pause_s, self.settings.probe_limit_s)
@@ -327,6 +344,8 @@ class LaneProtocol:
                 due.append(self._hello_retry_at_s)
             if self._ack_at_s is not None:
                 due.append(self._ack_at_s)
+            if (still_s := self._flight.next_tick_s()) is not None:
+                due.append(still_s)
             if self._synced and self._outbox.unanswered:
                 due.append(self._probe_at_s)
             if self._keepalive_counts:
@@ -360,6 +379,7 @@ class LaneProtocol:
         self._peer_epoch = frame.epoch
         self._peer_max_payload_bytes = hello.max_payload_bytes
         self._outbox.window_bytes = min(hello.window_bytes, self.settings.window_bytes)
+        self._flight.window_bytes = self._outbox.window_bytes
         self._take_report(frame)
         self._is_next(frame)
         if frame.flags & Flag.REPLY_WANTED:
@@ -388,12 +408,14 @@ class LaneProtocol:
             raise ValueError(f"its window of {hello.window_bytes} bytes holds no payload of {hello.max_payload_bytes}")
 
     def _take_report(self, frame: Frame) -> None:
+        under_way = self._outbox.unconsumed_payloads
         if self._outbox.report(
             received=frame.received,
             consumed=frame.consumed,
             pass_seen=frame.pass_seen,
             gap=bool(frame.flags & Flag.GAP),
         ):
+            self._flight.consumed(under_way - self._outbox.unconsumed_payloads, self._now_s)
             self._expect_progress()
 
     def _is_next(self, frame: Frame) -> bool:

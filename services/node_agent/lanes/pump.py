@@ -18,12 +18,20 @@ from dataclasses import dataclass
 from typing import Final
 
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, Adaptive, ChunkDecoder, ChunkEncoder, CodecStats
+from services.node_agent.page_codec.codec import (
+    MAX_CHUNK_BYTES,
+    Adaptive,
+    ChunkDecoder,
+    ChunkEncoder,
+    CodecStats,
+    Holding,
+)
 from services.node_agent.page_codec.contents import ContentMissingError
 from shared.tasks import first_error
 
-READER_LIMIT_BYTES: Final = 1024 * 1024
-"""`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this."""
+READER_LIMIT_BYTES: Final = MAX_CHUNK_BYTES
+"""`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this. What waits in them stands
+in front of the lane's window, unseen by the ladder, and becomes downtime: so there is room for two chunks."""
 _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
 _CONTENT_WITHIN_S: Final = 60.0  # how long a payload may wait for what another stream of the port brings
 
@@ -76,6 +84,16 @@ class StreamPump:
     def stats(self) -> PumpStats:
         """Counters so far; may be asked at any time."""
         return PumpStats(sent=self._encoder.stats(), received=self._decoder.stats())
+
+    @property
+    def held_bytes(self) -> int:
+        """What the encoder lets wait; see `Holding`."""
+        return self._encoder.held_bytes if isinstance(self._encoder, Holding) else 0
+
+    def hold_at_most(self, limit_bytes: int) -> None:
+        """How much the encoder may let wait; see `Holding`."""
+        if isinstance(self._encoder, Holding):
+            self._encoder.hold_at_most(limit_bytes)
 
     async def run(self) -> None:
         """Pump until both directions ended by EOF; the socket is closed on return, however it ends.

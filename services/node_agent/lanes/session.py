@@ -167,9 +167,9 @@ class LaneSession:
             async with self._turn:
                 while not self._can_send(inbox, len(payload)):
                     await self._wait_for_change()
-                self._protocol.send_data(inbox.stream_id, payload)
+                self._protocol.send_data(inbox.stream_id, payload, self._loop.time())
         else:
-            self._protocol.send_data(inbox.stream_id, payload)
+            self._protocol.send_data(inbox.stream_id, payload, self._loop.time())
         self._kick()
 
     def send_eof(self, inbox: StreamInbox) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStats:
-    """Counters only grow; the three gauges say so.
+    """Counters only grow; the gauges say so.
 
     `data_*` counts payloads once; `sent_*` and `received_*` count whole frames.
     """
@@ -28,6 +28,8 @@ class LaneStats:
     """Numbered frames that were duplicates or came after a gap, and frames of a foreign epoch."""
     data_sent_bytes: int
     data_received_bytes: int
+    allowed_out_bytes: int
+    """Gauge: part of the window that may be taken in the sending direction: about bandwidth x delay (flight.py)."""
     unconsumed_out_bytes: int
     """Gauge: part of the window that is taken in the sending direction."""
     unconsumed_in_bytes: int

@@ -43,6 +43,7 @@ STORED_LEVEL: Final = 0
 _PACKING_NONE: Final = 0
 _PACKING_ZSTD: Final = 1
 _STORED_BIT: Final = 1 << 31
+_SMALL_BYTES: Final = 16 * 1024
 _BLOCK: Final = zstandard.COMPRESSOBJ_FLUSH_BLOCK
 _FINISH: Final = zstandard.COMPRESSOBJ_FLUSH_FINISH
 
@@ -75,15 +76,26 @@ class BatchPacker:
             raise ValueError(f"{len(columns)} columns with {packed_bytes} packed bytes are more than a batch carries")
         if self.level == STORED_LEVEL or packed_bytes == 0:
             return b"".join((_head(_PACKING_NONE, lengths), *packed, *stored))
-        body = self._compress(b"".join(packed))
+        body = self._compress(packed)
         return b"".join((_head(_PACKING_ZSTD, lengths), *body, *stored))
 
-    def _compress(self, data: bytes) -> tuple[bytes, ...]:
+    def _compress(self, columns: Sequence[Bytes]) -> list[bytes]:
         ended = b""
         if self._stream is None or self._stream_level != self.level:
             ended = self._stream.flush(_FINISH) if self._stream is not None else b""
             self._stream, self._stream_level = _new_stream(self.level), self.level
-        return ended, self._stream.compress(data), self._stream.flush(_BLOCK)
+        # Large columns go as they lie; a call for each small one would cost more than their copy.
+        small: list[Bytes] = []
+        packed = [ended]
+        for column in columns:
+            small.append(column)
+            if len(column) > _SMALL_BYTES:
+                packed.append(self._stream.compress(b"".join(small[:-1])))
+                packed.append(self._stream.compress(column))
+                small = []
+        packed.append(self._stream.compress(b"".join(small)))
+        packed.append(self._stream.flush(_BLOCK))
+        return packed
 
 
 class BatchUnpacker:

@@ -70,6 +70,20 @@ class Adaptive(Protocol):
         ...
 
 
+@runtime_checkable
+class Holding(Protocol):
+    """An encoder that lets hot pages wait; see `held_pages`."""
+
+    @property
+    def held_bytes(self) -> int:
+        """What waits, as it would go without compression: the guest cannot run elsewhere before the lane has it."""
+        ...
+
+    def hold_at_most(self, limit_bytes: int) -> None:
+        """How much may wait from now on."""
+        ...
+
+
 class ChunkDecoder(Protocol):
     """Payloads of a stream to bytes of a socket."""
 

@@ -1,8 +1,15 @@
 """The donor's end of the memory stream: QEMU's stream in, batches of news out. Pure. What a batch says is decided in
 `memory_batch`; here is what is held back, and when.
 
-Bytes wait for company up to a batch, or until the caller flushes because the socket pauses. Once the parser passes
-(device state, post-copy, unknown streams), chunks go on at once, each by itself.
+Two things are held back. Bytes that came wait for company up to a batch, or until the caller flushes because the socket
+pauses. Once the parser passes (device state, post-copy, unknown streams), chunks go on at once, each by itself.
+
+Hot pages wait longer (`held_pages`), and come out as records elsewhere in the stream than where QEMU wrote them:
+before the EOS of a section when they have cooled, and before the EOS of the last section whatever still waits. The
+recipient's guest has the newest version of every page there, before the device state. Post-copy begins without a last
+section, at a command between two sections; what waits goes before it, in a section of its own, which is as good as one
+of QEMU's: until then the recipient reads memory as in pre-copy, and pages that changed since are in the list that
+QEMU has discarded next. A stream that ends before any of that is of a migration that failed.
 """
 
 from __future__ import annotations
@@ -10,22 +17,27 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
+import numpy as np
+
 from services.node_agent.page_codec.batch import STORED_LEVEL, BatchPacker
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecStats
+from services.node_agent.page_codec.contents import CONTENT_BYTES, Pages
+from services.node_agent.page_codec.held_pages import DEFAULT_HOLD_BYTES, HeldPages
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.memory_batch import MemoryBatch, MemoryState
 from services.node_agent.page_codec.pace import Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
-from services.node_agent.page_codec.sent_pages import SentPages
+from services.node_agent.page_codec.sent_pages import PageNumbers, SentPages
 from services.node_agent.page_codec.zstd_codec import ZstdEncoder
-from services.node_agent.qemu_stream import PAGE_BYTES, QemuStream
+from services.node_agent.qemu_stream import PAGE_BYTES, DamagedStreamError, Kind, Mark, QemuStream, Scan
 
 BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 """Raw bytes that are parsed at once; the record that was incomplete before adds a page at most."""
-DEFAULT_COPIES: Final = 16 * 1024
-"""Pages of which a copy is kept for deltas: 64 MiB, so that an agent stays below 300 MB."""
+DEFAULT_COPIES: Final = 256 * 1024
+"""Pages of which a copy is kept for deltas: 1 GiB at most, in a file."""
 
-
+_RELEASED_AT_ONCE: Final = 56
+"""Pages that go in one batch when they waited: 224 KiB, as much as another batch."""
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
 
 
@@ -42,16 +54,31 @@ class MemoryEncoder:
         self._chunks = ZstdEncoder()
         self._stream = QemuStream()
         self._keeper = port.keeper
+        self._file = port.open_copies()
+        self._hold_bytes = DEFAULT_HOLD_BYTES if Technique.HOT in port.techniques else None
+        self._holding = True
         self._state = self._make_state()
-        self._held: list[bytes] = []
-        self._held_bytes = 0
+        self._unread: list[bytes | memoryview] = []
+        self._unread_bytes = 0
         self._raw_bytes = 0
         self._wire_bytes = 0
 
     @property
     def holds_back(self) -> bool:
-        """Whether bytes wait for company."""
-        return self._held_bytes > 0
+        """Whether bytes wait for company. Hot pages do not count: they have their own time."""
+        return self._unread_bytes > 0
+
+    @property
+    def held_bytes(self) -> int:
+        """See `Holding`."""
+        return self._state.held.held_bytes if self._state.held is not None else 0
+
+    def hold_at_most(self, limit_bytes: int) -> None:
+        """See `Holding`. Without Technique.HOT nothing is held."""
+        if self._hold_bytes is not None:
+            self._hold_bytes = limit_bytes
+        if self._state.held is not None:
+            self._state.held.limit_bytes = limit_bytes
 
     @property
     def passing(self) -> str | None:
@@ -76,25 +103,20 @@ class MemoryEncoder:
     def encode(self, chunk: bytes) -> list[bytes]:
         """See `ChunkEncoder`."""
         self._raw_bytes += len(chunk)
-        self._held.append(chunk)
-        self._held_bytes += len(chunk)
-        if self._held_bytes < BATCH_BYTES and self.passing is None:
+        self._unread.append(chunk)
+        self._unread_bytes += len(chunk)
+        if self._unread_bytes < BATCH_BYTES and self.passing is None:
             return []
         payloads: list[bytes] = []
-        data = self._take_held()
-        while len(data) >= BATCH_BYTES and self.passing is None:
-            payloads += self._batch(data[:BATCH_BYTES])
-            data = data[BATCH_BYTES:]
+        while self._unread_bytes >= BATCH_BYTES and self.passing is None:
+            payloads += self._read(self._take_unread(BATCH_BYTES))
         if self.passing is not None:
-            payloads += self._pass_on(data)
-        elif data:
-            self._held, self._held_bytes = [data], len(data)
+            payloads += self._pass_on(b"".join(self._take_unread(self._unread_bytes)))
         return self._count(payloads)
 
     def flush(self) -> list[bytes]:
         """See `ChunkEncoder`."""
-        data = self._take_held()
-        return self._count(self._batch(data) if data else [])
+        return self._count(self._read(self._take_unread(self._unread_bytes)) if self._unread_bytes else [])
 
     def stats(self) -> CodecStats:
         """Counters so far."""
@@ -103,25 +125,92 @@ class MemoryEncoder:
         }
         return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes, contents=contents)
 
-    def _take_held(self) -> bytes:
-        data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
-        self._held, self._held_bytes = [], 0
-        return data
+    def _take_unread(self, size: int) -> list[bytes | memoryview]:
+        """The first `size` bytes of what waits for company, in parts: only the parser copies them."""
+        parts, taken = [], 0
+        while taken < size:
+            part = self._unread.pop(0)
+            if taken + len(part) > size:
+                cut = size - taken
+                self._unread.insert(0, memoryview(part)[cut:])
+                part = memoryview(part)[:cut]
+            parts.append(part)
+            taken += len(part)
+        self._unread_bytes -= size
+        return parts
 
     def _make_state(self) -> MemoryState:
         pages = self._stream.page_count
-        sent = SentPages(pages, copies=min(self._copies, pages))
-        return MemoryState(index=self._index, sent=sent, blocks=self._stream.blocks, keeper=self._keeper)
+        sent = SentPages(pages, copies=min(self._copies, pages), file=self._file)
+        held = HeldPages(pages, limit_bytes=self._hold_bytes) if self._hold_bytes is not None else None
+        return MemoryState(index=self._index, sent=sent, blocks=self._stream.blocks, keeper=self._keeper, held=held)
 
-    def _batch(self, data: bytes) -> list[bytes]:
+    def _read(self, parts: list[bytes | memoryview]) -> list[bytes]:
         known = self._stream.page_count
-        scan = self._stream.feed(data)
+        scan = self._stream.feed(*parts)
         if not len(scan.kinds):
             return []
         if self._stream.page_count != known:
             tally, self._state = self._state.tally, self._make_state()
             self._state.tally = tally
-        return [self._packer.pack(MemoryBatch(self._state, scan).columns())]
+        if self._state.held is None:
+            return [self._pack(scan.part(0, len(scan.kinds)))]
+        return self._pack_around(scan, self._state.held)
+
+    def _pack(self, scan: Scan, *, hold: bool = False) -> bytes:
+        return self._packer.pack(MemoryBatch(self._state, scan, hold=hold).columns())
+
+    def _pack_around(self, scan: Scan, held: HeldPages) -> list[bytes]:
+        """The scan, cut where pages that waited go between its elements."""
+        payloads: list[bytes] = []
+        begin = 0
+        for row, mark in scan.marks:
+            if mark is Mark.RECORDS_END and not len(self._due(held)):
+                continue
+            if row > begin:
+                payloads.append(self._pack(scan.part(begin, row), hold=self._holding))
+                begin = row
+            match mark:
+                case Mark.LAST_SECTION:
+                    self._holding = False
+                case Mark.RECORDS_END:
+                    payloads += self._release(held, self._due(held))
+                case Mark.PASSES:
+                    self._holding = False
+                    unread = self._unread_bytes + scan.end - int(scan.starts[row])
+                    payloads += self._release_before_end(held, at=self._raw_bytes - unread)
+        if begin < len(scan.kinds):
+            payloads.append(self._pack(scan.part(begin, len(scan.kinds)), hold=self._holding))
+        return payloads
+
+    def _due(self, held: HeldPages) -> PageNumbers:
+        """What should go where a section's records end."""
+        return held.due() if self._holding else held.pages()
+
+    def _release_before_end(self, held: HeldPages, *, at: int) -> list[bytes]:
+        """All that waits, before the first byte that is not understood, which is byte `at` of the stream."""
+        if not len(held):
+            return []
+        if self._stream.in_records:
+            payloads = self._release(held, held.pages())
+            block = self._stream.block
+            if block is None or self._state.blocks[self._state.last_block] != block:
+                # What follows may say "the same block as before", and nothing here can lead the recipient back to it.
+                finding = f"pages of another block waited when it could not be read on: {self.passing}"
+                raise DamagedStreamError(finding, offset=at)
+            return payloads
+        head, end = self._stream.section()
+        return [self._pack(_opaque(head)), *self._release(held, held.pages()), self._pack(_opaque(end))]
+
+    def _release(self, held: HeldPages, pages: PageNumbers) -> list[bytes]:
+        """Records of these pages. Those of the block that QEMU is in go last: so the recipient is in it, too."""
+        if (block := self._stream.block) is not None:
+            inside = (pages >= block.first_page) & (pages < block.first_page + block.pages)
+            pages = np.concatenate([pages[~inside], pages[inside]])
+        return [
+            self._pack(_records(part, held.take(part)))
+            for part in (pages[at : at + _RELEASED_AT_ONCE] for at in range(0, len(pages), _RELEASED_AT_ONCE))
+        ]
 
     def _pass_on(self, data: bytes) -> list[bytes]:
         self._state.tally["passed"] += len(data)
@@ -136,3 +225,31 @@ class MemoryEncoder:
             self._hello = None
         self._wire_bytes += sum(map(len, payloads))
         return payloads
+
+
+def _records(pages: PageNumbers, contents: Pages) -> Scan:
+    """A scan of full pages."""
+    places = CONTENT_BYTES * np.arange(len(pages))
+    return Scan(
+        buffer=contents.tobytes(),
+        end=contents.size,
+        kinds=np.full(len(pages), Kind.PAGE, dtype=np.uint8),
+        starts=places,
+        bodies=places,
+        pages=pages,
+        named=np.zeros(len(pages), dtype=np.bool_),
+    )
+
+
+def _opaque(data: bytes) -> Scan:
+    """A scan of one element that is no record."""
+    nowhere = np.zeros(1, dtype=np.int64)
+    return Scan(
+        buffer=data,
+        end=len(data),
+        kinds=np.array([Kind.OPAQUE], dtype=np.uint8),
+        starts=nowhere,
+        bodies=nowhere,
+        pages=nowhere - 1,
+        named=np.zeros(1, dtype=np.bool_),
+    )

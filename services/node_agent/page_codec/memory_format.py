@@ -15,7 +15,8 @@ LITERAL and NOISE records, in their common order, get the next numbers of origin
 NUMBERED (u8 0 or 1); references may point to contents of the same batch, before or after them.
 
 Differences begin at 0 in every stream and run on over batches. The recipient writes records as QEMU does: without a
-name the flag CONTINUE. Elements that change nothing at the recipient are not there at all.
+name the flag CONTINUE. Elements that change nothing at the recipient are not there at all. A record of a page that
+waited (`held_pages`) is one like the others; it stands later in the stream than QEMU wrote it.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.contents import ContentIndex, ContentStore, Pages
+from services.node_agent.page_codec.copy_file import CopyFile
 from services.node_agent.page_codec.hello import ALL, Hello, Technique
 
 StoreFactory = Callable[[Hello], ContentStore]
@@ -23,8 +24,17 @@ class PortEncoder:
         self.hello = Hello(key)
         self.techniques = techniques
         self.contents = ContentIndex(key, keep=self.hello.keep)
+        self.open_copies: Callable[[], CopyFile] = _copies_in_memory
+        """Makes the file for the copies that one stream's deltas are made against."""
         self.keeper: Callable[[Pages], None] | None = None
         """Is given every page of memory that goes in full, so that the way home can refer to it."""
+
+
+def _copies_in_memory() -> CopyFile:
+    def broken(error: OSError) -> None:
+        raise error
+
+    return CopyFile.in_memory(broken)
 
 
 class PortDecoder:

@@ -325,6 +325,40 @@ class TestMoving:
         talk.wake().expect(P.PREPARING, "open lanes")
         assert talk.now == NOW + timedelta(hours=1)
 
+    def test_seeding_begins_ahead_of_the_window(self) -> None:
+        """Lanes and halves are wanted six hours before; total time counts from the window, which stays what it was."""
+        start = NOW + timedelta(hours=10)
+        talk = Conversation.begin(request(window_start=start, seed=True)).fixed()
+        talk.expect(
+            P.SCHEDULED, "tenant.acme <- PortingFixed", "donor.alpha <- PortingFixed", "recipient.beta <- PortingFixed"
+        )
+        talk.wake().expect(P.PREPARING, "open lanes")
+        assert talk.now == NOW + timedelta(hours=4)
+        assert talk.state.moving_since == start
+        assert talk.state.agreement is not None
+        assert talk.state.agreement.window_start == start
+
+    @pytest.mark.parametrize(
+        ("ahead", "since"), [(timedelta(hours=1), timedelta(hours=1)), (timedelta(minutes=-1), timedelta())]
+    )
+    def test_seeding_never_begins_in_the_past(self, ahead: timedelta, since: timedelta) -> None:
+        """A window that is nearer than the time to seed, or open, leads on at once."""
+        talk = Conversation.begin(request(window_start=NOW + ahead, seed=True)).fixed()
+        assert talk.state.phase is P.PREPARING
+        assert talk.state.moving_since == NOW + since
+
+    def test_a_late_broker_skips_the_seeding(self) -> None:
+        """Total time then counts from when the broker came to it."""
+        talk = Conversation.begin(request(window_start=NOW + timedelta(hours=10), seed=True)).fixed()
+        talk.pass_time(timedelta(hours=11)).wake().expect(P.PREPARING, "open lanes")
+        assert talk.state.moving_since == NOW + timedelta(hours=11)
+
+    def test_a_seeding_that_is_cancelled_is_undone(self) -> None:
+        """It is a transfer like any other: both halves are stopped."""
+        talk = Conversation.begin(request(window_start=NOW + timedelta(hours=1), seed=True)).transferring()
+        talk.hear(ACME, CancelPort(port_id=PORT))
+        talk.expect(P.ABORTING, "donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
+
     def test_window_missed(self) -> None:
         """A broker that was away past the deadline does not start any more."""
         deadline = NOW + timedelta(hours=2)
@@ -448,6 +482,17 @@ class TestSwitchover:
         talk = Conversation.begin(request(deadline=NOW + timedelta(seconds=90))).transferring()
         talk.pass_time(timedelta(seconds=91)).hear(BETA_NODE, request_switchover())
         talk.expect(P.TRANSFERRING, "node.beta.beta-1 <- SwitchoverDenied")
+
+    def test_denied_before_the_window(self) -> None:
+        """However far a seeding is, the VM does not pass before its window, but for a difference of clocks."""
+        talk = Conversation.begin(request(window_start=NOW + timedelta(hours=1), seed=True)).transferring()
+        talk.pass_time(timedelta(minutes=58)).hear(BETA_NODE, request_switchover())
+        talk.expect(P.TRANSFERRING, "node.beta.beta-1 <- SwitchoverDenied")
+        denied = sent(talk, SwitchoverDenied)
+        assert isinstance(denied, SwitchoverDenied)
+        assert denied.code == "window_closed"
+        talk.pass_time(timedelta(minutes=1)).hear(BETA_NODE, request_switchover())
+        talk.expect(P.SWITCHING, "commit epoch 2 to beta", "node.beta.beta-1 <- SwitchoverGranted")
 
     def test_other_node_cannot_ask(self) -> None:
         """Only the agreed node may ask for the VM."""

@@ -141,14 +141,16 @@ class SagaMachine(RuleBasedStateMachine):
     @initialize(
         window=st.sampled_from([None, timedelta(hours=1)]),
         deadline=st.booleans(),
+        seed=st.booleans(),
         dry_run=st.sampled_from([False, False, False, True]),
         smooth=st.integers(0, 14),
     )
-    def begin(self, window: timedelta | None, deadline: bool, dry_run: bool, smooth: int) -> None:  # noqa: FBT001  # hypothesis
+    def begin(self, window: timedelta | None, deadline: bool, seed: bool, dry_run: bool, smooth: int) -> None:  # noqa: FBT001  # hypothesis
         """A request, and the first events of the good path: the further, the deeper what follows."""
         limits: dict[str, Any] = {
             "window_start": NOW + window if window else None,
             "deadline": NOW + timedelta(hours=3) if deadline else None,
+            "seed": seed and window is not None,
         }
         decision = begin(
             request("best", dry_run=dry_run, **limits),
@@ -169,6 +171,8 @@ class SagaMachine(RuleBasedStateMachine):
             self.now = max(self.now, self.state.wake_at)
             self.take(WakeUp())
             return
+        if self.state.phase is P.TRANSFERRING and self.state.agreement is not None:
+            self.now = max(self.now, self.state.agreement.window_start)
         for sender, message in USEFUL.get(self.state.phase, ()):
             before = self.state
             self.take(Heard(sender, message))
@@ -194,6 +198,8 @@ class SagaMachine(RuleBasedStateMachine):
                 assert effect.owner != self.ownership[-1][1], "an epoch changes the owner"
                 self.ownership.append((effect.epoch, effect.owner))
                 assert not (effect.owner == "beta" and self.abort_decided), "an abort that was decided stays so"
+                opens = self.state.request.limits.window_start or NOW
+                assert effect.owner == "alpha" or self.now >= opens - self.timing.clock_difference, "only in the window"
             case OpenLanes():
                 self.lanes += 1
             case CloseLanes():

@@ -48,6 +48,7 @@ from shared.messages.service_change import (
     PortPlanned,
     PortProgressed,
     PortRefused,
+    TransferPhase,
 )
 from shared.parties import BROKER, Party, donor
 from tests.services.broker.samples import (
@@ -385,6 +386,19 @@ class TestProgress:
         async with world.store.reading() as connection:
             types = {row.type for row in await connection.execute(select(port_events.c.type))}
         assert "PortProgressed" not in types
+
+    async def test_the_transfer_begins_at_nought_after_the_seeding(self, world: World) -> None:
+        """What is reported as sent ahead does not hide the transfer, and does not come back."""
+        world.mute(ALPHA, StartOutbound)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        ahead = progress(90).model_copy(update={"phase": TransferPhase.SEEDING})
+        for told in (ahead, progress(3), ahead):
+            await world.say(ALPHA_NODE, told)
+        await world.until_told(ACME, PortProgressed, times=2)
+        await world.broker.wait_idle()
+        assert world.told(ACME).count("PortProgressed") == 2
+        assert (await world.port()).progress == progress(3)
 
     async def test_only_the_donors_node(self, world: World) -> None:
         """Progress of anybody else is not believed; it lies in the dead letters."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +26,7 @@ from services.node_agent.lane_end import LaneEnd
 from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
 from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
 from services.node_agent.outbox import Outbox
+from services.node_agent.page_codec.hello import Technique
 from services.node_agent.port_contents import PortContents
 from services.node_agent.port_lanes import LaneTuning, PortLanes
 from services.node_agent.port_sockets import PortSockets
@@ -53,7 +55,7 @@ from shared.messages.porting import (
     SwitchoverGranted,
     SwitchoverState,
 )
-from shared.messages.service_change import PortLimits
+from shared.messages.service_change import PortLimits, TransferPhase
 from shared.metrics import NodeMetrics
 from shared.page_stream.bodies import LaneRole
 from shared.parties import BROKER, Party, donor, node, recipient
@@ -65,6 +67,7 @@ from tests.lane_credentials import Pair as CredentialsPair
 M = TypeVar("M", bound=Message)
 VM = UUID("11111111-2222-3333-4444-555555555501")
 MAC = "52:54:00:00:00:01"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DOMAIN = f"""<domain type='qemu'>
   <name>web</name><uuid>{VM}</uuid><memory unit='KiB'>262144</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
@@ -75,23 +78,22 @@ DOMAIN = f"""<domain type='qemu'>
     <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
   </devices>
 </domain>"""
-
-
-LIES_ON = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
+OVERLAID_BASE = np.random.default_rng(7).bytes(DISK_BYTES)
+BENEATH = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
 
 
 def make_agreement(
     image: Path,
     *,
     domain_xml: str,
-    image_format: str = "raw",
     port_id: UUID | None = None,
     limits: PortLimits | None = None,
+    window_start: datetime | None = None,
     donor_lane: LaneEndpoint | None = None,
     recipient_lane: LaneEndpoint | None = None,
 ) -> ServiceChangeAgreement:
     """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
-    now = datetime(2026, 1, 1, tzinfo=UTC)
+    now = NOW
     xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"}))
     return ServiceChangeAgreement(
         port_id=port_id or uuid4(),
@@ -103,8 +105,8 @@ def make_agreement(
         recipient="beta",
         recipient_node="beta-1",
         epoch=2,
-        window_start=now,
-        deadline=now + timedelta(hours=1),
+        window_start=window_start or now,
+        deadline=(window_start or now) + timedelta(hours=1),
         promised_total_s=60,
         promised_downtime_ms=1000,
         price_per_month=Decimal(1),
@@ -114,7 +116,14 @@ def make_agreement(
         recipient_lane=recipient_lane or make_lane_endpoint(),
         domain_xml=xml,
         domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
-        disks=(ReservedDisk(target="vda", path=str(image), format=image_format, virtual_size_bytes=DISK_BYTES),),
+        disks=(
+            ReservedDisk(
+                target="vda",
+                path=str(image),
+                format=image.suffix.removeprefix("."),
+                virtual_size_bytes=DISK_BYTES,
+            ),
+        ),
         fixed_at=now,
     )
 
@@ -173,6 +182,7 @@ class Heard:
 
     starts: int = 0
     percents: list[int] = field(default_factory=list)
+    phases: list[TransferPhase] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -183,6 +193,7 @@ class Heard:
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:  # noqa: ARG002  # the reporter's shape
         """A percent."""
         self.percents.append(progress.percent)
+        self.phases.append(progress.phase)
 
     async def in_doubt(self, reason: str) -> None:
         """The outcome is unknown."""
@@ -191,9 +202,9 @@ class Heard:
 
 
 class Pair:
-    """A port between two hosts, with both halves in this process.
+    """A port between two hosts, with both halves in this process. `now` is the donor's time of day.
 
-    With `base` the disk lies on an image of these bytes, `base_file`; the recipient has it as `published_file`.
+    With `base` the disk is an overlay on it.
     """
 
     def __init__(
@@ -202,30 +213,35 @@ class Pair:
         stack: AsyncExitStack,
         credentials: CredentialsPair,
         *,
-        base: bytes | None = None,
         limits: PortLimits | None = None,
+        without: tuple[Technique, ...] = (),
+        base: bytes | None = None,
     ) -> None:
+        self.now = NOW
+        self.without = without
         self.tmp = tmp
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.donor, self.recipient = FakeHypervisor(), FakeHypervisor()
-        self.image = tmp / "b" / "images" / "web-vda.raw"
+        self.image = tmp / "b" / "images" / ("web-vda.raw" if base is None else "web-vda.qcow2")
         for folder in (tmp / "a", self.image.parent):
             folder.mkdir(parents=True)
         source = tmp / "a" / "web.raw"
         source.write_bytes(bytes(DISK_BYTES))
         self.domain_xml = DOMAIN % source
-        self.base_file = tmp / "a" / "base.raw"
-        self.published_file = tmp / f"{Side.INBOUND}-state" / "base-images" / "published"
+        self.base = tmp / "a" / "base.img"
         if base is not None:
-            self._put_disk_on(base)
+            self.base.write_bytes(base)
+            self.domain_xml = self.domain_xml.replace("type='raw'", "type='qcow2'").replace(
+                "<target dev='vda'", BENEATH % self.base + "<target dev='vda'"
+            )
         self.memory = b"page" * 100_000
         self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
         self.agreement = make_agreement(
             self.image,
             domain_xml=self.domain_xml,
-            image_format="raw" if base is None else "qcow2",
             limits=limits,
+            window_start=limits.window_start if limits else None,
             donor_lane=self.keys[Side.OUTBOUND].endpoint,
             recipient_lane=self.keys[Side.INBOUND].endpoint,
         )
@@ -237,19 +253,21 @@ class Pair:
         self.journals = {
             side: HalfJournal(store, PortRecord(side=side, agreement=self.agreement)) for side, store in stores.items()
         }
-        self.contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+        self.contents = {side: PortContents(self.settings(side), store) for side, store in stores.items()}
 
-    def _put_disk_on(self, base: bytes) -> None:
-        self.published_file.parent.mkdir(parents=True)
-        for path in (self.base_file, self.published_file):
-            path.write_bytes(base)
-        self.domain_xml = self.domain_xml.replace("type='raw'", "type='qcow2'").replace(
-            "<target", f"{LIES_ON % self.base_file}<target", 1
+    def settings(self, side: Side) -> NodeSection:
+        """A node's settings."""
+        folder = self.tmp / f"{side}-state"
+        return NodeSection(
+            state_dir=folder,
+            image_dir=self.image.parent,
+            base_image_dir=folder / "base-images",
+            without=self.without if side is Side.INBOUND else (),
         )
 
-    def _settings(self, side: Side) -> NodeSection:
-        folder = self.tmp / f"{side}-state"
-        return NodeSection(state_dir=folder, image_dir=self.image.parent, base_image_dir=folder / "base-images")
+    def kept(self, side: Side) -> set[str]:
+        """Names of the folders of contents that a side has of the VM."""
+        return {path.name.partition(".")[2] for path in (self.tmp / f"{side}-state" / "contents").glob("*/*")}
 
     async def open(self) -> None:
         """Make lanes and halves."""
@@ -271,7 +289,8 @@ class Pair:
             journal=self.journals[Side.OUTBOUND],
             reporter=self.heard,
             contents=outbound_contents,
-            tuning=OutboundTuning(ready_within_s=5, watch_every_s=0.01, abort_within_s=0.5),
+            tuning=OutboundTuning(ready_within_s=5, watch_every_s=0.01, seeding_every_s=0.01, abort_within_s=0.5),
+            now=lambda: self.now,
         )
         self.inbound = Inbound(
             self.agreement,
@@ -326,28 +345,38 @@ class Pair:
         return await asyncio.gather(self.run_outbound(), self.run_inbound())
 
 
-@pytest.fixture
-async def pair(credentials: CredentialsPair) -> AsyncIterator[Pair]:
+@asynccontextmanager
+async def made_pair(credentials: CredentialsPair, **facts: Any) -> AsyncIterator[Pair]:
     """Two hosts with a VM on the first, ready to port."""
     async with AsyncExitStack() as stack:
         # pytest's own folders are too long for a socket's path.
         folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
-        made = Pair(Path(folder), stack, credentials)
+        made = Pair(Path(folder), stack, credentials, **facts)
         await made.open()
         yield made
-
-
-BASE = b"an operating system" * 1000
 
 
 @pytest.fixture
-async def overlay_pair(credentials: CredentialsPair, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
-    """The same, the VM's disk being an overlay; the tenant's limits by indirect parameter."""
+async def pair(credentials: CredentialsPair) -> AsyncIterator[Pair]:
+    """A port at once."""
+    async with made_pair(credentials) as made:
+        yield made
+
+
+@pytest.fixture
+async def seeded_pair(credentials: CredentialsPair, request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
+    """A port whose window opens in an hour, with contents sent ahead; techniques that beta lacks by parameter."""
+    limits = PortLimits(window_start=NOW + timedelta(hours=1), seed=True)
+    async with made_pair(credentials, limits=limits, without=getattr(request, "param", ())) as made:
+        yield made
+
+
+@pytest.fixture
+async def overlaid(credentials: CredentialsPair) -> AsyncIterator[Pair]:
+    """Two hosts with a VM on the first whose disk is an overlay on `OVERLAID_BASE`; its halves are not open yet."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
-        made = Pair(Path(folder), stack, credentials, base=BASE, limits=getattr(request, "param", None))
-        await made.open()
-        yield made
+        yield Pair(Path(folder), stack, credentials, base=OVERLAID_BASE)
 
 
 ALPHA, BETA = node("alpha", "alpha-1"), node("beta", "beta-1")
@@ -394,13 +423,7 @@ class NodeUnderTest:
             keys=self.keys,
             metrics=self.metrics,
         )
-        affairs = VmAffairs(
-            self.hypervisor,
-            self.journal,
-            node=self.party.node,
-            lane=self.keys.endpoint,
-            described=self.halves.described,
-        )
+        affairs = VmAffairs(self.hypervisor, self.journal, node=self.party.node, lane=self.keys.endpoint)
         self.service = NodeService(self.party, self.halves, affairs, self.reports)
         self.halves.recover()
         loop = asyncio.get_running_loop()

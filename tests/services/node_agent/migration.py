@@ -92,4 +92,8 @@ class GuestMemory:
 
     def digest(self) -> str:
         """Of all pages and of all that was no RAM record."""
-        return blake3(self._memory.data).hexdigest() + self._others.hexdigest()
+        return self.pages_digest() + self._others.hexdigest()
+
+    def pages_digest(self) -> str:
+        """Of all pages."""
+        return blake3(self._memory.data).hexdigest()

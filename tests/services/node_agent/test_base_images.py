@@ -1,172 +1,154 @@
-"""Base images: the same bytes in the same format are the same image, and a path comes only from the catalogue."""
+"""Base images: known by content, read once, found only where they are published."""
 
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from services.node_agent import base_images, block_files
-from services.node_agent.base_images import (
-    BaseImage,
-    BaseImages,
-    Catalogue,
-    Lower,
-    identify,
-    lowers_of,
-    published,
-)
-from services.node_agent.block_files import BlockIndex
-from shared.domain_xml import DiskFacts, LayerFacts
+from services.node_agent.base_images import BaseImage, BaseImages, OverlaysWanted, published
+from shared.domain_xml import LayerFacts
 
 CONTENT = b"a base image" * 1000
-BELOW = LayerFacts("/images/base.raw", "raw")
+IMAGE = BaseImage(blake3=blake3(CONTENT).hexdigest(), size_bytes=len(CONTENT), format="raw")
 
 
-def disk(target: str, *layers: LayerFacts, image_format: str = "qcow2") -> DiskFacts:
-    return DiskFacts(target, "virtio", image_format, f"/images/{target}", backing=layers)
-
-
-@pytest.fixture
-def index(tmp_path: Path) -> BlockIndex:
-    return BlockIndex(tmp_path / "index")
-
-
-@pytest.fixture
-def catalogue(tmp_path: Path, index: BlockIndex) -> Catalogue:
-    """One that has the image under another name, beside others."""
-    folder = tmp_path / "base-images"
-    folder.mkdir()
-    (folder / "a-stranger").write_bytes(b"another one!" * 1000)
-    (folder / "known").write_bytes(CONTENT)
-    return Catalogue(folder, index)
+def qcow2(*, backing: int = 0, encrypted: int = 0, features: int = 0, version: int = 3) -> bytes:
+    """A header."""
+    fields = ((b"QFI\xfb", 4), (version, 4), (backing, 8), (0, 4), (16, 4), (1 << 20, 8), (encrypted, 4))
+    start = b"".join(value if isinstance(value, bytes) else value.to_bytes(size, "big") for value, size in fields)
+    return start.ljust(72, b"\0") + features.to_bytes(8, "big")
 
 
 @pytest.fixture
-def wanted(tmp_path: Path) -> BaseImage:
-    """What the donor says of its own copy."""
-    path = tmp_path / "donors.raw"
+def images(tmp_path: Path) -> BaseImages:
+    """Of a node that has read nothing yet."""
+    return BaseImages(tmp_path / "indexes")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    """An image in a catalogue."""
+    path = tmp_path / "catalogue" / "debian.raw"
+    path.parent.mkdir()
     path.write_bytes(CONTENT)
-    found = identify(Lower(path, "raw"), BlockIndex(tmp_path / "donors-index"))
-    assert found is not None
-    return found
+    return path
 
 
-def test_disks_on_one_file_each_can_be_overlays() -> None:
-    """Those beside them that lie on nothing do not matter, whatever their format."""
-    disks = [disk("vda", BELOW), disk("vdb"), disk("vdc", image_format="raw")]
-    assert lowers_of(disks) == {"vda": Lower(Path("/images/base.raw"), "raw")}
-    assert lowers_of(disks[1:]) == {}
+def same_stamp(path: Path, content: bytes) -> None:
+    """Change a file in a way that only reading it shows."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_an_image_is_known_by_its_content(images: BaseImages, image: Path) -> None:
+    """Digest of the whole file, size and format; the name counts for nothing."""
+    assert images.look_up(image) == IMAGE
+    assert images.look_up(image.rename(image.with_name("other"))) == IMAGE
+
+
+def test_an_image_that_did_not_change_is_read_once(images: BaseImages, image: Path) -> None:
+    """Also by the next process; one that changed is read again."""
+    images.look_up(image)
+    same_stamp(image, CONTENT[::-1])
+    assert images.look_up(image) == IMAGE
+    assert BaseImages(images._folder).look_up(image) == IMAGE
+    image.write_bytes(CONTENT[::-1])
+    os.utime(image, ns=(1, 1))
+    changed = images.look_up(image)
+    assert changed is not None
+    assert blake3(CONTENT[::-1]).hexdigest() == changed.blake3
+
+
+def test_a_damaged_note_is_not_believed(images: BaseImages, image: Path) -> None:
+    """The image is read again."""
+    images.look_up(image)
+    (note,) = images._folder.iterdir()
+    note.write_bytes(note.read_bytes()[:-1])
+    assert images.look_up(image) == IMAGE
 
 
 @pytest.mark.parametrize(
-    "other",
+    ("header", "image_format"),
     [
-        disk("vdb", BELOW, BELOW),
-        disk("vdb", LayerFacts("", "raw")),
-        disk("vdb", LayerFacts("/images/base.vmdk", "vmdk")),
-        disk("vdb", BELOW, image_format="qed"),
-        DiskFacts("vdb", "virtio", "qcow2", "/images/vdb"),
+        (qcow2(), "qcow2"),
+        (qcow2(version=2, features=4), "qcow2"),  # version 2 has no features
+        (qcow2(features=1), "qcow2"),  # dirty
+        (qcow2(backing=200), None),
+        (qcow2(encrypted=1), None),
+        (qcow2(features=4), None),  # external data file
+        (b"", "raw"),
+        (b"QFI", "raw"),
     ],
-    ids=["two layers", "no file", "format below", "format", "unknown"],
 )
-def test_one_disk_that_cannot_be_an_overlay_makes_all_whole(other: DiskFacts) -> None:
-    """libvirt copies top layers of all disks or of none: this one would come without what lies below."""
-    assert lowers_of([disk("vda", BELOW), other]) == {}
-
-
-def test_an_image_is_its_bytes_its_size_and_its_format(wanted: BaseImage) -> None:
-    """The digest is of all of it."""
-    assert wanted == BaseImage(blake3=blake3(CONTENT).hexdigest(), size_bytes=len(CONTENT), format="raw")
-
-
-def test_the_catalogue_finds_an_image_by_what_it_is(catalogue: Catalogue, wanted: BaseImage) -> None:
-    """Whatever its name is; other bytes, another size and another format are other images."""
-    assert catalogue.find(wanted) == catalogue.folder / "known"
-    assert catalogue.find(wanted.model_copy(update={"blake3": "0" * 64})) is None
-    assert catalogue.find(wanted.model_copy(update={"size_bytes": 1})) is None
-    assert catalogue.find(wanted.model_copy(update={"format": "qcow2"})) is None
-
-
-def test_an_image_that_changed_is_another_one(catalogue: Catalogue, wanted: BaseImage) -> None:
-    """One byte is enough, also after it was found."""
-    path = catalogue.folder / "known"
-    assert catalogue.find(wanted) == path
-    with open(path, "r+b") as file:
-        file.seek(5000)
-        file.write(b"!")
-    assert catalogue.find(wanted) is None
-
-
-def test_only_plain_files_of_the_catalogue_are_found(catalogue: Catalogue, wanted: BaseImage, tmp_path: Path) -> None:
-    """A link and a file elsewhere are not published, though their bytes are the right ones."""
-    path = catalogue.folder / "known"
-    path.rename(tmp_path / "elsewhere")
-    path.symlink_to(tmp_path / "elsewhere")
-    (catalogue.folder / "folder").mkdir()
-    assert catalogue.find(wanted) is None
-    assert published(catalogue.folder) == [catalogue.folder / "a-stranger"]
-    assert published(catalogue.folder / "none") == published(None) == []
-
-
-def test_an_image_that_is_read_otherwise_than_it_says_is_none(tmp_path: Path, index: BlockIndex) -> None:
-    """A guest could otherwise have written a header that makes another host's QEMU open files."""
-    path = tmp_path / "image"
-    path.write_bytes(b"QFI\xfb" + bytes(508))
-    assert identify(Lower(path, "raw"), index) is None
-    assert identify(Lower(path, "qcow2"), index) is None
-    assert identify(Lower(tmp_path, "raw"), index) is None
-
-
-async def test_what_was_read_ahead_is_not_read_again(
-    catalogue: Catalogue, wanted: BaseImage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_what_stands_alone_is_a_base(
+    images: BaseImages, image: Path, header: bytes, image_format: str | None
 ) -> None:
-    """Ports only look up what is remembered."""
-    lower = Lower(tmp_path / "donors.raw", "raw")
-    bases = BaseImages(catalogue.folder, catalogue.index)
-    await bases.read_published()
-    await bases.read_ahead([lower.path, tmp_path / "gone"])
-    monkeypatch.setattr(block_files, "_whole_digest", lambda _: pytest.fail("an image is read again"))
-    assert await bases.find({"vda": wanted}) == {"vda": catalogue.folder / "known"}
-    assert await bases.identify({"vda": lower}) == {"vda": wanted}
-    bases.close()
+    """An image that leads to another file is none; what looks like QCOW2 is never taken as raw."""
+    image.write_bytes(header)
+    found = images.look_up(image)
+    assert image_format == (found.format if found else None)
 
 
-async def test_an_image_that_takes_too_long_is_known_the_next_time(
-    catalogue: Catalogue, wanted: BaseImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The port goes on without it, and so does the reading."""
-    go_on = threading.Event()
-    read = block_files._whole_digest
-
-    def read_slowly(path: Path) -> bytes:
-        assert go_on.wait(10)
-        return read(path)
-
-    monkeypatch.setattr(block_files, "_whole_digest", read_slowly)
-    monkeypatch.setattr(base_images, "KNOWN_WITHIN_S", 0.05)
-    bases = BaseImages(catalogue.folder, catalogue.index)
-    assert await bases.find({"vda": wanted}) == {}
-    go_on.set()
-    monkeypatch.setattr(base_images, "KNOWN_WITHIN_S", 10)
-    assert await bases.find({"vda": wanted}) == {"vda": catalogue.folder / "known"}
-    bases.close()
+def test_what_lies_beneath_the_disks(images: BaseImages, image: Path) -> None:
+    """One image under each overlay is what the recipient is asked for."""
+    layers = {"vda": (LayerFacts(str(image), "raw"),), "vdb": (LayerFacts(str(image), "raw"),)}
+    assert OverlaysWanted(bases={"vda": IMAGE, "vdb": IMAGE}) == images.beneath(layers)
 
 
-def test_an_image_that_cannot_be_read_hides_no_other(
-    catalogue: Catalogue, wanted: BaseImage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next one may be it."""
-    (catalogue.folder / "a-stranger").write_bytes(bytes(len(CONTENT)))
-    read = block_files._whole_digest
+@pytest.mark.parametrize("odd", ["two layers", "no file", "other format"])
+def test_one_disk_that_cannot_be_asked_for_keeps_all_whole(images: BaseImages, image: Path, odd: str) -> None:
+    """All or none: the hypervisor copies the top layers of all disks, or all disks whole."""
+    good = LayerFacts(str(image), "raw")
+    bad = {
+        "two layers": (LayerFacts(str(image), "raw"), good),
+        "no file": (LayerFacts(None, "raw"),),
+        "other format": (LayerFacts(str(image), "qcow2"),),
+    }[odd]
+    assert images.beneath({"vda": (good,), "vdb": bad}) is None
+    assert images.beneath({}) is None
 
-    def bad_sector(path: Path) -> bytes:
-        if path.name == "a-stranger":
-            raise OSError(5, os.strerror(5))
-        return read(path)
 
-    monkeypatch.setattr(block_files, "_whole_digest", bad_sector)
-    assert catalogue.find(wanted) == catalogue.folder / "known"
+def test_a_missing_base_is_an_error(images: BaseImages, image: Path) -> None:
+    """It is not taken for one that stands alone."""
+    with pytest.raises(Exception, match="No such file"):
+        images.beneath({"vda": (LayerFacts(f"{image}.gone", "raw"),)})
+
+
+def test_the_catalogue_is_searched_by_content(images: BaseImages, image: Path) -> None:
+    """The path is the catalogue's own; another content of the same size is not found."""
+    images.index(image.parent)
+    other = IMAGE.model_copy(update={"blake3": "0" * 64})
+    assert {IMAGE: image} == images.find(image.parent, {IMAGE, other})
+    as_qcow2 = IMAGE.model_copy(update={"format": "qcow2"})
+    assert images.find(image.parent, {as_qcow2}) == {}
+    assert images.find(None, {IMAGE}) == {}
+
+
+def test_a_search_reads_no_image(images: BaseImages, image: Path) -> None:
+    """A port does not wait for a new or changed image to be read: it is not there yet."""
+    assert images.find(image.parent, {IMAGE}) == {}
+    images.index(image.parent)
+    os.utime(image, ns=(1, 1))
+    assert images.find(image.parent, {IMAGE}) == {}
+
+
+def test_only_files_are_published(image: Path, tmp_path: Path) -> None:
+    """A link would lead out of the catalogue."""
+    (tmp_path / "secret").write_bytes(CONTENT)
+    (image.parent / "link").symlink_to(tmp_path / "secret")
+    (image.parent / "folder").mkdir()
+    assert [image] == published(image.parent)
+
+
+def test_what_nobody_looks_up_is_forgotten(images: BaseImages, image: Path) -> None:
+    """Only notes, and only old ones."""
+    images.index(image.parent)
+    images.sweep(0.0)
+    assert {IMAGE: image} == images.find(image.parent, {IMAGE})
+    images.sweep(2.0**40)
+    assert images.find(image.parent, {IMAGE}) == {}
+    assert image.read_bytes() == CONTENT

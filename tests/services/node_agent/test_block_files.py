@@ -10,7 +10,7 @@ import pytest
 from blake3 import blake3
 
 from services.node_agent import block_files
-from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, scan
+from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, read_piece, scan
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentIndex, ContentMissingError
 
 KEY = bytes(range(32))
@@ -33,6 +33,20 @@ def image(tmp_path: Path) -> Path:
 
 def known(path: Path, found: Scanned) -> KnownContents:
     return KnownContents([path], np.zeros(len(found.blocks), dtype=np.int64), found.blocks, found.digests)
+
+
+def test_pieces_are_the_whole_blocks_of_the_file(image: Path) -> None:
+    """In order, without holes, at most as long as asked for; what is no whole block is left out."""
+    for size in (CONTENT_BYTES, 2 * CONTENT_BYTES, 1 << 20):
+        at, found = 0, b""
+        while True:
+            at, data = read_piece(image, at, size)
+            if not data:
+                break
+            assert len(data) <= size
+            found += data
+        assert found.replace(bytes(CONTENT_BYTES), b"") == block(1) + block(2) + block(1) + block(3)
+    assert read_piece(image, 1 << 30, 1 << 20)[1] == b""
 
 
 def test_a_scan_finds_each_content_once(image: Path) -> None:
@@ -95,39 +109,6 @@ def test_an_index_is_kept_until_the_file_changes(image: Path, tmp_path: Path, mo
     with open(image, "ab") as file:
         file.write(bytes(CONTENT_BYTES - 4) + block(9))
     assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097, 4098, 4099]
-
-
-def test_a_whole_file_has_one_digest(image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """That of its bytes, holes as zeros; it is read once, and again when it changed, or was to be forgotten."""
-    index = BlockIndex(tmp_path / "index")
-    assert index.digest(image) == blake3(image.read_bytes()).digest()
-    with monkeypatch.context() as unread:
-        unread.setattr(block_files, "_whole_digest", lambda _: pytest.fail("the file is read again"))
-        assert BlockIndex(tmp_path / "index").digest(image) == blake3(image.read_bytes()).digest()
-        index.forget(image)
-        with pytest.raises(pytest.fail.Exception):
-            index.digest(image)
-    index.digest(image)
-    with open(image, "r+b") as file:
-        file.write(b"changed")
-    assert index.digest(image) == blake3(image.read_bytes()).digest()
-
-
-def test_a_file_that_changes_while_it_is_read_has_no_digest(
-    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And nothing is remembered of it."""
-    read = block_files._whole_digest
-
-    def disturbed(path: Path) -> bytes:
-        found = read(path)
-        os.truncate(path, CONTENT_BYTES)
-        return found
-
-    monkeypatch.setattr(block_files, "_whole_digest", disturbed)
-    with pytest.raises(OSError, match="changed"):
-        BlockIndex(tmp_path / "index").digest(image)
-    assert not (tmp_path / "index").exists()
 
 
 def test_an_index_that_nobody_uses_goes(image: Path, tmp_path: Path) -> None:

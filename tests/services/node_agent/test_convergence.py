@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from services.node_agent.convergence import LOWEST_MS, Ladder, LinkRate, SetMaxDowntime, StartPostCopy, Step
+from services.node_agent.convergence import (
+    COMMIT_RESERVE_MS,
+    HOLD_SHARE,
+    LOWEST_MS,
+    UNLIMITED_MS,
+    GiveUp,
+    Ladder,
+    LinkRate,
+    SetMaxDowntime,
+    StartPostCopy,
+    Step,
+)
 from services.node_agent.hypervisor import JobStats
 
 
@@ -41,6 +52,15 @@ def test_bytes_in_the_lane_are_part_of_the_downtime() -> None:
     assert idle.milliseconds - busy.milliseconds == 400 // 5
 
 
+def test_hot_pages_that_wait_take_a_share_of_the_promise() -> None:
+    """At whatever rate they leave: the rest is for QEMU, the lane and the commit."""
+    ladder = Ladder(1000, "never")
+    assert ladder.hold_bytes(10_000_000) == 10_000_000 // HOLD_SHARE
+    assert ladder.hold_bytes(0) == 0
+    (step,) = look(ladder, 1, lane_bytes=ladder.hold_bytes(10_000_000))
+    assert step == SetMaxDowntime((1000 - COMMIT_RESERVE_MS - 1000 // HOLD_SHARE) // 5)
+
+
 def test_an_impossible_promise_still_has_a_limit() -> None:
     """QEMU is never told less than the lowest."""
     (step,) = look(Ladder(1, "never"), 1, lane_bytes=10**9)
@@ -54,6 +74,38 @@ def test_post_copy_is_the_last_rung_where_allowed() -> None:
     assert sum(isinstance(step, StartPostCopy) for step in steps) == 1
     assert isinstance(steps[-1], StartPostCopy)
     assert not any(isinstance(step, StartPostCopy) for n in range(1, 40) for step in look(forbidden, n))
+
+
+def climb(ladder: Ladder, *, round_s: float, rounds: int) -> list[Step]:
+    """All steps of a guest that never converges, in rounds of this length."""
+    return [
+        step
+        for number in range(1, rounds + 1)
+        for step in ladder.look(
+            JobStats(memory_total_bytes=1, memory_iteration=number, elapsed_ms=round(1000 * round_s * number)),
+            lane_bytes=0,
+            rate_bytes_per_s=10_000_000,
+        )
+    ]
+
+
+def test_a_port_that_may_do_nothing_else_fails_in_the_end() -> None:
+    """Once, with what the tenant could do, and not before the guest was slowed down for long."""
+    *limits, last = climb(Ladder(1000, "never"), round_s=5, rounds=60)
+    assert all(isinstance(step, SetMaxDowntime) for step in limits)
+    assert isinstance(last, GiveUp)
+    assert "stop-and-copy" in last.reason
+
+
+def test_short_rounds_are_no_reason_to_give_up() -> None:
+    """Many rounds in few seconds mean that little is left each time."""
+    assert not any(isinstance(step, GiveUp) for step in climb(Ladder(1000, "never"), round_s=0.5, rounds=60))
+
+
+def test_stop_and_copy_is_the_last_rung_where_allowed() -> None:
+    """Post-copy comes first where that is allowed, too."""
+    assert climb(Ladder(1000, "never", stop_and_copy=True), round_s=5, rounds=60)[-1] == SetMaxDowntime(UNLIMITED_MS)
+    assert climb(Ladder(1000, "if_needed", stop_and_copy=True), round_s=5, rounds=60)[-1] == StartPostCopy()
 
 
 def test_post_copy_always_waits_for_the_first_round() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,10 +11,10 @@ from services.node_agent.disk_images import (
     DiskImageError,
     allocated_bytes,
     create,
-    create_overlay,
     erase,
-    format_alone,
+    lay_on,
     remove,
+    standalone_format,
     virtual_size_bytes,
 )
 
@@ -40,69 +37,37 @@ async def test_a_qcow2_image_has_its_virtual_size(tmp_path: Path) -> None:
     assert allocated_bytes(path) < MIB
 
 
+@pytest.mark.servers
+async def test_an_image_is_laid_on_another_and_taken_off_again(tmp_path: Path) -> None:
+    """What it shows is the base, then nothing; the base is not written."""
+    path, base = tmp_path / "d.qcow2", tmp_path / "base, with: signs.raw"
+    base.write_bytes(b"base" * (MIB // 4))
+    await create(str(path), "qcow2", MIB)
+    await lay_on(str(path), str(base), "raw")
+    assert standalone_format(str(path)) is None
+    compare = ("qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", str(path), str(base))
+    assert await (await asyncio.create_subprocess_exec(*compare)).wait() == 0
+    await lay_on(str(path), "", "")
+    assert standalone_format(str(path)) == "qcow2"
+    assert await (await asyncio.create_subprocess_exec(*compare)).wait() == 1
+    assert base.read_bytes() == b"base" * (MIB // 4)
+
+
+@pytest.mark.servers
+async def test_what_cannot_be_laid_on_another_is_an_error(tmp_path: Path) -> None:
+    """With the reason that qemu-img gives."""
+    path = tmp_path / "d"
+    path.write_bytes(b"no image")
+    with pytest.raises(DiskImageError, match="qcow2"):
+        await lay_on(str(path), "/base", "raw")
+
+
 def test_a_header_that_is_not_qcow2_is_rejected(tmp_path: Path) -> None:
     """A raw file is no qcow2 image."""
     path = tmp_path / "d"
     path.write_bytes(bytes(512))
     with pytest.raises(DiskImageError, match="qcow2"):
         virtual_size_bytes(str(path), "qcow2")
-
-
-def qcow2_header(*, version: int = 3, backing: int = 0, encryption: int = 0, features: int = 0) -> bytes:
-    """The beginning of an image of 64 MiB."""
-    return struct.pack(">4sIQIIQI36xQ", b"QFI\xfb", version, backing, 0, 16, 64 * MIB, encryption, features)
-
-
-@pytest.mark.parametrize(
-    ("header", "image_format"),
-    [
-        (b"", "raw"),
-        (bytes(512), "raw"),
-        (qcow2_header(), "qcow2"),
-        (qcow2_header(version=2, features=1 << 2), "qcow2"),  # version 2 has no features there
-        (qcow2_header(features=1 << 3 | 1 << 4), "qcow2"),
-        (qcow2_header(backing=120), None),
-        (qcow2_header(encryption=2), None),
-        (qcow2_header(features=1 << 0), None),  # not closed in order
-        (qcow2_header(features=1 << 2), None),  # data in another file
-        (qcow2_header(features=1 << 40), None),
-        (qcow2_header(version=4), None),
-        (qcow2_header()[:60], None),
-    ],
-)
-def test_an_image_is_known_alone_if_it_names_no_other_file(
-    tmp_path: Path, header: bytes, image_format: str | None
-) -> None:
-    """Its format then is the one that its bytes say."""
-    path = tmp_path / "d"
-    path.write_bytes(header)
-    assert format_alone(str(path)) == image_format
-
-
-@pytest.mark.servers
-async def test_an_overlay_lies_on_its_base(tmp_path: Path) -> None:
-    """It names the base and its format, may be larger, and the base is as it was; it overwrites nothing."""
-    base, path = tmp_path / "base", str(tmp_path / "d.qcow2")
-    base.write_bytes(b"base" * 1024)
-    base.chmod(0o400)
-    before = base.stat()
-    await create_overlay(path, 64 * MIB, base=str(base), base_format="raw")
-    assert virtual_size_bytes(path, "qcow2") == 64 * MIB
-    assert format_alone(path) is None
-    shown = json.loads(await asyncio.to_thread(subprocess.check_output, ["qemu-img", "info", "--output=json", path]))
-    assert (shown["full-backing-filename"], shown["backing-filename-format"]) == (str(base), "raw")
-    assert base.read_bytes() == b"base" * 1024
-    assert (before.st_mtime_ns, before.st_mode) == (base.stat().st_mtime_ns, base.stat().st_mode)
-    with pytest.raises(DiskImageError) as caught:
-        await create_overlay(path, 64 * MIB, base=str(base), base_format="raw")
-    assert caught.value.code == "disk_exists"
-
-
-async def test_the_base_of_an_overlay_is_never_probed(tmp_path: Path) -> None:
-    """Without a format that is known no overlay is made."""
-    with pytest.raises(DiskImageError, match="auto"):
-        await create_overlay(str(tmp_path / "d"), MIB, base=str(tmp_path / "base"), base_format="auto")
-    assert not (tmp_path / "d").exists()
 
 
 async def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from services.node_agent.base_images import BaseImage
 from services.node_agent.inbound import InboundFailed
 from services.node_agent.journal import Kind, Phase
-from services.node_agent.signals import ask_for_overlays
 from shared.messages.porting import Side
 
 if TYPE_CHECKING:
@@ -44,7 +41,9 @@ async def test_an_existing_file_is_not_overwritten_and_not_removed(pair: Pair) -
 
 async def test_a_disk_outside_of_the_image_directory_is_refused(pair: Pair) -> None:
     """An agreement cannot make files anywhere."""
-    pair.inbound._disks._image_dir = pair.tmp / "elsewhere"
+    pair.inbound._tuning = type(pair.inbound._tuning)(
+        libvirt_socket=pair.inbound._tuning.libvirt_socket, image_dir=pair.tmp / "elsewhere"
+    )
     assert (await failure_of_opening(pair)).code == "disk_outside"
     assert not pair.image.exists()
 
@@ -61,35 +60,6 @@ async def test_a_missing_bridge_is_found_before_anything_moves(pair: Pair) -> No
     """The error names the bridge."""
     pair.recipient._bridges = ("br9",)
     assert "vmbr0" in (await failure_of_opening(pair)).detail
-
-
-WANTED = BaseImage(blake3="0" * 64, size_bytes=1, format="raw")
-
-
-async def test_only_agreed_disks_become_overlays(pair: Pair) -> None:
-    """A raw disk, or one of another name, does not; the disk that was made stays."""
-    await pair.inbound.open()
-    inbound = asyncio.ensure_future(pair.run_inbound())
-    refusal = await ask_for_overlays(pair.lanes_a.control, {"vda": WANTED, "vdb": WANTED})
-    assert refusal is not None
-    assert "vda, vdb" in refusal
-    assert pair.image.exists()
-    pair.inbound.cancel()
-    await inbound
-
-
-async def test_overlays_are_asked_for_once_and_in_time(pair: Pair) -> None:
-    """A donor that asks again could make disks anew that are being filled: its port ends."""
-    await pair.inbound.open()
-    inbound = asyncio.ensure_future(pair.run_inbound())
-    await ask_for_overlays(pair.lanes_a.control, {"vda": WANTED})
-    refusal = await ask_for_overlays(pair.lanes_a.control, {"vda": WANTED})
-    assert refusal is not None
-    assert "twice" in refusal
-    failure = await inbound
-    assert isinstance(failure, InboundFailed)
-    assert failure.code == "signal"
-    assert not pair.image.exists()
 
 
 async def test_a_cancelled_half_removes_what_it_made(pair: Pair) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from services.node_agent.base_images import BaseImages
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.known_contents import CONTENTS, Learnt, Sources, give_again, offer_contents
 from services.node_agent.lanes.session import LaneSession
@@ -75,8 +76,9 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
     images.mkdir()
     if image is not None:
         (images / "base.raw").write_bytes(image)
-    donor, recipient = DonorCodecs(tmp_path / "sent"), RecipientCodecs(tmp_path / "received")
-    inbound = InboundContents(recipient, Sources(images=images, kept=(), index=BlockIndex(tmp_path / "index")))
+    donor, recipient = DonorCodecs(tmp_path / "sent", scratch=tmp_path), RecipientCodecs(tmp_path / "received")
+    bases = BaseImages(tmp_path / "index")
+    inbound = InboundContents(recipient, Sources(images=images, kept=(), index=BlockIndex(tmp_path / "index")), bases)
 
     async def answer() -> None:
         stream = await ends[1].accept()

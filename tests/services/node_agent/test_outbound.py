@@ -6,23 +6,16 @@ The recipient's half is tested here, too: a port has two ends. What only one hal
 from __future__ import annotations
 
 import asyncio
-import struct
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from services.node_agent import disk_images
 from services.node_agent.inbound import InboundFailed
 from services.node_agent.journal import Kind, Phase
-from services.node_agent.lanes.session import LaneSession
 from services.node_agent.outbound import OutboundFailed, OutboundResult
 from services.node_agent.testing import DISK_BYTES
 from shared.messages.porting import Side
-from shared.messages.service_change import PortLimits
 from shared.messages.vm import VmState
-from tests.services.node_agent.conftest import BASE, LIES_ON
 
 if TYPE_CHECKING:
     from tests.services.node_agent.conftest import Pair
@@ -79,124 +72,6 @@ async def test_the_recipient_runs_its_own_xml(pair: Pair) -> None:
     assert pair.image.stat().st_size == DISK_BYTES
     kinds = {made.kind for made in pair.journals[Side.INBOUND].record.made}
     assert kinds == {Kind.DISK, Kind.DOMAIN}
-
-
-def lies_on(pair: Pair) -> str | None:
-    """What the header of the recipient's disk names."""
-    header = pair.image.read_bytes()
-    at, length = struct.unpack_from(">QI", header, 8)
-    return header[at : at + length].decode() if at else None
-
-
-@pytest.mark.servers
-async def test_a_disk_on_a_known_image_arrives_as_an_overlay(overlay_pair: Pair) -> None:
-    """On the recipient's own copy; only its top layer is copied, and neither base image is touched."""
-    files = (overlay_pair.base_file, overlay_pair.published_file)
-    before = [file.stat() for file in files]
-    result, failure = await overlay_pair.run()
-    assert failure is None
-    assert isinstance(result, OutboundResult)
-    assert [plan.top_layers_only for plan in overlay_pair.donor.migrations] == [True]
-    assert lies_on(overlay_pair) == str(overlay_pair.published_file)
-    assert overlay_pair.recipient.vms[VM].domain_xml == overlay_pair.agreement.domain_xml
-    assert [file.stat().st_mtime_ns for file in files] == [each.st_mtime_ns for each in before]
-    assert overlay_pair.journals[Side.OUTBOUND].record.disks == (str(overlay_pair.tmp / "a" / "web.raw"),)
-
-
-async def whole_disk_arrives(pair: Pair) -> None:
-    """The port succeeds, with the disk whole and lying on nothing."""
-    result, failure = await pair.run()
-    assert failure is None
-    assert isinstance(result, OutboundResult)
-    assert [plan.top_layers_only for plan in pair.donor.migrations] == [False]
-    assert lies_on(pair) is None
-
-
-@pytest.mark.servers
-@pytest.mark.parametrize("overlay_pair", [PortLimits(overlays="never")], indirect=True)
-async def test_a_tenant_gets_whole_disks_who_wants_them(overlay_pair: Pair) -> None:
-    """Though the recipient has the image."""
-    await whole_disk_arrives(overlay_pair)
-
-
-@pytest.mark.servers
-async def test_a_tenants_wish_holds_at_the_recipient_too(overlay_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A donor that asks all the same is told no."""
-    limits = PortLimits(overlays="never")
-    monkeypatch.setattr(
-        overlay_pair.inbound._disks, "_agreement", overlay_pair.agreement.model_copy(update={"limits": limits})
-    )
-    await whole_disk_arrives(overlay_pair)
-
-
-@pytest.mark.servers
-async def test_an_image_that_is_not_the_same_is_no_base(overlay_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One byte differs: the whole disk is sent, and what lies below it is offered, too."""
-    overlay_pair.published_file.write_bytes(BASE[:-1] + b"!")
-    offered: list[Path] = []
-    learn = overlay_pair.outbound._contents.learn
-
-    async def note(control: LaneSession, disks: Sequence[Path]) -> None:
-        offered.extend(disks)
-        await learn(control, disks)
-
-    monkeypatch.setattr(overlay_pair.outbound._contents, "learn", note)
-    await whole_disk_arrives(overlay_pair)
-    assert offered == [overlay_pair.tmp / "a" / "web.raw", overlay_pair.base_file]
-
-
-@pytest.mark.servers
-async def test_a_provider_may_make_no_overlays(overlay_pair: Pair) -> None:
-    """By its setting."""
-    overlay_pair.inbound._contents._bases = None
-    await whole_disk_arrives(overlay_pair)
-
-
-@pytest.mark.servers
-async def test_a_disk_on_two_layers_is_sent_whole(overlay_pair: Pair) -> None:
-    """The recipient cannot have what is between."""
-    ends = ("<backingStore/>", f"{LIES_ON % overlay_pair.base_file}")
-    vm = overlay_pair.donor.vms[VM]
-    vm.domain_xml = vm.domain_xml.replace(*ends)
-    await whole_disk_arrives(overlay_pair)
-
-
-@pytest.mark.servers
-async def test_an_overlay_that_cannot_be_made_leaves_a_whole_disk(
-    overlay_pair: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The recipient says so, and the port goes on."""
-
-    async def fail(path: str, *_: object, **__: object) -> None:
-        await asyncio.to_thread(Path(path).touch)
-        raise disk_images.DiskImageError(path, "no")
-
-    monkeypatch.setattr(disk_images, "create_overlay", fail)
-    await whole_disk_arrives(overlay_pair)
-
-
-@pytest.mark.servers
-async def test_a_layer_that_came_meanwhile_ends_the_port(overlay_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody makes a snapshot after the recipient agreed: only its writes would be sent."""
-    learn = overlay_pair.outbound._contents.learn
-
-    async def learn_slowly(control: LaneSession, disks: Sequence[Path]) -> None:
-        await learn(control, disks)
-        vm = overlay_pair.donor.vms[VM]
-        vm.domain_xml = vm.domain_xml.replace("<backingStore/>", LIES_ON % overlay_pair.base_file)
-
-    monkeypatch.setattr(overlay_pair.outbound._contents, "learn", learn_slowly)
-    await overlay_pair.inbound.open()
-    inbound = asyncio.ensure_future(overlay_pair.run_inbound())
-    result = await overlay_pair.run_outbound()
-    assert isinstance(result, OutboundFailed)
-    assert "layer" in result.detail
-    assert overlay_pair.donor.migrations == []
-    overlay_pair.inbound.cancel()
-    assert isinstance(await inbound, InboundFailed)
-    await the_guest_runs_at_the_donor(overlay_pair)
-    await nothing_is_left_at_the_recipient(overlay_pair)
-    assert overlay_pair.published_file.read_bytes() == BASE
 
 
 async def test_a_denied_switchover_leaves_the_guest_at_the_donor(pair: Pair) -> None:

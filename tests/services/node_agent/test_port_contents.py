@@ -6,6 +6,7 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,6 +14,7 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 
+from services.node_agent.guest_memory import RamRange
 from services.node_agent.journal import Journal
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
@@ -20,11 +22,16 @@ from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.port_contents import InboundContents, OutboundContents, PortContents
+from services.node_agent.seeding import SEED, SeedSource
 from services.node_agent.settings import NodeSection
+from services.node_agent.testing import FakeHypervisor
 from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.service_change import PortLimits
 from shared.page_stream.bodies import LaneRole
 from shared.topology import Lane
 
+DOMAIN = """<domain type='qemu'><name>web</name><uuid>11111111-2222-3333-4444-555555555501</uuid>
+<memory unit='MiB'>1</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os></domain>"""
 DISK = np.random.default_rng(11).bytes(400 * CONTENT_BYTES)
 VM = uuid4()
 
@@ -36,18 +43,25 @@ def node(folder: Path, **settings: object) -> PortContents:
     return PortContents(section, Journal(folder / "journal"))
 
 
-def agreement(vm: UUID = VM) -> ServiceChangeAgreement:
+def agreement(vm: UUID = VM, *, seed: bool = False) -> ServiceChangeAgreement:
     """Only what is looked at here."""
-    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm}
+    limits = PortLimits(seed=seed, window_start=datetime.now(UTC))
+    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm, "limits": limits}
     return ServiceChangeAgreement.model_construct(**facts)
 
 
 @asynccontextmanager
 async def porting(
-    donor: PortContents, recipient: PortContents, disk: Path, vm: UUID = VM
+    donor: PortContents,
+    recipient: PortContents,
+    disk: Path,
+    vm: UUID = VM,
+    *,
+    ahead: tuple[SeedSource, FakeHypervisor] | None = None,
+    seed: bool = True,
 ) -> AsyncIterator[tuple[OutboundContents, InboundContents]]:
-    """Both halves, after the exchange; closed at the end, as when a port ends."""
-    route, agreed = MemoryRoute(), agreement(vm)
+    """Both halves, after one pass ahead and the exchange; closed at the end, as when a port ends."""
+    route, agreed = MemoryRoute(), agreement(vm, seed=seed)
     near, far = (
         LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
         for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
@@ -55,12 +69,28 @@ async def porting(
     outbound, inbound = donor.outbound(agreed), recipient.inbound(agreed)
 
     async def answer() -> None:
-        await inbound.answer(await far.accept())
+        stream = await far.accept()
+        if stream.label == SEED:
+            await inbound.take_ahead(stream)
+            stream = await far.accept()
+        await inbound.answer(stream)
+
+    async def send_ahead(source: SeedSource, host: FakeHypervisor) -> None:
+        with outbound.seeding(near, source, host) as seeding:
+            running = loop.create_task(seeding.run())
+            while True:
+                await asyncio.wait({running}, timeout=0.005)
+                if seeding.passes or running.done():
+                    break
+            running.cancel()
+            await asyncio.wait({running})
 
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(30):
         tasks = [loop.create_task(work) for work in (near.run(), far.run(), answer())]
         try:
+            if ahead is not None:
+                await send_ahead(*ahead)
             await outbound.learn(near, [disk])
             tasks.append(loop.create_task(outbound.give_again()))
             yield outbound, inbound
@@ -124,6 +154,26 @@ async def test_another_vm_and_a_switched_off_technique_know_nothing(
         assert send(outbound, inbound, DISK) > len(DISK)
 
 
+@pytest.mark.parametrize(
+    ("without", "seed", "known"), [((), True, True), ((Technique.KEPT,), True, False), ((), False, False)]
+)
+async def test_what_came_ahead_is_known_to_the_port_itself(
+    tmp_path: Path, disk: Path, without: tuple[Technique, ...], *, seed: bool, known: bool
+) -> None:
+    """Disk and memory that were sent ahead cross as references.
+
+    A donor that keeps nothing sends nothing ahead, and a recipient that did not agree to it takes nothing.
+    """
+    donor, recipient = node(tmp_path / "a", without=without), node(tmp_path / "b")
+    pages = np.random.default_rng(3).integers(0, 256, (100, CONTENT_BYTES), dtype=np.uint8).tobytes()
+    host = FakeHypervisor()
+    vm = host.add(DOMAIN, memory=pages)
+    source = SeedSource(vm_uuid=vm, disks=[disk], disk_bytes=len(DISK), ram=[RamRange(0, 1 << 20)])
+    async with porting(donor, recipient, disk, ahead=(source, host), seed=seed) as (outbound, inbound):
+        crossed = send(outbound, inbound, DISK + pages)
+    assert (crossed < 6000) if known else (crossed > len(DISK))
+
+
 async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> None:
     """Nothing is kept past its time."""
     recipient = node(tmp_path / "b", keep_contents_s=0)
@@ -132,16 +182,3 @@ async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> Non
     assert list((tmp_path / "b" / "contents").iterdir())
     await recipient.sweep(())
     assert not list((tmp_path / "b" / "contents").iterdir())
-
-
-@pytest.mark.parametrize("overlays", [True, False])
-async def test_whole_images_are_read_ahead_only_for_overlays(tmp_path: Path, overlays: bool) -> None:  # noqa: FBT001
-    """A provider that makes none does not pay for them; their blocks are looked at in any case."""
-    images = tmp_path / "published"
-    images.mkdir()
-    (images / "base.raw").write_bytes(DISK)
-    contents = node(tmp_path / "b", base_image_dir=images, overlays=overlays)
-    await contents.sweep(())
-    names = [path.name for path in (tmp_path / "b" / "indexes").iterdir()]
-    assert len(names) == 1 + overlays
-    assert any(name.endswith(".whole.index") for name in names) == overlays

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.node_agent.hypervisor import JobStats
-from services.node_agent.progress import ProgressMeter
-from shared.messages.service_change import TransferPhase
+from services.node_agent.progress import ProgressMeter, SeedingMeter
+from shared.messages.service_change import StreamProgress, TransferPhase
 
 MB = 1_000_000
 DISK = JobStats(disk_total_bytes=100 * MB, disk_processed_bytes=50 * MB, disk_remaining_bytes=50 * MB)
@@ -33,6 +33,18 @@ def test_switchover_and_post_copy_are_phases() -> None:
     meter = ProgressMeter(disk_bytes=0, memory_bytes=300 * MB)
     assert meter.update(MEMORY, now_s=1, post_copy=True).phase == TransferPhase.POST_COPY
     assert meter.update(MEMORY, now_s=2, switchover=True).phase == TransferPhase.SWITCHOVER
+
+
+def test_what_goes_ahead_is_told_by_what_was_looked_at() -> None:
+    """Percent of disk and memory together; the rate is of what was sent, smoothed."""
+    meter, memory = SeedingMeter(), StreamProgress(total_bytes=300, remaining_bytes=300)
+    for now_s, looked, sent_bytes in ((0.0, 0, 0), (10.0, 100, 50)):
+        disk = StreamProgress(total_bytes=100, processed_bytes=looked, remaining_bytes=100 - looked)
+        progress = meter.update(disk=disk, memory=memory, sent_bytes=sent_bytes, now_s=now_s)
+    assert (progress.phase, progress.percent, progress.rate_bytes_per_s) == (TransferPhase.SEEDING, 25, 2)
+    assert (progress.disk, progress.memory, progress.eta_s) == (disk, memory, None)
+    nothing = SeedingMeter().update(disk=StreamProgress(), memory=StreamProgress(), sent_bytes=0, now_s=0.0)
+    assert nothing.percent == 0
 
 
 def test_only_the_end_is_100_percent() -> None:

@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from services.node_agent.qemu_stream import PAGE_BYTES, DamagedStreamError, Kind, QemuStream, Scan
-from tests.services.node_agent.migration import BLOCKS, StreamWriter
+from services.node_agent.qemu_stream import PAGE_BYTES, Block, DamagedStreamError, Kind, Mark, QemuStream, Scan
+from tests.services.node_agent.migration import BLOCKS, RAM_SECTION, StreamWriter
 
 RAM = b"pc.ram"
 
@@ -73,6 +73,60 @@ def test_one_byte_at_a_time_finds_every_page() -> None:
     assert parser.passing is None
 
 
+def marks(*scans: Scan) -> list[tuple[Mark, bytes]]:
+    """Each mark, and the first bytes of the element behind it."""
+    return [(mark, scan.buffer[scan.starts[row] :][:5]) for scan in scans for row, mark in scan.marks]
+
+
+def test_the_places_for_more_records_are_told() -> None:
+    """Before the end of each section's records, and where the last section and what is not understood begin."""
+    section = RAM_SECTION.to_bytes(4)
+    writer = StreamWriter().header().part([(RAM, page, b"") for page in range(40)] + [(RAM, 50, content(1))])
+    stream = bytes(writer.part([(RAM, 2, b"")], last=True).device_state(b"state").data)
+    found = [
+        (Mark.RECORDS_END, bytes(5)),  # of the section that lists the blocks
+        (Mark.RECORDS_END, bytes(5)),
+        (Mark.LAST_SECTION, b"\3" + section),
+        (Mark.RECORDS_END, bytes(5)),
+        (Mark.PASSES, b"\4\0\0\0\7"),
+    ]
+    assert marks(QemuStream().feed(stream)) == found
+    parser = QemuStream()
+    pieces = [parser.feed(stream[at : at + 5]) for at in range(0, len(stream), 5)]
+    assert [mark for mark, _ in marks(*pieces)] == [mark for mark, _ in found]
+
+
+def test_a_scan_can_be_cut_at_its_marks() -> None:
+    """The parts are the whole."""
+    scan = QemuStream().feed(bytes(StreamWriter().header().part([(RAM, 1, content(1))]).part([], last=True).data))
+    borders = [0, *(row for row, _ in scan.marks), len(scan.kinds)]
+    parts = [scan.part(begin, end) for begin, end in itertools.pairwise(borders)]
+    assert [element for part in parts for element in elements(part)] == elements(scan)
+
+
+@pytest.mark.parametrize("footer", [b"\x7e" + RAM_SECTION.to_bytes(4), b""], ids=["footers", "no footers"])
+def test_a_section_can_be_added(footer: bytes) -> None:
+    """It looks like those of the stream, and the parser takes it for one."""
+    head = bytes(StreamWriter().header().data)[:-5] + footer
+    parser = QemuStream()
+    parser.feed(head)
+    assert not parser.in_records
+    before, after = parser.section()
+    assert (before, after) == (b"\2" + RAM_SECTION.to_bytes(4), (0x10).to_bytes(8) + footer)
+    parser.feed(before)
+    assert parser.in_records
+    parser.feed((0x02).to_bytes(8) + b"\6pc.ram\0")
+    assert parser.block == Block(RAM, 0, BLOCKS[RAM])
+    parser.feed(after + b"\3" + RAM_SECTION.to_bytes(4))
+    assert (parser.passing, parser.held_bytes) == (None, 0)
+
+
+def test_no_section_can_be_added_before_there_is_one() -> None:
+    """Its number is not known."""
+    with pytest.raises(ValueError, match="no section"):
+        QemuStream().section()
+
+
 def test_a_long_run_of_zero_pages_is_found_whole() -> None:
     """Windows of the scan join without a gap."""
     blocks = {RAM: 5000}
@@ -105,6 +159,23 @@ def test_what_is_not_known_passes_untouched(head: bytes) -> None:
     assert scan.buffer[: scan.end] == head
     assert set(scan.kinds.tolist()) == {Kind.OPAQUE}
     assert parser.passing is not None
+
+
+def test_a_command_longer_than_any_of_qemus_passes_at_once() -> None:
+    """It is not waited for: what is held back must fit a batch."""
+    parser = QemuStream()
+    parser.feed(bytes(StreamWriter().header().data))
+    parser.feed(b"\x08\0\2\xff\xff" + bytes(10))
+    assert parser.passing == "command 2 of 65535 bytes"
+    assert parser.held_bytes == 0
+
+
+def test_a_list_of_capabilities_without_end_passes() -> None:
+    """It is not waited for either."""
+    parser = QemuStream()
+    names = (b"\xff" + bytes(255)) * 20
+    parser.feed(b"QEVM\0\0\0\3\5\x1aconfiguration/capabilities" + bytes(4) + (200).to_bytes(4) + names)
+    assert parser.passing == "a list of capabilities that is too long"
 
 
 def test_records_of_other_modes_pass() -> None:

@@ -34,6 +34,8 @@ from services.node_agent.libvirt_rpc import (
     encode_finish_reply,
 )
 from services.node_agent.rpc_gate import (
+    NON_SHARED_DISK,
+    NON_SHARED_INC,
     POSTCOPY,
     Action,
     Expected,
@@ -187,16 +189,26 @@ def test_a_grant_before_finish_lets_it_pass() -> None:
     assert isinstance(passed(talk.say(replace(FINISH, flags=FLAGS | POSTCOPY))), FinishCall)
 
 
+def test_top_layers_pass_where_the_disks_are_overlays() -> None:
+    """And only they: a whole copy is not what waits there."""
+    top_layers = replace(PREPARE, flags=FLAGS ^ NON_SHARED_DISK ^ NON_SHARED_INC)
+    talk = Conversation(replace(EXPECTED, overlays=True))
+    talk.until_prepared(top_layers)
+    assert talk.gate.step is Step.PREPARED
+    other = Conversation(replace(EXPECTED, overlays=True))
+    other.gate.step = Step.OPENED
+    assert refusal(other.say(PREPARE)) == "rpc_flags"
+
+
 @pytest.mark.parametrize(
     ("prepare", "code"),
     [
+        (replace(PREPARE, flags=FLAGS ^ NON_SHARED_DISK ^ NON_SHARED_INC), "rpc_flags"),  # the disks here are whole
+        (replace(PREPARE, flags=FLAGS | NON_SHARED_INC), "rpc_flags"),
         (replace(PREPARE, flags=FLAGS | 8), "rpc_flags"),  # PERSIST_DEST
         (replace(PREPARE, flags=FLAGS | 16), "rpc_flags"),  # UNDEFINE_SOURCE
         (replace(PREPARE, flags=FLAGS | 4), "rpc_flags"),  # TUNNELLED
         (replace(PREPARE, flags=0x42), "rpc_flags"),  # not live
-        (replace(PREPARE, flags=0x3), "rpc_flags"),  # without the disks
-        (replace(PREPARE, flags=0x83), "rpc_flags"),  # NON_SHARED_INC
-        (replace(PREPARE, flags=FLAGS | 0x80), "rpc_flags"),
         (replace(PREPARE, params=PARAMS[1:]), "rpc_parameter"),
         (replace(PREPARE, params=PARAMS[:1] + PARAMS[2:]), "rpc_parameter"),
         (replace(PREPARE, params=(*PARAMS, TypedParam("migrate_disks", ParamType.STRING, "vdb"))), "rpc_parameter"),
@@ -224,18 +236,6 @@ def test_a_prepare_that_was_not_agreed_is_refused(prepare: PrepareCall, code: st
     talk.gate.step = Step.OPENED
     assert refusal(talk.say(prepare)) == code
     assert talk.gate.step is Step.SHUT
-
-
-@pytest.mark.parametrize(("flags", "passes"), [(0x83, True), (FLAGS, False), (0x3, False)])
-def test_onto_overlays_come_top_layers_only(flags: int, passes: bool) -> None:  # noqa: FBT001  # by parametrize
-    """And nothing else: neither whole disks nor none."""
-    talk = Conversation(replace(EXPECTED, top_layers_only=True))
-    talk.gate.step = Step.OPENED
-    actions = talk.say(replace(PREPARE, flags=flags))
-    if passes:
-        assert isinstance(passed(actions), PrepareCall)
-    else:
-        assert refusal(actions) == "rpc_flags"
 
 
 @pytest.mark.parametrize("call", [OpenCall("qemu:///session", 0), OpenCall(None, 0), OpenCall("qemu:///system", 1)])

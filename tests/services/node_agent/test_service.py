@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -27,10 +28,10 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.service_change import PortProgressed
+from shared.messages.service_change import PortLimits, PortProgressed, TransferPhase
 from shared.messages.vm import VmState
 from shared.parties import BROKER, donor, recipient
-from tests.services.node_agent.conftest import ALPHA, BETA, LIES_ON, VM, World
+from tests.services.node_agent.conftest import ALPHA, BETA, VM, World
 
 DONOR, RECIPIENT = donor("alpha"), recipient("beta")
 
@@ -72,27 +73,6 @@ def allocated_bytes_or_raise(path: str) -> None:
         pass
 
 
-async def test_what_a_disk_lay_on_is_neither_put_away_nor_erased(world: World) -> None:
-    """A base image at the donor is other VMs', too."""
-    base = world.source.parent / "base.raw"
-    base.write_bytes(b"an operating system")
-    vm = world.alpha.hypervisor.vms[VM]
-    vm.domain_xml = vm.domain_xml.replace("type='raw'", "type='qcow2'").replace(
-        "<target", f"{LIES_ON % base}<target", 1
-    )
-    await world.say(DONOR, ALPHA, DescribeVm(port_id=world.agreement.port_id, vm_uuid=VM))
-    await world.hear(DONOR, VmDescribed)
-    await world.start_port()
-    await world.hear(DONOR, OutboundFinished)
-    await world.over(world.alpha)
-    await world.say(DONOR, ALPHA, DisconnectVm(port_id=world.agreement.port_id, vm_uuid=VM))
-    gone = await world.hear(DONOR, VmDisconnected)
-    assert gone.quarantined_disks == (f"{world.source}.{world.agreement.port_id}.quarantine",)
-    await world.say(DONOR, ALPHA, EraseQuarantine(port_id=world.agreement.port_id))
-    await world.hear(DONOR, DisksErased)
-    assert base.read_bytes() == b"an operating system"
-
-
 async def test_commands_may_come_twice(world: World) -> None:
     """A repeated command is answered with what became of the first."""
     await world.start_port()
@@ -117,6 +97,25 @@ async def test_an_abort_is_answered_by_both_halves(world: World) -> None:
     inbound = await world.hear(RECIPIENT, TransferAborted)
     assert (inbound.guest_running, inbound.left_overs) == (False, ())
     assert world.alpha.hypervisor.vms[VM].state is VmState.RUNNING
+    assert list(world.beta.settings.image_dir.iterdir()) == []
+    assert world.beta.journal.load() == world.alpha.journal.load() == ([], [])
+
+
+async def test_an_abort_before_the_window(world: World) -> None:
+    """While contents go ahead both halves end at once; the donor has said that it began, and how far it is."""
+    start = datetime.now(UTC) + timedelta(hours=1)
+    seeded = {"window_start": start, "limits": PortLimits(window_start=start, seed=True)}
+    world.agreement = world.agreement.model_copy(update=seeded)
+    await world.start_port()
+    await world.hear(DONOR, OutboundStarted)
+    assert (await world.hear(BROKER, PortProgressed)).phase is TransferPhase.SEEDING
+    for agent, node, side in ((DONOR, ALPHA, Side.OUTBOUND), (RECIPIENT, BETA, Side.INBOUND)):
+        await world.say(agent, node, AbortTransfer(port_id=world.agreement.port_id, side=side, reason="x"))
+    assert (await world.hear(DONOR, TransferAborted)).guest_running
+    inbound = await world.hear(RECIPIENT, TransferAborted)
+    assert (inbound.guest_running, inbound.left_overs) == (False, ())
+    assert world.alpha.hypervisor.vms[VM].ran_at_s == []
+    assert not world.beta.hypervisor.prepared.is_set()
     assert list(world.beta.settings.image_dir.iterdir()) == []
     assert world.beta.journal.load() == world.alpha.journal.load() == ([], [])
 

@@ -1,60 +1,79 @@
-"""Questions between two node agents: what was asked arrives as it was, and silence is never taken for an answer."""
+"""The question about overlays: asked and answered over a lane, and safe whatever is said."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 
-from services.node_agent.base_images import BaseImage
+from services.node_agent.base_images import BaseImage, OverlaysWanted
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.settings import LaneSettings
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.signals import (
-    MAX_DISKS,
+    MAX_QUESTION_BYTES,
     OVERLAYS,
-    SWITCHOVER,
     SignalError,
-    answer,
+    answer_overlays,
     ask_for_overlays,
-    ask_for_switchover,
-    hear_wanted_overlays,
+    read_overlays_wanted,
 )
-from shared.page_stream.bodies import StreamKind
+from shared.page_stream.bodies import LaneRole, StreamKind
 
-if TYPE_CHECKING:
-    from tests.services.node_agent.conftest import Pair
-
-IMAGE = BaseImage(blake3="ab" * 32, size_bytes=2 << 30, format="raw")
-
-
-@pytest.mark.parametrize("refusal", [None, "no such base image here"])
-async def test_a_question_for_overlays_is_answered(pair: Pair, refusal: str | None) -> None:
-    """Images arrive as they were asked for; yes is None, no is its reason."""
-    asking = asyncio.ensure_future(ask_for_overlays(pair.lanes_a.control, {"vda": IMAGE, "vdb": IMAGE}))
-    stream = await pair.lanes_b.control.accept()
-    assert stream.label == OVERLAYS
-    assert await hear_wanted_overlays(stream) == {"vda": IMAGE, "vdb": IMAGE}
-    await answer(stream, refusal)
-    assert await asking == refusal
+WANTED = OverlaysWanted(
+    bases={f"vd{letter}": BaseImage(blake3="5" * 64, size_bytes=1 << 40, format="qcow2") for letter in "abcdefgh"}
+)
 
 
-async def test_a_recipient_that_knows_no_overlays_makes_none(pair: Pair) -> None:
-    """An older node agent resets a stream whose label it does not know."""
-    asking = asyncio.ensure_future(ask_for_overlays(pair.lanes_a.control, {"vda": IMAGE}))
-    (await pair.lanes_b.control.accept()).reset("no stream is expected")
-    assert await asking == "no stream is expected"
+@asynccontextmanager
+async def lane(recipient: Callable[[LaneStream], Awaitable[None]]) -> AsyncIterator[LaneSession]:
+    """The donor's end of a control lane, whose next stream `recipient` serves."""
+    route = MemoryRoute()
+    near, far = (
+        LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
+        for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
+    )
+
+    async def serve() -> None:
+        await recipient(await far.accept())
+
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        tasks = [loop.create_task(work) for work in (near.run(), far.run(), serve())]
+        try:
+            yield near
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def test_silence_about_disks_is_no_answer(pair: Pair) -> None:
-    """Nobody may guess what they are."""
-    with pytest.raises(SignalError, match="not known"):
-        await ask_for_overlays(pair.lanes_a.control, {"vda": IMAGE}, within_s=0.05)
+@pytest.mark.parametrize("made", [True, False])
+async def test_the_donor_learns_what_was_made(made: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """The question arrives as it was asked, the answer as it was given."""
+    heard: list[OverlaysWanted] = []
+
+    async def answer(stream: LaneStream) -> None:
+        assert stream.label == OVERLAYS
+        heard.append(await read_overlays_wanted(stream))
+        await answer_overlays(stream, made=made)
+
+    async with lane(answer) as control:
+        assert made is await ask_for_overlays(control, WANTED)
+    assert heard == [WANTED]
 
 
-async def test_too_many_disks_are_not_asked_for(pair: Pair) -> None:
-    """The question would not fit."""
-    refusal = await ask_for_overlays(pair.lanes_a.control, dict.fromkeys(map(str, range(MAX_DISKS + 1)), IMAGE))
-    assert refusal is not None
-    assert str(MAX_DISKS) in refusal
+async def test_a_recipient_that_knows_no_such_question_makes_none() -> None:
+    """The disks are copied whole."""
+
+    async def refuse(stream: LaneStream) -> None:
+        stream.reset("no stream is expected")
+
+    async with lane(refuse) as control:
+        assert not await ask_for_overlays(control, WANTED)
 
 
 @pytest.mark.parametrize(
@@ -62,32 +81,25 @@ async def test_too_many_disks_are_not_asked_for(pair: Pair) -> None:
     [
         b"",
         b"{",
-        b'{"disks": {}}',
-        b'{"disks": {"/etc/passwd": {"blake3": "%s", "size_bytes": 1, "format": "raw"}}}' % (b"ab" * 32),
-        b'{"disks": {"vda": {"blake3": "/etc/passwd", "size_bytes": 1, "format": "raw"}}}',
-        b'{"disks": {"vda": {"blake3": "%s", "size_bytes": 1, "format": "vmdk"}}}' % (b"ab" * 32),
-        b'{"disks": {"vda": {"blake3": "%s", "size_bytes": 1, "format": "raw", "path": "/x"}}}' % (b"ab" * 32),
+        b'{"bases": {}}',
+        b'{"bases": {"vda": {"blake3": "5", "size_bytes": 1, "format": "raw"}}}',
+        WANTED.model_dump_json().replace("qcow2", "vmdk").encode(),
+        WANTED.model_dump_json().replace("vda", "../../vda").encode(),
+        WANTED.model_dump_json().replace('"size_bytes"', '"path": "/etc/shadow", "size_bytes"', 1).encode(),
+        b" " * (MAX_QUESTION_BYTES + 1),
     ],
 )
-async def test_a_question_that_is_none_is_refused(pair: Pair, question: bytes) -> None:
-    """No path, no other format, no name that is no disk's."""
-    stream = pair.lanes_a.control.open_stream(StreamKind.CONTROL, OVERLAYS)
-    if question:
+async def test_a_question_that_makes_no_sense_is_refused(question: bytes) -> None:
+    """A donor names contents and nothing else: no path can be said at all."""
+    refused = asyncio.get_running_loop().create_future()
+
+    async def read(stream: LaneStream) -> None:
+        with pytest.raises(SignalError) as caught:
+            await read_overlays_wanted(stream)
+        refused.set_result(str(caught.value))
+
+    async with lane(read) as control:
+        stream = control.open_stream(StreamKind.CONTROL, OVERLAYS)
         await stream.write(question)
-    stream.write_eof()
-    with pytest.raises(SignalError, match="cannot be read"):
-        await hear_wanted_overlays(await pair.lanes_b.control.accept())
-
-
-async def test_a_switchover_is_granted_or_not(pair: Pair) -> None:
-    """The reason of a refusal arrives."""
-    for refusal in (None, "cancelled: by the tenant"):
-        asking = asyncio.ensure_future(ask_for_switchover(pair.lanes_a.control))
-        stream = await pair.lanes_b.control.accept()
-        assert stream.label == SWITCHOVER
-        await answer(stream, refusal)
-        if refusal is None:
-            await asking
-        else:
-            with pytest.raises(SignalError, match=refusal):
-                await asking
+        stream.write_eof()
+        assert "overlays" in await refused

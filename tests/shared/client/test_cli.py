@@ -166,8 +166,8 @@ def test_errors_for_programs(vmport: Cli, broker: Broker) -> None:
 def test_port_create(vmport: Cli, broker: Broker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
-    options = ["--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit"]
-    options += ["--post-copy", "never", "--overlays", "never"]
+    limits = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit")
+    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never")
 
     assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
     request = broker.heard[-1].data
@@ -181,6 +181,9 @@ def test_port_create(vmport: Cli, broker: Broker) -> None:
         "max_price_per_month": "20",
         "bandwidth_bytes_per_s": 6_250_000,
         "post_copy": "never",
+        "stop_and_copy": True,
+        "seed": False,
+        "seed_bandwidth_bytes_per_s": None,
         "overlays": "never",
     }
 
@@ -194,10 +197,23 @@ def test_port_create_in_a_window(vmport: Cli, broker: Broker) -> None:
     assert (limits.deadline - limits.window_start).total_seconds() == 3 * 3600
 
 
+def test_port_create_seeded(vmport: Cli, broker: Broker) -> None:
+    """What changes rarely goes ahead of the window, at a rate of its own."""
+    broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
+    options = ("--window", "+8h", "--seed", "--seed-bandwidth", "8mbit")
+
+    assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
+    limits = broker.heard[-1].data.limits
+    assert (limits.seed, limits.seed_bandwidth_bytes_per_s) == (True, 1_000_000)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         ("--max-downtime", "soon"),
+        ("--seed",),
+        ("--window", "+8h", "--seed-bandwidth", "8mbit"),
+        ("--window", "+8h", "--seed", "--seed-bandwidth", "8"),
         ("--bandwidth", "50"),
         ("--max-price", "cheap"),
         ("--window", "tomorrow"),

@@ -95,6 +95,29 @@ def test_bars_never_run_backwards() -> None:
     assert finished == [("all", 60), ("disks", 90), ("memory", 0)]
 
 
+def test_bars_begin_anew_after_the_seeding() -> None:
+    """What was sent ahead of the window is no part of the transfer."""
+    out = io.StringIO()
+    with BarView(Console(file=out, width=120, force_terminal=True)) as view:
+        view.show(progress(100, TransferPhase.SEEDING, left=0))
+        assert view._head.plain == "sending ahead until the window opens"
+        view.show(progress(1, left=98))
+        assert [task.completed for task in view._bars.tasks] == [1, 2, 0]
+
+
+def test_lines_begin_anew_after_the_seeding() -> None:
+    """Each tenth of the transfer is said, however far the seeding was."""
+    out = io.StringIO()
+    with LineView(Console(file=out, width=200)) as view:
+        for told in (progress(95, TransferPhase.SEEDING), progress(1), progress(11)):
+            view.show(told)
+    assert [line.partition(",")[0] for line in out.getvalue().splitlines()] == [
+        "sending ahead until the window opens (95 %",
+        "transferring the disks (1 %",
+        "transferring the disks (11 %",
+    ]
+
+
 def test_percent_of_nothing() -> None:
     """A stream that has not begun, or has more left than it began with, is at nought."""
     assert percent_of(StreamProgress()) == 0

@@ -166,6 +166,13 @@ def test_truncated_and_spliced_messages_are_refused_or_equal(position: int, nois
     assert isinstance(opened.data, PortRequested)
 
 
+@pytest.mark.parametrize("limits", [{"seed": True}, {"seed_bandwidth_bytes_per_s": 1 << 20}])
+def test_seeding_needs_a_window(limits: dict[str, Any]) -> None:
+    """There is no time to send anything ahead of a port that moves at once, and no rate for what is not done."""
+    with pytest.raises(ValueError, match="needs"):
+        PortLimits(**limits)
+
+
 def test_limits_contradiction_is_rejected() -> None:
     """A deadline before the window's start is refused where it is made, not at the broker."""
     with pytest.raises(ValueError, match="deadline must be after"):

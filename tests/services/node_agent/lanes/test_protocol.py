@@ -23,6 +23,7 @@ from services.node_agent.lanes.events import (
     StreamOpened,
     StreamReset,
 )
+from services.node_agent.lanes.flight import START_BYTES
 from services.node_agent.lanes.outbox import FRAME_COST_BYTES
 from services.node_agent.lanes.protocol import LaneProtocol
 from services.node_agent.lanes.settings import LaneSettings
@@ -30,6 +31,7 @@ from services.node_agent.lanes.testing import PlainSeal
 from shared.page_stream.bodies import Hello, LaneRole, StreamKind, encode_hello
 from shared.page_stream.frame import Flag, Frame, FrameType, decode_frame, encode_frame
 
+MIB = 1024 * 1024
 PAYLOAD_BYTES = 1000
 WINDOW_BYTES = 4 * (PAYLOAD_BYTES + FRAME_COST_BYTES)
 
@@ -126,13 +128,13 @@ def test_a_conversation() -> None:
     """Streams are opened by both ends, are full duplex, close half by half, and arrive in order."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.DISK, "vda")
-    wire.a.send_data(stream, b"one")
-    wire.a.send_data(stream, b"two")
+    wire.a.send_data(stream, b"one", wire.now_s)
+    wire.a.send_data(stream, b"two", wire.now_s)
     wire.a.send_eof(stream)
     back = wire.b.open_stream(StreamKind.CONTROL, "")
-    wire.b.send_data(back, b"hi")
+    wire.b.send_data(back, b"hi", wire.now_s)
     wire.settle()
-    wire.b.send_data(stream, b"reply")
+    wire.b.send_data(stream, b"reply", wire.now_s)
     wire.b.send_eof(stream)
     wire.settle()
     assert wire.events_b[1:] == [
@@ -148,7 +150,7 @@ def test_a_conversation() -> None:
         EofReceived(1),
     ]
     with pytest.raises(ValueError, match="not open for sending"):
-        wire.a.send_data(stream, b"late")
+        wire.a.send_data(stream, b"late", wire.now_s)
 
 
 def test_the_window_closes_and_opens_with_consumption() -> None:
@@ -156,10 +158,10 @@ def test_the_window_closes_and_opens_with_consumption() -> None:
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
     for _ in range(4):
-        wire.a.send_data(stream, bytes(PAYLOAD_BYTES))
+        wire.a.send_data(stream, bytes(PAYLOAD_BYTES), wire.now_s)
     assert not wire.a.has_room(PAYLOAD_BYTES)
     with pytest.raises(ValueError, match="no room"):
-        wire.a.send_data(stream, bytes(PAYLOAD_BYTES))
+        wire.a.send_data(stream, bytes(PAYLOAD_BYTES), wire.now_s)
     wire.settle()
     wire.wait(60.0)
     assert not wire.a.has_room(PAYLOAD_BYTES)
@@ -180,8 +182,8 @@ def test_payload_limits() -> None:
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
     assert wire.a.max_send_bytes == 10
     with pytest.raises(ValueError, match="limit of 10"):
-        wire.a.send_data(stream, bytes(11))
-    wire.a.send_data(stream, b"")
+        wire.a.send_data(stream, bytes(11), wire.now_s)
+    wire.a.send_data(stream, b"", wire.now_s)
     wire.settle()
     assert wire.consume() == b""
 
@@ -192,7 +194,7 @@ def test_a_lost_frame_is_asked_for_at_once() -> None:
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
     wire.settle()
     for data in (b"1", b"2", b"3"):
-        wire.a.send_data(stream, data)
+        wire.a.send_data(stream, data, wire.now_s)
     wire.collect()
     wire.to_b.popleft()
     wire.settle()
@@ -204,7 +206,7 @@ def test_a_lost_tail_is_asked_for_after_two_seconds() -> None:
     """When the last frames are lost, the sender notices the missing progress and repeats them."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, b"tail")
+    wire.a.send_data(stream, b"tail", wire.now_s)
     wire.collect()
     wire.to_b.clear()
     wire.wait(1.9)
@@ -217,7 +219,7 @@ def test_a_lost_repetition_is_repeated() -> None:
     """Loss during a repetition is noticed again."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, b"tail")
+    wire.a.send_data(stream, b"tail", wire.now_s)
     for _ in range(3):
         wire.collect()
         wire.to_b.clear()
@@ -231,7 +233,7 @@ def test_duplicates_are_dropped() -> None:
     """A route that delivers everything twice changes nothing."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, b"once")
+    wire.a.send_data(stream, b"once", wire.now_s)
     wire.collect()
     wire.to_b.extend(list(wire.to_b))
     wire.settle()
@@ -244,7 +246,7 @@ def test_a_slow_route_repeats_nothing() -> None:
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
     for _ in range(4):
-        wire.a.send_data(stream, bytes(PAYLOAD_BYTES))
+        wire.a.send_data(stream, bytes(PAYLOAD_BYTES), wire.now_s)
     for _ in range(10):
         wire.collect()
         wire.now_s += 1.0
@@ -260,13 +262,13 @@ def test_resync_after_a_break(*, lost: bool) -> None:
     """After a break both directions go on exactly where they were; what the relay kept is not sent again."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, b"before")
+    wire.a.send_data(stream, b"before", wire.now_s)
     wire.settle()
-    wire.a.send_data(stream, b" during")
-    wire.b.send_data(stream, b"back")
+    wire.a.send_data(stream, b" during", wire.now_s)
+    wire.b.send_data(stream, b"back", wire.now_s)
     wire.collect()
     wire.down()
-    wire.a.send_data(stream, b" after")
+    wire.a.send_data(stream, b" after", wire.now_s)
     assert wire.a.frames_to_send(wire.now_s) == []
     if lost:
         wire.to_a.clear()
@@ -284,7 +286,7 @@ def test_one_end_reconnects_alone() -> None:
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
     wire.settle()
-    wire.a.send_data(stream, b"lost")
+    wire.a.send_data(stream, b"lost", wire.now_s)
     wire.collect()
     wire.to_b.clear()
     wire.b.link_down(wire.now_s)
@@ -298,7 +300,7 @@ def test_acks_wait_for_company_but_not_long() -> None:
     wire = Wire().up()
     wire.wait(1.0)
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, bytes(10))
+    wire.a.send_data(stream, bytes(10), wire.now_s)
     wire.settle()
     before = wire.b.stats().sent_frames
     wire.consume()
@@ -307,7 +309,7 @@ def test_acks_wait_for_company_but_not_long() -> None:
     wire.wait(0.05)
     assert wire.b.stats().sent_frames == before + 1
     assert wire.a.stats().unconsumed_out_bytes == 0
-    wire.a.send_data(stream, bytes(PAYLOAD_BYTES))
+    wire.a.send_data(stream, bytes(PAYLOAD_BYTES), wire.now_s)
     wire.settle()
     wire.consume()
     wire.settle()
@@ -319,7 +321,7 @@ def test_reset_frees_what_nobody_will_read() -> None:
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
     wire.settle()
-    wire.a.send_data(stream, b"crosses the reset")
+    wire.a.send_data(stream, b"crosses the reset", wire.now_s)
     wire.b.send_reset(stream, "disk full")
     wire.b.send_reset(stream, "again")
     wire.settle()
@@ -329,7 +331,7 @@ def test_reset_frees_what_nobody_will_read() -> None:
     assert wire.a.stats().unconsumed_out_bytes == 0
     assert wire.a.stats().open_streams == 0
     with pytest.raises(ValueError, match="not open"):
-        wire.a.send_data(stream, b"more")
+        wire.a.send_data(stream, b"more", wire.now_s)
 
 
 def test_an_idle_lane_lives() -> None:
@@ -349,7 +351,7 @@ def test_a_route_that_takes_nothing_causes_no_spinning() -> None:
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
     wire.settle()
-    wire.a.send_data(stream, b"x")
+    wire.a.send_data(stream, b"x", wire.now_s)
     for now_s in (15.0, 30.0, 60.0, 90.0):
         wire.a.tick(now_s)
         assert wire.a.next_tick_s() > now_s
@@ -388,7 +390,7 @@ def test_the_lane_survives_a_break_shorter_than_the_deadline() -> None:
     """A relay that is away for 110 s costs nothing but the time."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, b"patient")
+    wire.a.send_data(stream, b"patient", wire.now_s)
     wire.down()
     wire.now_s += 110.0
     wire.a.tick(wire.now_s)
@@ -400,7 +402,7 @@ def test_a_restarted_peer_ends_the_lane() -> None:
     """An endpoint that lost its state is noticed by both sides, and nothing of its streams goes on."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, b"for the old one")
+    wire.a.send_data(stream, b"for the old one", wire.now_s)
     wire.collect()
     wire.b = endpoint(LaneRole.ACCEPTOR, 0xC)
     wire.b.link_up(wire.now_s)
@@ -428,7 +430,7 @@ def test_close_in_order() -> None:
     """CLOSE arrives after everything before it; both ends then refuse further use."""
     wire = Wire().up()
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, b"last words")
+    wire.a.send_data(stream, b"last words", wire.now_s)
     wire.a.close()
     wire.a.close()
     wire.settle()
@@ -537,7 +539,68 @@ def test_rates_come_from_two_snapshots() -> None:
     assert before.sent_rate_since(before) == 0.0
     wire.now_s = 2.0
     stream = wire.a.open_stream(StreamKind.MEMORY, "")
-    wire.a.send_data(stream, bytes(100))
+    wire.a.send_data(stream, bytes(100), wire.now_s)
     wire.settle()
     after = wire.a.stats()
     assert after.sent_rate_since(before) == (after.sent_bytes - before.sent_bytes) / 2.0
+
+
+def wide_wire(**values: Any) -> tuple[Wire, int]:
+    """A lane with a window of 4 MiB and a stream on it."""
+    wire = Wire(window_bytes=4 * MIB, max_payload_bytes=64 * 1024, ack_delay_s=1.0, **values).up()
+    return wire, wire.a.open_stream(StreamKind.MEMORY, "")
+
+
+def fill(wire: Wire, stream: int) -> int:
+    """Send what there is room for; how many payloads."""
+    payloads = 0
+    while wire.a.has_room(64 * 1024):
+        wire.a.send_data(stream, bytes(64 * 1024), wire.now_s)
+        payloads += 1
+    wire.settle()
+    return payloads
+
+
+def test_less_than_the_window_is_taken_where_the_link_needs_less() -> None:
+    """It begins with part of the window, has all of it on a fast link, and begins anew with a new route."""
+    wire, stream = wide_wire()
+    assert fill(wire, stream) == 8
+    assert wire.a.stats().allowed_out_bytes == START_BYTES
+    for _ in range(5):
+        wire.now_s += 0.001
+        wire.consume()
+        wire.settle()
+        fill(wire, stream)
+    assert wire.a.stats().allowed_out_bytes == 4 * MIB
+    wire.down()
+    wire.up()
+    assert wire.a.stats().allowed_out_bytes == START_BYTES
+
+
+def test_a_writer_is_not_kept_from_the_window_by_a_reader_that_waits() -> None:
+    """What the reader waits for may be what comes next."""
+    wire, stream = wide_wire()
+    assert fill(wire, stream) == 8
+    wire.wait(1.1)
+    assert fill(wire, stream) == 4 * MIB // (64 * 1024 + FRAME_COST_BYTES) - 8
+    wire.consume()
+    wire.wait(1.1)
+    assert wire.a.stats().unconsumed_out_bytes == 0
+
+
+def test_a_lane_that_does_not_follow_the_link_has_its_window() -> None:
+    """From the beginning."""
+    wire, stream = wide_wire(window_follows_link=False)
+    assert fill(wire, stream) == 4 * MIB // (64 * 1024 + FRAME_COST_BYTES)
+    assert wire.a.stats().allowed_out_bytes == 4 * MIB
+
+
+def test_acks_come_often_enough_to_measure() -> None:
+    """Not only after an eighth of a large window: after 128 KiB."""
+    wire, stream = wide_wire()
+    fill(wire, stream)
+    arrived = [event for event in wire.events_b if isinstance(event, DataReceived)]
+    wire.b.data_consumed(arrived[0].sequence)
+    assert wire.b.next_frame(wire.now_s) is None
+    wire.b.data_consumed(arrived[1].sequence)
+    assert wire.b.next_frame(wire.now_s) is not None

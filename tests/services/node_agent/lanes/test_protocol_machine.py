@@ -104,7 +104,7 @@ class LossyLane(RuleBasedStateMachine):
                 stream_id = streams[pick % len(streams)]
                 data = bytes((end.next_byte + offset) % 251 for offset in range(size))
                 end.next_byte += size
-                end.protocol.send_data(stream_id, data)
+                end.protocol.send_data(stream_id, data, self.now_s)
                 end.written[stream_id] += data
 
     @rule(name=names, pick=picks, reset=st.integers(0, 4).map(lambda number: number == 0))

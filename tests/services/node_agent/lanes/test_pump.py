@@ -188,3 +188,28 @@ async def test_the_end_of_the_lane_ends_the_pumps() -> None:
         with pytest.raises(LaneAbortedError):
             await setup.tasks[1]
         assert await setup.far[0].read() == b""
+
+
+class _Holder(RawEncoder):
+    """Tells of bytes that wait, as many as it may hold."""
+
+    held_bytes = 0
+
+    def hold_at_most(self, limit_bytes: int) -> None:
+        """All at once."""
+        self.held_bytes = limit_bytes
+
+
+async def test_what_an_encoder_lets_wait_is_told() -> None:
+    """The ladder asks the pump; an encoder that holds nothing is not bothered."""
+    async with pumping(_Holder, raw=True) as setup:
+        await send(setup.near[1], b"x")
+        assert await setup.far[0].read() == b"x"
+        assert setup.pumps[0].held_bytes == 0
+        setup.pumps[0].hold_at_most(1000)
+        assert setup.pumps[0].held_bytes == 1000
+    async with pumping() as setup:
+        await send(setup.near[1], b"x")
+        assert await setup.far[0].read() == b"x"
+        setup.pumps[0].hold_at_most(1000)
+        assert setup.pumps[0].held_bytes == 0
