@@ -77,7 +77,7 @@ class Blocker:
 
 @dataclass(frozen=True, slots=True)
 class LayerFacts:
-    """An image beneath a disk's own. `path` is None where it is no file of its host."""
+    """An image beneath a disk's own. `path` is None where it is not all of one plain file of its host."""
 
     path: str | None
     format: str
@@ -87,7 +87,8 @@ class LayerFacts:
 class DiskFacts:
     """A disk with content. `source` is the path at its present host; size and allocation come from the hypervisor.
 
-    `layers` are the images beneath, top down, as far as the XML names them: a live XML does, a migratable one may not.
+    `layers` are the images beneath, top down. A live XML names them to the end, a migratable one may not: then the last
+    one has neither path nor format, since nobody knows what it is.
     """
 
     target: str
@@ -323,25 +324,28 @@ def _disks(root: etree._Element) -> Iterator[DiskFacts]:
         if source is None:
             continue
         driver, target = disk.find("driver"), disk.find("target")
+        image_format = (driver.get("type") if driver is not None else None) or "raw"
         yield DiskFacts(
             target=_target(disk),
             bus=(target.get("bus") if target is not None else None) or "virtio",
-            format=(driver.get("type") if driver is not None else None) or "raw",
+            format=image_format,
             source=source,
             read_only=disk.find("readonly") is not None,
-            layers=tuple(_layers(disk)),
+            layers=tuple(_layers(disk, image_format)),
         )
 
 
-def _layers(disk: etree._Element) -> Iterator[LayerFacts]:
+def _layers(disk: etree._Element, image_format: str) -> Iterator[LayerFacts]:
     layer = disk.find("backingStore")
     while layer is not None and len(layer):  # an empty one says that nothing lies beneath
-        source, layer_format = layer.find("source"), layer.find("format")
-        yield LayerFacts(
-            path=source.get("file") if source is not None else None,
-            format=(layer_format.get("type") if layer_format is not None else None) or "",
-        )
+        source, named = layer.find("source"), layer.find("format")
+        # What stands in a source makes it a slice, or an encrypted one: its contents are not the file's.
+        plain = source is not None and all(part.tag == "seclabel" for part in source)
+        image_format = (named.get("type") if named is not None else None) or ""
+        yield LayerFacts(path=source.get("file") if plain and source is not None else None, format=image_format)
         layer = layer.find("backingStore")
+    if layer is None and image_format != "raw":  # beneath a raw image there can be nothing
+        yield LayerFacts(path=None, format="")
 
 
 def _nics(root: etree._Element) -> Iterator[NicFacts]:

@@ -115,6 +115,36 @@ def test_what_lies_beneath_a_disk_is_read_from_the_top_down() -> None:
     assert (LayerFacts("/images/b.qcow2", "qcow2"), LayerFacts(None, "raw")) == layers
 
 
+@pytest.mark.parametrize(
+    ("chain", "layers"),
+    [
+        ("", (LayerFacts(None, ""),)),
+        (
+            "<backingStore type='file'><format type='qcow2'/><source file='/images/b.qcow2'/></backingStore>",
+            (LayerFacts("/images/b.qcow2", "qcow2"), LayerFacts(None, "")),
+        ),
+        (
+            "<backingStore type='file'><format type='raw'/><source file='/images/b.raw'/></backingStore>",
+            (LayerFacts("/images/b.raw", "raw"),),
+        ),
+        (
+            "<backingStore type='file'><format type='raw'/><source file='/images/b.raw'><slices>"
+            "<slice type='storage' offset='512' size='1024'/></slices></source><backingStore/></backingStore>",
+            (LayerFacts(None, "raw"),),
+        ),
+        (
+            "<backingStore type='file'><format type='raw'/><source file='/images/b.raw'>"
+            "<seclabel model='dac' relabel='no'/></source><backingStore/></backingStore>",
+            (LayerFacts("/images/b.raw", "raw"),),
+        ),
+    ],
+    ids=["nothing said", "no end", "raw is the end", "slice", "label"],
+)
+def test_a_layer_is_a_whole_file_and_a_chain_has_an_end(chain: str, layers: tuple[LayerFacts, ...]) -> None:
+    """Whatever else there may be is a layer, too, that nobody takes for a known image, or for none."""
+    assert describe(DOMAIN.replace("<backingStore/>", chain)).disks[0].layers == layers
+
+
 def test_an_efi_domain_is_told_from_a_bios_one() -> None:
     """A pflash loader, or firmware='efi', is UEFI."""
     xml = DOMAIN.replace("<kernel>", "<loader readonly='yes' type='pflash'>/fw.fd</loader><nvram>/v.fd</nvram><kernel>")
