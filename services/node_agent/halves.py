@@ -16,7 +16,7 @@ import structlog
 
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
-from services.node_agent.hypervisor import Hypervisor, HypervisorError
+from services.node_agent.hypervisor import Hypervisor, HypervisorError, LiveVm
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
 from services.node_agent.lane_end import LaneEnd
@@ -129,6 +129,10 @@ class Halves:
         """The half of this port that is under way here."""
         return self._active.get(port_id)
 
+    def described(self, vm: LiveVm) -> None:
+        """Somebody asked what this VM is: a port of it may come."""
+        self._tasks.spawn(self._contents.read_ahead(vm), name=f"read ahead for {vm.description.name}")
+
     # ---- commands ----
 
     def start(self, side: Side, agreement: ServiceChangeAgreement) -> None:
@@ -194,6 +198,7 @@ class Halves:
         if waiting:
             await asyncio.wait(waiting, timeout=within_s)
         await self._tasks.close()
+        self._contents.close()
 
     def _sweep(self) -> None:
         """At the start and after each half: what is kept grows only by halves."""

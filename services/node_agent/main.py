@@ -58,7 +58,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         keys=keys,
         metrics=metrics,
     )
-    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node, lane=keys.endpoint)
+    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node, lane=keys.endpoint, described=halves.described)
     service = NodeService(runtime.party, halves, affairs, reports)
     heart = Heart(
         hypervisor,

@@ -16,10 +16,10 @@ from uuid import UUID
 
 import structlog
 
-from services.node_agent.base_images import BaseImages, OverlaysWanted
+from services.node_agent.base_images import BaseImages, ImageReader, OverlaysWanted, published
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
-from services.node_agent.hypervisor import Hypervisor
+from services.node_agent.hypervisor import Hypervisor, LiveVm
 from services.node_agent.journal import Journal
 from services.node_agent.kept import INDEX_KEPT_S, Kept
 from services.node_agent.known_contents import (
@@ -63,6 +63,7 @@ class PortContents:
         self._journal = journal
         self._index = BlockIndex(settings.state_dir / "indexes")
         self._bases = BaseImages(settings.state_dir / "indexes")
+        self._reader = ImageReader(self._bases)
         self._kept = Kept(
             settings.state_dir / "contents",
             self._index,
@@ -70,9 +71,13 @@ class PortContents:
             quota_bytes=settings.keep_contents_mib * MIB,
         )
 
+    def close(self) -> None:
+        """Read no more base images."""
+        self._reader.close()
+
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the half where the guest leaves."""
-        return OutboundContents(self._settings, self._kept, self._bases, agreement)
+        return OutboundContents(self._settings, self._kept, self._reader, agreement)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
         """For the half where the guest arrives."""
@@ -89,6 +94,11 @@ class PortContents:
         seed = seed_place(self._kept, agreement) if takes_ahead else None
         return InboundContents(RecipientCodecs(folder, without=without), sources, self._bases, seed)
 
+    async def read_ahead(self, vm: LiveVm) -> None:
+        """A port of this VM may come: know by then what its disks lie on."""
+        layers = [layer.path for beneath in vm.layers.values() for layer in beneath]
+        await self._reader.read_ahead(Path(path) for path in dict.fromkeys(layers) if path is not None)
+
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
         try:
@@ -97,9 +107,9 @@ class PortContents:
             log.warning("what earlier ports left cannot be removed", reason=str(error))
         try:
             await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
-            await asyncio.to_thread(self._bases.index, self._settings.base_image_dir)
             await asyncio.to_thread(self._bases.sweep, time.time() - INDEX_KEPT_S)
-        except (OSError, DiskImageError) as error:
+            await self._reader.read_ahead(await asyncio.to_thread(published, self._settings.base_image_dir))
+        except OSError as error:
             log.warning("base images cannot be indexed", reason=str(error))
 
     def _quarantined(self, vm_uuid: UUID) -> list[Path]:
@@ -122,8 +132,10 @@ def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
 class OutboundContents:
     """One outbound half's."""
 
-    def __init__(self, settings: NodeSection, kept: Kept, bases: BaseImages, agreement: ServiceChangeAgreement) -> None:
-        self._bases = bases
+    def __init__(
+        self, settings: NodeSection, kept: Kept, reader: ImageReader, agreement: ServiceChangeAgreement
+    ) -> None:
+        self._reader = reader
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
@@ -147,11 +159,7 @@ class OutboundContents:
 
     async def overlays(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
         """What the recipient may be asked to make overlays on; None where the disks cannot be overlays there."""
-        try:
-            return await asyncio.to_thread(self._bases.beneath, layers)
-        except (OSError, DiskImageError) as error:
-            log.warning("the base images of the VM's disks cannot be read", reason=str(error))
-            return None
+        return await self._reader.beneath(layers)
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
@@ -207,7 +215,7 @@ class InboundContents:
         images = wanted.bases
         try:
             found = await asyncio.to_thread(self._bases.find, self._sources.images, set(images.values()))
-        except (OSError, DiskImageError) as error:
+        except OSError as error:
             log.warning("base images cannot be looked through", reason=str(error))
             return None
         if missing := sorted(target for target, image in images.items() if image not in found):

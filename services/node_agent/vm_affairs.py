@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 from services.node_agent import disk_images
-from services.node_agent.hypervisor import Hypervisor, HypervisorError, VmNotFound
+from services.node_agent.hypervisor import Hypervisor, HypervisorError, LiveVm, VmNotFound
 from services.node_agent.journal import HalfJournal, Journal, Phase
 from shared.domain_xml import DomainXmlError, guest_abi_differences, identity_snapshot
 from shared.messages.lanes import LaneEndpoint
@@ -35,7 +36,17 @@ QUARANTINE_SUFFIX = ".quarantine"
 class VmAffairs:
     """One host's short commands."""
 
-    def __init__(self, hypervisor: Hypervisor, journal: Journal, *, node: str, lane: LaneEndpoint) -> None:
+    def __init__(
+        self,
+        hypervisor: Hypervisor,
+        journal: Journal,
+        *,
+        node: str,
+        lane: LaneEndpoint,
+        described: Callable[[LiveVm], None],
+    ) -> None:
+        """`described` hears of every VM that was."""
+        self._described = described
         self._hypervisor = hypervisor
         self._journal = journal
         self._node = node
@@ -49,6 +60,7 @@ class VmAffairs:
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError) as error:
             code = getattr(error, "code", "domain_xml")
             return DescribeFailed(port_id=command.port_id, code=code, detail=str(error)[:4000])
+        self._described(vm)
         bundle = IdentityBundle(
             vm=vm.description,
             domain_xml=vm.domain_xml,

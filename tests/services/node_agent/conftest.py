@@ -423,7 +423,13 @@ class NodeUnderTest:
             keys=self.keys,
             metrics=self.metrics,
         )
-        affairs = VmAffairs(self.hypervisor, self.journal, node=self.party.node, lane=self.keys.endpoint)
+        affairs = VmAffairs(
+            self.hypervisor,
+            self.journal,
+            node=self.party.node,
+            lane=self.keys.endpoint,
+            described=self.halves.described,
+        )
         self.service = NodeService(self.party, self.halves, affairs, self.reports)
         self.halves.recover()
         loop = asyncio.get_running_loop()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
 from blake3 import blake3
 
-from services.node_agent.base_images import BaseImage, BaseImages, OverlaysWanted, published
+from services.node_agent import base_images
+from services.node_agent.base_images import BaseImage, BaseImages, ImageReader, OverlaysWanted, published
 from shared.domain_xml import LayerFacts
 
 CONTENT = b"a base image" * 1000
@@ -120,7 +124,7 @@ def test_a_missing_base_is_an_error(images: BaseImages, image: Path) -> None:
 
 def test_the_catalogue_is_searched_by_content(images: BaseImages, image: Path) -> None:
     """The path is the catalogue's own; another content of the same size is not found."""
-    images.index(image.parent)
+    images.look_up(image)
     other = IMAGE.model_copy(update={"blake3": "0" * 64})
     assert {IMAGE: image} == images.find(image.parent, {IMAGE, other})
     as_qcow2 = IMAGE.model_copy(update={"format": "qcow2"})
@@ -131,7 +135,7 @@ def test_the_catalogue_is_searched_by_content(images: BaseImages, image: Path) -
 def test_a_search_reads_no_image(images: BaseImages, image: Path) -> None:
     """A port does not wait for a new or changed image to be read: it is not there yet."""
     assert images.find(image.parent, {IMAGE}) == {}
-    images.index(image.parent)
+    images.look_up(image)
     os.utime(image, ns=(1, 1))
     assert images.find(image.parent, {IMAGE}) == {}
 
@@ -146,9 +150,74 @@ def test_only_files_are_published(image: Path, tmp_path: Path) -> None:
 
 def test_what_nobody_looks_up_is_forgotten(images: BaseImages, image: Path) -> None:
     """Only notes, and only old ones."""
-    images.index(image.parent)
+    images.look_up(image)
     images.sweep(0.0)
     assert {IMAGE: image} == images.find(image.parent, {IMAGE})
     images.sweep(2.0**40)
     assert images.find(image.parent, {IMAGE}) == {}
     assert image.read_bytes() == CONTENT
+
+
+def test_an_image_that_changes_while_it_is_read_is_not_known(
+    images: BaseImages, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of it may be the old one: no such image is asked for, and none is remembered."""
+    read = images._read_whole
+
+    def disturbed(path: Path) -> bytes:
+        found = read(path)
+        path.write_bytes(b"another one")
+        return found
+
+    monkeypatch.setattr(images, "_read_whole", disturbed)
+    with pytest.raises(OSError, match="changed") as caught:
+        images.look_up(image)
+    assert caught.value.errno == errno.ESTALE
+    assert not images._folder.exists()
+
+
+def test_an_image_that_cannot_be_read_hides_no_other(
+    images: BaseImages, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be gone in this very moment."""
+    images.look_up(image)
+    monkeypatch.setattr(base_images, "published", lambda _: [image.with_name("a-gone"), image])
+    assert {IMAGE: image} == images.find(image.parent, {IMAGE})
+
+
+async def test_a_donor_does_not_wait_for_a_large_image(
+    images: BaseImages, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This port goes without; what is read meanwhile serves the next one."""
+    go_on = threading.Event()
+    read = images._read_whole
+
+    def read_slowly(path: Path) -> bytes:
+        assert go_on.wait(10)
+        return read(path)
+
+    monkeypatch.setattr(images, "_read_whole", read_slowly)
+    monkeypatch.setattr(base_images, "KNOWN_WITHIN_S", 0.05)
+    layers = {"vda": (LayerFacts(str(image), "raw"),)}
+    reader = ImageReader(images)
+    assert await reader.beneath(layers) is None
+    go_on.set()
+    monkeypatch.setattr(base_images, "KNOWN_WITHIN_S", 10)
+    assert await reader.beneath(layers) == OverlaysWanted(bases={"vda": IMAGE})
+    reader.close()
+
+
+async def test_what_was_read_ahead_is_there(images: BaseImages, image: Path) -> None:
+    """One that cannot be read does not matter to the others."""
+    reader = ImageReader(images)
+    await reader.read_ahead([image.with_name("gone"), image])
+    assert {IMAGE: image} == images.find(image.parent, {IMAGE})
+    reader.close()
+
+
+async def test_the_end_of_the_process_does_not_wait_for_an_image(images: BaseImages, image: Path) -> None:
+    """What is being read ends at once."""
+    reader = ImageReader(images)
+    reader.close()
+    with pytest.raises(OSError, match="ends"):
+        await asyncio.to_thread(images.look_up, image)

@@ -166,6 +166,14 @@ async def test_the_base_is_not_the_donors_to_put_away(pair: Pair) -> None:
     assert str(pair.base) not in disks
 
 
+async def test_what_a_described_vm_lies_on_is_read_ahead(pair: Pair) -> None:
+    """A port then finds it known."""
+    await pair.open()
+    await pair.contents[Side.OUTBOUND].read_ahead(await pair.donor.describe(pair.agreement.vm_uuid))
+    bases = pair.contents[Side.OUTBOUND]._bases
+    assert bases.find(pair.base.parent, WANTED.bases.values()) == {WANTED.bases["vda"]: pair.base}
+
+
 async def test_a_question_after_the_disks_are_settled_changes_nothing(pair: Pair) -> None:
     """What somebody may have open is not laid on another image any more."""
     await open_port(pair)
