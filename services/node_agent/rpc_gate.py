@@ -9,10 +9,11 @@ Rules
    order changed), so texts cannot be compared. So the gate compares the guest ABI, and then substitutes the XML that
    the recipient issued, in Prepare and in Finish: no path, bridge or option that the recipient did not choose reaches
    its libvirtd. That XML names no layer below a disk: libvirt reads it from the image, which the recipient made.
-4. Sockets are this port's own, disks are the agreed ones with the agreed size, flags are within `ALLOWED_FLAGS`. Flags
-   that define or undefine domains (PERSIST_DEST, UNDEFINE_SOURCE) do not pass: the agents do that after the
-   switchover. Where the recipient made overlays, and only there, top layers alone are copied (NON_SHARED_INC): any
-   other pairing would lose what lies beneath, or copy it for nothing.
+4. Sockets are this port's own, disks are the agreed ones with the agreed size, flags are the required ones and any of
+   `OPTIONAL_FLAGS`. Flags that define or undefine domains (PERSIST_DEST, UNDEFINE_SOURCE) do not pass: the agents do
+   that after the switchover. Where the recipient made overlays, and only there, top layers alone are copied
+   (NON_SHARED_INC): any other pairing would lose what lies beneath, or copy it for nothing; and none would leave the
+   disks here empty.
 5. Finish with `cancelled` passes at once. Finish without it asks for the guest to run: it is held until the broker has
    committed the switchover. A denial turns it into a cancelled Finish, so that libvirt itself cleans up on both sides.
 6. Keepalives are answered here, so that neither libvirtd hears the silence of a held call or of a lane that is away.
@@ -54,8 +55,7 @@ from shared.domain_xml import DomainXmlError, guest_abi_differences
 
 LIVE, PEER2PEER, NON_SHARED_DISK, NON_SHARED_INC = 1 << 0, 1 << 1, 1 << 6, 1 << 7
 ABORT_ON_ERROR, AUTO_CONVERGE, POSTCOPY = 1 << 12, 1 << 13, 1 << 15
-REQUIRED_FLAGS = LIVE | PEER2PEER
-ALLOWED_FLAGS = REQUIRED_FLAGS | NON_SHARED_DISK | NON_SHARED_INC | ABORT_ON_ERROR | AUTO_CONVERGE | POSTCOPY
+OPTIONAL_FLAGS = ABORT_ON_ERROR | AUTO_CONVERGE | POSTCOPY
 
 MAX_UNANSWERED = 16
 """A migration has one call under way at a time, and a close."""
@@ -152,9 +152,14 @@ class Expected:
     disks: Mapping[str, int]
     memory_uri: str
     disks_uri: str
-    allowed_flags: int = ALLOWED_FLAGS
     overlays: bool = False
     """The disks here are overlays and take top layers only."""
+
+    @property
+    def required_flags(self) -> int:
+        """Migration flags that must be there."""
+        copied = NON_SHARED_INC if self.overlays else NON_SHARED_DISK
+        return LIVE | PEER2PEER | (copied if self.disks else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,15 +334,12 @@ class RpcGate:
         return replace(call, params=params)
 
     def _check_flags(self, flags: int) -> None:
-        if flags & REQUIRED_FLAGS != REQUIRED_FLAGS or flags & ~self.expected.allowed_flags:
+        required = self.expected.required_flags
+        if flags & ~OPTIONAL_FLAGS != required:
             raise GateRefusal(
-                "rpc_flags", f"migration flags {flags:#x}; {REQUIRED_FLAGS:#x} are needed and "
-                f"{self.expected.allowed_flags:#x} allowed"
-            )  # fmt: skip
-        wanted = NON_SHARED_INC if self.expected.overlays else NON_SHARED_DISK
-        if flags & (NON_SHARED_DISK | NON_SHARED_INC) & ~wanted:
-            made = "overlays" if self.expected.overlays else "whole disks"
-            raise GateRefusal("rpc_flags", f"migration flags {flags:#x}; {made} wait here")
+                "rpc_flags",
+                f"migration flags {flags:#x}; {required:#x} are needed and {OPTIONAL_FLAGS:#x} allowed, too",
+            )
 
     def _checked_params(self, params: tuple[TypedParam, ...], *, xml_required: bool) -> tuple[TypedParam, ...]:
         expected = self.expected

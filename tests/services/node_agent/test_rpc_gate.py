@@ -190,14 +190,15 @@ def test_a_grant_before_finish_lets_it_pass() -> None:
 
 
 def test_top_layers_pass_where_the_disks_are_overlays() -> None:
-    """And only they: a whole copy is not what waits there."""
+    """And only they: neither a whole copy nor none is what waits there."""
     top_layers = replace(PREPARE, flags=FLAGS ^ NON_SHARED_DISK ^ NON_SHARED_INC)
     talk = Conversation(replace(EXPECTED, overlays=True))
     talk.until_prepared(top_layers)
     assert talk.gate.step is Step.PREPARED
-    other = Conversation(replace(EXPECTED, overlays=True))
-    other.gate.step = Step.OPENED
-    assert refusal(other.say(PREPARE)) == "rpc_flags"
+    for flags in (FLAGS, FLAGS ^ NON_SHARED_DISK):
+        other = Conversation(replace(EXPECTED, overlays=True))
+        other.gate.step = Step.OPENED
+        assert refusal(other.say(replace(PREPARE, flags=flags))) == "rpc_flags"
 
 
 @pytest.mark.parametrize(
@@ -205,6 +206,7 @@ def test_top_layers_pass_where_the_disks_are_overlays() -> None:
     [
         (replace(PREPARE, flags=FLAGS ^ NON_SHARED_DISK ^ NON_SHARED_INC), "rpc_flags"),  # the disks here are whole
         (replace(PREPARE, flags=FLAGS | NON_SHARED_INC), "rpc_flags"),
+        (replace(PREPARE, flags=FLAGS ^ NON_SHARED_DISK), "rpc_flags"),  # no disk comes
         (replace(PREPARE, flags=FLAGS | 8), "rpc_flags"),  # PERSIST_DEST
         (replace(PREPARE, flags=FLAGS | 16), "rpc_flags"),  # UNDEFINE_SOURCE
         (replace(PREPARE, flags=FLAGS | 4), "rpc_flags"),  # TUNNELLED
