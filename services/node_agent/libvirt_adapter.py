@@ -35,7 +35,7 @@ from services.node_agent.hypervisor import (
 )
 from services.node_agent.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.process_fence import ProcessFence
-from shared.domain_xml import VmFacts, describe
+from shared.domain_xml import LayerFacts, VmFacts, describe
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -468,10 +468,20 @@ def _live_vm(domain: LibvirtDomain) -> LiveVm:
     # The migratable XML leaves out what libvirt itself found beneath a disk.
     live = describe(domain.XMLDesc(0)) if active else facts
     layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
-    return LiveVm(_description(domain, facts, tuple(blockers)), xml, files, layers)
+    return LiveVm(_description(domain, facts, layers, tuple(blockers)), xml, files, layers)
 
 
-def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...]) -> VmDescription:
+def _allocated_or_zero(path: str | None) -> int:
+    """What a disk lies on need not be a file, or have a name any more: QEMU has it open, and the VM runs."""
+    try:
+        return disk_images.allocated_bytes(path) if path is not None else 0
+    except disk_images.DiskImageError:
+        return 0
+
+
+def _description(
+    domain: LibvirtDomain, facts: VmFacts, layers: Mapping[str, tuple[LayerFacts, ...]], blockers: tuple[str, ...]
+) -> VmDescription:
     firmware = Firmware.UEFI if facts.firmware == "uefi" else Firmware.BIOS
     persistent = bool(domain.isPersistent())
     return VmDescription(
@@ -492,6 +502,7 @@ def _description(domain: LibvirtDomain, facts: VmFacts, blockers: tuple[str, ...
                 format=disk.format,
                 virtual_size_bytes=disk_images.virtual_size_bytes(disk.source, disk.format),
                 allocated_bytes=disk_images.allocated_bytes(disk.source),
+                beneath_bytes=sum(_allocated_or_zero(layer.path) for layer in layers.get(disk.target, ())),
                 read_only=disk.read_only,
             )
             for disk in facts.disks

@@ -270,10 +270,6 @@ class Outbound:
         self._was_running = True
         self._outage.open(vm.domain_xml)
         self._journal.remember_disks(vm.files)
-        self._meter = ProgressMeter(
-            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
-            memory_bytes=vm.description.memory_bytes,
-        )
         self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
         await self._sockets.listen(self._sockets.driver, self._on_driver)
@@ -281,6 +277,11 @@ class Outbound:
         await self._sockets.listen(self._sockets.disk, self._on_disk)
         await self._unless_cancelled(self._learn_contents(vm))
         await self._check_layers(vm)
+        disks = vm.description.disks
+        self._meter = ProgressMeter(
+            disk_bytes=sum(disk.allocated_bytes + (0 if self._overlays else disk.beneath_bytes) for disk in disks),
+            memory_bytes=vm.description.memory_bytes,
+        )
         self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)

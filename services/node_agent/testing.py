@@ -223,6 +223,7 @@ class FakeHypervisor:
                     format=disk.format,
                     virtual_size_bytes=DISK_BYTES,
                     allocated_bytes=DISK_BYTES // 2,
+                    beneath_bytes=DISK_BYTES * len(disk.layers),
                 )
                 for disk in facts.disks
             ),

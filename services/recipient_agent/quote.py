@@ -3,10 +3,12 @@
 The promise, from figures that the operator sets and the VM's size:
 
     bandwidth      = the lower of the operator's figure and the tenant's limit
-    bytes to move  = allocated disk + memory * passes          (pre-copy sends rewritten memory again)
+    bytes to move  = allocated disk, with what it lies on + memory * passes   (pre-copy sends rewritten memory again)
     total          = setup + margin * bytes to move / bandwidth
     last pass      = downtime_floor + last_pass bytes / bandwidth
     downtime       = last pass, but no more than the tenant's limit unless the floor itself is above it
+
+That a disk becomes an overlay here is not promised: the node that will know is not asked before the transfer.
 
 The last line holds because a node does not switch over before the remaining pages fit into the tenant's limit. The
 floor is what no bandwidth shortens: device state, libvirt's hand-over and the broker's commit. Whether a promise is
@@ -52,7 +54,8 @@ class Promise(BaseModel):
 def promised(vm: VmDescription, limits: PortLimits, promise: Promise) -> tuple[float, int]:
     """Total time in seconds and downtime in milliseconds, by the formula of the module's docstring."""
     bandwidth = min(promise.bandwidth_bytes_per_s, limits.bandwidth_bytes_per_s or promise.bandwidth_bytes_per_s)
-    to_move = sum(disk.allocated_bytes for disk in vm.disks) + vm.memory_bytes * promise.memory_passes
+    disks = sum(disk.allocated_bytes + disk.beneath_bytes for disk in vm.disks)
+    to_move = disks + vm.memory_bytes * promise.memory_passes
     total_s = promise.setup_s + promise.margin * to_move / bandwidth
     last_pass_ms = promise.downtime_floor_ms + ceil(promise.last_pass_bytes * 1000 / bandwidth)
     downtime_ms = min(last_pass_ms, max(limits.max_downtime_ms, promise.downtime_floor_ms))

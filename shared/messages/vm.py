@@ -46,6 +46,10 @@ class Disk(Value):
     format: Text = Field(description="Image format: raw or qcow2.")
     virtual_size_bytes: Bytes
     allocated_bytes: Bytes
+    beneath_bytes: Bytes = Field(
+        default=0,
+        description="Allocated to the images that it lies on; they are moved, too, if it becomes a whole disk.",
+    )
     read_only: bool = False
 
 

@@ -168,6 +168,7 @@ async def test_what_lies_beneath_a_disk_is_told_apart_from_it(host: Host) -> Non
     """It is named, and it is none of the VM's own files, which are put away when the VM has left."""
     live = await host.hypervisor.describe(host.running)
     assert live.layers == {"vda": (LayerFacts(str(host.base), "raw"),)}
+    assert live.description.disks[0].beneath_bytes > 0
     assert str(host.base) not in live.files
 
 

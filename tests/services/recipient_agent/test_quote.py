@@ -28,6 +28,15 @@ def test_the_formula_by_hand() -> None:
     assert promised(make_vm(), PortLimits(), PROMISE) == (202.0, 800)
 
 
+def test_what_a_disk_lies_on_is_part_of_the_promise() -> None:
+    """It may have to be moved: 100 MiB more, half as much again, at 10 MiB/s."""
+    vm = make_vm()
+    (disk,) = vm.disks
+    overlay = vm.model_copy(update={"disks": (disk.model_copy(update={"beneath_bytes": 100 * MIB}),)})
+
+    assert promised(overlay, PortLimits(), PROMISE) == (217.0, 800)
+
+
 def test_the_tenants_bandwidth_limit_makes_it_slower() -> None:
     """A promise is made for the bandwidth that may be used."""
     slow = PortLimits(bandwidth_bytes_per_s=5 * MIB, max_downtime_ms=10_000)
