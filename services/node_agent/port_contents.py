@@ -92,7 +92,8 @@ class PortContents:
         folder = self._kept.folder(uuid, port_id, RECEIVED)
         takes_ahead = agreement.limits.seed and Technique.KEPT not in without
         seed = seed_place(self._kept, agreement) if takes_ahead else None
-        return InboundContents(RecipientCodecs(folder, without=without), sources, self._bases, seed)
+        bases = self._bases if self._settings.overlays else None
+        return InboundContents(RecipientCodecs(folder, without=without), sources, bases, seed)
 
     async def read_ahead(self, vm: LiveVm) -> None:
         """A port of this VM may come: know by then what its disks lie on."""
@@ -108,7 +109,8 @@ class PortContents:
         try:
             await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
             await asyncio.to_thread(self._bases.sweep, time.time() - INDEX_KEPT_S)
-            await self._reader.read_ahead(await asyncio.to_thread(published, self._settings.base_image_dir))
+            if self._settings.overlays:
+                await self._reader.read_ahead(await asyncio.to_thread(published, self._settings.base_image_dir))
         except OSError as error:
             log.warning("base images cannot be indexed", reason=str(error))
 
@@ -193,9 +195,9 @@ class InboundContents:
     """One inbound half's."""
 
     def __init__(
-        self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages, seed: SeedPlace | None = None
+        self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages | None, seed: SeedPlace | None = None
     ) -> None:
-        """`seed` is where to put what comes ahead; None: nothing is taken."""
+        """`seed` is where to put what comes ahead; None: nothing is taken. Without `bases` no disk lies on an image."""
         self.codecs = codecs
         self._sources = sources
         self._bases = bases
@@ -211,7 +213,10 @@ class InboundContents:
         await take_seed(stream, self._sources, self._seed)
 
     async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
-        """The catalogue's own file for every target; None where one is not published here."""
+        """The catalogue's own file for every target; None where one is not published here, or none may be a base."""
+        if self._bases is None:
+            log.info("this node makes no overlays, by its settings")
+            return None
         images = wanted.bases
         try:
             found = await asyncio.to_thread(self._bases.find, self._sources.images, set(images.values()))

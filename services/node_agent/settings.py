@@ -87,6 +87,11 @@ class NodeSection(Section):
         "and its disks may be overlays on them. Put nothing here that a tenant may not know of, and do not change or "
         "remove an image while a disk lies on it.",
     )
+    overlays: bool = Field(
+        default=True,
+        description="Let disks of arriving VMs be overlays on these images, where their tenants allow it. Without it "
+        "no disk comes to lie on an image, so that images may go at any time.",
+    )
     keep_contents_s: Annotated[float, Field(ge=0, le=31 * 86_400)] = Field(
         default=86_400.0,
         description="How long what a port of a VM left here serves the next port of that VM; then it is erased.",

@@ -76,7 +76,7 @@ async def test_an_overlay_is_an_overlay_again(pair: Pair) -> None:
     assert (published(pair).read_bytes(), pair.base.read_bytes()) == (BASE, BASE)
 
 
-@pytest.mark.parametrize("why", ["never", "not published", "other content", "not indexed yet"])
+@pytest.mark.parametrize("why", ["never", "not published", "other content", "not indexed yet", "by settings"])
 async def test_a_disk_is_whole_where_it_cannot_or_must_not_be_an_overlay(pair: Pair, why: str) -> None:
     """The port goes on as if there were no overlays."""
     match why:
@@ -90,6 +90,8 @@ async def test_a_disk_is_whole_where_it_cannot_or_must_not_be_an_overlay(pair: P
         await pair.open()
     else:
         await open_port(pair)
+    if why == "by settings":
+        pair.inbound._contents._bases = None
     result, failure = await pair.run()
     assert failure is None
     assert isinstance(result, OutboundResult)

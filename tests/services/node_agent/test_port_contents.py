@@ -13,7 +13,9 @@ from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
+from blake3 import blake3
 
+from services.node_agent.base_images import BaseImage, OverlaysWanted
 from services.node_agent.guest_memory import RamRange
 from services.node_agent.journal import Journal
 from services.node_agent.lanes.session import LaneSession
@@ -172,6 +174,23 @@ async def test_what_came_ahead_is_known_to_the_port_itself(
     async with porting(donor, recipient, disk, ahead=(source, host), seed=seed) as (outbound, inbound):
         crossed = send(outbound, inbound, DISK + pages)
     assert (crossed < 6000) if known else (crossed > len(DISK))
+
+
+@pytest.mark.parametrize("overlays", [True, False])
+async def test_a_node_that_makes_no_overlays_reads_no_image_for_them(tmp_path: Path, overlays: bool) -> None:  # noqa: FBT001
+    """And finds none to lay a disk on; its contents are known all the same."""
+    images = tmp_path / "published"
+    images.mkdir()
+    (images / "base.raw").write_bytes(DISK)
+    recipient = node(tmp_path / "b", base_image_dir=images, overlays=overlays)
+    await recipient.sweep(())
+    wanted = OverlaysWanted(
+        bases={"vda": BaseImage(blake3=blake3(DISK).hexdigest(), size_bytes=len(DISK), format="raw")}
+    )
+    found = await recipient.inbound(agreement()).bases(wanted)
+    assert found == ({"vda": images / "base.raw"} if overlays else None)
+    assert len(list((tmp_path / "b" / "indexes").iterdir())) == (2 if overlays else 1)
+    recipient.close()
 
 
 async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> None:

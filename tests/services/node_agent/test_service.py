@@ -31,7 +31,7 @@ from shared.messages.porting import (
 from shared.messages.service_change import PortLimits, PortProgressed, TransferPhase
 from shared.messages.vm import VmState
 from shared.parties import BROKER, donor, recipient
-from tests.services.node_agent.conftest import ALPHA, BETA, VM, World
+from tests.services.node_agent.conftest import ALPHA, BENEATH, BETA, VM, World
 
 DONOR, RECIPIENT = donor("alpha"), recipient("beta")
 
@@ -71,6 +71,28 @@ def allocated_bytes_or_raise(path: str) -> None:
     """Open it."""
     with open(path, "rb"):
         pass
+
+
+async def test_what_a_disk_lay_on_is_neither_put_away_nor_erased(world: World) -> None:
+    """A base image at the donor is other VMs', too; it is read when the VM is described."""
+    base = world.source.parent / "base.raw"
+    base.write_bytes(b"an operating system")
+    vm = world.alpha.hypervisor.vms[VM]
+    vm.domain_xml = vm.domain_xml.replace("type='raw'", "type='qcow2'").replace(
+        "<target", f"{BENEATH % base}<target", 1
+    )
+    await world.say(DONOR, ALPHA, DescribeVm(port_id=world.agreement.port_id, vm_uuid=VM))
+    await world.hear(DONOR, VmDescribed)
+    await world.start_port()
+    await world.hear(DONOR, OutboundFinished)
+    await world.over(world.alpha)
+    assert len(list((world.alpha.settings.state_dir / "indexes").glob("*.image"))) == 1
+    await world.say(DONOR, ALPHA, DisconnectVm(port_id=world.agreement.port_id, vm_uuid=VM))
+    gone = await world.hear(DONOR, VmDisconnected)
+    assert gone.quarantined_disks == (f"{world.source}.{world.agreement.port_id}.quarantine",)
+    await world.say(DONOR, ALPHA, EraseQuarantine(port_id=world.agreement.port_id))
+    await world.hear(DONOR, DisksErased)
+    assert base.read_bytes() == b"an operating system"
 
 
 async def test_commands_may_come_twice(world: World) -> None:
