@@ -80,7 +80,7 @@ class BaseImages:
         digest = self._remembered(path, before)
         if digest is None:
             digest = self._read_whole(path)
-            if _stamp(path.stat()) != _stamp(before):
+            if _stamp(path.stat()) != _stamp(before):  # nobody checks a base later, as blocks are when they are used
                 raise OSError(errno.ESTALE, "changed while it was read", str(path))
             self._remember(path, before, digest)
         return BaseImage(blake3=digest.hex(), size_bytes=before.st_size, format=image_format)

@@ -97,8 +97,8 @@ class PortContents:
 
     async def read_ahead(self, vm: LiveVm) -> None:
         """A port of this VM may come: know by then what its disks lie on."""
-        layers = [layer.path for beneath in vm.layers.values() for layer in beneath]
-        await self._reader.read_ahead(Path(path) for path in dict.fromkeys(layers) if path is not None)
+        bases = {beneath[0].path: None for beneath in vm.layers.values() if len(beneath) == 1}
+        await self._reader.read_ahead(Path(path) for path in bases if path is not None)
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
