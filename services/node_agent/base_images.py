@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import struct
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from blake3 import blake3
 from pydantic import Field
 
 from services.node_agent import disk_images
+from services.node_agent.block_files import STAMP_BYTES, stamp_of
 from shared.domain_xml import LayerFacts
 from shared.messages.base import Bytes, Value
 from shared.messages.vm import DiskTarget
@@ -33,7 +33,6 @@ KNOWN_WITHIN_S: Final = 8.0
 """At the donor, for all base images of a VM: a transfer that begins in time is worth more than an overlay. What is
 read meanwhile is remembered, and serves the next port."""
 _READ_BYTES: Final = 4 << 20
-_STAMP: Final = struct.Struct("<qqQ")
 _DIGEST_BYTES: Final = 32
 _NAME_BYTES: Final = 16
 _SUFFIX: Final = ".image"
@@ -80,7 +79,9 @@ class BaseImages:
         digest = self._remembered(path, before)
         if digest is None:
             digest = self._read_whole(path)
-            if _stamp(path.stat()) != _stamp(before):  # nobody checks a base later, as blocks are when they are used
+            if stamp_of(path.stat()) != stamp_of(
+                before
+            ):  # nobody checks a base later, as blocks are when they are used
                 raise OSError(errno.ESTALE, "changed while it was read", str(path))
             self._remember(path, before, digest)
         return BaseImage(blake3=digest.hex(), size_bytes=before.st_size, format=image_format)
@@ -139,14 +140,14 @@ class BaseImages:
             os.utime(kept)
         except FileNotFoundError:
             return None
-        stamp, digest = data[: _STAMP.size], data[_STAMP.size :]
-        return digest if stamp == _stamp(info) and len(digest) == _DIGEST_BYTES else None
+        stamp, digest = data[:STAMP_BYTES], data[STAMP_BYTES:]
+        return digest if stamp == stamp_of(info) and len(digest) == _DIGEST_BYTES else None
 
     def _remember(self, path: Path, info: os.stat_result, digest: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         kept = self._kept(path)
         draft = kept.with_suffix(f"{_SUFFIX}-new")  # a BlockIndex may be in the same folder
-        draft.write_bytes(_stamp(info) + digest)
+        draft.write_bytes(stamp_of(info) + digest)
         os.replace(draft, kept)
 
     def _read_whole(self, path: Path) -> bytes:
@@ -167,10 +168,6 @@ def published(catalogue: Path | None) -> list[Path]:
     if catalogue is None or not catalogue.is_dir():
         return []
     return sorted(path for path in catalogue.iterdir() if path.is_file() and not path.is_symlink())
-
-
-def _stamp(info: os.stat_result) -> bytes:
-    return _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
 
 
 class ImageReader:

@@ -34,6 +34,7 @@ from services.node_agent.page_codec.store import runs
 _READ_BYTES: Final = 1 << 20
 _ZERO: Final = bytes(CONTENT_BYTES)
 _STAMP: Final = struct.Struct("<qqQ")
+STAMP_BYTES: Final = _STAMP.size
 _CHECKSUM_BYTES: Final = 32
 _ROW_BYTES: Final = 8 + ID_BYTES
 
@@ -145,6 +146,11 @@ def _extents(file: int) -> Iterator[tuple[int, int]]:
         at = end
 
 
+def stamp_of(info: os.stat_result) -> bytes:
+    """What tells a file from another one, and from itself when it has changed: its size, time and inode."""
+    return _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
+
+
 class BlockIndex:
     """Digests of files, kept in `folder` for as long as a file has the same size, time and inode."""
 
@@ -154,7 +160,7 @@ class BlockIndex:
     def look_up(self, path: Path, *, limit: int) -> Scanned:
         """The file's contents: remembered, or scanned and remembered. Raises OSError."""
         info = path.stat()
-        stamp = _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)
+        stamp = stamp_of(info)
         kept = self._kept(path)
         if (found := _read_index(kept, stamp)) is not None:
             os.utime(kept)

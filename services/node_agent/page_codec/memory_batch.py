@@ -61,6 +61,8 @@ class MemoryBatch:
         self._kinds = _AS_SENT[scan.kinds]
         self._codes: Codes = np.zeros(len(scan.kinds), dtype=np.uint32)
         self._gone = np.zeros(len(scan.kinds), dtype=np.bool_)
+        self._firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
+        self._blocks = np.searchsorted(self._firsts, scan.pages, side="right") - 1  # -1 for OPAQUE
         self._must_go = self._find_must_go()
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._deltas = b""
@@ -88,7 +90,7 @@ class MemoryBatch:
     def _find_must_go(self) -> int:
         """The row that tells the recipient's QEMU at which block the stream stands; -1 if it stayed at one."""
         records = np.flatnonzero(self._scan.pages >= 0)
-        if not len(records) or (_block_numbers(self._state, self._scan.pages[records]) == self._state.last_block).all():
+        if not len(records) or (self._blocks[records] == self._state.last_block).all():
             return -1
         return int(records[-1])
 
@@ -234,11 +236,10 @@ class MemoryBatch:
         state, pages = self._state, self._scan.pages[rows]
         if not len(rows):
             return b"", np.empty(0, dtype=np.bool_), b""
-        firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
-        blocks = _block_numbers(state, pages)
+        blocks = self._blocks[rows]
         named = self._scan.named[rows] | (_differences(blocks, state.last_block) != 0)
         names = [state.blocks[block].name for block in blocks[named].tolist()]
-        within = pages - firsts[blocks]
+        within = pages - self._firsts[blocks]
         differences = _differences(within, state.last_page).astype("<i4").tobytes()
         state.last_page, state.last_block = int(within[-1]), int(blocks[-1])
         return differences, named, b"".join([bytes([len(name)]) + name for name in names])
@@ -252,12 +253,6 @@ def _gather(buffer: bytes, bodies: PageNumbers) -> Pages:
     view = memoryview(buffer)
     data = b"".join([view[at : at + CONTENT_BYTES] for at in bodies.tolist()])
     return np.frombuffer(data, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
-
-
-def _block_numbers(state: MemoryState, pages: PageNumbers) -> PageNumbers:
-    """In which block each page lies."""
-    firsts = np.array([block.first_page for block in state.blocks], dtype=np.int64)
-    return np.searchsorted(firsts, pages, side="right") - 1
 
 
 def _differences(values: NDArray[Number], before: int) -> NDArray[Number]:
