@@ -7,7 +7,8 @@ wait is a share of that promise, too.
 
 1. begin with a low limit: an idle guest then has a short downtime;
 2. after `PATIENCE` rounds of memory without an end, raise it step by step up to what was promised;
-3. at the top, if the request allows it, switch to post-copy; `always` does so after the first round;
+3. at the top, if the request allows it, switch to post-copy; `always` does so after the first round, unless the guest
+   wrote next to nothing meanwhile and has left already;
 4. else, when that was of no use for LAST_PATIENCE rounds and LAST_PATIENCE_S, stop the guest and copy the rest, if the
    request allows that; else give up, so that neither guest nor link is burdened for nothing.
 From the first round on QEMU slows the guest down by itself (auto-converge), if the node's settings let it.
@@ -27,6 +28,8 @@ STEPS = 4
 COMMIT_RESERVE_MS = 150
 """Finish across the lane, the broker's commit, and back."""
 LOWEST_MS = 20
+NEVER_MS = 1
+"""So short that only a guest that stands all but still gets through without post-copy."""
 LAST_PATIENCE = 20
 """Rounds at the top before the last step: QEMU's throttling has then reached its end."""
 LAST_PATIENCE_S = 60.0
@@ -91,7 +94,7 @@ class Ladder:
     _rung: int = 0
     _since_round: int = 0
     _since_ms: int = 0
-    _told_ms: int = 0
+    _told_ms: int | None = None
     _over: bool = False
 
     def look(self, stats: JobStats, *, lane_bytes: int, rate_bytes_per_s: int) -> list[Step]:
@@ -99,9 +102,9 @@ class Ladder:
         if self._over or stats.memory_total_bytes == 0:
             return []
         if self.post_copy == "always":
-            # The lowest limit keeps pre-copy from ending by itself before the first round is through.
+            # QEMU measures its rate into a socket on this host, so even a low limit may be many megabytes to it.
             first_round_is_over = stats.memory_iteration >= 2
-            return [self._start_post_copy()] if first_round_is_over else self._tell(LOWEST_MS)
+            return [self._start_post_copy()] if first_round_is_over else self._tell(NEVER_MS)
         waited = stats.memory_iteration - self._since_round
         if waited >= PATIENCE and self._rung < STEPS:
             self._rung += 1
@@ -118,7 +121,7 @@ class Ladder:
 
     def _tell(self, limit_ms: int) -> list[Step]:
         """Small changes are not worth a call."""
-        if abs(limit_ms - self._told_ms) <= max(10, self._told_ms // 10):
+        if self._told_ms is not None and abs(limit_ms - self._told_ms) <= max(10, self._told_ms // 10):
             return []
         self._told_ms = limit_ms
         return [SetMaxDowntime(limit_ms)]

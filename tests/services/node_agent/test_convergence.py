@@ -6,6 +6,7 @@ from services.node_agent.convergence import (
     COMMIT_RESERVE_MS,
     HOLD_SHARE,
     LOWEST_MS,
+    NEVER_MS,
     UNLIMITED_MS,
     GiveUp,
     Ladder,
@@ -109,9 +110,9 @@ def test_stop_and_copy_is_the_last_rung_where_allowed() -> None:
 
 
 def test_post_copy_always_waits_for_the_first_round() -> None:
-    """The lowest limit keeps pre-copy from ending before."""
+    """The limit keeps pre-copy from ending before."""
     ladder = Ladder(1000, "always")
-    assert [SetMaxDowntime(LOWEST_MS)] == look(ladder, 1)
+    assert [SetMaxDowntime(NEVER_MS)] == look(ladder, 1)
     assert [StartPostCopy()] == look(ladder, 2)
     assert look(ladder, 3) == []
 
