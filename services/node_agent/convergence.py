@@ -6,7 +6,7 @@ The limit given to QEMU leaves room for all, so that the promise to the tenant i
 wait is a share of that promise, too.
 
 1. begin with a low limit: an idle guest then has a short downtime;
-2. after `PATIENCE` rounds of memory without an end, raise it step by step up to what was promised;
+2. after `PATIENCE` rounds of memory and PATIENCE_MS without an end, raise it step by step up to what was promised;
 3. at the top, if the request allows it, switch to post-copy; `always` does so after the first round, unless the guest
    wrote next to nothing meanwhile and has left already;
 4. else, when that was of no use for LAST_PATIENCE rounds and LAST_PATIENCE_S, stop the guest and copy the rest, if the
@@ -24,6 +24,8 @@ from shared.messages.service_change import PostCopy
 
 PATIENCE = 2
 """Rounds at each rung before the next one."""
+PATIENCE_MS = 500
+"""Least time at each rung: late rounds are short, and a guest that can leave with a short downtime should."""
 STEPS = 4
 COMMIT_RESERVE_MS = 150
 """Finish across the lane, the broker's commit, and back."""
@@ -105,14 +107,15 @@ class Ladder:
             # QEMU measures its rate into a socket on this host, so even a low limit may be many megabytes to it.
             first_round_is_over = stats.memory_iteration >= 2
             return [self._start_post_copy()] if first_round_is_over else self._tell(NEVER_MS)
-        waited = stats.memory_iteration - self._since_round
-        if waited >= PATIENCE and self._rung < STEPS:
-            self._rung += 1
-            self._since_round, self._since_ms = stats.memory_iteration, stats.elapsed_ms
-        elif waited >= PATIENCE and self.post_copy == "if_needed":
-            return [self._start_post_copy()]
-        elif waited >= LAST_PATIENCE and stats.elapsed_ms - self._since_ms >= 1000 * LAST_PATIENCE_S:
-            return [self._last_step(stats)]
+        rounds, waited_ms = stats.memory_iteration - self._since_round, stats.elapsed_ms - self._since_ms
+        if rounds >= PATIENCE and waited_ms >= PATIENCE_MS:
+            if self._rung < STEPS:
+                self._rung += 1
+                self._since_round, self._since_ms = stats.memory_iteration, stats.elapsed_ms
+            elif self.post_copy == "if_needed":
+                return [self._start_post_copy()]
+            elif rounds >= LAST_PATIENCE and waited_ms >= 1000 * LAST_PATIENCE_S:
+                return [self._last_step(stats)]
         return self._tell(self._limit_ms(lane_bytes, rate_bytes_per_s))
 
     def hold_bytes(self, rate_bytes_per_s: int) -> int:

@@ -283,7 +283,7 @@ class Halves:
             contents=contents,
             tuning=OutboundTuning(
                 ready_within_s=settings.peer_ready_within_s,
-                watch_every_s=settings.progress_s,
+                progress_every_s=settings.progress_s,
                 abort_within_s=settings.abort_within_s,
                 auto_converge=settings.auto_converge,
             ),

@@ -47,6 +47,7 @@ from services.node_agent.hypervisor import (
     Lifecycle,
     LifecycleEvent,
     LiveVm,
+    JobStats,
     MigrationAborted,
     MigrationPlan,
 )
@@ -126,7 +127,8 @@ class OutboundTuning:
     """Times of an outbound half, in seconds."""
 
     ready_within_s: float = 60.0
-    watch_every_s: float = 1.0
+    watch_every_s: float = 0.25
+    progress_every_s: float = 1.0
     seeding_every_s: float = 5.0
     abort_within_s: float = 5.0
     auto_converge: bool = False
@@ -399,6 +401,7 @@ class Outbound:
         ladder = Ladder(self._agreement.promised_downtime_ms, limits.post_copy, stop_and_copy=limits.stop_and_copy)
         link = LinkRate()
         uuid = self._agreement.vm_uuid
+        tell_at_s = self._clock()
         while True:
             await asyncio.sleep(self._tuning.watch_every_s)
             if self._keeper.passed and not self._keeper.post_copy:
@@ -411,22 +414,28 @@ class Outbound:
             if stats is None:
                 continue
             await self._say_started()
-            switchover = self._paused_at_s is not None and not self._keeper.post_copy
-            progress = self._meter.update(
-                stats, now_s=self._clock(), post_copy=self._keeper.post_copy, switchover=switchover
-            )
-            await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
             lane = self._lanes.stats()[Lane.MEMORY]
-            rate = link.look(
-                delivered_bytes=lane.data_sent_bytes - lane.unconsumed_out_bytes,
-                waiting_bytes=lane.unconsumed_out_bytes,
-                at_s=lane.at_s,
-            )
+            if self._clock() >= tell_at_s:
+                tell_at_s = self._clock() + self._tuning.progress_every_s
+                await self._tell_progress(stats)
+                link.look(
+                    delivered_bytes=lane.data_sent_bytes - lane.unconsumed_out_bytes,
+                    waiting_bytes=lane.unconsumed_out_bytes,
+                    at_s=lane.at_s,
+                )
+            rate = link.bytes_per_s
             if rate:
                 self._lanes.hold_at_most(Lane.MEMORY, ladder.hold_bytes(rate))
             hidden_bytes = lane.unconsumed_out_bytes + self._lanes.held_bytes(Lane.MEMORY)
             for step in ladder.look(stats, lane_bytes=hidden_bytes, rate_bytes_per_s=rate):
                 await self._climb(step)
+
+    async def _tell_progress(self, stats: JobStats) -> None:
+        switchover = self._paused_at_s is not None and not self._keeper.post_copy
+        progress = self._meter.update(
+            stats, now_s=self._clock(), post_copy=self._keeper.post_copy, switchover=switchover
+        )
+        await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
 
     async def _climb(self, step: Step) -> None:
         uuid = self._agreement.vm_uuid

@@ -205,6 +205,15 @@ def test_an_interrupted_call_goes_on_but_never_mixes_conditions(tmp_path: Path) 
         open_results(dataclasses.replace(options, link="1gbit"))
 
 
+def test_what_did_not_end_is_known(tmp_path: Path) -> None:
+    """By variant and workload, whatever the run."""
+    options = _options(tmp_path, "--workloads", "idle,writer", "--variants", "plain,relay-cold", "--runs", "2")
+    results = open_results(options)
+    results.rows += [_row(workload="writer", outcome="timeout"), _row(workload="idle")]
+    found = {(step.workload, step.label, step.run) for step in steps(options) if results.unended(step)}
+    assert found == {("writer", "stock/plain", 1), ("writer", "stock/plain", 2)}
+
+
 def test_the_writer_dirties_faster_than_the_link() -> None:
     """Two pages per rewrite, at half again the link's rate, within what a guest can do."""
     assert writer_pages_per_s(12.5e6) * 2 * 4096 > 12.5e6

@@ -195,7 +195,7 @@ class Port:
             journal=journals[Side.OUTBOUND],
             reporter=self.reporter,
             contents=leaving,
-            tuning=OutboundTuning(watch_every_s=0.2, seeding_every_s=0.2),
+            tuning=OutboundTuning(watch_every_s=0.2, progress_every_s=0.2, seeding_every_s=0.2),
             now=lambda: datetime.now(UTC) + self.later,
         )
         recipient = _WithBridge(self.recipient)

@@ -126,14 +126,17 @@ class StreamPump:
         adaptive = self._encoder if isinstance(self._encoder, Adaptive) else None
         began_s = time.perf_counter()
         while chunk := await self._next_chunk():
-            came_s = time.perf_counter()
+            before_cpu_s = time.thread_time()
             payloads = self._encoder.encode(chunk)
-            encoded_s = time.perf_counter()
+            busy_s, encoded_s = time.thread_time() - before_cpu_s, time.perf_counter()
             for payload in payloads:
                 await self._stream.write(payload)
             if adaptive is not None:
                 sent_s = time.perf_counter()
-                adaptive.adapt(busy_s=encoded_s - came_s, blocked_s=sent_s - encoded_s, starved_s=came_s - began_s)
+                # A processor that others used meanwhile is no reason to compress less: that costs them more.
+                adaptive.adapt(
+                    busy_s=busy_s, blocked_s=sent_s - encoded_s, starved_s=max(0.0, encoded_s - began_s - busy_s)
+                )
                 began_s = sent_s
         await self._flush()
         self._stream.write_eof()

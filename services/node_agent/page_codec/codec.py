@@ -66,7 +66,7 @@ class Adaptive(Protocol):
     """An encoder that compresses as hard as link and CPU allow; see `pace`."""
 
     def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
-        """Seconds since the last call: encoding, waiting for the lane, waiting for the socket."""
+        """Seconds since the last call: encoding (processor time), waiting for the lane, for socket or processor."""
         ...
 
 

@@ -1,10 +1,11 @@
 """How hard to compress, from where the time goes. Pure; the shell measures, the encoder obeys.
 
-Three numbers per look: seconds spent encoding, seconds blocked because the lane's window was full, seconds without
-bytes from the hypervisor. Blocked for most of the time, with an encoder that is hardly busy, means that the link is the
-bottleneck: a higher level buys bytes with time that nobody needs. A busy encoder that is hardly ever blocked is the
-bottleneck itself: a lower level, in the end none. In between, and while the hypervisor has nothing, nothing changes;
-so a link as slow as the agent's own CPU (TLS, the relay's client) does not lure it upwards.
+Three numbers per look: seconds of processor time spent encoding, seconds blocked because the lane's window was full,
+seconds without bytes from the hypervisor or without a processor. Blocked for most of the time, with an encoder that is
+hardly busy, means that the link is the bottleneck: a higher level buys bytes with time that nobody needs. A busy
+encoder that is hardly ever blocked is the bottleneck itself: a lower level, in the end none. In between, and while the
+hypervisor has nothing, nothing changes; so a link as slow as the agent's own CPU (TLS, the relay's client) does not
+lure it upwards.
 
 Measured against level 1 (memory of a Debian guest, tests/bench/replay): wire bytes 1.33 at level -5, 0.95 at 3, 0.91
 at 6, 0.90 at 9, 0.89 at 12; time 0.8, 1.05, 1.8, 2.2, 4.4. So the ladder ends at 6.

@@ -37,6 +37,11 @@ class Step:
     run: int
     without: tuple[str, ...] = ()
 
+    @property
+    def label(self) -> str:
+        """As `Row.label`."""
+        return self.variant.label + "".join(f" -{name}" for name in self.without)
+
     def key(self) -> tuple[object, ...]:
         """What tells a run apart from every other of the same call."""
         return self.variant.system, self.variant.name, self.workload, self.run, self.without
@@ -58,6 +63,12 @@ class Results:
         name = f"{row.workload} {row.label} run {row.run}"
         self.timelines[name] = [asdict(sample) for sample in moved.measured.samples]
         self.save()
+
+    def unended(self, step: Step) -> bool:
+        """Whether this move was made before and did not end in its time."""
+        return any(
+            (row.workload, row.label) == (step.workload, step.label) for row in self.rows if row.outcome == "timeout"
+        )
 
     def save(self) -> None:
         """Write all files but the plots."""
@@ -146,8 +157,10 @@ def _measure_all(options: Options, results: Results, todo: list[Step]) -> None:
         results.conditions |= _versions()
         agents = NodeAgents(lab)
         for number, step in enumerate(todo, start=1):
-            less = "".join(f" -{name}" for name in step.without)
-            say(f"[{number}/{len(todo)}] {step.workload} {step.variant.label}{less} run {step.run}")
+            say(f"[{number}/{len(todo)}] {step.workload} {step.label} run {step.run}")
+            if options.unended_once and results.unended(step):
+                say("    not repeated: it did not end before")
+                continue
             row, moved = _measure(lab, agents, options, step)
             results.add(row, moved)
             say(f"    {_line(row)}")

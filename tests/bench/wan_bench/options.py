@@ -44,6 +44,7 @@ class Options:
     without: tuple[str, ...]
     ablation: bool
     timeout_s: float
+    unended_once: bool
     settle_s: float
     back_after_s: float
     max_downtime_ms: int | None
@@ -90,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--without", default="", metavar="A,B", help=f"vmport without some of {', '.join(TECHNIQUES)}")
     top.add_argument("--ablation", action="store_true", help="vmport's variants also without each technique by itself")
     top.add_argument("--timeout", type=float, default=600.0, metavar="S", help="abort a move after this (default: 600)")
+    top.add_argument("--unended-once", action="store_true", help="do not repeat a move that did not end in its time")
     top.add_argument("--settle", type=float, default=15.0, metavar="S", help="after the guest's boot (default: 15)")
     top.add_argument("--back-after", type=float, default=600.0, metavar="S", help="direct-back's stay (default: 600)")
     top.add_argument(
@@ -131,6 +133,7 @@ def parse(argv: Sequence[str]) -> Options:
         without=without,
         ablation=words.ablation,
         timeout_s=words.timeout,
+        unended_once=words.unended_once,
         settle_s=words.settle,
         back_after_s=words.back_after,
         max_downtime_ms=words.max_downtime,

@@ -289,7 +289,9 @@ class Pair:
             journal=self.journals[Side.OUTBOUND],
             reporter=self.heard,
             contents=outbound_contents,
-            tuning=OutboundTuning(ready_within_s=5, watch_every_s=0.01, seeding_every_s=0.01, abort_within_s=0.5),
+            tuning=OutboundTuning(
+                ready_within_s=5, watch_every_s=0.01, progress_every_s=0.01, seeding_every_s=0.01, abort_within_s=0.5
+            ),
             now=lambda: self.now,
         )
         self.inbound = Inbound(

@@ -7,6 +7,7 @@ from services.node_agent.convergence import (
     HOLD_SHARE,
     LOWEST_MS,
     NEVER_MS,
+    PATIENCE_MS,
     UNLIMITED_MS,
     GiveUp,
     Ladder,
@@ -19,8 +20,8 @@ from services.node_agent.hypervisor import JobStats
 
 
 def look(ladder: Ladder, iteration: int, *, lane_bytes: int = 0, rate: int = 10_000_000) -> list[Step]:
-    """One reading in this round of memory."""
-    stats = JobStats(memory_total_bytes=1, memory_iteration=iteration)
+    """One reading in this round of memory; a round takes a second."""
+    stats = JobStats(memory_total_bytes=1, memory_iteration=iteration, elapsed_ms=1000 * iteration)
     return ladder.look(stats, lane_bytes=lane_bytes, rate_bytes_per_s=rate)
 
 
@@ -41,6 +42,12 @@ def test_the_limit_rises_to_the_promise_and_not_beyond() -> None:
     assert sorted(rungs) == rungs
     assert rungs[0] <= 200
     assert rungs[-1] == 850
+
+
+def test_rounds_of_a_moment_do_not_climb() -> None:
+    """A guest that writes little has many of them, and leaves soon."""
+    steps = climb(Ladder(1000, "never"), round_s=PATIENCE_MS / 1000 / 50, rounds=49)
+    assert len(steps) == 1
 
 
 def test_bytes_in_the_lane_are_part_of_the_downtime() -> None:
