@@ -44,10 +44,10 @@ from services.node_agent.guest_memory import ram_ranges
 from services.node_agent.hypervisor import (
     Hypervisor,
     HypervisorError,
+    JobStats,
     Lifecycle,
     LifecycleEvent,
     LiveVm,
-    JobStats,
     MigrationAborted,
     MigrationPlan,
 )
