@@ -11,6 +11,9 @@ from deploy.labkit.errors import CommandFailed, LabError
 from deploy.labkit.plan import LabPlan
 from deploy.labkit.state import LabState, ProcessRecord
 
+# libvirtd's QEMU processes become orphans, and libvirt waits until their pid is gone: a host's first process reaps them at
+# once, that of a container perhaps seconds later. tini stands for it here, and libvirtd ends with it.
+REAPER = ("tini", "-s", "--", "setpriv", "--pdeathsig", "KILL")
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -88,7 +91,7 @@ def start_libvirtd(plan: LabPlan, state: LabState, provider: str) -> ProcessReco
     (plan.host_dir(provider) / "var-log-libvirt" / "qemu").mkdir(parents=True, exist_ok=True)  # consoles' logs
     plan.libvirt_socket(provider).unlink(missing_ok=True)  # of a daemon that crashed
     return processes.spawn(
-        enter(plan, state, provider, ["libvirtd"]),
+        enter(plan, state, provider, [*REAPER, "libvirtd"]),
         env=ENVIRONMENT,
         log=plan.log_dir / f"libvirtd-{provider}.log",
     )
