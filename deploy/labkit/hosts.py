@@ -11,8 +11,8 @@ from deploy.labkit.errors import CommandFailed, LabError
 from deploy.labkit.plan import LabPlan
 from deploy.labkit.state import LabState, ProcessRecord
 
-# libvirtd's QEMU processes become orphans, and libvirt waits until their pid is gone: a host's first process reaps them at
-# once, that of a container perhaps seconds later. tini stands for it here, and libvirtd ends with it.
+# libvirtd's QEMU processes become orphans, and libvirt waits until their pid is gone: a host's first process reaps them
+# at once, that of a container perhaps seconds later. tini stands for it here, and libvirtd ends with it.
 REAPER = ("tini", "-s", "--", "setpriv", "--pdeathsig", "KILL")
 ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 import structlog
@@ -18,6 +19,7 @@ from services.node_agent.rpc_donor import (
     DonorRelay,
     FinishAnswered,
     FinishWanted,
+    Prepared,
     ToLane,
     ToLocal,
     local_answer,
@@ -66,12 +68,16 @@ class DriverBridge:
         stream: LaneStream,
         relay: DonorRelay,
         keeper: FinishKeeper,
+        *,
+        before_it_moves: Callable[[], Awaitable[None]],
     ) -> None:
+        """`before_it_moves` is waited for when the recipient is prepared, before libvirtd hears it."""
         self._reader = reader
         self._writer = writer
         self._stream = stream
         self._relay = relay
         self._keeper = keeper
+        self._before_it_moves = before_it_moves
         self._lane_gone = False
         self._asking: asyncio.Task[None] | None = None
 
@@ -145,6 +151,9 @@ class DriverBridge:
                 case ToLane(data):
                     await self._to_lane(data)
                 case ToLocal(data):
+                    await self._to_local(data)
+                case Prepared(data):
+                    await self._before_it_moves()
                     await self._to_local(data)
                 case FinishWanted():
                     await self._keeper.before_finish()

@@ -167,6 +167,7 @@ class Outbound:
         self._now = now
         self._tasks = Tasks("outbound")
         self._cancelled = asyncio.Event()
+        self._learnt = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._troubled = asyncio.Event()
         self._meter = ProgressMeter(disk_bytes=0, memory_bytes=0)
@@ -277,14 +278,14 @@ class Outbound:
         await self._sockets.listen(self._sockets.driver, self._on_driver)
         await self._sockets.listen(self._sockets.memory, self._on_memory)
         await self._sockets.listen(self._sockets.disk, self._on_disk)
-        await self._unless_cancelled(self._learn_contents(vm))
+        await self._unless_cancelled(self._agree_on_layers(vm))
         await self._check_layers(vm)
+        self._tasks.spawn(self._learn_contents(vm), name="learn contents, and give them again")
         disks = vm.description.disks
         self._meter = ProgressMeter(
             disk_bytes=sum(disk.allocated_bytes + (0 if self._overlays else disk.beneath_bytes) for disk in disks),
             memory_bytes=vm.description.memory_bytes,
         )
-        self._tasks.spawn(self._contents.give_again(), name="give contents again")
         self._journal.enter(Phase.TRANSFERRING)
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         return MigrationPlan(
@@ -314,13 +315,29 @@ class Outbound:
                 each.cancel()
             await asyncio.gather(working, cancelled, return_exceptions=True)
 
-    async def _learn_contents(self, vm: LiveVm) -> None:
-        """Wait for the other end and learn what it has."""
+    async def _agree_on_layers(self, vm: LiveVm) -> None:
+        """Wait for the other end, and ask it for overlays."""
         await self._lanes.wait_ready(self._tuning.ready_within_s)
         self._overlays = await self._ask_for_overlays(vm)
+
+    async def _learn_contents(self, vm: LiveVm) -> None:
+        """Learn what the other end has, while both hypervisors prepare themselves."""
         beneath = {layer.path: None for layers in vm.layers.values() for layer in layers if layer.path is not None}
         copied = vm.files if self._overlays else (*vm.files, *beneath)
-        await self._contents.learn(self._lanes.control, [Path(file) for file in copied])
+        try:
+            await self._contents.learn(self._lanes.control, [Path(file) for file in copied])
+        except LaneError as error:
+            self._note_trouble("lane_failed", str(error))
+        finally:
+            self._learnt.set()
+        await self._contents.give_again()
+
+    async def _until_learnt(self) -> None:
+        """What left before would leave in full. A cancelled port has nothing to wait for."""
+        waiting = [self._tasks.spawn(event.wait(), name="wait") for event in (self._learnt, self._cancelled)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in waiting:
+            each.cancel()
 
     async def _ask_for_overlays(self, vm: LiveVm) -> bool:
         if self._agreement.limits.overlays == "never" or not vm.layers:
@@ -478,7 +495,8 @@ class Outbound:
         try:
             stream = self._lanes.control.open_stream(StreamKind.CONTROL, DRIVER)
             relay = DonorRelay(self._agreement.vm_uuid, self._agreement.vm_name)
-            await DriverBridge(reader, writer, stream, relay, self._keeper).run()
+            bridge = DriverBridge(reader, writer, stream, relay, self._keeper, before_it_moves=self._until_learnt)
+            await bridge.run()
         except (RpcError, LaneError, StreamError, OSError, ValueError) as error:
             self._note_trouble("driver_connection", str(error))
 

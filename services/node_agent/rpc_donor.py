@@ -44,6 +44,13 @@ class ToLocal:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """The recipient has prepared itself; this host's libvirtd begins to move the guest when it has these bytes."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FinishWanted:
     """This host's libvirtd has sent everything and asks the recipient to run the guest. Not passed on before
     `pass_finish`."""
@@ -56,7 +63,7 @@ class FinishAnswered:
     error: str | None
 
 
-DonorAction = ToLane | ToLocal | FinishWanted | FinishAnswered
+DonorAction = ToLane | ToLocal | Prepared | FinishWanted | FinishAnswered
 
 
 @dataclass(slots=True)
@@ -100,6 +107,8 @@ class DonorRelay:
                 self._answer = frame
                 error = decode_error(frame).message if frame.status == Status.ERROR else None
                 actions.append(FinishAnswered(error))
+            elif frame.procedure == Procedure.MIGRATE_PREPARE3_PARAMS and frame.type == FrameType.REPLY:
+                actions.append(Prepared(frame.to_bytes()))
             else:
                 actions.append(ToLocal(frame.to_bytes()))
         return actions

@@ -38,10 +38,9 @@ from services.node_agent.page_codec.contents import (
     Pages,
 )
 from services.node_agent.page_codec.hello import Technique
-from services.node_agent.page_codec.pace import Pace
+from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 
-DEFAULT_LEVEL: Final = 3
 _COLUMNS: Final = 5
 _NUMBER_BITS: Final = MAX_NUMBER.bit_length()
 _ORIGINS: Final = frozenset(Origin)

@@ -25,7 +25,7 @@ from services.node_agent.page_codec.contents import CONTENT_BYTES, Pages
 from services.node_agent.page_codec.held_pages import DEFAULT_HOLD_BYTES, HeldPages
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.memory_batch import MemoryBatch, MemoryState
-from services.node_agent.page_codec.pace import Pace
+from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
 from services.node_agent.page_codec.sent_pages import PageNumbers, SentPages
 from services.node_agent.page_codec.zstd_codec import ZstdEncoder
@@ -44,7 +44,7 @@ _COUNTED_AS_BYTES: Final = frozenset({"passed"})
 class MemoryEncoder:
     """A `ChunkEncoder` for QEMU's stream. `encode` and `flush` raise DamagedStreamError."""
 
-    def __init__(self, port: PortEncoder, *, level: int = 1, copies: int = DEFAULT_COPIES) -> None:
+    def __init__(self, port: PortEncoder, *, level: int = DEFAULT_LEVEL, copies: int = DEFAULT_COPIES) -> None:
         self._hello: bytes | None = port.hello.encode()
         self._index = port.contents if Technique.DEDUP in port.techniques else None
         self._copies = copies if Technique.DELTA in port.techniques else 0

@@ -17,6 +17,8 @@ from typing import Final
 
 from services.node_agent.page_codec.batch import STORED_LEVEL
 
+DEFAULT_LEVEL: Final = 3
+"""Where a stream begins: little dearer than 1, and a short stream has no time to climb."""
 LADDER: Final = (STORED_LEVEL, -5, 1, 3, 6)
 LOOK_S: Final = 0.5
 """Shortest time to judge."""
@@ -29,7 +31,7 @@ _BUSY_AT_MOST: Final = 0.15
 class Pace:
     """Chooses the level of one stream."""
 
-    def __init__(self, *, level: int = 1) -> None:
+    def __init__(self, *, level: int = DEFAULT_LEVEL) -> None:
         self._rung = LADDER.index(level)
         self._busy_s = self._blocked_s = self._starved_s = 0.0
 

@@ -28,6 +28,7 @@ from services.node_agent.rpc_donor import (
     DonorRelay,
     FinishAnswered,
     FinishWanted,
+    Prepared,
     ToLane,
     ToLocal,
     local_answer,
@@ -66,6 +67,13 @@ def test_other_calls_pass_both_ways() -> None:
     assert relay.receive_from_local(CANCELLED) == [ToLane(CANCELLED)]
     assert relay.receive_from_lane(BAD) == [ToLocal(BAD)]
     assert not relay.finish_open
+
+
+def test_the_shell_knows_when_the_recipient_is_prepared() -> None:
+    """It has until then to learn what the recipient knows; a refusal is held no less."""
+    for status in (Status.OK, Status.ERROR):
+        reply = Frame(REMOTE_PROGRAM, Procedure.MIGRATE_PREPARE3_PARAMS, FrameType.REPLY, 4, status, b"").to_bytes()
+        assert DonorRelay(VM, "web").receive_from_lane(reply) == [Prepared(reply)]
 
 
 def test_keepalives_are_answered_at_the_donor() -> None:
