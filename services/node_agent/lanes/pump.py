@@ -3,7 +3,7 @@ of the bytes.
 
 Backpressure runs through it unbroken: the socket is read only when the window has room, and a payload leaves the
 window only when the kernel has all of it. Nothing is buffered here but one chunk per direction and the reader's own
-bounded buffer.
+bounded buffer, and what an encoder may have ready ahead of the lane (`run_ahead`).
 
 The codec runs on the event loop: zstd 1 in chunks of 256 KiB reached 417 MB/s on 2 cores, 341 MB/s by way of
 `asyncio.to_thread` (the hop costs more than the overlap wins; tests/bench/lane_throughput.py).
@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from services.node_agent.lanes.run_ahead import RunAhead
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import (
     MAX_CHUNK_BYTES,
@@ -25,6 +26,7 @@ from services.node_agent.page_codec.codec import (
     ChunkEncoder,
     CodecStats,
     Holding,
+    Leading,
 )
 from services.node_agent.page_codec.contents import ContentMissingError
 from shared.tasks import first_error
@@ -80,6 +82,7 @@ class StreamPump:
         self._encoder = encoder
         self._decoder = decoder
         self._arrivals = Arrivals() if arrivals is None else arrivals
+        self._ahead = RunAhead(stream)
 
     def stats(self) -> PumpStats:
         """Counters so far; may be asked at any time."""
@@ -87,8 +90,9 @@ class StreamPump:
 
     @property
     def held_bytes(self) -> int:
-        """What the encoder lets wait; see `Holding`."""
-        return self._encoder.held_bytes if isinstance(self._encoder, Holding) else 0
+        """What the encoder lets wait (`Holding`), and what is ready and waits for the lane."""
+        held_bytes = self._encoder.held_bytes if isinstance(self._encoder, Holding) else 0
+        return held_bytes + self._ahead.queued_bytes
 
     def hold_at_most(self, limit_bytes: int) -> None:
         """How much the encoder may let wait; see `Holding`."""
@@ -107,6 +111,7 @@ class StreamPump:
         done = False
         try:
             async with asyncio.TaskGroup() as group:
+                group.create_task(self._ahead.run())
                 group.create_task(self._socket_to_lane())
                 group.create_task(self._lane_to_socket())
             done = True
@@ -129,17 +134,24 @@ class StreamPump:
             before_cpu_s = time.thread_time()
             payloads = self._encoder.encode(chunk)
             busy_s, encoded_s = time.thread_time() - before_cpu_s, time.perf_counter()
-            for payload in payloads:
-                await self._stream.write(payload)
+            await self._write(payloads)
             if adaptive is not None:
                 sent_s = time.perf_counter()
+                blocked_s = sent_s - encoded_s
                 # A processor that others used meanwhile is no reason to compress less: that costs them more.
-                adaptive.adapt(
-                    busy_s=busy_s, blocked_s=sent_s - encoded_s, starved_s=max(0.0, encoded_s - began_s - busy_s)
-                )
+                starved_s = max(0.0, encoded_s - began_s - busy_s)
+                if self._ahead.queued_bytes:  # the lane is behind, so nothing here holds it up
+                    blocked_s, starved_s = sent_s - began_s, 0.0
+                adaptive.adapt(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
                 began_s = sent_s
         await self._flush()
+        await self._ahead.close()
         self._stream.write_eof()
+
+    async def _write(self, payloads: list[bytes]) -> None:
+        leads = isinstance(self._encoder, Leading) and self._encoder.may_run_ahead
+        for payload in payloads:
+            await self._ahead.write(payload, ahead=leads)
 
     async def _next_chunk(self) -> bytes:
         """What the socket has, at most one chunk.
@@ -155,8 +167,7 @@ class StreamPump:
         return await self._reader.read(MAX_CHUNK_BYTES)
 
     async def _flush(self) -> None:
-        for payload in self._encoder.flush():
-            await self._stream.write(payload)
+        await self._write(self._encoder.flush())
 
     async def _lane_to_socket(self) -> None:
         while payload := await self._stream.read_view():

@@ -84,6 +84,16 @@ class Holding(Protocol):
         ...
 
 
+@runtime_checkable
+class Leading(Protocol):
+    """An encoder whose payloads may wait for the lane, while the switchover is far."""
+
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether they may now."""
+        ...
+
+
 class ChunkDecoder(Protocol):
     """Payloads of a stream to bytes of a socket."""
 

@@ -36,6 +36,8 @@ BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 DEFAULT_COPIES: Final = 256 * 1024
 """Pages of which a copy is kept for deltas: 1 GiB at most, in a file."""
 
+_AHEAD_UNTIL: Final = 0.75
+"""Part of the first round after which payloads no longer wait: they have left before QEMU can want the switchover."""
 _RELEASED_AT_ONCE: Final = 56
 """Pages that go in one batch when they waited: 224 KiB, as much as another batch."""
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
@@ -79,6 +81,12 @@ class MemoryEncoder:
             self._hold_bytes = limit_bytes
         if self._state.held is not None:
             self._state.held.limit_bytes = limit_bytes
+
+    @property
+    def may_run_ahead(self) -> bool:
+        """See `Leading`."""
+        sent = sum(count for kind, count in self.tally.items() if kind not in _COUNTED_AS_BYTES)
+        return self.passing is None and sent < _AHEAD_UNTIL * self._stream.page_count
 
     @property
     def passing(self) -> str | None:

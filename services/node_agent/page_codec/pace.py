@@ -24,8 +24,8 @@ LOOK_S: Final = 0.5
 """Shortest time to judge."""
 _MOSTLY: Final = 0.5
 _HARDLY: Final = 0.05
-_BUSY_AT_MOST: Final = 0.15
-"""The next level takes up to twice the time; at a third of all time encoding would begin to show."""
+_BUSY_AT_MOST: Final = 0.2
+"""The next level takes up to two and a half times as long; at half of all time encoding would begin to show."""
 
 
 class Pace:

@@ -11,11 +11,12 @@ import pytest
 
 from services.node_agent.lanes.errors import LaneAbortedError, StreamResetError
 from services.node_agent.lanes.pump import READER_LIMIT_BYTES, StreamPump
+from services.node_agent.lanes.run_ahead import AHEAD_BYTES
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
-from services.node_agent.page_codec.codec import ChunkEncoder, CodecError, CodecStats
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkEncoder, CodecError, CodecStats
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 from shared.page_stream.bodies import LaneRole, StreamKind
@@ -44,6 +45,12 @@ class Hoarder:
 
     def stats(self) -> CodecStats:
         return CodecStats()
+
+
+class Leader(RawEncoder):
+    """A codec that may run ahead until it is told otherwise."""
+
+    may_run_ahead = True
 
 
 @dataclass
@@ -126,6 +133,24 @@ async def test_a_socket_that_is_not_read_stops_the_other_one() -> None:
         assert donor.data_sent_bytes < 3 * WINDOW_BYTES
         setup.far[0]._transport.resume_reading()  # type: ignore[attr-defined]
         assert await setup.far[0].read() == data
+        await sending
+
+
+async def test_what_may_run_ahead_waits_before_the_lane_within_bounds() -> None:
+    """It counts as held back; once nothing may run ahead, the socket is read only when all of it has gone."""
+    async with pumping(Leader, raw=True) as setup:
+        data = os.urandom(2 * AHEAD_BYTES)
+        setup.far[0]._transport.pause_reading()  # type: ignore[attr-defined]  # no public way to a reader's transport
+        sending = asyncio.ensure_future(send(setup.near[1], data))
+        pump = setup.pumps[0]
+        while pump.held_bytes < AHEAD_BYTES:  # noqa: ASYNC110  # nothing tells of it
+            await asyncio.sleep(0)
+        await asyncio.wait([sending], timeout=0.1)
+        assert AHEAD_BYTES <= pump.held_bytes <= AHEAD_BYTES + MAX_CHUNK_BYTES
+        pump._encoder.may_run_ahead = False  # type: ignore[attr-defined]  # a Leader's
+        setup.far[0]._transport.resume_reading()  # type: ignore[attr-defined]
+        assert await setup.far[0].read() == data
+        assert pump.held_bytes == 0
         await sending
 
 

@@ -340,6 +340,20 @@ def test_what_cannot_be_put_before_strange_records_ends_the_port() -> None:
     assert raised.value.offset == sum(map(len, pieces)) + 5
 
 
+def test_payloads_may_wait_for_most_of_the_first_round_only() -> None:
+    """QEMU can want the switchover when the round is over; nothing may stand before the lane then."""
+    encoder = MemoryEncoder(PortEncoder(KEY))
+    pages = sum(BLOCKS.values())
+    every = [(name, number, noise(number)) for name, count in sorted(BLOCKS.items()) for number in range(count)]
+    seen = []
+    for piece in rounds(*([page] for page in every)):
+        encoder.encode(piece)
+        encoder.flush()
+        seen.append((sum(encoder.tally.values()), encoder.may_run_ahead))
+    assert all(may == (0 < 4 * sent < 3 * pages) for sent, may in seen if sent)
+    assert {may for _, may in seen} == {True, False}
+
+
 # ---- what passes ----
 
 
