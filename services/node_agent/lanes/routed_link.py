@@ -4,7 +4,8 @@ Rule 1  Both routes are kept attached and listened to all the time; each end cho
         while that stands, else the relay. The ends need not agree, because every frame is taken from wherever it comes.
 Rule 2  A change of the route is a LinkDown to the session, which resyncs at once (HELLO). Frames that still come by the
         old route are late, not wrong: the lane takes what is next and drops the rest.
-Rule 3  At the beginning the relay is used when the direct way has not come about within `direct_within_s`.
+Rule 3  At the beginning the relay is used when the direct way has not come about within `direct_within_s`, or as soon
+        as the other end sends by the relay: it has no direct way, or has waited for it.
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class RoutedLink:
     async def _wait_for_direct(self) -> None:
         try:
             async with asyncio.timeout(self._direct_within_s):
-                while self._direct is None:
+                while self._direct is None and not self._frames:
                     self._check_usable()
                     self._routes_changed.clear()
                     await self._routes_changed.wait()
@@ -202,6 +203,8 @@ class RoutedLink:
         self._frames.append(frame)
         self._held_bytes += len(frame)
         self._arrived.set()
+        if self._using is None:
+            self._routes_changed.set()
 
     def _wake(self) -> None:
         self._arrived.set()

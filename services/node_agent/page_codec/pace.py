@@ -2,10 +2,10 @@
 
 Three numbers per look: seconds of processor time spent encoding, seconds blocked because the lane's window was full,
 seconds without bytes from the hypervisor or without a processor. Blocked for most of the time, with an encoder that is
-hardly busy, means that the link is the bottleneck: a higher level buys bytes with time that nobody needs. A busy
-encoder that is hardly ever blocked is the bottleneck itself: a lower level, in the end none. In between, and while the
-hypervisor has nothing, nothing changes; so a link as slow as the agent's own CPU (TLS, the relay's client) does not
-lure it upwards.
+hardly busy, means that the link is the bottleneck: a higher level buys bytes with time that nobody needs. An encoder
+that is not idle and hardly ever blocked is the bottleneck itself, or takes the processor from what is (TLS, the relay's
+client): a lower level, where it is most of the work in the end none. In between, and while the hypervisor has nothing,
+nothing changes. A level that was too high is not tried again for a while, each time for longer.
 
 Measured against level 1 (memory of a Debian guest, tests/bench/replay): wire bytes 1.33 at level -5, 0.95 at 3, 0.91
 at 6, 0.90 at 9, 0.89 at 12; time 0.8, 1.05, 1.8, 2.2, 4.4. So the ladder ends at 6.
@@ -22,8 +22,11 @@ DEFAULT_LEVEL: Final = 3
 LADDER: Final = (STORED_LEVEL, -5, 1, 3, 6)
 LOOK_S: Final = 0.5
 """Shortest time to judge."""
+REFUSE_S: Final = 4.0
+"""How long a level that was too high is not tried again, at first."""
 _MOSTLY: Final = 0.5
-_HARDLY: Final = 0.05
+_NOT_IDLE: Final = 0.25
+_HARDLY: Final = 0.1
 _BUSY_AT_MOST: Final = 0.2
 """The next level takes up to two and a half times as long; at half of all time encoding would begin to show."""
 
@@ -34,6 +37,8 @@ class Pace:
     def __init__(self, *, level: int = DEFAULT_LEVEL) -> None:
         self._rung = LADDER.index(level)
         self._busy_s = self._blocked_s = self._starved_s = 0.0
+        self._refused_s = 0.0
+        self._refuse_s = REFUSE_S
 
     @property
     def level(self) -> int:
@@ -50,8 +55,11 @@ class Pace:
             return self.level
         busy, blocked = self._busy_s / total_s, self._blocked_s / total_s
         self._busy_s = self._blocked_s = self._starved_s = 0.0
-        if blocked > _MOSTLY and busy < _BUSY_AT_MOST:
+        self._refused_s -= total_s
+        lowest = 0 if busy > _MOSTLY else LADDER.index(1)
+        if blocked > _MOSTLY and busy < _BUSY_AT_MOST and self._refused_s <= 0:
             self._rung = min(self._rung + 1, len(LADDER) - 1)
-        elif busy > _MOSTLY and blocked < _HARDLY:
-            self._rung = max(self._rung - 1, 0)
+        elif busy > _NOT_IDLE and blocked < _HARDLY and self._rung > lowest:
+            self._rung -= 1
+            self._refused_s, self._refuse_s = self._refuse_s, 2 * self._refuse_s
         return self.level

@@ -225,6 +225,20 @@ async def test_no_way_falls_back_within_a_second(credentials: Pair) -> None:
     assert {route for route, _ in lane.counts} == {Route.RELAY}
 
 
+async def test_no_direct_way_is_waited_for_when_the_other_end_sends_by_the_relay(credentials: Pair) -> None:
+    """It has none, or waited long enough."""
+    async with two_routes(credentials) as lane:
+        way = AwaitedWay(lane.listener, PORT, Lane.MEMORY)
+        link = RoutedLink(
+            lane.relay.b, way, cap=Caps().lane(PORT, "beta", None, bulk=False), count=lane.count, direct_within_s=50
+        )
+        await lane.relay.a.send(b"frame")
+        await link.wait_up()
+        assert link.route is Route.RELAY
+        assert await link.receive() == b"frame"
+        await link.close()
+
+
 async def test_the_route_changes_under_a_running_lane(credentials: Pair) -> None:
     """Relay, direct when it comes about, relay when it breaks, direct again: every byte arrives once, in order."""
     async with two_routes(credentials) as lane, asyncio.TaskGroup() as group:

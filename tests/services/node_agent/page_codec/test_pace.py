@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.node_agent.page_codec.pace import LADDER, LOOK_S, Pace
+from services.node_agent.page_codec.pace import LADDER, LOOK_S, REFUSE_S, Pace
 
 
 def test_a_slow_link_is_worth_more_time() -> None:
@@ -21,6 +21,24 @@ def test_a_fast_link_wants_no_compression() -> None:
 def test_an_encoder_that_is_busy_already_climbs_no_further() -> None:
     """The next rung would make it the bottleneck."""
     assert Pace(level=3).look(busy_s=0.3, blocked_s=0.7, starved_s=0.0) == 3
+
+
+def test_a_level_that_keeps_the_processor_from_others_is_left_for_a_while() -> None:
+    """Not idle, and the lane is never full: the agent's other work is late. The next try comes later each time."""
+    pace, lost_s = Pace(level=6), []
+    for _ in range(2):
+        assert pace.look(busy_s=0.4, blocked_s=0.0, starved_s=0.6) == 3
+        looks = 0
+        while pace.look(busy_s=0.15, blocked_s=0.8, starved_s=0.05) == 3:
+            looks += 1
+        lost_s.append(looks)
+    assert lost_s == [REFUSE_S - 1, 2 * REFUSE_S - 1]
+
+
+def test_compression_ends_only_where_it_is_most_of_the_work() -> None:
+    """Elsewhere the bytes that it saves are others' work, too."""
+    pace = Pace(level=3)
+    assert {pace.look(busy_s=0.4, blocked_s=0.0, starved_s=0.6) for _ in range(4)} == {1}
 
 
 def test_a_hypervisor_that_has_nothing_changes_nothing() -> None:
