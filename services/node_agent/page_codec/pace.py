@@ -20,8 +20,10 @@ from services.node_agent.page_codec.batch import STORED_LEVEL
 DEFAULT_LEVEL: Final = 3
 """Where a stream begins: little dearer than 1, and a short stream has no time to climb."""
 LADDER: Final = (STORED_LEVEL, -5, 1, 3, 6)
-LOOK_S: Final = 0.5
+LOOK_S: Final = 0.2
 """Shortest time to judge."""
+_PLAIN: Final = LADDER.index(1)
+"""Below it bytes are given up for speed, above it speed for bytes."""
 REFUSE_S: Final = 4.0
 """How long a level that was too high is not tried again, at first."""
 _MOSTLY: Final = 0.5
@@ -56,10 +58,10 @@ class Pace:
         busy, blocked = self._busy_s / total_s, self._blocked_s / total_s
         self._busy_s = self._blocked_s = self._starved_s = 0.0
         self._refused_s -= total_s
-        lowest = 0 if busy > _MOSTLY else LADDER.index(1)
-        if blocked > _MOSTLY and busy < _BUSY_AT_MOST and self._refused_s <= 0:
+        if blocked > _MOSTLY and busy < _BUSY_AT_MOST and (self._refused_s <= 0 or self._rung < _PLAIN):
             self._rung = min(self._rung + 1, len(LADDER) - 1)
-        elif busy > _NOT_IDLE and blocked < _HARDLY and self._rung > lowest:
-            self._rung -= 1
-            self._refused_s, self._refuse_s = self._refuse_s, 2 * self._refuse_s
+        elif blocked < _HARDLY and busy > (_NOT_IDLE if self._rung > _PLAIN else _MOSTLY):
+            if self._rung > _PLAIN:
+                self._refused_s, self._refuse_s = self._refuse_s, 2 * self._refuse_s
+            self._rung = max(self._rung - 1, 0)
         return self.level

@@ -12,6 +12,13 @@ def test_a_slow_link_is_worth_more_time() -> None:
     assert levels == [3, 6, 6, 6]
 
 
+def test_what_was_given_up_for_speed_comes_back_at_once() -> None:
+    """A link that turns out to be slow after all."""
+    pace = Pace(level=3)
+    assert [pace.look(busy_s=0.9, blocked_s=0.0, starved_s=0.1) for _ in range(3)] == [1, -5, 0]
+    assert [pace.look(busy_s=0.05, blocked_s=0.9, starved_s=0.05) for _ in range(2)] == [-5, 1]
+
+
 def test_a_fast_link_wants_no_compression() -> None:
     """Busy and never blocked: down to none, so that the codec is never slower than raw."""
     pace = Pace(level=1)
