@@ -83,6 +83,9 @@ class StreamPump:
         self._decoder = decoder
         self._arrivals = Arrivals() if arrivals is None else arrivals
         self._ahead = RunAhead(stream)
+        # Asked once: a look at a protocol is dear.
+        self._adaptive = encoder if isinstance(encoder, Adaptive) else None
+        self._leading = encoder if isinstance(encoder, Leading) else None
 
     def stats(self) -> PumpStats:
         """Counters so far; may be asked at any time."""
@@ -128,30 +131,29 @@ class StreamPump:
                 await self._writer.wait_closed()
 
     async def _socket_to_lane(self) -> None:
-        adaptive = self._encoder if isinstance(self._encoder, Adaptive) else None
         began_s = time.perf_counter()
         while chunk := await self._next_chunk():
             before_cpu_s = time.thread_time()
             payloads = self._encoder.encode(chunk)
             busy_s, encoded_s = time.thread_time() - before_cpu_s, time.perf_counter()
             await self._write(payloads)
-            if adaptive is not None:
+            if self._adaptive is not None:
                 sent_s = time.perf_counter()
                 blocked_s = sent_s - encoded_s
                 # A processor that others used meanwhile is no reason to compress less: that costs them more.
                 starved_s = max(0.0, encoded_s - began_s - busy_s)
                 if self._ahead.queued_bytes:  # the lane is behind, so nothing here holds it up
                     blocked_s, starved_s = sent_s - began_s, 0.0
-                adaptive.adapt(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
+                self._adaptive.adapt(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
                 began_s = sent_s
         await self._flush()
         await self._ahead.close()
         self._stream.write_eof()
 
     async def _write(self, payloads: list[bytes]) -> None:
-        leads = isinstance(self._encoder, Leading) and self._encoder.may_run_ahead
+        ahead = self._leading is not None and self._leading.may_run_ahead
         for payload in payloads:
-            await self._ahead.write(payload, ahead=leads)
+            await self._ahead.write(payload, ahead=ahead)
 
     async def _next_chunk(self) -> bytes:
         """What the socket has, at most one chunk.

@@ -37,7 +37,8 @@ DEFAULT_COPIES: Final = 256 * 1024
 """Pages of which a copy is kept for deltas: 1 GiB at most, in a file."""
 
 _AHEAD_UNTIL: Final = 0.75
-"""Part of the first round after which payloads no longer wait: they have left before QEMU can want the switchover."""
+"""How far into the guest's memory, through which QEMU's first round goes upwards, payloads may wait: so they have left
+before QEMU can want the switchover."""
 _RELEASED_AT_ONCE: Final = 56
 """Pages that go in one batch when they waited: 224 KiB, as much as another batch."""
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
@@ -60,6 +61,7 @@ class MemoryEncoder:
         self._hold_bytes = DEFAULT_HOLD_BYTES if Technique.HOT in port.techniques else None
         self._holding = True
         self._state = self._make_state()
+        self._furthest_page = 0
         self._unread: list[bytes | memoryview] = []
         self._unread_bytes = 0
         self._raw_bytes = 0
@@ -85,8 +87,7 @@ class MemoryEncoder:
     @property
     def may_run_ahead(self) -> bool:
         """See `Leading`."""
-        sent = sum(count for kind, count in self.tally.items() if kind not in _COUNTED_AS_BYTES)
-        return self.passing is None and sent < _AHEAD_UNTIL * self._stream.page_count
+        return self.passing is None and self._furthest_page < _AHEAD_UNTIL * self._stream.page_count
 
     @property
     def passing(self) -> str | None:
@@ -158,6 +159,7 @@ class MemoryEncoder:
         scan = self._stream.feed(*parts)
         if not len(scan.kinds):
             return []
+        self._furthest_page = max(self._furthest_page, int(scan.pages.max()))
         if self._stream.page_count != known:
             tally, self._state = self._state.tally, self._make_state()
             self._state.tally = tally

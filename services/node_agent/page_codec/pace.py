@@ -8,7 +8,7 @@ client): a lower level, where it is most of the work in the end none. In between
 nothing changes. A level that was too high is not tried again for a while, each time for longer.
 
 Measured against level 1 (memory of a Debian guest, tests/bench/replay): wire bytes 1.33 at level -5, 0.95 at 3, 0.91
-at 6, 0.90 at 9, 0.89 at 12; time 0.8, 1.05, 1.8, 2.2, 4.4. So the ladder ends at 6.
+at 6, 0.90 at 9, 0.89 at 12; time 0.8, 1.05 to 1.35, 1.8, 2.2, 4.4. So the ladder ends at 6.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 from services.node_agent.page_codec.batch import STORED_LEVEL
 
 DEFAULT_LEVEL: Final = 3
-"""Where a stream begins: little dearer than 1, and a short stream has no time to climb."""
+"""Where a stream begins: dearer than 1 by a third at most, and a short stream has no time to climb."""
 LADDER: Final = (STORED_LEVEL, -5, 1, 3, 6)
 LOOK_S: Final = 0.2
 """Shortest time to judge."""

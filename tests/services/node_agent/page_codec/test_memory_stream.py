@@ -341,17 +341,20 @@ def test_what_cannot_be_put_before_strange_records_ends_the_port() -> None:
 
 
 def test_payloads_may_wait_for_most_of_the_first_round_only() -> None:
-    """QEMU can want the switchover when the round is over; nothing may stand before the lane then."""
+    """QEMU can want the switchover when the round is over; nothing may stand before the lane then.
+
+    It is where QEMU is that counts, not how much went: a guest's free pages may be left out.
+    """
+    (first, pages), *_ = BLOCKS.items()
+    border = sum(BLOCKS.values()) * 3 // 4
     encoder = MemoryEncoder(PortEncoder(KEY))
-    pages = sum(BLOCKS.values())
-    every = [(name, number, noise(number)) for name, count in sorted(BLOCKS.items()) for number in range(count)]
     seen = []
-    for piece in rounds(*([page] for page in every)):
+    for piece in rounds(*([(first, number, noise(number))] for number in range(0, pages, 2))):
         encoder.encode(piece)
         encoder.flush()
-        seen.append((sum(encoder.tally.values()), encoder.may_run_ahead))
-    assert all(may == (0 < 4 * sent < 3 * pages) for sent, may in seen if sent)
-    assert {may for _, may in seen} == {True, False}
+        seen.append(encoder.may_run_ahead)
+    assert not MemoryEncoder(PortEncoder(KEY)).may_run_ahead
+    assert seen == [True, *(number < border for number in range(0, pages, 2))]
 
 
 # ---- what passes ----
