@@ -104,7 +104,7 @@ class MemoryBatch:
 
     def _take_zeros(self, rows: PageNumbers) -> None:
         sent, pages = self._state.sent, self._scan.pages[rows]
-        known = (sent.codes[pages] == ZERO) & (rows != self._must_go)
+        known = (sent.codes(pages) == ZERO) & (rows != self._must_go)
         self._drop(rows[known], "unchanged")
         sent.forget(pages[~known], ZERO)
         self._tally("zero", int((~known).sum()))
@@ -112,7 +112,7 @@ class MemoryBatch:
     def _take_pages(self, rows: PageNumbers) -> None:
         sent, index, pages = self._state.sent, self._state.index, self._scan.pages[rows]
         contents = _gather(self._scan.buffer, self._scan.bodies[rows])
-        before = sent.codes[pages]
+        before = sent.codes(pages)
         ids = index.ids(contents.reshape(-1).data) if index is not None else []
         codes = index.find(ids) if index is not None else np.full(len(rows), UNKNOWN, dtype=np.uint32)
         found = codes != UNKNOWN

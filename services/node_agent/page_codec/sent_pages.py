@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.node_agent.page_codec.contents import UNKNOWN, Codes, Pages
+from services.node_agent.page_codec.contents import Codes, Pages
 from services.node_agent.page_codec.copy_file import CopyFile
 
 ZERO: Final = 0xFFFF_FFFE
@@ -32,13 +32,17 @@ class SentPages:
     """Pages by their number over all RAM blocks. One call never names a page twice. At most `copies` are in `file`."""
 
     def __init__(self, pages: int, *, copies: int, file: CopyFile) -> None:
-        self.codes: Codes = np.full(pages, UNKNOWN, dtype=np.uint32)
+        self._inverted: Codes = np.zeros(pages, dtype=np.uint32)  # so that nought, which costs nothing, is UNKNOWN
         self._slot_of = np.zeros(pages, dtype=np.int32)  # 0: none, so that untouched memory costs nothing
         self._file = file
         self._page_of = np.full(copies, -1, dtype=np.int64)
         self._is_hot = np.zeros(copies, dtype=np.bool_)
         self._used = 0
         self._hand = 0
+
+    def codes(self, pages: PageNumbers) -> Codes:
+        """What went last for each page; UNKNOWN for nothing."""
+        return ~self._inverted[pages]
 
     def has_copy(self, pages: PageNumbers) -> NDArray[np.bool_]:
         """Whether each page's last content is there."""
@@ -52,7 +56,7 @@ class SentPages:
 
     def remember(self, pages: PageNumbers, codes: Codes, contents: Pages, *, again: NDArray[np.bool_]) -> None:
         """These contents were sent; `again` says which pages had been sent before."""
-        self.codes[pages] = codes
+        self._inverted[pages] = ~codes
         if self._file.broken:
             return
         homeless = np.flatnonzero(self._slot_of[pages] == 0)
@@ -66,7 +70,7 @@ class SentPages:
 
     def forget(self, pages: PageNumbers, code: int) -> None:
         """These pages have another content now, of which no copy is kept."""
-        self.codes[pages] = code
+        self._inverted[pages] = ~np.uint32(code)
         slots = self._slot_of[pages]
         held = slots[slots > 0]
         if len(held):

@@ -78,7 +78,7 @@ def test_a_page_that_became_zero_has_no_copy(file: CopyFile) -> None:
     send(sent, [0, 1], 7, again=False)
     sent.forget(np.array([0, 3]), ZERO)
     assert copied(sent, 4) == [1]
-    assert sent.codes[[0, 1]].tolist() == [ZERO, 7]
+    assert sent.codes(np.array([0, 1])).tolist() == [ZERO, 7]
 
 
 @given(st.integers(0, 5), st.lists(st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True), max_size=20))
@@ -105,4 +105,4 @@ def test_without_a_file_there_are_no_copies_any_more(file: CopyFile) -> None:
     assert copied(sent, 4) == []
     assert sent.copies(np.array([0])) is None
     send(sent, [0, 2], 8, again=True)
-    assert sent.codes[[0, 1, 2]].tolist() == [8, 7, 8]
+    assert sent.codes(np.array([0, 1, 2])).tolist() == [8, 7, 8]
