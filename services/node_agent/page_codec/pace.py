@@ -38,8 +38,8 @@ _PLAIN: Final = LADDER.index(1)
 _MOSTLY: Final = 0.5
 _NOT_IDLE: Final = 0.25
 _HARDLY: Final = 0.1
-_BUSY_AT_MOST: Final = 0.2
-"""The next level takes up to two and a half times as long; at half of all time encoding would begin to show."""
+_BUSY_AT_MOST: Final = 0.3
+"""The next level takes up to two and a half times as long; what is late then shows that it was too much."""
 
 
 class Pace:

@@ -50,7 +50,7 @@ def test_a_moment_changes_nothing() -> None:
 
 def test_an_encoder_that_is_busy_already_climbs_no_further() -> None:
     """The next rung would make it the bottleneck."""
-    assert set(levels(Pace(level=3), 20, busy=0.3, blocked=0.7)) == {3}
+    assert set(levels(Pace(level=3), 20, busy=0.35, blocked=0.65)) == {3}
 
 
 def test_a_level_that_makes_others_late_is_left_for_a_while() -> None:
