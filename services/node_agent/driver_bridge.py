@@ -69,7 +69,7 @@ class DriverBridge:
         relay: DonorRelay,
         keeper: FinishKeeper,
         *,
-        before_it_moves: Callable[[], Awaitable[None]],
+        before_it_moves: Callable[[], Awaitable[object]],
     ) -> None:
         """`before_it_moves` is waited for when the recipient is prepared, before libvirtd hears it."""
         self._reader = reader

@@ -167,6 +167,7 @@ class Outbound:
         self._now = now
         self._tasks = Tasks("outbound")
         self._cancelled = asyncio.Event()
+        # Or nobody waits for it any more. What left before it would leave in full.
         self._learnt = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._troubled = asyncio.Event()
@@ -332,13 +333,6 @@ class Outbound:
             self._learnt.set()
         await self._contents.give_again()
 
-    async def _until_learnt(self) -> None:
-        """What left before would leave in full. A cancelled port has nothing to wait for."""
-        waiting = [self._tasks.spawn(event.wait(), name="wait") for event in (self._learnt, self._cancelled)]
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        for each in waiting:
-            each.cancel()
-
     async def _ask_for_overlays(self, vm: LiveVm) -> bool:
         if self._agreement.limits.overlays == "never" or not vm.layers:
             return False
@@ -397,6 +391,7 @@ class Outbound:
         troubled = self._tasks.spawn(self._troubled.wait(), name="wait for trouble")
         reasons: set[asyncio.Future[Any]] = {cancelled, troubled, self._lanes.failed}
         await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+        self._learnt.set()
         if self._lanes.failed.done() and self._trouble is None:
             self._trouble = ("lane_failed", str(self._lanes.failed.result()))
         deadline_s = self._clock() + self._tuning.abort_within_s
@@ -495,7 +490,7 @@ class Outbound:
         try:
             stream = self._lanes.control.open_stream(StreamKind.CONTROL, DRIVER)
             relay = DonorRelay(self._agreement.vm_uuid, self._agreement.vm_name)
-            bridge = DriverBridge(reader, writer, stream, relay, self._keeper, before_it_moves=self._until_learnt)
+            bridge = DriverBridge(reader, writer, stream, relay, self._keeper, before_it_moves=self._learnt.wait)
             await bridge.run()
         except (RpcError, LaneError, StreamError, OSError, ValueError) as error:
             self._note_trouble("driver_connection", str(error))

@@ -85,6 +85,7 @@ class StreamPump:
         self._ahead = RunAhead(stream)
         # Asked once: a look at a protocol is dear.
         self._adaptive = encoder if isinstance(encoder, Adaptive) else None
+        self._holding = encoder if isinstance(encoder, Holding) else None
         self._leading = encoder if isinstance(encoder, Leading) else None
 
     def stats(self) -> PumpStats:
@@ -94,13 +95,13 @@ class StreamPump:
     @property
     def held_bytes(self) -> int:
         """What the encoder lets wait (`Holding`), and what is ready and waits for the lane."""
-        held_bytes = self._encoder.held_bytes if isinstance(self._encoder, Holding) else 0
+        held_bytes = 0 if self._holding is None else self._holding.held_bytes
         return held_bytes + self._ahead.queued_bytes
 
     def hold_at_most(self, limit_bytes: int) -> None:
         """How much the encoder may let wait; see `Holding`."""
-        if isinstance(self._encoder, Holding):
-            self._encoder.hold_at_most(limit_bytes)
+        if self._holding is not None:
+            self._holding.hold_at_most(limit_bytes)
 
     async def run(self) -> None:
         """Pump until both directions ended by EOF; the socket is closed on return, however it ends.

@@ -20,7 +20,7 @@ from deploy.labkit.network import link_bytes_per_s
 from deploy.labkit.processes import run
 from tests.bench.wan_bench import guest, report, stock, vmport_run
 from tests.bench.wan_bench.options import Options, parse
-from tests.bench.wan_bench.rows import Row, read_rows, write_json, write_rows
+from tests.bench.wan_bench.rows import Row, label_without, read_rows, write_json, write_rows
 from tests.bench.wan_bench.stock import Moved
 from tests.bench.wan_bench.variants import TECHNIQUES, Knows, System, Variant, absent, overrides
 from tests.bench.wan_bench.vmport_run import NodeAgents
@@ -40,7 +40,7 @@ class Step:
     @property
     def label(self) -> str:
         """As `Row.label`."""
-        return self.variant.label + "".join(f" -{name}" for name in self.without)
+        return label_without(self.variant.label, self.without)
 
     def key(self) -> tuple[object, ...]:
         """What tells a run apart from every other of the same call."""

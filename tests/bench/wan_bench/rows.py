@@ -15,6 +15,11 @@ from statistics import median
 from typing import Any
 
 
+def label_without(label: str, without: Iterable[str]) -> str:
+    """A variant's label with what was left out."""
+    return label + "".join(f" -{name}" for name in without)
+
+
 @dataclass(frozen=True)
 class Row:
     """One measured run."""
@@ -49,7 +54,7 @@ class Row:
     @property
     def label(self) -> str:
         """`stock/plain`, with what was left out."""
-        return f"{self.system}/{self.variant}" + "".join(f" -{name}" for name in self.without)
+        return label_without(f"{self.system}/{self.variant}", self.without)
 
     @property
     def completed(self) -> bool:
