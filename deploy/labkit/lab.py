@@ -149,13 +149,25 @@ class Lab:
         return {pid: processes.command_line(pid) for pid in found}
 
     def peak_memory_mib(self) -> dict[str, float]:
-        """The most memory that RabbitMQ and each of vmport's processes ever had resident since they were started."""
+        """The most memory that RabbitMQ and each of vmport's processes had resident since they were started.
+
+        Or since `forget_peak_memory`.
+        """
+        found = {name: processes.peak_memory_mib(pid) for name, pid in self._pids().items()}
+        return {name: peak for name, peak in found.items() if peak is not None}
+
+    def forget_peak_memory(self) -> None:
+        """Have `peak_memory_mib` count from now on."""
+        for pid in self._pids().values():
+            processes.forget_peak_memory(pid)
+
+    def _pids(self) -> dict[str, int]:
+        """RabbitMQ's Erlang machine, and each of vmport's processes."""
         pids = {service.name: self.process(service.name).pid for service in services.services(self.plan)}
         nodes = [pid for pid, command in self.host_processes(HUB).items() if "beam.smp" in command.split(" ", 1)[0]]
         if nodes:
             pids[rabbit.RABBITMQ] = nodes[0]
-        found = {name: processes.peak_memory_mib(pid) for name, pid in pids.items()}
-        return {name: peak for name, peak in found.items() if peak is not None}
+        return pids
 
     def read_link_bytes(self, host: str) -> LinkBytes:
         """Bytes that crossed the host's uplink, by the link's own counters."""

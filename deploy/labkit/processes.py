@@ -63,6 +63,12 @@ def peak_memory_mib(pid: int) -> float | None:
     return round(int(found[0]) / 1024, 1) if found else None
 
 
+def forget_peak_memory(pid: int) -> None:
+    """Have `peak_memory_mib` count from now on (proc(5), clear_refs); nothing if the process is gone."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
 def is_alive(record: ProcessRecord) -> bool:
     """Whether the very process that was recorded still runs."""
     with suppress(ChildProcessError):

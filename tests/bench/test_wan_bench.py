@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,10 @@ def test_variants_by_name_label_or_system() -> None:
 
 def test_rows_have_the_promised_fields_and_survive_the_file(tmp_path: Path) -> None:
     """`results.json` is a list of rows; what was written is read again."""
-    rows = [_row(without=("dedup",), techniques={"a": 1.0}), _row("relay-cold", downtime_ms=None)]
+    rows = [
+        _row(without=("dedup",), techniques={"a": 1.0}, peak_memory_mib={"donor": 2.0}),
+        _row("relay-cold", downtime_ms=None),
+    ]
     write_rows(tmp_path / "results.json", rows)
     raw = json.loads((tmp_path / "results.json").read_text())
     assert set(raw[0]) >= ISSUE_FIELDS
@@ -182,6 +186,8 @@ def test_the_document_says_all() -> None:
         _row("relay-cold", wire_bytes=75_000_000, without=("dedup",)),
         _row("xbzrle", outcome="timeout", disk_identical=None, detail="aborted after 600 s"),
         _row("relay-cold", 2, mismatches=3),
+        _row("direct-cold", peak_memory_mib={"donor": 201.0, "recipient": 90.0}),
+        _row("direct-cold", 2, peak_memory_mib={"donor": 150.0, "recipient": 99.6}),
     ]
     text = report.document(rows, {"vmport/direct-base": "no catalogue"}, "Conditions.")
     assert "| vmport/relay-cold " in text
@@ -190,6 +196,7 @@ def test_the_document_says_all() -> None:
     assert "idle stock/xbzrle run 1: aborted after 600 s" in text
     assert "idle vmport/relay-cold run 2: 3 mismatches" in text
     assert "- vmport/direct-base: no catalogue" in text
+    assert re.search(r"\| idle +\| vmport/direct-cold +\| +201 \| +100 \|", text)
 
 
 def test_an_interrupted_call_goes_on_but_never_mixes_conditions(tmp_path: Path) -> None:

@@ -223,6 +223,7 @@ def _measure(lab: Lab, agents: NodeAgents, options: Options, step: Step) -> tupl
         memory_bytes=moved.memory_bytes,
         disk_bytes=moved.disk_bytes,
         techniques=moved.techniques or {},
+        peak_memory_mib=moved.peak_memory_mib or {},
         detail="; ".join(text for text in (moved.detail, verdict.detail) if text),
         started_at=started,
     )

@@ -83,6 +83,21 @@ def ablation(rows: Sequence[Row]) -> str:
     return markdown(header, lines) if lines else ""
 
 
+def memory(rows: Sequence[Row]) -> str:
+    """The most memory that node agents had resident, over all runs of a variant. Empty without such rows."""
+    peaks: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row.peak_memory_mib:
+            most = peaks.setdefault((row.workload, row.label), {})
+            for side, mib in row.peak_memory_mib.items():
+                most[side] = max(most.get(side, 0), mib)
+    lines = [
+        (workload, label, *(_figure(most.get(side), ".0f") for side in ("donor", "recipient")))
+        for (workload, label), most in peaks.items()
+    ]
+    return markdown(("WORKLOAD", "VARIANT", "DONOR MiB", "RECIPIENT MiB"), lines) if lines else ""
+
+
 def faults(rows: Sequence[Row]) -> list[str]:
     """Rows that do not count, with the reason."""
     return [f"{row.workload} {row.label} run {row.run}: {'; '.join(row.faults())}" for row in rows if row.faults()]
@@ -97,6 +112,8 @@ def document(rows: Sequence[Row], absent: Mapping[str, str], conditions: str) ->
         parts.append(f"## Did not end\n\n{lines}")
     if table := ablation(rows):
         parts.append(f"## What each technique is worth\n\n{table}")
+    if table := memory(rows):
+        parts.append(f"## Peak memory of the node agents\n\n{table}")
     if found := faults(rows):
         parts.append("## Rows that do not count\n\n" + "\n".join(f"- {line}" for line in found))
     if absent:

@@ -48,6 +48,8 @@ class Row:
     disk_bytes: int | None = None
     techniques: Mapping[str, float] = field(default_factory=dict)
     """Byte counters of the donor's node agent that grew in the run, by name and labels (vmport only)."""
+    peak_memory_mib: Mapping[str, float] = field(default_factory=dict)
+    """The most memory that each node agent had resident in the run: `donor`, `recipient` (vmport only)."""
     detail: str = ""
     started_at: str = ""
 

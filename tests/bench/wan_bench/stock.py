@@ -39,6 +39,7 @@ class Moved:
     memory_bytes: int | None = None
     disk_bytes: int | None = None
     techniques: dict[str, float] | None = None
+    peak_memory_mib: dict[str, float] | None = None
     detail: str = ""
 
 

@@ -50,6 +50,7 @@ def port(lab: Lab, donor: str, to: str, *, route: str, timeout_s: float, max_dow
     command = ["vmport", "--format", "json", "port", "create", lab.guest(NAME).uuid, "--to", to, "--watch"]
     command += ["--post-copy", "never", *limit]
     before = _counters(lab, donor)
+    lab.forget_peak_memory()
     events: list[Event] = []
     errors = ""
     with (
@@ -61,6 +62,7 @@ def port(lab: Lab, donor: str, to: str, *, route: str, timeout_s: float, max_dow
                 errors = str(event["data"])
             else:
                 events.append(event)
+    peaks = lab.peak_memory_mib()
     grown = {name: value - before.get(name, 0) for name, value in _counters(lab, donor).items()}
     grown = {name: value for name, value in grown.items() if value > 0}
     result = events[-1]["data"] if events and events[-1]["type"] == "Outcome" else {}
@@ -78,6 +80,7 @@ def port(lab: Lab, donor: str, to: str, *, route: str, timeout_s: float, max_dow
         memory_bytes=result.get("memory_bytes"),
         disk_bytes=result.get("disk_bytes"),
         techniques=grown,
+        peak_memory_mib={side: peaks[f"node-{at}"] for side, at in (("donor", donor), ("recipient", to))},
     )
 
 
