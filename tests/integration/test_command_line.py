@@ -51,8 +51,9 @@ class Terminal:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """A command that goes on; its standard error comes with its standard output."""
+        # A shell that runs the tests in the background has SIGINT ignored, and every child would inherit that.
         return subprocess.Popen(
-            [program("vmport"), *arguments],
+            ["env", "--default-signal=INT", program("vmport"), *arguments],
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
