@@ -54,7 +54,7 @@ def command_line(pid: int) -> str:
 
 
 def peak_memory_mib(pid: int) -> float | None:
-    """The most memory that the process ever had resident; None if it is gone."""
+    """The most memory that the process had resident, ever or since `forget_peak_memory`; None if it is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except (FileNotFoundError, ProcessLookupError):
