@@ -167,7 +167,8 @@ class Outbound:
         self._now = now
         self._tasks = Tasks("outbound")
         self._cancelled = asyncio.Event()
-        # Or nobody waits for it any more. What left before it would leave in full.
+        # Set once it is known what the recipient has, and when the port ends before that. What left earlier would leave
+        # in full, so the recipient's libvirt is prepared and then this is waited for.
         self._learnt = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._troubled = asyncio.Event()

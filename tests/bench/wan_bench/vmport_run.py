@@ -62,7 +62,6 @@ def port(lab: Lab, donor: str, to: str, *, route: str, timeout_s: float, max_dow
                 errors = str(event["data"])
             else:
                 events.append(event)
-    peaks = lab.peak_memory_mib()
     grown = {name: value - before.get(name, 0) for name, value in _counters(lab, donor).items()}
     grown = {name: value for name, value in grown.items() if value > 0}
     result = events[-1]["data"] if events and events[-1]["type"] == "Outcome" else {}
@@ -73,6 +72,7 @@ def port(lab: Lab, donor: str, to: str, *, route: str, timeout_s: float, max_dow
         return Moved(outcome, measured, techniques=grown, detail=f"{said} {errors}".strip())
     if fault := route_fault(route, grown):
         return Moved("failed", measured, techniques=grown, detail=fault)
+    peaks = lab.peak_memory_mib()
     return Moved(
         outcome,
         measured,
