@@ -1,9 +1,12 @@
 """What to do when a guest writes faster than its memory leaves: the ladder. Pure; the shell carries out the steps.
 
-QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. Three things come on top
-of what QEMU knows: bytes that wait in the lane, hot pages that the codec lets wait, and the commit of the switchover.
-The limit given to QEMU leaves room for all, so that the promise to the tenant includes them. What the codec may let
-wait is a share of that promise, too.
+QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. It sees a socket of this
+host, behind which most bytes turn into references: its rate may be ten times the link's, or, where there is news only,
+the link's. So where the hypervisor can be told what to calculate with, it gets a fixed rate, and a limit then means so
+many bytes; how many, follows from the link's rate and from the share of what QEMU sends that is news to the recipient.
+Three things come on top of what QEMU knows: bytes that wait in the lane, hot pages that the codec lets wait, and the
+commit of the switchover. The limit leaves room for all, so that the promise to the tenant includes them. What the codec
+may let wait is a share of that promise, too.
 
 1. begin with a low limit: an idle guest then has a short downtime;
 2. after `PATIENCE` rounds of memory and PATIENCE_MS without an end, raise it step by step up to what was promised;
@@ -27,6 +30,13 @@ PATIENCE = 2
 PATIENCE_MS = 500
 """Least time at each rung: late rounds are short, and a guest that can leave with a short downtime should."""
 STEPS = 4
+PLANNED_BYTES_PER_S = 16 << 20
+"""What the hypervisor calculates with: a millisecond is then 16 KiB, and the most that QEMU takes 33 GB."""
+UNSEEN_BYTES_PER_S = 10_000_000
+"""The link's rate until it was busy once."""
+ENOUGH_BYTES = 1 << 20
+"""What must have come from the hypervisor since the first round before its share of news is known."""
+LEAST_SHARE = 1 / 16
 COMMIT_RESERVE_MS = 150
 """Finish across the lane, the broker's commit, and back."""
 LOWEST_MS = 20
@@ -67,44 +77,74 @@ Step = SetMaxDowntime | StartPostCopy | GiveUp
 class LinkRate:
     """The rate at which a lane empties, which is not QEMU's: what QEMU hands over shrinks on the way.
 
-    A lane that always had bytes waiting moved as many as it can; one that ran dry shows only a lower bound.
+    Lanes that were full moved as many as they can; ones that ran dry show only a lower bound.
     """
 
-    bytes_per_s: int = 0
-    _last: tuple[float, int, int] | None = None
+    bytes_per_s: int = UNSEEN_BYTES_PER_S
+    _last: tuple[float, int, bool] | None = None
+    _busy_once: bool = False
 
-    def look(self, *, delivered_bytes: int, waiting_bytes: int, at_s: float) -> int:
-        """Take one reading of the lane's counters; bytes per second, 0 while nothing is known."""
-        last, self._last = self._last, (at_s, delivered_bytes, waiting_bytes)
+    def look(self, *, delivered_bytes: int, full: bool, at_s: float) -> int:
+        """Take one reading of the lanes' counters; bytes per second."""
+        last, self._last = self._last, (at_s, delivered_bytes, full)
         if last is None or at_s <= last[0]:
             return self.bytes_per_s
         seen = int((delivered_bytes - last[1]) / (at_s - last[0]))
-        if waiting_bytes and last[2] and self.bytes_per_s:
-            self.bytes_per_s = (self.bytes_per_s + seen) // 2
+        if full and last[2]:
+            self.bytes_per_s = (self.bytes_per_s + seen) // 2 if self._busy_once else seen
+            self._busy_once = True
         else:
             self.bytes_per_s = max(self.bytes_per_s, seen)
         return self.bytes_per_s
 
 
 @dataclass(slots=True)
+class NewsShare:
+    """How much of what the hypervisor sends of pages that were written again crosses the link.
+
+    The first round says nothing about it: most of that is zeros, or known.
+    """
+
+    share: float = 1.0
+    _first_round: tuple[int, int] | None = None
+
+    def look(self, iteration: int, *, taken_bytes: int, news_bytes: int) -> float:
+        """Take one reading: bytes taken from the hypervisor so far, and bytes that went into the lane for them."""
+        if iteration < 2:
+            return self.share
+        if self._first_round is None:
+            self._first_round = taken_bytes, news_bytes
+        taken, news = taken_bytes - self._first_round[0], news_bytes - self._first_round[1]
+        if taken >= ENOUGH_BYTES:
+            self.share = min(1.0, max(LEAST_SHARE, news / taken))
+        return self.share
+
+
+@dataclass(slots=True)
 class Ladder:
-    """One port's way up. `max_downtime_ms` is what was promised to the tenant."""
+    """One port's way up. `max_downtime_ms` is what was promised to the tenant.
+
+    `plans_bytes`: the hypervisor calculates with PLANNED_BYTES_PER_S.
+    """
 
     max_downtime_ms: int
     post_copy: PostCopy
     stop_and_copy: bool = False
+    plans_bytes: bool = False
     _rung: int = 0
     _since_round: int = 0
     _since_ms: int = 0
     _told_ms: int | None = None
     _over: bool = False
 
-    def look(self, stats: JobStats, *, lane_bytes: int, rate_bytes_per_s: int) -> list[Step]:
-        """Judge one reading; `lane_bytes` wait in the lane and before it, and leave at `rate_bytes_per_s`."""
+    def look(self, stats: JobStats, *, lane_bytes: int, rate_bytes_per_s: int, news_share: float = 1.0) -> list[Step]:
+        """Judge one reading; `lane_bytes` wait in the lane and before it, and leave at `rate_bytes_per_s`.
+
+        `news_share` of what the hypervisor will send comes on top.
+        """
         if self._over or stats.memory_total_bytes == 0:
             return []
         if self.post_copy == "always":
-            # QEMU measures its rate into a socket on this host, so even a low limit may be many megabytes to it.
             first_round_is_over = stats.memory_iteration >= 2
             return [self._start_post_copy()] if first_round_is_over else self._tell(NEVER_MS)
         rounds, waited_ms = stats.memory_iteration - self._since_round, stats.elapsed_ms - self._since_ms
@@ -116,7 +156,7 @@ class Ladder:
                 return [self._start_post_copy()]
             elif rounds >= LAST_PATIENCE and waited_ms >= 1000 * LAST_PATIENCE_S:
                 return [self._last_step(stats)]
-        return self._tell(self._limit_ms(lane_bytes, rate_bytes_per_s))
+        return self._tell(self._limit_ms(lane_bytes, rate_bytes_per_s, news_share))
 
     def hold_bytes(self, rate_bytes_per_s: int) -> int:
         """How many bytes of hot pages may wait at this rate."""
@@ -124,7 +164,7 @@ class Ladder:
 
     def _tell(self, limit_ms: int) -> list[Step]:
         """Small changes are not worth a call."""
-        if self._told_ms is not None and abs(limit_ms - self._told_ms) <= max(10, self._told_ms // 10):
+        if self._told_ms is not None and abs(limit_ms - self._told_ms) <= max(1, self._told_ms // 10):
             return []
         self._told_ms = limit_ms
         return [SetMaxDowntime(limit_ms)]
@@ -143,8 +183,10 @@ class Ladder:
             " stop-and-copy or more bandwidth"
         )
 
-    def _limit_ms(self, lane_bytes: int, rate_bytes_per_s: int) -> int:
-        hidden = COMMIT_RESERVE_MS + (1000 * lane_bytes // rate_bytes_per_s if rate_bytes_per_s else 0)
-        room = max(LOWEST_MS, self.max_downtime_ms - hidden)
-        share = (self._rung + 1) / (STEPS + 1)
-        return max(LOWEST_MS, int(room * share))
+    def _limit_ms(self, lane_bytes: int, rate_bytes_per_s: int, news_share: float) -> int:
+        """The rung's part of the promise, less what waits already."""
+        rung_ms = (self.max_downtime_ms - COMMIT_RESERVE_MS) * (self._rung + 1) // (STEPS + 1)
+        room_ms = max(LOWEST_MS, rung_ms - 1000 * lane_bytes // rate_bytes_per_s)
+        if not self.plans_bytes:
+            return room_ms
+        return min(UNLIMITED_MS, max(1, int(room_ms * rate_bytes_per_s / news_share / PLANNED_BYTES_PER_S)))

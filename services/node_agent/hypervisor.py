@@ -73,6 +73,8 @@ class MigrationPlan:
     disks: tuple[str, ...]
     overlays: bool = False
     bandwidth_bytes_per_s: int | None = None
+    switchover_bandwidth_bytes_per_s: int | None = None
+    """Plan the switchover with this rate instead of a measured one, where `takes_switchover_bandwidth`."""
     auto_converge: bool = False
     post_copy_allowed: bool = False
 
@@ -207,6 +209,10 @@ class Hypervisor(Protocol):
 
     async def abort_job(self, uuid: UUID) -> None:
         """Stop the running job; nothing happens where none runs."""
+        ...
+
+    async def takes_switchover_bandwidth(self) -> bool:
+        """Whether a plan's switchover bandwidth is followed."""
         ...
 
     async def set_max_downtime(self, uuid: UUID, milliseconds: int) -> None:

@@ -37,7 +37,7 @@ from typing import Any, Protocol
 import structlog
 
 from services.node_agent.broker_talk import BrokerTalk
-from services.node_agent.convergence import GiveUp, Ladder, LinkRate, SetMaxDowntime, StartPostCopy, Step
+from services.node_agent.convergence import PLANNED_BYTES_PER_S, GiveUp, Ladder, SetMaxDowntime, StartPostCopy, Step
 from services.node_agent.driver_bridge import DriverBridge
 from services.node_agent.finish_keeper import DonorFinishKeeper
 from services.node_agent.guest_memory import ram_ranges
@@ -63,6 +63,7 @@ from services.node_agent.progress import Progress, ProgressMeter, SeedingMeter
 from services.node_agent.rpc_donor import DonorRelay
 from services.node_agent.seeding import Seeding, SeedSource
 from services.node_agent.signals import DRIVER, SignalError, ask_for_overlays, ask_for_switchover
+from services.node_agent.steering import Steering
 from services.node_agent.switchover import Verdict
 from shared.domain_xml import DomainXmlError, guest_abi_differences
 from shared.errors import VmportError
@@ -177,6 +178,7 @@ class Outbound:
         self._seeded_bytes = 0
         self._started = False
         self._has_memory = False
+        self._plans_bytes = False
         self._was_running = False
         self._paused_at_s: float | None = None
         self._connections = Connections()
@@ -289,6 +291,7 @@ class Outbound:
             memory_bytes=vm.description.memory_bytes,
         )
         self._journal.enter(Phase.TRANSFERRING)
+        self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         return MigrationPlan(
             vm_uuid=agreement.vm_uuid,
@@ -298,6 +301,7 @@ class Outbound:
             domain_xml=agreement.domain_xml,
             disks=tuple(disk.target for disk in agreement.disks),
             overlays=self._overlays,
+            switchover_bandwidth_bytes_per_s=PLANNED_BYTES_PER_S if self._plans_bytes else None,
             bandwidth_bytes_per_s=None,  # the lanes hold the cap: it is on what crosses the wire, after the codec
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
@@ -411,8 +415,13 @@ class Outbound:
 
     async def _watch(self) -> None:
         limits = self._agreement.limits
-        ladder = Ladder(self._agreement.promised_downtime_ms, limits.post_copy, stop_and_copy=limits.stop_and_copy)
-        link = LinkRate()
+        ladder = Ladder(
+            self._agreement.promised_downtime_ms,
+            limits.post_copy,
+            stop_and_copy=limits.stop_and_copy,
+            plans_bytes=self._plans_bytes,
+        )
+        steering = Steering(ladder, self._lanes, clock=self._clock)
         uuid = self._agreement.vm_uuid
         tell_at_s = self._clock()
         while True:
@@ -427,20 +436,10 @@ class Outbound:
             if stats is None:
                 continue
             await self._say_started()
-            lane = self._lanes.stats()[Lane.MEMORY]
             if self._clock() >= tell_at_s:
                 tell_at_s = self._clock() + self._tuning.progress_every_s
                 await self._tell_progress(stats)
-                link.look(
-                    delivered_bytes=lane.data_sent_bytes - lane.unconsumed_out_bytes,
-                    waiting_bytes=lane.unconsumed_out_bytes,
-                    at_s=lane.at_s,
-                )
-            rate = link.bytes_per_s
-            if rate:
-                self._lanes.hold_at_most(Lane.MEMORY, ladder.hold_bytes(rate))
-            hidden_bytes = lane.unconsumed_out_bytes + self._lanes.held_bytes(Lane.MEMORY)
-            for step in ladder.look(stats, lane_bytes=hidden_bytes, rate_bytes_per_s=rate):
+            for step in steering.look(stats):
                 await self._climb(step)
 
     async def _tell_progress(self, stats: JobStats) -> None:

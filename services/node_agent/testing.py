@@ -315,6 +315,10 @@ class FakeHypervisor:
         if uuid in self._jobs:
             self._jobs[uuid].aborted.set()
 
+    async def takes_switchover_bandwidth(self) -> bool:
+        """Its downtimes are fixed; it plans nothing."""
+        return True
+
     async def set_max_downtime(self, uuid: UUID, milliseconds: int) -> None:
         """Remember it."""
         self._vm(uuid)

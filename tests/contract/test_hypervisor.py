@@ -190,6 +190,11 @@ async def test_the_maximum_downtime_can_be_set_before_a_migration(host: Host) ->
     await host.hypervisor.set_max_downtime(host.running, 50)
 
 
+async def test_what_a_switchover_is_planned_with_can_be_given(host: Host) -> None:
+    """By the versions that these tests run with."""
+    assert await host.hypervisor.takes_switchover_bandwidth()
+
+
 async def test_a_frozen_vm_can_still_be_looked_at_and_thaws(host: Host) -> None:
     """Inventory and state ask no QEMU, so they do not hang."""
     assert await host.hypervisor.freeze(host.running)

@@ -39,6 +39,11 @@ class LaneStats:
     open_streams: int
     """Gauge."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether as much is under way as the link takes, all but: what leaves now leaves at the link's rate."""
+        return 4 * self.unconsumed_out_bytes >= 3 * self.allowed_out_bytes > 0
+
     def sent_rate_since(self, earlier: LaneStats) -> float:
         """Bytes per second handed to the route since an earlier snapshot; 0.0 when no time has passed."""
         elapsed_s = self.at_s - earlier.at_s

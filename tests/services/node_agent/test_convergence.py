@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
+
 from services.node_agent.convergence import (
     COMMIT_RESERVE_MS,
     HOLD_SHARE,
+    LEAST_SHARE,
     LOWEST_MS,
     NEVER_MS,
     PATIENCE_MS,
+    PLANNED_BYTES_PER_S,
     UNLIMITED_MS,
+    UNSEEN_BYTES_PER_S,
     GiveUp,
     Ladder,
     LinkRate,
+    NewsShare,
     SetMaxDowntime,
     StartPostCopy,
     Step,
@@ -33,7 +39,7 @@ def limits(ladder: Ladder, rounds: int) -> list[int]:
 
 def test_nothing_is_steered_before_memory_moves() -> None:
     """The disk phase has no downtime."""
-    assert Ladder(1000, "if_needed").look(JobStats(disk_total_bytes=5), lane_bytes=0, rate_bytes_per_s=0) == []
+    assert Ladder(1000, "if_needed").look(JobStats(disk_total_bytes=5), lane_bytes=0, rate_bytes_per_s=1) == []
 
 
 def test_the_limit_rises_to_the_promise_and_not_beyond() -> None:
@@ -54,10 +60,42 @@ def test_bytes_in_the_lane_are_part_of_the_downtime() -> None:
     """What waits in the lane is taken off the limit, at the rate at which it leaves."""
     free, full = Ladder(1000, "never"), Ladder(1000, "never")
     (idle,) = look(free, 1)
-    (busy,) = look(full, 1, lane_bytes=4_000_000)
+    (busy,) = look(full, 1, lane_bytes=1_000_000)
     assert isinstance(idle, SetMaxDowntime)
     assert isinstance(busy, SetMaxDowntime)
-    assert idle.milliseconds - busy.milliseconds == 400 // 5
+    assert idle.milliseconds - busy.milliseconds == 100
+
+
+def test_a_limit_of_bytes_follows_from_the_link_and_from_what_is_news() -> None:
+    """A hypervisor that calculates with our rate gets milliseconds that mean so many bytes of it."""
+
+    def limit_bytes(*, rate: int, news_share: float) -> float:
+        ladder = Ladder(1000, "never", plans_bytes=True)
+        (step,) = ladder.look(
+            JobStats(memory_total_bytes=1, memory_iteration=1),
+            lane_bytes=0,
+            rate_bytes_per_s=rate,
+            news_share=news_share,
+        )
+        assert isinstance(step, SetMaxDowntime)
+        return step.milliseconds / 1000 * PLANNED_BYTES_PER_S
+
+    rung_s = (1000 - COMMIT_RESERVE_MS) / 5 / 1000
+    assert limit_bytes(rate=10**8, news_share=1.0) == pytest.approx(10**8 * rung_s, rel=0.01)
+    assert limit_bytes(rate=10**8, news_share=0.1) == pytest.approx(10**9 * rung_s, rel=0.01)
+    assert limit_bytes(rate=1, news_share=1.0) == PLANNED_BYTES_PER_S / 1000  # 0 ms would mean never
+    assert limit_bytes(rate=10**12, news_share=0.1) == PLANNED_BYTES_PER_S * UNLIMITED_MS / 1000
+
+
+def test_news_are_counted_after_the_first_round_only() -> None:
+    """All is news until enough was seen; what one may rely on has a lower bound."""
+    news = NewsShare()
+    assert news.look(1, taken_bytes=100 << 20, news_bytes=1 << 20) == 1.0
+    assert news.look(2, taken_bytes=100 << 20, news_bytes=2 << 20) == 1.0
+    assert news.look(2, taken_bytes=(100 << 20) + 1000, news_bytes=2 << 20) == 1.0
+    assert news.look(3, taken_bytes=104 << 20, news_bytes=3 << 20) == 0.25
+    assert news.look(4, taken_bytes=200 << 20, news_bytes=3 << 20) == LEAST_SHARE
+    assert news.look(4, taken_bytes=200 << 20, news_bytes=300 << 20) == 1.0
 
 
 def test_hot_pages_that_wait_take_a_share_of_the_promise() -> None:
@@ -65,8 +103,8 @@ def test_hot_pages_that_wait_take_a_share_of_the_promise() -> None:
     ladder = Ladder(1000, "never")
     assert ladder.hold_bytes(10_000_000) == 10_000_000 // HOLD_SHARE
     assert ladder.hold_bytes(0) == 0
-    (step,) = look(ladder, 1, lane_bytes=ladder.hold_bytes(10_000_000))
-    assert step == SetMaxDowntime((1000 - COMMIT_RESERVE_MS - 1000 // HOLD_SHARE) // 5)
+    steps = [step for n in range(1, 30) for step in look(ladder, n, lane_bytes=ladder.hold_bytes(10_000_000))]
+    assert steps[-1] == SetMaxDowntime(1000 - COMMIT_RESERVE_MS - 1000 // HOLD_SHARE)
 
 
 def test_an_impossible_promise_still_has_a_limit() -> None:
@@ -124,21 +162,27 @@ def test_post_copy_always_waits_for_the_first_round() -> None:
     assert look(ladder, 3) == []
 
 
-def test_a_lane_that_always_has_bytes_waiting_shows_the_links_rate() -> None:
-    """It follows a change of the link in a few looks."""
+def test_lanes_that_are_full_show_the_links_rate() -> None:
+    """It follows a change of the link in a few looks; the first that counts replaces what was assumed."""
     link = LinkRate()
-    rates = [
-        link.look(delivered_bytes=12_000_000 * second, waiting_bytes=4_000_000, at_s=second) for second in range(4)
-    ]
-    assert rates == [0, 12_000_000, 12_000_000, 12_000_000]
-    slower = [link.look(delivered_bytes=36_000_000 + 10**6 * n, waiting_bytes=10**6, at_s=3.0 + n) for n in range(1, 9)]
+    rates = [link.look(delivered_bytes=2_000_000 * second, full=True, at_s=second) for second in range(4)]
+    assert rates == [UNSEEN_BYTES_PER_S, 2_000_000, 2_000_000, 2_000_000]
+    slower = [link.look(delivered_bytes=6_000_000 + 10**6 * n, full=True, at_s=3.0 + n) for n in range(1, 9)]
     assert slower[-1] < 1_100_000
 
 
-def test_a_lane_that_runs_dry_does_not_make_the_link_slow() -> None:
-    """Deltas are few bytes; the link could carry more."""
+def test_lanes_that_run_dry_do_not_make_the_link_slow() -> None:
+    """References and deltas are few bytes; the link could carry more."""
     link = LinkRate()
     for second in range(3):
-        link.look(delivered_bytes=10_000_000 * second, waiting_bytes=1, at_s=second)
-    assert link.look(delivered_bytes=20_100_000, waiting_bytes=0, at_s=3.0) == 10_000_000
-    assert link.look(delivered_bytes=20_100_000, waiting_bytes=0, at_s=3.0) == 10_000_000
+        link.look(delivered_bytes=20_000_000 * second, full=True, at_s=second)
+    assert link.look(delivered_bytes=40_100_000, full=False, at_s=3.0) == 20_000_000
+    assert link.look(delivered_bytes=40_200_000, full=True, at_s=4.0) == 20_000_000
+    assert link.look(delivered_bytes=90_200_000, full=False, at_s=5.0) == 50_000_000
+
+
+def test_a_clock_that_stands_still_measures_nothing() -> None:
+    """Two looks at one moment."""
+    link = LinkRate()
+    link.look(delivered_bytes=0, full=True, at_s=1.0)
+    assert link.look(delivered_bytes=10**9, full=True, at_s=1.0) == UNSEEN_BYTES_PER_S

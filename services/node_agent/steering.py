@@ -1,0 +1,48 @@
+"""Steering: reads a port's lanes for the ladder. Owns no rule of it, and carries no step out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from services.node_agent.convergence import Ladder, LinkRate, NewsShare, Step
+from services.node_agent.hypervisor import JobStats
+from services.node_agent.port_lanes import PortLanes
+from shared.topology import Lane
+
+RATE_EVERY_S: Final = 1.0
+"""Over less, hiccups of two event loops are a good part of a rate."""
+
+
+class Steering:
+    """One outbound migration's."""
+
+    def __init__(self, ladder: Ladder, lanes: PortLanes, *, clock: Callable[[], float]) -> None:
+        self._ladder = ladder
+        self._lanes = lanes
+        self._clock = clock
+        self._link = LinkRate()
+        self._news = NewsShare()
+        self._rate_at_s = clock()
+
+    def look(self, stats: JobStats) -> list[Step]:
+        """Judge one reading of the job with the lanes as they are now; what the codec may let wait is set here."""
+        lanes = self._lanes.stats()
+        memory, now_s = lanes[Lane.MEMORY], self._clock()
+        if now_s >= self._rate_at_s:
+            self._rate_at_s = now_s + RATE_EVERY_S
+            bulk = (memory, lanes[Lane.DISK])
+            self._link.look(
+                delivered_bytes=sum(lane.data_sent_bytes - lane.unconsumed_out_bytes for lane in bulk),
+                full=any(lane.is_full for lane in bulk),
+                at_s=now_s,
+            )
+        taken_bytes, _ = self._lanes.raw_bytes_by_direction(Lane.MEMORY)
+        self._news.look(stats.memory_iteration, taken_bytes=taken_bytes, news_bytes=memory.data_sent_bytes)
+        self._lanes.hold_at_most(Lane.MEMORY, self._ladder.hold_bytes(self._link.bytes_per_s))
+        return self._ladder.look(
+            stats,
+            lane_bytes=memory.unconsumed_out_bytes + self._lanes.held_bytes(Lane.MEMORY),
+            rate_bytes_per_s=self._link.bytes_per_s,
+            news_share=self._news.share,
+        )
