@@ -2,8 +2,8 @@
 
 The donor's side of "each content crosses the wire once per port". One `ContentIndex` belongs to a port and is shared by
 its streams. A content that goes out literally in a stream gets the next number of that stream's origin; numbers are
-dense, begin at 0 and follow the order of sending, so the recipient counts along and no number is sent with a literal.
-A later occurrence goes as (origin, number).
+dense and begin at 0. Memory has one stream, so the recipient counts along there. Disks may have several, and of two
+streams either may be decoded first, so their literals say their numbers. A later occurrence goes as (origin, number).
 
 Which contents the recipient still holds follows from numbers alone: of each origin the newest `keep` ones, the same
 figure at both ends (the hello carries it). The donor refers to the newest half of them only, since a lane may be ahead
@@ -16,6 +16,7 @@ base images and of what an earlier port left; those numbers come from the catalo
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Final, Protocol
@@ -50,6 +51,8 @@ class Origin(IntEnum):
     KNOWN = 2  # the recipient had it before the port: a base image, or an earlier port of this VM
 
 
+_MOST_RUNS: Final = 1 << 14
+"""Runs of numbers that came before others: payloads of one stream that wait while another goes on."""
 _AGEING: Final = frozenset({Origin.MEMORY, Origin.DISK})
 
 
@@ -64,11 +67,67 @@ class ContentMissingError(CodecError):
         super().__init__(finding=f"content {number} of {origin.name.lower()} has not arrived")
 
 
+class Arrived:
+    """Which numbers of one origin have come. `add` them in any order, each once."""
+
+    def __init__(self, *, most_ahead: int) -> None:
+        """A number may be so far ahead of the first that lacks."""
+        self.next = 0
+        """All before it have come."""
+        self._most_ahead = most_ahead
+        self._starts: list[int] = []  # of runs beyond `next`, and their ends; no two touch
+        self._ends: list[int] = []
+
+    @property
+    def end(self) -> int:
+        """One more than the highest that came."""
+        return self._ends[-1] if self._ends else self.next
+
+    def check(self, first: int, count: int) -> None:
+        """Raises CodecError where `add` would be wrong."""
+        at = bisect_right(self._starts, first)
+        before = self._ends[at - 1] if at else self.next
+        after = self._starts[at] if at < len(self._starts) else first + count
+        if first < before or first + count > after:
+            raise CodecError(finding=f"contents {first} to {first + count - 1} came already, or some of them")
+        if first - self.next > self._most_ahead or len(self._starts) >= _MOST_RUNS:
+            raise CodecError(finding=f"content {first} came while {self.next} lacks: too far ahead")
+
+    def add(self, first: int, count: int) -> None:
+        """These have come. Raises CodecError as `check` does."""
+        if not count:
+            return
+        self.check(first, count)
+        at, end = bisect_right(self._starts, first), first + count
+        if at < len(self._starts) and self._starts[at] == end:
+            end = self._ends[at]
+            del self._starts[at], self._ends[at]
+        if first == self.next:
+            self.next = end
+        elif at and self._ends[at - 1] == first:
+            self._ends[at - 1] = end
+        else:
+            self._starts.insert(at, first)
+            self._ends.insert(at, end)
+
+    def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these have come."""
+        there: NDArray[np.bool_] = numbers < self.next
+        if self._starts and not there.all():
+            run = np.searchsorted(self._starts, numbers, side="right") - 1
+            there |= (run >= 0) & (numbers < np.array(self._ends)[run])
+        return there
+
+
 class ContentStore(Protocol):
     """What a recipient holds of a port's contents, by origin and number."""
 
     def append(self, origin: Origin, pages: Pages) -> None:
         """Take the next `len(pages)` numbers of this origin; drop what is older than the newest `keep`."""
+        ...
+
+    def put(self, origin: Origin, first: int, pages: Pages) -> None:
+        """Take numbers `first` and on of this origin, whatever came before. Raises CodecError for taken ones."""
         ...
 
     def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
@@ -98,6 +157,14 @@ class ContentIndex:
         return [
             blake3(view[at : at + CONTENT_BYTES], key=key).digest(ID_BYTES) for at in range(0, len(view), CONTENT_BYTES)
         ]
+
+    def next_number(self, origin: Origin) -> int:
+        """What the next literal of this origin gets."""
+        return self._next[origin]
+
+    def skip(self, origin: Origin, count: int) -> None:
+        """So many literals go that nothing will refer to."""
+        self._next[origin] += count
 
     def place(self, origin: Origin, ids: Sequence[bytes]) -> tuple[Codes, NDArray[np.bool_]]:
         """Where each content is, in order, and whether it must go literally now.

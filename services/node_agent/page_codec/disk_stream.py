@@ -10,7 +10,8 @@ A batch (`batch`) has these columns; integers little-endian:
     counts   u32 per run: bytes of a PLAIN run, blocks of another
     plain    the bytes of the PLAIN runs
     codes    u32 per reference: its code (`contents`) less the last one's, less one, mod 2^32; a known file costs zeros
-    full     the blocks of FULL runs; each takes the next number of origin DISK
+    first    u32, if there are FULL runs: the number of the first block of them in origin DISK
+    full     the blocks of FULL runs; their numbers follow each other
 
 The first payload is a hello. What the scanner calls opaque (no NBD, or TLS) goes as PLAIN runs.
 """
@@ -32,7 +33,6 @@ from services.node_agent.page_codec.contents import (
     CONTENT_BYTES,
     MAX_NUMBER,
     Codes,
-    ContentMissingError,
     ContentStore,
     Origin,
     Pages,
@@ -41,7 +41,7 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 
-_COLUMNS: Final = 5
+_COLUMNS: Final = 6
 _NUMBER_BITS: Final = MAX_NUMBER.bit_length()
 _ORIGINS: Final = frozenset(Origin)
 
@@ -160,6 +160,7 @@ class DiskEncoder:
         codes: list[Codes] = []
         runs: list[tuple[int, int]] = []
         begin = 0
+        first = self._port.contents.next_number(Origin.DISK)
         for at, blocks in batch.spans:
             runs += batch.runs[begin:at]
             begin = at + 1
@@ -177,6 +178,7 @@ class DiskEncoder:
                 Column(table[:, 1].astype("<u4").tobytes()),
                 Column(b"".join(batch.plain)),
                 Column(_differences(codes).tobytes()),
+                Column(first.to_bytes(4, "little") if any(full) else b""),
                 Column(b"".join(full)),
             ]
         )
@@ -195,6 +197,8 @@ class DiskEncoder:
             references = codes[~fresh]
             for origin, count in enumerate(np.bincount(references >> _NUMBER_BITS).tolist()):
                 self.raw_bytes_by_kind[Origin(origin).name.lower()] += count * CONTENT_BYTES
+        else:
+            self._port.contents.skip(Origin.DISK, len(there))
         self.raw_bytes_by_kind["zero"] += int((kinds == Run.ZERO).sum()) * CONTENT_BYTES
         self.raw_bytes_by_kind["full"] += int((kinds == Run.FULL).sum()) * CONTENT_BYTES
         return kinds, references
@@ -225,7 +229,7 @@ class DiskDecoder:
         columns = self._waiting
         if columns is None:
             columns = _Columns.read(self._unpacker.unpack(payload))
-            self._store.append(Origin.DISK, columns.full)
+            self._store.put(Origin.DISK, columns.first, columns.full)
             self._waiting = columns
         chunk = columns.join(_fetch(self._store, columns))
         self._waiting = None
@@ -250,6 +254,7 @@ class _Columns:
     counts: list[int]
     plain: memoryview
     codes: Codes
+    first: int
     full: Pages
     size_bytes: int
 
@@ -257,14 +262,15 @@ class _Columns:
     def read(cls, columns: list[memoryview]) -> _Columns:
         if len(columns) != _COLUMNS:
             raise CodecError(finding=f"a disk batch of {len(columns)} columns")
-        kinds, counts, plain, codes, full = columns
+        kinds, counts, plain, codes, first, full = columns
         references = len(codes) // 4
         if len(counts) != 4 * len(kinds) or len(codes) % 4 or len(full) % CONTENT_BYTES:
             raise CodecError(finding="the columns of a disk batch do not fit each other")
         run_kinds = np.frombuffer(kinds, dtype=np.uint8)
         run_counts = np.frombuffer(counts, dtype="<u4").astype(np.int64)
         used = [int(run_counts[run_kinds == kind].sum()) for kind in Run]
-        if used[Run.PLAIN] != len(plain) or used[Run.REFERENCE] != references:
+        numbered = len(first) == (4 if len(full) else 0)
+        if used[Run.PLAIN] != len(plain) or used[Run.REFERENCE] != references or not numbered:
             raise CodecError(finding="the runs of a disk batch do not fit its columns")
         size = len(plain) + CONTENT_BYTES * sum(used[1:])
         if used[Run.FULL] * CONTENT_BYTES != len(full) or (run_kinds > max(Run)).any() or size > MAX_CHUNK_BYTES:
@@ -275,6 +281,7 @@ class _Columns:
             counts=run_counts.tolist(),
             plain=plain,
             codes=np.cumsum(steps, dtype=np.uint32) - np.uint32(1),
+            first=int.from_bytes(first, "little"),
             full=np.frombuffer(full, dtype=np.uint8).reshape(-1, CONTENT_BYTES),
             size_bytes=size,
         )
@@ -306,12 +313,7 @@ def _fetch(store: ContentStore, columns: _Columns) -> Pages:
         if origin not in _ORIGINS:
             raise CodecError(finding=f"origin {origin} is unknown")
         these = np.flatnonzero(origins == origin)
-        try:
-            pages[these] = store.fetch(Origin(origin), columns.codes[these] & np.uint32(MAX_NUMBER))
-        except ContentMissingError as missing:
-            if origin == Origin.DISK:  # what is not there now will never be
-                raise CodecError(finding=missing.finding) from missing
-            raise
+        pages[these] = store.fetch(Origin(origin), columns.codes[these] & np.uint32(MAX_NUMBER))
     return pages
 
 

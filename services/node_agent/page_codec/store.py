@@ -18,7 +18,14 @@ from typing import Final, Protocol, Self
 import numpy as np
 
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentMissingError, Numbers, Origin, Pages
+from services.node_agent.page_codec.contents import (
+    CONTENT_BYTES,
+    Arrived,
+    ContentMissingError,
+    Numbers,
+    Origin,
+    Pages,
+)
 
 _AT_ONCE: Final = 256
 """Contents that are read by one call, where they lie together."""
@@ -54,8 +61,12 @@ class FileStore:
 
     def append(self, origin: Origin, pages: Pages) -> None:
         """Take the next `len(pages)` numbers of this origin. Raises OSError, as when the disk is full."""
+        self.put(origin, self.count(origin), pages)
+
+    def put(self, origin: Origin, first: int, pages: Pages) -> None:
+        """Take numbers `first` and on of this origin. Raises OSError, and CodecError for numbers that cannot be."""
         if len(pages):
-            self._ring(origin).append(pages)
+            self._ring(origin).put(first, pages)
 
     def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
         """The contents, in the order of `numbers`. Raises ContentMissingError for the first that is not held.
@@ -69,8 +80,8 @@ class FileStore:
         return self.known.fetch(numbers)
 
     def count(self, origin: Origin) -> int:
-        """Contents appended so far."""
-        return self._ring(origin).next
+        """How many came so far, those after a gap not counted."""
+        return self._ring(origin).arrived.next
 
     def close(self) -> None:
         """Close the files; they stay."""
@@ -91,20 +102,21 @@ class _Ring:
         self._file = os.open(path, flags, 0o600)
         self._origin = origin
         self._keep = keep
-        self.next = 0
+        self.arrived = Arrived(most_ahead=keep // 2)
 
-    def append(self, pages: Pages) -> None:
+    def put(self, first: int, pages: Pages) -> None:
+        self.arrived.check(first, len(pages))
         skipped = max(0, len(pages) - self._keep)  # they would be overwritten at once
         data = np.ascontiguousarray(pages[skipped:]).reshape(-1).data
-        slot = (self.next + skipped) % self._keep
+        slot = (first + skipped) % self._keep
         until_wrap = (self._keep - slot) * CONTENT_BYTES
         _write(self._file, data[:until_wrap], slot * CONTENT_BYTES)
         _write(self._file, data[until_wrap:], 0)
-        self.next += len(pages)
+        self.arrived.add(first, len(pages))
 
     def fetch(self, numbers: Numbers) -> Pages:
         wanted = numbers.astype(np.int64)
-        missing = np.flatnonzero((wanted >= self.next) | (wanted < self.next - self._keep))
+        missing = np.flatnonzero(~self.arrived.has(wanted) | (wanted < self.arrived.end - self._keep))
         if len(missing):
             raise ContentMissingError(origin=self._origin, number=int(wanted[missing[0]]))
         pages = np.empty((len(wanted), CONTENT_BYTES), dtype=np.uint8)

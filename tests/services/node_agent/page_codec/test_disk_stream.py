@@ -176,14 +176,14 @@ def test_a_wrong_disk_never_leaves_the_decoder(tmp_path: Path) -> None:
     with ends.store:
         ends.decoder.decode(ends.port.hello.encode())
         plain = FLAGS + write(0, b"x") + b"garbage"
-        columns = [bytes([0]), struct.pack("<I", len(plain)), plain, b"", b""]
+        columns = [bytes([0]), struct.pack("<I", len(plain)), plain, b"", b"", b""]
         with pytest.raises(CodecError, match="a request begins with"):
             ends.decoder.decode(BatchPacker().pack([Column(each) for each in columns]))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.binary(max_size=40), min_size=5, max_size=5),
+    st.lists(st.binary(max_size=40), min_size=6, max_size=6),
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2**32 - 1)), max_size=4),
 )
 def test_any_columns_are_decoded_or_refused(tmp_path: Path, columns: list[bytes], runs: list[tuple[int, int]]) -> None:
@@ -195,3 +195,25 @@ def test_any_columns_are_decoded_or_refused(tmp_path: Path, columns: list[bytes]
         columns[1] = b"".join(struct.pack("<I", count) for _, count in runs)
         with suppress(CodecError):
             ends.decoder.decode(BatchPacker().pack([Column(each) for each in columns]))
+
+
+def test_two_connections_may_arrive_in_another_order(tmp_path: Path) -> None:
+    """Two disks are two streams: one may wait for its socket while the other goes on."""
+    store = FileStore(tmp_path, keep=1024)
+    port, arrived = PortEncoder(KEY), PortDecoder(lambda _: store)
+    encoders = [DiskEncoder(port, NbdFacts()) for _ in range(2)]
+    decoders = [DiskDecoder(arrived, NbdFacts()) for _ in range(2)]
+    first = [FLAGS + write(0, block(1) + block(2)), FLAGS + write(0, block(3) + block(4))]
+    again = write(1 << 20, block(1) + block(2) + block(3) + block(4))
+    payloads = [encoder.encode(stream) for encoder, stream in zip(encoders, first, strict=True)]
+    again_payloads = encoders[1].encode(again)
+    found = [b"", b""]
+    with store:
+        for payload in payloads[1]:
+            found[1] += b"".join(bytes(each) for each in decoders[1].decode(payload))
+        with pytest.raises(ContentMissingError):
+            decoders[1].decode(*again_payloads)
+        for payload in payloads[0]:
+            found[0] += b"".join(bytes(each) for each in decoders[0].decode(payload))
+        assert found == first
+        assert b"".join(bytes(each) for each in decoders[1].decode(*again_payloads)) == again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentMissingError, Origin, Pages
 from services.node_agent.page_codec.store import FileStore
 
@@ -96,3 +98,37 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(OSError, match="No space left"):
             store.append(Origin.DISK, pages(2, 2))
         assert store.count(Origin.DISK) == 2
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.randoms())
+def test_contents_come_in_any_order(
+    tmp_path_factory: pytest.TempPathFactory, counts: list[int], order: random.Random
+) -> None:
+    """What has come is there under its number, what has not is missing, and nothing comes twice."""
+    parts = [(sum(counts[:at]), count) for at, count in enumerate(counts)]
+    order.shuffle(parts)
+    every = np.arange(sum(counts), dtype=np.uint32)
+    with FileStore(tmp_path_factory.mktemp("store"), keep=128) as store:
+        there: set[int] = set()
+        for first, count in parts:
+            store.put(Origin.DISK, first, pages(first, count))
+            there |= set(range(first, first + count))
+            for number in every.tolist():
+                if number in there:
+                    assert numbers_of(store.fetch(Origin.DISK, np.array([number], dtype=np.uint32))) == [number]
+                else:
+                    with pytest.raises(ContentMissingError):
+                        store.fetch(Origin.DISK, np.array([number], dtype=np.uint32))
+            with pytest.raises(CodecError, match="came already"):
+                store.put(Origin.DISK, first + count - 1, pages(0, 1))
+        assert numbers_of(store.fetch(Origin.DISK, every)) == every.tolist()
+        assert store.count(Origin.DISK) == len(every)
+
+
+def test_a_number_far_ahead_is_refused(tmp_path: Path) -> None:
+    """It would overwrite what may still be referred to."""
+    with FileStore(tmp_path, keep=KEEP) as store:
+        store.put(Origin.DISK, KEEP // 2, pages(0, 1))
+        with pytest.raises(CodecError, match="too far ahead"):
+            store.put(Origin.DISK, KEEP // 2 + 2, pages(0, 1))
