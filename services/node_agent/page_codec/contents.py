@@ -51,7 +51,7 @@ class Origin(IntEnum):
     KNOWN = 2  # the recipient had it before the port: a base image, or an earlier port of this VM
 
 
-_MOST_RUNS: Final = 1 << 14
+MOST_RUNS: Final = 1 << 14
 """Runs of numbers that came before others: payloads of one stream that wait while another goes on."""
 _AGEING: Final = frozenset({Origin.MEMORY, Origin.DISK})
 
@@ -90,7 +90,7 @@ class Arrived:
         after = self._starts[at] if at < len(self._starts) else first + count
         if first < before or first + count > after:
             raise CodecError(finding=f"contents {first} to {first + count - 1} came already, or some of them")
-        if first - self.next > self._most_ahead or len(self._starts) >= _MOST_RUNS:
+        if first - self.next > self._most_ahead or (first > self.next and len(self._starts) >= MOST_RUNS):
             raise CodecError(finding=f"content {first} came while {self.next} lacks: too far ahead")
 
     def add(self, first: int, count: int) -> None:

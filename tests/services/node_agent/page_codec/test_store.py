@@ -13,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentMissingError, Origin, Pages
+from services.node_agent.page_codec.contents import (
+    CONTENT_BYTES,
+    MOST_RUNS,
+    Arrived,
+    ContentMissingError,
+    Origin,
+    Pages,
+)
 from services.node_agent.page_codec.store import FileStore
 
 KEEP = 16
@@ -132,3 +139,15 @@ def test_a_number_far_ahead_is_refused(tmp_path: Path) -> None:
         store.put(Origin.DISK, KEEP // 2, pages(0, 1))
         with pytest.raises(CodecError, match="too far ahead"):
             store.put(Origin.DISK, KEEP // 2 + 2, pages(0, 1))
+
+
+def test_however_many_gaps_there_are_they_can_be_filled() -> None:
+    """Only one more gap is refused."""
+    arrived = Arrived(most_ahead=1 << 20)
+    for number in range(1, 2 * MOST_RUNS, 2):
+        arrived.add(number, 1)
+    with pytest.raises(CodecError, match="too far ahead"):
+        arrived.add(2 * MOST_RUNS + 1, 1)
+    for number in range(0, 2 * MOST_RUNS, 2):
+        arrived.add(number, 1)
+    assert arrived.next == arrived.end == 2 * MOST_RUNS
