@@ -34,6 +34,8 @@ PLANNED_BYTES_PER_S = 16 << 20
 """What the hypervisor calculates with: a millisecond is then 16 KiB, and the most that QEMU takes 33 GB."""
 UNSEEN_BYTES_PER_S = 10_000_000
 """The link's rate until it was busy once."""
+LEAST_BYTES_PER_S = 1 << 16
+"""Of a route that is away; it comes back."""
 ENOUGH_BYTES = 1 << 20
 """What must have come from the hypervisor since the first round before its share of news is known."""
 LEAST_SHARE = 1 / 16
@@ -89,7 +91,7 @@ class LinkRate:
         last, self._last = self._last, (at_s, delivered_bytes, full)
         if last is None or at_s <= last[0]:
             return self.bytes_per_s
-        seen = int((delivered_bytes - last[1]) / (at_s - last[0]))
+        seen = max(LEAST_BYTES_PER_S, int((delivered_bytes - last[1]) / (at_s - last[0])))
         if full and last[2]:
             self.bytes_per_s = (self.bytes_per_s + seen) // 2 if self._busy_once else seen
             self._busy_once = True

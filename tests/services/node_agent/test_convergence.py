@@ -7,6 +7,7 @@ import pytest
 from services.node_agent.convergence import (
     COMMIT_RESERVE_MS,
     HOLD_SHARE,
+    LEAST_BYTES_PER_S,
     LEAST_SHARE,
     LOWEST_MS,
     NEVER_MS,
@@ -186,3 +187,13 @@ def test_a_clock_that_stands_still_measures_nothing() -> None:
     link = LinkRate()
     link.look(delivered_bytes=0, full=True, at_s=1.0)
     assert link.look(delivered_bytes=10**9, full=True, at_s=1.0) == UNSEEN_BYTES_PER_S
+
+
+def test_a_route_that_is_away_leaves_a_rate_to_calculate_with() -> None:
+    """Nothing is delivered for seconds; the limit is low until the lanes move again."""
+    link = LinkRate()
+    rates = [link.look(delivered_bytes=0, full=True, at_s=second) for second in range(30)]
+    assert rates[-1] == LEAST_BYTES_PER_S
+    (step,) = look(Ladder(1000, "never", plans_bytes=True), 1, lane_bytes=10**6, rate=rates[-1])
+    assert step == SetMaxDowntime(1)
+    assert link.look(delivered_bytes=10**7, full=True, at_s=30.0) > 10**6
