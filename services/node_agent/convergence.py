@@ -10,8 +10,8 @@ may let wait is a share of that promise, too.
 
 1. begin with a low limit: an idle guest then has a short downtime;
 2. after `PATIENCE` rounds of memory and PATIENCE_MS without an end, raise it step by step up to what was promised;
-3. at the top, if the request allows it, switch to post-copy; `always` does so after the first round, unless the guest
-   wrote next to nothing meanwhile and has left already;
+3. at the top, if the request allows it, switch to post-copy; `always` does so when the first round is all but over: the
+   rounds of an idle guest after it may all pass between two looks;
 4. else, when that was of no use for LAST_PATIENCE rounds and LAST_PATIENCE_S, stop the guest and copy the rest, if the
    request allows that; else give up, so that neither guest nor link is burdened for nothing.
 From the first round on QEMU slows the guest down by itself (auto-converge), if the node's settings let it.
@@ -49,6 +49,8 @@ LAST_PATIENCE = 20
 LAST_PATIENCE_S = 60.0
 UNLIMITED_MS = 2_000_000
 """The most that QEMU takes."""
+LAST_PART = 16
+"""Post-copy that is wanted always begins when this part of memory is left of the first round."""
 HOLD_SHARE = 4
 """Hot pages that wait take at most this part of the promised downtime to cross the link."""
 
@@ -147,8 +149,7 @@ class Ladder:
         if self._over or stats.memory_total_bytes == 0:
             return []
         if self.post_copy == "always":
-            first_round_is_over = stats.memory_iteration >= 2
-            return [self._start_post_copy()] if first_round_is_over else self._tell(NEVER_MS)
+            return [self._start_post_copy()] if _first_round_is_all_but_over(stats) else self._tell(NEVER_MS)
         rounds, waited_ms = stats.memory_iteration - self._since_round, stats.elapsed_ms - self._since_ms
         if rounds >= PATIENCE and waited_ms >= PATIENCE_MS:
             if self._rung < STEPS:
@@ -192,3 +193,9 @@ class Ladder:
         if not self.plans_bytes:
             return room_ms
         return min(UNLIMITED_MS, max(1, int(room_ms * rate_bytes_per_s / news_share / PLANNED_BYTES_PER_S)))
+
+
+def _first_round_is_all_but_over(stats: JobStats) -> bool:
+    if stats.memory_iteration >= 2:
+        return True
+    return stats.memory_processed_bytes > 0 and LAST_PART * stats.memory_remaining_bytes <= stats.memory_total_bytes

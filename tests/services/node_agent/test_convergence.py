@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from services.node_agent.convergence import (
@@ -197,3 +199,15 @@ def test_a_route_that_is_away_leaves_a_rate_to_calculate_with() -> None:
     (step,) = look(Ladder(1000, "never", plans_bytes=True), 1, lane_bytes=10**6, rate=rates[-1])
     assert step == SetMaxDowntime(1)
     assert link.look(delivered_bytes=10**7, full=True, at_s=30.0) > 10**6
+
+
+def test_post_copy_always_begins_when_the_first_round_is_all_but_over() -> None:
+    """An idle guest is through all later rounds before anybody looks again."""
+    begun = JobStats(
+        memory_total_bytes=1600, memory_iteration=1, memory_processed_bytes=1400, memory_remaining_bytes=101
+    )
+    ladder = Ladder(1000, "always")
+    assert ladder.look(begun, lane_bytes=0, rate_bytes_per_s=1) == [SetMaxDowntime(NEVER_MS)]
+    assert ladder.look(replace(begun, memory_remaining_bytes=100), lane_bytes=0, rate_bytes_per_s=1) == [
+        StartPostCopy()
+    ]
