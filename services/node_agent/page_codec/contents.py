@@ -8,7 +8,7 @@ streams either may be decoded first, so their literals say their numbers. A late
 Which contents the recipient still holds follows from numbers alone: of each origin the newest `keep` ones, the same
 figure at both ends (the hello carries it). The donor refers to the newest half of them only, since a lane may be ahead
 of another; so nothing is referred to that was evicted, and nobody need ask. A reference may overtake its literal when
-they travel on different lanes; the recipient then waits for it.
+they travel in different streams; the recipient then waits for it.
 
 The recipient's side is `ContentStore`: a protocol here, a file in `store`. Origin KNOWN numbers contents of published
 base images and of what an earlier port left; those numbers come from the catalogue's exchange.
@@ -57,7 +57,7 @@ _AGEING: Final = frozenset({Origin.MEMORY, Origin.DISK})
 
 
 class ContentMissingError(CodecError):
-    """A referred content has not arrived: from another lane it may still come, from the own one it never will."""
+    """A referred content has not arrived: from another stream of the port it may still come, from the own one never."""
 
     code = "content_missing"
 
