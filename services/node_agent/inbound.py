@@ -31,6 +31,7 @@ from services.node_agent import disk_images
 from services.node_agent.base_images import OverlaysWanted
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
+from services.node_agent.early_contents import EARLY
 from services.node_agent.gate_bridge import GateBridge
 from services.node_agent.hypervisor import Hypervisor, HypervisorError
 from services.node_agent.journal import HalfJournal, Kind, Phase
@@ -332,6 +333,9 @@ class Inbound:
         if stream.label == SEED:
             await self._on_seed(stream)
             return
+        if stream.label == EARLY:
+            await self._on_early(stream)
+            return
         await self._pump(Lane.DISK, self._sockets.disk, stream)
 
     async def _on_seed(self, stream: LaneStream) -> None:
@@ -339,6 +343,14 @@ class Inbound:
             await self._contents.take_ahead(stream)
         except LaneError as error:
             log.info("a lane is gone while contents came ahead", reason=str(error))
+
+    async def _on_early(self, stream: LaneStream) -> None:
+        try:
+            await self._contents.take_early(stream)
+        except (LaneError, StreamError, CodecError, OSError) as error:
+            # The disks' streams will refer to what did not come.
+            self._note_trouble("early_contents", f"contents that came early cannot be stored: {error}")
+            stream.reset(str(error))
 
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
         try:

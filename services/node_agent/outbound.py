@@ -65,7 +65,7 @@ from services.node_agent.seeding import Seeding, SeedSource
 from services.node_agent.signals import DRIVER, SignalError, ask_for_overlays, ask_for_switchover
 from services.node_agent.steering import Steering
 from services.node_agent.switchover import Verdict
-from shared.domain_xml import DomainXmlError, guest_abi_differences
+from shared.domain_xml import DomainXmlError, describe, guest_abi_differences
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
@@ -78,6 +78,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 FIRST_DOWNTIME_MS = 50
 """Before the ladder has seen figures: an idle guest's downtime, where QEMU's default is 300."""
+GREETING_BYTES = 64 * 1024
+"""More than NBD says before it writes."""
 LAST_BYTES_S = 5.0
 """How long connections may take to end by themselves once libvirt is done."""
 
@@ -336,7 +338,20 @@ class Outbound:
             self._note_trouble("lane_failed", str(error))
         finally:
             self._learnt.set()
+        self._tasks.spawn(self._send_early(vm), name="send contents early")
         await self._contents.give_again()
+
+    async def _send_early(self, vm: LiveVm) -> None:
+        """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""
+        disks = describe(vm.domain_xml).disks
+        images = [Path(disk.source) for disk in disks if disk.format == "raw" and not disk.read_only]
+        try:
+            await self._contents.send_early(self._lanes.disk, images, over=self._disks_flow)
+        except (LaneError, StreamError) as error:
+            self._note_trouble("early_contents", str(error))
+
+    def _disks_flow(self) -> bool:
+        return self._lanes.raw_bytes_by_direction(Lane.DISK)[0] > GREETING_BYTES
 
     async def _ask_for_overlays(self, vm: LiveVm) -> bool:
         if self._agreement.limits.overlays == "never" or not vm.layers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +19,7 @@ import structlog
 from services.node_agent.base_images import BaseImages, ImageReader, OverlaysWanted, published
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
+from services.node_agent.early_contents import send_early, take_early
 from services.node_agent.hypervisor import Hypervisor, LiveVm
 from services.node_agent.journal import Journal
 from services.node_agent.kept import INDEX_KEPT_S, Kept
@@ -180,6 +181,11 @@ class OutboundContents:
             seconds=round(time.monotonic() - began_s, 3),
         )
 
+    async def send_early(self, lane: LaneSession, images: Sequence[Path], *, over: Callable[[], bool]) -> None:
+        """After `learn`, send contents of raw images ahead until it is `over`. Raises LaneError, StreamError."""
+        if Technique.EARLY in self.codecs.techniques:
+            await send_early(lane, self.codecs.port, images, over=over)
+
     async def give_again(self) -> None:
         """Serve the recipient's questions after `learn`; cancel it at the end."""
         if self._learnt is None:
@@ -211,6 +217,10 @@ class InboundContents:
             return
         self._seeded = True
         await take_seed(stream, self._sources, self._seed)
+
+    async def take_early(self, stream: LaneStream) -> None:
+        """Store what comes while the hypervisors prepare themselves. Raises as `early_contents.take_early`."""
+        await take_early(stream, self.codecs.port, self.codecs.arrivals)
 
     async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
         """The catalogue's own file for every target; None where one is not published here, or none may be a base."""

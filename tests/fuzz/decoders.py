@@ -20,8 +20,9 @@ from blake3 import blake3
 from services.node_agent.nbd_stream import NbdFacts
 from services.node_agent.page_codec import known_exchange
 from services.node_agent.page_codec.batch import MAX_BATCH_BYTES, METHOD_BATCH, BatchPacker, BatchUnpacker, Column
-from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, CodecError
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, CodecError, CodecStats
 from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
+from services.node_agent.page_codec.early_stream import EarlyDecoder, EarlyEncoder
 from services.node_agent.page_codec.hello import Hello
 from services.node_agent.page_codec.known_exchange import KnownTable, Offered, digests_of
 from services.node_agent.page_codec.memory_columns import MAX_OUT_BYTES
@@ -57,7 +58,7 @@ _DIGESTS: Final = digests_of(b"".join(blake3(bytes([at])).digest(16) for at in r
 def check(data: bytes) -> None:
     """One input; raises when a promise is broken."""
     source = Source(data)
-    match source.below(8):
+    match source.below(9):
         case 0 | 1:
             _check_stream(source, memory_payloads(), MemoryDecoder, limit=MAX_OUT_BYTES)
         case 2 | 3:
@@ -69,6 +70,8 @@ def check(data: bytes) -> None:
             _check_batch(source)
         case 6:
             _check_exchange(source)
+        case 7:
+            _check_stream(source, early_payloads(), Taking, limit=0)
         case _:
             _check_frame(source)
 
@@ -76,7 +79,7 @@ def check(data: bytes) -> None:
 def seeds() -> list[bytes]:
     """Each decoder with some random choices behind it."""
     dice = random.Random(11)  # noqa: S311  # the same in every run
-    return [bytes([at % 8]) + dice.randbytes(80) for at in range(64)]
+    return [bytes([at % 9]) + dice.randbytes(80) for at in range(64)]
 
 
 @cache
@@ -110,6 +113,29 @@ def disk_payloads() -> tuple[bytes, ...]:
         body = DISK_BLOCKS[at % len(DISK_BLOCKS)] * 2 + DISK_BLOCKS[0]
         payloads += encoder.encode(request(1, at, at * 4096, len(body)) + body)
     return tuple(payloads)
+
+
+@cache
+def early_payloads() -> tuple[bytes, ...]:
+    """What goes before the disks' streams."""
+    encoder = EarlyEncoder(PortEncoder(KEY))
+    return tuple(payload for at in range(4) for payload in encoder.encode(b"".join(DISK_BLOCKS[at : at + 2])))
+
+
+class Taking:
+    """What comes early, as a stream that gives nothing out."""
+
+    def __init__(self, port: PortDecoder) -> None:
+        self._early = EarlyDecoder(port)
+
+    def decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
+        """Store it."""
+        self._early.take(payload)
+        return []
+
+    def stats(self) -> CodecStats:
+        """Nothing."""
+        return CodecStats()
 
 
 @cache

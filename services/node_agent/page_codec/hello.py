@@ -19,7 +19,7 @@ from services.node_agent.page_codec.batch import METHOD_HELLO
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.contents import DEFAULT_KEEP, KEY_BYTES
 
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_KEEP: Final = 1 << 24
 
 _HELLO: Final = struct.Struct(f"<BBI{KEY_BYTES}s")
@@ -35,6 +35,7 @@ class Technique(StrEnum):
     HOT = "hot"
     BASE = "base"
     KEPT = "kept"
+    EARLY = "early"
 
 
 ALL: Final = frozenset(Technique)
