@@ -37,6 +37,7 @@ async def send_early(lane: LaneSession, port: PortEncoder, images: Sequence[Path
     if not images or not encoder.takes or over():
         return
     stream = lane.open_stream(StreamKind.DISK, EARLY)
+    await stream.write(encoder.greet())
     for image in images:
         await _send_image(stream, encoder, image, over)
     stream.write_eof()
@@ -53,7 +54,8 @@ async def _send_image(stream: LaneStream, encoder: EarlyEncoder, image: Path, ov
             return
         if not data:
             return
-        for payload in encoder.encode(data):
+        if payload := encoder.encode(data):
+            # A disk's stream may refer to it at once. It waits for the lane behind this, first come first served.
             await stream.write(payload)
 
 

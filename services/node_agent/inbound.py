@@ -347,7 +347,9 @@ class Inbound:
     async def _on_early(self, stream: LaneStream) -> None:
         try:
             await self._contents.take_early(stream)
-        except (LaneError, StreamError, CodecError, OSError) as error:
+        except LaneError as error:
+            log.info("a lane is gone while contents came early", reason=str(error))
+        except (StreamError, CodecError, OSError) as error:
             # The disks' streams will refer to what did not come.
             self._note_trouble("early_contents", f"contents that came early cannot be stored: {error}")
             stream.reset(str(error))

@@ -347,7 +347,9 @@ class Outbound:
         images = [Path(disk.source) for disk in disks if disk.format == "raw" and not disk.read_only]
         try:
             await self._contents.send_early(self._lanes.disk, images, over=self._disks_flow)
-        except (LaneError, StreamError) as error:
+        except LaneError as error:
+            log.info("a lane is gone while contents went early", reason=str(error))
+        except StreamError as error:
             self._note_trouble("early_contents", str(error))
 
     def _disks_flow(self) -> bool:

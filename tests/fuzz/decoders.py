@@ -119,7 +119,8 @@ def disk_payloads() -> tuple[bytes, ...]:
 def early_payloads() -> tuple[bytes, ...]:
     """What goes before the disks' streams."""
     encoder = EarlyEncoder(PortEncoder(KEY))
-    return tuple(payload for at in range(4) for payload in encoder.encode(b"".join(DISK_BLOCKS[at : at + 2])))
+    payloads = (encoder.encode(b"".join(DISK_BLOCKS[at : at + 2])) for at in range(4))
+    return (encoder.greet(), *filter(None, payloads))
 
 
 class Taking:

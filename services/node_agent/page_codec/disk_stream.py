@@ -268,12 +268,14 @@ class _Columns:
             raise CodecError(finding="the columns of a disk batch do not fit each other")
         run_kinds = np.frombuffer(kinds, dtype=np.uint8)
         run_counts = np.frombuffer(counts, dtype="<u4").astype(np.int64)
-        used = [int(run_counts[run_kinds == kind].sum()) for kind in Run]
+        if (run_kinds > max(Run)).any():
+            raise CodecError(finding="a disk batch has runs of an unknown kind")
+        used = np.bincount(run_kinds, weights=run_counts, minlength=len(Run)).astype(np.int64).tolist()
         numbered = len(first) == (4 if len(full) else 0)
         if used[Run.PLAIN] != len(plain) or used[Run.REFERENCE] != references or not numbered:
             raise CodecError(finding="the runs of a disk batch do not fit its columns")
         size = len(plain) + CONTENT_BYTES * sum(used[1:])
-        if used[Run.FULL] * CONTENT_BYTES != len(full) or (run_kinds > max(Run)).any() or size > MAX_CHUNK_BYTES:
+        if used[Run.FULL] * CONTENT_BYTES != len(full) or size > MAX_CHUNK_BYTES:
             raise CodecError(finding=f"the runs of a disk batch do not fit its columns, or {size} bytes are too many")
         steps = np.frombuffer(codes, dtype="<u4").astype(np.uint32) + np.uint32(1)
         return cls(
@@ -288,20 +290,20 @@ class _Columns:
 
     def join(self, referred: Pages) -> memoryview:
         """All runs in order."""
-        chunk = np.zeros(self.size_bytes, dtype=np.uint8)
-        sources = {
-            Run.PLAIN: np.frombuffer(self.plain, dtype=np.uint8),
-            Run.FULL: self.full.reshape(-1),
-            Run.REFERENCE: referred.reshape(-1),
-        }
-        taken = dict.fromkeys(Run, 0)
+        chunk = np.empty(self.size_bytes, dtype=np.uint8)
+        plain, full = np.frombuffer(self.plain, dtype=np.uint8), self.full.reshape(-1)
+        sources = {int(Run.PLAIN): plain, int(Run.FULL): full, int(Run.REFERENCE): referred.reshape(-1)}
+        taken = dict.fromkeys(sources, 0)
         at = 0
         for kind, count in zip(self.kinds, self.counts, strict=True):
-            size = count if kind == Run.PLAIN else count * CONTENT_BYTES
-            if kind != Run.ZERO:
-                begin = taken[Run(kind)]
-                chunk[at : at + size] = sources[Run(kind)][begin : begin + size]
-                taken[Run(kind)] = begin + size
+            size = count * CONTENT_BYTES if kind else count  # a PLAIN run counts bytes
+            source = sources.get(kind)
+            if source is None:
+                chunk[at : at + size] = 0
+            else:
+                begin = taken[kind]
+                chunk[at : at + size] = source[begin : begin + size]
+                taken[kind] = begin + size
             at += size
         return chunk.data
 

@@ -26,7 +26,11 @@ _COLUMNS: Final = 2
 
 
 class EarlyEncoder:
-    """The donor's side. What `encode` returns must be sent: its contents have their numbers, and are referred to."""
+    """The donor's side.
+
+    What `encode` returns must be sent, and before anything that is encoded later: its contents have their numbers, and
+    are referred to. So it is one payload.
+    """
 
     def __init__(self, port: PortEncoder) -> None:
         self._port = port
@@ -41,8 +45,15 @@ class EarlyEncoder:
         """Whether more may go ahead. Without dedup nothing would refer to it."""
         return self.sent < self._most and Technique.DEDUP in self._port.techniques
 
-    def encode(self, data: bytes) -> list[bytes]:
-        """Payloads for whole contents, at most a chunk of them: what the recipient has not, and is not zero."""
+    def greet(self) -> bytes:
+        """The first payload."""
+        return self._port.hello.encode()
+
+    def encode(self, data: bytes) -> bytes:
+        """A payload of whole contents, at most a chunk of them: what the recipient has not, and is not zero.
+
+        Empty where there is none.
+        """
         if len(data) > MAX_CHUNK_BYTES or len(data) % CONTENT_BYTES:
             raise ValueError(f"{len(data)} bytes are no whole contents, or more than a chunk")
         pages = np.frombuffer(data, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
@@ -51,11 +62,9 @@ class EarlyEncoder:
         first = contents.next_number(Origin.DISK)
         _, fresh = contents.place(Origin.DISK, contents.ids(pages.tobytes()))
         if not fresh.any():
-            return []
-        payloads = [] if self.sent else [self._port.hello.encode()]
+            return b""
         self.sent += int(fresh.sum())
-        columns = [Column(first.to_bytes(4, "little")), Column(pages[fresh].tobytes())]
-        return [*payloads, self._packer.pack(columns)]
+        return self._packer.pack([Column(first.to_bytes(4, "little")), Column(pages[fresh].tobytes())])
 
 
 class EarlyDecoder:

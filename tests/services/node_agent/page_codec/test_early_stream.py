@@ -25,13 +25,14 @@ class EarlyEnds(Ends):
         super().__init__(folder, techniques=techniques)
         self.early = EarlyEncoder(self.port)
         self.taker = EarlyDecoder(self.decoder._port)
+        self.taker.take(self.early.greet())
 
     def send_early(self, data: bytes) -> int:
         """How many bytes it took."""
-        payloads = self.early.encode(data)
-        for payload in payloads:
+        payload = self.early.encode(data)
+        if payload:
             self.taker.take(payload)
-        return sum(map(len, payloads))
+        return len(payload)
 
 
 blocks = st.lists(st.sampled_from([*map(block, range(6)), bytes(CONTENT_BYTES)]), max_size=12).map(b"".join)
@@ -58,8 +59,7 @@ def test_what_went_ahead_is_referred_to(tmp_path: Path, pieces: list[bytes], dis
 def test_a_reference_waits_for_what_went_ahead(tmp_path: Path) -> None:
     """The two streams have an order each, not one together."""
     ends = EarlyEnds(tmp_path / "store")
-    hello, batch = ends.early.encode(block(1) + block(2))
-    ends.taker.take(hello)
+    batch = ends.early.encode(block(1) + block(2))
     connection = FLAGS + write(0, block(3) + block(2))
     payloads = ends.encoder.encode(connection)
     assert ends.carry(payloads[:1]) == b""
@@ -70,7 +70,7 @@ def test_a_reference_waits_for_what_went_ahead(tmp_path: Path) -> None:
 
 
 def test_zeros_and_what_is_known_do_not_go(tmp_path: Path) -> None:
-    """Not even a hello."""
+    """Nothing is left to say then."""
     ends = EarlyEnds(tmp_path / "store")
     ends.port.contents.learn(Origin.KNOWN, ends.port.contents.ids(block(1)))
     assert ends.send_early(bytes(CONTENT_BYTES) + block(1)) == 0
@@ -118,7 +118,7 @@ def test_damage_is_an_error(tmp_path: Path, columns: tuple[bytes, ...]) -> None:
     """Nothing is stored."""
     with FileStore(tmp_path / "store", keep=1024) as store:
         decoder = EarlyDecoder(PortDecoder(lambda _: store))
-        decoder.take(PortEncoder(KEY).hello.encode())
+        decoder.take(EarlyEncoder(PortEncoder(KEY)).greet())
         with pytest.raises(CodecError):
             decoder.take(BatchPacker().pack([Column(each) for each in columns]))
         assert (decoder.stored, store.count(Origin.DISK)) == (0, 0)
