@@ -34,6 +34,7 @@ from shared.tasks import first_error
 READER_LIMIT_BYTES: Final = MAX_CHUNK_BYTES
 """`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this. What waits in them stands
 in front of the lane's window, unseen by the ladder, and becomes downtime: so there is room for two chunks."""
+_READ_BYTES: Final = MAX_CHUNK_BYTES - 4096  # with the start of a block that waits in front, still one chunk
 _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
 _CONTENT_WITHIN_S: Final = 60.0  # how long a payload may wait for what another stream of the port brings
 
@@ -157,17 +158,17 @@ class StreamPump:
             await self._ahead.write(payload, ahead=ahead)
 
     async def _next_chunk(self) -> bytes:
-        """What the socket has, at most one chunk.
+        """What the socket has, less than a chunk.
 
         While the codec holds something back, waits only shortly before flushing it.
         """
         if self._encoder.holds_back:
             try:
                 async with asyncio.timeout(_FLUSH_AFTER_S):
-                    return await self._reader.read(MAX_CHUNK_BYTES)
+                    return await self._reader.read(_READ_BYTES)
             except TimeoutError:
                 await self._flush()
-        return await self._reader.read(MAX_CHUNK_BYTES)
+        return await self._reader.read(_READ_BYTES)
 
     async def _flush(self) -> None:
         await self._write(self._encoder.flush())
