@@ -21,6 +21,7 @@ from services.node_agent.nbd_stream import NbdFacts
 from services.node_agent.page_codec import known_exchange
 from services.node_agent.page_codec.batch import MAX_BATCH_BYTES, METHOD_BATCH, BatchPacker, BatchUnpacker, Column
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, CodecError, CodecStats
+from services.node_agent.page_codec.disk_stream import MAX_OUT_BYTES as DISK_OUT_BYTES
 from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
 from services.node_agent.page_codec.early_stream import EarlyDecoder, EarlyEncoder
 from services.node_agent.page_codec.hello import Hello
@@ -62,7 +63,7 @@ def check(data: bytes) -> None:
         case 0 | 1:
             _check_stream(source, memory_payloads(), MemoryDecoder, limit=MAX_OUT_BYTES)
         case 2 | 3:
-            _check_stream(source, disk_payloads(), lambda port: DiskDecoder(port, NbdFacts()), limit=MAX_CHUNK_BYTES)
+            _check_stream(source, disk_payloads(), lambda port: DiskDecoder(port, NbdFacts()), limit=DISK_OUT_BYTES)
         case 4:
             decoder: ChunkDecoder = RawDecoder() if source.one_in(2) else ZstdDecoder()
             _decode(decoder, _changed(source, source.pick(_chunks())), limit=MAX_CHUNK_BYTES)

@@ -15,7 +15,7 @@ from typing import Final
 
 from services.node_agent.nbd_stream import NbdError, NbdFacts, ReplyScanner, RequestScanner, Span
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
-from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
+from services.node_agent.page_codec.disk_stream import MAX_OUT_BYTES, DiskDecoder, DiskEncoder
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
@@ -136,7 +136,7 @@ def _check_codec(parts: list[bytes], *, techniques: frozenset[Technique], flush_
                 for payload in payloads:
                     assert len(payload) <= PAYLOAD_BYTES, f"a payload of {len(payload)} bytes fits no DATA frame"
                     for given in decoder.decode(payload):
-                        assert len(given) <= MAX_CHUNK_BYTES
+                        assert len(given) <= MAX_OUT_BYTES
                         out.extend(given)
 
             for number, part in enumerate(parts):

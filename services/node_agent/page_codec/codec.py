@@ -14,7 +14,7 @@ from typing import Final, Protocol, runtime_checkable
 from shared.errors import VmportError
 
 MAX_CHUNK_BYTES: Final = 256 * 1024
-"""Largest chunk that is encoded at once, and the most that decoding one payload may yield."""
+"""Largest chunk that is encoded at once. Decoding one payload yields as much, or what the format says."""
 
 
 class CodecError(VmportError):
@@ -98,7 +98,7 @@ class ChunkDecoder(Protocol):
     """Payloads of a stream to bytes of a socket."""
 
     def decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
-        """Bytes to write now, maybe none, at most MAX_CHUNK_BYTES in all. Raises CodecError."""
+        """Bytes to write now, maybe none. Raises CodecError."""
         ...
 
     def stats(self) -> CodecStats:

@@ -14,12 +14,15 @@ A batch (`batch`) has these columns; integers little-endian:
     full     the blocks of FULL runs; their numbers follow each other
 
 The first payload is a hello. What the scanner calls opaque (no NBD, or TLS) goes as PLAIN runs.
+
+A batch waits for the rest of the request that it ends in, while nothing in it is FULL: what a payload costs by itself
+is most of what references cost. One with new contents leaves at once: other streams may refer to those already.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
 
@@ -57,15 +60,53 @@ class Run(IntEnum):
 
 Kinds = NDArray[np.uint8]
 
+MAX_OUT_BYTES: Final = 4 * MAX_CHUNK_BYTES
+"""Most that one batch becomes."""
+_LIGHT_BYTES: Final = 16 * 1024
+"""Plain bytes with which a batch may wait: there must be room for a chunk of new contents."""
+
 
 @dataclass(slots=True)
 class _Batch:
-    """What is to go into one payload: runs in order, and the blocks of all runs of contents."""
+    """What is to go into one payload."""
 
-    runs: list[tuple[int, int]]
-    plain: list[memoryview]
-    spans: list[tuple[int, memoryview]]
-    """Where in `runs` each run of blocks is to stand, and its bytes."""
+    runs: list[tuple[int, int]] = field(default_factory=list)
+    plain: list[memoryview] = field(default_factory=list)
+    codes: list[Codes] = field(default_factory=list)
+    full: list[bytes] = field(default_factory=list)
+    first: int = 0
+    """The number of the first FULL block, where there is one."""
+    plain_bytes: int = 0
+    raw_bytes: int = 0
+
+    @property
+    def may_wait(self) -> bool:
+        """Whether nothing in it is of use to other streams, and more fits in."""
+        return not self.full and self.plain_bytes <= _LIGHT_BYTES
+
+    def add_plain(self, data: memoryview) -> None:
+        """Bytes that are no blocks."""
+        if not len(data):
+            return
+        self.plain.append(data)
+        self.plain_bytes += len(data)
+        self.raw_bytes += len(data)
+        if self.runs and self.runs[-1][0] == Run.PLAIN:
+            self.runs[-1] = (Run.PLAIN, self.runs[-1][1] + len(data))
+        else:
+            self.runs.append((Run.PLAIN, len(data)))
+
+    def columns(self) -> list[Column]:
+        """As they are packed."""
+        table = np.array(self.runs, dtype=np.uint32).reshape(-1, 2)
+        return [
+            Column(table[:, 0].astype(np.uint8).tobytes()),
+            Column(table[:, 1].astype("<u4").tobytes()),
+            Column(b"".join(self.plain)),
+            Column(_differences(self.codes).tobytes()),
+            Column(self.first.to_bytes(4, "little") if self.full else b""),
+            Column(b"".join(self.full)),
+        ]
 
 
 class DiskEncoder:
@@ -80,6 +121,7 @@ class DiskEncoder:
         self._pace = Pace(level=level) if compress and Technique.ADAPT in port.techniques else None
         self._greeted = False
         self._tail = b""
+        self._batch = _Batch()
         self._raw_bytes = 0
         self._wire_bytes = 0
         self.raw_bytes_by_kind: Counter[str] = Counter()
@@ -87,8 +129,8 @@ class DiskEncoder:
 
     @property
     def holds_back(self) -> bool:
-        """Whether the start of a block waits for its end."""
-        return bool(self._tail)
+        """Whether the start of a block waits for its end, or a batch for the rest of its request."""
+        return bool(self._tail or self._batch.runs)
 
     def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
         """See `Adaptive`."""
@@ -111,13 +153,12 @@ class DiskEncoder:
         return payloads
 
     def flush(self) -> list[bytes]:
-        """The start of a block whose rest does not come now; its rest will not be a block either."""
-        if not self._tail:
-            return []
-        tail, self._tail = self._tail, b""
-        payload = self._pack(_Batch(runs=[(Run.PLAIN, len(tail))], plain=[memoryview(tail)], spans=[]))
-        self._wire_bytes += len(payload)
-        return [payload]
+        """What waits. With the start of a block whose rest does not come now; its rest will not be a block either."""
+        self._batch.add_plain(memoryview(self._tail))
+        self._tail = b""
+        payloads = self._pack()
+        self._wire_bytes += sum(map(len, payloads))
+        return payloads
 
     def stats(self) -> CodecStats:
         """Counters so far."""
@@ -133,55 +174,48 @@ class DiskEncoder:
             spans = _with_tail(spans, held)
             self._tail = b""
         view = memoryview(part)
-        batch = _Batch(runs=[], plain=[], spans=[])
+        payloads = self._pack() if self._batch.raw_bytes + len(view) > MAX_OUT_BYTES else []
+        more_comes = self._scanner.within_contents
         for span in spans:
             if span.offset is None:
-                _add_plain(batch, view[span.start : span.end])
+                self._batch.add_plain(view[span.start : span.end])
             else:
-                last = span.end == len(view) and self._scanner.within_contents
-                self._add_contents(batch, view[span.start : span.end], span.offset, more_comes=last)
-        return [self._pack(batch)] if batch.runs else []
+                last = span.end == len(view) and more_comes
+                self._add_contents(view[span.start : span.end], span.offset, more_comes=last)
+        if not (more_comes and self._batch.may_wait):
+            payloads += self._pack()
+        return payloads
 
-    def _add_contents(self, batch: _Batch, data: memoryview, offset: int, *, more_comes: bool) -> None:
+    def _add_contents(self, data: memoryview, offset: int, *, more_comes: bool) -> None:
         """Blocks where the disk has them. A block that is cut at the end waits, if more of the payload comes."""
         head = min(len(data), -offset % CONTENT_BYTES)
         tail = (len(data) - head) % CONTENT_BYTES
-        _add_plain(batch, data[:head])
+        self._batch.add_plain(data[:head])
         if blocks := data[head : len(data) - tail]:
-            batch.spans.append((len(batch.runs), blocks))
-            batch.runs.append((Run.FULL, len(blocks) // CONTENT_BYTES))
+            self._add_blocks(blocks)
         if more_comes:
             self._tail = bytes(data[len(data) - tail :])
         else:
-            _add_plain(batch, data[len(data) - tail :])
+            self._batch.add_plain(data[len(data) - tail :])
 
-    def _pack(self, batch: _Batch) -> bytes:
-        full: list[bytes] = []
-        codes: list[Codes] = []
-        runs: list[tuple[int, int]] = []
-        begin = 0
-        first = self._port.contents.next_number(Origin.DISK)
-        for at, blocks in batch.spans:
-            runs += batch.runs[begin:at]
-            begin = at + 1
-            kinds, references = self._place(blocks)
-            runs += _runs_of(kinds)
-            pages = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
-            full.append(pages[kinds == Run.FULL].tobytes())
-            codes.append(references)
-        runs += batch.runs[begin:]
-        self.raw_bytes_by_kind["plain"] += sum(map(len, batch.plain))
-        table = np.array(runs, dtype=np.uint32).reshape(-1, 2)
-        return self._packer.pack(
-            [
-                Column(table[:, 0].astype(np.uint8).tobytes()),
-                Column(table[:, 1].astype("<u4").tobytes()),
-                Column(b"".join(batch.plain)),
-                Column(_differences(codes).tobytes()),
-                Column(first.to_bytes(4, "little") if any(full) else b""),
-                Column(b"".join(full)),
-            ]
-        )
+    def _add_blocks(self, blocks: memoryview) -> None:
+        batch, first = self._batch, self._port.contents.next_number(Origin.DISK)
+        kinds, references = self._place(blocks)
+        batch.runs += _runs_of(kinds)
+        batch.codes.append(references)
+        batch.raw_bytes += len(blocks)
+        full = kinds == Run.FULL
+        if full.any():
+            batch.first = batch.first if batch.full else first
+            batch.full.append(np.frombuffer(blocks, dtype=np.uint8).reshape(-1, CONTENT_BYTES)[full].tobytes())
+
+    def _pack(self) -> list[bytes]:
+        """The batch's payload; none for an empty one."""
+        batch, self._batch = self._batch, _Batch()
+        if not batch.runs:
+            return []
+        self.raw_bytes_by_kind["plain"] += batch.plain_bytes
+        return [self._packer.pack(batch.columns())]
 
     def _place(self, blocks: memoryview) -> tuple[Kinds, Codes]:
         """Each block's kind, and the codes of those that are references."""
@@ -248,7 +282,7 @@ class DiskDecoder:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """A batch as it came, checked: the runs use up the other columns exactly, and are at most a chunk."""
+    """A batch as it came, checked: the runs use up the other columns exactly, and become MAX_OUT_BYTES at most."""
 
     kinds: list[int]
     counts: list[int]
@@ -275,7 +309,7 @@ class _Columns:
         if used[Run.PLAIN] != len(plain) or used[Run.REFERENCE] != references or not numbered:
             raise CodecError(finding="the runs of a disk batch do not fit its columns")
         size = len(plain) + CONTENT_BYTES * sum(used[1:])
-        if used[Run.FULL] * CONTENT_BYTES != len(full) or size > MAX_CHUNK_BYTES:
+        if used[Run.FULL] * CONTENT_BYTES != len(full) or size > MAX_OUT_BYTES:
             raise CodecError(finding=f"the runs of a disk batch do not fit its columns, or {size} bytes are too many")
         steps = np.frombuffer(codes, dtype="<u4").astype(np.uint32) + np.uint32(1)
         return cls(
@@ -326,16 +360,6 @@ def _with_tail(spans: list[Span], held: int) -> list[Span]:
     if first.offset is None:
         return [Span(0, first.end + held, None), *moved]
     return [Span(0, first.end + held, first.offset - held), *moved]
-
-
-def _add_plain(batch: _Batch, data: memoryview) -> None:
-    if not len(data):
-        return
-    batch.plain.append(data)
-    if batch.runs and batch.runs[-1][0] == Run.PLAIN:
-        batch.runs[-1] = (Run.PLAIN, batch.runs[-1][1] + len(data))
-    else:
-        batch.runs.append((Run.PLAIN, len(data)))
 
 
 def _runs_of(kinds: Kinds) -> list[tuple[int, int]]:

@@ -18,7 +18,7 @@ from services.node_agent.nbd_stream import NbdFacts
 from services.node_agent.page_codec.batch import BatchPacker, Column
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentMissingError, Origin
-from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
+from services.node_agent.page_codec.disk_stream import MAX_OUT_BYTES, DiskDecoder, DiskEncoder
 from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
@@ -53,7 +53,7 @@ class Ends:
         for payload in payloads:
             self.wire_bytes += len(payload)
             given_out = [bytes(each) for each in self.decoder.decode(payload)]
-            assert sum(map(len, given_out)) <= MAX_CHUNK_BYTES
+            assert sum(map(len, given_out)) <= MAX_OUT_BYTES
             found += b"".join(given_out)
         return bytes(found)
 
@@ -217,3 +217,43 @@ def test_two_connections_may_arrive_in_another_order(tmp_path: Path) -> None:
             found[0] += b"".join(bytes(each) for each in decoders[0].decode(payload))
         assert found == first
         assert b"".join(bytes(each) for each in decoders[1].decode(*again_payloads)) == again
+
+
+def payload_sizes(ends: Ends, *chunks: bytes) -> list[int]:
+    """How many payloads each chunk gives; all of it arrives."""
+    counts, found = [], b""
+    for chunk in chunks:
+        payloads = ends.encoder.encode(chunk)
+        found += ends.carry(payloads)
+        counts.append(len(payloads))
+    assert found + ends.carry(ends.encoder.flush()) == b"".join(chunks)
+    return counts
+
+
+def test_references_wait_for_the_rest_of_their_request(tmp_path: Path) -> None:
+    """One payload for all of them; when the request is whole, nothing waits."""
+    ends = Ends(tmp_path / "store")
+    known = block(1) * 8
+    assert ends.send(FLAGS + write(0, known)) == FLAGS + write(0, known)
+    request = write(0, known * 4)
+    third = len(request) // 3
+    assert payload_sizes(ends, request[:third], request[third : 2 * third], request[2 * third :]) == [0, 0, 1]
+    assert not ends.encoder.holds_back
+
+
+def test_new_contents_wait_for_nothing(tmp_path: Path) -> None:
+    """Other streams may refer to them; what waited before goes with them."""
+    ends = Ends(tmp_path / "store")
+    ends.send(FLAGS + write(0, block(1)))
+    request = write(0, block(1) + block(1) + block(2) + block(3))
+    cut = len(request) - 2 * CONTENT_BYTES
+    assert payload_sizes(ends, request[:cut], request[cut:-CONTENT_BYTES], request[-CONTENT_BYTES:]) == [0, 1, 1]
+
+
+def test_no_batch_becomes_more_than_is_allowed(tmp_path: Path) -> None:
+    """A request may be longer than a batch."""
+    ends = Ends(tmp_path / "store")
+    ends.send(FLAGS + write(0, block(1)))
+    request = write(0, block(1) * (3 * MAX_OUT_BYTES // CONTENT_BYTES))
+    chunks = [request[at : at + MAX_CHUNK_BYTES] for at in range(0, len(request), MAX_CHUNK_BYTES)]
+    assert sum(payload_sizes(ends, *chunks)) == 4
