@@ -194,11 +194,13 @@ class PortLanes:
         return sum(stats.sent_bytes + stats.received_bytes for stats in self.stats().values())
 
     async def close(self, *, flush_s: float = 5.0) -> None:
-        """End all lanes in order; idempotent."""
+        """End all lanes in order; idempotent. What the codecs hold is free then; pumps and their counters are gone."""
         self._closing = True
         await asyncio.gather(*(session.close(flush_s=flush_s) for session in self._sessions.values()))
         await self._tasks.close()
         self.codecs.close()
+        # They are in cycles of objects too few to be collected soon, and a codec has tens of megabytes.
+        self._pumps.clear()
 
     async def _run(self, session: LaneSession) -> None:
         try:

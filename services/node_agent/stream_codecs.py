@@ -81,8 +81,9 @@ class DonorCodecs:
                 return encoder, decoder
 
     def close(self) -> None:
-        """Close what is kept; idempotent."""
+        """Close what is kept, forget what was sent; idempotent."""
         self.port.keeper = None
+        self.port.contents.forget()
         for copies in self._copies:
             copies.close()
         if self._kept is not None:

@@ -211,6 +211,10 @@ class ContentIndex:
         self._next[origin] = number
         self._age()
 
+    def forget(self) -> None:
+        """The port is over: free the memory now, not when a cycle through it is found."""
+        self._young, self._old = {}, {}
+
     def _oldest(self, origin: Origin) -> int:
         return self._next[origin] - self._refer if origin in _AGEING else 0
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import socket
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 
+from services.node_agent.outbound import OutboundResult
 from services.node_agent.port_lanes import LaneTuning, PortLanes
+from services.node_agent.stream_codecs import DonorCodecs
 from shared.page_stream.bodies import StreamKind
 from shared.topology import Lane
 from tests.services.node_agent.migration import StreamWriter
@@ -60,3 +64,28 @@ async def test_hot_pages_that_wait_are_told_by_lane(pair: Pair, hold: int, waiti
         )
     assert {lane: lanes_a.held_bytes(lane) for lane in Lane} == dict.fromkeys(Lane, 0) | {Lane.MEMORY: waiting * 4096}
     assert lanes_b.held_bytes(Lane.MEMORY) == 0
+
+
+async def test_a_port_that_is_over_holds_no_codec(pair: Pair) -> None:
+    """Not even until the garbage collector looks: each holds tens of megabytes, and the process lives for years."""
+    (pair.tmp / "a" / "web.raw").write_bytes(random.Random(1).randbytes(PAGES * 4096))  # noqa: S311  # as above
+    gc.collect()
+    gc.disable()
+    try:
+        result, _ = await pair.run()
+        assert isinstance(result, OutboundResult)
+        assert isinstance(pair.lanes_a.codecs, DonorCodecs)
+        ids = pair.lanes_a.codecs.port.contents
+        assert len(ids)
+        pumps = [pump for lanes in (pair.lanes_a, pair.lanes_b) for _, pump in lanes._pumps]
+        codecs: list[weakref.ref[object]] = [
+            weakref.ref(codec) for pump in pumps for codec in (pump._encoder, pump._decoder)
+        ]
+        del pumps
+        for lanes in (pair.lanes_a, pair.lanes_b):
+            await lanes.close(flush_s=0.0)
+        assert len(codecs) >= 8
+        assert [type(each()) for each in codecs if each() is not None] == []
+        assert not len(ids)
+    finally:
+        gc.enable()
