@@ -62,8 +62,8 @@ Kinds = NDArray[np.uint8]
 
 MAX_OUT_BYTES: Final = 4 * MAX_CHUNK_BYTES
 """Most that one batch becomes."""
-_LIGHT_BYTES: Final = 16 * 1024
-"""Plain bytes with which a batch may wait: there must be room for a chunk of new contents."""
+_LIGHT_BYTES: Final = 2048
+"""Columns with which a batch may wait: together with a chunk of new contents they must fit one DATA frame."""
 
 
 @dataclass(slots=True)
@@ -82,7 +82,8 @@ class _Batch:
     @property
     def may_wait(self) -> bool:
         """Whether nothing in it is of use to other streams, and more fits in."""
-        return not self.full and self.plain_bytes <= _LIGHT_BYTES
+        column_bytes = self.plain_bytes + 5 * len(self.runs) + sum(each.nbytes for each in self.codes)
+        return not self.full and column_bytes <= _LIGHT_BYTES
 
     def add_plain(self, data: memoryview) -> None:
         """Bytes that are no blocks."""

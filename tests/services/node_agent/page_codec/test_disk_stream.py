@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.nbd_stream import NbdFacts
 from services.node_agent.page_codec.batch import BatchPacker, Column
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
@@ -22,6 +23,7 @@ from services.node_agent.page_codec.disk_stream import MAX_OUT_BYTES, DiskDecode
 from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
+from shared.page_stream.bodies import LaneRole
 
 KEY = bytes(32)
 FLAGS = struct.pack(">I", 3)
@@ -257,3 +259,17 @@ def test_no_batch_becomes_more_than_is_allowed(tmp_path: Path) -> None:
     request = write(0, block(1) * (3 * MAX_OUT_BYTES // CONTENT_BYTES))
     chunks = [request[at : at + MAX_CHUNK_BYTES] for at in range(0, len(request), MAX_CHUNK_BYTES)]
     assert sum(payload_sizes(ends, *chunks)) == 4
+
+
+@pytest.mark.parametrize("trims", [0, 50, 500])
+def test_what_waited_and_a_chunk_of_new_contents_fit_one_frame(tmp_path: Path, trims: int) -> None:
+    """Where nothing is compressed, too: a payload that is cut cannot be decoded."""
+    ends = Ends(tmp_path / "store", techniques=ALL - {Technique.COMPRESS})
+    ends.send(FLAGS + write(0, block(1)))
+    before = struct.pack(">IHHQQI", 0x25609513, 0, 4, 9, 0, CONTENT_BYTES) * trims
+    noise = os.urandom(MAX_CHUNK_BYTES)
+    request = before + write(0, (block(1) + bytes(CONTENT_BYTES)) * 16 + noise)
+    cut = len(request) - len(noise)
+    payloads = ends.encoder.encode(request[:cut]) + ends.encoder.encode(request[cut:])
+    assert max(map(len, payloads)) <= LaneSettings(lane="p.disk", role=LaneRole.INITIATOR).max_payload_bytes
+    assert ends.carry(payloads) + ends.carry(ends.encoder.flush()) == request
