@@ -49,6 +49,9 @@ _HEADER: Final = struct.Struct(">4sBBHQIIQQQII")
 HEADER_BYTES: Final = _HEADER.size
 _EMPTY: Final = memoryview(b"")
 
+FrameBytes = bytes | bytearray
+"""One whole frame as it came; never changed after that."""
+
 
 class FrameType(IntEnum):
     """What a frame is; values are the wire's."""
@@ -128,7 +131,7 @@ def encode_frame(frame: Frame) -> bytes:
     return b"".join((header, frame.payload)) if length else header
 
 
-def decode_frame(data: bytes) -> Frame:
+def decode_frame(data: FrameBytes) -> Frame:
     """The frame that `data` is, all of it. Raises a FrameError; never allocates more than a fixed-size Frame."""
     have = len(data)
     if have < HEADER_BYTES:

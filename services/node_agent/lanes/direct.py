@@ -18,12 +18,12 @@ import structlog
 
 from services.node_agent.lanes.direct_connection import (
     ACCEPTED,
-    READER_LIMIT_BYTES,
+    PREFACE_BYTES,
     DirectConnection,
-    Pipe,
     Preface,
 )
 from services.node_agent.lanes.link import LinkDown
+from services.node_agent.lanes.pipe import Pipe
 from shared.backoff import Backoff
 from shared.tasks import Tasks
 from shared.topology import Lane
@@ -69,7 +69,8 @@ class DirectListener:
     async def listen(self, address: str) -> int:
         """Listen; the port. Raises OSError, or ValueError for a bad address."""
         host, port = split_address(address)
-        self._server = await asyncio.start_server(self._on_connection, host, port, limit=READER_LIMIT_BYTES)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Pipe(PREFACE_BYTES, self._on_connection), host, port)
         return int(self._server.sockets[0].getsockname()[1])
 
     def expect(self, port_id: UUID, lane: Lane, arrived: Arrived) -> Callable[[], None]:
@@ -89,24 +90,24 @@ class DirectListener:
             self._server.close()
         await self._tasks.close()
 
-    def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _on_connection(self, pipe: Pipe) -> None:
         if self._newcomers >= MAX_NEWCOMERS:
-            writer.transport.abort()
+            pipe.abort()
             return
         self._newcomers += 1
-        self._tasks.spawn(self._welcome(Pipe(reader, writer)), name="newcomer")
+        self._tasks.spawn(self._welcome(pipe), name="newcomer")
 
     async def _welcome(self, pipe: Pipe) -> None:
         try:
             async with asyncio.timeout(PREFACE_WITHIN_S):
-                preface = await Preface.read(pipe.reader)
+                preface = Preface.decode(await pipe.opening())
             if (preface.port_id, preface.lane) not in self._expected:
                 raise ValueError("no such lane is expected")
-            pipe.writer.write(ACCEPTED)
+            pipe.write(ACCEPTED)
             self._join(preface, pipe)
-        except (OSError, EOFError, ValueError, TimeoutError) as error:
+        except (LinkDown, ValueError, TimeoutError) as error:
             log.debug("a direct connection is not taken", reason=str(error) or type(error).__name__)
-            pipe.writer.transport.abort()
+            pipe.abort()
         finally:
             self._newcomers -= 1
 
@@ -125,7 +126,7 @@ class DirectListener:
         arrived = self._expected.get((preface.port_id, preface.lane))
         if arrived is None:
             for each in group.pipes.values():
-                each.writer.transport.abort()
+                each.abort()
         else:
             arrived(DirectConnection(list(group.pipes.values())))
 
@@ -134,7 +135,7 @@ class DirectListener:
         if self._groups.get(key) is group:
             del self._groups[key]
             for pipe in group.pipes.values():
-                pipe.writer.transport.abort()
+                pipe.abort()
 
 
 class AwaitedWay:
@@ -220,7 +221,9 @@ async def connect_direct(
             for address in addresses:
                 try:
                     return await _connect_group(address, port_id, lane, connections)
-                except (OSError, EOFError, ValueError) as error:
+                except LinkDown as error:
+                    findings.append(f"{address}: {error.reason}")
+                except (OSError, ValueError) as error:
                     findings.append(f"{address}: {error}")
     except TimeoutError:
         findings.append(f"no answer within {within_s:.1f} s")
@@ -228,19 +231,20 @@ async def connect_direct(
 
 
 async def _connect_group(address: str, port_id: UUID, lane: Lane, connections: int) -> DirectConnection:
+    loop = asyncio.get_running_loop()
     attachment = secrets.token_bytes(16)
     pipes: list[Pipe] = []
     try:
         host, port = split_address(address)
         for number in range(connections):
-            pipe = Pipe(*await asyncio.open_connection(host, port, limit=READER_LIMIT_BYTES))
+            _, pipe = await loop.create_connection(lambda: Pipe(len(ACCEPTED)), host or "localhost", port)
             pipes.append(pipe)
-            pipe.writer.write(Preface(port_id, lane, number, connections, attachment).encode())
+            pipe.write(Preface(port_id, lane, number, connections, attachment).encode())
         for pipe in pipes:
-            if await pipe.reader.readexactly(len(ACCEPTED)) != ACCEPTED:
+            if await pipe.opening() != ACCEPTED:
                 raise ValueError("it does not answer as a node agent")
     except BaseException:
         for pipe in pipes:
-            pipe.writer.transport.abort()
+            pipe.abort()
         raise
     return DirectConnection(pipes)

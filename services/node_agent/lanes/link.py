@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from shared.errors import VmportError
+from shared.page_stream.frame import FrameBytes
 
 
 class LinkDown(VmportError):
@@ -32,7 +33,7 @@ class LaneLink(Protocol):
         """Hand one frame to the route. Raises LinkDown while the route is away, in either direction."""
         ...
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> FrameBytes:
         """The next frame.
 
         Raises LinkDown while the route is away, in either direction, also when it breaks during the wait.

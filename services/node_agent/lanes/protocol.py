@@ -81,7 +81,7 @@ from shared.page_stream.bodies import (
     encode_reason,
 )
 from shared.page_stream.errors import FrameError
-from shared.page_stream.frame import Flag, Frame, FrameType, decode_frame, encode_frame
+from shared.page_stream.frame import Flag, Frame, FrameBytes, FrameType, decode_frame, encode_frame
 
 ACK_BYTES: Final = 128 * 1024
 """An ack is due when so much was consumed, or an eighth of the window where that is less. On loopback that costs 5 % of
@@ -271,7 +271,7 @@ class LaneProtocol:
         self._link_is_up = False
         self._synced = False
 
-    def receive_frame(self, data: bytes, now_s: float) -> list[LaneEvent]:
+    def receive_frame(self, data: FrameBytes, now_s: float) -> list[LaneEvent]:
         """One frame from the route. Raises a LaneError that ends the lane."""
         self._check_alive()
         self._now_s = now_s

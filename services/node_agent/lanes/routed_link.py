@@ -21,6 +21,7 @@ import structlog
 from services.node_agent.lanes.direct_connection import DirectConnection
 from services.node_agent.lanes.link import LaneLink, LinkDown
 from shared.metrics import Direction, Route
+from shared.page_stream.frame import FrameBytes
 from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
@@ -79,7 +80,7 @@ class RoutedLink:
         self._direct: DirectConnection | None = None
         self._using: Route | None = None
         self._broken: BaseException | None = None
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[FrameBytes] = deque()
         self._held_bytes = 0
         self._arrived = asyncio.Event()
         self._routes_changed = asyncio.Event()
@@ -101,7 +102,7 @@ class RoutedLink:
         if self._using is not None:
             self._count(self._using, Direction.OUTBOUND, len(frame))
 
-    async def receive(self) -> bytes:
+    async def receive(self) -> FrameBytes:
         """The next frame of either route. Raises LinkDown as `send`."""
         while not self._frames:
             self._check_route()
@@ -196,7 +197,7 @@ class RoutedLink:
             self._wake()
             await connection.close()
 
-    def _take(self, frame: bytes, route: Route) -> None:
+    def _take(self, frame: FrameBytes, route: Route) -> None:
         self._count(route, Direction.INBOUND, len(frame))
         if self._held_bytes + len(frame) > HELD_BYTES:
             return

@@ -79,7 +79,7 @@ async def test_frames_arrive_in_order(connections: int) -> None:
 async def test_one_lost_connection_loses_the_group() -> None:
     """Both ends notice, whoever waits hears it, and nothing hangs."""
     async with connected(3) as (near, far):
-        near._pipes[1].writer.transport.abort()
+        near._pipes[1].abort()
         with pytest.raises(LinkDown):
             await far.receive()
         await far.lost.wait()
@@ -114,7 +114,7 @@ async def test_strangers_get_no_answer(said: bytes, monkeypatch: pytest.MonkeyPa
 async def test_an_announced_giant_ends_the_connection() -> None:
     """A length that no frame has is not waited for."""
     async with connected(1) as (near, far):
-        near._pipes[0].writer.write((2**31).to_bytes(4) + bytes(8))
+        near._pipes[0].write((2**31).to_bytes(4) + bytes(8))
         with pytest.raises(LinkDown, match="announced"):
             await far.receive()
 
