@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -56,6 +56,10 @@ class Scanned:
         """Some of it."""
         return Scanned(self.blocks[rows], self.digests[rows], b"".join(self.keyed_ids(rows)) if self.keyed else b"")
 
+    def first(self, count: int) -> Scanned:
+        """No more than so many rows."""
+        return Scanned(self.blocks[:count], self.digests[:count], self.keyed[: count * ID_BYTES])
+
     def all_keyed_ids(self) -> list[bytes]:
         """The keyed ids of all rows."""
         return self.keyed_ids(np.ones(len(self.blocks), dtype=np.bool_))
@@ -66,8 +70,8 @@ class Scanned:
         return [self.keyed[row * ID_BYTES : (row + 1) * ID_BYTES] for row in at]
 
 
-def scan(path: Path, *, key: bytes | None = None, limit: int) -> Scanned:
-    """Read a file; at most `limit` contents. Raises OSError."""
+def scan(path: Path, *, key: bytes | None = None, limit: int, stopped: Callable[[], bool] = lambda: False) -> Scanned:
+    """Read a file; at most `limit` contents, and no further once it is `stopped`. Raises OSError."""
     seen: set[bytes] = set()
     blocks: list[int] = []
     digests: list[bytes] = []
@@ -82,7 +86,7 @@ def scan(path: Path, *, key: bytes | None = None, limit: int) -> Scanned:
             digests.append(digest)
             if key is not None:
                 keyed.append(blake3(content, key=key).digest(ID_BYTES))
-            if len(blocks) >= limit:
+            if len(blocks) >= limit or stopped():
                 break
     return Scanned(np.array(blocks, dtype=np.int64), digests_of(b"".join(digests)), b"".join(keyed))
 

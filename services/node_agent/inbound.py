@@ -55,6 +55,7 @@ from services.node_agent.signals import (
     answer_switchover,
     read_overlays_wanted,
 )
+from services.node_agent.write_back import write_back
 from shared.domain_xml import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
@@ -121,6 +122,7 @@ class Inbound:
         self._images = asyncio.Lock()
         self._images_settled = False
         self._overlays = False
+        self._writing_back: asyncio.Task[None] | None = None
         self.granted = False
 
     def cancel(self) -> None:
@@ -336,6 +338,9 @@ class Inbound:
         if stream.label == EARLY:
             await self._on_early(stream)
             return
+        if self._writing_back is None:
+            images = [Path(disk.path) for disk in self._agreement.disks]
+            self._writing_back = self._tasks.spawn(write_back(images), name="write images back")
         await self._pump(Lane.DISK, self._sockets.disk, stream)
 
     async def _on_seed(self, stream: LaneStream) -> None:

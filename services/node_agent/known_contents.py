@@ -20,7 +20,8 @@ import structlog
 from numpy.typing import NDArray
 
 from services.node_agent.base_images import published
-from services.node_agent.block_files import BlockIndex, KnownContents, Scanned, scan
+from services.node_agent.block_files import BlockIndex, KnownContents, Scanned
+from services.node_agent.file_scans import FileScans
 from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.lanes.pump import Arrivals
 from services.node_agent.lanes.session import LaneSession
@@ -73,7 +74,12 @@ class _Talk:
 
 
 async def offer_contents(
-    control: LaneSession, port: PortEncoder, files: Sequence[Path], *, within_s: float = EXCHANGE_WITHIN_S
+    control: LaneSession,
+    port: PortEncoder,
+    files: Sequence[Path],
+    scans: FileScans,
+    *,
+    within_s: float = EXCHANGE_WITHIN_S,
 ) -> Learnt:
     """Ask the recipient what it has of these files, and teach the port's encoders. Raises LaneError.
 
@@ -84,7 +90,7 @@ async def offer_contents(
     talk = _Talk(stream)
     try:
         async with asyncio.timeout(within_s):
-            await _offer(talk, port, files, learnt)
+            await _offer(talk, port, files, scans, learnt)
         if learnt.known is None:
             stream.write_eof()
     except (StreamError, CodecError, TimeoutError, OSError) as error:
@@ -94,9 +100,8 @@ async def offer_contents(
     return learnt
 
 
-async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], learnt: Learnt) -> None:
-    key = port.hello.key
-    offered = exchange.Offered(key)
+async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], scans: FileScans, learnt: Learnt) -> None:
+    offered = exchange.Offered(port.hello.key)
     await talk.say(offered.greet())
     if not exchange.read_have(await talk.hear()):
         return
@@ -104,7 +109,7 @@ async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], learnt: 
     seen: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
     for path in files:
         left = exchange.MAX_OFFERS - offered.offers - exchange.SAMPLE
-        found = await asyncio.to_thread(_scan, path, key, max(left, 0))
+        found = await scans.of(path, limit=max(left, 0))
         found = found.only(~np.isin(found.digests[:, 0], seen))
         if await _worth(talk, offered, found):
             seen = np.concatenate((seen, found.digests[:, 0]))
@@ -149,14 +154,6 @@ def _content(known: KnownContents, number: int) -> bytes:
         return known.fetch(np.array([number], dtype=np.uint32)).tobytes()
     except (ContentMissingError, OSError):
         return b""
-
-
-def _scan(path: Path, key: bytes, limit: int) -> Scanned:
-    try:
-        return scan(path, key=key, limit=limit)
-    except OSError as error:
-        log.info("a file cannot be offered", file=str(path), reason=str(error))
-        return Scanned.empty()
 
 
 async def _worth(talk: _Talk, offered: exchange.Offered, found: Scanned) -> bool:

@@ -214,6 +214,7 @@ class Outbound:
             raise
         finally:
             stop_listening()
+            await self._contents.close_scans()
             await self._outage.close()
             self._sockets.stop_listening()
             await self._tasks.close()
@@ -277,6 +278,7 @@ class Outbound:
         agreement = self._agreement
         vm = await self._check_vm()
         self._was_running = True
+        self._contents.scan_ahead(Path(file) for file in vm.files)
         self._outage.open(vm.domain_xml)
         self._journal.remember_disks(vm.files)
         self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))

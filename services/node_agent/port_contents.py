@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from services.node_agent.base_images import BaseImages, ImageReader, OverlaysWan
 from services.node_agent.block_files import BlockIndex
 from services.node_agent.disk_images import DiskImageError
 from services.node_agent.early_contents import send_early, take_early
+from services.node_agent.file_scans import FileScans
 from services.node_agent.hypervisor import Hypervisor, LiveVm
 from services.node_agent.journal import Journal
 from services.node_agent.kept import INDEX_KEPT_S, Kept
@@ -143,6 +144,7 @@ class OutboundContents:
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
+        self._scans = FileScans(self.codecs.port.hello.key)
         self._seed = seed_place(kept, agreement)
         asked = agreement.limits.seed_bandwidth_bytes_per_s
         self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked
@@ -164,15 +166,32 @@ class OutboundContents:
         """What the recipient may be asked to make overlays on; None where the disks cannot be overlays there."""
         return await self._reader.beneath(layers)
 
+    def scan_ahead(self, disks: Iterable[Path]) -> None:
+        """Begin to read what `learn` will offer; `close_scans` at the end."""
+        if self._learns:
+            self._scans.begin(disks)
+
+    async def close_scans(self) -> None:
+        """Read no more; idempotent."""
+        await self._scans.close()
+
+    @property
+    def _learns(self) -> bool:
+        return bool(self.codecs.techniques & {Technique.BASE, Technique.KEPT})
+
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
-        if not self.codecs.techniques & {Technique.BASE, Technique.KEPT}:
+        if not self._learns:
             return
         began_s = time.monotonic()
         seeded = self._seed.files()
         within_s = SEEDED_EXCHANGE_WITHIN_S if seeded else EXCHANGE_WITHIN_S
         files = [*disks, *seeded, *self._kept]
-        learnt = self._learnt = await offer_contents(control, self.codecs.port, files, within_s=within_s)
+        try:
+            learnt = await offer_contents(control, self.codecs.port, files, self._scans, within_s=within_s)
+        finally:
+            await self._scans.close()
+        self._learnt = learnt
         log.info(
             "contents that the recipient has",
             known=learnt.count,

@@ -14,6 +14,7 @@ import pytest
 
 from services.node_agent.base_images import BaseImages
 from services.node_agent.block_files import BlockIndex
+from services.node_agent.file_scans import FileScans
 from services.node_agent.known_contents import CONTENTS, Learnt, Sources, give_again, offer_contents
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.settings import LaneSettings
@@ -77,6 +78,8 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
     if image is not None:
         (images / "base.raw").write_bytes(image)
     donor, recipient = DonorCodecs(tmp_path / "sent", scratch=tmp_path), RecipientCodecs(tmp_path / "received")
+    scans = FileScans(donor.port.hello.key)
+    scans.begin([disk_file])
     bases = BaseImages(tmp_path / "index")
     inbound = InboundContents(recipient, Sources(images=images, kept=(), index=BlockIndex(tmp_path / "index")), bases)
 
@@ -89,7 +92,7 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
     async with asyncio.timeout(30):
         tasks = [loop.create_task(work) for work in (ends[0].run(), ends[1].run(), answer())]
         try:
-            learnt = await offer_contents(ends[0], donor.port, [disk_file, tmp_path / "gone"])
+            learnt = await offer_contents(ends[0], donor.port, [disk_file, tmp_path / "gone"], scans)
             tasks.append(loop.create_task(give_again(learnt)))
             yield Port(donor, recipient, learnt, disk_file, images / "base.raw")
         finally:
@@ -98,6 +101,7 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
             await asyncio.gather(*tasks, return_exceptions=True)
             if learnt.known is not None:
                 learnt.known.close()
+            await scans.close()
             donor.close()
             recipient.close()
 
