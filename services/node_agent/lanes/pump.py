@@ -145,7 +145,7 @@ class StreamPump:
                 # A processor that others used meanwhile is no reason to compress less: that costs them more.
                 starved_s = max(0.0, encoded_s - began_s - busy_s)
                 if self._ahead.queued_bytes:  # the lane is behind, so nothing here holds it up
-                    blocked_s, starved_s = sent_s - began_s, 0.0
+                    blocked_s, starved_s = blocked_s + starved_s, 0.0
                 self._adaptive.adapt(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
                 began_s = sent_s
         await self._flush()
