@@ -59,13 +59,14 @@ class Pipe(asyncio.BufferedProtocol):
         """Give number and bytes of every frame, none for a sign of life, to `take`; say to `lost`, once, why there
         will be no more. What is sent and not acknowledged for `silence_s` ends the connection.
         """
+        if self._why_lost:
+            lost(self._why_lost)
+            return
         self._take, self._lost = take, lost
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * silence_s))
         self._transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES)
         self._want_head()
         self._transport.resume_reading()
-        if self._why_lost:
-            lost(self._why_lost)
 
     def send(self, number: int, frame: bytes) -> None:
         """One frame; see `drain`."""

@@ -131,6 +131,17 @@ async def test_a_connection_that_ends_before_it_has_said_who_it_is() -> None:
         await receiving.pipe.opening()
 
 
+async def test_one_that_is_lost_before_it_serves_says_so_at_once() -> None:
+    """Of a group, another one may still be waited for meanwhile; the socket is closed then."""
+    receiving = Receiving()
+    receiving.feed(OPENING)
+    receiving.pipe.connection_lost(ConnectionResetError("reset"))
+    receiving.transport.paused = False
+    receiving.serve()
+    assert len(receiving.lost) == 1
+    assert receiving.socket.wake_at_bytes == 1
+
+
 async def test_what_is_lost_is_said_once_and_to_who_sends() -> None:
     """An announced giant: the connection is hung up on, and nothing can be sent."""
     receiving = Receiving()
