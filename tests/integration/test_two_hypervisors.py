@@ -143,6 +143,7 @@ class Port:
         *,
         limits: PortLimits | None = None,
         overlaid: bool = False,
+        twin: bool = False,
     ) -> None:
         self.hosts = hosts
         self.stack = stack
@@ -150,6 +151,7 @@ class Port:
         self.limits = limits or PortLimits()
         self.later = timedelta()
         self.overlaid = overlaid
+        self.twin = twin
         self.port_id = uuid4()
         self.ledger = Ledger(self.port_id)
         self.reporter = Reporter()
@@ -159,8 +161,12 @@ class Port:
     async def open(self) -> None:
         """A guest at alpha, and both halves."""
         self.record, xml = await asyncio.to_thread(self.hosts.guest, overlaid=self.overlaid)
+        noise = np.random.default_rng(7).bytes(WHOLE_BYTES)
         if self.overlaid:
-            xml = await asyncio.to_thread(self._with_a_whole_disk, xml)
+            xml = await asyncio.to_thread(self._with_a_whole_disk, xml, noise)
+        elif self.twin:
+            first = self.hosts.folder / f"{self.record.uuid}.raw"
+            xml = await asyncio.to_thread(self._with_a_whole_disk, xml, noise + first.read_bytes() + noise)
         self.uuid = UUID(self.record.uuid)
         self.before = await asyncio.to_thread(self.hosts.start, "alpha", self.record, xml)
         self.stack.push_async_callback(asyncio.to_thread, self.hosts.remove, self.uuid)
@@ -184,7 +190,7 @@ class Port:
             await contents[Side.INBOUND].sweep(())
         leaving, arriving = contents[Side.OUTBOUND].outbound(agreement), contents[Side.INBOUND].inbound(agreement)
         codecs: dict[Side, StreamCodecs] = {Side.OUTBOUND: leaving.codecs, Side.INBOUND: arriving.codecs}
-        lanes = {side: await self._lanes(side, agreement, codecs[side]) for side in Side}
+        lanes = self.lanes = {side: await self._lanes(side, agreement, codecs[side]) for side in Side}
         plan = self.hosts.lab.plan
         self.outbound = Outbound(
             agreement,
@@ -252,10 +258,10 @@ class Port:
             fixed_at=now,
         )
 
-    def _with_a_whole_disk(self, xml: str) -> str:
-        """Beside the overlay, a disk with nothing beneath it."""
+    def _with_a_whole_disk(self, xml: str, data: bytes) -> str:
+        """Beside the first one, a disk with nothing beneath it."""
         path = self.hosts.folder / f"{self.port_id}-whole.raw"
-        path.write_bytes(np.random.default_rng(7).bytes(WHOLE_BYTES))
+        path.write_bytes(data)
         disk = f"""<disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="{path}"/>
 <target dev="vdb" bus="virtio"/></disk>"""
         return xml.replace("</disk>", f"</disk>{disk}", 1)
@@ -349,6 +355,15 @@ async def overlaid_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Por
         yield made
 
 
+@pytest.fixture
+async def twin_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Port]:
+    """A guest that is about to leave with two raw disks; the second has all of the first, and more, twice."""
+    async with AsyncExitStack() as stack:
+        made = Port(hosts, stack, credentials, twin=True)
+        await made.open()
+        yield made
+
+
 async def same_guest(port: Port) -> None:
     """It never rebooted, and found no wrong byte in memory or on disk."""
     report = await port.report()
@@ -372,12 +387,8 @@ async def test_a_guest_moves_and_notices_nothing(port: Port) -> None:
     assert port.reporter.percents[-1] == 100
 
 
-async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
-    """On the recipient's own base image, identical through the chain; only the top layer went through the lanes.
-
-    A disk with nothing beneath it is whole at the other side, too.
-    """
-    port = overlaid_port
+def comparing(port: Port) -> list[str]:
+    """What `qemu-img compare` will have said of each disk when the switchover is asked for."""
     compared: list[str] = []
 
     async def compare() -> None:
@@ -386,6 +397,16 @@ async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
             compared.append(await asyncio.to_thread(run, command))
 
     port.ledger.at_switchover = compare
+    return compared
+
+
+async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
+    """On the recipient's own base image, identical through the chain; only the top layer went through the lanes.
+
+    A disk with nothing beneath it is whole at the other side, too.
+    """
+    port = overlaid_port
+    compared = comparing(port)
     base = port.hosts.base(port.uuid)
     before = await asyncio.to_thread(base.read_bytes)
     result, failure = await port.run()
@@ -402,6 +423,21 @@ async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:
     assert guest_abi_differences(port.live.domain_xml, arrived.domain_xml) == []
     assert await asyncio.to_thread(port.published.read_bytes) == before
     assert await asyncio.to_thread(base.read_bytes) == before
+
+
+async def test_two_disks_that_share_their_contents(twin_port: Port) -> None:
+    """Copied side by side, by connections of their own, each is whole; what both have crossed once."""
+    port = twin_port
+    compared = comparing(port)
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert [said.strip() for said in compared] == ["Images are identical."] * 2
+    went = port.lanes[Side.OUTBOUND].contents(Lane.DISK)
+    first_bytes = port.live.description.disks[0].allocated_bytes
+    assert went["disk"] + went["memory"] >= WHOLE_BYTES + first_bytes // 2
+    assert went["full"] < WHOLE_BYTES + 1.5 * first_bytes
+    await same_guest(port)
 
 
 async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> None:
