@@ -3,10 +3,11 @@
 QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. It sees a socket of this
 host, behind which most bytes turn into references: its rate may be ten times the link's, or, where there is news only,
 the link's. So where the hypervisor can be told what to calculate with, it gets a fixed rate, and a limit then means so
-many bytes; how many, follows from the link's rate and from the share of what QEMU sends that is news to the recipient.
-Three things come on top of what QEMU knows: bytes that wait in the lane, hot pages that the codec lets wait, and the
-commit of the switchover. The limit leaves room for all, so that the promise to the tenant includes them. What the codec
-may let wait is a share of that promise, too.
+many bytes; how many, follows from the link's rate and from the share of what QEMU sends that is news to the recipient,
+or, where references are many, from the rate at which the recipient makes bytes of them again. Three things come on top
+of what QEMU knows: bytes that wait in the lane, hot pages that the codec lets wait, and the commit of the switchover.
+The limit leaves room for all, so that the promise to the tenant includes them. What the codec may let wait is a share
+of that promise, too.
 
 1. begin with a low limit: an idle guest then has a short downtime;
 2. after `PATIENCE` rounds of memory and PATIENCE_MS without an end, raise it step by step up to what was promised;
@@ -33,7 +34,7 @@ STEPS = 4
 PLANNED_BYTES_PER_S = 16 << 20
 """What the hypervisor calculates with: a millisecond is then 16 KiB, and the most that QEMU takes 33 GB."""
 UNSEEN_BYTES_PER_S = 10_000_000
-"""The link's rate until it was busy once."""
+"""A rate until what has it was busy once."""
 LEAST_BYTES_PER_S = 1 << 16
 """Of a route that is away; it comes back."""
 ENOUGH_BYTES = 1 << 20
@@ -78,10 +79,10 @@ Step = SetMaxDowntime | StartPostCopy | GiveUp
 
 
 @dataclass(slots=True)
-class LinkRate:
-    """The rate at which a lane empties, which is not QEMU's: what QEMU hands over shrinks on the way.
+class ServiceRate:
+    """The rate at which link or recipient serves what waits for it, which is not QEMU's: bytes shrink on the way.
 
-    Lanes that were full moved as many as they can; ones that ran dry show only a lower bound.
+    One that always had work moved as many as it can; one that ran dry shows only a lower bound.
     """
 
     bytes_per_s: int = UNSEEN_BYTES_PER_S
@@ -89,7 +90,7 @@ class LinkRate:
     _busy_once: bool = False
 
     def look(self, *, delivered_bytes: int, full: bool, at_s: float) -> int:
-        """Take one reading of the lanes' counters; bytes per second."""
+        """Take one reading of what it has served so far; bytes per second."""
         last, self._last = self._last, (at_s, delivered_bytes, full)
         if last is None or at_s <= last[0]:
             return self.bytes_per_s
@@ -100,6 +101,19 @@ class LinkRate:
         else:
             self.bytes_per_s = max(self.bytes_per_s, seen)
         return self.bytes_per_s
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What waits for the link or for the recipient, and the rate at which it is served."""
+
+    waiting_bytes: int
+    bytes_per_s: int
+
+    @property
+    def wait_ms(self) -> int:
+        """How long the last of it waits."""
+        return 1000 * self.waiting_bytes // self.bytes_per_s
 
 
 @dataclass(slots=True)
@@ -141,10 +155,9 @@ class Ladder:
     _told_ms: int | None = None
     _over: bool = False
 
-    def look(self, stats: JobStats, *, lane_bytes: int, rate_bytes_per_s: int, news_share: float = 1.0) -> list[Step]:
-        """Judge one reading; `lane_bytes` wait in the lane and before it, and leave at `rate_bytes_per_s`.
-
-        `news_share` of what the hypervisor will send comes on top.
+    def look(self, stats: JobStats, *, link: Backlog, recipient: Backlog, news_share: float = 1.0) -> list[Step]:
+        """Judge one reading. What the hypervisor will send comes on top of what waits: all of it for the recipient,
+        `news_share` of it for the link.
         """
         if self._over or stats.memory_total_bytes == 0:
             return []
@@ -159,7 +172,7 @@ class Ladder:
                 return [self._start_post_copy()]
             elif rounds >= LAST_PATIENCE and waited_ms >= 1000 * LAST_PATIENCE_S:
                 return [self._last_step(stats)]
-        return self._tell(self._limit_ms(lane_bytes, rate_bytes_per_s, news_share))
+        return self._tell(self._limit_ms(link, recipient, news_share))
 
     def hold_bytes(self, rate_bytes_per_s: int) -> int:
         """How many bytes of hot pages may wait at this rate."""
@@ -186,13 +199,14 @@ class Ladder:
             " stop-and-copy or more bandwidth"
         )
 
-    def _limit_ms(self, lane_bytes: int, rate_bytes_per_s: int, news_share: float) -> int:
-        """The rung's part of the promise, less what waits already."""
+    def _limit_ms(self, link: Backlog, recipient: Backlog, news_share: float) -> int:
+        """The rung's part of the promise, less what waits already: the recipient works while the link does."""
         rung_ms = (self.max_downtime_ms - COMMIT_RESERVE_MS) * (self._rung + 1) // (STEPS + 1)
-        room_ms = max(LOWEST_MS, rung_ms - 1000 * lane_bytes // rate_bytes_per_s)
+        room_ms = max(LOWEST_MS, rung_ms - max(link.wait_ms, recipient.wait_ms))
         if not self.plans_bytes:
             return room_ms
-        return min(UNLIMITED_MS, max(1, int(room_ms * rate_bytes_per_s / news_share / PLANNED_BYTES_PER_S)))
+        bytes_per_s = min(link.bytes_per_s / news_share, recipient.bytes_per_s)
+        return min(UNLIMITED_MS, max(1, int(room_ms * bytes_per_s / PLANNED_BYTES_PER_S)))
 
 
 def _first_round_is_all_but_over(stats: JobStats) -> bool:

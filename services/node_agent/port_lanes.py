@@ -167,6 +167,10 @@ class PortLanes:
         """What the lane's codec lets wait, on top of what the lane itself holds."""
         return sum(pump.held_bytes for of, pump in self._pumps if of is lane)
 
+    def held_raw_bytes(self, lane: Lane) -> int:
+        """The same as bytes of the hypervisor."""
+        return sum(pump.held_raw_bytes for of, pump in self._pumps if of is lane)
+
     def hold_at_most(self, lane: Lane, limit_bytes: int) -> None:
         """How much each stream of a lane may let wait from now on."""
         for of, pump in self._pumps:

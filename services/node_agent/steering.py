@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from services.node_agent.convergence import Ladder, LinkRate, NewsShare, Step
+from services.node_agent.convergence import Backlog, Ladder, NewsShare, ServiceRate, Step
 from services.node_agent.hypervisor import JobStats
 from services.node_agent.port_lanes import PortLanes
 from shared.topology import Lane
@@ -21,7 +21,8 @@ class Steering:
         self._ladder = ladder
         self._lanes = lanes
         self._clock = clock
-        self._link = LinkRate()
+        self._link = ServiceRate()
+        self._recipient = ServiceRate()
         self._news = NewsShare()
         self._rate_at_s = clock()
 
@@ -34,7 +35,12 @@ class Steering:
             bulk = (memory, lanes[Lane.DISK])
             self._link.look(
                 delivered_bytes=sum(lane.data_sent_bytes - lane.unconsumed_out_bytes for lane in bulk),
-                full=any(lane.is_full for lane in bulk),
+                full=any(lane.link_is_full for lane in bulk),
+                at_s=now_s,
+            )
+            self._recipient.look(
+                delivered_bytes=sum(lane.raw_sent_bytes - lane.unconsumed_out_raw_bytes for lane in bulk),
+                full=any(lane.reader_is_full for lane in bulk),
                 at_s=now_s,
             )
         taken_bytes, _ = self._lanes.raw_bytes_by_direction(Lane.MEMORY)
@@ -42,7 +48,13 @@ class Steering:
         self._lanes.hold_at_most(Lane.MEMORY, self._ladder.hold_bytes(self._link.bytes_per_s))
         return self._ladder.look(
             stats,
-            lane_bytes=memory.unconsumed_out_bytes + self._lanes.held_bytes(Lane.MEMORY),
-            rate_bytes_per_s=self._link.bytes_per_s,
+            link=Backlog(
+                memory.unconsumed_out_bytes + self._lanes.held_bytes(Lane.MEMORY),
+                self._link.bytes_per_s,
+            ),
+            recipient=Backlog(
+                memory.unconsumed_out_raw_bytes + self._lanes.held_raw_bytes(Lane.MEMORY),
+                self._recipient.bytes_per_s,
+            ),
             news_share=self._news.share,
         )

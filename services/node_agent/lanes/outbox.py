@@ -41,11 +41,12 @@ class Outbox:
         self.consumed = 0
         self.resend_pass = 0
         self.unconsumed_bytes = 0
+        self.unconsumed_raw_bytes = 0
         self._last = 0
         self._cursor = 1
         self._highest_sent = 0
         self._kept: dict[int, Unit] = {}
-        self._costs: deque[tuple[int, int]] = deque()
+        self._costs: deque[tuple[int, int, int]] = deque()
 
     @property
     def sent_through(self) -> int:
@@ -81,14 +82,20 @@ class Outbox:
         """Whether a DATA payload of this size fits the window now."""
         return self.unconsumed_bytes + payload_bytes + FRAME_COST_BYTES <= self.window_bytes
 
-    def put(self, frame_type: FrameType, stream_id: int, payload: memoryview | bytes = b"") -> None:
-        """Number and keep one unit; DATA counts against the window. `payload` must never change afterwards."""
+    def put(
+        self, frame_type: FrameType, stream_id: int, payload: memoryview | bytes = b"", *, raw_bytes: int = 0
+    ) -> None:
+        """Number and keep one unit; DATA counts against the window. `payload` must never change afterwards.
+
+        `raw_bytes` is what the other application makes of it.
+        """
         self._last += 1
         self._kept[self._last] = Unit(self._last, frame_type, stream_id, payload)
         if frame_type is FrameType.DATA:
             cost = len(payload) + FRAME_COST_BYTES
-            self._costs.append((self._last, cost))
+            self._costs.append((self._last, cost, raw_bytes))
             self.unconsumed_bytes += cost
+            self.unconsumed_raw_bytes += raw_bytes
 
     def take(self) -> tuple[Unit, bool]:
         """The next unit to send, and whether it was sent before. Only when `pending`."""
@@ -115,7 +122,9 @@ class Outbox:
         self.received = max(self.received, received)
         self.consumed = max(self.consumed, consumed)
         while self._costs and self._costs[0][0] <= self.consumed:
-            self.unconsumed_bytes -= self._costs.popleft()[1]
+            _, cost, raw_bytes = self._costs.popleft()
+            self.unconsumed_bytes -= cost
+            self.unconsumed_raw_bytes -= raw_bytes
         self._cursor = max(self._cursor, self.received + 1)
         if gap and pass_seen == self.resend_pass and self._cursor > self.received + 1:
             self._cursor = self.received + 1

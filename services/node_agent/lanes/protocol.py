@@ -10,8 +10,10 @@ Rule 1  Exactly once, in order. Numbered frames (OPEN, DATA, EOF, RESET, CLOSE) 
 Rule 2  Acks mean consumed. `received` frees the sender's copy; `consumed` frees the window, when the application has
         finished with the bytes (written them into its local socket). So the window bounds the sender's memory, the
         relay's queue and the receiver's memory together, and a reader that stands still makes the writer at the
-        other end stand still. Within it the sender holds what is under way to about bandwidth x delay (flight.py); so
-        that it can measure them, acks come after `ACK_BYTES`, and when `ack_delay_s` has passed.
+        other end stand still. Within it the sender holds what is under way to about bandwidth x delay (flight.py), in
+        bytes of payloads and in the *raw* bytes that the other application makes of them: a few kB of references may
+        be megabytes to write, and then it is the slower one. So that this can be measured, acks come after
+        `ACK_BYTES`, and when `ack_delay_s` has passed.
 Rule 3  Loss is seen, not guessed. Every frame names the last number sent before it in this pass; because the route
         keeps order, any frame that arrives shows what did not. After `resend_after_s` without progress the sender
         asks with a small ACK (REPLY_WANTED), which drives the same mechanism when the *last* frames were lost. Only
@@ -83,6 +85,8 @@ from shared.page_stream.bodies import (
 from shared.page_stream.errors import FrameError
 from shared.page_stream.frame import Flag, Frame, FrameBytes, FrameType, decode_frame, encode_frame
 
+RAW_LIMIT_BYTES: Final = 1 << 40
+"""No limit: raw bytes that are under way are in nobody's memory."""
 ACK_BYTES: Final = 128 * 1024
 """An ack is due when so much was consumed, or an eighth of the window where that is less. On loopback that costs 5 % of
 900 MB/s beside acks after 1 MiB; at 100 Mbit/s it is 95 acks and 5 kB a second (tests/bench/lane_throughput.py)."""
@@ -104,6 +108,9 @@ class LaneProtocol:
         self._peer_max_payload_bytes = 0
         self._outbox = Outbox()
         self._flight = Flight(follow=settings.window_follows_link)
+        self._raw_flight = Flight(follow=settings.window_follows_link)
+        self._raw_flight.window_bytes = RAW_LIMIT_BYTES
+        self._flights = (self._flight, self._raw_flight)
         self._inbox = Inbox(window_bytes=settings.window_bytes)
         self._streams = StreamTable(role=settings.role, max_streams=settings.max_streams)
         self._seal = seal
@@ -135,6 +142,7 @@ class LaneProtocol:
         self._dropped_frames = 0
         self._data_sent_bytes = 0
         self._data_received_bytes = 0
+        self._raw_sent_bytes = 0
         if opening := seal.begin():
             self._outbox.put(FrameType.HANDSHAKE, 0, opening)
 
@@ -166,6 +174,7 @@ class LaneProtocol:
         return (
             self._seal.established
             and self._flight.has_room(self._outbox.unconsumed_bytes)
+            and self._raw_flight.has_room(self._outbox.unconsumed_raw_bytes)
             and self._outbox.has_room(self._seal.sealed_bytes(payload_bytes))
         )
 
@@ -181,8 +190,11 @@ class LaneProtocol:
             dropped_frames=self._dropped_frames,
             data_sent_bytes=self._data_sent_bytes,
             data_received_bytes=self._data_received_bytes,
+            raw_sent_bytes=self._raw_sent_bytes,
             allowed_out_bytes=self._flight.allowed_bytes,
             unconsumed_out_bytes=self._outbox.unconsumed_bytes,
+            allowed_out_raw_bytes=self._raw_flight.allowed_bytes,
+            unconsumed_out_raw_bytes=self._outbox.unconsumed_raw_bytes,
             unconsumed_in_bytes=self._inbox.unconsumed_bytes,
             reconnects=max(0, self._link_ups - 1),
             open_streams=len(self._streams),
@@ -203,12 +215,14 @@ class LaneProtocol:
         self._put(FrameType.OPEN, stream_id, body)
         return stream_id
 
-    def send_data(self, stream_id: int, payload: memoryview | bytes, now_s: float) -> None:
+    def send_data(
+        self, stream_id: int, payload: memoryview | bytes, now_s: float, *, raw_bytes: int | None = None
+    ) -> None:
         """Queue one DATA frame; the other end receives exactly these bytes as one payload. An empty payload is no
         frame.
 
-        `payload` must not change afterwards. Raises ValueError when it is too long, has no room, or the stream
-        cannot send.
+        `payload` must not change afterwards. The other application makes `raw_bytes` of it, as many as it has unless
+        said. Raises ValueError when it is too long, has no room, or the stream cannot send.
         """
         self._check_usable()
         self._streams.check_sends(stream_id)
@@ -218,11 +232,14 @@ class LaneProtocol:
         if not self.has_room(size):
             raise ValueError(f"no room in the window for {size} bytes; ask has_room() first")
         if size:
+            raw = size if raw_bytes is None else raw_bytes
             before_bytes = self._outbox.unconsumed_bytes
-            self._put(FrameType.DATA, stream_id, payload)
+            self._put(FrameType.DATA, stream_id, payload, raw_bytes=raw)
             under_way_bytes = self._outbox.unconsumed_bytes
             self._flight.put(under_way_bytes - before_bytes, unconsumed_bytes=under_way_bytes, now_s=now_s)
+            self._raw_flight.put(raw, unconsumed_bytes=self._outbox.unconsumed_raw_bytes, now_s=now_s)
             self._data_sent_bytes += size
+            self._raw_sent_bytes += raw
 
     def send_eof(self, stream_id: int) -> None:
         """Close this end's half of a stream. Raises ValueError when it is closed already."""
@@ -263,7 +280,8 @@ class LaneProtocol:
         self._link_is_up = True
         self._synced = False
         self._hello_due = (self._hello_due or Flag.NONE) | Flag.REPLY_WANTED
-        self._flight.restart(now_s)
+        for flight in self._flights:
+            flight.restart(now_s)
 
     def link_down(self, now_s: float) -> None:
         """The route is away; `next_frame` has nothing until `link_up`."""
@@ -325,7 +343,8 @@ class LaneProtocol:
             self._hello_due = Flag.REPLY_WANTED
         if self._ack_at_s is not None and now_s >= self._ack_at_s:
             self._ack_now()
-        self._flight.tick(now_s)
+        for flight in self._flights:
+            flight.tick(now_s)
         if self._synced and self._outbox.unanswered and now_s >= self._probe_at_s:
             self._ack_now(Flag.REPLY_WANTED)
             self._probe_pause_s = min(2 * self._probe_pause_s, self.settings.probe_limit_s)
@@ -344,8 +363,8 @@ class LaneProtocol:
                 due.append(self._hello_retry_at_s)
             if self._ack_at_s is not None:
                 due.append(self._ack_at_s)
-            if (still_s := self._flight.next_tick_s()) is not None:
-                due.append(still_s)
+            stills = (flight.next_tick_s() for flight in self._flights)
+            due += [still_s for still_s in stills if still_s is not None]
             if self._synced and self._outbox.unanswered:
                 due.append(self._probe_at_s)
             if self._keepalive_counts:
@@ -415,7 +434,9 @@ class LaneProtocol:
             pass_seen=frame.pass_seen,
             gap=bool(frame.flags & Flag.GAP),
         ):
-            self._flight.consumed(under_way - self._outbox.unconsumed_payloads, self._now_s)
+            payloads = under_way - self._outbox.unconsumed_payloads
+            for flight in self._flights:
+                flight.consumed(payloads, self._now_s)
             self._expect_progress()
 
     def _is_next(self, frame: Frame) -> bool:
@@ -480,7 +501,9 @@ class LaneProtocol:
 
     # Frames out ---------------------------------------------------------------------------------------------------
 
-    def _put(self, frame_type: FrameType, stream_id: int, body: memoryview | bytes = b"") -> None:
+    def _put(
+        self, frame_type: FrameType, stream_id: int, body: memoryview | bytes = b"", *, raw_bytes: int = 0
+    ) -> None:
         """Seal and number one unit, or keep it until that is possible."""
         if not self._seal.established:
             self._unsealed.append((frame_type, stream_id, bytes(body)))
@@ -489,7 +512,7 @@ class LaneProtocol:
             sealed = self._seal.seal(frame_type, stream_id, body)
         except SealError as error:
             self._fail(LaneSecurityError(lane=self.settings.lane, finding=str(error)), error)
-        self._outbox.put(frame_type, stream_id, sealed)
+        self._outbox.put(frame_type, stream_id, sealed, raw_bytes=raw_bytes)
 
     def _encode(
         self,

@@ -84,6 +84,7 @@ class StreamPump:
         self._decoder = decoder
         self._arrivals = Arrivals() if arrivals is None else arrivals
         self._ahead = RunAhead(stream)
+        self._unsent_raw_bytes = 0  # taken from the socket; no payload yet came of them
         # Asked once: a look at a protocol is dear.
         self._adaptive = encoder if isinstance(encoder, Adaptive) else None
         self._holding = encoder if isinstance(encoder, Holding) else None
@@ -96,8 +97,12 @@ class StreamPump:
     @property
     def held_bytes(self) -> int:
         """What the encoder lets wait (`Holding`), and what is ready and waits for the lane."""
-        held_bytes = 0 if self._holding is None else self._holding.held_bytes
-        return held_bytes + self._ahead.queued_bytes
+        return self._held_back_bytes + self._ahead.queued_bytes
+
+    @property
+    def held_raw_bytes(self) -> int:
+        """The same as bytes of the socket."""
+        return self._held_back_bytes + self._ahead.queued_raw_bytes
 
     def hold_at_most(self, limit_bytes: int) -> None:
         """How much the encoder may let wait; see `Holding`."""
@@ -135,6 +140,7 @@ class StreamPump:
     async def _socket_to_lane(self) -> None:
         began_s = time.perf_counter()
         while chunk := await self._next_chunk():
+            self._unsent_raw_bytes += len(chunk)
             before_cpu_s = time.thread_time()
             payloads = self._encoder.encode(chunk)
             busy_s, encoded_s = time.thread_time() - before_cpu_s, time.perf_counter()
@@ -153,9 +159,16 @@ class StreamPump:
         self._stream.write_eof()
 
     async def _write(self, payloads: list[bytes]) -> None:
+        if not payloads:
+            return
         ahead = self._leading is not None and self._leading.may_run_ahead
+        raw_bytes, self._unsent_raw_bytes = self._unsent_raw_bytes // len(payloads), 0
         for payload in payloads:
-            await self._ahead.write(payload, ahead=ahead)
+            await self._ahead.write(payload, raw_bytes=raw_bytes, ahead=ahead)
+
+    @property
+    def _held_back_bytes(self) -> int:
+        return 0 if self._holding is None else self._holding.held_bytes
 
     async def _next_chunk(self) -> bytes:
         """What the socket has, less than a chunk.

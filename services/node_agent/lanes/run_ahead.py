@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from services.node_agent.lanes.stream import LaneStream
 
 AHEAD_BYTES: Final = 8 << 20
 """Two thirds of a second at 100 Mbit/s; a stretch of zeros and known contents takes the codec about that."""
+AHEAD_RAW_BYTES: Final = 4 * AHEAD_BYTES
+"""More would be a stretch of references, for which the other application is the slower one and not the codec."""
 
 
 class RunAhead:
@@ -21,26 +24,29 @@ class RunAhead:
 
     def __init__(self, stream: LaneStream) -> None:
         self._stream = stream
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[tuple[bytes, int]] = deque()
         self._more = asyncio.Event()
         self._less = asyncio.Event()
         self._closed = False
         self.queued_bytes = 0
         """What the lane has not taken."""
+        self.queued_raw_bytes = 0
+        """What the other application makes of it."""
 
-    async def write(self, payload: bytes, *, ahead: bool) -> None:
+    async def write(self, payload: bytes, *, raw_bytes: int, ahead: bool) -> None:
         """Return when the lane has it, or, `ahead`, when no more than AHEAD_BYTES wait. Raises what the stream does."""
         if not ahead and not self._queue:
-            await self._stream.write(payload)
+            await self._stream.write(payload, raw_bytes=raw_bytes)
             return
-        self._queue.append(payload)
+        self._queue.append((payload, raw_bytes))
         self.queued_bytes += len(payload)
+        self.queued_raw_bytes += raw_bytes
         self._more.set()
-        await self._wait_for(AHEAD_BYTES if ahead else 0)
+        await self._wait_until(self._is_little if ahead else self._is_empty)
 
     async def close(self) -> None:
         """Return when all is taken; `run` ends."""
-        await self._wait_for(0)
+        await self._wait_until(self._is_empty)
         self._closed = True
         self._more.set()
 
@@ -51,11 +57,20 @@ class RunAhead:
                 self._more.clear()
                 await self._more.wait()
                 continue
-            await self._stream.write(self._queue[0])
-            self.queued_bytes -= len(self._queue.popleft())
+            payload, raw_bytes = self._queue[0]
+            await self._stream.write(payload, raw_bytes=raw_bytes)
+            self._queue.popleft()
+            self.queued_bytes -= len(payload)
+            self.queued_raw_bytes -= raw_bytes
             self._less.set()
 
-    async def _wait_for(self, limit_bytes: int) -> None:
-        while self.queued_bytes > limit_bytes:
+    def _is_little(self) -> bool:
+        return self.queued_bytes <= AHEAD_BYTES and self.queued_raw_bytes <= AHEAD_RAW_BYTES
+
+    def _is_empty(self) -> bool:
+        return not self._queue
+
+    async def _wait_until(self, is_true: Callable[[], bool]) -> None:
+        while not is_true():
             self._less.clear()
             await self._less.wait()

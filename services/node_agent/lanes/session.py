@@ -161,15 +161,15 @@ class LaneSession:
 
     # The streams' side: StreamOwner -------------------------------------------------------------------------------
 
-    async def send_payload(self, inbox: StreamInbox, payload: bytes | memoryview) -> None:
+    async def send_payload(self, inbox: StreamInbox, payload: bytes | memoryview, *, raw_bytes: int) -> None:
         """Wait for room in the window, then queue one payload; FIFO between writers."""
         if self._turn.locked() or not self._can_send(inbox, len(payload)):
             async with self._turn:
                 while not self._can_send(inbox, len(payload)):
                     await self._wait_for_change()
-                self._protocol.send_data(inbox.stream_id, payload, self._loop.time())
+                self._protocol.send_data(inbox.stream_id, payload, self._loop.time(), raw_bytes=raw_bytes)
         else:
-            self._protocol.send_data(inbox.stream_id, payload, self._loop.time())
+            self._protocol.send_data(inbox.stream_id, payload, self._loop.time(), raw_bytes=raw_bytes)
         self._kick()
 
     def send_eof(self, inbox: StreamInbox) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 class LaneStats:
     """Counters only grow; the gauges say so.
 
-    `data_*` counts payloads once; `sent_*` and `received_*` count whole frames.
+    `data_*` counts payloads once; `sent_*` and `received_*` count whole frames. *Raw* bytes are those that the
+    application at the other end makes of the payloads.
     """
 
     at_s: float
@@ -28,10 +29,15 @@ class LaneStats:
     """Numbered frames that were duplicates or came after a gap, and frames of a foreign epoch."""
     data_sent_bytes: int
     data_received_bytes: int
+    raw_sent_bytes: int
     allowed_out_bytes: int
     """Gauge: part of the window that may be taken in the sending direction: about bandwidth x delay (flight.py)."""
     unconsumed_out_bytes: int
     """Gauge: part of the window that is taken in the sending direction."""
+    allowed_out_raw_bytes: int
+    """Gauge: about what the other application consumes while a payload comes to it, and its report back."""
+    unconsumed_out_raw_bytes: int
+    """Gauge: raw bytes of the payloads that it has not consumed."""
     unconsumed_in_bytes: int
     """Gauge: received, but not yet consumed by this end's application."""
     reconnects: int
@@ -40,9 +46,14 @@ class LaneStats:
     """Gauge."""
 
     @property
-    def is_full(self) -> bool:
+    def link_is_full(self) -> bool:
         """Whether as much is under way as the link takes, all but: what leaves now leaves at the link's rate."""
         return 4 * self.unconsumed_out_bytes >= 3 * self.allowed_out_bytes > 0
+
+    @property
+    def reader_is_full(self) -> bool:
+        """Whether as much waits for the other application as it takes: what it takes now, it takes at its own rate."""
+        return 4 * self.unconsumed_out_raw_bytes >= 3 * self.allowed_out_raw_bytes > 0
 
     def sent_rate_since(self, earlier: LaneStats) -> float:
         """Bytes per second handed to the route since an earlier snapshot; 0.0 when no time has passed."""

@@ -17,21 +17,24 @@ from services.node_agent.convergence import (
     PLANNED_BYTES_PER_S,
     UNLIMITED_MS,
     UNSEEN_BYTES_PER_S,
+    Backlog,
     GiveUp,
     Ladder,
-    LinkRate,
     NewsShare,
+    ServiceRate,
     SetMaxDowntime,
     StartPostCopy,
     Step,
 )
 from services.node_agent.hypervisor import JobStats
 
+IDLE = Backlog(0, 10**12)
+
 
 def look(ladder: Ladder, iteration: int, *, lane_bytes: int = 0, rate: int = 10_000_000) -> list[Step]:
     """One reading in this round of memory; a round takes a second."""
     stats = JobStats(memory_total_bytes=1, memory_iteration=iteration, elapsed_ms=1000 * iteration)
-    return ladder.look(stats, lane_bytes=lane_bytes, rate_bytes_per_s=rate)
+    return ladder.look(stats, link=Backlog(lane_bytes, rate), recipient=IDLE)
 
 
 def limits(ladder: Ladder, rounds: int) -> list[int]:
@@ -42,7 +45,7 @@ def limits(ladder: Ladder, rounds: int) -> list[int]:
 
 def test_nothing_is_steered_before_memory_moves() -> None:
     """The disk phase has no downtime."""
-    assert Ladder(1000, "if_needed").look(JobStats(disk_total_bytes=5), lane_bytes=0, rate_bytes_per_s=1) == []
+    assert Ladder(1000, "if_needed").look(JobStats(disk_total_bytes=5), link=Backlog(0, 1), recipient=IDLE) == []
 
 
 def test_the_limit_rises_to_the_promise_and_not_beyond() -> None:
@@ -76,8 +79,8 @@ def test_a_limit_of_bytes_follows_from_the_link_and_from_what_is_news() -> None:
         ladder = Ladder(1000, "never", plans_bytes=True)
         (step,) = ladder.look(
             JobStats(memory_total_bytes=1, memory_iteration=1),
-            lane_bytes=0,
-            rate_bytes_per_s=rate,
+            link=Backlog(0, rate),
+            recipient=IDLE,
             news_share=news_share,
         )
         assert isinstance(step, SetMaxDowntime)
@@ -88,6 +91,25 @@ def test_a_limit_of_bytes_follows_from_the_link_and_from_what_is_news() -> None:
     assert limit_bytes(rate=10**8, news_share=0.1) == pytest.approx(10**9 * rung_s, rel=0.01)
     assert limit_bytes(rate=1, news_share=1.0) == PLANNED_BYTES_PER_S / 1000  # 0 ms would mean never
     assert limit_bytes(rate=10**12, news_share=0.1) == PLANNED_BYTES_PER_S * UNLIMITED_MS / 1000
+
+
+def test_a_recipient_that_is_slower_than_the_link_bounds_the_limit() -> None:
+    """References are few bytes on the link and many to write: it is the recipient then that the guest waits for."""
+
+    def limit_ms(recipient: Backlog) -> int:
+        ladder = Ladder(1000, "never", plans_bytes=True)
+        stats = JobStats(memory_total_bytes=1, memory_iteration=1)
+        (step,) = ladder.look(stats, link=Backlog(0, 10**7), recipient=recipient, news_share=0.1)
+        assert isinstance(step, SetMaxDowntime)
+        return step.milliseconds
+
+    free = limit_ms(IDLE)
+    assert limit_ms(Backlog(0, 10**8)) == free
+    assert limit_ms(Backlog(0, 10**7)) == pytest.approx(free / 10, rel=0.01)
+    rung_ms = (1000 - COMMIT_RESERVE_MS) / 5
+    late_ms = 100
+    late = limit_ms(Backlog(10**7 * late_ms // 1000, 10**7))
+    assert late == pytest.approx(free / 10 * (rung_ms - late_ms) / rung_ms, rel=0.05)
 
 
 def test_news_are_counted_after_the_first_round_only() -> None:
@@ -132,8 +154,8 @@ def climb(ladder: Ladder, *, round_s: float, rounds: int) -> list[Step]:
         for number in range(1, rounds + 1)
         for step in ladder.look(
             JobStats(memory_total_bytes=1, memory_iteration=number, elapsed_ms=round(1000 * round_s * number)),
-            lane_bytes=0,
-            rate_bytes_per_s=10_000_000,
+            link=Backlog(0, 10_000_000),
+            recipient=IDLE,
         )
     ]
 
@@ -167,7 +189,7 @@ def test_post_copy_always_waits_for_the_first_round() -> None:
 
 def test_lanes_that_are_full_show_the_links_rate() -> None:
     """It follows a change of the link in a few looks; the first that counts replaces what was assumed."""
-    link = LinkRate()
+    link = ServiceRate()
     rates = [link.look(delivered_bytes=2_000_000 * second, full=True, at_s=second) for second in range(4)]
     assert rates == [UNSEEN_BYTES_PER_S, 2_000_000, 2_000_000, 2_000_000]
     slower = [link.look(delivered_bytes=6_000_000 + 10**6 * n, full=True, at_s=3.0 + n) for n in range(1, 9)]
@@ -176,7 +198,7 @@ def test_lanes_that_are_full_show_the_links_rate() -> None:
 
 def test_lanes_that_run_dry_do_not_make_the_link_slow() -> None:
     """References and deltas are few bytes; the link could carry more."""
-    link = LinkRate()
+    link = ServiceRate()
     for second in range(3):
         link.look(delivered_bytes=20_000_000 * second, full=True, at_s=second)
     assert link.look(delivered_bytes=40_100_000, full=False, at_s=3.0) == 20_000_000
@@ -186,14 +208,14 @@ def test_lanes_that_run_dry_do_not_make_the_link_slow() -> None:
 
 def test_a_clock_that_stands_still_measures_nothing() -> None:
     """Two looks at one moment."""
-    link = LinkRate()
+    link = ServiceRate()
     link.look(delivered_bytes=0, full=True, at_s=1.0)
     assert link.look(delivered_bytes=10**9, full=True, at_s=1.0) == UNSEEN_BYTES_PER_S
 
 
 def test_a_route_that_is_away_leaves_a_rate_to_calculate_with() -> None:
     """Nothing is delivered for seconds; the limit is low until the lanes move again."""
-    link = LinkRate()
+    link = ServiceRate()
     rates = [link.look(delivered_bytes=0, full=True, at_s=second) for second in range(30)]
     assert rates[-1] == LEAST_BYTES_PER_S
     (step,) = look(Ladder(1000, "never", plans_bytes=True), 1, lane_bytes=10**6, rate=rates[-1])
@@ -207,7 +229,7 @@ def test_post_copy_always_begins_when_the_first_round_is_all_but_over() -> None:
         memory_total_bytes=1600, memory_iteration=1, memory_processed_bytes=1400, memory_remaining_bytes=101
     )
     ladder = Ladder(1000, "always")
-    assert ladder.look(begun, lane_bytes=0, rate_bytes_per_s=1) == [SetMaxDowntime(NEVER_MS)]
-    assert ladder.look(replace(begun, memory_remaining_bytes=100), lane_bytes=0, rate_bytes_per_s=1) == [
+    assert ladder.look(begun, link=Backlog(0, 1), recipient=IDLE) == [SetMaxDowntime(NEVER_MS)]
+    assert ladder.look(replace(begun, memory_remaining_bytes=100), link=Backlog(0, 1), recipient=IDLE) == [
         StartPostCopy()
     ]
