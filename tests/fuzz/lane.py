@@ -137,7 +137,7 @@ class End:
                 if self.protocol.has_room(size) and size <= self.protocol.max_send_bytes:
                     data = bytes((self.next_byte + at) % 251 for at in range(size))
                     self.next_byte += size
-                    self.protocol.send_data(stream_id, data, now_s)
+                    self.protocol.send_data(stream_id, data, now_s, raw_bytes=size * source.pick((0, 1, 1000)))
                     self.written[stream_id] += data
 
 

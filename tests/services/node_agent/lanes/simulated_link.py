@@ -6,6 +6,7 @@ Time is virtual; nothing waits. The donor's application always has something to 
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,7 +73,10 @@ class Clock:
 
 
 class SimulatedLane:
-    """One lane that sends from `a` to `b`. `hiccup_s`: longest pause of either event loop, some of them so long."""
+    """One lane that sends from `a` to `b`. `hiccup_s`: longest pause of either event loop, some of them so long.
+
+    With a `reader`, `b`'s application passes what it makes of the payloads, `raw_bytes` of each, through that.
+    """
 
     def __init__(
         self,
@@ -82,6 +86,8 @@ class SimulatedLane:
         one_way_s: float,
         payload_bytes: int = 64 * 1024,
         hiccup_s: float = 0.0,
+        raw_bytes: int | None = None,
+        reader: Bottleneck | None = None,
         seed: int = 1,
         **settings: Any,
     ) -> None:
@@ -90,6 +96,8 @@ class SimulatedLane:
         self.one_way_s = one_way_s
         self.payload = bytes(payload_bytes)
         self.hiccup_s = hiccup_s
+        self.raw_bytes = payload_bytes if raw_bytes is None else raw_bytes
+        self.reader = reader or Bottleneck(math.inf)
         self.sends = True
         self.consumed_bytes = 0
         self.readings: list[Reading] = []
@@ -110,7 +118,7 @@ class SimulatedLane:
         """Send what there is room for."""
         now_s = self.clock.now_s
         while self.sends and self.a.ready and self.a.has_room(len(self.payload)):
-            self.a.send_data(self._stream, self.payload, now_s)
+            self.a.send_data(self._stream, self.payload, now_s, raw_bytes=self.raw_bytes)
             self.readings.append(Reading(now_s, self.link.queue_s(now_s), self.a.stats().allowed_out_bytes))
         for frame in self.a.frames_to_send(now_s):
             arrives_s = self._wake("b", self.link.pass_(len(frame), now_s) + self.one_way_s)
@@ -146,6 +154,11 @@ class SimulatedLane:
     def _at_b(self, frame: bytes) -> None:
         for event in self.b.receive_frame(frame, self.clock.now_s):
             if isinstance(event, DataReceived):
-                self.consumed_bytes += len(event.payload)
-                self.b.data_consumed(event.sequence)
+                read_s = self.reader.pass_(self.raw_bytes, self.clock.now_s)
+                self.clock.at(read_s, lambda event=event: self._read(event))  # type: ignore[misc]
+        self.go_on()
+
+    def _read(self, event: DataReceived) -> None:
+        self.consumed_bytes += len(event.payload)
+        self.b.data_consumed(event.sequence)
         self.go_on()

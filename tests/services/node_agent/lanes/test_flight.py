@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -185,9 +186,9 @@ class Stretch:
 
 
 def make_lane(
-    rate: float = 100 * MBIT, one_way_s: float = 0.01, *, clock: Clock | None = None, **values: float
+    rate: float = 100 * MBIT, one_way_s: float = 0.01, *, clock: Clock | None = None, **values: Any
 ) -> SimulatedLane:
-    return SimulatedLane(clock or Clock(), Bottleneck(rate), one_way_s=one_way_s, **values)  # type: ignore[arg-type]
+    return SimulatedLane(clock or Clock(), Bottleneck(rate), one_way_s=one_way_s, **values)
 
 
 @pytest.mark.parametrize(
@@ -242,6 +243,34 @@ def test_a_link_that_becomes_slow_and_fast_again() -> None:
     lane.clock.run(0.3)
     fast = Stretch(lane, 1.0)
     assert fast.busy > 0.95
+
+
+@pytest.mark.parametrize("reader_rate", [5e6, 50e6, 500e6])
+def test_a_reader_that_makes_much_of_little(reader_rate: float) -> None:
+    """References of 2 kB that stand for 256 KiB: it always has work, but no more than takes it a tenth of a second."""
+    reader = Bottleneck(reader_rate)
+    lane = make_lane(payload_bytes=2048, raw_bytes=256 * 1024, reader=reader, hiccup_s=0.01)
+    lane.clock.run(2.0)
+    busy_s, began_s = reader.busy_s, lane.clock.now_s
+    waits_s = []
+    for _ in range(100):
+        lane.clock.run(0.05)
+        waits_s.append(reader.queue_s(lane.clock.now_s))
+    assert (reader.busy_s - busy_s) / (lane.clock.now_s - began_s) > 0.9
+    assert max(waits_s) < 0.1 + 2 * 256 * 1024 / reader_rate
+
+
+def test_a_slow_reader_does_not_make_the_link_slow() -> None:
+    """After references that it had to wait for, full payloads fill the link at once."""
+    reader = Bottleneck(20e6)
+    lane = make_lane(reader=reader)
+    lane.clock.run(2.0)
+    lane.payload, lane.raw_bytes = bytes(2048), 256 * 1024
+    lane.clock.run(3.0)
+    assert reader.queue_s(lane.clock.now_s) < 0.15
+    lane.payload, lane.raw_bytes = bytes(64 * 1024), 64 * 1024
+    lane.clock.run(0.2)
+    assert Stretch(lane, 2.0).busy > 0.9
 
 
 def test_a_long_pause() -> None:

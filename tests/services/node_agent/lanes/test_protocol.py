@@ -577,6 +577,25 @@ def test_less_than_the_window_is_taken_where_the_link_needs_less() -> None:
     assert wire.a.stats().allowed_out_bytes == START_BYTES
 
 
+def test_less_is_taken_where_the_reader_makes_much_of_it() -> None:
+    """Payloads count as what becomes of them, too; one that stands still is sent the whole window all the same."""
+    wire, stream = wide_wire()
+    payloads = 0
+    while wire.a.has_room(1000):
+        wire.a.send_data(stream, bytes(1000), wire.now_s, raw_bytes=64 * 1024)
+        payloads += 1
+    stats = wire.a.stats()
+    assert payloads * 64 * 1024 == stats.unconsumed_out_raw_bytes == stats.raw_sent_bytes == START_BYTES
+    assert stats.reader_is_full
+    assert not stats.link_is_full
+    wire.settle()
+    wire.wait(1.1)
+    assert wire.a.has_room(1000)
+    wire.consume()
+    wire.wait(1.1)
+    assert wire.a.stats().unconsumed_out_raw_bytes == 0
+
+
 def test_a_writer_is_not_kept_from_the_window_by_a_reader_that_waits() -> None:
     """What the reader waits for may be what comes next."""
     wire, stream = wide_wire()

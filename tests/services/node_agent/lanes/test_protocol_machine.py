@@ -95,8 +95,13 @@ class LossyLane(RuleBasedStateMachine):
             end.written[stream_id] = bytearray()
             end.read[stream_id] = bytearray()
 
-    @rule(name=names, pick=picks, sizes=st.lists(st.integers(1, PAYLOAD_BYTES), min_size=1, max_size=5))
-    def write(self, name: str, pick: int, sizes: list[int]) -> None:
+    @rule(
+        name=names,
+        pick=picks,
+        sizes=st.lists(st.integers(1, PAYLOAD_BYTES), min_size=1, max_size=5),
+        raw_times=st.sampled_from([0, 1, 10**4]),
+    )
+    def write(self, name: str, pick: int, sizes: list[int], raw_times: int) -> None:
         end = self.ends[name]
         streams = end.writable()
         for size in sizes:
@@ -104,7 +109,7 @@ class LossyLane(RuleBasedStateMachine):
                 stream_id = streams[pick % len(streams)]
                 data = bytes((end.next_byte + offset) % 251 for offset in range(size))
                 end.next_byte += size
-                end.protocol.send_data(stream_id, data, self.now_s)
+                end.protocol.send_data(stream_id, data, self.now_s, raw_bytes=size * raw_times)
                 end.written[stream_id] += data
 
     @rule(name=names, pick=picks, reset=st.integers(0, 4).map(lambda number: number == 0))
@@ -201,7 +206,7 @@ class LossyLane(RuleBasedStateMachine):
             self.wait(1.0)
         for name, end in self.ends.items():
             assert end.protocol.flushed
-            assert end.protocol.stats().unconsumed_out_bytes == 0
+            assert end.protocol.stats().unconsumed_out_bytes == end.protocol.stats().unconsumed_out_raw_bytes == 0
             peer = self.ends[OTHER[name]]
             for stream_id, data in end.written.items():
                 if stream_id not in end.reset | peer.reset:

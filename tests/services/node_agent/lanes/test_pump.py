@@ -117,6 +117,7 @@ async def test_both_directions_and_half_close() -> None:
         assert sent == received
         assert sent.raw_bytes == len(there)
         assert sent.wire_bytes < len(there) * 0.6
+        assert setup.sessions[0].stats().raw_sent_bytes == len(there)
 
 
 async def test_a_socket_that_is_not_read_stops_the_other_one() -> None:
@@ -147,6 +148,7 @@ async def test_what_may_run_ahead_waits_before_the_lane_within_bounds() -> None:
             await asyncio.sleep(0)
         await asyncio.wait([sending], timeout=0.1)
         assert AHEAD_BYTES <= pump.held_bytes <= AHEAD_BYTES + MAX_CHUNK_BYTES
+        assert pump.held_raw_bytes == pytest.approx(pump.held_bytes, rel=0.01)
         pump._encoder.may_run_ahead = False  # type: ignore[attr-defined]  # a Leader's
         setup.far[0]._transport.resume_reading()  # type: ignore[attr-defined]
         assert await setup.far[0].read() == data
