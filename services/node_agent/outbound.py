@@ -214,10 +214,10 @@ class Outbound:
             raise
         finally:
             stop_listening()
-            await self._contents.close_scans()
             await self._outage.close()
             self._sockets.stop_listening()
             await self._tasks.close()
+            await self._contents.close_scans()
             await self._connections.drain(LAST_BYTES_S)
             self._sockets.remove()
             self._journal.forget_kind(Kind.DIRECTORY)

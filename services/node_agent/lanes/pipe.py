@@ -80,7 +80,8 @@ class Pipe(asyncio.BufferedProtocol):
     async def drain(self) -> None:
         """Return when TCP has taken the most of it. Raises LinkDown."""
         await self._writable.wait()
-        self._check()
+        if self._why_lost:
+            raise LinkDown(self._why_lost)
 
     def close(self) -> None:
         """Hang up when what was sent is out."""
@@ -166,7 +167,3 @@ class Pipe(asyncio.BufferedProtocol):
         if wake_at_bytes != self._woken_at_bytes:
             self._woken_at_bytes = wake_at_bytes
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wake_at_bytes)
-
-    def _check(self) -> None:
-        if self._why_lost:
-            raise LinkDown(self._why_lost)
