@@ -327,6 +327,25 @@ class NodeMetrics:
             ("lane",),
             registry=registry,
         )
+        self.lane_raw_used_bytes = Gauge(
+            "vmport_lane_raw_used_bytes",
+            "What the recipient has still to make of them: memory and disk as its hypervisor gets it, over all ports.",
+            ("lane",),
+            registry=registry,
+        )
+        self.lane_raw_allowed_bytes = Gauge(
+            "vmport_lane_raw_allowed_bytes",
+            "Most that may be so outstanding now, as the latest port's lane measured the recipient.",
+            ("lane",),
+            registry=registry,
+        )
+        self.lane_gauges = (
+            self.lane_window_used_bytes,
+            self.lane_window_allowed_bytes,
+            self.lane_raw_used_bytes,
+            self.lane_raw_allowed_bytes,
+        )
+        """By lane; 0 while nothing moves."""
         self.dirty_rate_bytes_per_second = Gauge(
             "vmport_dirty_rate_bytes_per_second",
             "Memory that guests under way rewrite, as libvirt last reported, summed over this node's outbound ports.",
@@ -349,5 +368,5 @@ class NodeMetrics:
         for lane in Lane:
             self.lane_retransmitted_bytes_total.labels(lane)
             self.lane_reconnects_total.labels(lane)
-            self.lane_window_used_bytes.labels(lane).set(0)
-            self.lane_window_allowed_bytes.labels(lane).set(0)
+            for gauge in self.lane_gauges:
+                gauge.labels(lane).set(0)

@@ -39,8 +39,8 @@ class LaneMeter:
             ticking.cancel()
             self._count()
             for lane in Lane:
-                self._metrics.lane_window_used_bytes.labels(lane).set(0)
-                self._metrics.lane_window_allowed_bytes.labels(lane).set(0)
+                for gauge in self._metrics.lane_gauges:
+                    gauge.labels(lane).set(0)
 
     async def _tick(self) -> None:
         while True:
@@ -56,6 +56,8 @@ class LaneMeter:
             self._metrics.lane_reconnects_total.labels(lane).inc(now.reconnects - (before.reconnects if before else 0))
             self._metrics.lane_window_used_bytes.labels(lane).set(now.unconsumed_out_bytes)
             self._metrics.lane_window_allowed_bytes.labels(lane).set(now.allowed_out_bytes)
+            self._metrics.lane_raw_used_bytes.labels(lane).set(now.unconsumed_out_raw_bytes)
+            self._metrics.lane_raw_allowed_bytes.labels(lane).set(now.allowed_out_raw_bytes)
             for direction, raw in zip(
                 (Direction.OUTBOUND, Direction.INBOUND), self._lanes.raw_bytes_by_direction(lane), strict=True
             ):

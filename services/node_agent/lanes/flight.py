@@ -1,6 +1,8 @@
 """Flight: how much of a lane's window may be taken now: about bandwidth x delay. Pure; time is an argument.
 
-It owns the estimate only; the window, what is under way in it, and who waits for room are others' matters.
+It owns the estimate only; the window, what is under way in it, and who waits for room are others' matters. A lane has
+two: of its payloads' bytes, and of the raw bytes that the other application makes of them. Whichever is full, the link
+or the application, is the bottleneck; the other one keeps what it measured last (Rule 3).
 
 Theory of operation
 -------------------

@@ -8,10 +8,13 @@ import weakref
 from typing import TYPE_CHECKING
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from services.node_agent.lane_meter import LaneMeter
 from services.node_agent.outbound import OutboundResult
 from services.node_agent.port_lanes import LaneTuning, PortLanes
 from services.node_agent.stream_codecs import DonorCodecs
+from shared.metrics import Direction, NodeMetrics
 from shared.page_stream.bodies import StreamKind
 from shared.topology import Lane
 from tests.services.node_agent.migration import StreamWriter
@@ -64,6 +67,25 @@ async def test_hot_pages_that_wait_are_told_by_lane(pair: Pair, hold: int, waiti
         )
     assert {lane: lanes_a.held_bytes(lane) for lane in Lane} == dict.fromkeys(Lane, 0) | {Lane.MEMORY: waiting * 4096}
     assert lanes_b.held_bytes(Lane.MEMORY) == 0
+
+
+async def test_lanes_are_metered_while_they_run(pair: Pair) -> None:
+    """All that a port's hypervisor gave is counted; what is under way is nothing again at the end."""
+    lanes_a, lanes_b = pair.lanes_a, pair.lanes_b
+    metrics = NodeMetrics(CollectorRegistry())
+    meter = LaneMeter(lanes_a, metrics)
+    data = hot_stream(6)
+    async with asyncio.timeout(20):
+        with meter.counting():
+            sent = lanes_a.memory.open_stream(StreamKind.MEMORY, "memory")
+            await asyncio.gather(pump(lanes_a, sent, data, hold=0), pump(lanes_b, await lanes_b.memory.accept(), b""))
+            meter._count()
+            allowed = metrics.lane_raw_allowed_bytes.labels(Lane.MEMORY)._value.get()
+            assert allowed == lanes_a.memory.stats().allowed_out_raw_bytes > 0
+    counted = metrics.stream_raw_bytes_total.labels(Lane.MEMORY, lanes_a.route(Lane.MEMORY), Direction.OUTBOUND)
+    assert counted._value.get() == len(data)
+    assert lanes_a.memory.stats().raw_sent_bytes == pytest.approx(len(data), rel=0.001)
+    assert [gauge.labels(Lane.MEMORY)._value.get() for gauge in metrics.lane_gauges] == [0, 0, 0, 0]
 
 
 async def test_a_port_that_is_over_holds_no_codec(pair: Pair) -> None:
