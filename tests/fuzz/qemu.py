@@ -113,7 +113,7 @@ def seeds() -> list[bytes]:
     waiting = bytes(hot.data)
     released = bytes(hot.part([], last=True).device_state(b"device" * 9).data)
     dice = random.Random(3)  # noqa: S311  # the same in every run
-    streams = (small, whole, waiting, released, _continued(), _many_empty_sections())
+    streams = (small, whole, waiting, released, _continued(), _led_back(), _many_empty_sections())
     raw = [bytes([manner, 1, cut, 0, 1]) + stream for stream in streams for manner, cut in ((0, 0), (1, 6))]
     makings = [bytes([dice.randrange(256) for _ in range(4)]) + b"\0" + dice.randbytes(200) for _ in range(20)]
     return raw + makings
@@ -124,6 +124,15 @@ def _continued() -> bytes:
     page = (b"vga", 1, b"")
     writer = StreamWriter(BLOCKS).header().part([page, (b"pc.ram", 1, CONTENTS[1])] * 2)
     writer.data += StreamWriter(BLOCKS).part([page]).data
+    return bytes(writer.data) + b"\2\0\0\0\2" + (2 << 12 | 0x60).to_bytes(8) + b"\1\0\4" + b"\5\2ab"
+
+
+def _led_back() -> bytes:
+    """Pages of another block are sent when they have cooled; then a record that passes continues QEMU's block."""
+    writer = StreamWriter(BLOCKS).header()
+    for number in range(7):
+        hot = [(b"rom", 0, _NOISE[number:] + _NOISE[:number])] if number < 4 else []
+        writer.part([*hot, (b"pc.ram", 9, CONTENTS[1])])
     return bytes(writer.data) + b"\2\0\0\0\2" + (2 << 12 | 0x60).to_bytes(8) + b"\1\0\4" + b"\5\2ab"
 
 

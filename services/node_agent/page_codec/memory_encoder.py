@@ -29,7 +29,7 @@ from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
 from services.node_agent.page_codec.sent_pages import PageNumbers, SentPages
 from services.node_agent.page_codec.zstd_codec import ZstdEncoder
-from services.node_agent.qemu_stream import PAGE_BYTES, DamagedStreamError, Kind, Mark, QemuStream, Scan
+from services.node_agent.qemu_stream import PAGE_BYTES, Kind, Mark, QemuStream, Scan
 
 BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 """Raw bytes that are parsed at once; the record that was incomplete before adds a page at most."""
@@ -62,6 +62,8 @@ class MemoryEncoder:
         self._holding = True
         self._state = self._make_state()
         self._furthest_page = 0
+        self._last_page = 0  # the newest record that was understood
+        self._last_content = bytes(CONTENT_BYTES)
         self._unread: list[bytes | memoryview] = []
         self._unread_bytes = 0
         self._raw_bytes = 0
@@ -165,6 +167,7 @@ class MemoryEncoder:
             self._state.tally = tally
         if self._state.held is None:
             return [self._pack(scan.part(0, len(scan.kinds)))]
+        self._remember_last_record(scan)
         return self._pack_around(scan, self._state.held)
 
     def _pack(self, scan: Scan, *, hold: bool = False) -> bytes:
@@ -187,8 +190,7 @@ class MemoryEncoder:
                     payloads += self._release(held, self._due(held))
                 case Mark.PASSES:
                     self._holding = False
-                    unread = self._unread_bytes + scan.end - int(scan.starts[row])
-                    payloads += self._release_before_end(held, at=self._raw_bytes - unread)
+                    payloads += self._release_before_end(held)
         if begin < len(scan.kinds):
             payloads.append(self._pack(scan.part(begin, len(scan.kinds)), hold=self._holding))
         return payloads
@@ -197,20 +199,34 @@ class MemoryEncoder:
         """What should go where a section's records end."""
         return held.due() if self._holding else held.pages()
 
-    def _release_before_end(self, held: HeldPages, *, at: int) -> list[bytes]:
-        """All that waits, before the first byte that is not understood, which is byte `at` of the stream."""
+    def _release_before_end(self, held: HeldPages) -> list[bytes]:
+        """All that waits, before the first byte that is not understood."""
+        if self._stream.in_records:
+            return self._release_in_block(held)
         if not len(held):
             return []
-        if self._stream.in_records:
-            payloads = self._release(held, held.pages())
-            block = self._stream.block
-            if block is None or self._state.blocks[self._state.last_block] != block:
-                # What follows may say "the same block as before", and nothing here can lead the recipient back to it.
-                finding = f"pages of another block waited when it could not be read on: {self.passing}"
-                raise DamagedStreamError(finding, offset=at)
-            return payloads
         head, end = self._stream.section()
-        return [self._pack(_opaque(head)), *self._release(held, held.pages()), self._pack(_opaque(end))]
+        return [self._pack(_opaque(head)), *self._release_in_block(held), self._pack(_opaque(end))]
+
+    def _release_in_block(self, held: HeldPages) -> list[bytes]:
+        """All that waits, and then the recipient is in the block that QEMU is in: what follows may continue it."""
+        payloads = self._release(held, held.pages())
+        block, last = self._stream.block, self._state.last_block
+        if block is not None and (last < 0 or self._state.blocks[last] != block):
+            # Pages that waited, now or before, were of other blocks. QEMU's newest record, once more, leads back.
+            content = np.frombuffer(self._last_content, dtype=np.uint8).reshape(1, CONTENT_BYTES)
+            payloads.append(self._pack(_records(np.array([self._last_page]), content)))
+        return payloads
+
+    def _remember_last_record(self, scan: Scan) -> None:
+        rows = np.flatnonzero(scan.pages >= 0)
+        if len(rows):
+            row = rows[-1]
+            body = int(scan.bodies[row])
+            self._last_page = int(scan.pages[row])
+            self._last_content = (
+                bytes(CONTENT_BYTES) if scan.kinds[row] == Kind.ZERO else scan.buffer[body : body + CONTENT_BYTES]
+            )
 
     def _release(self, held: HeldPages, pages: PageNumbers) -> list[bytes]:
         """Records of these pages. Those of the block that QEMU is in go last: so the recipient is in it, too."""
