@@ -329,13 +329,13 @@ class NodeMetrics:
         )
         self.lane_raw_used_bytes = Gauge(
             "vmport_lane_raw_used_bytes",
-            "What the recipient has still to make of them: memory and disk as its hypervisor gets it, over all ports.",
+            "Memory and disk for its hypervisor that the other end has still to make of what is under way, all ports.",
             ("lane",),
             registry=registry,
         )
         self.lane_raw_allowed_bytes = Gauge(
             "vmport_lane_raw_allowed_bytes",
-            "Most that may be so outstanding now, as the latest port's lane measured the recipient.",
+            "Most that it may still have to make now, as the latest port's lane measured the other end.",
             ("lane",),
             registry=registry,
         )

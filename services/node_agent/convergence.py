@@ -34,7 +34,7 @@ STEPS = 4
 PLANNED_BYTES_PER_S = 16 << 20
 """What the hypervisor calculates with: a millisecond is then 16 KiB, and the most that QEMU takes 33 GB."""
 UNSEEN_BYTES_PER_S = 10_000_000
-"""A rate until what has it was busy once."""
+"""The rate of a link or a recipient that was never busy."""
 LEAST_BYTES_PER_S = 1 << 16
 """Of a route that is away; it comes back."""
 ENOUGH_BYTES = 1 << 20
