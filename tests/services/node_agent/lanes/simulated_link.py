@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,7 +76,8 @@ class Clock:
 class SimulatedLane:
     """One lane that sends from `a` to `b`. `hiccup_s`: longest pause of either event loop, some of them so long.
 
-    With a `reader`, `b`'s application passes what it makes of the payloads, `raw_bytes` of each, through that.
+    With a `reader`, `b`'s application passes what it makes of the payloads, `raw_bytes` of each, through that. Where
+    they `vary`, some payloads become four times as much as that, in stretches of up to a hundred.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class SimulatedLane:
         hiccup_s: float = 0.0,
         raw_bytes: int | None = None,
         reader: Bottleneck | None = None,
+        vary: bool = False,
         seed: int = 1,
         **settings: Any,
     ) -> None:
@@ -98,6 +101,9 @@ class SimulatedLane:
         self.hiccup_s = hiccup_s
         self.raw_bytes = payload_bytes if raw_bytes is None else raw_bytes
         self.reader = reader or Bottleneck(math.inf)
+        self.vary = vary
+        self._raws: deque[int] = deque()  # of payloads under way
+        self._stretch = self._times = 1
         self.sends = True
         self.consumed_bytes = 0
         self.readings: list[Reading] = []
@@ -118,7 +124,8 @@ class SimulatedLane:
         """Send what there is room for."""
         now_s = self.clock.now_s
         while self.sends and self.a.ready and self.a.has_room(len(self.payload)):
-            self.a.send_data(self._stream, self.payload, now_s, raw_bytes=self.raw_bytes)
+            self._raws.append(self.raw_bytes * self._next_times())
+            self.a.send_data(self._stream, self.payload, now_s, raw_bytes=self._raws[-1])
             self.readings.append(Reading(now_s, self.link.queue_s(now_s), self.a.stats().allowed_out_bytes))
         for frame in self.a.frames_to_send(now_s):
             arrives_s = self._wake("b", self.link.pass_(len(frame), now_s) + self.one_way_s)
@@ -135,6 +142,12 @@ class SimulatedLane:
     def since(self, at_s: float) -> list[Reading]:
         """What was seen from then on."""
         return [reading for reading in self.readings if reading.at_s >= at_s]
+
+    def _next_times(self) -> int:
+        self._stretch -= 1
+        if self.vary and self._stretch == 0:
+            self._stretch, self._times = self._random.randrange(1, 100), self._random.choice((1, 4))
+        return self._times
 
     def _wake(self, name: str, due_s: float) -> float:
         """When an event loop comes to it: in order, and late when it has a hiccup."""
@@ -154,7 +167,7 @@ class SimulatedLane:
     def _at_b(self, frame: bytes) -> None:
         for event in self.b.receive_frame(frame, self.clock.now_s):
             if isinstance(event, DataReceived):
-                read_s = self.reader.pass_(self.raw_bytes, self.clock.now_s)
+                read_s = self.reader.pass_(self._raws.popleft(), self.clock.now_s)
                 self.clock.at(read_s, lambda event=event: self._read(event))  # type: ignore[misc]
         self.go_on()
 

@@ -273,6 +273,14 @@ def test_a_slow_reader_does_not_make_the_link_slow() -> None:
     assert Stretch(lane, 2.0).busy > 0.9
 
 
+@pytest.mark.parametrize("one_way_s", [0.01, 0.05])
+def test_payloads_of_which_more_becomes_do_not_idle_the_link(one_way_s: float) -> None:
+    """A reader that can do with four times what the link brings is not the bottleneck, with any of them."""
+    lane = make_lane(one_way_s=one_way_s, reader=Bottleneck(4 * 100 * MBIT), vary=True, hiccup_s=0.01)
+    lane.clock.run(2.0)
+    assert Stretch(lane, 20.0).busy > 0.93
+
+
 def test_a_long_pause() -> None:
     """After a minute of silence the link is busy and its queue short at once."""
     lane = make_lane(hiccup_s=0.02)
