@@ -15,7 +15,7 @@ from services.node_agent.lanes.stream import LaneStream
 
 AHEAD_BYTES: Final = 8 << 20
 """Two thirds of a second at 100 Mbit/s; a stretch of zeros and known contents takes the codec about that."""
-AHEAD_RAW_BYTES: Final = 4 * AHEAD_BYTES
+AHEAD_RAW_BYTES: Final = 32 * AHEAD_BYTES
 """More would be a stretch of references, for which the other application is the slower one and not the codec."""
 
 
