@@ -12,7 +12,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from services.node_agent.page_codec.contents import (
     CONTENT_BYTES,
+    DIGEST_BYTES,
     ID_BYTES,
     ContentMissingError,
     Numbers,
@@ -41,11 +42,14 @@ _ROW_BYTES: Final = 8 + ID_BYTES
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """The different contents of a file, each at the first block that has it. `keyed` ids only where a key was given."""
+    """The different contents of a file, each at the first block that has it.
+
+    `whole` are the digests uncut, DIGEST_BYTES each, or nothing where only an index was read.
+    """
 
     blocks: NDArray[np.int64]
     digests: Digests
-    keyed: bytes = b""
+    whole: bytes = b""
 
     @classmethod
     def empty(cls) -> Scanned:
@@ -54,41 +58,36 @@ class Scanned:
 
     def only(self, rows: NDArray[np.bool_]) -> Scanned:
         """Some of it."""
-        return Scanned(self.blocks[rows], self.digests[rows], b"".join(self.keyed_ids(rows)) if self.keyed else b"")
+        whole = np.frombuffer(self.whole, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
+        return Scanned(self.blocks[rows], self.digests[rows], whole[rows].tobytes() if self.whole else b"")
 
     def first(self, count: int) -> Scanned:
         """No more than so many rows."""
-        return Scanned(self.blocks[:count], self.digests[:count], self.keyed[: count * ID_BYTES])
+        return Scanned(self.blocks[:count], self.digests[:count], self.whole[: count * DIGEST_BYTES])
 
-    def all_keyed_ids(self) -> list[bytes]:
-        """The keyed ids of all rows."""
-        return self.keyed_ids(np.ones(len(self.blocks), dtype=np.bool_))
-
-    def keyed_ids(self, rows: NDArray[np.bool_]) -> list[bytes]:
-        """The keyed ids of some rows."""
-        at = np.flatnonzero(rows).tolist()
-        return [self.keyed[row * ID_BYTES : (row + 1) * ID_BYTES] for row in at]
+    def whole_digests(self) -> list[bytes]:
+        """`whole`, row by row."""
+        return [self.whole[at : at + DIGEST_BYTES] for at in range(0, len(self.whole), DIGEST_BYTES)]
 
 
-def scan(path: Path, *, key: bytes | None = None, limit: int, stopped: Callable[[], bool] = lambda: False) -> Scanned:
+def scan(path: Path, *, limit: int, stopped: Callable[[], bool] = lambda: False) -> Scanned:
     """Read a file; at most `limit` contents, and no further once it is `stopped`. Raises OSError."""
     seen: set[bytes] = set()
     blocks: list[int] = []
     digests: list[bytes] = []
-    keyed: list[bytes] = []
     with open(path, "rb", buffering=0) as file:
         for block, content in _contents(file.fileno()):
-            digest = blake3(content).digest(ID_BYTES)
+            digest = blake3(content).digest()
             if digest in seen:
                 continue
             seen.add(digest)
             blocks.append(block)
             digests.append(digest)
-            if key is not None:
-                keyed.append(blake3(content, key=key).digest(ID_BYTES))
             if len(blocks) >= limit or stopped():
                 break
-    return Scanned(np.array(blocks, dtype=np.int64), digests_of(b"".join(digests)), b"".join(keyed))
+    whole = b"".join(digests)
+    cut = np.frombuffer(whole, dtype=np.uint8).reshape(-1, DIGEST_BYTES)[:, :ID_BYTES]
+    return Scanned(np.array(blocks, dtype=np.int64), digests_of(cut.tobytes()), whole)
 
 
 def _contents(file: int) -> Iterator[tuple[int, bytes]]:
@@ -169,7 +168,7 @@ class BlockIndex:
         if (found := _read_index(kept, stamp)) is not None:
             os.utime(kept)
             return found
-        found = scan(path, limit=limit)
+        found = replace(scan(path, limit=limit), whole=b"")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         body = stamp + found.blocks.astype("<i8").tobytes() + found.digests.astype("<u8").tobytes()
         draft = kept.with_suffix(".new")

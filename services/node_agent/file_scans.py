@@ -21,10 +21,9 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class FileScans:
-    """Of one port, with its key. One file is read at a time, in a thread. `close` it at the end."""
+    """Of one port. One file is read at a time, in a thread. `close` it at the end."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self) -> None:
         self._stopped = threading.Event()
         self._tasks = Tasks("file scans")
         self._turn = asyncio.Lock()
@@ -50,9 +49,7 @@ class FileScans:
     async def _scan(self, path: Path) -> Scanned:
         async with self._turn:
             try:
-                return await asyncio.to_thread(
-                    scan, path, key=self._key, limit=MAX_OFFERS - SAMPLE, stopped=self._stopped.is_set
-                )
+                return await asyncio.to_thread(scan, path, limit=MAX_OFFERS - SAMPLE, stopped=self._stopped.is_set)
             except OSError as error:
                 log.info("a file cannot be offered", file=str(path), reason=str(error))
                 return Scanned.empty()

@@ -122,7 +122,8 @@ async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], scans: F
         raise CodecError(finding=f"the recipient numbered {count} contents, the donor {known}")
     file_of, contents = _join(list(parts.values()))
     learnt.known = await asyncio.to_thread(KnownContents, list(parts), file_of, contents.blocks, contents.digests)
-    port.contents.learn(Origin.KNOWN, [each for part in parts.values() for each in part.all_keyed_ids()])
+    digests = [digest for part in parts.values() for digest in part.whole_digests()]
+    port.contents.learn(Origin.KNOWN, port.contents.ids_of(digests))
 
 
 def _join(parts: Sequence[Scanned]) -> tuple[NDArray[np.int64], Scanned]:

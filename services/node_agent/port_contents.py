@@ -144,7 +144,7 @@ class OutboundContents:
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
-        self._scans = FileScans(self.codecs.port.hello.key)
+        self._scans = FileScans()
         self._seed = seed_place(kept, agreement)
         asked = agreement.limits.seed_bandwidth_bytes_per_s
         self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked

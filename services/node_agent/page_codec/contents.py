@@ -17,7 +17,7 @@ base images and of what an earlier port left; those numbers come from the catalo
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Final, Protocol
 
@@ -29,6 +29,8 @@ from services.node_agent.page_codec.codec import CodecError
 
 CONTENT_BYTES: Final = 4096
 ID_BYTES: Final = 16
+DIGEST_BYTES: Final = 32
+"""A whole BLAKE3 digest: no two contents have the same one."""
 KEY_BYTES: Final = 32
 DEFAULT_KEEP: Final = 1 << 20
 """Contents per origin that a recipient holds: 4 GiB of (sparse) file each."""
@@ -153,10 +155,15 @@ class ContentIndex:
 
     def ids(self, data: memoryview | bytes) -> list[bytes]:
         """Keyed ids of consecutive contents; `data` has a multiple of CONTENT_BYTES."""
-        key, view = self._key, memoryview(data)
-        return [
-            blake3(view[at : at + CONTENT_BYTES], key=key).digest(ID_BYTES) for at in range(0, len(view), CONTENT_BYTES)
-        ]
+        view = memoryview(data)
+        return self.ids_of(
+            [blake3(view[at : at + CONTENT_BYTES]).digest() for at in range(0, len(view), CONTENT_BYTES)]
+        )
+
+    def ids_of(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Keyed ids of contents with these whole digests: what was read before there was a port need not be again."""
+        key = self._key
+        return [blake3(digest, key=key).digest(ID_BYTES) for digest in digests]
 
     def next_number(self, origin: Origin) -> int:
         """What the next literal of this origin gets."""

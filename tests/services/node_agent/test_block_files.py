@@ -51,11 +51,11 @@ def test_pieces_are_the_whole_blocks_of_the_file(image: Path) -> None:
 
 def test_a_scan_finds_each_content_once(image: Path) -> None:
     """Zeros, holes and what comes again are left out; ids are those that the encoders use."""
-    found = scan(image, key=KEY, limit=100)
+    found = scan(image, limit=100)
     assert found.blocks.tolist() == [0, 1, 4097]
     assert found.digests.tobytes() == b"".join(blake3(block(at)).digest(16) for at in (1, 2, 3))
-    ids = ContentIndex(KEY).ids(block(1) + block(3))
-    assert found.keyed_ids(np.array([True, False, True])) == ids
+    some, index = found.only(np.array([True, False, True])), ContentIndex(KEY)
+    assert index.ids_of(some.whole_digests()) == index.ids(block(1) + block(3))
     assert scan(image, limit=2).blocks.tolist() == [0, 1]
 
 

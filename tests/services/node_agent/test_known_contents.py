@@ -78,7 +78,7 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
     if image is not None:
         (images / "base.raw").write_bytes(image)
     donor, recipient = DonorCodecs(tmp_path / "sent", scratch=tmp_path), RecipientCodecs(tmp_path / "received")
-    scans = FileScans(donor.port.hello.key)
+    scans = FileScans()
     scans.begin([disk_file])
     bases = BaseImages(tmp_path / "index")
     inbound = InboundContents(recipient, Sources(images=images, kept=(), index=BlockIndex(tmp_path / "index")), bases)
