@@ -34,6 +34,7 @@ from shared.messages.nodes import (
     DescribeFailed,
     DescribeVm,
     EraseQuarantine,
+    ExpectOutbound,
     InventoryReported,
     NodeHeartbeat,
     OwnedVm,
@@ -128,8 +129,8 @@ class DonorService:
         match envelope.data:
             case ApprovalRequested() as message:
                 await self._asked(tx, envelope, message)
-            case PortingFixed(port_id=port_id, agreement=agreement):
-                await self._fixed(tx, port_id, agreement)
+            case PortingFixed() as message:
+                await self._fixed(tx, envelope, message)
             case StartOutbound() as message:
                 await self._start(tx, envelope, message)
             case AbortTransfer() as message:
@@ -248,17 +249,22 @@ class DonorService:
 
     # ---- the port itself --------------------------------------------------------------------------------------------
 
-    async def _fixed(self, tx: Transaction, port_id: UUID, agreement: ServiceChangeAgreement) -> None:
-        port = await records.load_port(tx, port_id)
+    async def _fixed(self, tx: Transaction, envelope: AnyEnvelope, message: PortingFixed) -> None:
+        agreement = message.agreement
+        port = await records.load_port(tx, message.port_id)
         if port is None or port.phase is not Phase.APPROVED:
-            log.warning("a porting is fixed that was not approved here", port=str(port_id))
+            log.warning("a porting is fixed that was not approved here", port=str(message.port_id))
             return
         refusals = self._agreement_refusals(port, agreement)
         if refusals:
             # Said where it can be answered: when the broker asks to start.
-            log.warning("a porting is fixed otherwise than approved", port=str(port_id), codes=_codes(refusals))
+            log.warning("a porting is fixed otherwise than approved", port=str(port.port_id), codes=_codes(refusals))
             return
         await records.save_port(tx, port.in_phase(Phase.FIXED, tx.now, agreement=agreement))
+        if agreement.window_start <= tx.now:
+            # Until the recipient is ready the node has as long as it takes to read a disk.
+            expect = ExpectOutbound(port_id=port.port_id, vm_uuid=port.vm_uuid)
+            await tx.send(node(self._provider, port.node), expect, cause=envelope, deadline=envelope.deadline)
 
     async def _start(self, tx: Transaction, envelope: AnyEnvelope, message: StartOutbound) -> None:
         port = await records.load_port(tx, message.port_id)

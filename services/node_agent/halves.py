@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +17,7 @@ import structlog
 
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
+from services.node_agent.disk_images import DiskImageError
 from services.node_agent.hypervisor import Hypervisor, HypervisorError, LiveVm
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
@@ -34,8 +36,10 @@ from services.node_agent.reports import Reports
 from services.node_agent.settings import NodeSection
 from services.node_agent.stream_codecs import StreamCodecs
 from shared.bus import BusDown, Undeliverable
+from shared.domain_xml import DomainXmlError
 from shared.logs import port_bound
 from shared.messages.base import PortMessage
+from shared.messages.nodes import ExpectOutbound
 from shared.messages.porting import (
     AbortTransfer,
     InboundFinished,
@@ -134,6 +138,20 @@ class Halves:
         self._tasks.spawn(self._contents.read_ahead(vm), name=f"read ahead for {vm.description.name}")
 
     # ---- commands ----
+
+    def expect(self, command: ExpectOutbound) -> None:
+        """The outbound half of this port begins in a moment."""
+        if command.port_id not in self._active:
+            self._tasks.spawn(self._scan_ahead(command), name=f"expect {command.port_id}")
+
+    async def _scan_ahead(self, command: ExpectOutbound) -> None:
+        with port_bound(command.port_id):
+            try:
+                vm = await self._hypervisor.describe(command.vm_uuid)
+            except (HypervisorError, DomainXmlError, DiskImageError) as error:
+                log.info("a VM that is to leave cannot be read ahead", reason=str(error))
+                return
+            await self._contents.scan_ahead(command.port_id, [Path(file) for file in vm.files])
 
     def start(self, side: Side, agreement: ServiceChangeAgreement) -> None:
         """Begin a half, or say again what became of it."""

@@ -54,6 +54,8 @@ SEED = "seed"
 """At the recipient what came ahead of the window; at the donor what went of the memory, to be offered."""
 SEEDED_EXCHANGE_WITHIN_S = 120.0
 """Where so much was sent ahead, knowing it is worth a later beginning."""
+SCANNED_AHEAD_S = 60.0
+"""How long what was read ahead of a half waits for it."""
 MIB = 1 << 20
 
 
@@ -66,6 +68,7 @@ class PortContents:
         self._index = BlockIndex(settings.state_dir / "indexes")
         self._bases = BaseImages(settings.state_dir / "indexes")
         self._reader = ImageReader(self._bases)
+        self._scans: dict[UUID, FileScans] = {}
         self._kept = Kept(
             settings.state_dir / "contents",
             self._index,
@@ -79,7 +82,8 @@ class PortContents:
 
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the half where the guest leaves."""
-        return OutboundContents(self._settings, self._kept, self._reader, agreement)
+        scans = self._scans.pop(agreement.port_id, None) or FileScans()
+        return OutboundContents(self._settings, self._kept, self._reader, agreement, scans)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
         """For the half where the guest arrives."""
@@ -101,6 +105,19 @@ class PortContents:
         """A port of this VM may come: know by then what its disks lie on."""
         bases = {beneath[0].path: None for beneath in vm.layers.values() if len(beneath) == 1}
         await self._reader.read_ahead(Path(path) for path in bases if path is not None)
+
+    async def scan_ahead(self, port_id: UUID, files: Iterable[Path]) -> None:
+        """Read what an outbound half will offer that begins in a moment; forgotten if it does not."""
+        if port_id in self._scans or {Technique.BASE, Technique.KEPT} <= set(self._settings.without):
+            return
+        scans = self._scans[port_id] = FileScans()
+        scans.begin(files)
+        try:
+            await asyncio.sleep(SCANNED_AHEAD_S)
+        finally:
+            if self._scans.get(port_id) is scans:
+                del self._scans[port_id]
+                await scans.close()
 
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
@@ -137,14 +154,20 @@ class OutboundContents:
     """One outbound half's."""
 
     def __init__(
-        self, settings: NodeSection, kept: Kept, reader: ImageReader, agreement: ServiceChangeAgreement
+        self,
+        settings: NodeSection,
+        kept: Kept,
+        reader: ImageReader,
+        agreement: ServiceChangeAgreement,
+        scans: FileScans,
     ) -> None:
+        """`scans` may have begun; they are closed with this."""
         self._reader = reader
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
         self._learnt: Learnt | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
-        self._scans = FileScans()
+        self._scans = scans
         self._seed = seed_place(kept, agreement)
         asked = agreement.limits.seed_bandwidth_bytes_per_s
         self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked

@@ -16,7 +16,7 @@ from services.node_agent.vm_affairs import VmAffairs
 from shared.bus import Reject
 from shared.messages import AnyEnvelope
 from shared.messages.base import PortMessage
-from shared.messages.nodes import DescribeVm, EraseQuarantine
+from shared.messages.nodes import DescribeVm, EraseQuarantine, ExpectOutbound
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
@@ -60,6 +60,8 @@ class NodeService:
             case StartOutbound(agreement=agreement):
                 self._check(agreement, agreement.donor, agreement.donor_node)
                 self._halves.start(Side.OUTBOUND, agreement)
+            case ExpectOutbound() as command:
+                self._halves.expect(command)
             case AbortTransfer() as command:
                 self._halves.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:

@@ -63,6 +63,15 @@ class DescribeFailed(PortMessage):
     detail: Text
 
 
+class ExpectOutbound(PortMessage):
+    """This VM leaves as soon as its recipient is ready: read by then what it will offer. A hint, without an answer."""
+
+    SENDERS: ClassVar = frozenset({Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.NODE})
+
+    vm_uuid: UUID
+
+
 class EraseQuarantine(PortMessage):
     """The quarantine of this port's disks is over: erase them."""
 

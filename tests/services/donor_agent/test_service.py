@@ -19,7 +19,14 @@ from services.donor_agent.settings import DonorSection
 from services.donor_agent.testing import DESCRIPTION, PORT, SUMMARY, VM, make_agreement, make_heartbeat, make_identity
 from shared.messages import Message, seal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
-from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, InventoryReported, VmDescribed
+from shared.messages.nodes import (
+    DescribeFailed,
+    DescribeVm,
+    EraseQuarantine,
+    ExpectOutbound,
+    InventoryReported,
+    VmDescribed,
+)
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
@@ -174,6 +181,7 @@ async def test_the_whole_way_of_a_vm_that_leaves(running: World) -> None:
     assert told == [DonorApproved, OutboundStarted, OutboundFinished, VmDisconnected, DisksErased]
     assert [type(e.data) for e in running.bus.received(NODE)] == [
         DescribeVm,
+        ExpectOutbound,
         StartOutbound,
         DisconnectVm,
         EraseQuarantine,
@@ -373,6 +381,14 @@ async def test_a_vm_that_changed_its_node_is_not_started(running: World) -> None
     await running.say(BROKER, StartOutbound(port_id=PORT, agreement=running.agreement()))
 
     assert [failed.code for failed in running.heard(BROKER, TransferFailed)] == ["vm_moved"]
+
+
+async def test_a_port_that_begins_later_is_not_expected_yet(running: World) -> None:
+    """Its disk would have changed until then."""
+    await running.to_approved()
+    later = running.agreement(window_start=running.clock() + timedelta(hours=1))
+    await running.say(BROKER, PortingFixed(port_id=PORT, agreement=later))
+    assert running.heard(NODE, ExpectOutbound) == []
 
 
 async def test_only_so_many_ports_at_once(world: World) -> None:

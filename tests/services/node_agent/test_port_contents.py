@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from blake3 import blake3
 
+from services.node_agent import file_scans, port_contents
 from services.node_agent.base_images import BaseImage, OverlaysWanted
+from services.node_agent.block_files import Scanned, scan
 from services.node_agent.guest_memory import RamRange
 from services.node_agent.journal import Journal
 from services.node_agent.lanes.session import LaneSession
@@ -39,8 +41,8 @@ VM = uuid4()
 
 
 def node(folder: Path, **settings: object) -> PortContents:
-    """One node's contents; its catalogue is empty."""
-    section = NodeSection.model_validate({"state_dir": folder, "base_image_dir": folder / "no-images", **settings})
+    """One node's contents; its catalogue is `images`."""
+    section = NodeSection.model_validate({"state_dir": folder, "base_image_dir": folder / "images", **settings})
     (folder / "journal").mkdir(parents=True, exist_ok=True)
     return PortContents(section, Journal(folder / "journal"))
 
@@ -61,9 +63,10 @@ async def porting(
     *,
     ahead: tuple[SeedSource, FakeHypervisor] | None = None,
     seed: bool = True,
+    agreed: ServiceChangeAgreement | None = None,
 ) -> AsyncIterator[tuple[OutboundContents, InboundContents]]:
     """Both halves, after one pass ahead and the exchange; closed at the end, as when a port ends."""
-    route, agreed = MemoryRoute(), agreement(vm, seed=seed)
+    route, agreed = MemoryRoute(), agreed or agreement(vm, seed=seed)
     near, far = (
         LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
         for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
@@ -129,6 +132,58 @@ async def test_a_second_attempt_sends_only_what_is_missing(tmp_path: Path, disk:
         assert send(outbound, inbound, DISK[:border]) > border
     async with porting(node(tmp_path / "a"), node(tmp_path / "b"), disk) as (outbound, inbound):
         assert send(outbound, inbound, DISK) < len(DISK) - border + 4000
+
+
+@pytest.fixture
+def scanned(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Every file that was scanned, each time."""
+    files: list[Path] = []
+
+    def watched(path: Path, *, limit: int, stopped: Callable[[], bool]) -> Scanned:
+        files.append(path)
+        return scan(path, limit=limit, stopped=stopped)
+
+    monkeypatch.setattr(file_scans, "scan", watched)
+    return files
+
+
+def knowing(folder: Path) -> PortContents:
+    """A node whose catalogue has the disk."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "base.raw").write_bytes(DISK)
+    return node(folder)
+
+
+async def test_what_was_read_ahead_is_not_read_again(tmp_path: Path, disk: Path, scanned: list[Path]) -> None:
+    """The half that begins then takes it."""
+    agreed, donor = agreement(), node(tmp_path / "a")
+    ahead = asyncio.ensure_future(donor.scan_ahead(agreed.port_id, [disk]))
+    await asyncio.sleep(0)
+    async with porting(donor, knowing(tmp_path / "b"), disk, agreed=agreed) as (outbound, inbound):
+        assert send(outbound, inbound, DISK) < len(DISK) / 50
+    assert scanned == [disk]
+    ahead.cancel()
+    await asyncio.wait({ahead})
+
+
+async def test_what_no_half_takes_is_forgotten(
+    tmp_path: Path, disk: Path, scanned: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The port ended before it began here; one that comes all the same reads for itself."""
+    monkeypatch.setattr(port_contents, "SCANNED_AHEAD_S", 0.0)
+    agreed, donor = agreement(), node(tmp_path / "a")
+    await donor.scan_ahead(agreed.port_id, [disk])
+    before = len(scanned)
+    async with porting(donor, knowing(tmp_path / "b"), disk, agreed=agreed):
+        assert len(scanned) == before + 1
+
+
+async def test_a_node_without_the_exchange_reads_nothing_ahead(tmp_path: Path, disk: Path, scanned: list[Path]) -> None:
+    """It would offer nothing."""
+    donor = node(tmp_path / "a", without=[Technique.BASE, Technique.KEPT])
+    async with asyncio.timeout(10):
+        await donor.scan_ahead(uuid4(), [disk])
+    assert scanned == []
 
 
 async def test_the_way_home_refers_to_the_memory_that_left(tmp_path: Path, disk: Path) -> None:

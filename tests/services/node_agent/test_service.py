@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from services.node_agent import file_scans
+from services.node_agent.block_files import Scanned, scan
 from services.node_agent.disk_images import allocated_bytes
 from services.node_agent.journal import Phase
-from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, VmDescribed
+from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, ExpectOutbound, VmDescribed
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
@@ -182,6 +186,32 @@ async def test_a_live_vm_is_described(world: World) -> None:
     identity = (await world.hear(DONOR, VmDescribed)).identity
     assert (identity.vm.uuid, identity.vm.name, identity.node) == (VM, "web", "alpha-1")
     assert identity.domain_xml == world.domain_xml
+
+
+async def test_a_vm_that_is_to_leave_is_read_ahead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the port begins, which then goes its way."""
+    loop, scanned = asyncio.get_running_loop(), asyncio.Queue[Path]()
+
+    def watched(path: Path, *, limit: int, stopped: Callable[[], bool]) -> Scanned:
+        loop.call_soon_threadsafe(scanned.put_nowait, path)
+        return scan(path, limit=limit, stopped=stopped)
+
+    monkeypatch.setattr(file_scans, "scan", watched)
+    await world.say(DONOR, ALPHA, ExpectOutbound(port_id=world.agreement.port_id, vm_uuid=VM))
+    async with asyncio.timeout(10):
+        assert await scanned.get() == world.source
+    await world.start_port()
+    await world.hear(DONOR, OutboundFinished)
+    assert scanned.empty()
+
+
+async def test_a_missing_vm_is_not_read_ahead(world: World) -> None:
+    """Nothing comes of the hint, and nothing is said: the port itself will say."""
+    missing = world.alpha.hypervisor.vms.pop(VM)
+    await world.say(DONOR, ALPHA, ExpectOutbound(port_id=world.agreement.port_id, vm_uuid=VM))
+    world.alpha.hypervisor.vms[VM] = missing
+    await world.start_port()
+    await world.hear(DONOR, OutboundFinished)
 
 
 async def test_a_missing_vm_is_described_as_missing(world: World) -> None:
