@@ -41,6 +41,7 @@ Numbers = NDArray[np.uint32]
 Codes = NDArray[np.uint32]
 """`origin << 30 | number`."""
 MAX_NUMBER: Final = (1 << 30) - 1
+_NUMBER_BITS: Final = MAX_NUMBER.bit_length()
 UNKNOWN: Final = 0xFFFF_FFFF
 """No content's code."""
 
@@ -179,6 +180,8 @@ class ContentIndex:
         Codes are `origin << 30 | number`. Those that must go got the next numbers of `origin`, in order; the same
         content twice in `ids` goes once.
         """
+        if (known := self._all_young(ids)) is not None:
+            return known, np.zeros(len(known), dtype=np.bool_)
         young, old, number = self._young, self._old, self._next[origin]
         base = origin << 30
         oldest = [self._oldest(each) for each in Origin]
@@ -199,6 +202,8 @@ class ContentIndex:
 
     def find(self, ids: Sequence[bytes]) -> Codes:
         """As `place`, but UNKNOWN for what must go, and nothing gets a number."""
+        if (known := self._all_young(ids)) is not None:
+            return known
         young, old = self._young, self._old
         oldest = [self._oldest(each) for each in Origin]
         places = []
@@ -208,6 +213,15 @@ class ContentIndex:
                 place = old.get(content, -1)
             places.append(UNKNOWN if place < 0 or (place & MAX_NUMBER) < oldest[place >> 30] else place)
         return np.array(places, dtype=np.uint32)
+
+    def _all_young(self, ids: Sequence[bytes]) -> Codes | None:
+        """The codes where all can be referred to and the younger generation has them: most batches of a known file."""
+        try:
+            codes = np.array(list(map(self._young.__getitem__, ids)), dtype=np.uint32)
+        except KeyError:
+            return None
+        oldest = np.array([self._oldest(each) for each in Origin])
+        return codes if (codes & np.uint32(MAX_NUMBER) >= oldest[codes >> _NUMBER_BITS]).all() else None
 
     def learn(self, origin: Origin, ids: Sequence[bytes]) -> None:
         """The recipient holds these under the next numbers of `origin`, from elsewhere than this port's lanes."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -59,6 +60,9 @@ class Run(IntEnum):
 
 
 Kinds = NDArray[np.uint8]
+# Looking at an enum costs more than what is done with it, thousands of times a second.
+_ZERO, _FULL, _REFERENCE = (np.uint8(kind) for kind in (Run.ZERO, Run.FULL, Run.REFERENCE))
+_ORIGIN_NAMES: Final = tuple(origin.name.lower() for origin in sorted(Origin))
 
 MAX_OUT_BYTES: Final = 4 * MAX_CHUNK_BYTES
 """Most that one batch becomes."""
@@ -205,7 +209,7 @@ class DiskEncoder:
         batch.runs += _runs_of(kinds)
         batch.codes.append(references)
         batch.raw_bytes += len(blocks)
-        full = kinds == Run.FULL
+        full = kinds == _FULL
         if full.any():
             batch.first = batch.first if batch.full else first
             batch.full.append(np.frombuffer(blocks, dtype=np.uint8).reshape(-1, CONTENT_BYTES)[full].tobytes())
@@ -220,22 +224,23 @@ class DiskEncoder:
 
     def _place(self, blocks: memoryview) -> tuple[Kinds, Codes]:
         """Each block's kind, and the codes of those that are references."""
-        pages = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
-        kinds = np.where(pages.any(axis=1), Run.FULL, Run.ZERO).astype(np.uint8)
-        there = np.flatnonzero(kinds == Run.FULL)
+        pages = np.frombuffer(blocks, dtype=np.uint64).reshape(-1, CONTENT_BYTES // 8)
+        written = pages.any(axis=1)
+        there = int(written.sum())
+        kinds = np.where(written, _FULL, _ZERO)
         references: Codes = np.empty(0, dtype=np.uint32)
-        if len(there) and Technique.DEDUP in self._port.techniques:
+        if there and Technique.DEDUP in self._port.techniques:
             index = self._port.contents
-            data = blocks if len(there) == len(kinds) else memoryview(pages[there].tobytes())
+            data = blocks if there == len(kinds) else memoryview(pages[written].tobytes())
             codes, fresh = index.place(Origin.DISK, index.ids(data))
-            kinds[there[~fresh]] = Run.REFERENCE
+            kinds[written] = np.where(fresh, _FULL, _REFERENCE)
             references = codes[~fresh]
             for origin, count in enumerate(np.bincount(references >> _NUMBER_BITS).tolist()):
-                self.raw_bytes_by_kind[Origin(origin).name.lower()] += count * CONTENT_BYTES
+                self.raw_bytes_by_kind[_ORIGIN_NAMES[origin]] += count * CONTENT_BYTES
         else:
-            self._port.contents.skip(Origin.DISK, len(there))
-        self.raw_bytes_by_kind["zero"] += int((kinds == Run.ZERO).sum()) * CONTENT_BYTES
-        self.raw_bytes_by_kind["full"] += int((kinds == Run.FULL).sum()) * CONTENT_BYTES
+            self._port.contents.skip(Origin.DISK, there)
+        self.raw_bytes_by_kind["zero"] += (len(kinds) - there) * CONTENT_BYTES
+        self.raw_bytes_by_kind["full"] += (there - len(references)) * CONTENT_BYTES
         return kinds, references
 
 
@@ -344,11 +349,14 @@ class _Columns:
 
 
 def _fetch(store: ContentStore, columns: _Columns) -> Pages:
-    pages = np.empty((len(columns.codes), CONTENT_BYTES), dtype=np.uint8)
     origins = columns.codes >> _NUMBER_BITS
-    for origin in np.unique(origins).tolist():
-        if origin not in _ORIGINS:
-            raise CodecError(finding=f"origin {origin} is unknown")
+    different = np.unique(origins).tolist()
+    if unknown := [origin for origin in different if origin not in _ORIGINS]:
+        raise CodecError(finding=f"origin {unknown[0]} is unknown")
+    if len(different) == 1:
+        return store.fetch(Origin(different[0]), columns.codes & np.uint32(MAX_NUMBER))
+    pages = np.empty((len(columns.codes), CONTENT_BYTES), dtype=np.uint8)
+    for origin in different:
         these = np.flatnonzero(origins == origin)
         pages[these] = store.fetch(Origin(origin), columns.codes[these] & np.uint32(MAX_NUMBER))
     return pages
@@ -364,10 +372,8 @@ def _with_tail(spans: list[Span], held: int) -> list[Span]:
 
 
 def _runs_of(kinds: Kinds) -> list[tuple[int, int]]:
-    borders = np.flatnonzero(np.diff(kinds)) + 1
-    starts = np.concatenate(([0], borders))
-    lengths = np.diff(np.concatenate((starts, [len(kinds)])))
-    return list(zip(kinds[starts].tolist(), lengths.tolist(), strict=True))
+    borders = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(kinds)]
+    return [(int(kinds[start]), end - start) for start, end in pairwise(borders)]
 
 
 def _differences(codes: list[Codes]) -> Codes:
