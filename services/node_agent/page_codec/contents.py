@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
+from itertools import repeat
 from typing import Final, Protocol
 
 import numpy as np
@@ -180,48 +181,31 @@ class ContentIndex:
         Codes are `origin << 30 | number`. Those that must go got the next numbers of `origin`, in order; the same
         content twice in `ids` goes once.
         """
-        if (known := self._all_young(ids)) is not None:
-            return known, np.zeros(len(known), dtype=np.bool_)
-        young, old, number = self._young, self._old, self._next[origin]
-        base = origin << 30
-        oldest = [self._oldest(each) for each in Origin]
-        places, fresh = [], []
-        for content in ids:
-            place = young.get(content, -1)
-            if place < 0:
-                place = old.get(content, -1)
-            new = place < 0 or (place & MAX_NUMBER) < oldest[place >> 30]
-            if new:
-                young[content] = place = base | number
+        codes = self.find(ids)
+        fresh = codes == UNKNOWN
+        number = self._next[origin]
+        placed: dict[bytes, int] = {}
+        for at in np.flatnonzero(fresh).tolist():
+            code = origin << 30 | number
+            if (before := placed.setdefault(ids[at], code)) == code:
                 number += 1
-            places.append(place)
-            fresh.append(new)
+            else:
+                fresh[at] = False
+            codes[at] = before
+        self._young |= placed
         self._next[origin] = number
         self._age()
-        return np.array(places, dtype=np.uint32), np.array(fresh, dtype=np.bool_)
+        return codes, fresh
 
     def find(self, ids: Sequence[bytes]) -> Codes:
         """As `place`, but UNKNOWN for what must go, and nothing gets a number."""
-        if (known := self._all_young(ids)) is not None:
-            return known
-        young, old = self._young, self._old
-        oldest = [self._oldest(each) for each in Origin]
-        places = []
-        for content in ids:
-            place = young.get(content, -1)
-            if place < 0:
-                place = old.get(content, -1)
-            places.append(UNKNOWN if place < 0 or (place & MAX_NUMBER) < oldest[place >> 30] else place)
-        return np.array(places, dtype=np.uint32)
-
-    def _all_young(self, ids: Sequence[bytes]) -> Codes | None:
-        """The codes where all can be referred to and the younger generation has them: most batches of a known file."""
-        try:
-            codes = np.array(list(map(self._young.__getitem__, ids)), dtype=np.uint32)
-        except KeyError:
-            return None
-        oldest = np.array([self._oldest(each) for each in Origin])
-        return codes if (codes & np.uint32(MAX_NUMBER) >= oldest[codes >> _NUMBER_BITS]).all() else None
+        codes = np.array(list(map(self._young.get, ids, repeat(UNKNOWN))), dtype=np.uint32)
+        if self._old:
+            for at in np.flatnonzero(codes == UNKNOWN).tolist():
+                codes[at] = self._old.get(ids[at], UNKNOWN)
+        oldest = np.array([*(self._oldest(each) for each in Origin), 0])  # the last is what UNKNOWN looks at
+        codes[(codes & np.uint32(MAX_NUMBER)) < oldest[codes >> _NUMBER_BITS]] = UNKNOWN
+        return codes
 
     def learn(self, origin: Origin, ids: Sequence[bytes]) -> None:
         """The recipient holds these under the next numbers of `origin`, from elsewhere than this port's lanes."""
