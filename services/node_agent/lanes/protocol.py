@@ -12,8 +12,9 @@ Rule 2  Acks mean consumed. `received` frees the sender's copy; `consumed` frees
         relay's queue and the receiver's memory together, and a reader that stands still makes the writer at the
         other end stand still. Within it the sender holds what is under way to about bandwidth x delay (flight.py), in
         bytes of payloads and in the *raw* bytes that the other application makes of them: a few kB of references may
-        be megabytes to write, and then it is the slower one. So that this can be measured, acks come after
-        `ACK_BYTES`, and when `ack_delay_s` has passed.
+        be megabytes to write, and then it is the slower one. A writer whom a switchover does not wait for may lead by
+        more of these. So that all this can be measured, acks come after `ACK_BYTES`, and when `ack_delay_s` has
+        passed.
 Rule 3  Loss is seen, not guessed. Every frame names the last number sent before it in this pass; because the route
         keeps order, any frame that arrives shows what did not. After `resend_after_s` without progress the sender
         asks with a small ACK (REPLY_WANTED), which drives the same mechanism when the *last* frames were lost. Only
@@ -169,12 +170,13 @@ class LaneProtocol:
         """Largest DATA payload that both ends accept; this end's own limit until the other one's is known."""
         return min(self.settings.max_payload_bytes, self._peer_max_payload_bytes or self.settings.max_payload_bytes)
 
-    def has_room(self, payload_bytes: int) -> bool:
-        """Whether `send_data` of this many bytes is possible now."""
+    def has_room(self, payload_bytes: int, *, raw_lead_bytes: int = 0) -> bool:
+        """Whether `send_data` of this many bytes is possible now, by a writer that may lead by so many raw bytes."""
+        raw_bytes = self._outbox.unconsumed_raw_bytes
         return (
             self._seal.established
             and self._flight.has_room(self._outbox.unconsumed_bytes)
-            and self._raw_flight.has_room(self._outbox.unconsumed_raw_bytes)
+            and (raw_bytes < raw_lead_bytes or self._raw_flight.has_room(raw_bytes))
             and self._outbox.has_room(self._seal.sealed_bytes(payload_bytes))
         )
 
@@ -216,20 +218,27 @@ class LaneProtocol:
         return stream_id
 
     def send_data(
-        self, stream_id: int, payload: memoryview | bytes, now_s: float, *, raw_bytes: int | None = None
+        self,
+        stream_id: int,
+        payload: memoryview | bytes,
+        now_s: float,
+        *,
+        raw_bytes: int | None = None,
+        raw_lead_bytes: int = 0,
     ) -> None:
         """Queue one DATA frame; the other end receives exactly these bytes as one payload. An empty payload is no
         frame.
 
         `payload` must not change afterwards. The other application makes `raw_bytes` of it, as many as it has unless
-        said. Raises ValueError when it is too long, has no room, or the stream cannot send.
+        said, and may be `raw_lead_bytes` of them behind whatever it is measured to take. Raises ValueError when it is
+        too long, has no room, or the stream cannot send.
         """
         self._check_usable()
         self._streams.check_sends(stream_id)
         size = len(payload)
         if size > self.max_send_bytes:
             raise ValueError(f"payload of {size} bytes is over this lane's limit of {self.max_send_bytes}")
-        if not self.has_room(size):
+        if not self.has_room(size, raw_lead_bytes=raw_lead_bytes):
             raise ValueError(f"no room in the window for {size} bytes; ask has_room() first")
         if size:
             raw = size if raw_bytes is None else raw_bytes

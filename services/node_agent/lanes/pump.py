@@ -161,10 +161,10 @@ class StreamPump:
     async def _write(self, payloads: list[bytes]) -> None:
         if not payloads:
             return
-        ahead = self._leading is not None and self._leading.may_run_ahead
+        lead = 0.0 if self._leading is None else self._leading.lead
         raw_bytes, self._unsent_raw_bytes = self._unsent_raw_bytes // len(payloads), 0
         for payload in payloads:
-            await self._ahead.write(payload, raw_bytes=raw_bytes, ahead=ahead)
+            await self._ahead.write(payload, raw_bytes=raw_bytes, lead=lead)
 
     @property
     def _held_back_bytes(self) -> int:

@@ -161,16 +161,23 @@ class LaneSession:
 
     # The streams' side: StreamOwner -------------------------------------------------------------------------------
 
-    async def send_payload(self, inbox: StreamInbox, payload: bytes | memoryview, *, raw_bytes: int) -> None:
+    async def send_payload(
+        self, inbox: StreamInbox, payload: bytes | memoryview, *, raw_bytes: int, raw_lead_bytes: int
+    ) -> None:
         """Wait for room in the window, then queue one payload; FIFO between writers."""
-        if self._turn.locked() or not self._can_send(inbox, len(payload)):
+        if self._turn.locked() or not self._can_send(inbox, len(payload), raw_lead_bytes):
             async with self._turn:
-                while not self._can_send(inbox, len(payload)):
+                while not self._can_send(inbox, len(payload), raw_lead_bytes):
                     await self._wait_for_change()
-                self._protocol.send_data(inbox.stream_id, payload, self._loop.time(), raw_bytes=raw_bytes)
+                self._put(inbox, payload, raw_bytes, raw_lead_bytes)
         else:
-            self._protocol.send_data(inbox.stream_id, payload, self._loop.time(), raw_bytes=raw_bytes)
+            self._put(inbox, payload, raw_bytes, raw_lead_bytes)
         self._kick()
+
+    def _put(self, inbox: StreamInbox, payload: bytes | memoryview, raw_bytes: int, raw_lead_bytes: int) -> None:
+        self._protocol.send_data(
+            inbox.stream_id, payload, self._loop.time(), raw_bytes=raw_bytes, raw_lead_bytes=raw_lead_bytes
+        )
 
     def send_eof(self, inbox: StreamInbox) -> None:
         """Queue an EOF."""
@@ -303,10 +310,10 @@ class LaneSession:
     def _kick(self) -> None:
         self._to_send.set()
 
-    def _can_send(self, inbox: StreamInbox, payload_bytes: int) -> bool:
+    def _can_send(self, inbox: StreamInbox, payload_bytes: int, raw_lead_bytes: int) -> bool:
         if inbox.error is not None:
             raise inbox.error
-        return self._protocol.ready and self._protocol.has_room(payload_bytes)
+        return self._protocol.ready and self._protocol.has_room(payload_bytes, raw_lead_bytes=raw_lead_bytes)
 
     def _is_settled(self) -> bool:
         told = self._protocol.flushed or self._protocol.peer_closed

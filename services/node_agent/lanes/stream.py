@@ -27,7 +27,9 @@ class StreamOwner(Protocol):
         """Largest payload that both ends accept."""
         ...
 
-    async def send_payload(self, inbox: StreamInbox, payload: bytes | memoryview, *, raw_bytes: int) -> None:
+    async def send_payload(
+        self, inbox: StreamInbox, payload: bytes | memoryview, *, raw_bytes: int, raw_lead_bytes: int
+    ) -> None:
         """Wait for room in the window, then queue one payload, of which the other application makes `raw_bytes`."""
         ...
 
@@ -128,25 +130,26 @@ class LaneStream:
         inbox.in_hand = inbox.received.popleft()
         return inbox.in_hand.payload
 
-    async def write(self, data: bytes | memoryview, *, raw_bytes: int | None = None) -> None:
+    async def write(self, data: bytes | memoryview, *, raw_bytes: int | None = None, raw_lead_bytes: int = 0) -> None:
         """Send bytes; returns when they are in the window, which may be long before they arrive.
 
         `data` must never change afterwards: copy a view of a buffer that is used again. More than `max_payload_bytes`
         become several payloads. The other application makes `raw_bytes` of it, if it is a coded form of so many; the
-        writer then does not hasten further ahead of it than of the link. Raises StreamResetError, the LaneError that
-        ended the lane, or ValueError after `write_eof`.
+        writer then does not hasten further ahead of it than of the link, or than `raw_lead_bytes` where that is more.
+        Raises StreamResetError, the LaneError that ended the lane, or ValueError after `write_eof`.
         """
         raw = len(data) if raw_bytes is None else raw_bytes
         limit = self._owner.max_payload_bytes
         if len(data) <= limit:
-            await self._owner.send_payload(self._inbox, data, raw_bytes=raw)
+            await self._owner.send_payload(self._inbox, data, raw_bytes=raw, raw_lead_bytes=raw_lead_bytes)
             return
         view = memoryview(data)
         start = 0
         while start < len(view):
             limit = self._owner.max_payload_bytes  # known better once the other end has answered
             part = view[start : start + limit]
-            await self._owner.send_payload(self._inbox, part, raw_bytes=raw * len(part) // len(view))
+            part_raw = raw * len(part) // len(view)
+            await self._owner.send_payload(self._inbox, part, raw_bytes=part_raw, raw_lead_bytes=raw_lead_bytes)
             start += limit
 
     def write_eof(self) -> None:

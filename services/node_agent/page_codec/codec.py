@@ -89,8 +89,8 @@ class Leading(Protocol):
     """An encoder whose payloads may wait for the lane, while the switchover is far."""
 
     @property
-    def may_run_ahead(self) -> bool:
-        """Whether they may now."""
+    def lead(self) -> float:
+        """How much of the most that may ever wait may wait now: 1 while it is far, 0 when it may be near."""
         ...
 
 

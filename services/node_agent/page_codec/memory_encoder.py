@@ -36,9 +36,11 @@ BATCH_BYTES: Final = MAX_CHUNK_BYTES - 16 * 1024
 DEFAULT_COPIES: Final = 256 * 1024
 """Pages of which a copy is kept for deltas: 1 GiB at most, in a file."""
 
-_AHEAD_UNTIL: Final = 0.75
-"""How far into the guest's memory, through which QEMU's first round goes upwards, payloads may wait: so they have left
-before QEMU can want the switchover."""
+_FAR: Final = 0.25
+"""While more than this part of the guest's memory is to come, through which QEMU's first round goes upwards, the
+switchover is far: what waits will have left before QEMU can want it."""
+_NEAR_LEAD: Final = 0.5
+"""What may wait when it is far no more; less and less, so that nothing waits at the end of the round."""
 _RELEASED_AT_ONCE: Final = 56
 """Pages that go in one batch when they waited: 224 KiB, as much as another batch."""
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
@@ -87,9 +89,12 @@ class MemoryEncoder:
             self._state.held.limit_bytes = limit_bytes
 
     @property
-    def may_run_ahead(self) -> bool:
+    def lead(self) -> float:
         """See `Leading`."""
-        return self.passing is None and self._furthest_page < _AHEAD_UNTIL * self._stream.page_count
+        if self.passing is not None or not self._stream.page_count:
+            return 0.0
+        to_go = 1 - self._furthest_page / self._stream.page_count
+        return 1.0 if to_go > _FAR else _NEAR_LEAD * to_go / _FAR
 
     @property
     def passing(self) -> str | None:

@@ -50,7 +50,7 @@ class Hoarder:
 class Leader(RawEncoder):
     """A codec that may run ahead until it is told otherwise."""
 
-    may_run_ahead = True
+    lead = 1.0
 
 
 @dataclass
@@ -149,7 +149,7 @@ async def test_what_may_run_ahead_waits_before_the_lane_within_bounds() -> None:
         await asyncio.wait([sending], timeout=0.1)
         assert AHEAD_BYTES <= pump.held_bytes <= AHEAD_BYTES + MAX_CHUNK_BYTES
         assert pump.held_raw_bytes == pytest.approx(pump.held_bytes, rel=0.01)
-        pump._encoder.may_run_ahead = False  # type: ignore[attr-defined]  # a Leader's
+        pump._encoder.lead = 0.0  # type: ignore[attr-defined]  # a Leader's
         setup.far[0]._transport.resume_reading()  # type: ignore[attr-defined]
         assert await setup.far[0].read() == data
         assert pump.held_bytes == 0
