@@ -115,15 +115,17 @@ async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], scans: F
             seen = np.concatenate((seen, found.digests[:, 0]))
             parts[path] = found.only(await _offer_file(talk, offered, found))
     await talk.say(offered.commit())
-    count = exchange.read_ready(await talk.hear())
+    # The recipient numbers them meanwhile.
+    digests = [digest for part in parts.values() for digest in part.whole_digests()]
+    ids, answer = await asyncio.gather(asyncio.to_thread(port.contents.ids_of, digests), talk.hear())
+    count = exchange.read_ready(answer)
     learnt.offers = offered.offers
     known = sum(len(part.blocks) for part in parts.values())
     if count != known:
         raise CodecError(finding=f"the recipient numbered {count} contents, the donor {known}")
     file_of, contents = _join(list(parts.values()))
     learnt.known = await asyncio.to_thread(KnownContents, list(parts), file_of, contents.blocks, contents.digests)
-    digests = [digest for part in parts.values() for digest in part.whole_digests()]
-    port.contents.learn(Origin.KNOWN, port.contents.ids_of(digests))
+    port.contents.learn(Origin.KNOWN, ids)
 
 
 def _join(parts: Sequence[Scanned]) -> tuple[NDArray[np.int64], Scanned]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,9 @@ from shared.errors import VmportError
 
 MAX_SOCKET_PATH_BYTES = 107
 """sun_path of Linux, without its NUL."""
+
+SEND_BUFFER_BYTES = 1 << 20
+"""As much as the kernel allows, if less: the hypervisor then reads one chunk while the next one is decoded."""
 
 Connected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -149,9 +153,12 @@ async def connect_when_there(
         async with asyncio.timeout(within_s):
             while True:
                 try:
-                    return await asyncio.open_unix_connection(path, limit=READER_LIMIT_BYTES)
+                    reader, writer = await asyncio.open_unix_connection(path, limit=READER_LIMIT_BYTES)
                 except OSError as error:
                     problem = error.strerror or str(error)
-                await asyncio.sleep(retry_s)
+                    await asyncio.sleep(retry_s)
+                    continue
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+                return reader, writer
     except TimeoutError:
         raise SocketError(path, f"{problem}, after {within_s:.0f} s") from None

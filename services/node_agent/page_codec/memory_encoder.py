@@ -38,9 +38,8 @@ DEFAULT_COPIES: Final = 256 * 1024
 
 _FAR: Final = 0.25
 """While more than this part of the guest's memory is to come, through which QEMU's first round goes upwards, the
-switchover is far: what waits will have left before QEMU can want it."""
-_NEAR_LEAD: Final = 0.5
-"""What may wait when it is far no more; less and less, so that nothing waits at the end of the round."""
+switchover is far: what waits will have left before QEMU can want it. From there on less and less may wait, and nothing
+at the end of the round."""
 _RELEASED_AT_ONCE: Final = 56
 """Pages that go in one batch when they waited: 224 KiB, as much as another batch."""
 _COUNTED_AS_BYTES: Final = frozenset({"passed"})
@@ -94,7 +93,7 @@ class MemoryEncoder:
         if self.passing is not None or not self._stream.page_count:
             return 0.0
         to_go = 1 - self._furthest_page / self._stream.page_count
-        return 1.0 if to_go > _FAR else _NEAR_LEAD * to_go / _FAR
+        return min(1.0, to_go / _FAR)
 
     @property
     def passing(self) -> str | None:

@@ -371,9 +371,9 @@ def test_payloads_may_wait_for_most_of_the_first_round_only() -> None:
         encoder.flush()
         seen.append(encoder.lead)
     assert MemoryEncoder(PortEncoder(KEY)).lead == 0
-    assert all((lead == 1) == (number < count * 3 // 4) for number, lead in zip(numbers, seen[1:-1], strict=True))
+    assert all((lead == 1) == (number <= count * 3 // 4) for number, lead in zip(numbers, seen[1:-1], strict=True))
     assert seen[1:] == sorted(seen[1:], reverse=True)
-    assert seen[-1] < 0.05
+    assert seen[-1] < 0.1
 
 
 # ---- what passes ----
