@@ -58,6 +58,7 @@ class Origin(IntEnum):
 MOST_RUNS: Final = 1 << 14
 """Runs of numbers that came before others: payloads of one stream that wait while another goes on."""
 _AGEING: Final = frozenset({Origin.MEMORY, Origin.DISK})
+_ORIGINS: Final = tuple(Origin)
 
 
 class ContentMissingError(CodecError):
@@ -203,8 +204,10 @@ class ContentIndex:
         if self._old:
             for at in np.flatnonzero(codes == UNKNOWN).tolist():
                 codes[at] = self._old.get(ids[at], UNKNOWN)
-        oldest = np.array([*(self._oldest(each) for each in Origin), 0])  # the last is what UNKNOWN looks at
-        codes[(codes & np.uint32(MAX_NUMBER)) < oldest[codes >> _NUMBER_BITS]] = UNKNOWN
+        oldest = [self._oldest(origin) for origin in _ORIGINS]
+        if max(oldest) > 0:
+            of_each = np.array([*oldest, 0])[codes >> _NUMBER_BITS]  # the last is what UNKNOWN looks at
+            codes[(codes & np.uint32(MAX_NUMBER)) < of_each] = UNKNOWN
         return codes
 
     def learn(self, origin: Origin, ids: Sequence[bytes]) -> None:
