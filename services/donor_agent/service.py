@@ -264,7 +264,8 @@ class DonorService:
         if agreement.window_start <= tx.now:
             # Until the recipient is ready the node has as long as it takes to read a disk.
             expect = ExpectOutbound(port_id=port.port_id, vm_uuid=port.vm_uuid)
-            await tx.send(node(self._provider, port.node), expect, cause=envelope, deadline=envelope.deadline)
+            within = timedelta(seconds=self._settings.describe_within_s)
+            await tx.send(node(self._provider, port.node), expect, cause=envelope, deadline=tx.now + within)
 
     async def _start(self, tx: Transaction, envelope: AnyEnvelope, message: StartOutbound) -> None:
         port = await records.load_port(tx, message.port_id)

@@ -288,7 +288,11 @@ class Halves:
     async def _outbound(self, active: ActiveHalf) -> PortMessage:
         agreement = active.journal.record.agreement
         contents = self._contents.outbound(agreement)
-        lanes = await self._open_lanes(agreement, Side.OUTBOUND, contents.codecs)
+        try:
+            lanes = await self._open_lanes(agreement, Side.OUTBOUND, contents.codecs)
+        except SealError:
+            await contents.close_scans()
+            raise
         settings = self._settings
         half = Outbound(
             agreement,

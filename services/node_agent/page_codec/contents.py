@@ -42,7 +42,7 @@ Numbers = NDArray[np.uint32]
 Codes = NDArray[np.uint32]
 """`origin << 30 | number`."""
 MAX_NUMBER: Final = (1 << 30) - 1
-_NUMBER_BITS: Final = MAX_NUMBER.bit_length()
+NUMBER_BITS: Final = MAX_NUMBER.bit_length()
 UNKNOWN: Final = 0xFFFF_FFFF
 """No content's code."""
 
@@ -206,7 +206,7 @@ class ContentIndex:
                 codes[at] = self._old.get(ids[at], UNKNOWN)
         oldest = [self._oldest(origin) for origin in _ORIGINS]
         if max(oldest) > 0:
-            of_each = np.array([*oldest, 0])[codes >> _NUMBER_BITS]  # the last is what UNKNOWN looks at
+            of_each = np.array([*oldest, 0])[codes >> NUMBER_BITS]  # the last is what UNKNOWN looks at
             codes[(codes & np.uint32(MAX_NUMBER)) < of_each] = UNKNOWN
         return codes
 

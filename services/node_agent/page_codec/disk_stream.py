@@ -36,6 +36,7 @@ from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError, Co
 from services.node_agent.page_codec.contents import (
     CONTENT_BYTES,
     MAX_NUMBER,
+    NUMBER_BITS,
     Codes,
     ContentStore,
     Origin,
@@ -46,7 +47,6 @@ from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 
 _COLUMNS: Final = 6
-_NUMBER_BITS: Final = MAX_NUMBER.bit_length()
 _ORIGINS: Final = frozenset(Origin)
 
 
@@ -225,9 +225,8 @@ class DiskEncoder:
     def _place(self, blocks: memoryview) -> tuple[Kinds, Codes]:
         """Each block's kind, and the codes of those that are references."""
         pages = np.frombuffer(blocks, dtype=np.uint64).reshape(-1, CONTENT_BYTES // 8)
-        written = (
-            pages[:, 0] != 0
-        )  # nearly always so where there is anything; to look at all of it costs as much as ids
+        # Where there is anything it nearly always begins so, and to look at all of it costs a good part of what ids do.
+        written = pages[:, 0] != 0
         doubtful = np.flatnonzero(~written)
         written[doubtful] = pages[doubtful].any(axis=1)
         there = int(written.sum())
@@ -239,7 +238,7 @@ class DiskEncoder:
             codes, fresh = index.place(Origin.DISK, index.ids(data))
             kinds[written] = np.where(fresh, _FULL, _REFERENCE)
             references = codes[~fresh]
-            for origin, count in enumerate(np.bincount(references >> _NUMBER_BITS).tolist()):
+            for origin, count in enumerate(np.bincount(references >> NUMBER_BITS).tolist()):
                 self.raw_bytes_by_kind[_ORIGIN_NAMES[origin]] += count * CONTENT_BYTES
         else:
             self._port.contents.skip(Origin.DISK, there)
@@ -353,7 +352,7 @@ class _Columns:
 
 
 def _fetch(store: ContentStore, columns: _Columns) -> Pages:
-    origins = columns.codes >> _NUMBER_BITS
+    origins = columns.codes >> NUMBER_BITS
     different = np.unique(origins).tolist()
     if unknown := [origin for origin in different if origin not in _ORIGINS]:
         raise CodecError(finding=f"origin {unknown[0]} is unknown")

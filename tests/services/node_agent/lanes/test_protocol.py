@@ -596,6 +596,21 @@ def test_less_is_taken_where_the_reader_makes_much_of_it() -> None:
     assert wire.a.stats().unconsumed_out_raw_bytes == 0
 
 
+def test_a_writer_may_lead_the_reader_by_more() -> None:
+    """Of what becomes of its payloads; the bound of their own bytes holds all the same."""
+    wire, stream = wide_wire()
+    lead = 4 * START_BYTES
+    while wire.a.has_room(1000, raw_lead_bytes=lead):
+        wire.a.send_data(stream, bytes(1000), wire.now_s, raw_bytes=64 * 1024, raw_lead_bytes=lead)
+    assert wire.a.stats().unconsumed_out_raw_bytes == lead
+    assert not wire.a.has_room(1000)
+    with pytest.raises(ValueError, match="no room"):
+        wire.a.send_data(stream, bytes(1000), wire.now_s, raw_bytes=64 * 1024)
+    while wire.a.has_room(1000, raw_lead_bytes=2**40):
+        wire.a.send_data(stream, bytes(1000), wire.now_s, raw_bytes=64 * 1024, raw_lead_bytes=2**40)
+    assert wire.a.stats().link_is_full
+
+
 def test_a_writer_is_not_kept_from_the_window_by_a_reader_that_waits() -> None:
     """What the reader waits for may be what comes next."""
     wire, stream = wide_wire()

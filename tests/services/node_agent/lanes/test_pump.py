@@ -137,17 +137,20 @@ async def test_a_socket_that_is_not_read_stops_the_other_one() -> None:
         await sending
 
 
-async def test_what_may_run_ahead_waits_before_the_lane_within_bounds() -> None:
+@pytest.mark.parametrize("lead", [1.0, 0.25])
+async def test_what_may_run_ahead_waits_before_the_lane_within_bounds(lead: float) -> None:
     """It counts as held back; once nothing may run ahead, the socket is read only when all of it has gone."""
+    most = round(lead * AHEAD_BYTES)
     async with pumping(Leader, raw=True) as setup:
         data = os.urandom(2 * AHEAD_BYTES)
         setup.far[0]._transport.pause_reading()  # type: ignore[attr-defined]  # no public way to a reader's transport
         sending = asyncio.ensure_future(send(setup.near[1], data))
         pump = setup.pumps[0]
-        while pump.held_bytes < AHEAD_BYTES:  # noqa: ASYNC110  # nothing tells of it
+        pump._encoder.lead = lead  # type: ignore[attr-defined]  # a Leader's
+        while pump.held_bytes < most:  # noqa: ASYNC110  # nothing tells of it
             await asyncio.sleep(0)
         await asyncio.wait([sending], timeout=0.1)
-        assert AHEAD_BYTES <= pump.held_bytes <= AHEAD_BYTES + MAX_CHUNK_BYTES
+        assert most <= pump.held_bytes <= most + MAX_CHUNK_BYTES
         assert pump.held_raw_bytes == pytest.approx(pump.held_bytes, rel=0.01)
         pump._encoder.lead = 0.0  # type: ignore[attr-defined]  # a Leader's
         setup.far[0]._transport.resume_reading()  # type: ignore[attr-defined]
