@@ -137,11 +137,6 @@ class DiskEncoder:
         """Whether the start of a block waits for its end, or a batch for the rest of its request."""
         return bool(self._tail or self._batch.runs)
 
-    @property
-    def lead(self) -> float:
-        """See `Leading`. How far is the hypervisor's matter, too: it awaits the replies to its newest requests."""
-        return 0.0 if self._port.memory_begins else 1.0
-
     def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
         """See `Adaptive`."""
         if self._pace is not None:

@@ -49,7 +49,6 @@ class MemoryEncoder:
     """A `ChunkEncoder` for QEMU's stream. `encode` and `flush` raise DamagedStreamError."""
 
     def __init__(self, port: PortEncoder, *, level: int = DEFAULT_LEVEL, copies: int = DEFAULT_COPIES) -> None:
-        port.memory_begins = True
         self._hello: bytes | None = port.hello.encode()
         self._index = port.contents if Technique.DEDUP in port.techniques else None
         self._copies = copies if Technique.DELTA in port.techniques else 0

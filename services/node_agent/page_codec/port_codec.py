@@ -28,8 +28,6 @@ class PortEncoder:
         """Makes the file for the copies that one stream's deltas are made against."""
         self.keeper: Callable[[Pages], None] | None = None
         """Is given every page of memory that goes in full, so that the way home can refer to it."""
-        self.memory_begins = False
-        """Whether the hypervisor has begun with memory: disks are copied then, and a switchover may be near."""
 
 
 def _copies_in_memory() -> CopyFile:

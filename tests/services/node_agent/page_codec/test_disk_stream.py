@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.nbd_stream import NbdFacts
 from services.node_agent.page_codec.batch import BatchPacker, Column
-from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError, Leading
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentMissingError, Origin
 from services.node_agent.page_codec.disk_stream import MAX_OUT_BYTES, DiskDecoder, DiskEncoder
 from services.node_agent.page_codec.hello import ALL, Technique
-from services.node_agent.page_codec.memory_encoder import MemoryEncoder
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
 from shared.page_stream.bodies import LaneRole
@@ -242,15 +241,6 @@ def test_references_wait_for_the_rest_of_their_request(tmp_path: Path) -> None:
     third = len(request) // 3
     assert payload_sizes(ends, request[:third], request[third : 2 * third], request[2 * third :]) == [0, 0, 1]
     assert not ends.encoder.holds_back
-
-
-def test_nothing_of_disks_waits_before_the_lane_once_memory_moves(tmp_path: Path) -> None:
-    """A switchover waits for the disks' last writes."""
-    ends = Ends(tmp_path)
-    assert isinstance(ends.encoder, Leading)
-    assert ends.encoder.lead == 1
-    MemoryEncoder(ends.port)
-    assert ends.encoder.lead == 0
 
 
 def test_new_contents_wait_for_nothing(tmp_path: Path) -> None:
