@@ -68,7 +68,8 @@ def parse_price(text: str) -> Decimal:
         price = Decimal(text.strip())
     except InvalidOperation as error:
         raise BadValue(text, "an amount per month, such as 12.50") from error
-    if not price.is_finite() or price < 0 or price != price.quantize(Decimal("0.01")) or price >= 10**10:
+    # The bound first: what has more digits than decimal's precision cannot be quantized.
+    if not price.is_finite() or not 0 <= price < 10**10 or price != price.quantize(Decimal("0.01")):
         raise BadValue(text, "an amount per month of at least 0 with at most two decimals, such as 12.50")
     return price
 
