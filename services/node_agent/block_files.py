@@ -29,7 +29,7 @@ from services.node_agent.page_codec.contents import (
     Origin,
     Pages,
 )
-from services.node_agent.page_codec.known_exchange import Digests, digests_of
+from services.node_agent.page_codec.known_exchange import Digests, digests_of, digests_of_pages
 from services.node_agent.page_codec.store import runs
 
 _READ_BYTES: Final = 1 << 20
@@ -243,9 +243,7 @@ class KnownContents:
         for start, end, place in runs(self._file_of[wanted] << 40 | self._blocks[wanted]):
             file, block = self._files[place >> 40], place & ((1 << 40) - 1)
             os.preadv(file, [pages[start:end].data], block * CONTENT_BYTES)  # what is short is not what it was
-        data = pages.reshape(-1).data
-        ends = range(CONTENT_BYTES, len(data) + 1, CONTENT_BYTES)
-        found = digests_of(b"".join([blake3(data[end - CONTENT_BYTES : end]).digest(ID_BYTES) for end in ends]))
+        found = digests_of_pages(pages)
         changed = np.flatnonzero((found != self._digests[wanted]).any(axis=1))
         for row in changed.tolist():
             given = self._given.get(int(wanted[row]))

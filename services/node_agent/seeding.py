@@ -22,7 +22,6 @@ from uuid import UUID
 
 import numpy as np
 import structlog
-from blake3 import blake3
 
 from services.node_agent.block_files import read_piece
 from services.node_agent.guest_memory import RamRange, pieces_of
@@ -33,8 +32,8 @@ from services.node_agent.lanes.errors import LaneError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.contents import CONTENT_BYTES, ID_BYTES, Origin, Pages
-from services.node_agent.page_codec.known_exchange import MAX_OFFERS, Digests, digests_of
+from services.node_agent.page_codec.contents import CONTENT_BYTES, Origin, Pages
+from services.node_agent.page_codec.known_exchange import MAX_OFFERS, Digests, digests_of_pages
 from services.node_agent.page_codec.seed_stream import PIECE_CONTENTS, SeedReceiver, SeedSender
 from services.node_agent.page_codec.store import FileStore
 from services.node_agent.seed_plan import SeedPlan
@@ -234,7 +233,7 @@ def _contents_of(data: bytes) -> tuple[Pages, Digests]:
     whole = len(data) // CONTENT_BYTES * CONTENT_BYTES
     pages = np.frombuffer(data, dtype=np.uint8, count=whole).reshape(-1, CONTENT_BYTES)
     pages = pages[pages.any(axis=1)]
-    return pages, digests_of(b"".join([blake3(page.data).digest(ID_BYTES) for page in pages]))
+    return pages, digests_of_pages(pages)
 
 
 @dataclass(frozen=True, slots=True)

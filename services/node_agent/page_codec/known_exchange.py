@@ -34,7 +34,7 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.contents import CONTENT_BYTES, ID_BYTES, KEY_BYTES
+from services.node_agent.page_codec.contents import CONTENT_BYTES, ID_BYTES, KEY_BYTES, Pages
 
 GREET: Final = 1
 HAVE: Final = 2
@@ -67,6 +67,13 @@ _SHORT_MASK: Final = np.uint64((1 << 8 * SHORT_BYTES) - 1)
 def digests_of(joined: bytes) -> Digests:
     """Digests that stand one after the other."""
     return np.frombuffer(joined, dtype="<u8").reshape(-1, 2).astype(np.uint64, copy=False)
+
+
+def digests_of_pages(pages: Pages) -> Digests:
+    """One digest per content."""
+    data = np.ascontiguousarray(pages).reshape(-1).data
+    ends = range(CONTENT_BYTES, len(data) + 1, CONTENT_BYTES)
+    return digests_of(b"".join([blake3(data[end - CONTENT_BYTES : end]).digest(ID_BYTES) for end in ends]))
 
 
 def short_ids(digests: Digests, key: bytes) -> Shorts:
