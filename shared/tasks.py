@@ -18,7 +18,8 @@ log = structlog.stdlib.get_logger(__name__)
 class Tasks:
     """Background work of one owner: kept alive, its errors logged at once and raised again when the owner closes.
 
-    Use asyncio.TaskGroup where the body waits for its tasks; this where tasks come and go during a long life.
+    Use asyncio.TaskGroup where the body waits for its tasks (`run_together` where their errors do not end the caller);
+    this where tasks come and go during a long life.
     """
 
     def __init__(self, owner: str) -> None:
@@ -77,6 +78,23 @@ async def retry(
             log.info("will try again", attempt=failures, of=attempts, delay_s=round(delay_s, 3), error=str(error))
             await sleep(delay_s)
     return await work()
+
+
+async def run_together(*works: Coroutine[Any, Any, object]) -> None:
+    """Run these side by side until all have returned or one fails, which cancels the others. Raises ExceptionGroup.
+
+    For loops that go on after an error. TaskGroup, before Python 3.13, forgets that its own task was cancelled when a
+    child fails in the same moment (github.com/python/cpython/issues/116720), and the loop would never end.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    finally:
+        for task in tasks:
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+    if errors := [result for result in results if isinstance(result, Exception)]:
+        raise ExceptionGroup("of works that ran together", errors)
 
 
 def first_error(error: Exception) -> Exception:

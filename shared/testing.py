@@ -24,6 +24,7 @@ from shared.messages import AnyEnvelope, open_envelope
 from shared.messages.lanes import LaneEndpoint
 from shared.metrics import Metrics
 from shared.parties import Party, Role
+from shared.tasks import run_together
 from shared.topology import DELIVERY_LIMIT, INBOX_MAX_MESSAGES, TENANT_MAX_MESSAGES
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -271,6 +272,10 @@ class _Subscription:
             self._broker._dispatch(self._queue)  # noqa: SLF001  # as above
         self.lost.set()
 
+    async def until_lost(self) -> None:
+        await self.lost.wait()
+        raise _Lost
+
     async def acknowledge(self, token: _Stored) -> None:
         if self.lost.is_set():
             raise _Lost
@@ -330,10 +335,7 @@ class MemoryBus:
             subscription.begin(consumer.deliver)
             self.consuming.set()
             try:
-                async with asyncio.TaskGroup() as group:
-                    work = group.create_task(consumer.run())
-                    await subscription.lost.wait()
-                    work.cancel()
+                await run_together(consumer.run(), subscription.until_lost())
             except* _Lost:
                 pass
             finally:

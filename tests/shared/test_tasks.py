@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared.tasks import Tasks, retry
+from shared.tasks import Tasks, retry, run_together
 
 
 async def test_owner_hears_of_an_error_when_it_closes() -> None:
@@ -91,3 +91,52 @@ async def test_retry_raises_other_errors_at_once() -> None:
     with pytest.raises(KeyError):
         await retry(flaky.work, on=(OSError,), attempts=3, sleep=flaky.sleep)
     assert flaky.calls == 1
+
+
+async def test_works_that_run_together_end_together() -> None:
+    """When all have returned; or when one fails, and the others are cancelled by then."""
+    ended: list[str] = []
+
+    async def work(name: str, turns: int, error: Exception | None = None) -> None:
+        try:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if error is not None:
+                raise error
+        finally:
+            ended.append(name)
+
+    await run_together(work("a", 3), work("b", 1))
+    assert ended == ["b", "a"]
+    with pytest.raises(ExceptionGroup) as caught:
+        await run_together(work("long", 1000), work("bad", 2, OSError("no")))
+    assert caught.group_contains(OSError, match="no")
+    assert ended == ["b", "a", "bad", "long"]
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_cancel_that_comes_with_an_error_is_not_lost(turns: int) -> None:
+    """Whoever goes on after the error of what ran together, has to hear of its own end."""
+    fail = asyncio.Event()
+
+    async def fails() -> None:
+        await fail.wait()
+        raise OSError("no")
+
+    async def goes_on() -> None:
+        try:
+            await run_together(fails(), asyncio.Event().wait())
+        except* OSError:
+            pass
+        await asyncio.Event().wait()
+
+    going = asyncio.ensure_future(goes_on())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    fail.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    going.cancel()
+    ended, _ = await asyncio.wait({going}, timeout=1)
+    assert ended
+    assert going.cancelled()

@@ -45,7 +45,7 @@ from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stats import LaneStats
 from services.node_agent.lanes.stream import LaneStream, StreamInbox
 from shared.page_stream.bodies import StreamKind
-from shared.tasks import first_error
+from shared.tasks import first_error, run_together
 
 _GOODBYE_S = 1.0  # bound for the best-effort ABORT, and for releasing the link
 _RETRY_FIRST_S = 0.05  # pause when a link breaks again at once; doubles up to the limit
@@ -208,9 +208,7 @@ class LaneSession:
             self._protocol.link_up(up_s)
             self._kick()
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._send_loop())
-                    group.create_task(self._receive_loop())
+                await run_together(self._send_loop(), self._receive_loop())
             except* LinkDown:
                 pass  # expected: the lane resyncs when the route is back
             self._protocol.link_down(self._loop.time())

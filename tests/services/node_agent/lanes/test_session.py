@@ -346,3 +346,31 @@ async def test_an_error_of_the_route_that_waiting_does_not_mend() -> None:
     with pytest.raises(LaneRouteError, match="no right to publish") as caught:
         await session.run()
     assert isinstance(caught.value.__cause__, PermissionError)
+
+
+@pytest.mark.parametrize("turns", range(-4, 8))
+@pytest.mark.parametrize("how", ["closed", "cancelled", "closed and cancelled"])
+async def test_a_lane_ends_however_close_to_a_cut_that_is(turns: int, how: str) -> None:
+    """A cut and the end, `turns` of the event loop later or earlier: no end is lost, and nothing goes on over the
+    mended route.
+    """
+    async with running() as lane:
+        await lane.a.wait_ready()
+
+        async def cut() -> None:
+            for _ in range(-turns):
+                await asyncio.sleep(0)
+            lane.route.cut()
+            lane.route.mend()
+
+        async def end() -> None:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if how != "cancelled":
+                await lane.a.close(flush_s=0)
+            if how != "closed":
+                lane.tasks[0].cancel()
+
+        await asyncio.gather(cut(), end())
+        ended, _ = await asyncio.wait({lane.tasks[0]}, timeout=1)
+        assert ended
