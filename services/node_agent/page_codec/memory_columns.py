@@ -13,6 +13,7 @@ from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
 from services.node_agent.page_codec.contents import (
     CONTENT_BYTES,
     MAX_NUMBER,
+    NUMBER_BITS,
     Codes,
     ContentMissingError,
     ContentStore,
@@ -135,7 +136,7 @@ class ReceivedBatch:
             store.append(Origin.MEMORY, contents[kinds != MemoryKind.REFERENCE])
             self._to_number = False
         places = np.flatnonzero(kinds == MemoryKind.REFERENCE)
-        origins = self._codes >> np.uint32(30)
+        origins = self._codes >> NUMBER_BITS
         for origin in np.unique(origins).tolist():
             of_it = origins == origin
             contents[places[of_it]] = _fetch(store, origin, self._codes[of_it] & np.uint32(MAX_NUMBER))
