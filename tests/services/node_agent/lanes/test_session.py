@@ -372,5 +372,5 @@ async def test_a_lane_ends_however_close_to_a_cut_that_is(turns: int, how: str) 
                 lane.tasks[0].cancel()
 
         await asyncio.gather(cut(), end())
-        ended, _ = await asyncio.wait({lane.tasks[0]}, timeout=1)
+        ended, _ = await asyncio.wait({lane.tasks[0]}, timeout=10)
         assert ended
