@@ -374,3 +374,5 @@ async def test_a_lane_ends_however_close_to_a_cut_that_is(turns: int, how: str) 
         await asyncio.gather(cut(), end())
         ended, _ = await asyncio.wait({lane.tasks[0]}, timeout=10)
         assert ended
+        lane.tasks[1].cancel()  # it would wait for the one that is gone
+        await asyncio.wait({lane.tasks[1]}, timeout=10)
