@@ -78,21 +78,21 @@ class SentPages:
             self._slot_of[pages] = 0
 
     def _find_slots(self, pages: PageNumbers, again: NDArray[np.bool_]) -> None:
-        slots = np.full(len(pages), -1, dtype=np.int32)
         free = min(len(self._page_of) - self._used, len(pages))
-        slots[:free] = np.arange(self._used, self._used + free)
-        self._used += free
-        wanting = free + np.flatnonzero(again[free:])
-        taken = self._take(len(wanting))
-        wanting = wanting[: len(taken)]
-        # A slot of this very batch may be taken again: its page then simply has no copy.
-        slots[np.isin(slots, taken)] = -1
-        slots[wanting] = taken
+        begin, self._used = self._used, self._used + free
+        self._page_of[begin : self._used] = pages[:free]
+        self._slot_of[pages[:free]] = np.arange(begin + 1, self._used + 1)
+        if free < len(pages):
+            self._take_slots(pages[free:][again[free:]])
+
+    def _take_slots(self, pages: PageNumbers) -> None:
+        """Give these pages slots of others, which may be pages of this very batch: those simply have no copy then."""
+        taken = self._take(len(pages))
         losers = self._page_of[taken]
         self._slot_of[losers[losers >= 0]] = 0
-        placed = slots >= 0
-        self._page_of[slots[placed]] = pages[placed]
-        self._slot_of[pages[placed]] = slots[placed] + 1
+        pages = pages[: len(taken)]
+        self._page_of[taken] = pages
+        self._slot_of[pages] = taken + 1
 
     def _take(self, count: int) -> PageNumbers:
         """Slots to give to others, in turn: of pages that were sent once, and when there are none left, of any."""
