@@ -347,13 +347,13 @@ class QemuStream:
         stride = 8 + body_bytes
         end, window = at, _FIRST_SCAN
         while count := min(window, (len(self._buffer) - end) // stride):
-            heads = np.ndarray((count,), ">u8", self._buffer, end, (stride,)).astype(np.int64)
+            heads = np.ndarray((count,), ">u8", self._buffer, end, (stride,)).astype(np.uint64)
             good = (heads & _FLAGS) == flags
             run = count if good.all() else int(good.argmin())
-            pages = heads[:run] >> PAGE_BITS
-            beyond = pages[(pages < 0) | (pages >= block.pages)]
-            if len(beyond):
-                raise self._damaged(f"page {int(beyond[0])} of {block.name!r}, which has {block.pages}", end)
+            pages = (heads[:run] >> PAGE_BITS).view(np.int64)
+            if (beyond := pages >= block.pages).any():
+                page = pages[beyond][0]
+                raise self._damaged(f"page {page} of {block.name!r}, which has {block.pages}", end)
             if kind == Kind.ZERO and np.ndarray((run,), np.uint8, self._buffer, end + 8, (stride,)).any():
                 raise self._damaged("a zero page with another filling", end)
             self._found.run(kind, end, stride, pages + block.first_page)

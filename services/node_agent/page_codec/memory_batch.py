@@ -34,6 +34,9 @@ _RECORD_BYTES: Final = 8 + CONTENT_BYTES
 Number = TypeVar("Number", np.int64, np.uint32)
 _AS_SENT: Final = np.array([MemoryKind.OPAQUE, MemoryKind.ZERO, MemoryKind.LITERAL], dtype=np.uint8)
 """By the parser's kind."""
+# To compare an array with an enum's member costs more than twice as much.
+_OPAQUE, _REFERENCE = np.uint8(MemoryKind.OPAQUE), np.uint8(MemoryKind.REFERENCE)
+_IS_ZERO, _IS_PAGE = np.uint8(Kind.ZERO), np.uint8(Kind.PAGE)
 
 
 @dataclass(slots=True)
@@ -77,10 +80,10 @@ class MemoryBatch:
         held = self._state.held
         if held is not None and len(held):
             self._tally("held", held.drop(self._scan.pages[(self._scan.pages >= 0) & ~self._gone]))
-        zeros = np.flatnonzero((self._scan.kinds == Kind.ZERO) & ~self._gone)
+        zeros = np.flatnonzero((self._scan.kinds == _IS_ZERO) & ~self._gone)
         if len(zeros):
             self._take_zeros(zeros)
-        pages = np.flatnonzero((self._scan.kinds == Kind.PAGE) & ~self._gone)
+        pages = np.flatnonzero((self._scan.kinds == _IS_PAGE) & ~self._gone)
         if len(pages):
             self._take_pages(pages)
         return self._pack()
@@ -96,7 +99,10 @@ class MemoryBatch:
 
     def _drop_older_versions(self) -> None:
         records = np.flatnonzero(self._scan.pages >= 0)
-        unique, newest = np.unique(self._scan.pages[records[::-1]], return_index=True)
+        pages = self._scan.pages[records]
+        if (pages[1:] > pages[:-1]).all():  # as within a round
+            return
+        unique, newest = np.unique(pages[::-1], return_index=True)
         if len(unique) < len(records):
             older = np.ones(len(records), dtype=np.bool_)
             older[len(records) - 1 - newest] = False
@@ -135,7 +141,7 @@ class MemoryBatch:
         if index is not None and self._state.keeper is not None:
             self._state.keeper(whole)
         self._take_whole(rows[left], whole)
-        self._tally("reference", int((self._kinds[rows] == MemoryKind.REFERENCE).sum() - same.sum()))
+        self._tally("reference", int((self._kinds[rows] == _REFERENCE).sum() - same.sum()))
         self._drop(rows[same], "unchanged")
         self._codes[rows] = codes
         again = before != UNKNOWN
@@ -200,9 +206,9 @@ class MemoryBatch:
         state = self._state
         kept = np.flatnonzero(~self._gone)
         kinds = self._kinds[kept]
-        codes = self._codes[kept[kinds == MemoryKind.REFERENCE]]
-        opaque_sizes, opaque = self._opaque(kept[kinds == MemoryKind.OPAQUE])
-        is_record = kinds != MemoryKind.OPAQUE
+        codes = self._codes[kept[kinds == _REFERENCE]]
+        opaque_sizes, opaque = self._opaque(kept[kinds == _OPAQUE])
+        is_record = kinds != _OPAQUE
         pages, named, names = self._records(kept[is_record])
         kinds[np.flatnonzero(is_record)[named]] |= NAMED
         columns: dict[MemoryColumn, Bytes] = {

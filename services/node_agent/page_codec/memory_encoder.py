@@ -63,8 +63,7 @@ class MemoryEncoder:
         self._holding = True
         self._state = self._make_state()
         self._furthest_page = 0
-        self._last_page = 0  # the newest record that was understood
-        self._last_content = bytes(CONTENT_BYTES)
+        self._newest: tuple[Scan, int] | None = None  # the record that was understood last, and its row
         self._unread: list[bytes | memoryview] = []
         self._unread_bytes = 0
         self._raw_bytes = 0
@@ -171,7 +170,7 @@ class MemoryEncoder:
             self._state.tally = tally
         if self._state.held is None:
             return [self._pack(scan.part(0, len(scan.kinds)))]
-        self._remember_last_record(scan)
+        self._remember_newest(scan)
         return self._pack_around(scan, self._state.held)
 
     def _pack(self, scan: Scan, *, hold: bool = False) -> bytes:
@@ -217,20 +216,24 @@ class MemoryEncoder:
         payloads = self._release(held, held.pages())
         block, last = self._stream.block, self._state.last_block
         if block is not None and (last < 0 or self._state.blocks[last] != block):
-            # Pages that waited, now or before, were of other blocks. QEMU's newest record, once more, leads back.
-            content = np.frombuffer(self._last_content, dtype=np.uint8).reshape(1, CONTENT_BYTES)
-            payloads.append(self._pack(_records(np.array([self._last_page]), content)))
+            # Pages that waited, now or before, were of other blocks. QEMU's newest record leads back.
+            payloads.append(self._pack(self._newest_again()))
         return payloads
 
-    def _remember_last_record(self, scan: Scan) -> None:
+    def _remember_newest(self, scan: Scan) -> None:
         rows = np.flatnonzero(scan.pages >= 0)
         if len(rows):
-            row = rows[-1]
-            body = int(scan.bodies[row])
-            self._last_page = int(scan.pages[row])
-            self._last_content = (
-                bytes(CONTENT_BYTES) if scan.kinds[row] == Kind.ZERO else scan.buffer[body : body + CONTENT_BYTES]
-            )
+            self._newest = scan, int(rows[-1])
+
+    def _newest_again(self) -> Scan:
+        """QEMU's newest record once more, as a full page."""
+        if self._newest is None:
+            return _records(np.zeros(1, dtype=np.int64), np.zeros((1, CONTENT_BYTES), dtype=np.uint8))
+        scan, row = self._newest
+        content = np.zeros((1, CONTENT_BYTES), dtype=np.uint8)
+        if scan.kinds[row] != Kind.ZERO:
+            content[0] = np.frombuffer(scan.buffer, np.uint8, CONTENT_BYTES, int(scan.bodies[row]))
+        return _records(scan.pages[row : row + 1], content)
 
     def _release(self, held: HeldPages, pages: PageNumbers) -> list[bytes]:
         """Records of these pages. Those of the block that QEMU is in go last: so the recipient is in it, too."""
