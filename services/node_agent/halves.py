@@ -18,6 +18,7 @@ import structlog
 from services.node_agent.broker_talk import BrokerTalk
 from services.node_agent.clean_up import remove_made
 from services.node_agent.disk_images import DiskImageError
+from services.node_agent.host_memory import give_back
 from services.node_agent.hypervisor import Hypervisor, HypervisorError, LiveVm
 from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
 from services.node_agent.journal import HalfJournal, Journal, Phase, PortRecord
@@ -220,7 +221,11 @@ class Halves:
 
     def _sweep(self) -> None:
         """At the start and after each half: what is kept grows only by halves."""
-        self._tasks.spawn(self._contents.sweep(tuple(self._active)), name="sweep what is kept")
+        self._tasks.spawn(self._sweep_up(), name="sweep what is kept")
+
+    async def _sweep_up(self) -> None:
+        await self._contents.sweep(tuple(self._active))
+        await asyncio.to_thread(give_back)
 
     # ---- a half's life ----
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from services.node_agent.caps_file import CapsFile
 from services.node_agent.halves import Halves
 from services.node_agent.heartbeat import Heart
+from services.node_agent.host_memory import use_one_arena
 from services.node_agent.hypervisor import HypervisorError
 from services.node_agent.journal import Journal
 from services.node_agent.lane_keys import LaneKeys, load_lane_keys
@@ -137,6 +138,7 @@ async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
+    use_one_arena()
     return run_service("vmport-node", NodeSettings, serve, about=ABOUT, argv=argv)
 
 
