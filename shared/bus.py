@@ -1,6 +1,6 @@
 """The bus port: what a service may expect of a message bus. Pure interface and the rule of belief; knows no AMQP.
 
-`shared.rabbit` is the real bus, `shared.testing` the in-memory one; `tests/contract/test_bus.py` holds both to this.
+`shared.rabbit.bus` is the real bus, `shared.testing` the in-memory one; `tests/contract/test_bus.py` tests both.
 
 * ``publish`` returns when the message is stored by the bus (confirmed), or raises; it never loses silently.
 * ``consume`` delivers at least once, in order per inbox while nothing fails. A message is acknowledged after the

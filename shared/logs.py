@@ -29,7 +29,7 @@ from shared.config import LogSettings
 _URL_PASSWORD = re.compile(r"(amqps?://[^:/@\s]+):[^@\s]+@")
 _QUIET = {"aiormq": logging.CRITICAL, "aio_pika": logging.CRITICAL, "asyncio": logging.WARNING}
 """aiormq's debug lines hold message bodies, guests' memory among them, and what it calls an error is a lost connection,
-which `shared.rabbit_connection` reports with its reason."""
+which `shared.rabbit.connection` reports with its reason."""
 
 
 def _redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

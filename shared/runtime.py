@@ -28,8 +28,8 @@ from shared.http import Check, Health, TelemetryFailed, TelemetryServer
 from shared.logs import configure, get_logger
 from shared.metrics import Metrics
 from shared.parties import Party
-from shared.rabbit import RabbitBus
-from shared.rabbit_connection import LOST
+from shared.rabbit.bus import RabbitBus
+from shared.rabbit.connection import LOST
 
 S = TypeVar("S", bound=ServiceSettings)
 log = get_logger(__name__)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from shared.parties import BROKER, donor, node, recipient, tenant
-from tests.lane_credentials import Pair, make_pair
-from tests.postgres_server import PostgresServer
-from tests.rabbitmq_node import RabbitNode
+from tests.support.lane_credentials import Pair, make_pair
+from tests.support.postgres_server import PostgresServer
+from tests.support.rabbitmq_node import RabbitNode
 
 PARTIES = (
     BROKER,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from services.broker.metrics import BrokerMetrics
 from services.broker.migrate import migrate
 from services.broker.saga.diagram import markdown
 from services.broker.service import BrokerService
 from services.broker.settings import BrokerSettings
-from shared.metrics import BrokerMetrics
 from shared.parties import BROKER
-from shared.rabbit_lane import RabbitLaneAdmin
+from shared.rabbit.lanes import RabbitLaneAdmin
 from shared.runtime import Action, Runtime, run_service
 from shared.store import Store
 

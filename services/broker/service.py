@@ -18,11 +18,12 @@ from uuid import UUID
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from services.broker import ledger, queries, registry
-from services.broker.lanes import LaneKeeper
 from services.broker.ledger import LedgerConflict, StoredPort
+from services.broker.metrics import BrokerMetrics
+from services.broker.port_steps import Stepper, read_timer
+from services.broker.relay_lanes import LaneKeeper
 from services.broker.saga import DeadlinePassed, Event, Heard, LanesOpened, WakeUp
 from services.broker.settings import BrokerSettings
-from services.broker.stepper import Stepper, read_timer
 from shared.bus import Bus, DeadLetter, LaneAdmin, Reject
 from shared.logs import get_logger, port_bound
 from shared.messages import AnyEnvelope, Message, PortMessage, Refusal
@@ -40,7 +41,6 @@ from shared.messages.service_change import (
     PortRequested,
     TransferPhase,
 )
-from shared.metrics import BrokerMetrics
 from shared.parties import BROKER, BadPartyName, Party, Role
 from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, Timer, TimerRunner, Transaction
 

@@ -6,12 +6,12 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy import PolicyError
 from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.service import DonorService
 from services.donor_agent.settings import DonorSettings
 from shared.config import ConfigError, Problem
-from shared.metrics import DonorMetrics
 from shared.runtime import Action, Runtime, run_service
 from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, TimerRunner
 

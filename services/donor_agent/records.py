@@ -11,8 +11,8 @@ from uuid import UUID
 from pydantic import TypeAdapter
 from sqlalchemy import Column, MetaData, String, Table, Text, Uuid, delete, func, select
 
-from services.donor_agent.disconnect import OVER, UNDER_WAY, DonorPort, Phase
 from services.donor_agent.inventory import NodeView
+from services.donor_agent.port_record import OVER, UNDER_WAY, DonorPort, Phase
 from shared.messages.vm import VmSummary
 from shared.store import Store, Transaction, UtcDateTime
 

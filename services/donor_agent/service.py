@@ -22,10 +22,11 @@ from services.donor_agent.approval import (
     live_refusals,
     records_refusals,
 )
-from services.donor_agent.disconnect import GONE, DonorPort, Phase
 from services.donor_agent.inventory import Inventory, NodeView
+from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy import Policy
 from services.donor_agent.policy_file import PolicyFile
+from services.donor_agent.port_record import GONE, DonorPort, Phase
 from services.donor_agent.settings import DonorSection
 from shared.bus import Reject
 from shared.messages import AnyEnvelope, PortMessage, Refusal, open_envelope
@@ -57,7 +58,6 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortCancelled, PortCompleted, PortFailed
 from shared.messages.vm import VmState
-from shared.metrics import DonorMetrics
 from shared.parties import BROKER, Role, node
 from shared.store import Store, Timer, Transaction
 

@@ -10,14 +10,14 @@ from uuid import UUID
 
 import structlog
 
-from services.node_agent.hypervisor import Hypervisor, HypervisorError, LifecycleEvent
-from services.node_agent.reports import Reports
+from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LifecycleEvent
+from services.node_agent.messenger import Reports
+from services.node_agent.metrics import NodeMetrics
 from shared.bus import BusDown, Undeliverable
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.porting import Side
 from shared.messages.vm import VmState, VmSummary
-from shared.metrics import NodeMetrics
 from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)

@@ -7,27 +7,27 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.node_agent.caps_file import CapsFile
-from services.node_agent.halves import Halves
 from services.node_agent.heartbeat import Heart
-from services.node_agent.host_memory import use_one_arena
-from services.node_agent.hypervisor import HypervisorError
-from services.node_agent.journal import Journal
-from services.node_agent.lane_keys import LaneKeys, load_lane_keys
-from services.node_agent.lane_routes import LaneRoutes
-from services.node_agent.lanes.caps import Caps
-from services.node_agent.lanes.direct import DirectListener
-from services.node_agent.lanes.link import LinkDown
-from services.node_agent.libvirt_adapter import LibvirtHypervisor
-from services.node_agent.outbox import Outbox
-from services.node_agent.reports import Reports
+from services.node_agent.hypervisor.interface import HypervisorError
+from services.node_agent.hypervisor.libvirt_adapter import LibvirtHypervisor
+from services.node_agent.lanes.keys import LaneKeys, load_lane_keys
+from services.node_agent.lanes.routes.caps import Caps
+from services.node_agent.lanes.routes.caps_file import CapsFile
+from services.node_agent.lanes.routes.direct import DirectListener
+from services.node_agent.lanes.routes.factory import LaneRoutes
+from services.node_agent.lanes.routes.link import LinkDown
+from services.node_agent.malloc import use_one_arena
+from services.node_agent.messenger import Reports
+from services.node_agent.metrics import NodeMetrics
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection, NodeSettings
-from services.node_agent.vm_affairs import VmAffairs
+from services.node_agent.state.journal import Journal
+from services.node_agent.state.outbox import Outbox
+from services.node_agent.transfers.manager import Halves
+from services.node_agent.vm_commands import VmAffairs
 from shared.config import ConfigError, Problem
 from shared.logs import get_logger
-from shared.metrics import NodeMetrics
-from shared.rabbit_lane import RabbitLanes
+from shared.rabbit.lanes import RabbitLanes
 from shared.runtime import Runtime, run_service, version
 
 ABOUT = "Runs beside libvirtd on one host: moves VMs in and out, and tells its provider what the host has."

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import structlog
 
-from services.node_agent.disk_images import DiskImageError
-from services.node_agent.halves import Halves
-from services.node_agent.reports import Reports
-from services.node_agent.vm_affairs import VmAffairs
+from services.node_agent.hypervisor.disk_images import DiskImageError
+from services.node_agent.messenger import Reports
+from services.node_agent.transfers.manager import Halves
+from services.node_agent.vm_commands import VmAffairs
 from shared.bus import Reject
 from shared.messages import AnyEnvelope
 from shared.messages.base import PortMessage

@@ -6,9 +6,9 @@ import asyncio
 import sys
 from collections.abc import Sequence
 
+from services.recipient_agent.metrics import RecipientMetrics
 from services.recipient_agent.service import RecipientService
 from services.recipient_agent.settings import RecipientSettings
-from shared.metrics import RecipientMetrics
 from shared.runtime import Runtime, run_service
 from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, TimerRunner
 

@@ -16,6 +16,7 @@ from services.recipient_agent import records
 from services.recipient_agent.assessment import Suitable, Terms, assess
 from services.recipient_agent.capacity import Held, Nodes, room_on
 from services.recipient_agent.domain import Prepared, prepare
+from services.recipient_agent.metrics import RecipientMetrics
 from services.recipient_agent.provision import identity_differences, provision_refusals
 from services.recipient_agent.quote import make_quote
 from services.recipient_agent.reservation import HOLDS_CAPACITY, ON_NODE, Phase, Reservation, agreement_refusals
@@ -44,7 +45,6 @@ from shared.messages.porting import (
     VmProvisioned,
 )
 from shared.messages.service_change import PortCancelled, PortCompleted, PortFailed, Quote
-from shared.metrics import RecipientMetrics
 from shared.parties import BROKER, Role, node
 from shared.store import Store, Timer, Transaction
 

@@ -85,7 +85,7 @@ async def rabbitmq(settings: ClientSettings) -> bus.Session:
     from prometheus_client import CollectorRegistry  # noqa: PLC0415
 
     from shared.metrics import BusMetrics  # noqa: PLC0415
-    from shared.rabbit_session import open_session  # noqa: PLC0415
+    from shared.rabbit.session import open_session  # noqa: PLC0415
 
     return await open_session(settings.bus, BusMetrics(CollectorRegistry()))
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES
 from services.node_agent.page_codec.contents import DEFAULT_KEEP, KEY_BYTES
 from services.node_agent.page_codec.hello import ALL, Technique
-from services.node_agent.page_codec.memory_decoder import MemoryDecoder
-from services.node_agent.page_codec.memory_encoder import MemoryEncoder
+from services.node_agent.page_codec.memory.decoder import MemoryDecoder
+from services.node_agent.page_codec.memory.encoder import MemoryEncoder
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
-from tests.services.node_agent.migration import GuestMemory
+from tests.support.migration_stream import GuestMemory
 
 
 def chunks(path: Path, size: int) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""How fast frames cross a private RabbitMQ node through `shared.rabbit_lane`: run it, it prints MB/s and CPU."""
+"""How fast frames cross a private RabbitMQ node through `shared.rabbit.lanes`: run it, it prints MB/s and CPU."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ sys.path.insert(0, str(REPOSITORY))
 from shared.bus import LaneEnds  # noqa: E402  # a script finds the checkout first
 from shared.metrics import Metrics  # noqa: E402  # as above
 from shared.parties import BROKER, node  # noqa: E402  # as above
-from shared.rabbit_lane import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes  # noqa: E402  # as above
+from shared.rabbit.lanes import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes  # noqa: E402  # as above
 from shared.topology import Lane  # noqa: E402  # as above
-from tests.rabbitmq_node import RabbitNode  # noqa: E402  # as above
+from tests.support.rabbitmq_node import RabbitNode  # noqa: E402  # as above
 
 ALPHA, BETA = node("alpha", "alpha-1"), node("beta", "beta-1")
 TOTAL_BYTES = 512 * 1024 * 1024

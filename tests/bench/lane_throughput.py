@@ -23,10 +23,10 @@ from uuid import uuid4
 import structlog
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.lanes.link import LaneLink, LinkDown
+from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.pump import READER_LIMIT_BYTES, StreamPump
+from services.node_agent.lanes.routes.link import LaneLink, LinkDown
 from services.node_agent.lanes.session import LaneSession
-from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.testing import MemoryRoute
 from services.node_agent.lanes.tls import LaneTls, TlsIdentity, TlsPeer
 from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
@@ -38,9 +38,9 @@ from shared.metrics import BusMetrics
 from shared.page_stream.bodies import LaneRole, StreamKind
 from shared.parties import BROKER
 from shared.parties import node as node_party
-from shared.rabbit_lane import RabbitLaneAdmin, RabbitLanes
+from shared.rabbit.lanes import RabbitLaneAdmin, RabbitLanes
 from shared.topology import Lane
-from tests.rabbitmq_node import RabbitNode
+from tests.support.rabbitmq_node import RabbitNode
 
 _MIB = 1024 * 1024
 _NODES = node_party("alpha", "alpha-1"), node_party("beta", "beta-1")

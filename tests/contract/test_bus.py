@@ -19,13 +19,13 @@ from shared.messages.queries import ListVms, VmsListed
 from shared.messages.service_change import CancelPort, CancelRefused, PortAccepted
 from shared.metrics import Metrics
 from shared.parties import BROKER, Party, donor, tenant
-from shared.rabbit import RabbitBus
-from shared.rabbit_session import open_session
+from shared.rabbit.bus import RabbitBus
+from shared.rabbit.session import open_session
 from shared.tasks import Tasks
 from shared.testing import MemoryBroker
 from shared.topology import dead_queue, to_exchange
-from tests.rabbitmq_node import RabbitNode
-from tests.tcp_proxy import TcpProxy
+from tests.support.rabbitmq_node import RabbitNode
+from tests.support.tcp_proxy import TcpProxy
 
 ACME, GLOBEX, ALPHA = tenant("acme"), tenant("globex"), donor("alpha")
 WAIT_S = 20.0

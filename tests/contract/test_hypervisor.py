@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.node_agent.hypervisor import (
+from services.node_agent.hypervisor.interface import (
     MAX_PEEK_BYTES,
     Hypervisor,
     HypervisorError,
@@ -18,10 +18,10 @@ from services.node_agent.hypervisor import (
     LifecycleEvent,
     VmNotFound,
 )
-from services.node_agent.testing import FakeHypervisor
+from services.node_agent.hypervisor.testing import FakeHypervisor
 from shared.domain_xml import LayerFacts, describe
 from shared.messages.vm import VmState
-from tests.two_hosts import TwoHosts, two_hosts
+from tests.support.two_hosts import TwoHosts, two_hosts
 
 MAC = "52:54:00:77:00:01"
 

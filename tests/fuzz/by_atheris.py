@@ -12,8 +12,6 @@ from typing import Final
 import atheris
 
 _UNDER_TEST: Final = (
-    "services.node_agent.qemu_stream",
-    "services.node_agent.nbd_stream",
     "services.node_agent.lanes",
     "services.node_agent.page_codec",
     "shared.page_stream",

@@ -17,18 +17,20 @@ from typing import Final
 import numpy as np
 from blake3 import blake3
 
-from services.node_agent.nbd_stream import NbdFacts
-from services.node_agent.page_codec import known_exchange
 from services.node_agent.page_codec.batch import MAX_BATCH_BYTES, METHOD_BATCH, BatchPacker, BatchUnpacker, Column
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkDecoder, CodecError, CodecStats
-from services.node_agent.page_codec.disk_stream import MAX_OUT_BYTES as DISK_OUT_BYTES
-from services.node_agent.page_codec.disk_stream import DiskDecoder, DiskEncoder
-from services.node_agent.page_codec.early_stream import EarlyDecoder, EarlyEncoder
+from services.node_agent.page_codec.digests import digests_of
+from services.node_agent.page_codec.disk.decoder import DiskDecoder
+from services.node_agent.page_codec.disk.early_stream import EarlyDecoder, EarlyEncoder
+from services.node_agent.page_codec.disk.encoder import DiskEncoder
+from services.node_agent.page_codec.disk.format import MAX_OUT_BYTES as DISK_OUT_BYTES
+from services.node_agent.page_codec.disk.nbd_stream import NbdFacts
+from services.node_agent.page_codec.exchange import known as known_exchange
+from services.node_agent.page_codec.exchange.known import KnownTable, Offered
 from services.node_agent.page_codec.hello import Hello
-from services.node_agent.page_codec.known_exchange import KnownTable, Offered, digests_of
-from services.node_agent.page_codec.memory_columns import MAX_OUT_BYTES
-from services.node_agent.page_codec.memory_decoder import MemoryDecoder
-from services.node_agent.page_codec.memory_encoder import MemoryEncoder
+from services.node_agent.page_codec.memory.decoder import MemoryDecoder
+from services.node_agent.page_codec.memory.encoder import MemoryEncoder
+from services.node_agent.page_codec.memory.received_batch import MAX_OUT_BYTES
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.raw_codec import RawDecoder
 from services.node_agent.page_codec.store import FileStore
@@ -50,8 +52,8 @@ from shared.page_stream.frame import Frame, FrameType, decode_frame, encode_fram
 from tests.fuzz.nbd import BLOCKS as DISK_BLOCKS
 from tests.fuzz.qemu import BLOCKS, CONTENTS, KEY
 from tests.fuzz.source import Source, damaged
-from tests.services.node_agent.migration import StreamWriter
-from tests.services.node_agent.test_nbd_stream import FLAGS, request
+from tests.services.node_agent.page_codec.disk.test_nbd_stream import FLAGS, request
+from tests.support.migration_stream import StreamWriter
 
 _DIGESTS: Final = digests_of(b"".join(blake3(bytes([at])).digest(16) for at in range(64)))
 

@@ -12,12 +12,12 @@ from typing import Final
 
 from blake3 import blake3
 
-from services.node_agent.lanes.errors import LaneError
-from services.node_agent.lanes.events import DataReceived, EofReceived, LaneEvent, StreamOpened, StreamReset
-from services.node_agent.lanes.outbox import FRAME_COST_BYTES
-from services.node_agent.lanes.protocol import LaneProtocol
-from services.node_agent.lanes.seal import LaneSeal, SealError
-from services.node_agent.lanes.settings import LaneSettings
+from services.node_agent.lanes.core.errors import LaneError
+from services.node_agent.lanes.core.events import DataReceived, EofReceived, LaneEvent, StreamOpened, StreamReset
+from services.node_agent.lanes.core.outbox import FRAME_COST_BYTES
+from services.node_agent.lanes.core.protocol import LaneProtocol
+from services.node_agent.lanes.core.seal import LaneSeal, SealError
+from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.testing import PlainSeal
 from shared.page_stream.bodies import Hello, LaneRole, Open, StreamKind, encode_hello, encode_open
 from shared.page_stream.frame import Flag, Frame, FrameType, encode_frame

@@ -13,15 +13,25 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from services.node_agent.nbd_stream import NbdError, NbdFacts, ReplyScanner, RequestScanner, Span
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
-from services.node_agent.page_codec.disk_stream import MAX_OUT_BYTES, DiskDecoder, DiskEncoder
+from services.node_agent.page_codec.disk.decoder import DiskDecoder
+from services.node_agent.page_codec.disk.encoder import DiskEncoder
+from services.node_agent.page_codec.disk.format import MAX_OUT_BYTES
+from services.node_agent.page_codec.disk.nbd_stream import NbdError, NbdFacts, ReplyScanner, RequestScanner, Span
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
 from tests.fuzz.qemu import CONTENTS, KEY, MANNERS, PAYLOAD_BYTES
 from tests.fuzz.source import Source, damaged, pieces
-from tests.services.node_agent.test_nbd_stream import FLAGS, GREETING, chunk, option, option_reply, request, simple
+from tests.services.node_agent.page_codec.disk.test_nbd_stream import (
+    FLAGS,
+    GREETING,
+    chunk,
+    option,
+    option_reply,
+    request,
+    simple,
+)
 
 BLOCKS: Final = (*CONTENTS[1:4], bytes(4096))
 Judged = tuple[list[Span], str]

@@ -14,18 +14,18 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from services.node_agent.lanes.settings import LaneSettings
+from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.contents import KEY_BYTES
 from services.node_agent.page_codec.hello import ALL, Technique
-from services.node_agent.page_codec.memory_decoder import MemoryDecoder
-from services.node_agent.page_codec.memory_encoder import MemoryEncoder
+from services.node_agent.page_codec.memory.decoder import MemoryDecoder
+from services.node_agent.page_codec.memory.encoder import MemoryEncoder
+from services.node_agent.page_codec.memory.qemu_stream import MAX_ELEMENT_BYTES, PAGE_BYTES, Kind, Mark, QemuStream
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
-from services.node_agent.qemu_stream import MAX_ELEMENT_BYTES, PAGE_BYTES, Kind, Mark, QemuStream
 from shared.page_stream.bodies import LaneRole
 from tests.fuzz.source import Source, damaged, pieces
-from tests.services.node_agent.migration import GuestMemory, StreamWriter
+from tests.support.migration_stream import GuestMemory, StreamWriter
 
 MAX_PAGES: Final = 2048
 KEY: Final = bytes(range(KEY_BYTES))

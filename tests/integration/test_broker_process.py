@@ -21,11 +21,10 @@ from shared.messages.porting import OutboundStarted, StartOutbound, SwitchoverGr
 from shared.messages.service_change import PortCompleted
 from shared.metrics import Metrics
 from shared.parties import BROKER, Party
-from shared.rabbit import RabbitBus
+from shared.rabbit.bus import RabbitBus
 from shared.store import utc_now
 from shared.tasks import Tasks
-from tests.rabbitmq_node import RabbitNode
-from tests.services.broker.samples import (
+from tests.support.broker_samples import (
     ACME,
     ALPHA,
     ALPHA_NODE,
@@ -37,7 +36,8 @@ from tests.services.broker.samples import (
     request,
     request_switchover,
 )
-from tests.services.broker.world import Part, good_parts
+from tests.support.broker_world import Part, good_parts
+from tests.support.rabbitmq_node import RabbitNode
 
 pytestmark = pytest.mark.servers
 

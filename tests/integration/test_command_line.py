@@ -23,8 +23,8 @@ from shared.messages.nodes import CapacityReported, InventoryReported, OwnedVm
 from shared.messages.vm import VmState, VmSummary
 from shared.metrics import Metrics
 from shared.parties import BROKER, Party, donor, recipient, tenant
-from shared.rabbit import RabbitBus
-from tests.rabbitmq_node import RabbitNode
+from shared.rabbit.bus import RabbitBus
+from tests.support.rabbitmq_node import RabbitNode
 
 pytestmark = pytest.mark.servers
 

@@ -16,21 +16,21 @@ from uuid import UUID, uuid4
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.lanes.errors import LaneClosedError, LaneError, PeerRestartedError
-from services.node_agent.lanes.link import LinkDown
+from services.node_agent.lanes.core.errors import LaneClosedError, LaneError, PeerRestartedError
+from services.node_agent.lanes.core.settings import LaneSettings
+from services.node_agent.lanes.routes.link import LinkDown
 from services.node_agent.lanes.session import LaneSession
-from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.tls import LaneTls
 from shared.bus import LaneEnds
 from shared.metrics import BusMetrics
 from shared.page_stream.bodies import LaneRole, StreamKind
 from shared.parties import BROKER, Party, node
-from shared.rabbit_lane import RabbitLaneAdmin, RabbitLanes
+from shared.rabbit.lanes import RabbitLaneAdmin, RabbitLanes
 from shared.topology import Lane, lane_exchange, lane_queue
-from tests.lane_credentials import make_pair
-from tests.rabbitmq_node import RabbitNode
-from tests.tcp_proxy import TcpProxy
+from tests.support.lane_credentials import make_pair
+from tests.support.rabbitmq_node import RabbitNode
+from tests.support.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.servers
 

@@ -16,20 +16,21 @@ from sqlalchemy.exc import IntegrityError
 
 from services.broker import ledger, queries, registry
 from services.broker.ledger import LedgerConflict
+from services.broker.metrics import BrokerMetrics
 from services.broker.migrate import head_revision, migrate
+from services.broker.port_steps import Stepper
 from services.broker.rules import Facts, Limits
 from services.broker.saga import CommitEpoch, Heard, SagaState, Timing, begin, step
-from services.broker.stepper import Stepper
 from services.broker.tables import conflicts, epochs, metadata, ports, vms
 from shared.messages import seal
 from shared.messages.queries import ListPorts, ListProviders, ListVms, PortShown, ShowPort, VmsListed
 from shared.messages.service_change import CancelPort, PortPhase, PortRequested
 from shared.messages.vm import VmState
-from shared.metrics import BrokerMetrics, Metrics
+from shared.metrics import Metrics
 from shared.parties import BROKER
 from shared.store import Store, StoreUnusable
 from shared.testing import ManualClock
-from tests.services.broker.samples import (
+from tests.support.broker_samples import (
     ACME,
     ALPHA,
     PORT,

@@ -7,14 +7,15 @@ from uuid import uuid4
 
 from sqlalchemy import select
 
+from services.broker.metrics import BrokerMetrics
 from services.broker.service import BrokerService
 from services.broker.tables import epochs
 from shared.messages.service_change import PortCompleted, PortPhase, PortRefused
-from shared.metrics import BrokerMetrics, Metrics
+from shared.metrics import Metrics
 from shared.parties import BROKER
 from shared.store import Store
-from tests.services.broker.samples import ACME, ALPHA, BETA, BETA_NODE, request
-from tests.services.broker.world import World, settings
+from tests.support.broker_samples import ACME, ALPHA, BETA, BETA_NODE, request
+from tests.support.broker_world import World, settings
 
 
 async def test_one_port(store_url: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from services.node_agent.outage_probe import ArpProbe, BridgeSocket
+from services.node_agent.switchover.outage_probe import ArpProbe, BridgeSocket
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 

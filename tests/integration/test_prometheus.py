@@ -13,10 +13,14 @@ import aiohttp
 import pytest
 from prometheus_client.exposition import generate_latest
 
+from services.broker.metrics import BrokerMetrics
+from services.donor_agent.metrics import DonorMetrics
+from services.node_agent.metrics import NodeMetrics
+from services.recipient_agent.metrics import RecipientMetrics
 from shared.config import TelemetrySettings
 from shared.http import Health, TelemetryServer
-from shared.metrics import BrokerMetrics, DonorMetrics, Metrics, NodeMetrics, RecipientMetrics
-from tests.rabbitmq_node import REPOSITORY, free_port
+from shared.metrics import Metrics
+from tests.support.rabbitmq_node import REPOSITORY, free_port
 
 pytestmark = pytest.mark.servers
 

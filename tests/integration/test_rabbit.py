@@ -18,11 +18,11 @@ from shared.messages import AnyEnvelope, seal
 from shared.messages.queries import ListVms
 from shared.metrics import Metrics
 from shared.parties import BROKER, tenant
-from shared.rabbit import RabbitBus
+from shared.rabbit.bus import RabbitBus
 from shared.tasks import Tasks
 from shared.topology import DELIVERY_LIMIT, dead_queue, inbox_queue, to_exchange
-from tests.rabbitmq_node import VHOST, RabbitNode
-from tests.tcp_proxy import TcpProxy
+from tests.support.rabbitmq_node import VHOST, RabbitNode
+from tests.support.tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.servers
 

@@ -13,9 +13,9 @@ from shared.messages import AnyEnvelope
 from shared.messages.service_change import PortRequested
 from shared.metrics import Metrics
 from shared.parties import BROKER, tenant
-from shared.rabbit import RabbitBus
+from shared.rabbit.bus import RabbitBus
 from shared.tasks import Tasks
-from tests.rabbitmq_node import RabbitNode
+from tests.support.rabbitmq_node import RabbitNode
 
 pytestmark = pytest.mark.servers
 

@@ -11,9 +11,9 @@ import pytest
 from shared.bus import BusDown, LaneEnds
 from shared.metrics import Metrics
 from shared.parties import BROKER, node
-from shared.rabbit_lane import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes
+from shared.rabbit.lanes import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes
 from shared.topology import Lane
-from tests.rabbitmq_node import RabbitNode
+from tests.support.rabbitmq_node import RabbitNode
 
 pytestmark = pytest.mark.servers
 

@@ -20,7 +20,7 @@ from shared.topology import (
     session_queue,
     to_exchange,
 )
-from tests.rabbitmq_node import RabbitNode
+from tests.support.rabbitmq_node import RabbitNode
 
 pytestmark = pytest.mark.servers
 

@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from services.node_agent.guest_memory import MIB, ram_ranges
-from tests.services.node_agent.test_guest_memory import domain
+from services.node_agent.hypervisor.ram_layout import MIB, ram_ranges
+from tests.services.node_agent.hypervisor.test_ram_layout import domain
 
 pytestmark = pytest.mark.lab
 

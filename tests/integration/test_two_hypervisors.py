@@ -18,22 +18,22 @@ import numpy as np
 import pytest
 
 from deploy.labkit.processes import run
-from services.node_agent.broker_talk import BrokerTalk
-from services.node_agent.disk_images import allocated_bytes
-from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
-from services.node_agent.journal import HalfJournal, Journal, PortRecord
-from services.node_agent.lane_end import LaneEnd
-from services.node_agent.lane_routes import URGENT_LANES
-from services.node_agent.lanes.caps import Caps
-from services.node_agent.lanes.routed_link import RoutedLink
+from services.node_agent.hypervisor.disk_images import allocated_bytes
+from services.node_agent.lanes.endpoint import LaneEnd
+from services.node_agent.lanes.routes.caps import Caps
+from services.node_agent.lanes.routes.factory import URGENT_LANES
+from services.node_agent.lanes.routes.routed_link import RoutedLink
 from services.node_agent.lanes.testing import MemoryRoute
-from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
-from services.node_agent.port_contents import PortContents
-from services.node_agent.port_lanes import LaneTuning, PortLanes
-from services.node_agent.port_sockets import PortSockets
-from services.node_agent.progress import Progress
 from services.node_agent.settings import NodeSection
-from services.node_agent.stream_codecs import StreamCodecs
+from services.node_agent.state.journal import HalfJournal, Journal, PortRecord
+from services.node_agent.switchover.broker_client import BrokerTalk
+from services.node_agent.transfers.inbound import Inbound, InboundFailed, InboundTuning
+from services.node_agent.transfers.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
+from services.node_agent.transfers.port_codecs import StreamCodecs
+from services.node_agent.transfers.port_contents import PortContents
+from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
+from services.node_agent.transfers.port_sockets import PortSockets
+from services.node_agent.transfers.progress import Progress
 from shared.domain_xml import HostPlaces, guest_abi_differences, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
@@ -50,8 +50,8 @@ from shared.messages.service_change import PortLimits, TransferPhase
 from shared.messages.vm import VmState
 from shared.page_stream.bodies import LaneRole
 from shared.topology import Lane
-from tests.lane_credentials import Pair
-from tests.two_hosts import GUEST_BRIDGE, TwoHosts, two_hosts
+from tests.support.lane_credentials import Pair
+from tests.support.two_hosts import GUEST_BRIDGE, TwoHosts, two_hosts
 
 pytestmark = pytest.mark.lab
 

@@ -9,15 +9,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 
+from services.broker.metrics import PORT_OUTCOMES, BrokerMetrics
+from services.donor_agent.metrics import DonorMetrics
+from services.node_agent.metrics import NodeMetrics
+from services.recipient_agent.metrics import RecipientMetrics
 from shared.messages.service_change import PortPhase
-from shared.metrics import (
-    PORT_OUTCOMES,
-    BrokerMetrics,
-    DonorMetrics,
-    Metrics,
-    NodeMetrics,
-    RecipientMetrics,
-)
+from shared.metrics import Metrics
 
 ALERTS = Path(__file__).resolve().parents[2] / "deploy/prometheus/vmport-alerts.yml"
 ROLES = (BrokerMetrics, DonorMetrics, RecipientMetrics, NodeMetrics)

@@ -17,7 +17,7 @@ from shared.config import ConfigError, Problem, Section, ServiceSettings
 from shared.exit_codes import ExitCode
 from shared.parties import Role
 from shared.runtime import Action, Runtime, run_service, version
-from tests.rabbitmq_node import free_port
+from tests.support.rabbitmq_node import free_port
 
 URL = "amqp://donor.alpha:x@127.0.0.1:1/v"
 

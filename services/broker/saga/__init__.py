@@ -5,25 +5,10 @@ the handlers, one module per part of the conversation. Nothing here knows a cloc
 """
 
 from services.broker.saga.choosing import begin, begin_refused
-from services.broker.saga.state import (
-    ENDS,
-    Alarm,
-    CloseLanes,
-    CommitEpoch,
-    DeadlinePassed,
-    Decision,
-    Effect,
-    Event,
-    Heard,
-    LanesOpened,
-    OpenLanes,
-    RecordEnd,
-    SagaState,
-    Send,
-    Timing,
-    Verdict,
-    WakeUp,
-)
+from services.broker.saga.decision import Decision, Timing, Verdict
+from services.broker.saga.effects import Alarm, CloseLanes, CommitEpoch, Effect, OpenLanes, RecordEnd, Send
+from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, WakeUp
+from services.broker.saga.state import ENDS, SagaState
 from services.broker.saga.table import TABLE, SagaBug, step
 
 __all__ = [

@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime
 
-from services.broker import quotes
+from services.broker.saga import quotes
+from services.broker.saga.decision import Decision, Moment, Timing
+from services.broker.saga.effects import Effect, Send
 from services.broker.saga.ending import end_without_success, fail, plan, refuse, refused_by_broker, release
+from services.broker.saga.events import Heard
 from services.broker.saga.moving import open_window, opens_at
-from services.broker.saga.state import Decision, Effect, Failure, Heard, Moment, SagaState, Send, Timing
+from services.broker.saga.state import Failure, SagaState
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.lanes import LaneEndpoint

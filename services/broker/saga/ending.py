@@ -6,18 +6,11 @@ are the only way into an end phase.
 
 from __future__ import annotations
 
-from services.broker import sla
-from services.broker.saga.state import (
-    CloseLanes,
-    Decision,
-    Effect,
-    Failure,
-    Heard,
-    Moment,
-    RecordEnd,
-    SagaState,
-    Send,
-)
+from services.broker.saga import sla
+from services.broker.saga.decision import Decision, Moment
+from services.broker.saga.effects import CloseLanes, Effect, RecordEnd, Send
+from services.broker.saga.events import Heard
+from services.broker.saga.state import Failure, SagaState
 from shared.messages import Message, Refusal
 from shared.messages.porting import AbortTransfer, ReleaseReservation, Side, TransferAborted, TransferFailed
 from shared.messages.service_change import (

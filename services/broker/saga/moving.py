@@ -12,8 +12,11 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from services.broker.saga.decision import Decision, Moment, Timing
+from services.broker.saga.effects import OpenLanes, Send
 from services.broker.saga.ending import abort, abort_failed, fail
-from services.broker.saga.state import Decision, Failure, Heard, Moment, OpenLanes, Send, Timing
+from services.broker.saga.events import Heard
+from services.broker.saga.state import Failure
 from shared.messages.porting import OpenInbound, ServiceChangeAgreement, StartOutbound, TransferFailed
 from shared.messages.service_change import PortPhase
 from shared.parties import recipient

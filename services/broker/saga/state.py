@@ -6,16 +6,13 @@ next one, so it outlives the process between any two messages.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
 from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import Field
 
 from shared.bus import LaneEnds
-from shared.messages import Message, Refusal
+from shared.messages import Refusal
 from shared.messages.base import Text, Timestamp, Value
 from shared.messages.porting import (
     OutboundFinished,
@@ -151,158 +148,4 @@ class SagaState(Value):
 # Events: what reaches the saga.
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A believed message: the bus has verified its sender."""
-
-    sender: Party
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class DeadlinePassed:
-    """The phase's deadline is over. ``last_heard`` is when the donor's node last reported progress, if it did."""
-
-    last_heard: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WakeUp:
-    """The time that the phase asked for has come: the window opens, seeding may begin, or a question is to be asked
-    again.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class LanesOpened:
-    """The relay's queues of this port are declared."""
-
-
-Event = Heard | DeadlinePassed | WakeUp | LanesOpened
-
 # Effects: what the saga asks for. All but lanes are stored in the step's own transaction.
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Say this to that party. With ``perishable`` the message is worth nothing after the new phase's deadline."""
-
-    to: Party
-    message: Message
-    perishable: bool = False
-    deadline: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OpenLanes:
-    """Declare the port's lanes, then tell the saga `LanesOpened`."""
-
-    ends: LaneEnds
-
-
-@dataclass(frozen=True, slots=True)
-class CloseLanes:
-    """Remove the port's lanes."""
-
-    ends: LaneEnds
-
-
-@dataclass(frozen=True, slots=True)
-class CommitEpoch:
-    """Enter into the ownership log that ``owner`` holds the VM from ``epoch`` on. Must fail unless ``epoch - 1`` is
-    the newest.
-    """
-
-    vm_uuid: UUID
-    epoch: int
-    owner: Name
-    node: Name
-
-
-@dataclass(frozen=True, slots=True)
-class RecordEnd:
-    """The port is over."""
-
-    outcome: PortPhase
-    code: str
-    detail: str
-    sla: SlaRecord | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something that an operator should look at; the port goes on."""
-
-    code: str
-    detail: str
-
-
-Effect = Send | OpenLanes | CloseLanes | CommitEpoch | RecordEnd | Alarm
-
-
-class Verdict(StrEnum):
-    """What became of an event."""
-
-    HANDLED = "handled"
-    IGNORED = "ignored"
-    REFUSED = "refused"
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What a step comes to. ``note`` explains it in the port's record; ``rearm`` starts the phase's deadline afresh."""
-
-    state: SagaState
-    effects: tuple[Effect, ...] = ()
-    note: str = ""
-    verdict: Verdict = Verdict.HANDLED
-    rearm: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How long each phase may take and how its questions are repeated; from the settings."""
-
-    approval: timedelta = timedelta(seconds=30)
-    quoting: timedelta = timedelta(seconds=15)
-    reserving: timedelta = timedelta(seconds=30)
-    preparing: timedelta = timedelta(seconds=120)
-    starting: timedelta = timedelta(seconds=60)
-    transfer: timedelta = timedelta(hours=4)
-    silence: timedelta = timedelta(seconds=180)
-    switching: timedelta = timedelta(seconds=60)
-    resolving: timedelta = timedelta(minutes=10)
-    finishing: timedelta = timedelta(minutes=2)
-    aborting: timedelta = timedelta(minutes=2)
-    seed_ahead: timedelta = timedelta(hours=6)
-    clock_difference: timedelta = timedelta(seconds=60)
-    first_retry: timedelta = timedelta(seconds=2)
-    longest_retry: timedelta = timedelta(seconds=60)
-
-    def retry(self, retries: int) -> timedelta:
-        """The pause before the next question, after so many."""
-        return min(self.longest_retry, self.first_retry * (1 << min(retries, 20)))
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """A step's circumstances; handlers take it first. Its methods make decisions."""
-
-    state: SagaState
-    now: datetime
-    timing: Timing
-    last_heard: datetime | None = None
-    """When the donor's node last reported progress, if it did; set for deadlines only."""
-
-    def stay(self, *effects: Effect, note: str = "", rearm: bool = False, **changes: Any) -> Decision:
-        """Remain in the phase."""
-        return Decision(self.state.but(**changes), effects, note, rearm=rearm)
-
-    def go(self, phase: PortPhase, *effects: Effect, note: str = "", **changes: Any) -> Decision:
-        """Enter a phase; `step` sets its deadline."""
-        fresh: dict[str, Any] = {"phase": phase, "phase_since": self.now, "wake_at": None, "retries": 0}
-        return Decision(self.state.but(**(fresh | changes)), effects, note)
-
-    def ignore(self, note: str) -> Decision:
-        """Nothing comes of the event, and the record says why."""
-        return Decision(self.state, (), note, Verdict.IGNORED)

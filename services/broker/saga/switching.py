@@ -13,8 +13,11 @@ calls for help.
 
 from __future__ import annotations
 
+from services.broker.saga.decision import Decision, Moment
+from services.broker.saga.effects import Alarm, CommitEpoch, Effect, Send
 from services.broker.saga.ending import abort, complete
-from services.broker.saga.state import Alarm, CommitEpoch, Decision, Effect, Failure, Heard, Moment, SagaState, Send
+from services.broker.saga.events import Heard
+from services.broker.saga.state import Failure, SagaState
 from shared.messages.porting import (
     CompletionFailed,
     DisconnectVm,

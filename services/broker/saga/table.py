@@ -34,21 +34,10 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from services.broker.saga import choosing, ending, moving, switching
-from services.broker.saga.state import (
-    ENDS,
-    DeadlinePassed,
-    Decision,
-    Effect,
-    Event,
-    Heard,
-    LanesOpened,
-    Moment,
-    SagaState,
-    Send,
-    Timing,
-    Verdict,
-    WakeUp,
-)
+from services.broker.saga.decision import Decision, Moment, Timing, Verdict
+from services.broker.saga.effects import Effect, Send
+from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, WakeUp
+from services.broker.saga.state import ENDS, SagaState
 from shared.errors import VmportError
 from shared.messages import Message
 from shared.messages.approval import DonorApproved, DonorRejected

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.run_ahead import RunAhead
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import (
@@ -37,22 +38,6 @@ in front of the lane's window, unseen by the ladder, and becomes downtime: so th
 _READ_BYTES: Final = MAX_CHUNK_BYTES - 4096  # with the start of a block that waits in front, still one chunk
 _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
 _CONTENT_WITHIN_S: Final = 60.0  # how long a payload may wait for what another stream of the port brings
-
-
-class Arrivals:
-    """Tells the streams of one port that another one has decoded something, which they may be waiting for."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Event()
-
-    def tell(self) -> None:
-        """Wake all who wait now."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def wait(self) -> None:
-        """Return at the next `tell`."""
-        await self._changed.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable
 
-from services.node_agent.lanes.errors import (
+from services.node_agent.lanes.core.errors import (
     LaneAbortedError,
     LaneCancelledError,
     LaneClosedError,
@@ -28,7 +28,7 @@ from services.node_agent.lanes.errors import (
     LaneRouteError,
     StreamResetError,
 )
-from services.node_agent.lanes.events import (
+from services.node_agent.lanes.core.events import (
     DataReceived,
     EofReceived,
     LaneClosed,
@@ -38,11 +38,11 @@ from services.node_agent.lanes.events import (
     StreamOpened,
     StreamReset,
 )
-from services.node_agent.lanes.link import LaneLink, LinkDown
-from services.node_agent.lanes.protocol import LaneProtocol
-from services.node_agent.lanes.seal import LaneSeal
-from services.node_agent.lanes.settings import LaneSettings
-from services.node_agent.lanes.stats import LaneStats
+from services.node_agent.lanes.core.protocol import LaneProtocol
+from services.node_agent.lanes.core.seal import LaneSeal
+from services.node_agent.lanes.core.settings import LaneSettings
+from services.node_agent.lanes.core.stats import LaneStats
+from services.node_agent.lanes.routes.link import LaneLink, LinkDown
 from services.node_agent.lanes.stream import LaneStream, StreamInbox
 from shared.page_stream.bodies import StreamKind
 from shared.tasks import first_error, run_together

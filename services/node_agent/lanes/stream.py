@@ -9,8 +9,8 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-from services.node_agent.lanes.errors import LaneError, StreamError, StreamResetError
-from services.node_agent.lanes.events import DataReceived
+from services.node_agent.lanes.core.errors import LaneError, StreamError, StreamResetError
+from services.node_agent.lanes.core.events import DataReceived
 from shared.page_stream.bodies import StreamKind
 
 

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum, auto
 
-from services.node_agent.lanes.link import LinkDown
-from services.node_agent.lanes.seal import SealError
-from shared.metrics import Route
+from services.node_agent.lanes.core.seal import SealError
+from services.node_agent.lanes.routes.link import LinkDown
+from services.node_agent.metrics import Route
 from shared.page_stream.frame import FrameType
 
 

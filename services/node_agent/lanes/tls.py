@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from services.node_agent.lanes.seal import SealError
+from services.node_agent.lanes.core.seal import SealError
 from shared.page_stream.bodies import LaneRole
 from shared.page_stream.frame import FrameType
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from services.broker.rules import Facts, KnownVm, Limits, candidates, verify
-from tests.services.broker.samples import NOW, VM, request
+from tests.support.broker_samples import NOW, VM, request
 
 KNOWN = KnownVm(uuid=VM, name="web", provider="alpha", node="alpha-1", tenant="acme", epoch=3)
 FACTS = Facts(vm=KNOWN, providers=frozenset({"alpha", "beta", "gamma"}))

@@ -44,7 +44,7 @@ from shared.messages.service_change import (
     PortRequested,
 )
 from shared.parties import Role, donor, node, recipient, tenant
-from tests.services.broker.samples import (
+from tests.support.broker_samples import (
     ACME,
     ALPHA,
     ALPHA_NODE,

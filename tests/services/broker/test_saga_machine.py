@@ -58,7 +58,7 @@ from shared.messages.service_change import (
     PortRefused,
 )
 from shared.parties import Party, tenant
-from tests.services.broker.samples import (
+from tests.support.broker_samples import (
     ACME,
     ALPHA,
     ALPHA_NODE,

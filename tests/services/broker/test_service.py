@@ -51,7 +51,7 @@ from shared.messages.service_change import (
     TransferPhase,
 )
 from shared.parties import BROKER, Party, donor
-from tests.services.broker.samples import (
+from tests.support.broker_samples import (
     ACME,
     ALPHA,
     ALPHA_NODE,
@@ -67,7 +67,7 @@ from tests.services.broker.samples import (
     request_switchover,
     transfer_failed,
 )
-from tests.services.broker.world import GLOBEX, World
+from tests.support.broker_world import GLOBEX, World
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.service import DonorService
 from services.donor_agent.settings import DonorSection
@@ -44,7 +45,6 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortCancelled, PortFailed, PortPhase
 from shared.messages.vm import VmState
-from shared.metrics import DonorMetrics
 from shared.parties import BROKER, Party, donor, node
 from shared.store import OutboxRelay, Store, TimerRunner
 from shared.testing import ManualClock, MemoryBroker

@@ -18,25 +18,26 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.broker_talk import BrokerTalk
-from services.node_agent.halves import Halves
-from services.node_agent.inbound import Inbound, InboundFailed, InboundTuning
-from services.node_agent.journal import HalfJournal, Journal, PortRecord
-from services.node_agent.lane_end import LaneEnd
+from services.node_agent.hypervisor.testing import DISK_BYTES, FakeHypervisor
+from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
-from services.node_agent.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
-from services.node_agent.outbox import Outbox
+from services.node_agent.messenger import Reports
+from services.node_agent.metrics import NodeMetrics
 from services.node_agent.page_codec.hello import Technique
-from services.node_agent.port_contents import PortContents
-from services.node_agent.port_lanes import LaneTuning, PortLanes
-from services.node_agent.port_sockets import PortSockets
-from services.node_agent.progress import Progress
-from services.node_agent.reports import Reports
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection
-from services.node_agent.stream_codecs import StreamCodecs
-from services.node_agent.testing import DISK_BYTES, FakeHypervisor
-from services.node_agent.vm_affairs import VmAffairs
+from services.node_agent.state.journal import HalfJournal, Journal, PortRecord
+from services.node_agent.state.outbox import Outbox
+from services.node_agent.switchover.broker_client import BrokerTalk
+from services.node_agent.transfers.inbound import Inbound, InboundFailed, InboundTuning
+from services.node_agent.transfers.manager import Halves
+from services.node_agent.transfers.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
+from services.node_agent.transfers.port_codecs import StreamCodecs
+from services.node_agent.transfers.port_contents import PortContents
+from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
+from services.node_agent.transfers.port_sockets import PortSockets
+from services.node_agent.transfers.progress import Progress
+from services.node_agent.vm_commands import VmAffairs
 from shared.backoff import Backoff
 from shared.domain_xml import HostPlaces, rewrite_for_host
 from shared.messages import AnyEnvelope, Message, seal
@@ -56,13 +57,12 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 from shared.messages.service_change import PortLimits, TransferPhase
-from shared.metrics import NodeMetrics
 from shared.page_stream.bodies import LaneRole
 from shared.parties import BROKER, Party, donor, node, recipient
 from shared.testing import MemoryBroker, make_lane_endpoint
 from shared.topology import Lane
-from tests.lane_credentials import Credentials
-from tests.lane_credentials import Pair as CredentialsPair
+from tests.support.lane_credentials import Credentials
+from tests.support.lane_credentials import Pair as CredentialsPair
 
 M = TypeVar("M", bound=Message)
 VM = UUID("11111111-2222-3333-4444-555555555501")

@@ -11,13 +11,13 @@ from uuid import uuid4
 from prometheus_client import CollectorRegistry
 
 from services.node_agent.heartbeat import Heart
-from services.node_agent.hypervisor import HypervisorError
-from services.node_agent.outbox import Outbox
-from services.node_agent.reports import Reports
-from services.node_agent.testing import FakeHypervisor
+from services.node_agent.hypervisor.interface import HypervisorError
+from services.node_agent.hypervisor.testing import FakeHypervisor
+from services.node_agent.messenger import Reports
+from services.node_agent.metrics import NodeMetrics
+from services.node_agent.state.outbox import Outbox
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.vm import VmSummary
-from shared.metrics import NodeMetrics
 from shared.parties import donor, node, recipient
 from shared.testing import MemoryBroker, make_lane_endpoint
 from tests.services.node_agent.conftest import DOMAIN, VM

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from services.node_agent import file_scans
-from services.node_agent.block_files import Scanned, scan
-from services.node_agent.disk_images import allocated_bytes
-from services.node_agent.journal import Phase
+from services.node_agent.dedup import file_scans
+from services.node_agent.dedup.blocks import Scanned, scan
+from services.node_agent.hypervisor.disk_images import allocated_bytes
+from services.node_agent.state.journal import Phase
 from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, ExpectOutbound, VmDescribed
 from shared.messages.porting import (
     AbortTransfer,

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import GIB, Quota
+from services.recipient_agent.metrics import RecipientMetrics
 from services.recipient_agent.service import RecipientService
 from services.recipient_agent.settings import RecipientSection
 from services.recipient_agent.testing import (
@@ -55,7 +56,6 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortCancelled, PortFailed, PortLimits, PortPhase
 from shared.messages.vm import VmSummary
-from shared.metrics import RecipientMetrics
 from shared.parties import BROKER, Party, node, recipient
 from shared.store import OutboxRelay, Store, TimerRunner
 from shared.testing import ManualClock, MemoryBroker

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import pytest
 
-from services.node_agent.lanes.errors import LaneAbortedError, StreamResetError
+from services.node_agent.lanes.core.errors import LaneAbortedError, StreamResetError
+from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.pump import READER_LIMIT_BYTES, StreamPump
 from services.node_agent.lanes.run_ahead import AHEAD_BYTES
 from services.node_agent.lanes.session import LaneSession
-from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, ChunkEncoder, CodecError, CodecStats

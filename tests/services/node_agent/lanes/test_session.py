@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.node_agent.lanes.errors import (
+from services.node_agent.lanes.core.errors import (
     LaneAbortedError,
     LaneCancelledError,
     LaneClosedError,
@@ -20,9 +20,9 @@ from services.node_agent.lanes.errors import (
     PeerRestartedError,
     StreamResetError,
 )
-from services.node_agent.lanes.link import LaneLink
+from services.node_agent.lanes.core.settings import LaneSettings
+from services.node_agent.lanes.routes.link import LaneLink
 from services.node_agent.lanes.session import LaneSession
-from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.testing import Fate, MemoryRoute, PlainSeal
 from shared.page_stream.bodies import LaneRole, StreamKind

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from services.node_agent.lanes.errors import LaneAbortedError, LaneError, LaneSecurityError
-from services.node_agent.lanes.seal import LaneSeal, SealError
+from services.node_agent.lanes.core.errors import LaneAbortedError, LaneError, LaneSecurityError
+from services.node_agent.lanes.core.seal import LaneSeal, SealError
+from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.session import LaneSession
-from services.node_agent.lanes.settings import LaneSettings
 from services.node_agent.lanes.testing import Fate, MemoryRoute, PlainSeal
 from services.node_agent.lanes.tls import LaneTls, TlsPeer, TlsSeal
 from shared.certificates import issue, make_authority
 from shared.page_stream.bodies import LaneRole, StreamKind
 from shared.page_stream.frame import FrameType
-from tests.lane_credentials import NOW, Pair, make_credentials
+from tests.support.lane_credentials import NOW, Pair, make_credentials
 
 GUEST_PATTERN = b"this page belongs to the guest; " * 128
 DATA = FrameType.DATA

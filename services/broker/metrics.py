@@ -1,0 +1,88 @@
+"""Metrics of the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from shared.messages.service_change import PortPhase
+from shared.metrics import DOWNTIME_BUCKETS_S, HANDLER_BUCKETS_S, RefusalMetrics, StoreMetrics
+
+PHASE_BUCKETS_S = (0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 24 * 3600.0)
+PORT_OUTCOMES = (
+    PortPhase.COMPLETED,
+    PortPhase.FAILED,
+    PortPhase.CANCELLED,
+    PortPhase.REFUSED,
+    PortPhase.PLANNED,
+)
+
+
+class BrokerMetrics:
+    """What the broker measures."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.store = StoreMetrics(registry)
+        self.refusals_total = RefusalMetrics(registry).refusals_total
+        self.ports_total = Counter(
+            "vmport_ports_total",
+            "Ports that ended, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.ports_active = Gauge(
+            "vmport_ports_active",
+            "Ports under way, by phase.",
+            ("phase",),
+            registry=registry,
+        )
+        self.phase_duration_seconds = Histogram(
+            "vmport_port_phase_duration_seconds",
+            "How long ports stayed in a phase.",
+            ("phase",),
+            buckets=PHASE_BUCKETS_S,
+            registry=registry,
+        )
+        self.downtime_seconds = Histogram(
+            "vmport_downtime_seconds",
+            "From the vCPUs' pause at the donor to their first run at the recipient, per completed port.",
+            buckets=DOWNTIME_BUCKETS_S,
+            registry=registry,
+        )
+        self.outage_seconds = Histogram(
+            "vmport_outage_seconds",
+            "The longest silence of the VM around the switchover, per completed port where it was measured.",
+            buckets=DOWNTIME_BUCKETS_S,
+            registry=registry,
+        )
+        self.switchover_commit_seconds = Histogram(
+            "vmport_switchover_commit_seconds",
+            "From the request for switchover to its commit in the ledger; a part of the downtime.",
+            buckets=HANDLER_BUCKETS_S,
+            registry=registry,
+        )
+        self.promises_total = Counter(
+            "vmport_promises_total",
+            "Completed ports by whether every promise was kept.",
+            ("kept",),
+            registry=registry,
+        )
+        self.registry_conflicts_total = Counter(
+            "vmport_registry_conflicts_total",
+            "Inventories that claimed a VM whose newest epoch belongs to another provider.",
+            registry=registry,
+        )
+        for outcome in PORT_OUTCOMES:
+            self.ports_total.labels(outcome)
+        for phase in set(PortPhase) - set(PORT_OUTCOMES):
+            self.ports_active.labels(phase).set(0)
+            self.phase_duration_seconds.labels(phase)
+
+    def show_active(self, phases: Iterable[PortPhase]) -> None:
+        """Set the gauge from the phases of all ports under way."""
+        counts = dict.fromkeys(set(PortPhase) - set(PORT_OUTCOMES), 0)
+        for phase in phases:
+            counts[phase] = counts.get(phase, 0) + 1
+        for phase, count in counts.items():
+            self.ports_active.labels(phase).set(count)

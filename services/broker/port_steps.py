@@ -1,0 +1,222 @@
+"""Takes a port's step inside a transaction: saga in, ledger, outbox, timers and record out. The only caller of the
+saga.
+
+What the saga asks for becomes true in the one transaction of the step; logs and metrics follow after the commit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+from services.broker import ledger, rules
+from services.broker.ledger import StoredPort
+from services.broker.metrics import BrokerMetrics
+from services.broker.relay_lanes import want
+from services.broker.rules import Facts, Limits
+from services.broker.saga import (
+    Alarm,
+    CloseLanes,
+    CommitEpoch,
+    DeadlinePassed,
+    Decision,
+    Effect,
+    Event,
+    Heard,
+    LanesOpened,
+    OpenLanes,
+    RecordEnd,
+    SagaState,
+    Send,
+    Timing,
+    Verdict,
+    WakeUp,
+    begin,
+    begin_refused,
+    step,
+)
+from shared.logs import get_logger, port_bound
+from shared.messages import AnyEnvelope
+from shared.messages.porting import QuerySwitchover
+from shared.messages.service_change import PortPhase, PortRequested
+from shared.parties import BROKER, Name
+from shared.store import Timer, Transaction
+
+log = get_logger(__name__)
+
+LARGEST_RECORDED_BODY = 64 * 1024
+"""Messages above this (two domain XMLs, say) are recorded without their text."""
+
+
+def timer_key(port_id: UUID, kind: str) -> str:
+    """The key of a port's ``deadline`` or ``wake`` timer."""
+    return f"port:{port_id}:{kind}"
+
+
+def read_timer(timer: Timer) -> tuple[UUID, str]:
+    """The port and the kind that a timer's key names."""
+    _, port_id, kind = timer.key.split(":")
+    return UUID(port_id), kind
+
+
+class Stepper:
+    """Begins and steps ports. ``wake_lanes`` is called after a commit that wants lanes opened or closed."""
+
+    def __init__(
+        self, timing: Timing, limits: Limits, metrics: BrokerMetrics, *, wake_lanes: Callable[[], None]
+    ) -> None:
+        self._timing = timing
+        self._limits = limits
+        self._metrics = metrics
+        self._wake_lanes = wake_lanes
+
+    async def begin(
+        self, tx: Transaction, envelope: AnyEnvelope, request: PortRequested, tenant: Name, facts: Facts
+    ) -> None:
+        """Verify a new request and record it, accepted or refused."""
+        refusals = rules.verify(request, tenant, facts, self._limits, tx.now)
+        known = facts.vm if facts.vm is not None and facts.vm.tenant == tenant else None
+        name, epoch = (known.name, known.epoch) if known else (str(request.vm_uuid), 1)
+        if refusals:
+            decision = begin_refused(
+                request, tenant_name=tenant, vm_name=name, epoch=epoch, refusals=refusals, now=tx.now
+            )
+        else:
+            decision = begin(
+                request,
+                tenant_name=tenant,
+                vm_name=name,
+                epoch=epoch,
+                candidates=rules.candidates(request, facts),
+                now=tx.now,
+                timing=self._timing,
+            )
+        await ledger.add(tx, decision.state)
+        await self._apply(tx, None, decision, _told(envelope), envelope)
+
+    async def step(self, tx: Transaction, stored: StoredPort, event: Event, envelope: AnyEnvelope | None) -> Decision:
+        """One step of a port that `ledger.load` has locked."""
+        decision = step(stored.state, event, tx.now, self._timing)
+        if decision.state != stored.state:
+            await ledger.save(tx, stored, decision.state)
+        about = _told(envelope) if envelope is not None else (str(BROKER), _event_name(event))
+        await self._apply(tx, stored.state, decision, about, envelope)
+        return decision
+
+    async def rearm(self, tx: Transaction, state: SagaState) -> None:
+        """Set a port's timers, whatever they were before."""
+        await _mirror(tx, state.port_id, "deadline", state.deadline)
+        await _mirror(tx, state.port_id, "wake", state.wake_at)
+
+    async def _apply(
+        self,
+        tx: Transaction,
+        before: SagaState | None,
+        decision: Decision,
+        about: tuple[str, str],
+        envelope: AnyEnvelope | None,
+    ) -> None:
+        state = decision.state
+        sender, kind = about
+        body = envelope.data.model_dump_json() if envelope is not None else None
+        entry = ledger.Event(
+            sender=sender,
+            type=kind,
+            phase=state.phase,
+            verdict=decision.verdict,
+            detail=decision.note,
+            message_id=envelope.id if envelope is not None else None,
+            body=body if body is not None and len(body) <= LARGEST_RECORDED_BODY else None,
+        )
+        if not _is_question(decision, before, envelope):
+            await ledger.record(tx, state.port_id, entry)
+        for effect in decision.effects:
+            await self._effect(tx, state, effect, envelope)
+        if before is None or before.deadline != state.deadline:
+            await _mirror(tx, state.port_id, "deadline", state.deadline)
+        if before is None or before.wake_at != state.wake_at:
+            await _mirror(tx, state.port_id, "wake", state.wake_at)
+        now = tx.now
+        tx.after_commit(lambda: self._tell(before, decision, kind, sender, now))
+
+    async def _effect(self, tx: Transaction, state: SagaState, effect: Effect, cause: AnyEnvelope | None) -> None:
+        match effect:
+            case Send():
+                await tx.send(
+                    effect.to, effect.message, cause=cause, correlation_id=state.port_id, deadline=effect.deadline
+                )
+            case CommitEpoch():
+                await ledger.commit_epoch(tx, effect, state.port_id)
+            case OpenLanes():
+                await want(tx, effect.ends, "open")
+                tx.after_commit(self._wake_lanes)
+            case CloseLanes():
+                await want(tx, effect.ends, "closed")
+                tx.after_commit(self._wake_lanes)
+            case RecordEnd():
+                if effect.sla is not None:
+                    await ledger.record_sla(tx, state, effect.sla)
+            case Alarm():
+                entry = ledger.Event(str(BROKER), f"alarm:{effect.code}", state.phase, "alarm", effect.detail)
+                await ledger.record(tx, state.port_id, entry)
+
+    def _tell(self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime) -> None:
+        """Log and count what is now durable."""
+        # After the commit the message's own binding of the port may be gone.
+        with port_bound(decision.state.port_id):
+            self._log_and_count(before, decision, kind, sender, now)
+
+    def _log_and_count(
+        self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime
+    ) -> None:
+        state = decision.state
+        level = log.warning if decision.verdict is Verdict.REFUSED else log.info
+        level = log.debug if kind == QuerySwitchover.__name__ and decision.verdict is Verdict.HANDLED else level
+        was = before.phase if before is not None else None
+        level("port step", event_type=kind, sender=sender, was=was, phase=state.phase, note=decision.note)
+        if before is not None and before.phase is not state.phase:
+            spent_s = (now - before.phase_since).total_seconds()
+            self._metrics.phase_duration_seconds.labels(before.phase).observe(max(0.0, spent_s))
+        for effect in decision.effects:
+            if isinstance(effect, Alarm):
+                log.error("an operator should look at this port", code=effect.code, detail=effect.detail)
+            elif isinstance(effect, RecordEnd):
+                self._count_end(state, effect)
+
+    def _count_end(self, state: SagaState, end: RecordEnd) -> None:
+        self._metrics.ports_total.labels(end.outcome).inc()
+        if end.outcome is PortPhase.REFUSED:
+            for refusal in state.refusals:
+                self._metrics.refusals_total.labels(refusal.code).inc()
+        if end.sla is not None:
+            self._metrics.downtime_seconds.observe(end.sla.measured_downtime_ms / 1000)
+            if end.sla.measured_outage_ms is not None:
+                self._metrics.outage_seconds.observe(end.sla.measured_outage_ms / 1000)
+            self._metrics.promises_total.labels("yes" if end.sla.kept else "no").inc()
+
+
+def _is_question(decision: Decision, before: SagaState | None, envelope: AnyEnvelope | None) -> bool:
+    """A node that waits for an outcome asks every second: that is no event, and would fill the record."""
+    asked = envelope is not None and isinstance(envelope.data, QuerySwitchover)
+    return asked and decision.verdict is Verdict.HANDLED and decision.state == before
+
+
+def _told(envelope: AnyEnvelope) -> tuple[str, str]:
+    return envelope.source, type(envelope.data).__name__
+
+
+def _event_name(event: Event) -> str:
+    match event:
+        case Heard():
+            return type(event.message).__name__
+        case DeadlinePassed() | WakeUp() | LanesOpened():
+            return type(event).__name__
+
+
+async def _mirror(tx: Transaction, port_id: UUID, kind: str, due_at: datetime | None) -> None:
+    """Make a stored timer equal to what the state says."""
+    if due_at is None:
+        await tx.disarm(timer_key(port_id, kind))
+    else:
+        await tx.arm(timer_key(port_id, kind), due_at)

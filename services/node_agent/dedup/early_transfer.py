@@ -1,0 +1,72 @@
+"""Contents of disks that go while both hypervisors prepare themselves, when the link would lie idle. Both ends.
+
+On a stream of the disk lane labelled EARLY, as `page_codec.early_stream` says. It ends when libvirt begins to copy a
+disk: from then on the link is busy, and what went ahead goes as references. Images are read as files, in the order in
+which they will be copied; only raw ones, since what a QCOW2 file holds need not be what its disk holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from services.node_agent.dedup.blocks import read_piece
+from services.node_agent.lanes.arrivals import Arrivals
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES
+from services.node_agent.page_codec.disk.early_stream import EarlyDecoder, EarlyEncoder
+from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
+from shared.page_stream.bodies import StreamKind
+
+log = structlog.stdlib.get_logger(__name__)
+
+EARLY: Final = "early"
+
+
+async def send_early(lane: LaneSession, port: PortEncoder, images: Sequence[Path], *, over: Callable[[], bool]) -> None:
+    """The donor's side: send ahead until it is `over`, or all is sent.
+
+    Let it end by itself: what has a number must be sent. Raises LaneError, StreamError.
+    """
+    encoder = EarlyEncoder(port)
+    if not images or not encoder.takes or over():
+        return
+    stream = lane.open_stream(StreamKind.DISK, EARLY)
+    await stream.write(encoder.greet())
+    for image in images:
+        await _send_image(stream, encoder, image, over)
+    stream.write_eof()
+    log.info("contents went early", contents=encoder.sent)
+
+
+async def _send_image(stream: LaneStream, encoder: EarlyEncoder, image: Path, over: Callable[[], bool]) -> None:
+    at = 0
+    while encoder.takes and not over():
+        try:
+            at, data = await asyncio.to_thread(read_piece, image, at, MAX_CHUNK_BYTES)
+        except OSError as error:
+            log.info("an image cannot be read early", file=str(image), reason=str(error))
+            return
+        if not data:
+            return
+        if payload := encoder.encode(data):
+            # A disk's stream may refer to it at once. It waits for the lane behind this, first come first served.
+            await stream.write(payload)
+
+
+async def take_early(stream: LaneStream, port: PortDecoder, arrivals: Arrivals) -> None:
+    """The recipient's side: store what comes until the donor ends it.
+
+    Raises LaneError and StreamError, CodecError for what no donor sends, OSError where it cannot be stored.
+    """
+    decoder = EarlyDecoder(port)
+    while payload := await stream.read_view():
+        decoder.take(payload)
+        arrivals.tell()
+    stream.write_eof()
+    log.info("contents came early", contents=decoder.stored)

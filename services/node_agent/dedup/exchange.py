@@ -1,0 +1,278 @@
+"""Before a transfer: the two node agents find out which contents the recipient has already (`known_exchange`).
+
+On a stream of the control lane labelled CONTENTS. The donor offers the contents of the VM's disks and of what earlier
+ports of this VM left here; the recipient looks among its published base images and what earlier ports of this VM left
+there, never among other tenants' data. Whatever fails here costs bytes, not the port: without READY nothing is known.
+
+After READY the stream stays open: a content that is not any more what it was at the recipient is asked for again, and
+the donor gives it if its own copy is still the same. If it is not, the port fails with that reason; nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from services.node_agent.dedup.base_images import published
+from services.node_agent.dedup.block_index import BlockIndex
+from services.node_agent.dedup.blocks import Scanned
+from services.node_agent.dedup.file_scans import FileScans
+from services.node_agent.dedup.known_blocks import KnownContents
+from services.node_agent.lanes.arrivals import Arrivals
+from services.node_agent.lanes.core.errors import LaneError, StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.page_codec.contents import ContentMissingError, Numbers, Origin, Pages
+from services.node_agent.page_codec.exchange import known as exchange
+from services.node_agent.page_codec.port_codec import PortEncoder
+from shared.page_stream.bodies import StreamKind
+
+log = structlog.stdlib.get_logger(__name__)
+
+CONTENTS = "contents"
+ANSWER_WITHIN_S = 60.0
+"""For one message, at the recipient."""
+EXCHANGE_WITHIN_S = 25.0
+"""At the donor, for all of it: a transfer that begins in time is worth more. What the recipient indexed meanwhile
+serves the next port."""
+
+
+@dataclass(slots=True)
+class Learnt:
+    """What the exchange was worth, and what is needed to answer later. Bytes are payloads, both directions."""
+
+    stream: LaneStream
+    offers: int = 0
+    exchanged_bytes: int = 0
+    known: KnownContents | None = None
+
+    @property
+    def count(self) -> int:
+        """Contents that the recipient has."""
+        return 0 if self.known is None else len(self.known)
+
+
+class _Talk:
+    def __init__(self, stream: LaneStream) -> None:
+        self._stream = stream
+        self.bytes = 0
+
+    async def say(self, payload: bytes) -> None:
+        self.bytes += len(payload)
+        await self._stream.write(payload)
+
+    async def hear(self) -> bytes:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            payload = await self._stream.read()
+        self.bytes += len(payload)
+        return payload
+
+
+async def offer_contents(
+    control: LaneSession,
+    port: PortEncoder,
+    files: Sequence[Path],
+    scans: FileScans,
+    *,
+    within_s: float = EXCHANGE_WITHIN_S,
+) -> Learnt:
+    """Ask the recipient what it has of these files, and teach the port's encoders. Raises LaneError.
+
+    Then `give_again` is to run, and `known` to be closed after it.
+    """
+    stream = control.open_stream(StreamKind.CONTROL, CONTENTS)
+    learnt = Learnt(stream)
+    talk = _Talk(stream)
+    try:
+        async with asyncio.timeout(within_s):
+            await _offer(talk, port, files, scans, learnt)
+        if learnt.known is None:
+            stream.write_eof()
+    except (StreamError, CodecError, TimeoutError, OSError) as error:
+        log.warning("the recipient's contents are not known", reason=str(error) or type(error).__name__)
+        stream.reset("the exchange failed")
+    learnt.exchanged_bytes = talk.bytes
+    return learnt
+
+
+async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], scans: FileScans, learnt: Learnt) -> None:
+    offered = exchange.Offered(port.hello.key)
+    await talk.say(offered.greet())
+    if not exchange.read_have(await talk.hear()):
+        return
+    parts: dict[Path, Scanned] = {}
+    seen: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
+    for path in files:
+        left = exchange.MAX_OFFERS - offered.offers - exchange.SAMPLE
+        found = await scans.of(path, limit=max(left, 0))
+        found = found.only(~np.isin(found.digests[:, 0], seen))
+        if await _worth(talk, offered, found):
+            seen = np.concatenate((seen, found.digests[:, 0]))
+            parts[path] = found.only(await _offer_file(talk, offered, found))
+    await talk.say(offered.commit())
+    # The recipient numbers them meanwhile.
+    digests = [digest for part in parts.values() for digest in part.whole_digests()]
+    ids, answer = await asyncio.gather(asyncio.to_thread(port.contents.ids_of, digests), talk.hear())
+    count = exchange.read_ready(answer)
+    learnt.offers = offered.offers
+    known = sum(len(part.blocks) for part in parts.values())
+    if count != known:
+        raise CodecError(finding=f"the recipient numbered {count} contents, the donor {known}")
+    file_of, contents = _join(list(parts.values()))
+    learnt.known = await asyncio.to_thread(KnownContents, list(parts), file_of, contents.blocks, contents.digests)
+    port.contents.learn(Origin.KNOWN, ids)
+
+
+def _join(parts: Sequence[Scanned]) -> tuple[NDArray[np.int64], Scanned]:
+    """One after the other, and which part each row is of."""
+    if not parts:
+        return np.empty(0, dtype=np.int64), Scanned.empty()
+    part_of = np.repeat(np.arange(len(parts)), [len(part.blocks) for part in parts]).astype(np.int64)
+    blocks = np.concatenate([part.blocks for part in parts])
+    return part_of, Scanned(blocks, np.concatenate([part.digests for part in parts]))
+
+
+async def give_again(learnt: Learnt) -> None:
+    """Answer the recipient for as long as it may ask. A lane that fails is noticed by others."""
+    known = learnt.known
+    if known is None:
+        return
+    stream = learnt.stream
+    try:
+        while payload := await stream.read():
+            for number in exchange.read_ask(payload):
+                await stream.write(exchange.give(await asyncio.to_thread(_content, known, number)))
+    except (LaneError, StreamError, CodecError) as error:
+        log.info("the recipient asks for no more contents", reason=str(error))
+
+
+def _content(known: KnownContents, number: int) -> bytes:
+    """The content if the file still has it, else nothing."""
+    try:
+        return known.fetch(np.array([number], dtype=np.uint32)).tobytes()
+    except (ContentMissingError, OSError):
+        return b""
+
+
+async def _worth(talk: _Talk, offered: exchange.Offered, found: Scanned) -> bool:
+    sample = found.digests[exchange.sample_of(found.digests)]
+    if not len(sample):
+        return False
+    await talk.say(offered.offer(sample))
+    hits = offered.take(sample, await talk.hear(), keep=False)
+    return exchange.worth_offering(len(sample), int(hits.sum()))
+
+
+async def _offer_file(talk: _Talk, offered: exchange.Offered, found: Scanned) -> NDArray[np.bool_]:
+    """Offer all of it, the answer to a batch on its way while the next one is sent. Which of it the recipient has."""
+    parts = exchange.batches_of(found.digests)
+    hits = np.zeros(len(found.digests), dtype=np.bool_)
+    for ahead in range(len(parts) + 1):
+        if ahead < len(parts):
+            await talk.say(offered.offer(found.digests[parts[ahead]]))
+        if ahead:
+            part = parts[ahead - 1]
+            hits[part] = offered.take(found.digests[part], await talk.hear())
+    return hits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Where the recipient looks. `images` is its catalogue of published base images, `kept` is of this VM only."""
+
+    images: Path | None
+    kept: tuple[Path, ...]
+    index: BlockIndex
+
+    def load(self) -> tuple[list[Path], NDArray[np.int64], Scanned]:
+        """All files, and for every content its file and block. Blocking."""
+        files: list[Path] = []
+        scans: list[Scanned] = []
+        for path in (*self.kept, *published(self.images)):
+            try:
+                scans.append(self.index.look_up(path, limit=exchange.MAX_OFFERS))
+            except OSError as error:
+                log.warning("a file's contents cannot be known", file=str(path), reason=str(error))
+                continue
+            files.append(path)
+        file_of, contents = _join(scans)
+        return files, file_of, contents
+
+
+def index_images(folder: Path, index: BlockIndex) -> None:
+    """Index the catalogue ahead of ports. Blocking. Raises OSError."""
+    for path in published(folder):
+        index.look_up(path, limit=exchange.MAX_OFFERS)
+
+
+class AskingReader:
+    """Contents that the recipient has; asks the donor for those that are not what they were. A `store.KnownReader`."""
+
+    def __init__(self, known: KnownContents, arrivals: Arrivals) -> None:
+        self._known = known
+        self._arrivals = arrivals
+        self._wanted: asyncio.Queue[int] = asyncio.Queue()
+        self._asked: set[int] = set()
+        self._trouble: str | None = None
+
+    def fetch(self, numbers: Numbers) -> Pages:
+        """Raises ContentMissingError while the donor is asked, CodecError when it has them no more either."""
+        try:
+            return self._known.fetch(numbers)
+        except ContentMissingError as missing:
+            if self._trouble is not None or not self._known.missing:
+                raise CodecError(finding=self._trouble or missing.finding) from missing
+            for number in set(self._known.missing) - self._asked:
+                self._asked.add(number)
+                self._wanted.put_nowait(number)
+            raise
+
+    async def serve(self, stream: LaneStream, index: BlockIndex) -> None:
+        """Ask for what `fetch` missed, until cancelled or the donor cannot give it. Raises LaneError."""
+        try:
+            while True:
+                number = await self._wanted.get()
+                path = self._known.path_of(number)
+                log.warning("a content is not what it was; the donor is asked for it", file=str(path), number=number)
+                index.forget(path)
+                await stream.write(exchange.ask([number]))
+                content = exchange.read_give(await stream.read())
+                if not content or not self._known.give(number, content):
+                    self._trouble = f"content {number} changed in {path} here and at the donor, too"
+                self._arrivals.tell()
+        except (StreamError, CodecError) as error:
+            self._trouble = f"the donor gives no contents: {error}"
+        finally:
+            self._arrivals.tell()
+
+
+async def answer_offers(stream: LaneStream, sources: Sources) -> KnownContents | None:
+    """Answer the donor. What has numbers now; None where nothing has.
+
+    Give it to the store, then `tell_ready`. Raises LaneError, StreamError, CodecError, OSError, TimeoutError.
+    """
+    talk = _Talk(stream)
+    key = exchange.read_greet(await talk.hear())
+    files, file_of, contents = await asyncio.to_thread(sources.load)
+    await talk.say(exchange.have(len(contents.blocks)))
+    if not len(contents.blocks):
+        return None
+    table = await asyncio.to_thread(exchange.KnownTable, contents.digests, key)
+    while (payload := await talk.hear())[:1] == bytes([exchange.OFFER]):
+        await talk.say(table.answer(payload))
+    if not payload:
+        return None
+    rows = table.commit(payload)
+    return await asyncio.to_thread(KnownContents, files, file_of[rows], contents.blocks[rows], contents.digests[rows])
+
+
+async def tell_ready(stream: LaneStream, known: KnownContents) -> None:
+    """The contents can be referred to now. Raises LaneError, StreamError."""
+    await stream.write(exchange.ready(len(known)))

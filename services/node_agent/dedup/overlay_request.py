@@ -1,0 +1,62 @@
+"""The question of two node agents whether disks may be overlays at the recipient, on a stream of its own.
+
+The question is `OverlaysWanted` as JSON, up to the end of the stream; the answer is one payload, `MADE` or `FLAT`.
+After `MADE` the disks there wait for their top layers only. There is no time limit but the lane's own: a donor that
+gave up on an answer in flight would not know what lies at the recipient.
+"""
+
+from __future__ import annotations
+
+import structlog
+from pydantic import ValidationError
+
+from services.node_agent.dedup.base_images import OverlaysWanted
+from services.node_agent.lanes.core.errors import QuestionError, StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from shared.page_stream.bodies import StreamKind
+
+log = structlog.stdlib.get_logger(__name__)
+
+OVERLAYS = "overlays"
+
+
+MADE = b"made"
+
+
+FLAT = b"flat"
+
+
+MAX_QUESTION_BYTES = 64 * 1024
+
+
+async def ask_for_overlays(control: LaneSession, wanted: OverlaysWanted) -> bool:
+    """Whether the recipient's disks are overlays now. Raises LaneError."""
+    try:
+        stream = control.open_stream(StreamKind.CONTROL, OVERLAYS)
+        await stream.write(wanted.model_dump_json().encode())
+        stream.write_eof()
+        return await stream.read() == MADE
+    except StreamError as error:
+        # An agent that knows no such question has changed nothing; one that failed half way ends the port.
+        log.info("the recipient makes no overlays", reason=str(error))
+        return False
+
+
+async def read_overlays_wanted(stream: LaneStream) -> OverlaysWanted:
+    """The question that comes on `stream`. Raises `QuestionError`, LaneError, StreamError."""
+    question = b""
+    while payload := await stream.read():
+        question += payload
+        if len(question) > MAX_QUESTION_BYTES:
+            raise QuestionError(f"a question about overlays has more than {MAX_QUESTION_BYTES} bytes")
+    try:
+        return OverlaysWanted.model_validate_json(question)
+    except ValidationError as error:
+        raise QuestionError(f"a question about overlays cannot be read: {error.error_count()} errors") from error
+
+
+async def answer_overlays(stream: LaneStream, *, made: bool) -> None:
+    """Answer the question that came on `stream`. Raises LaneError, StreamError."""
+    await stream.write(MADE if made else FLAT)
+    stream.write_eof()

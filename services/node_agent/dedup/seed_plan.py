@@ -1,0 +1,83 @@
+"""Which contents are worth sending ahead of a port's window. Pure; it reads and sends nothing.
+
+The first pass over a VM takes every content once. What a later pass finds new has been written since, and may well be
+written again before the window opens; so it is taken only when the next pass still finds it. A page or block that keeps
+changing is never taken, however long the seeding lasts, and the port itself sends it once.
+
+Contents are told apart by 8 bytes of their digest: two that are taken for one cost bytes later, nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.node_agent.page_codec.digests import Digests, Hits
+
+_RECENT: Final = 1 << 16
+"""Words that are looked up apart, so that the big array is not copied for each piece."""
+
+Words = NDArray[np.uint64]
+_NONE: Final[Words] = np.empty(0, dtype=np.uint64)
+
+
+class WordSet:
+    """A growing set of numbers, 8 bytes each."""
+
+    def __init__(self, words: Words = _NONE) -> None:
+        self._sorted = np.unique(words)
+        self._recent = _NONE
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._recent)
+
+    def has(self, words: Words) -> Hits:
+        """Which of these are in it."""
+        return _in(self._sorted, words) | _in(self._recent, words)
+
+    def add(self, words: Words) -> None:
+        """Put these in."""
+        self._recent = np.union1d(self._recent, words[~self.has(words)])
+        if len(self._recent) > _RECENT:
+            self._sorted = np.union1d(self._sorted, self._recent)
+            self._recent = _NONE
+
+
+class SeedPlan:
+    """Passes over one VM: for each piece `choose` and then `took`, after each pass `end_pass`."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self._taken = WordSet()
+        self._waiting = WordSet()
+        self._met: list[Words] = []
+
+    def choose(self, digests: Digests) -> NDArray[np.int64]:
+        """Rows of this piece that are to go now, each content once."""
+        words, first = np.unique(digests[:, 0], return_index=True)
+        new = ~self._taken.has(words)
+        if self.passes:
+            still_there = self._waiting.has(words)
+            self._met.append(words[new & ~still_there])
+            new &= still_there
+        return np.sort(first[new]).astype(np.int64)
+
+    def took(self, digests: Digests) -> None:
+        """The recipient has these."""
+        self._taken.add(digests[:, 0])
+
+    def end_pass(self) -> None:
+        """Everything was looked at once more."""
+        self.passes += 1
+        self._waiting = WordSet(np.concatenate(self._met) if self._met else _NONE)
+        self._met.clear()
+
+
+def _in(sorted_words: Words, words: Words) -> Hits:
+    if not len(sorted_words):
+        return np.zeros(len(words), dtype=np.bool_)
+    at = np.minimum(np.searchsorted(sorted_words, words), len(sorted_words) - 1)
+    found: Hits = sorted_words[at] == words
+    return found

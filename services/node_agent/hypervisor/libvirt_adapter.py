@@ -1,0 +1,402 @@
+"""The hypervisor port over libvirt. The only module that imports libvirt; its calls block, so they run in own threads.
+
+Events come on an own thread that runs libvirt's event loop: they are stamped there, at once, and then handed to
+asyncio.
+`inventory`, `state` and the fence ask no QEMU monitor, so a frozen guest cannot hang them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+import libvirt
+
+from services.node_agent.hypervisor import disk_images, host_capabilities
+from services.node_agent.hypervisor.interface import (
+    EventListener,
+    HypervisorError,
+    JobStats,
+    Lifecycle,
+    LifecycleEvent,
+    LiveVm,
+    MigrationAborted,
+    MigrationPlan,
+    VmNotFound,
+)
+from services.node_agent.hypervisor.libvirt_mapping import STATES, job_stats, live_vm, mib_per_s, summary
+from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
+from services.node_agent.hypervisor.process_fence import ProcessFence
+from shared.domain_xml import describe
+from shared.messages.vm import (
+    HostCapacity,
+    HostPlatform,
+    HypervisorVersions,
+    VmState,
+    VmSummary,
+)
+
+R = TypeVar("R")
+MAX_BLOCKING_CALLS = 32
+"""Threads for libvirt. A migration holds one for as long as it runs."""
+
+_SWITCHOVER_BANDWIDTH = "bandwidth.avail.switchover"
+"""VIR_MIGRATE_PARAM_BANDWIDTH_AVAIL_SWITCHOVER, in MiB/s; a binding made with an older libvirt has no name for it."""
+_SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1, 0))
+
+_MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
+"""Why a domain is paused that is arriving, or about to leave."""
+
+_LIFECYCLES: Mapping[int, Lifecycle] = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: Lifecycle.STARTED,
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: Lifecycle.SUSPENDED,
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: Lifecycle.RESUMED,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: Lifecycle.STOPPED,
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: Lifecycle.STOPPED,
+}
+
+
+class _EventThread:
+    """libvirt's default event loop on a daemon thread; one for the process, since libvirt has one per process."""
+
+    _lock = threading.Lock()
+    _started = False
+
+    @classmethod
+    def start(cls) -> None:
+        with cls._lock:
+            if cls._started:
+                return
+            libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; printing them, too, is noise
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=cls._run, name="libvirt-events", daemon=True).start()
+            cls._started = True
+
+    @staticmethod
+    def _run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+
+class LibvirtHypervisor:
+    """One libvirtd. Build it on the event loop that will hear its events."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        image_dir: str,
+        bridges: tuple[str, ...] = (),
+        accelerators: tuple[str, ...] = (),
+        pid_dir: str = "/run/libvirt/qemu",
+    ) -> None:
+        """`bridges` are those that guests may use; `accelerators` narrows what libvirt claims; `pid_dir` serves the
+        fence."""
+        self._uri = uri
+        self._image_dir = image_dir
+        self._bridges = bridges
+        self._accelerators = accelerators
+        self._fence = ProcessFence(Path(pid_dir))
+        self._pool = ThreadPoolExecutor(MAX_BLOCKING_CALLS, thread_name_prefix="libvirt")
+        self._connection: LibvirtConnection | None = None
+        self._connecting = threading.Lock()
+        self._listeners: list[EventListener] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._platform: HostPlatform | None = None
+        self._listed: dict[UUID, VmSummary] = {}
+
+    # ---- connection ----
+
+    async def connect(self) -> None:
+        """Open the connection and subscribe to events."""
+        self._loop = asyncio.get_running_loop()
+        await self._call("connect to libvirt", self._open)
+
+    async def close(self) -> None:
+        """Close the connection; calls that still block end with it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self._call("close libvirt", connection.close)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def listen(self, listener: EventListener) -> Callable[[], None]:
+        """Hear lifecycle events on the event loop."""
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+    def _open(self) -> LibvirtConnection:
+        """Return the connection, opened anew where libvirtd was restarted; runs in a worker thread."""
+        with self._connecting:
+            if self._connection is not None and self._connection.isAlive():
+                return self._connection
+            _EventThread.start()
+            connection = cast("LibvirtConnection", libvirt.open(self._uri))
+            connection.setKeepAlive(5, 6)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
+            self._connection = connection
+            return connection
+
+    def _on_lifecycle(
+        self, _connection: object, domain: LibvirtDomain, event: int, detail: int, _opaque: object
+    ) -> None:
+        at_s = time.monotonic()
+        kind = _LIFECYCLES.get(event, Lifecycle.OTHER)
+        said = LifecycleEvent(UUID(domain.UUIDString()), kind, at_s, f"{event}.{detail}")
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._tell, said)
+
+    def _tell(self, event: LifecycleEvent) -> None:
+        for listener in tuple(self._listeners):
+            listener(event)
+
+    async def _call(self, doing: str, function: Callable[[], R]) -> R:
+        """Run a blocking call in a worker thread; libvirt's errors become ours."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+        except libvirt.libvirtError as error:
+            reason = error.get_error_message() or str(error)
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_ABORTED:
+                raise MigrationAborted(doing, reason) from error
+            raise HypervisorError(doing, reason) from error
+
+    def _lookup(self, uuid: UUID) -> LibvirtDomain:
+        try:
+            return self._open().lookupByUUIDString(str(uuid))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                raise VmNotFound(uuid) from error
+            raise
+
+    async def _with(self, doing: str, uuid: UUID, function: Callable[[LibvirtDomain], R]) -> R:
+        return await self._call(f"{doing} VM {uuid}", lambda: function(self._lookup(uuid)))
+
+    # ---- reading ----
+
+    async def versions(self) -> HypervisorVersions:
+        """Read the versions."""
+        return await self._call("read versions", self._read_versions)
+
+    def _read_versions(self) -> HypervisorVersions:
+        connection = self._open()
+        return HypervisorVersions(
+            qemu=host_capabilities.version_triple(connection.getVersion()),
+            libvirt=host_capabilities.version_triple(connection.getLibVersion()),
+            kernel=platform.release(),
+        )
+
+    async def platform(self) -> HostPlatform:
+        """Read what can be run here. Capabilities are asked once; bridges come and go."""
+        known = self._platform
+        if known is None:
+            known = self._platform = await self._call("read capabilities", self._read_platform)
+        return known.model_copy(update={"bridges": host_capabilities.existing_bridges(self._bridges)})
+
+    def _read_platform(self) -> HostPlatform:
+        connection = self._open()
+        architecture = str(connection.getInfo()[0])
+        kinds = host_capabilities.guest_kinds(connection.getCapabilities(), architecture)
+        accelerators = tuple(a for a in kinds.accelerators if not self._accelerators or a in self._accelerators)
+        domains = [connection.getDomainCapabilities(None, architecture, None, kind) for kind in accelerators]
+        models = (model for domain in domains for model in host_capabilities.usable_cpu_models(domain))
+        return HostPlatform(
+            architecture=architecture,
+            versions=self._read_versions(),
+            accelerators=accelerators,
+            machines=kinds.machines,
+            cpu_models=tuple(dict.fromkeys(models)),
+            firmwares=host_capabilities.firmwares(domains[0]) if domains else (),
+            bridges=(),
+            disk_formats=disk_images.FORMATS,
+        )
+
+    async def capacity(self) -> HostCapacity:
+        """Read the host's memory, CPUs and the image directory's file system."""
+        return await self._call("read capacity", self._read_capacity)
+
+    def _read_capacity(self) -> HostCapacity:
+        info = self._open().getInfo()
+        files = os.statvfs(self._image_dir)
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return HostCapacity(
+            vcpus=int(info[2]),
+            memory_bytes=total,
+            memory_free_bytes=host_capabilities.available_memory_bytes(Path("/proc/meminfo").read_text()),
+            disk_bytes=files.f_blocks * files.f_frsize,
+            disk_free_bytes=files.f_bavail * files.f_frsize,
+        )
+
+    async def inventory(self) -> tuple[VmSummary, ...]:
+        """List all VMs."""
+        return await self._call("list VMs", self._read_inventory)
+
+    def _read_inventory(self) -> tuple[VmSummary, ...]:
+        found: dict[UUID, VmSummary] = {}
+        for domain in self._open().listAllDomains():
+            uuid = UUID(domain.UUIDString())
+            try:
+                state, reason = domain.state()[:2]
+                if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
+                    # An arriving domain's XML waits 30 s for the migration's lock (seen with libvirt 11.3), so it is
+                    # listed when it runs; a leaving one, while it is paused, is what it was.
+                    if uuid in self._listed:
+                        found[uuid] = self._listed[uuid].model_copy(update={"state": VmState.PAUSED})
+                    continue
+                found[uuid] = summary(describe(domain.XMLDesc(0)), STATES.get(state, VmState.OTHER))
+            except libvirt.libvirtError as error:
+                # It may go away between the list and the look.
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+        self._listed = found
+        return tuple(found.values())
+
+    async def describe(self, uuid: UUID) -> LiveVm:
+        """Read a VM as it runs."""
+        return await self._with("describe", uuid, live_vm)
+
+    async def state(self, uuid: UUID) -> VmState | None:
+        """Read a VM's run state."""
+        try:
+            return await self._with("read the state of", uuid, lambda d: STATES.get(d.state()[0], VmState.OTHER))
+        except VmNotFound:
+            return None
+
+    async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
+        """Read guest-physical memory."""
+        physical = libvirt.VIR_MEMORY_PHYSICAL
+        return await self._with("read the memory of", uuid, lambda d: d.memoryPeek(address, size, physical))
+
+    # ---- definitions ----
+
+    async def define(self, domain_xml: str) -> None:
+        """Define a VM."""
+        await self._call("define a VM", lambda: self._open().defineXML(domain_xml))
+
+    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
+        """Undefine a VM that is persistent."""
+        nvram = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep_nvram else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+
+        def undefine(domain: LibvirtDomain) -> None:
+            if domain.isPersistent():
+                domain.undefineFlags(nvram)
+
+        await self._with("undefine", uuid, undefine)
+
+    async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:
+        """Set autostart."""
+        await self._with("set autostart of", uuid, lambda d: d.setAutostart(int(enabled)))
+
+    async def resume(self, uuid: UUID) -> None:
+        """Run the vCPUs of a paused guest."""
+        await self._with("resume", uuid, lambda d: d.resume() if d.state()[0] == libvirt.VIR_DOMAIN_PAUSED else None)
+
+    async def destroy(self, uuid: UUID) -> None:
+        """End the guest."""
+
+        def destroy(domain: LibvirtDomain) -> None:
+            # A frozen QEMU does not hear SIGTERM, and libvirt would wait for it.
+            self._fence.kill_frozen(domain.name(), uuid)
+            try:
+                if domain.isActive():
+                    domain.destroy()
+            except libvirt.libvirtError as error:
+                # It ended meanwhile: with its QEMU killed here, or by itself.
+                if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN}:
+                    raise
+
+        try:
+            await self._with("destroy", uuid, destroy)
+        except VmNotFound:
+            return
+
+    # ---- migration ----
+
+    async def migrate(self, plan: MigrationPlan) -> None:
+        """Run the peer-to-peer migration."""
+        params: dict[str, Any] = {
+            libvirt.VIR_MIGRATE_PARAM_URI: plan.memory_uri,
+            libvirt.VIR_MIGRATE_PARAM_DEST_XML: plan.domain_xml,
+        }
+        flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER
+        if plan.disks:
+            flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC if plan.overlays else libvirt.VIR_MIGRATE_NON_SHARED_DISK
+            params[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = plan.disks_uri
+            params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(plan.disks)
+        if plan.bandwidth_bytes_per_s is not None:
+            params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = mib_per_s(plan.bandwidth_bytes_per_s)
+        if plan.switchover_bandwidth_bytes_per_s is not None:
+            params[_SWITCHOVER_BANDWIDTH] = mib_per_s(plan.switchover_bandwidth_bytes_per_s)
+        if plan.auto_converge:
+            flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
+        if plan.post_copy_allowed:
+            flags |= libvirt.VIR_MIGRATE_POSTCOPY
+        await self._with("migrate", plan.vm_uuid, lambda d: d.migrateToURI3(plan.driver_uri, params, flags))
+
+    async def job(self, uuid: UUID) -> JobStats | None:
+        """Read the running job."""
+        return await self._stats(uuid, 0)
+
+    async def completed_job(self, uuid: UUID) -> JobStats | None:
+        """Read the finished job and keep it readable."""
+        flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
+        return await self._stats(uuid, flags)
+
+    async def _stats(self, uuid: UUID, flags: int) -> JobStats | None:
+        try:
+            stats = await self._with("read the job of", uuid, lambda d: d.jobStats(flags))
+        except VmNotFound:
+            return None
+        return None if stats.get("type") == libvirt.VIR_DOMAIN_JOB_NONE else job_stats(stats)
+
+    async def abort_job(self, uuid: UUID) -> None:
+        """Abort the running job."""
+
+        def abort(domain: LibvirtDomain) -> None:
+            try:
+                domain.abortJob()
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                    raise
+
+        try:
+            await self._with("abort the job of", uuid, abort)
+        except VmNotFound:
+            return
+
+    async def takes_switchover_bandwidth(self) -> bool:
+        """Compare versions."""
+        ours, since = await self.versions(), _SWITCHOVER_BANDWIDTH_SINCE
+        return ours.qemu >= since.qemu and ours.libvirt >= since.libvirt
+
+    async def set_max_downtime(self, uuid: UUID, milliseconds: int) -> None:
+        """Set the downtime that QEMU may plan with."""
+        await self._with("set the maximum downtime of", uuid, lambda d: d.migrateSetMaxDowntime(milliseconds))
+
+    async def start_post_copy(self, uuid: UUID) -> None:
+        """Start post-copy."""
+        await self._with("start post-copy of", uuid, lambda d: d.migrateStartPostCopy())
+
+    # ---- the fence ----
+
+    async def freeze(self, uuid: UUID) -> bool:
+        """Stop the QEMU process itself."""
+        return await self._with("freeze", uuid, lambda d: self._fence.freeze(d.name(), uuid))
+
+    async def thaw(self, uuid: UUID) -> None:
+        """Let the QEMU process go on."""
+        try:
+            await self._with("thaw", uuid, lambda d: self._fence.thaw(d.name(), uuid))
+        except VmNotFound:
+            return

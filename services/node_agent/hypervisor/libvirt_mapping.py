@@ -1,0 +1,151 @@
+"""libvirt's numbers and XML as the values of `interface`: states, job statistics, summaries, descriptions.
+
+Pure but for the sizes of disk images, which are read from the files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import libvirt
+
+from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.interface import (
+    JobStats,
+    LiveVm,
+)
+from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
+from shared.domain_xml import LayerFacts, VmFacts, describe
+from shared.messages.vm import (
+    Disk,
+    Firmware,
+    Nic,
+    VmDescription,
+    VmState,
+    VmSummary,
+)
+
+MIB = 1 << 20
+
+
+STATES: Mapping[int, VmState] = {
+    libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
+    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.RUNNING,
+    libvirt.VIR_DOMAIN_SHUTOFF: VmState.SHUT_OFF,
+    libvirt.VIR_DOMAIN_CRASHED: VmState.CRASHED,
+}
+
+
+def mib_per_s(bytes_per_s: int) -> int:
+    """libvirt counts in MiB/s; at least one, since 0 means no limit."""
+    return max(1, math.ceil(bytes_per_s / MIB))
+
+
+def job_stats(stats: Mapping[str, Any]) -> JobStats:
+    def number(key: str) -> int:
+        return int(stats.get(key) or 0)
+
+    downtime = stats.get(libvirt.VIR_DOMAIN_JOB_DOWNTIME)
+    page_bytes = number(libvirt.VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE) or 4096
+    return JobStats(
+        elapsed_ms=number(libvirt.VIR_DOMAIN_JOB_TIME_ELAPSED),
+        memory_total_bytes=number(libvirt.VIR_DOMAIN_JOB_MEMORY_TOTAL),
+        memory_processed_bytes=number(libvirt.VIR_DOMAIN_JOB_MEMORY_PROCESSED),
+        memory_remaining_bytes=number(libvirt.VIR_DOMAIN_JOB_MEMORY_REMAINING),
+        memory_rate_bytes_per_s=number(libvirt.VIR_DOMAIN_JOB_MEMORY_BPS),
+        dirty_rate_bytes_per_s=number(libvirt.VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE) * page_bytes,
+        memory_iteration=number(libvirt.VIR_DOMAIN_JOB_MEMORY_ITERATION),
+        disk_total_bytes=number(libvirt.VIR_DOMAIN_JOB_DISK_TOTAL),
+        disk_processed_bytes=number(libvirt.VIR_DOMAIN_JOB_DISK_PROCESSED),
+        disk_remaining_bytes=number(libvirt.VIR_DOMAIN_JOB_DISK_REMAINING),
+        disk_rate_bytes_per_s=number(libvirt.VIR_DOMAIN_JOB_DISK_BPS),
+        downtime_ms=int(downtime) if downtime is not None else None,
+        post_copy_requests=number(libvirt.VIR_DOMAIN_JOB_MEMORY_POSTCOPY_REQS),
+    )
+
+
+def summary(facts: VmFacts, state: VmState) -> VmSummary:
+    return VmSummary(
+        uuid=UUID(facts.uuid),
+        name=facts.name,
+        state=state,
+        memory_bytes=facts.memory_bytes,
+        vcpus=facts.vcpus,
+        disk_bytes=sum(size_or_zero(disk.source, disk.format) for disk in facts.disks),
+        macs=tuple(nic.mac for nic in facts.nics),
+    )
+
+
+def size_or_zero(path: str, image_format: str) -> int:
+    """A stopped VM's disk may be missing; that must not hide the other VMs."""
+    try:
+        return disk_images.virtual_size_bytes(path, image_format)
+    except disk_images.DiskImageError:
+        return 0
+
+
+def live_vm(domain: LibvirtDomain) -> LiveVm:
+    flags = libvirt.VIR_DOMAIN_XML_SECURE
+    active = bool(domain.isActive())
+    if active:
+        flags |= libvirt.VIR_DOMAIN_XML_MIGRATABLE
+    xml = domain.XMLDesc(flags)
+    facts = describe(xml)
+    blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
+    if not active:
+        blockers.append("not_running: the VM does not run; only a running VM is ported")
+    if domain.snapshotNum():
+        blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
+    files = (*(disk.source for disk in facts.disks), *((facts.nvram,) if facts.nvram else ()))
+    # The migratable XML leaves out what libvirt itself found beneath a disk.
+    live = describe(domain.XMLDesc(0)) if active else facts
+    layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
+    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, files, layers)
+
+
+def allocated_or_zero(path: str | None) -> int:
+    """What a disk lies on need not be a file, or have a name any more: QEMU has it open, and the VM runs."""
+    try:
+        return disk_images.allocated_bytes(path) if path is not None else 0
+    except disk_images.DiskImageError:
+        return 0
+
+
+def description(
+    domain: LibvirtDomain, facts: VmFacts, layers: Mapping[str, tuple[LayerFacts, ...]], blockers: tuple[str, ...]
+) -> VmDescription:
+    firmware = Firmware.UEFI if facts.firmware == "uefi" else Firmware.BIOS
+    persistent = bool(domain.isPersistent())
+    return VmDescription(
+        uuid=UUID(facts.uuid),
+        name=facts.name,
+        state=STATES.get(domain.state()[0], VmState.OTHER),
+        memory_bytes=facts.memory_bytes,
+        vcpus=facts.vcpus,
+        architecture=facts.arch,
+        machine=facts.machine,
+        cpu_model=facts.cpu_model or facts.cpu_mode,
+        domain_type=facts.virt_type,
+        firmware=Firmware.DIRECT_KERNEL if facts.kernel else firmware,
+        disks=tuple(
+            Disk(
+                target=disk.target,
+                bus=disk.bus,
+                format=disk.format,
+                virtual_size_bytes=disk_images.virtual_size_bytes(disk.source, disk.format),
+                allocated_bytes=disk_images.allocated_bytes(disk.source),
+                beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers.get(disk.target, ())),
+                read_only=disk.read_only,
+            )
+            for disk in facts.disks
+        ),
+        nics=tuple(Nic(mac=nic.mac, model=nic.model, bridge=nic.bridge or "") for nic in facts.nics),
+        autostart=persistent and bool(domain.autostart()),
+        persistent=persistent,
+        blockers=blockers,
+    )

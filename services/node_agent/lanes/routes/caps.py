@@ -1,0 +1,107 @@
+"""Caps: the bandwidth caps in force, per port and per provider that is spoken with, and who waits for them.
+
+Owns the waiting; rate.py owns the arithmetic, and where the figures come from is the caller's matter. Bulk waits, in
+the order of arrival, until both the port's and the pair's bucket let it pass; what is small and urgent is only charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+from uuid import UUID
+
+from services.node_agent.lanes.core.rate import TokenBucket
+
+URGENT_BYTES: Final = 1024
+"""A frame of at most so many bytes (an ack, a question) waits for no cap."""
+
+
+class SharedBucket:
+    """One cap, for all who share it."""
+
+    def __init__(self, rate_bytes_per_s: float | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._bucket = TokenBucket(rate_bytes_per_s, now_s=self._loop.time())
+        self._turn = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    @property
+    def rate_bytes_per_s(self) -> float | None:
+        """The cap in force."""
+        return self._bucket.rate_bytes_per_s
+
+    def set_rate(self, rate_bytes_per_s: float | None) -> None:
+        """Another cap, at once, also for whoever waits. Raises ValueError unless positive."""
+        self._bucket.set_rate(rate_bytes_per_s, self._loop.time())
+        self._changed.set()
+
+    def charge(self, size_bytes: int) -> None:
+        """Take without waiting."""
+        self._bucket.take(size_bytes, self._loop.time())
+
+    async def pass_(self, size_bytes: int) -> None:
+        """Wait, then take."""
+        if self._bucket.rate_bytes_per_s is None and not self._turn.locked():
+            return
+        async with self._turn:
+            while (wait_s := self._bucket.wait_s(self._loop.time())) > 0:
+                self._changed.clear()
+                try:
+                    async with asyncio.timeout(wait_s):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+            self.charge(size_bytes)
+
+
+class LaneCap:
+    """What one lane's link asks."""
+
+    def __init__(self, buckets: tuple[SharedBucket, ...], *, bulk: bool) -> None:
+        self._buckets = buckets
+        self._bulk = bulk
+
+    async def pass_(self, size_bytes: int) -> None:
+        """Return when so many bytes may leave."""
+        for bucket in self._buckets:
+            if self._bulk and size_bytes > URGENT_BYTES:
+                await bucket.pass_(size_bytes)
+            else:
+                bucket.charge(size_bytes)
+
+
+class Caps:
+    """All caps of a node agent. A port's cap is the lower one of what its agreement and this node's operator say."""
+
+    def __init__(self) -> None:
+        self._peers: dict[str, SharedBucket] = {}
+        self._ports: dict[UUID, SharedBucket] = {}
+        self._agreed: dict[UUID, float | None] = {}
+        self._peer_rates: dict[str, float] = {}
+        self._port_rates: dict[UUID, float] = {}
+
+    def lane(self, port_id: UUID, provider: str, agreed_bytes_per_s: float | None, *, bulk: bool) -> LaneCap:
+        """The caps of one lane of a port with this provider."""
+        if port_id not in self._ports:
+            self._agreed[port_id] = agreed_bytes_per_s
+            self._ports[port_id] = SharedBucket(self._port_rate(port_id))
+        if provider not in self._peers:
+            self._peers[provider] = SharedBucket(self._peer_rates.get(provider))
+        return LaneCap((self._ports[port_id], self._peers[provider]), bulk=bulk)
+
+    def forget(self, port_id: UUID) -> None:
+        """The port is over."""
+        self._ports.pop(port_id, None)
+        self._agreed.pop(port_id, None)
+
+    def set_rates(self, *, peers: dict[str, float], ports: dict[UUID, float]) -> None:
+        """What the operator says now, in bytes per second; who is not named has no cap of the operator's."""
+        self._peer_rates, self._port_rates = dict(peers), dict(ports)
+        for provider, bucket in self._peers.items():
+            bucket.set_rate(self._peer_rates.get(provider))
+        for port_id, bucket in self._ports.items():
+            bucket.set_rate(self._port_rate(port_id))
+
+    def _port_rate(self, port_id: UUID) -> float | None:
+        said = [rate for rate in (self._agreed.get(port_id), self._port_rates.get(port_id)) if rate is not None]
+        return min(said, default=None)

@@ -1,0 +1,425 @@
+"""The RPC gate at the recipient: what a foreign libvirtd may say to ours. Pure; the shell moves the bytes.
+
+Rules
+1. Eight procedures, in the order that a peer-to-peer migration has, each once where once is enough; the rest is
+   refused, the donor's libvirtd gets an RPC error, and the gate stays shut from then on.
+2. The connection is opened to this host's own system driver; no other name, no flags.
+3. Prepare carries the VM that was agreed. libvirt 11.3 was watched: when the migration has a `dest_xml`, the donor's
+   libvirtd parses it, checks its ABI against the running domain, and sends it on *formatted anew* (defaults added,
+   order changed), so texts cannot be compared. So the gate compares the guest ABI, and then substitutes the XML that
+   the recipient issued, in Prepare and in Finish: no path, bridge or option that the recipient did not choose reaches
+   its libvirtd. That XML names no layer below a disk: libvirt reads it from the image, which the recipient made.
+4. Sockets are this port's own, disks are the agreed ones with the agreed size, flags are the required ones and any of
+   `OPTIONAL_FLAGS`. Flags that define or undefine domains (PERSIST_DEST, UNDEFINE_SOURCE) do not pass: the agents do
+   that after the switchover. Where the recipient made overlays, and only there, top layers alone are copied
+   (NON_SHARED_INC): any other pairing would lose what lies beneath, or copy it for nothing; and none would leave the
+   disks here empty.
+5. Finish with `cancelled` passes at once. Finish without it asks for the guest to run: it is held until the broker has
+   committed the switchover. A denial turns it into a cancelled Finish, so that libvirt itself cleans up on both sides.
+6. Keepalives are answered here, so that neither libvirtd hears the silence of a held call or of a lane that is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from uuid import UUID
+
+from lxml import etree
+
+from services.node_agent.libvirt_rpc.messages import (
+    PONG_FRAME,
+    REMOTE_PROGRAM,
+    Call,
+    FeatureCall,
+    FinishCall,
+    Frame,
+    FrameParser,
+    FrameType,
+    OpenCall,
+    PlainCall,
+    PrepareCall,
+    Procedure,
+    RpcError,
+    Status,
+    TypedParam,
+    decode_call,
+    decode_error,
+    decode_finish_reply,
+    encode_call,
+    encode_error,
+    encode_feature_reply,
+)
+from shared.domain_xml import DomainXmlError, guest_abi_differences
+
+LIVE, PEER2PEER, NON_SHARED_DISK, NON_SHARED_INC = 1 << 0, 1 << 1, 1 << 6, 1 << 7
+ABORT_ON_ERROR, AUTO_CONVERGE, POSTCOPY = 1 << 12, 1 << 13, 1 << 15
+OPTIONAL_FLAGS = ABORT_ON_ERROR | AUTO_CONVERGE | POSTCOPY
+
+MAX_UNANSWERED = 16
+"""A migration has one call under way at a time, and a close."""
+
+SYSTEM_DRIVER = "qemu:///system"
+
+PASSED_FEATURES = frozenset({4, 6, 8, 10, 11, 13, 14, 15})
+"""VIR_DRV_FEATURE_*: MIGRATION_P2P, MIGRATION_V3, XML_MIGRATABLE, PROGRAM_KEEPALIVE, MIGRATION_OFFLINE,
+MIGRATION_PARAMS,
+REMOTE_EVENT_CALLBACK, REMOTE_CLOSE_CALLBACK. Any other (file descriptors, typed strings) is answered with no."""
+
+PASSED_PARAMS = frozenset(
+    {
+        "destination_name",
+        "destination_xml",
+        "migrate_uri",
+        "disks_uri",
+        "migrate_disks",
+        "bandwidth",
+        "bandwidth.postcopy",
+        "bandwidth.avail.switchover",
+        "auto_converge.initial",
+        "auto_converge.increment",
+    }
+)
+
+PASSED_COOKIE_ELEMENTS = frozenset(
+    {
+        "name",
+        "uuid",
+        "hostname",
+        "hostuuid",
+        "feature",
+        "lockstate",
+        "graphics",
+        "network",
+        "nbd",
+        "statistics",
+        "cpu",
+        "allowReboot",
+        "capabilities",
+    }
+)
+"""Children of <qemu-migration>. <domain>, the persistent definition, is not among them."""
+
+
+class Step(StrEnum):
+    """How far the conversation is."""
+
+    NEW = "new"
+    OPENED = "opened"
+    PREPARING = "preparing"
+    PREPARED = "prepared"
+    FINISH_HELD = "finish_held"
+    FINISHING = "finishing"
+    FINISHED = "finished"
+    SHUT = "shut"
+
+
+_ALWAYS = frozenset({Procedure.CONNECT_SUPPORTS_FEATURE, Procedure.CONNECT_CLOSE})
+_CLOSING = _ALWAYS | {Procedure.UNREGISTER_CLOSE_CALLBACK}
+ALLOWED: Mapping[Step, frozenset[Procedure]] = {
+    Step.NEW: _ALWAYS | {Procedure.AUTH_LIST, Procedure.CONNECT_OPEN},
+    Step.OPENED: _CLOSING | {Procedure.REGISTER_CLOSE_CALLBACK, Procedure.MIGRATE_PREPARE3_PARAMS},
+    Step.PREPARING: _CLOSING,
+    Step.PREPARED: _CLOSING | {Procedure.MIGRATE_FINISH3_PARAMS},
+    Step.FINISH_HELD: _CLOSING,
+    Step.FINISHING: _CLOSING,
+    Step.FINISHED: _CLOSING,
+    Step.SHUT: frozenset(),
+}
+
+
+class GateRefusal(ValueError):
+    """The donor's libvirtd asked for something that does not pass."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"the RPC gate refused the donor's hypervisor: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What was agreed about this port: the gate lets nothing else pass. `disks` maps target to virtual size in
+    bytes."""
+
+    vm_uuid: UUID
+    vm_name: str
+    domain_xml: str
+    disks: Mapping[str, int]
+    memory_uri: str
+    disks_uri: str
+    overlays: bool = False
+    """The disks here are overlays and take top layers only."""
+
+    @property
+    def required_flags(self) -> int:
+        """Migration flags that must be there."""
+        copied = NON_SHARED_INC if self.overlays else NON_SHARED_DISK
+        return LIVE | PEER2PEER | (copied if self.disks else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ToLibvirtd:
+    """Bytes for this host's libvirtd."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ToDonor:
+    """Bytes for the donor's libvirtd."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PrepareAnswered:
+    """This host's libvirtd made the incoming domain (`error` None), or could not."""
+
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchoverWanted:
+    """A Finish that would run the guest is held: ask the broker, then call `grant` or `deny`."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishAnswered:
+    """This host's libvirtd answered Finish. `running` true: the guest's first run here is known."""
+
+    running: bool
+    cancelled: bool
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The gate is shut; the port ends."""
+
+    refusal: GateRefusal
+
+
+Action = ToLibvirtd | ToDonor | PrepareAnswered | SwitchoverWanted | FinishAnswered | Refused
+
+
+@dataclass(slots=True)
+class RpcGate:
+    """One driver connection, seen from the recipient."""
+
+    expected: Expected
+    step: Step = Step.NEW
+    granted: bool = False
+    _from_donor: FrameParser = field(default_factory=FrameParser)
+    _from_libvirtd: FrameParser = field(default_factory=FrameParser)
+    _calls: dict[int, Call] = field(default_factory=dict)
+    _held: tuple[Frame, FinishCall] | None = None
+
+    def receive_from_donor(self, data: bytes) -> list[Action]:
+        """Judge what the donor's libvirtd sent."""
+        actions: list[Action] = []
+        try:
+            for frame in self._from_donor.receive_data(data):
+                actions += self._judge(frame)
+        except RpcError as error:
+            self.step = Step.SHUT
+            actions.append(Refused(GateRefusal("rpc_unreadable", str(error))))
+        return actions
+
+    def receive_from_libvirtd(self, data: bytes) -> list[Action]:
+        """Watch what this host's libvirtd answers. Raises `RpcError` where it is no RPC: our own side is broken."""
+        actions: list[Action] = []
+        for frame in self._from_libvirtd.receive_data(data):
+            if frame.is_keepalive:
+                if frame.is_ping:
+                    actions.append(ToLibvirtd(PONG_FRAME.to_bytes()))
+                continue
+            actions += self._watch_reply(frame)
+            actions.append(ToDonor(frame.to_bytes()))
+        return actions
+
+    def grant(self) -> list[Action]:
+        """Let Finish pass, the held one or the one to come: the broker has committed the switchover."""
+        self.granted = True
+        return self._release(cancelled=False)
+
+    def deny(self) -> list[Action]:
+        """Pass the held Finish as a cancelled one: the VM stays at the donor."""
+        return self._release(cancelled=True)
+
+    def _release(self, *, cancelled: bool) -> list[Action]:
+        if self._held is None:
+            return []
+        frame, call = self._held
+        self._held = None
+        return [self._pass_finish(frame, replace(call, cancelled=cancelled))]
+
+    # ---- the donor's calls ----
+
+    def _judge(self, frame: Frame) -> list[Action]:
+        if self.step is Step.SHUT:
+            return []
+        if frame.is_keepalive:
+            return [ToDonor(PONG_FRAME.to_bytes())] if frame.is_ping else []
+        try:
+            return self._judge_call(frame)
+        except GateRefusal as refusal:
+            self.step = Step.SHUT
+            return [ToDonor(encode_error(frame, str(refusal)).to_bytes()), Refused(refusal)]
+
+    def _judge_call(self, frame: Frame) -> list[Action]:
+        if frame.program != REMOTE_PROGRAM or frame.version != 1 or frame.type != FrameType.CALL:
+            raise GateRefusal(
+                "rpc_not_allowed", f"program {frame.program:#x} version {frame.version}, message type {frame.type}"
+            )
+        try:
+            call = decode_call(frame)
+        except RpcError as error:
+            raise GateRefusal("rpc_not_allowed", str(error)) from error
+        procedure = Procedure(frame.procedure)
+        if procedure not in ALLOWED[self.step]:
+            raise GateRefusal("rpc_out_of_order", f"{procedure.name} while the connection is {self.step}")
+        match call:
+            case OpenCall():
+                return [self._pass(frame, self._checked_open(call))]
+            case FeatureCall(feature) if feature not in PASSED_FEATURES:
+                return [ToDonor(encode_feature_reply(frame, supported=False).to_bytes())]
+            case PrepareCall():
+                checked = self._checked_prepare(call)
+                self.step = Step.PREPARING
+                return [self._pass(frame, checked)]
+            case FinishCall():
+                checked_finish = self._checked_finish(call)
+                if call.cancelled or self.granted:
+                    return [self._pass_finish(frame, checked_finish)]
+                self.step = Step.FINISH_HELD
+                self._held = (frame, checked_finish)
+                return [SwitchoverWanted()]
+            case FeatureCall() | PlainCall():
+                return [self._pass(frame, call)]
+
+    def _pass(self, frame: Frame, call: Call) -> ToLibvirtd:
+        if len(self._calls) >= MAX_UNANSWERED:
+            raise GateRefusal("rpc_flood", f"{len(self._calls)} calls are unanswered")
+        self._calls[frame.serial] = call
+        return ToLibvirtd(encode_call(call, frame.serial).to_bytes())
+
+    def _pass_finish(self, frame: Frame, call: FinishCall) -> ToLibvirtd:
+        self.step = Step.FINISHING
+        return self._pass(frame, call)
+
+    def _checked_open(self, call: OpenCall) -> OpenCall:
+        if call.flags != 0:
+            raise GateRefusal("rpc_open", f"the connection is opened with flags {call.flags:#x}")
+        # The client strips transport and socket from the URI, so an honest donor always sends exactly this.
+        if call.name != SYSTEM_DRIVER:
+            raise GateRefusal("rpc_open", f"the driver {call.name!r} is asked for; only {SYSTEM_DRIVER} is")
+        return call
+
+    def _checked_prepare(self, call: PrepareCall) -> PrepareCall:
+        self._check_flags(call.flags)
+        params = self._checked_params(call.params, xml_required=True)
+        check_cookie(call.cookie, self.expected)
+        return replace(call, params=params)
+
+    def _checked_finish(self, call: FinishCall) -> FinishCall:
+        self._check_flags(call.flags)
+        params = self._checked_params(call.params, xml_required=False)
+        if call.cookie:
+            check_cookie(call.cookie, self.expected)
+        return replace(call, params=params)
+
+    def _check_flags(self, flags: int) -> None:
+        required = self.expected.required_flags
+        if flags & ~OPTIONAL_FLAGS != required:
+            raise GateRefusal(
+                "rpc_flags",
+                f"migration flags {flags:#x}; {required:#x} are needed and {OPTIONAL_FLAGS:#x} allowed, too",
+            )
+
+    def _checked_params(self, params: tuple[TypedParam, ...], *, xml_required: bool) -> tuple[TypedParam, ...]:
+        expected = self.expected
+        exact = {
+            "destination_name": expected.vm_name,
+            "migrate_uri": expected.memory_uri,
+            "disks_uri": expected.disks_uri,
+        }
+        checked: list[TypedParam] = []
+        for param in params:
+            if param.field not in PASSED_PARAMS:
+                raise GateRefusal("rpc_parameter", f"migration parameter {param.field!r}")
+            if param.field in exact and param.value != exact[param.field]:
+                raise GateRefusal(
+                    "rpc_parameter", f"{param.field} is {param.value!r}, agreed is {exact[param.field]!r}"
+                )
+            if param.field == "migrate_disks" and param.value not in expected.disks:
+                raise GateRefusal("rpc_parameter", f"disk {param.value!r} is not part of the agreement")
+            checked.append(self._substituted(param) if param.field == "destination_xml" else param)
+        fields = {param.field for param in params}
+        needed = {"migrate_uri"} | ({"destination_xml"} if xml_required else set())
+        needed |= {"disks_uri"} if expected.disks else set()
+        if missing := needed - fields:
+            raise GateRefusal("rpc_parameter", f"migration parameters are missing: {', '.join(sorted(missing))}")
+        return tuple(checked)
+
+    def _substituted(self, param: TypedParam) -> TypedParam:
+        try:
+            differences = guest_abi_differences(self.expected.domain_xml, str(param.value))
+        except DomainXmlError as error:
+            raise GateRefusal("rpc_domain_xml", str(error)) from error
+        if differences:
+            raise GateRefusal("rpc_domain_xml", "this is not the VM that was agreed: " + "; ".join(differences[:5]))
+        return replace(param, value=self.expected.domain_xml)
+
+    # ---- this host's answers ----
+
+    def _watch_reply(self, frame: Frame) -> list[Action]:
+        if frame.program != REMOTE_PROGRAM or frame.type != FrameType.REPLY:
+            return []
+        call = self._calls.pop(frame.serial, None)
+        error = decode_error(frame).message if frame.status == Status.ERROR else None
+        match call:
+            case OpenCall() if error is None:
+                self.step = Step.OPENED
+            case PrepareCall():
+                self.step = Step.PREPARED if error is None else Step.FINISHED
+                return [PrepareAnswered(error)]
+            case FinishCall(cancelled=cancelled):
+                self.step = Step.FINISHED
+                running = error is None and not cancelled
+                if running:
+                    self._check_who_runs(frame)
+                return [FinishAnswered(running=running, cancelled=cancelled, error=error)]
+            case _:
+                pass
+        return []
+
+    def _check_who_runs(self, frame: Frame) -> None:
+        name, uuid = decode_finish_reply(frame)
+        if UUID(bytes=uuid) != self.expected.vm_uuid:
+            raise RpcError(f"libvirt says that {name} ({UUID(bytes=uuid)}) runs, not {self.expected.vm_uuid}")
+
+
+def check_cookie(cookie: bytes, expected: Expected) -> None:
+    """Raise `GateRefusal` unless libvirt's migration cookie speaks of the agreed VM, disks and sizes, and of nothing
+    else."""
+    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    try:
+        root = etree.fromstring(cookie.rstrip(b"\0"), parser)
+    except (etree.XMLSyntaxError, ValueError) as error:
+        raise GateRefusal("rpc_cookie", f"the migration cookie is not readable: {error}") from error
+    if root.tag != "qemu-migration":
+        raise GateRefusal("rpc_cookie", f"the migration cookie is a <{root.tag!s}>")
+    strange = sorted({str(child.tag) for child in root} - PASSED_COOKIE_ELEMENTS)
+    if strange:
+        raise GateRefusal("rpc_cookie", f"the migration cookie has {', '.join(strange)}")
+    if (root.findtext("uuid") or "").lower() != str(expected.vm_uuid):
+        raise GateRefusal("rpc_cookie", f"the migration cookie is of VM {root.findtext('uuid')}")
+    for disk in root.findall("nbd/disk"):
+        target, capacity = disk.get("target", ""), disk.get("capacity", "")
+        if target not in expected.disks or capacity != str(expected.disks[target]):
+            raise GateRefusal("rpc_cookie", f"disk {target!r} of {capacity} bytes is not part of the agreement")

@@ -1,0 +1,1 @@
+"""What both sides say about contents before and ahead of a transfer. Pure."""

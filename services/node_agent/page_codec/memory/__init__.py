@@ -1,0 +1,1 @@
+"""QEMU's memory stream as pages: parsed, deduplicated, packed, and put together again. Pure."""

@@ -1,0 +1,1 @@
+"""What the node agent remembers across its own death: the journal of transfers and the outbox of messages."""

@@ -1,0 +1,183 @@
+"""The node agent's memory across its own death: one small file per half of a port, written before what it speaks of.
+
+A thing that an attempt makes (disk, socket, directory, domain) is recorded before it is made, so that whoever starts
+next can remove exactly that and nothing else. Files are replaced atomically and synced; a damaged one is kept aside.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from services.node_agent.state.files import write_atomically
+from shared.messages.base import MESSAGE_TYPES, PortMessage
+from shared.messages.porting import ServiceChangeAgreement, Side
+
+
+class Phase(StrEnum):
+    """How far a half is. The order is the order of a port's life."""
+
+    PREPARING = "preparing"
+    OPEN = "open"
+    TRANSFERRING = "transferring"
+    FINISH_PASSED = "finish_passed"
+    """Donor: Finish went to the recipient. Recipient: the switchover was asked for."""
+    DONE = "done"
+    """Donor: the guest has left. Recipient: the guest runs here."""
+    FAILED = "failed"
+    QUARANTINED = "quarantined"
+    """Donor: undefined; the disks wait for their erasure."""
+
+
+class Kind(StrEnum):
+    """What can be left behind."""
+
+    DISK = "disk"
+    DIRECTORY = "directory"
+    DOMAIN = "domain"
+
+
+class Made(BaseModel):
+    """One thing that this attempt made, or was about to make. `id` is a path, or a domain's UUID."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Kind
+    id: str
+
+
+class LastWord(BaseModel):
+    """What a half reported at its end: told once through the outbox, and again when somebody asks again."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: str
+    body: str
+    told: bool = False
+
+    @classmethod
+    def of(cls, message: PortMessage) -> LastWord:
+        """Keep a message."""
+        return cls(type=type(message).__name__, body=message.model_dump_json())
+
+    @property
+    def message(self) -> PortMessage:
+        """The message. Raises KeyError or ValidationError where another release wrote it."""
+        message = MESSAGE_TYPES[self.type].model_validate_json(self.body)
+        assert isinstance(message, PortMessage), "only messages about a port are kept"  # noqa: S101  # by `of`
+        return message
+
+
+class PortRecord(BaseModel):
+    """All that a half of a port must not forget."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    side: Side
+    agreement: ServiceChangeAgreement
+    phase: Phase = Phase.PREPARING
+    made: tuple[Made, ...] = ()
+    disks: tuple[str, ...] = ()
+    """Donor: the VM's images on this host, as they were when it left."""
+    quarantined_disks: tuple[str, ...] = ()
+    last_word: LastWord | None = None
+
+    @property
+    def port_id(self) -> UUID:
+        """The port."""
+        return self.agreement.port_id
+
+
+class Journal:
+    """A directory of records."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def open(self) -> Self:
+        """Make the directory; raises OSError."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self
+
+    def load(self) -> tuple[list[PortRecord], list[str]]:
+        """Return all records, and the names of files that could not be read; these are set aside, not lost."""
+        records, damaged = [], []
+        for path in sorted(self._directory.glob("*.json")):
+            try:
+                records.append(PortRecord.model_validate_json(path.read_bytes()))
+            except (OSError, ValidationError):
+                path.rename(path.with_suffix(".damaged"))
+                damaged.append(path.name)
+        return records, damaged
+
+    def get(self, port_id: UUID, side: Side) -> PortRecord | None:
+        """Return one half's record."""
+        try:
+            return PortRecord.model_validate_json(self._path(port_id, side).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def put(self, record: PortRecord) -> None:
+        """Store a record; on return it survives a power cut. Raises OSError."""
+        write_atomically(self._path(record.port_id, record.side), record.model_dump_json().encode())
+
+    def remove(self, port_id: UUID, side: Side) -> None:
+        """Forget a half; nothing happens where it is not known."""
+        self._path(port_id, side).unlink(missing_ok=True)
+
+    def _path(self, port_id: UUID, side: Side) -> Path:
+        return self._directory / f"{port_id}.{side}.json"
+
+
+class HalfJournal:
+    """One half's record, as the half itself uses it."""
+
+    def __init__(self, journal: Journal, record: PortRecord) -> None:
+        self._journal = journal
+        self.record = record
+
+    def enter(self, phase: Phase) -> None:
+        """Store a new phase."""
+        self._store(phase=phase)
+
+    def will_make(self, kind: Kind, name: str) -> None:
+        """Store what is about to be made. Call it first, make it then."""
+        made = Made(kind=kind, id=name)
+        if made not in self.record.made:
+            self._store(made=(*self.record.made, made))
+
+    def forget(self, *gone: Made) -> None:
+        """Store that these are gone."""
+        self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
+
+    def forget_kind(self, kind: Kind) -> None:
+        """Store that all things of one kind are gone."""
+        self.forget(*(thing for thing in self.record.made if thing.kind is kind))
+
+    def remember_disks(self, paths: tuple[str, ...]) -> None:
+        """Store where the VM's images lie at the donor."""
+        self._store(disks=paths)
+
+    def conclude(self, phase: Phase, message: PortMessage) -> None:
+        """Store the end and what is to be said of it, in one write; what was told already stays told."""
+        word, known = LastWord.of(message), self.record.last_word
+        if known is not None and (known.type, known.body) == (word.type, word.body):
+            word = known
+        self._store(phase=phase, last_word=word)
+
+    def told(self) -> None:
+        """Store that the last word is in the outbox."""
+        if self.record.last_word is not None:
+            self._store(last_word=self.record.last_word.model_copy(update={"told": True}))
+
+    def quarantine(self, disks: tuple[str, ...]) -> None:
+        """Store which disks wait for erasure."""
+        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks)
+
+    def _store(self, **changes: object) -> None:
+        self.record = self.record.model_copy(update=changes)
+        self._journal.put(self.record)

@@ -1,0 +1,1 @@
+"""When and how ownership passes: convergence, the guard before Finish, the broker's verdict, the outage it costs."""

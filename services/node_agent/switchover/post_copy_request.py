@@ -1,0 +1,47 @@
+"""The donor's question for post-copy, on a stream of its own of the control lane.
+
+Post-copy cannot be undone, so the recipient's agent asks the broker first. The question is the stream's label; the
+answer is one payload: `GRANTED`, else the reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from shared.page_stream.bodies import StreamKind
+
+log = structlog.stdlib.get_logger(__name__)
+
+DRIVER = "driver"
+SWITCHOVER = "switchover"
+ANSWER_WITHIN_S = 30.0
+GRANTED = b"granted"
+
+
+async def ask_for_switchover(control: LaneSession, *, within_s: float = ANSWER_WITHIN_S) -> None:
+    """Return when the broker has committed the switchover. Raises `QuestionError`; then it may still be committed."""
+    try:
+        stream = control.open_stream(StreamKind.CONTROL, SWITCHOVER)
+        stream.write_eof()
+        async with asyncio.timeout(within_s):
+            answer = await stream.read()
+    except (LaneError, StreamError) as error:
+        raise QuestionError(f"switchover was not granted: {error}") from error
+    except TimeoutError:
+        raise QuestionError(f"switchover was not granted: no answer within {within_s:.0f} s") from None
+    if answer != GRANTED:
+        raise QuestionError(f"switchover was not granted: {answer.decode(errors='replace')[:500]}")
+
+
+async def answer_switchover(stream: LaneStream, refusal: str | None) -> None:
+    """Answer the question that `stream` is."""
+    try:
+        await stream.write(GRANTED if refusal is None else refusal.encode())
+        stream.write_eof()
+    except (LaneError, StreamError) as error:
+        raise QuestionError(f"the answer to a switchover question is lost: {error}") from error

@@ -1,0 +1,418 @@
+"""The inbound half of a port: the guest arrives at this host.
+
+Makes the disks, waits for the donor's streams, joins them with this host's libvirtd (through the RPC gate) and QEMU,
+asks the broker for the switchover and cleans up what it made if the guest does not come. It owns no RPC rule and no
+lane protocol.
+
+What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
+
+* *Before the broker's commit* the guest here has never run and cannot: libvirt starts it only at Finish, and the gate
+  holds Finish. Every failure destroys the half-made domain and removes what the journal lists.
+* *While Finish is held* the broker may have committed without our knowing (its answer lost): so silence is neither yes
+  nor no, and we keep asking. The donor's guest is paused meanwhile. The broker's abort ends the wait.
+* *After the commit* nothing here gives up by itself: if libvirt cannot run the guest, that is reported with
+  `guest_running` false, and the broker gives the VM back to the donor, whose copy still stands.
+* *This agent dies.* Its sockets close; libvirtd here destroys an incoming domain whose Finish never came. If Finish
+  was passed, the guest may run: the next agent asks the broker and looks at libvirt before it removes anything
+  (`recovery`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.node_agent.dedup.base_images import OverlaysWanted
+from services.node_agent.dedup.early_transfer import EARLY
+from services.node_agent.dedup.exchange import CONTENTS
+from services.node_agent.dedup.overlay_request import OVERLAYS, answer_overlays, read_overlays_wanted
+from services.node_agent.dedup.seeding import SEED
+from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
+from services.node_agent.lanes.core.errors import LaneClosedError, LaneError, QuestionError, StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.libvirt_rpc.gate import Expected, GateRefusal, RpcGate
+from services.node_agent.libvirt_rpc.messages import RpcError
+from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.state.journal import HalfJournal, Kind, Phase
+from services.node_agent.switchover.broker_client import BrokerTalk
+from services.node_agent.switchover.post_copy_request import DRIVER, SWITCHOVER, answer_switchover
+from services.node_agent.transfers.cleanup import remove_made
+from services.node_agent.transfers.gate_proxy import GateBridge
+from services.node_agent.transfers.port_contents import InboundContents
+from services.node_agent.transfers.port_lanes import PortLanes
+from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
+from services.node_agent.transfers.write_back import write_back
+from shared.domain_xml import DomainXmlError, describe
+from shared.errors import VmportError
+from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
+from shared.messages.vm import VmState
+from shared.tasks import Tasks
+from shared.topology import Lane
+
+log = structlog.stdlib.get_logger(__name__)
+
+LAST_BYTES_S = 5.0
+
+
+class InboundFailed(VmportError):
+    """The guest did not arrive. `left_overs` could not be removed."""
+
+    def __init__(self, code: str, detail: str, *, guest_running: bool, left_overs: tuple[str, ...] = ()) -> None:
+        self.code = code
+        self.detail = detail
+        self.guest_running = guest_running
+        self.left_overs = left_overs
+        super().__init__(f"{code}: {detail}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboundTuning:
+    """Times and places of an inbound half. `image_dir` is where disks may lie; nothing is made elsewhere."""
+
+    libvirt_socket: Path
+    image_dir: Path
+    socket_within_s: float = 30.0
+    start_within_s: float = 600.0
+
+
+class Inbound:
+    """One inbound half: `open`, then `run`, once. `cancel` at any moment."""
+
+    def __init__(
+        self,
+        agreement: ServiceChangeAgreement,
+        *,
+        hypervisor: Hypervisor,
+        lanes: PortLanes,
+        sockets: PortSockets,
+        talk: BrokerTalk,
+        journal: HalfJournal,
+        contents: InboundContents,
+        tuning: InboundTuning,
+    ) -> None:
+        self._agreement = agreement
+        self._hypervisor = hypervisor
+        self._lanes = lanes
+        self._sockets = sockets
+        self._talk = talk
+        self._journal = journal
+        self._contents = contents
+        self._tuning = tuning
+        self._tasks = Tasks("inbound")
+        self._connections = Connections()
+        self._over = asyncio.Event()
+        self._running = asyncio.Event()
+        self._trouble: tuple[str, str] | None = None
+        self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
+        self._gate: GateBridge | None = None
+        self._images = asyncio.Lock()
+        self._images_settled = False
+        self._overlays = False
+        self._writing_back: asyncio.Task[None] | None = None
+        self.granted = False
+
+    def cancel(self) -> None:
+        """Stop: the broker says this only while the switchover is not committed, or has been taken back."""
+        self._note_trouble("cancelled", "the transfer was stopped on request")
+        if self._decision is not None:
+            self._decision.cancel()
+
+    # ---- opening ----
+
+    async def open(self) -> None:
+        """Make everything ready for the guest. Raises `InboundFailed`, having removed what it made."""
+        try:
+            await self._check_host()
+            self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
+            self._sockets.make_directory()
+            for disk in self._agreement.disks:
+                self._check_place(disk.path)
+                if Path(disk.path).exists():  # noqa: ASYNC240  # one stat call
+                    raise disk_images.DiskImageError(
+                        disk.path, "exists already; it is not overwritten", code="disk_exists"
+                    )
+                self._journal.will_make(Kind.DISK, disk.path)
+                await disk_images.create(disk.path, disk.format, disk.virtual_size_bytes)
+            self._journal.will_make(Kind.DOMAIN, str(self._agreement.vm_uuid))
+            self._journal.enter(Phase.OPEN)
+        except (HypervisorError, SocketError, disk_images.DiskImageError, DomainXmlError, OSError) as error:
+            raise await self._failure(error) from error
+
+    async def _check_host(self) -> None:
+        uuid = self._agreement.vm_uuid
+        if await self._hypervisor.state(uuid) is not None:
+            raise HypervisorError("make room for the VM", f"this host has a VM {uuid} already")
+        facts = describe(self._agreement.domain_xml)
+        if facts.uuid != str(uuid):
+            raise DomainXmlError(f"the agreed XML is of VM {facts.uuid}, not of {uuid}")
+        bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None}
+        if missing := sorted(bridges - set((await self._hypervisor.platform()).bridges)):
+            raise HypervisorError("make room for the VM", f"this host offers no bridge {', '.join(missing)}")
+
+    def _check_place(self, path: str) -> None:
+        if not Path(path).resolve().is_relative_to(self._tuning.image_dir.resolve()):
+            raise disk_images.DiskImageError(path, f"lies outside of {self._tuning.image_dir}", code="disk_outside")
+
+    # ---- running ----
+
+    async def run(self, on_running: Callable[[], Awaitable[None]]) -> None:
+        """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once.
+
+        Raises `InboundFailed`, having removed what was made; after the commit only what never ran.
+        """
+        acceptors = [
+            self._tasks.spawn(self._accept(session, serve), name=name)
+            for name, session, serve in (
+                ("control", self._lanes.control, self._on_control),
+                ("memory", self._lanes.memory, self._on_memory),
+                ("disk", self._lanes.disk, self._on_disk),
+                ("urgent", self._lanes.urgent, self._on_urgent),
+            )
+        ]
+        try:
+            await self._wait()
+            if self._running.is_set():
+                await on_running()
+                # Post-copy still moves pages; the donor's libvirtd still says goodbye.
+                await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
+                return
+            raise await self._failure(None)
+        finally:
+            for acceptor in acceptors:
+                acceptor.cancel()
+            self._connections.close()
+            await self._tasks.close()
+            if self._running.is_set():
+                self._sockets.remove()
+                self._journal.forget_kind(Kind.DIRECTORY)
+
+    async def _wait(self) -> None:
+        waiters: set[asyncio.Future[Any]] = {
+            self._tasks.spawn(self._running.wait(), name="wait for the guest"),
+            self._tasks.spawn(self._over.wait(), name="wait for the end"),
+        }
+        try:
+            await asyncio.wait({*waiters, self._lanes.failed}, return_when=asyncio.FIRST_COMPLETED)
+            if self._lanes.failed.done() and not self._running.is_set():
+                await self._lane_failed(str(self._lanes.failed.result()), waiters)
+        finally:
+            for waiter in waiters:
+                waiter.cancel()
+
+    async def _lane_failed(self, reason: str, waiters: set[asyncio.Future[Any]]) -> None:
+        """Without a lane nothing more comes; but a Finish that is here already is still to be decided."""
+        if self._gate is None or not self._gate.finish_under_way:
+            self._note_trouble("lane_failed", reason)
+            return
+        log.warning("a lane is gone while the switchover is under way; it is finished first", reason=reason)
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _accept(self, session: LaneSession, serve: Callable[[LaneStream], Coroutine[Any, Any, None]]) -> None:
+        try:
+            while True:
+                stream = await session.accept()
+                self._tasks.spawn(serve(stream), name=f"stream {stream.label}")
+        except LaneClosedError:
+            # The donor has ended the lane in order: after the switchover that is the end, before it a failure.
+            if not self._running.is_set() and (self._gate is None or not self._gate.finish_under_way):
+                self._note_trouble("donor_left", "the donor's node agent ended the transfer")
+        except LaneError as error:
+            log.info("a lane is gone", reason=str(error))
+
+    # ---- streams ----
+
+    @property
+    def _post_copy(self) -> bool:
+        return self._gate is not None and self._gate.post_copy_started
+
+    async def _on_control(self, stream: LaneStream) -> None:
+        try:
+            match stream.label:
+                case label if label == DRIVER and self._gate is None:
+                    await self._on_driver(stream)
+                case label if label == SWITCHOVER and self._gate is not None:
+                    await self._on_switchover_question(stream, self._gate)
+                case label if label == CONTENTS and self._gate is None:
+                    await self._contents.answer(stream)
+                case label if label == OVERLAYS and self._gate is None:
+                    await self._on_overlays(stream)
+                case label:
+                    stream.reset(f"no stream {label!r} is expected")
+        except GateRefusal as refusal:
+            self._note_trouble(refusal.code, str(refusal))
+            # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
+            stream.write_eof()
+        except (
+            SocketError, RpcError, LaneError, StreamError, QuestionError, disk_images.DiskImageError, OSError
+        ) as error:  # fmt: skip
+            code = error.code if isinstance(error, VmportError) else "driver_connection"
+            self._note_trouble(code, str(error))
+            stream.reset(str(error))
+
+    async def _on_overlays(self, stream: LaneStream) -> None:
+        wanted = await read_overlays_wanted(stream)
+        async with self._images:
+            if not self._images_settled:
+                self._images_settled = True
+                self._overlays = await self._make_overlays(wanted)
+        await answer_overlays(stream, made=self._overlays)
+
+    async def _make_overlays(self, wanted: OverlaysWanted) -> bool:
+        """Lay the images on the catalogue's, all or none. Raises `DiskImageError` where some are and some are not."""
+        if self._agreement.limits.overlays == "never":
+            return False
+        paths = {disk.target: disk.path for disk in self._agreement.disks if disk.format == "qcow2"}
+        if not wanted.bases.keys() <= paths.keys():
+            return False
+        bases = await self._contents.bases(wanted)
+        if bases is None:
+            return False
+        try:
+            for target, base in bases.items():
+                # The path is ours and the format is what we found: of the donor's words only the digest counts.
+                await disk_images.lay_on(paths[target], str(base), wanted.bases[target].format)
+        except disk_images.DiskImageError as error:
+            log.warning("overlays cannot be made; the disks are copied whole", reason=str(error))
+            for target in bases:
+                await disk_images.lay_on(paths[target], "", "")
+            return False
+        return True
+
+    async def _settle_images(self) -> None:
+        """From now on nothing changes how the disks are made: somebody opens them, or removes them."""
+        async with self._images:
+            self._images_settled = True
+
+    async def _on_driver(self, stream: LaneStream) -> None:
+        await self._settle_images()
+        agreement = self._agreement
+        gate = RpcGate(
+            Expected(
+                vm_uuid=agreement.vm_uuid,
+                vm_name=agreement.vm_name,
+                domain_xml=agreement.domain_xml,
+                disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks},
+                memory_uri=self._sockets.memory_uri,
+                disks_uri=self._sockets.disk_uri,
+                overlays=self._overlays,
+            )
+        )
+        reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
+        self._gate = GateBridge(reader, writer, stream, gate, self)
+        with self._connections.track(writer):
+            await self._gate.run()
+        if not self._running.is_set():
+            self._note_trouble("donor_gave_up", "the donor's hypervisor ended the migration")
+
+    async def _on_switchover_question(self, stream: LaneStream, gate: GateBridge) -> None:
+        denied = await self.ask_switchover()
+        if denied is None:
+            gate.post_copy_started = True
+            gate.allow_finish()
+        await answer_switchover(stream, None if denied is None else f"{denied.code}: {denied.detail}")
+
+    async def _on_memory(self, stream: LaneStream) -> None:
+        await self._pump(Lane.MEMORY, self._sockets.memory, stream)
+
+    async def _on_urgent(self, stream: LaneStream) -> None:
+        await self._pump(Lane.URGENT, self._sockets.memory, stream)
+
+    async def _on_disk(self, stream: LaneStream) -> None:
+        if stream.label == SEED:
+            await self._on_seed(stream)
+            return
+        if stream.label == EARLY:
+            await self._on_early(stream)
+            return
+        if self._writing_back is None:
+            images = [Path(disk.path) for disk in self._agreement.disks]
+            self._writing_back = self._tasks.spawn(write_back(images), name="write images back")
+        await self._pump(Lane.DISK, self._sockets.disk, stream)
+
+    async def _on_seed(self, stream: LaneStream) -> None:
+        try:
+            await self._contents.take_ahead(stream)
+        except LaneError as error:
+            log.info("a lane is gone while contents came ahead", reason=str(error))
+
+    async def _on_early(self, stream: LaneStream) -> None:
+        try:
+            await self._contents.take_early(stream)
+        except LaneError as error:
+            log.info("a lane is gone while contents came early", reason=str(error))
+        except (StreamError, CodecError, OSError) as error:
+            # The disks' streams will refer to what did not come.
+            self._note_trouble("early_contents", f"contents that came early cannot be stored: {error}")
+            stream.reset(str(error))
+
+    async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
+        try:
+            reader, writer = await connect_when_there(path, within_s=self._tuning.socket_within_s)
+            with self._connections.track(writer):
+                await self._lanes.pump(lane, reader, writer, stream)
+        except (SocketError, LaneError, StreamError, CodecError, OSError) as error:
+            # libvirt at either side notices a broken stream and says what it means; this is for the log.
+            log.info("a stream of the migration ended early", lane=str(lane), reason=str(error))
+            stream.reset(str(error))
+
+    # ---- the gate's owner ----
+
+    async def ask_switchover(self) -> SwitchoverDenied | None:
+        """Ask the broker for the VM, once for all who want to know; None when it is granted."""
+        if self._decision is None:
+            self._journal.enter(Phase.FINISH_PASSED)
+            agreement = self._agreement
+            question = self._talk.request_switchover(
+                agreement.vm_uuid, agreement.epoch, this_provider=agreement.recipient
+            )
+            self._decision = self._tasks.spawn(question, name="ask for the switchover")
+        try:
+            denied = await asyncio.shield(self._decision)
+        except asyncio.CancelledError:
+            if not self._decision.cancelled():
+                raise
+            return SwitchoverDenied(port_id=self._agreement.port_id, code="cancelled", detail="stopped on request")
+        self.granted = denied is None
+        if denied is not None and self._trouble is None:
+            # Only the reason: the end comes when libvirt has answered the Finish that is cancelled for it.
+            self._trouble = (denied.code, denied.detail)
+        return denied
+
+    async def finish_answered(self, error: str | None) -> None:
+        """This host's libvirtd answered Finish; without an error the guest runs."""
+        if error is None:
+            self._running.set()
+        else:
+            self._note_trouble("finish_failed", error)
+
+    # ---- the end ----
+
+    def _note_trouble(self, code: str, detail: str) -> None:
+        if self._trouble is None:
+            self._trouble = (code, detail)
+        self._over.set()
+
+    async def _failure(self, error: Exception | None) -> InboundFailed:
+        if error is not None and self._trouble is None:
+            code = error.code if isinstance(error, VmportError) else "inbound_failed"
+            self._trouble = (code, str(error) or type(error).__name__)
+        code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
+        self._connections.close()
+        await self._settle_images()
+        left_overs = await remove_made(self._journal, self._hypervisor)
+        running = await self._hypervisor_says_running()
+        return InboundFailed(code, detail, guest_running=running, left_overs=left_overs)
+
+    async def _hypervisor_says_running(self) -> bool:
+        try:
+            return await self._hypervisor.state(self._agreement.vm_uuid) is VmState.RUNNING
+        except HypervisorError:
+            log.exception("the guest's state is not known")
+            return False

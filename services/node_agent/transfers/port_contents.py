@@ -1,0 +1,310 @@
+"""The contents of this node's ports: where they are kept, what is offered, where is looked. Joins `kept`, the exchange
+(`known_contents`) and a port's codecs.
+
+Only a VM's own files are offered and looked through for it, and the catalogue of published base images.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import structlog
+
+from services.node_agent.dedup.base_images import BaseImages, ImageReader, OverlaysWanted, published
+from services.node_agent.dedup.block_index import BlockIndex
+from services.node_agent.dedup.cache import INDEX_KEPT_S, Kept
+from services.node_agent.dedup.early_transfer import send_early, take_early
+from services.node_agent.dedup.exchange import (
+    EXCHANGE_WITHIN_S,
+    AskingReader,
+    Learnt,
+    Sources,
+    answer_offers,
+    give_again,
+    index_images,
+    offer_contents,
+    tell_ready,
+)
+from services.node_agent.dedup.file_scans import FileScans
+from services.node_agent.dedup.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, take_seed
+from services.node_agent.hypervisor.disk_images import DiskImageError
+from services.node_agent.hypervisor.interface import Hypervisor, LiveVm
+from services.node_agent.lanes.core.errors import StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.page_codec.hello import Technique
+from services.node_agent.settings import NodeSection
+from services.node_agent.state.journal import Journal
+from services.node_agent.transfers.port_codecs import DonorCodecs, RecipientCodecs
+from shared.domain_xml import LayerFacts
+from shared.messages.porting import ServiceChangeAgreement
+
+log = structlog.stdlib.get_logger(__name__)
+
+SENT = "sent"
+RECEIVED = "received"
+SEED = "seed"
+"""At the recipient what came ahead of the window; at the donor what went of the memory, to be offered."""
+SEEDED_EXCHANGE_WITHIN_S = 120.0
+"""Where so much was sent ahead, knowing it is worth a later beginning."""
+SCANNED_AHEAD_S = 60.0
+"""How long what was read ahead of a half waits for it."""
+MIB = 1 << 20
+
+
+class PortContents:
+    """Of one node."""
+
+    def __init__(self, settings: NodeSection, journal: Journal) -> None:
+        self._settings = settings
+        self._journal = journal
+        self._index = BlockIndex(settings.state_dir / "indexes")
+        self._bases = BaseImages(settings.state_dir / "indexes")
+        self._reader = ImageReader(self._bases)
+        self._scans: dict[UUID, FileScans] = {}
+        self._kept = Kept(
+            settings.state_dir / "contents",
+            self._index,
+            keep_s=settings.keep_contents_s,
+            quota_bytes=settings.keep_contents_mib * MIB,
+        )
+
+    def close(self) -> None:
+        """Read no more base images."""
+        self._reader.close()
+
+    def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
+        """For the half where the guest leaves."""
+        scans = self._scans.pop(agreement.port_id, None) or FileScans()
+        return OutboundContents(self._settings, self._kept, self._reader, agreement, scans)
+
+    def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
+        """For the half where the guest arrives."""
+        uuid, port_id = agreement.vm_uuid, agreement.port_id
+        kept = [*self._kept.files(uuid, but=port_id), *self._quarantined(uuid)]
+        without = self._settings.without
+        sources = Sources(
+            images=None if Technique.BASE in without else self._settings.base_image_dir,
+            kept=() if Technique.KEPT in without else tuple(kept),
+            index=self._index,
+        )
+        folder = self._kept.folder(uuid, port_id, RECEIVED)
+        takes_ahead = agreement.limits.seed and Technique.KEPT not in without
+        seed = seed_place(self._kept, agreement) if takes_ahead else None
+        bases = self._bases if self._settings.overlays else None
+        return InboundContents(RecipientCodecs(folder, without=without), sources, bases, seed)
+
+    async def read_ahead(self, vm: LiveVm) -> None:
+        """A port of this VM may come: know by then what its disks lie on."""
+        bases = {beneath[0].path: None for beneath in vm.layers.values() if len(beneath) == 1}
+        await self._reader.read_ahead(Path(path) for path in bases if path is not None)
+
+    async def scan_ahead(self, port_id: UUID, files: Iterable[Path]) -> None:
+        """Read what an outbound half will offer that begins in a moment; forgotten if it does not."""
+        if port_id in self._scans or {Technique.BASE, Technique.KEPT} <= set(self._settings.without):
+            return
+        scans = self._scans[port_id] = FileScans()
+        scans.begin(files)
+        try:
+            await asyncio.sleep(SCANNED_AHEAD_S)
+        finally:
+            if self._scans.get(port_id) is scans:
+                del self._scans[port_id]
+                await scans.close()
+
+    async def sweep(self, active: Collection[UUID]) -> None:
+        """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
+        try:
+            await asyncio.to_thread(self._kept.sweep, time.time(), active=active)
+        except (OSError, DiskImageError) as error:
+            log.warning("what earlier ports left cannot be removed", reason=str(error))
+        try:
+            await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
+            await asyncio.to_thread(self._bases.sweep, time.time() - INDEX_KEPT_S)
+            if self._settings.overlays:
+                await self._reader.read_ahead(await asyncio.to_thread(published, self._settings.base_image_dir))
+        except OSError as error:
+            log.warning("base images cannot be indexed", reason=str(error))
+
+    def _quarantined(self, vm_uuid: UUID) -> list[Path]:
+        """Disks of this VM that wait for their erasure here since it left."""
+        records, _ = self._journal.load()
+        return [
+            Path(disk)
+            for record in records
+            if record.agreement.vm_uuid == vm_uuid
+            for disk in record.quarantined_disks
+            if Path(disk).exists()
+        ]
+
+
+def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+    """Where this node stores what goes ahead of a port's window."""
+    return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
+
+
+class OutboundContents:
+    """One outbound half's."""
+
+    def __init__(
+        self,
+        settings: NodeSection,
+        kept: Kept,
+        reader: ImageReader,
+        agreement: ServiceChangeAgreement,
+        scans: FileScans,
+    ) -> None:
+        """`scans` may have begun; they are closed with this."""
+        self._reader = reader
+        self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
+        self._learnt: Learnt | None = None
+        folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
+        self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
+        self._scans = scans
+        self._seed = seed_place(kept, agreement)
+        asked = agreement.limits.seed_bandwidth_bytes_per_s
+        self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked
+
+    @contextmanager
+    def seeding(self, lane: LaneSession, source: SeedSource, hypervisor: Hypervisor) -> Iterator[Seeding]:
+        """What sends ahead, not running yet; it has nothing to send where this node keeps nothing.
+
+        End it before the block ends.
+        """
+        if Technique.KEPT not in self.codecs.techniques:
+            source = replace(source, disks=(), ram=())
+        with SeedKeeper(self._seed) as keeper:
+            tuning = SeedTuning(send_bytes_per_s=self._seed_rate)
+            key = self.codecs.port.hello.key
+            yield Seeding(lane, key, source, hypervisor=hypervisor, keep=keeper.keep, tuning=tuning)
+
+    async def overlays(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
+        """What the recipient may be asked to make overlays on; None where the disks cannot be overlays there."""
+        return await self._reader.beneath(layers)
+
+    def scan_ahead(self, disks: Iterable[Path]) -> None:
+        """Begin to read what `learn` will offer; `close_scans` at the end."""
+        if self._learns:
+            self._scans.begin(disks)
+
+    async def close_scans(self) -> None:
+        """Read no more; idempotent."""
+        await self._scans.close()
+
+    @property
+    def _learns(self) -> bool:
+        return bool(self.codecs.techniques & {Technique.BASE, Technique.KEPT})
+
+    async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
+        """Find out what the recipient has. Raises LaneError."""
+        if not self._learns:
+            return
+        began_s = time.monotonic()
+        seeded = self._seed.files()
+        within_s = SEEDED_EXCHANGE_WITHIN_S if seeded else EXCHANGE_WITHIN_S
+        files = [*disks, *seeded, *self._kept]
+        try:
+            learnt = await offer_contents(control, self.codecs.port, files, self._scans, within_s=within_s)
+        finally:
+            await self._scans.close()
+        self._learnt = learnt
+        log.info(
+            "contents that the recipient has",
+            known=learnt.count,
+            offered=learnt.offers,
+            exchanged_bytes=learnt.exchanged_bytes,
+            seconds=round(time.monotonic() - began_s, 3),
+        )
+
+    async def send_early(self, lane: LaneSession, images: Sequence[Path], *, over: Callable[[], bool]) -> None:
+        """After `learn`, send contents of raw images ahead until it is `over`. Raises LaneError, StreamError."""
+        if Technique.EARLY in self.codecs.techniques:
+            await send_early(lane, self.codecs.port, images, over=over)
+
+    async def give_again(self) -> None:
+        """Serve the recipient's questions after `learn`; cancel it at the end."""
+        if self._learnt is None:
+            return
+        try:
+            await give_again(self._learnt)
+        finally:
+            if self._learnt.known is not None:
+                self._learnt.known.close()
+
+
+class InboundContents:
+    """One inbound half's."""
+
+    def __init__(
+        self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages | None, seed: SeedPlace | None = None
+    ) -> None:
+        """`seed` is where to put what comes ahead; None: nothing is taken. Without `bases` no disk lies on an image."""
+        self.codecs = codecs
+        self._sources = sources
+        self._bases = bases
+        self._seed = seed
+        self._seeded = False
+
+    async def take_ahead(self, stream: LaneStream) -> None:
+        """Store what the donor sends ahead, once, until it ends or is cancelled. Raises LaneError."""
+        if self._seed is None or self._seeded:
+            stream.reset("nothing is taken ahead here")
+            return
+        self._seeded = True
+        await take_seed(stream, self._sources, self._seed)
+
+    async def take_early(self, stream: LaneStream) -> None:
+        """Store what comes while the hypervisors prepare themselves. Raises as `early_contents.take_early`."""
+        await take_early(stream, self.codecs.port, self.codecs.arrivals)
+
+    async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
+        """The catalogue's own file for every target; None where one is not published here, or none may be a base."""
+        if self._bases is None:
+            log.info("this node makes no overlays, by its settings")
+            return None
+        images = wanted.bases
+        try:
+            found = await asyncio.to_thread(self._bases.find, self._sources.images, set(images.values()))
+        except OSError as error:
+            log.warning("base images cannot be looked through", reason=str(error))
+            return None
+        if missing := sorted(target for target, image in images.items() if image not in found):
+            log.info("the base images are not published here, or not indexed yet", disks=missing)
+            return None
+        return {target: found[image] for target, image in images.items()}
+
+    async def answer(self, stream: LaneStream) -> None:
+        """Answer the donor's offers, then ask it for what turns out to have changed; until cancelled.
+
+        Raises LaneError; whatever else fails, fails without harm to the port.
+        """
+        known = None
+        try:
+            known = await answer_offers(stream, self._with_seed())
+            if known is None:
+                stream.write_eof()
+                return
+            reader = AskingReader(known, self.codecs.arrivals)
+            self.codecs.know(reader)
+            await tell_ready(stream, known)
+            await reader.serve(stream, self._sources.index)
+        except (StreamError, CodecError, OSError, TimeoutError) as error:
+            reason = str(error) or type(error).__name__
+            log.warning("the donor cannot be told what is here", reason=reason)
+            stream.reset(reason)
+        finally:
+            if known is not None:
+                known.close()
+
+    def _with_seed(self) -> Sources:
+        """What came ahead is known like what an earlier port left."""
+        if self._seed is None:
+            return self._sources
+        return replace(self._sources, kept=(*self._seed.files(), *self._sources.kept))

@@ -1,0 +1,132 @@
+"""How far an outbound port is, for people: whole percents that never run backwards, phase, rate, ETA. Pure.
+
+libvirt mirrors all disks first, then copies memory round after round; so the work is the sum of both, disks first.
+What the guest writes meanwhile makes work grow; the percent then stands still, and stays below 100 until the end.
+Contents that go ahead of the window (`seeding`) are told by a meter of their own; the port then begins at nought.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.node_agent.hypervisor.interface import JobStats
+from shared.messages.service_change import StreamProgress, TransferPhase
+
+SMOOTHING = 0.4
+"""Weight of the newest second in the rate: three seconds back count for a fifth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One report. Bytes and bytes per second."""
+
+    phase: TransferPhase
+    percent: int
+    memory: StreamProgress
+    disk: StreamProgress
+    rate_bytes_per_s: int
+    dirty_rate_bytes_per_s: int
+    eta_s: float | None
+
+
+@dataclass(slots=True)
+class ProgressMeter:
+    """Turns job figures into progress. `disk_bytes` and `memory_bytes` are what the VM has, before libvirt says
+    more."""
+
+    disk_bytes: int
+    memory_bytes: int
+    _percent: int = 0
+    _disk: StreamProgress = field(default_factory=StreamProgress)
+    _memory: StreamProgress = field(default_factory=StreamProgress)
+    _last: tuple[float, int] | None = None
+    _rate: float = 0.0
+    _dirty: int = 0
+
+    def update(self, stats: JobStats, *, now_s: float, post_copy: bool = False, switchover: bool = False) -> Progress:
+        """Take one reading."""
+        disk_done = stats.memory_total_bytes > 0 and stats.disk_total_bytes == 0
+        if stats.disk_total_bytes:
+            self._disk = StreamProgress(
+                total_bytes=stats.disk_total_bytes,
+                processed_bytes=stats.disk_processed_bytes,
+                remaining_bytes=stats.disk_remaining_bytes,
+            )
+        elif disk_done:
+            # After the mirrors are synchronised libvirt no longer counts them.
+            total = self._disk.total_bytes or self.disk_bytes
+            self._disk = StreamProgress(total_bytes=total, processed_bytes=total, remaining_bytes=0)
+        if stats.memory_total_bytes:
+            self._memory = StreamProgress(
+                total_bytes=stats.memory_total_bytes,
+                processed_bytes=stats.memory_processed_bytes,
+                remaining_bytes=stats.memory_remaining_bytes,
+            )
+        self._measure(now_s)
+        self._dirty = stats.dirty_rate_bytes_per_s
+        phase = self._phase(post_copy=post_copy, switchover=switchover)
+        self._percent = max(self._percent, min(99, self._share()))
+        return self._report(phase)
+
+    def finish(self) -> Progress:
+        """The last report: all of it."""
+        self._percent = 100
+        return self._report(TransferPhase.SWITCHOVER)
+
+    def _report(self, phase: TransferPhase) -> Progress:
+        remaining = self._disk_total() - self._disk_processed() + self._memory_remaining()
+        eta = None if self._percent == 100 or self._rate < 1 else round(remaining / self._rate, 1)
+        return Progress(phase, self._percent, self._memory, self._disk, int(self._rate), self._dirty, eta)
+
+    def _phase(self, *, post_copy: bool, switchover: bool) -> TransferPhase:
+        if switchover:
+            return TransferPhase.SWITCHOVER
+        if post_copy:
+            return TransferPhase.POST_COPY
+        if self._memory.processed_bytes > 0 or not self._disk_total():
+            return TransferPhase.MEMORY
+        return TransferPhase.DISK
+
+    def _measure(self, now_s: float) -> None:
+        moved = self._disk.processed_bytes + self._memory.processed_bytes
+        if self._last is not None and now_s > self._last[0]:
+            speed = max(0, moved - self._last[1]) / (now_s - self._last[0])
+            self._rate = speed if self._rate == 0 else (1 - SMOOTHING) * self._rate + SMOOTHING * speed
+        self._last = (now_s, moved)
+
+    def _disk_total(self) -> int:
+        return max(self._disk.total_bytes, self.disk_bytes)
+
+    def _disk_processed(self) -> int:
+        if self._disk.total_bytes and self._disk.processed_bytes >= self._disk.total_bytes:
+            return self._disk_total()
+        return min(self._disk.processed_bytes, self._disk_total())
+
+    def _memory_total(self) -> int:
+        return self._memory.total_bytes or self.memory_bytes
+
+    def _memory_remaining(self) -> int:
+        return self._memory.remaining_bytes if self._memory.total_bytes else self._memory_total()
+
+    def _share(self) -> int:
+        total = self._disk_total() + self._memory_total()
+        done = self._disk_processed() + self._memory_total() - min(self._memory_remaining(), self._memory_total())
+        return 100 * done // total if total else 0
+
+
+@dataclass(slots=True)
+class SeedingMeter:
+    """Turns what was looked at ahead of the window into progress; the rate is of what is sent."""
+
+    _last: tuple[float, int] | None = None
+    _rate: float = 0.0
+
+    def update(self, *, disk: StreamProgress, memory: StreamProgress, sent_bytes: int, now_s: float) -> Progress:
+        """Take one reading."""
+        if self._last is not None and now_s > self._last[0]:
+            speed = (sent_bytes - self._last[1]) / (now_s - self._last[0])
+            self._rate = (1 - SMOOTHING) * self._rate + SMOOTHING * speed
+        self._last = (now_s, sent_bytes)
+        total = disk.total_bytes + memory.total_bytes
+        percent = 100 * (disk.processed_bytes + memory.processed_bytes) // total if total else 0
+        return Progress(TransferPhase.SEEDING, percent, memory, disk, int(self._rate), 0, None)

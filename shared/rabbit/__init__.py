@@ -1,0 +1,1 @@
+"""RabbitMQ: the only place that knows aio_pika."""

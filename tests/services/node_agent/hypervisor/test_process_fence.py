@@ -1,0 +1,80 @@
+"""The fence: a stopped process stays stopped until it is thawed or killed; another process is never touched."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from services.node_agent.hypervisor.process_fence import ProcessFence
+
+UUID = uuid4()
+
+
+@pytest.fixture
+def process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process whose command line names the VM, as QEMU's does."""
+    started = subprocess.Popen(["sh", "-c", "read line", str(UUID)], stdin=subprocess.PIPE)
+    deadline = time.monotonic() + 5
+    while str(UUID) not in Path(f"/proc/{started.pid}/cmdline").read_text() and time.monotonic() < deadline:
+        time.sleep(0.005)  # exec takes a moment
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def state(process: subprocess.Popen[bytes]) -> str:
+    """T is stopped."""
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def until(process: subprocess.Popen[bytes], *, stopped: bool) -> bool:
+    """Whether the process gets there: signals need a moment."""
+    deadline = time.monotonic() + 5
+    while (state(process) == "T") is not stopped and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return (state(process) == "T") is stopped
+
+
+def test_a_process_is_frozen_and_thawed(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Stopped, then not."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    fence = ProcessFence(tmp_path)
+    assert fence.freeze("web", UUID)
+    assert until(process, stopped=True)
+    assert fence.thaw("web", UUID)
+    assert until(process, stopped=False)
+    assert not fence.kill_frozen("web", UUID)
+
+
+def test_a_frozen_process_can_be_killed(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """It would not hear SIGTERM."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    fence = ProcessFence(tmp_path)
+    fence.freeze("web", UUID)
+    assert until(process, stopped=True)
+    assert fence.kill_frozen("web", UUID)
+    assert process.wait(timeout=5) == -9
+
+
+def test_another_vms_process_is_not_touched(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """A stale pid file names a process of somebody else."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    assert not ProcessFence(tmp_path).freeze("web", uuid4())
+    assert state(process) != "T"
+
+
+@pytest.mark.parametrize("content", ["", "x", "999999999"])
+def test_without_a_process_there_is_no_fence(tmp_path: Path, content: str) -> None:
+    """It says so, and raises nothing."""
+    fence = ProcessFence(tmp_path)
+    assert not fence.freeze("web", UUID)
+    (tmp_path / "web.pid").write_text(content)
+    assert not fence.freeze("web", UUID)
+    assert not fence.kill_frozen("web", UUID)

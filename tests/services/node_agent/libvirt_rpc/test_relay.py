@@ -1,0 +1,132 @@
+"""The donor's relay: Finish is noticed and kept, its answer kept back until somebody knows who runs the guest."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from services.node_agent.libvirt_rpc.messages import (
+    KEEPALIVE_PROGRAM,
+    PING,
+    PONG_FRAME,
+    REMOTE_PROGRAM,
+    FeatureCall,
+    FinishCall,
+    Frame,
+    FrameParser,
+    FrameType,
+    PlainCall,
+    Procedure,
+    Status,
+    decode_error,
+    decode_finish_reply,
+    encode_call,
+    encode_error,
+    encode_finish_reply,
+)
+from services.node_agent.libvirt_rpc.relay import (
+    DonorAction,
+    DonorRelay,
+    FinishAnswered,
+    FinishWanted,
+    Prepared,
+    ToLane,
+    ToLocal,
+    local_answer,
+)
+
+VM = UUID("11111111-2222-3333-4444-555555555501")
+FEATURE = encode_call(FeatureCall(10), 1).to_bytes()
+FINISH = encode_call(FinishCall((), b"", 0x43, cancelled=False), 9)
+CANCELLED = encode_call(FinishCall((), b"", 0x43, cancelled=True), 9).to_bytes()
+GOOD = encode_finish_reply(9, "web", VM.bytes).to_bytes()
+BAD = encode_error(FINISH, "no").to_bytes()
+
+
+def relay_in_finish() -> DonorRelay:
+    """A relay whose Finish has gone out."""
+    relay = DonorRelay(VM, "web")
+    relay.receive_from_local(FINISH.to_bytes())
+    relay.pass_finish()
+    return relay
+
+
+def told(actions: list[DonorAction]) -> Frame:
+    """The one frame for this host's libvirtd."""
+    (action,) = actions
+    assert isinstance(action, ToLocal)
+    (frame,) = FrameParser().receive_data(action.data)
+    return frame
+
+
+def test_other_calls_pass_both_ways() -> None:
+    """What is not Finish is not touched."""
+    relay = DonorRelay(VM, "web")
+    reply = Frame(REMOTE_PROGRAM, 60, FrameType.REPLY, 1, Status.OK, b"\0\0\0\1").to_bytes()
+    assert relay.receive_from_local(FEATURE) == [ToLane(FEATURE)]
+    assert relay.receive_from_lane(reply) == [ToLocal(reply)]
+    assert relay.receive_from_local(CANCELLED) == [ToLane(CANCELLED)]
+    assert relay.receive_from_lane(BAD) == [ToLocal(BAD)]
+    assert not relay.finish_open
+
+
+def test_the_shell_knows_when_the_recipient_is_prepared() -> None:
+    """It has until then to learn what the recipient knows; a refusal is held no less."""
+    for status in (Status.OK, Status.ERROR):
+        reply = Frame(REMOTE_PROGRAM, Procedure.MIGRATE_PREPARE3_PARAMS, FrameType.REPLY, 4, status, b"").to_bytes()
+        assert DonorRelay(VM, "web").receive_from_lane(reply) == [Prepared(reply)]
+
+
+def test_keepalives_are_answered_at_the_donor() -> None:
+    """A lane that is away is not heard by libvirtd."""
+    ping = Frame(KEEPALIVE_PROGRAM, PING, FrameType.MESSAGE, 0, Status.OK, b"").to_bytes()
+    assert DonorRelay(VM, "web").receive_from_local(ping) == [ToLocal(PONG_FRAME.to_bytes())]
+
+
+def test_finish_waits_until_it_is_passed() -> None:
+    """It goes out when the guest is fenced, and is open until libvirtd has an answer."""
+    relay = DonorRelay(VM, "web")
+    assert relay.receive_from_local(FINISH.to_bytes()) == [FinishWanted()]
+    assert not relay.finish_open
+    assert relay.pass_finish() == [ToLane(FINISH.to_bytes())]
+    assert relay.finish_open
+    assert relay.pass_finish() == []
+
+
+def test_a_good_answer_is_kept_until_released() -> None:
+    """The shell hears it first."""
+    relay = relay_in_finish()
+    assert relay.receive_from_lane(GOOD) == [FinishAnswered(None)]
+    assert relay.release() == [ToLocal(GOOD)]
+    assert not relay.finish_open
+    assert relay.release() == []
+
+
+def test_a_bad_answer_is_kept_too() -> None:
+    """Its reason is told to the shell."""
+    relay = relay_in_finish()
+    assert relay.receive_from_lane(BAD) == [FinishAnswered("no")]
+    assert relay.release() == [ToLocal(BAD)]
+
+
+def test_a_lost_answer_can_be_made_up() -> None:
+    """`confirm` is an answer that libvirt believes, `refuse` an error with our reason."""
+    good = told(relay_in_finish().confirm())
+    assert (good.serial, good.status) == (9, Status.OK)
+    assert decode_finish_reply(good) == ("web", VM.bytes)
+    bad = told(relay_in_finish().refuse("the port failed"))
+    assert (bad.serial, decode_error(bad).message) == (9, "the port failed")
+
+
+def test_nothing_is_made_up_without_a_finish() -> None:
+    """No answer to a question that was not asked."""
+    relay = DonorRelay(VM, "web")
+    assert relay.confirm() == relay.refuse("x") == relay.release() == []
+
+
+def test_goodbyes_can_be_answered_here() -> None:
+    """When the lane is gone libvirtd still ends politely; other calls get no answer."""
+    close = encode_call(PlainCall(Procedure.CONNECT_CLOSE), 4)
+    answer = local_answer(close)
+    assert answer is not None
+    assert (answer.serial, answer.type, answer.status) == (4, FrameType.REPLY, Status.OK)
+    assert local_answer(FINISH) is None

@@ -1,0 +1,94 @@
+"""Asking the broker: again and again until it answers; silence is neither yes nor no."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+from services.node_agent.switchover.broker_client import Answer, BrokerTalk
+from shared.bus import BusDown
+from shared.messages.base import PortMessage
+from shared.messages.porting import (
+    QuerySwitchover,
+    RequestSwitchover,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
+)
+
+PORT, VM = uuid4(), uuid4()
+DENIED = SwitchoverDenied(port_id=PORT, code="cancelled", detail="x")
+
+
+def state(*, committed: bool = False, owner: str = "alpha", ended: bool = False) -> SwitchoverState:
+    """The broker's word."""
+    return SwitchoverState(port_id=PORT, committed=committed, owner=owner, epoch=2, ended=ended)
+
+
+class Script:
+    """A broker that answers each question with the next line: an answer, None for silence, or an error."""
+
+    def __init__(self, *lines: Answer | BusDown | None) -> None:
+        self.lines = list(lines)
+        self.heard: list[PortMessage] = []
+        self.talk = BrokerTalk(PORT, self.say, repeat_s=0.01)
+
+    async def say(self, message: PortMessage) -> None:
+        """Hear a question."""
+        self.heard.append(message)
+        line = self.lines.pop(0)
+        if isinstance(line, BusDown):
+            raise line
+        if line is not None:
+            self.talk.deliver(line)
+
+    async def request(self) -> SwitchoverDenied | None:
+        """Ask for the VM as beta."""
+        return await self.talk.request_switchover(VM, 2, this_provider="beta")
+
+
+async def test_a_grant_ends_the_asking() -> None:
+    """One question, one answer."""
+    script = Script(SwitchoverGranted(port_id=PORT, epoch=2))
+    assert await script.request() is None
+    assert script.heard == [RequestSwitchover(port_id=PORT, vm_uuid=VM, epoch=2)]
+
+
+async def test_silence_and_a_bus_that_is_down_are_asked_again() -> None:
+    """The same question until there is an answer."""
+    script = Script(None, BusDown(), None, DENIED)
+    assert await script.request() == DENIED
+    assert len(script.heard) == 4
+
+
+async def test_a_grant_of_another_epoch_is_no_grant() -> None:
+    """An old answer must not start a guest."""
+    script = Script(SwitchoverGranted(port_id=PORT, epoch=1), SwitchoverGranted(port_id=PORT, epoch=2))
+    assert await script.request() is None
+    assert len(script.heard) == 2
+
+
+async def test_the_owners_name_is_an_answer_too() -> None:
+    """After the end of a port the broker says who owns the VM instead."""
+    assert await Script(state(committed=True, owner="beta")).request() is None
+    denied = await Script(state(ended=True)).request()
+    assert denied is not None
+    assert denied.code == "port_ended"
+
+
+async def test_a_query_is_asked_once() -> None:
+    """Silence is None."""
+    script = Script(None, state())
+    assert await script.talk.query() is None
+    assert await script.talk.query() == state()
+    assert script.heard == [QuerySwitchover(port_id=PORT)] * 2
+
+
+async def test_old_answers_are_forgotten() -> None:
+    """Only what comes after the question answers it; the pile is bounded."""
+    script = Script(state(committed=True, owner="beta"))
+    for _ in range(50):
+        script.talk.deliver(state())
+    answer = await script.talk.query()
+    assert answer is not None
+    assert answer.committed
+    assert isinstance(script.heard[0].port_id, UUID)

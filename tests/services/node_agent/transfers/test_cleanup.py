@@ -1,0 +1,53 @@
+"""Cleaning up: exactly what the journal lists, domain first; what cannot go stays listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from services.node_agent.hypervisor.testing import FakeHypervisor
+from services.node_agent.state.journal import HalfJournal, Journal, Kind, PortRecord
+from services.node_agent.transfers.cleanup import remove_made
+from shared.messages.porting import Side
+from tests.services.node_agent.conftest import DOMAIN, VM, make_agreement
+
+
+def half(folder: Path) -> HalfJournal:
+    """A half with nothing made."""
+    agreement = make_agreement(folder / "x.raw", domain_xml=DOMAIN % "/a.raw")
+    return HalfJournal(Journal(folder / "journal").open(), PortRecord(side=Side.INBOUND, agreement=agreement))
+
+
+async def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
+    """A neighbour's file and VM stay."""
+    disk, neighbour, run = tmp_path / "d.raw", tmp_path / "n.raw", tmp_path / "run"
+    disk.touch()
+    neighbour.touch()
+    run.mkdir()
+    (run / "mem.sock").touch()
+    hypervisor = FakeHypervisor()
+    hypervisor.add(DOMAIN % disk, persistent=False)
+    journal = half(tmp_path)
+    for kind, name in ((Kind.DISK, disk), (Kind.DIRECTORY, run), (Kind.DOMAIN, VM)):
+        journal.will_make(kind, str(name))
+    assert await remove_made(journal, hypervisor) == ()
+    assert (disk.exists(), run.exists(), neighbour.exists()) == (False, False, True)
+    assert hypervisor.vms == {}
+    assert journal.record.made == ()
+
+
+async def test_what_was_never_made_is_no_left_over(tmp_path: Path) -> None:
+    """The journal is written first, so a crash may leave names of nothing."""
+    journal = half(tmp_path)
+    journal.will_make(Kind.DISK, str(tmp_path / "never.raw"))
+    journal.will_make(Kind.DOMAIN, str(VM))
+    assert await remove_made(journal, FakeHypervisor()) == ()
+
+
+async def test_what_cannot_be_removed_is_named_and_stays_in_the_journal(tmp_path: Path) -> None:
+    """The next attempt tries again."""
+    folder = tmp_path / "a-folder"
+    folder.mkdir()
+    journal = half(tmp_path)
+    journal.will_make(Kind.DISK, str(folder))
+    assert await remove_made(journal, FakeHypervisor()) == (f"disk {folder}",)
+    assert len(journal.record.made) == 1

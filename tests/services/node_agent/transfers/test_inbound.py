@@ -1,0 +1,73 @@
+"""What only the recipient's half shows: it makes what was agreed and nothing else, and removes what it made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.node_agent.state.journal import Kind, Phase
+from services.node_agent.transfers.inbound import InboundFailed
+from shared.messages.porting import Side
+
+if TYPE_CHECKING:
+    from tests.services.node_agent.conftest import Pair
+
+
+async def failure_of_opening(pair: Pair) -> InboundFailed:
+    """Why it does not open."""
+    with pytest.raises(InboundFailed) as caught:
+        await pair.inbound.open()
+    assert not pair.sockets_b.directory.exists()
+    return caught.value
+
+
+async def test_everything_is_recorded_before_it_is_made(pair: Pair) -> None:
+    """The journal lists directory, disk and domain, and the half is open."""
+    await pair.inbound.open()
+    record = pair.journals[Side.INBOUND].record
+    assert record.phase is Phase.OPEN
+    assert [made.kind for made in record.made] == [Kind.DIRECTORY, Kind.DISK, Kind.DOMAIN]
+    assert pair.image.exists()
+    assert pair.image.stat().st_blocks == 0
+
+
+async def test_an_existing_file_is_not_overwritten_and_not_removed(pair: Pair) -> None:
+    """A disk that is there already belongs to somebody."""
+    pair.image.write_bytes(b"precious")
+    assert (await failure_of_opening(pair)).code == "disk_exists"
+    assert pair.image.read_bytes() == b"precious"
+
+
+async def test_a_disk_outside_of_the_image_directory_is_refused(pair: Pair) -> None:
+    """An agreement cannot make files anywhere."""
+    pair.inbound._tuning = type(pair.inbound._tuning)(
+        libvirt_socket=pair.inbound._tuning.libvirt_socket, image_dir=pair.tmp / "elsewhere"
+    )
+    assert (await failure_of_opening(pair)).code == "disk_outside"
+    assert not pair.image.exists()
+
+
+async def test_a_vm_that_is_here_already_is_not_touched(pair: Pair) -> None:
+    """The same UUID on this host ends the port before anything is made."""
+    uuid = pair.recipient.add(pair.domain_xml)
+    assert "already" in (await failure_of_opening(pair)).detail
+    assert uuid in pair.recipient.vms
+    assert not pair.image.exists()
+
+
+async def test_a_missing_bridge_is_found_before_anything_moves(pair: Pair) -> None:
+    """The error names the bridge."""
+    pair.recipient._bridges = ("br9",)
+    assert "vmbr0" in (await failure_of_opening(pair)).detail
+
+
+async def test_a_cancelled_half_removes_what_it_made(pair: Pair) -> None:
+    """Disk, directory and domain are gone; the journal is empty."""
+    await pair.inbound.open()
+    pair.inbound.cancel()
+    failure = await pair.run_inbound()
+    assert isinstance(failure, InboundFailed)
+    assert (failure.code, failure.left_overs) == ("cancelled", ())
+    assert not pair.image.exists()
+    assert pair.journals[Side.INBOUND].record.made == ()
