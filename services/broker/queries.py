@@ -132,7 +132,7 @@ async def _port(connection: AsyncConnection, question: ShowPort, tenant: Name) -
 
 def _failure_text(state: SagaState) -> str | None:
     if state.failure is not None:
-        return f"{state.failure.code}: {state.failure.detail}"[:4000]
+        return f"{state.failure.code}: {state.failure.detail}"
     if state.refusals:
-        return "; ".join(map(str, state.refusals))[:4000]
+        return "; ".join(map(str, state.refusals))
     return None

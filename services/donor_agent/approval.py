@@ -157,7 +157,7 @@ def agreement_refusals(approved: Approved, agreement: ServiceChangeAgreement) ->
         Refusal(
             code="agreement_differs",
             rule="The donor carries out only what it approved: same VM, tenant, node and guest ABI.",
-            evidence=evidence[:1000],
+            evidence=evidence,
         )
         for evidence in found
     )
@@ -269,7 +269,7 @@ def _where_it_runs(located: Located, silent_after_s: float) -> Iterator[Refusal]
         yield Refusal(
             code="node_unhealthy",
             rule="The VM's node must be healthy.",
-            evidence=f"node {located.node}: {'; '.join(located.problems)}"[:1000],
+            evidence=f"node {located.node}: {'; '.join(located.problems)}",
         )
     if located.vm.state is not VmState.RUNNING:
         yield _not_running(located.vm.name, located.vm.state)

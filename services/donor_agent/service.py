@@ -305,7 +305,7 @@ class DonorService:
             port_id=message.port_id,
             side=Side.OUTBOUND,
             code=refusals[0].code,
-            detail="; ".join(str(refusal) for refusal in refusals)[:4000],
+            detail="; ".join(str(refusal) for refusal in refusals),
             guest_running=self._runs(message.agreement.vm_uuid, tx),
         )
         await tx.send(BROKER, failed, cause=envelope)

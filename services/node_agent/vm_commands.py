@@ -59,7 +59,7 @@ class VmAffairs:
             versions = await self._hypervisor.versions()
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError) as error:
             code = getattr(error, "code", "domain_xml")
-            return DescribeFailed(port_id=command.port_id, code=code, detail=str(error)[:4000])
+            return DescribeFailed(port_id=command.port_id, code=code, detail=str(error))
         self._described(vm)
         bundle = IdentityBundle(
             vm=vm.description,
@@ -120,7 +120,7 @@ class VmAffairs:
 
 def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:
     code = getattr(error, "code", "os_error" if isinstance(error, OSError) else "domain_xml")
-    return CompletionFailed(port_id=port_id, side=side, code=code, detail=str(error)[:4000])
+    return CompletionFailed(port_id=port_id, side=side, code=code, detail=str(error))
 
 
 def _identity_differences(before: str, after: str) -> list[str]:

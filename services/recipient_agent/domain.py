@@ -87,7 +87,7 @@ _RULES = {
 
 
 def _refusal(code: str, evidence: str) -> Refusal:
-    return Refusal(code=code, rule=_RULES[code], evidence=evidence[:1000])
+    return Refusal(code=code, rule=_RULES[code], evidence=evidence)
 
 
 def _identity_differences(vm: VmDescription, facts: VmFacts) -> Iterator[Refusal]:

@@ -98,7 +98,7 @@ def _alive(node: NodeView, silent_s: float, silent_after_s: float) -> Iterator[R
         yield Refusal(
             code="node_unhealthy",
             rule="A node must be healthy.",
-            evidence=f"node {node.name}: {'; '.join(node.problems)}"[:1000],
+            evidence=f"node {node.name}: {'; '.join(node.problems)}",
         )
 
 

@@ -25,7 +25,7 @@ def provision_refusals(reservation: Reservation, command: ProvisionVm) -> tuple[
     except DomainXmlError as error:
         found.append(str(error))
     return tuple(
-        Refusal(code="identity_differs", rule="Only the VM that was reserved is provisioned.", evidence=each[:1000])
+        Refusal(code="identity_differs", rule="Only the VM that was reserved is provisioned.", evidence=each)
         for each in found
     )
 

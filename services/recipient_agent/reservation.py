@@ -150,7 +150,7 @@ def agreement_refusals(
         Refusal(
             code="agreement_differs",
             rule="The recipient opens only for what it reserved: same VM, tenant, node, XML, disks and price.",
-            evidence=f"{name}: reserved {mine}, agreement says {theirs}"[:1000],
+            evidence=f"{name}: reserved {mine}, agreement says {theirs}",
         )
         for name, (mine, theirs) in expected.items()
         if mine != theirs

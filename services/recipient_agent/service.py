@@ -294,7 +294,7 @@ class RecipientService:
                 port_id=message.port_id,
                 side=Side.INBOUND,
                 code=refusals[0].code,
-                detail="; ".join(str(refusal) for refusal in refusals)[:4000],
+                detail="; ".join(str(refusal) for refusal in refusals),
                 guest_running=False,
             )
             await tx.send(BROKER, failed, cause=envelope)
@@ -342,7 +342,7 @@ class RecipientService:
                 port_id=message.port_id,
                 side=Side.INBOUND,
                 code=refusals[0].code,
-                detail="; ".join(str(refusal) for refusal in refusals)[:4000],
+                detail="; ".join(str(refusal) for refusal in refusals),
             )
             await tx.send(BROKER, failed, cause=envelope)
             self._count(tx, refusals)
@@ -478,7 +478,7 @@ def _quote_refusals(offered: Quote | None, taken: Quote, tx: Transaction) -> tup
     if offered is None:
         return (Refusal(code="quote_unknown", rule=rule, evidence="this provider made no quote for the port"),)
     if offered != taken:
-        return (Refusal(code="quote_differs", rule=rule, evidence=f"offered {offered}, taken {taken}"[:1000]),)
+        return (Refusal(code="quote_differs", rule=rule, evidence=f"offered {offered}, taken {taken}"),)
     if tx.now > offered.valid_until:
         evidence = f"it was valid until {offered.valid_until.isoformat()}"
         return (Refusal(code="quote_expired", rule=rule, evidence=evidence),)

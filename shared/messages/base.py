@@ -11,14 +11,20 @@ from decimal import Decimal
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from shared.parties import Role
 
 MAX_TEXT = 4096
 """No free text in a message is longer, so that a message cannot be used to fill a ledger."""
 
-Text = Annotated[str, Field(max_length=MAX_TEXT)]
+
+def _clip(text: object, info: ValidationInfo) -> object:
+    """Our own text is cut to what a message holds; a stranger's that is longer stays an error (JSON mode)."""
+    return text[:MAX_TEXT] if isinstance(text, str) and info.mode == "python" else text
+
+
+Text = Annotated[str, BeforeValidator(_clip), Field(max_length=MAX_TEXT)]
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="Stable, machine-readable code.")]
 Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Milliseconds = Annotated[int, Field(ge=0, le=10**10)]

@@ -213,7 +213,7 @@ def _nobody_left(at: Moment) -> Decision:
         by: Party = BROKER if found_here else recipient(state.request.recipient)
         return refuse(at, by, refusals, tell_donor=True)
     reasons = tuple(
-        Refusal(code=refusal.code, rule=refusal.rule, evidence=f"{name}: {refusal.evidence}"[:4000])
+        Refusal(code=refusal.code, rule=refusal.rule, evidence=f"{name}: {refusal.evidence}")
         for name, refusals in sorted(state.declined.items())
         for refusal in refusals
     )

@@ -96,7 +96,7 @@ def end_without_success(at: Moment, failure: Failure, warnings: tuple[str, ...] 
     if failure.outcome is PortPhase.CANCELLED:
         message = PortCancelled(port_id=state.port_id, phase=failure.phase)
     else:
-        detail = " ".join((failure.detail, *warnings))[:4000]
+        detail = " ".join((failure.detail, *warnings))
         message = PortFailed(
             port_id=state.port_id, phase=failure.phase, code=failure.code, detail=detail, vm_runs_at=state.owner
         )
@@ -172,7 +172,7 @@ def abort_failed(at: Moment, code: str, detail: str) -> Decision:
 
 def abort_questions(state: SagaState) -> tuple[Effect, ...]:
     """AbortTransfer to each half that has not confirmed yet."""
-    reason = str(state.failure.detail if state.failure else "aborted")[:1000]
+    reason = str(state.failure.detail if state.failure else "aborted")
     effects: list[Effect] = []
     if Side.OUTBOUND not in state.aborted:
         effects.append(Send(state.donor_party, AbortTransfer(port_id=state.port_id, side=Side.OUTBOUND, reason=reason)))
@@ -216,7 +216,7 @@ def other_half_failed(at: Moment, event: Heard) -> Decision:
     reason = f"{event.sender.owner}, {report.side} half: {report.code}: {report.detail}"
     if failure.outcome is PortPhase.CANCELLED or reason in failure.detail:
         return at.stay(note=reason)
-    detail = f"{failure.detail}; {reason}"[:4000]
+    detail = f"{failure.detail}; {reason}"
     return at.stay(note=reason, failure=failure.model_copy(update={"detail": detail}))
 
 

@@ -91,7 +91,7 @@ def transfer_failed(at: Moment, event: Heard) -> Decision:
     report = event.message
     if not isinstance(report, TransferFailed):
         raise TypeError(type(report))
-    return abort_failed(at, report.code, f"{event.sender.owner}, {report.side} half: {report.detail}"[:4000])
+    return abort_failed(at, report.code, f"{event.sender.owner}, {report.side} half: {report.detail}")
 
 
 def late_or(code: str, detail: str, at: Moment) -> Decision:

@@ -134,7 +134,7 @@ def failed_after_commit(at: Moment, event: Heard) -> Decision:
         return _donor_failed_after_commit(at, report)
     if report.guest_running:
         warning = f"The recipient reported a failure, and that the VM runs: {report.code}: {report.detail}"
-        state = at.state.but(arrived_at=at.state.arrived_at or at.now, warnings=(*at.state.warnings, warning[:4000]))
+        state = at.state.but(arrived_at=at.state.arrived_at or at.now, warnings=(*at.state.warnings, warning))
         return _when_settled(Moment(state, at.now, at.timing), warning)
     if at.state.arrived_at is not None or at.state.outbound is not None:
         detail = f"{report.code}: {report.detail}; but the VM had left the donor, so there is no way back"
@@ -160,7 +160,7 @@ def _revert(at: Moment, report: TransferFailed) -> Decision:
         raise ValueError("nothing was fixed")
     epoch, owner = state.epoch + 1, state.agreement.donor
     changes = {"owner": owner, "epoch": epoch, "committed": False, "reverted": True}
-    detail = f"the recipient's hypervisor could not take the VM: {report.code}: {report.detail}"[:4000]
+    detail = f"the recipient's hypervisor could not take the VM: {report.code}: {report.detail}"
     return abort(
         at,
         Failure(outcome=PortPhase.FAILED, phase=state.phase, code=report.code, detail=detail),

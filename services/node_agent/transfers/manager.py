@@ -268,7 +268,7 @@ class Halves:
                 port_id=record.port_id,
                 side=record.side,
                 code=error.code,
-                detail=str(error)[:4000],
+                detail=str(error),
                 guest_running=await self._runs(record.agreement.vm_uuid),
             )
         except Exception as error:  # whatever broke, the broker must hear it and left-overs must go
@@ -280,7 +280,7 @@ class Halves:
                 port_id=record.port_id,
                 side=record.side,
                 code="internal_error",
-                detail=f"{type(error).__name__}: {error}"[:4000],
+                detail=f"{type(error).__name__}: {error}",
                 guest_running=await self._runs(record.agreement.vm_uuid),
             )
 
@@ -327,7 +327,7 @@ class Halves:
                 port_id=agreement.port_id,
                 side=Side.OUTBOUND,
                 code=error.code,
-                detail=error.detail[:4000],
+                detail=error.detail,
                 guest_running=error.guest_running,
             )
         finally:
@@ -382,7 +382,7 @@ class Halves:
                 port_id=agreement.port_id,
                 side=Side.INBOUND,
                 code=error.code,
-                detail=error.detail[:4000],
+                detail=error.detail,
                 guest_running=error.guest_running,
             )
         finally:
@@ -474,7 +474,7 @@ class Halves:
                 port_id=record.port_id,
                 side=Side.OUTBOUND,
                 code="switchover_in_doubt",
-                detail=reason[:4000],
+                detail=reason,
                 guest_running=False,
             ),
         )
