@@ -72,7 +72,6 @@ class MigrationPlan:
     domain_xml: str
     disks: tuple[str, ...]
     overlays: bool = False
-    bandwidth_bytes_per_s: int | None = None
     switchover_bandwidth_bytes_per_s: int | None = None
     """Plan the switchover with this rate instead of a measured one, where `takes_switchover_bandwidth`."""
     auto_converge: bool = False
@@ -161,6 +160,10 @@ class Hypervisor(Protocol):
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its run state; None where it does not exist."""
+        ...
+
+    async def is_running(self, uuid: UUID) -> bool:
+        """Whether it runs; False, and logged, where that cannot be known. Never raises `HypervisorError`."""
         ...
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:

@@ -35,6 +35,7 @@ from services.node_agent.hypervisor.interface import (
 from services.node_agent.hypervisor.libvirt_mapping import STATES, job_stats, live_vm, mib_per_s, summary
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
+from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain_xml import describe
 from shared.messages.vm import (
     HostCapacity,
@@ -86,7 +87,7 @@ class _EventThread:
             libvirt.virEventRunDefaultImpl()
 
 
-class LibvirtHypervisor:
+class LibvirtHypervisor(RunningCheck):
     """One libvirtd. Build it on the event loop that will hear its events."""
 
     def __init__(
@@ -334,8 +335,6 @@ class LibvirtHypervisor:
             flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC if plan.overlays else libvirt.VIR_MIGRATE_NON_SHARED_DISK
             params[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = plan.disks_uri
             params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(plan.disks)
-        if plan.bandwidth_bytes_per_s is not None:
-            params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = mib_per_s(plan.bandwidth_bytes_per_s)
         if plan.switchover_bandwidth_bytes_per_s is not None:
             params[_SWITCHOVER_BANDWIDTH] = mib_per_s(plan.switchover_bandwidth_bytes_per_s)
         if plan.auto_converge:

@@ -30,6 +30,7 @@ from services.node_agent.hypervisor.interface import (
     MigrationPlan,
     VmNotFound,
 )
+from services.node_agent.hypervisor.running_check import RunningCheck
 from services.node_agent.libvirt_rpc.messages import (
     FeatureCall,
     FinishCall,
@@ -89,7 +90,7 @@ class _Job:
     total_bytes: int = 0
 
 
-class FakeHypervisor:
+class FakeHypervisor(RunningCheck):
     """One host. Knobs: `memory_flows` (clear it to stop a migration half way), `fail_finish`, `fail_prepare`,
     `can_fence`."""
 
