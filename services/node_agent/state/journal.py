@@ -176,13 +176,13 @@ class TransferJournal:
 
     def conclude(self, phase: Phase, message: PortMessage) -> None:
         """Store the end and its message in one write; a message that was sent already stays so."""
-        word, known = LastWord.of(message), self.record.last_word
-        if known is not None and (known.type, known.body) == (word.type, word.body):
-            word = known
-        self._store(phase=phase, last_word=word)
+        last, known = LastWord.of(message), self.record.last_word
+        if known is not None and (known.type, known.body) == (last.type, last.body):
+            last = known
+        self._store(phase=phase, last_word=last)
 
     def mark_last_word_sent(self) -> None:
-        """Store that the last word is in the outbox."""
+        """Store that the last message is in the outbox."""
         if self.record.last_word is not None:
             self._store(last_word=self.record.last_word.model_copy(update={"told": True}))
 

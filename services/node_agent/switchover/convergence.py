@@ -1,9 +1,9 @@
 """What to do when a guest writes faster than its memory leaves: the ladder. Pure; the shell carries out the steps.
 
 QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. It sees a socket of this
-host, behind which most bytes turn into references: its rate may be ten times the link's, or, where there is news only,
+host, behind which most bytes turn into references: its rate may be ten times the link's, or, where there is new data only,
 the link's. So where the hypervisor can be told what to calculate with, it gets a fixed rate, and a limit then means so
-many bytes; how many, follows from the link's rate and from the share of what QEMU sends that is news to the recipient,
+many bytes; how many, follows from the link's rate and from the share of what QEMU sends that is new to the recipient,
 or, where references are many, from the rate at which the recipient makes bytes of them again. Three things come on top
 of what QEMU knows: bytes that wait in the lane, hot pages that the codec lets wait, and the commit of the switchover.
 The limit leaves room for all, so that the promise to the tenant includes them. What the codec may let wait is a share
@@ -38,7 +38,7 @@ UNSEEN_BYTES_PER_S = 10_000_000
 LEAST_BYTES_PER_S = 1 << 16
 """Of a route that is away; it comes back."""
 ENOUGH_BYTES = 1 << 20
-"""What must have come from the hypervisor since the first round before its share of news is known."""
+"""What must have come from the hypervisor since the first round before its share of new data is known."""
 LEAST_SHARE = 1 / 16
 COMMIT_RESERVE_MS = 150
 """Finish across the lane, the broker's commit, and back."""

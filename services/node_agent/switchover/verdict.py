@@ -6,7 +6,7 @@ The ledger of the broker decides, never a guess; where nothing is known, both co
 |---------------------------------------------------------------------------------|------------|
 | the broker aborted this side: before the commit, or after it took the commit back | runs here  |
 | the broker has not answered                                                     | wait       |
-| the recipient owns it, and runs it by its own word, or the port is over         | runs there |
+| the recipient owns it, and runs it as it reports itself, or the port is over         | runs there |
 | the recipient owns it, and has not said that it runs: it may yet fail           | wait       |
 | the donor owns it, and the recipient's hypervisor said no                       | runs here  |
 | the donor owns it, and the port is over                                         | runs here  |
@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
 
 def donor_verdict(state: SwitchoverState | None, *, donor: str, recipient_failed: bool, aborted: bool) -> Verdict:
-    """Decide. `state` is the broker's newest word, `recipient_failed` an error in the recipient's answer to Finish."""
+    """Decide. `state` is the broker's newest answer, `recipient_failed` an error in the recipient's answer to Finish."""
     if aborted:
         return Verdict.RUNS_HERE
     if state is None:

@@ -13,7 +13,7 @@ What can go wrong, and what keeps at most one copy running (invariant 1) and no 
   ledger; the fence is lifted only then, and only if libvirtd still waits for that answer.
 * *Finish is out, this agent dies.* libvirtd sees its connection break and tries to resume; the stopped process cannot
   run. The next agent finds `finish_passed` in the journal, asks the broker, and kills the copy or lets it go on
-  (`recovery`). Two gaps remain. Between lifting the fence on good news and libvirtd's own kill there are some
+  (`recovery`). Two gaps remain. Between lifting the fence, when the guest has arrived, and libvirtd's own kill there are some
   milliseconds. And a host without the right to signal QEMU (`fence=False` in the log) has no fence: there an agent's
   death within Finish lets libvirtd resume until the restart. Handing the connection's descriptor to the service
   manager would close both; it is not done here.

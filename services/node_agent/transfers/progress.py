@@ -1,7 +1,7 @@
 """How far an outbound port is, for people: whole percents that never run backwards, phase, rate, ETA. Pure.
 
 libvirt mirrors all disks first, then copies memory round after round; so the work is the sum of both, disks first.
-What the guest writes meanwhile makes work grow; the percent then stands still, and stays below 100 until the end.
+What the guest writes meanwhile makes work grow; the percent then stays as it is, and stays below 100 until the end.
 Seeding, before the window opens, has a meter of its own; the port itself then starts at zero.
 """
 

@@ -11,7 +11,6 @@ from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.messages.vm import VmState
 
-
 VM = uuid4()
 
 

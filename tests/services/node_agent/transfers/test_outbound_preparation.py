@@ -1,0 +1,80 @@
+"""What comes before the migration: the VM is what was agreed, and nothing waits for a recipient that was cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.node_agent.hypervisor.interface import HypervisorError, MigrationAborted
+from services.node_agent.lanes.core.errors import LaneError
+from shared.messages.vm import VmState
+from tests.support.transfer_pair import VM
+
+if TYPE_CHECKING:
+    from tests.support.transfer_pair import Pair
+
+
+async def test_a_vm_that_does_not_run_is_refused(pair: Pair) -> None:
+    """The error says what it does instead."""
+    pair.donor.vms[VM].state = VmState.PAUSED
+    with pytest.raises(HypervisorError, match="web is paused, not running"):
+        await pair.outbound._preparation.check_vm()
+
+
+async def test_a_vm_that_changed_is_refused(pair: Pair) -> None:
+    """The recipient would run another guest than the one that is here."""
+    pair.donor.vms[VM].domain_xml = pair.domain_xml.replace("262144", "524288")
+    with pytest.raises(HypervisorError, match="changed since the agreement"):
+        await pair.outbound._preparation.check_vm()
+
+
+async def test_a_cancel_ends_the_wait_for_the_recipient(pair: Pair) -> None:
+    """Its lanes never answer."""
+    preparation = pair.outbound._preparation
+    for route in pair.routes.values():
+        route.cut()
+    vm = await preparation.check_vm()
+    waiting = asyncio.ensure_future(preparation.negotiate_overlays(vm))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    preparation.cancelled.set()
+    async with asyncio.timeout(5):
+        with pytest.raises(MigrationAborted):
+            await waiting
+
+
+async def test_disks_that_lie_on_nothing_are_copied_whole(pair: Pair) -> None:
+    """The recipient is not even asked."""
+    preparation = pair.outbound._preparation
+    await preparation.negotiate_overlays(await preparation.check_vm())
+    assert not preparation.overlays
+
+
+async def test_an_open_window_is_not_waited_for(seeded_pair: Pair) -> None:
+    """Nothing is seeded, nothing is reported."""
+    seeded_pair.now += timedelta(hours=1)
+    await seeded_pair.outbound._preparation.seed_until_window()
+    assert seeded_pair.outbound._preparation.seeded_bytes == 0
+    assert (seeded_pair.heard.starts, seeded_pair.heard.phases) == (0, [])
+
+
+async def test_the_migration_waits_no_longer_for_contents_when_the_lane_fails(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirt is let on, and the trouble ends the port."""
+    preparation = pair.outbound._preparation
+
+    async def fails(*_: object) -> None:
+        raise LaneError("silent for too long", lane="p.control")
+
+    monkeypatch.setattr(pair.outbound._contents, "learn", fails)
+    preparation.exchange_contents(await preparation.check_vm())
+    async with asyncio.timeout(5):
+        await preparation.contents_known.wait()
+        await pair.outbound._troubled.wait()
+    assert pair.outbound._trouble is not None
+    assert pair.outbound._trouble[0] == "lane_failed"
+    await pair.outbound._tasks.close()
