@@ -1,7 +1,7 @@
 """What to do when a guest writes faster than its memory leaves: the ladder. Pure; the shell carries out the steps.
 
 QEMU stops the guest when what remains fits into its downtime limit at the rate that it sees. It sees a socket of this
-host, behind which most bytes turn into references: its rate may be ten times the link's, or, where there is new data only,
+host, behind which most bytes turn into references: its rate may be ten times the link's, or, where all data is new,
 the link's. So where the hypervisor can be told what to calculate with, it gets a fixed rate, and a limit then means so
 many bytes; how many, follows from the link's rate and from the share of what QEMU sends that is new to the recipient,
 or, where references are many, from the rate at which the recipient makes bytes of them again. Three things come on top

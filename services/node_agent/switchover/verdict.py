@@ -31,7 +31,7 @@ class Verdict(StrEnum):
 
 
 def donor_verdict(state: SwitchoverState | None, *, donor: str, recipient_failed: bool, aborted: bool) -> Verdict:
-    """Decide. `state` is the broker's newest answer, `recipient_failed` an error in the recipient's answer to Finish."""
+    """Decide. `state` is the broker's newest answer; `recipient_failed`: its answer to Finish was an error."""
     if aborted:
         return Verdict.RUNS_HERE
     if state is None:

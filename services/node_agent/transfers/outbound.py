@@ -13,10 +13,10 @@ What can go wrong, and what keeps at most one copy running (invariant 1) and no 
   ledger; the fence is lifted only then, and only if libvirtd still waits for that answer.
 * *Finish is out, this agent dies.* libvirtd sees its connection break and tries to resume; the stopped process cannot
   run. The next agent finds `finish_passed` in the journal, asks the broker, and kills the copy or lets it go on
-  (`recovery`). Two gaps remain. Between lifting the fence, when the guest has arrived, and libvirtd's own kill there are some
-  milliseconds. And a host without the right to signal QEMU (`fence=False` in the log) has no fence: there an agent's
-  death within Finish lets libvirtd resume until the restart. Handing the connection's descriptor to the service
-  manager would close both; it is not done here.
+  (`recovery`). Two gaps remain. Between lifting the fence, when the guest has arrived, and libvirtd's own kill there
+  are some milliseconds. And a host without the right to signal QEMU (`fence=False` in the log) has no fence: there
+  an agent's death within Finish lets libvirtd resume until the restart. Handing the connection's descriptor to the
+  service manager would close both; it is not done here.
 * *The recipient's agent or libvirtd dies after the commit.* The ledger says the recipient; this copy stays frozen until
   the broker hears that the guest runs there, or gives the VM back.
 * *Post-copy.* From its start neither side holds the whole guest, so the fence is not used, and a loss of either side is

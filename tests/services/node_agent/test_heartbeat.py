@@ -46,7 +46,7 @@ class Broken(FakeHypervisor):
 
 
 class Beating:
-    """A heart on a bus in memory."""
+    """A heartbeat on a bus in memory."""
 
     def __init__(self, tmp_path: Path) -> None:
         self.broker = MemoryBroker(ME, DONOR, RECIPIENT)

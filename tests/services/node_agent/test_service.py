@@ -113,7 +113,7 @@ async def test_commands_may_come_twice(world: World) -> None:
     assert len(world.beta.hypervisor.vms) == 1
 
 
-async def test_an_abort_is_answered_by_both_halves(world: World) -> None:
+async def test_an_abort_is_answered_by_both_transfers(world: World) -> None:
     """In the memory phase: the guest runs on, beta is clean, no failure is reported beside the abort."""
     world.alpha.hypervisor.memory_flows.clear()
     await world.start_port()
@@ -129,7 +129,7 @@ async def test_an_abort_is_answered_by_both_halves(world: World) -> None:
 
 
 async def test_an_abort_before_the_window(world: World) -> None:
-    """While contents go ahead both halves end at once; the donor has said that it began, and how far it is."""
+    """While seeding runs both transfers end at once; the donor has said that it began, and how far it is."""
     start = datetime.now(UTC) + timedelta(hours=1)
     seeded = {"window_start": start, "limits": PortLimits(window_start=start, seed=True)}
     world.agreement = world.agreement.model_copy(update=seeded)
@@ -164,7 +164,7 @@ async def test_an_abort_that_is_too_late_hears_the_success(world: World) -> None
 
 
 async def test_a_failure_is_reported_with_the_guests_state(world: World) -> None:
-    """Each half says what failed and whether the guest runs on its side."""
+    """Each transfer says what failed and whether the guest runs on its side."""
     world.beta.hypervisor.fail_prepare = "no machine type"
     await world.start_port()
     outbound, inbound = await world.hear(DONOR, TransferFailed), await world.hear(RECIPIENT, TransferFailed)
@@ -174,7 +174,7 @@ async def test_a_failure_is_reported_with_the_guests_state(world: World) -> None
 
 
 async def test_a_grant_out_of_the_blue_starts_nothing(world: World) -> None:
-    """A node that has no half of the port says finally that the guest does not run there."""
+    """A node that has no transfer of the port says finally that the guest does not run there."""
     await world.say(BROKER, BETA, SwitchoverGranted(port_id=world.agreement.port_id, epoch=2))
     failed = await world.hear(RECIPIENT, TransferFailed)
     assert (failed.code, failed.guest_running) == ("not_running_here", False)
@@ -289,7 +289,7 @@ async def test_the_donors_agent_dies_in_finish_and_the_port_is_aborted(world: Wo
 
 
 async def test_the_recipients_agent_dies_while_finish_is_held(world: World) -> None:
-    """libvirtd there destroys the half-made guest; the successor removes its disk and says that it does not run."""
+    """libvirtd there destroys the incomplete guest; the successor removes its disk and says that it does not run."""
     world.ledger.silent = True
     await world.start_port()
     await asyncio.wait_for(world.ledger.was_asked.wait(), 10)

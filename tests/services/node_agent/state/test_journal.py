@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -19,59 +20,59 @@ def journal(tmp_path: Path) -> Journal:
 
 
 @pytest.fixture
-def half(journal: Journal) -> TransferJournal:
-    """A half that has begun."""
+def transfer(journal: Journal) -> TransferJournal:
+    """A transfer that has begun."""
     agreement = make_agreement(Path("/images/x.raw"), domain_xml=DOMAIN % "/a.raw")
     record = PortRecord(side=Side.INBOUND, agreement=agreement)
     journal.store(record)
     return TransferJournal(journal, record)
 
 
-def test_a_record_survives(journal: Journal, half: TransferJournal) -> None:
+def test_a_record_survives(journal: Journal, transfer: TransferJournal) -> None:
     """What was stored is read back, equal."""
-    half.will_create(Kind.DISK, "/images/x.raw")
-    half.enter(Phase.OPEN)
-    half.remember_disks(("/a.raw",))
-    assert journal.get(half.record.port_id, Side.INBOUND) == half.record
-    assert journal.load() == ([half.record], [])
-    assert half.record.made == (Made(kind=Kind.DISK, id="/images/x.raw"),)
+    transfer.will_create(Kind.DISK, "/images/x.raw")
+    transfer.enter(Phase.OPEN)
+    transfer.remember_disks(("/a.raw",))
+    assert journal.get(transfer.record.port_id, Side.INBOUND) == transfer.record
+    assert journal.load() == ([transfer.record], [])
+    assert transfer.record.made == (Made(kind=Kind.DISK, id="/images/x.raw"),)
 
 
-def test_a_thing_is_recorded_once(half: TransferJournal) -> None:
+def test_a_thing_is_recorded_once(transfer: TransferJournal) -> None:
     """Making it again adds nothing; forgetting it removes it."""
-    half.will_create(Kind.DISK, "/d")
-    half.will_create(Kind.DISK, "/d")
-    half.will_create(Kind.DIRECTORY, "/r")
-    half.discard_kind(Kind.DISK)
-    assert half.record.made == (Made(kind=Kind.DIRECTORY, id="/r"),)
+    transfer.will_create(Kind.DISK, "/d")
+    transfer.will_create(Kind.DISK, "/d")
+    transfer.will_create(Kind.DIRECTORY, "/r")
+    transfer.discard_kind(Kind.DISK)
+    assert transfer.record.made == (Made(kind=Kind.DIRECTORY, id="/r"),)
 
 
-def test_a_last_word_is_kept_and_told_once(half: TransferJournal) -> None:
+def test_a_last_word_is_kept_and_told_once(transfer: TransferJournal) -> None:
     """The same message again is not told again; another one is."""
-    word = InboundFinished(port_id=half.record.port_id, epoch=2)
-    half.conclude(Phase.DONE, word)
-    assert half.record.last_word is not None
-    assert half.record.last_word.message == word
-    assert not half.record.last_word.told
-    half.mark_last_word_sent()
-    half.conclude(Phase.DONE, word)
-    assert half.record.last_word.told
-    half.conclude(Phase.DONE, InboundFinished(port_id=half.record.port_id, epoch=3))
-    assert not half.record.last_word.told
+    word = InboundFinished(port_id=transfer.record.port_id, epoch=2)
+    transfer.conclude(Phase.DONE, word)
+    assert transfer.record.last_word is not None
+    assert transfer.record.last_word.message == word
+    assert not transfer.record.last_word.told
+    transfer.mark_last_word_sent()
+    transfer.conclude(Phase.DONE, word)
+    assert transfer.record.last_word.told
+    transfer.conclude(Phase.DONE, InboundFinished(port_id=transfer.record.port_id, epoch=3))
+    assert not transfer.record.last_word.told
 
 
-def test_a_damaged_record_is_set_aside(journal: Journal, half: TransferJournal, tmp_path: Path) -> None:
+def test_a_damaged_record_is_set_aside(journal: Journal, transfer: TransferJournal, tmp_path: Path) -> None:
     """It is named, and the others are read."""
     (tmp_path / "ports" / "x.inbound.json").write_text("{")
-    assert journal.load() == ([half.record], ["x.inbound.json"])
+    assert journal.load() == ([transfer.record], ["x.inbound.json"])
     assert (tmp_path / "ports" / "x.inbound.damaged").exists()
 
 
-def test_removing_is_idempotent(journal: Journal, half: TransferJournal) -> None:
-    """A half that is not known is already forgotten."""
-    journal.remove(half.record.port_id, Side.INBOUND)
-    journal.remove(half.record.port_id, Side.INBOUND)
-    assert journal.get(half.record.port_id, Side.INBOUND) is None
+def test_removing_is_idempotent(journal: Journal, transfer: TransferJournal) -> None:
+    """A transfer that is not known is already forgotten."""
+    journal.remove(transfer.record.port_id, Side.INBOUND)
+    journal.remove(transfer.record.port_id, Side.INBOUND)
+    assert journal.get(transfer.record.port_id, Side.INBOUND) is None
 
 
 def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
@@ -84,3 +85,12 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
         write_atomically(tmp_path / "sub", b"new")
     assert path.read_bytes() == b"old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["f", "sub"]
+
+
+def test_disks_in_quarantine_are_found_by_vm(journal: Journal, transfer: TransferJournal, tmp_path: Path) -> None:
+    """Those that are still there; another VM's are its own."""
+    kept = tmp_path / "x.raw.quarantine"
+    kept.touch()
+    transfer.quarantine((str(kept), str(tmp_path / "erased")))
+    assert journal.quarantined_disks(transfer.record.agreement.vm_uuid) == [kept]
+    assert journal.quarantined_disks(uuid4()) == []

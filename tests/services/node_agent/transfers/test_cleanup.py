@@ -11,8 +11,8 @@ from shared.messages.porting import Side
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
 
-def half(folder: Path) -> TransferJournal:
-    """A half with nothing made."""
+def transfer_journal(folder: Path) -> TransferJournal:
+    """A transfer with nothing made."""
     agreement = make_agreement(folder / "x.raw", domain_xml=DOMAIN % "/a.raw")
     return TransferJournal(Journal(folder / "journal").open(), PortRecord(side=Side.INBOUND, agreement=agreement))
 
@@ -26,7 +26,7 @@ async def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
     (run / "mem.sock").touch()
     hypervisor = FakeHypervisor()
     hypervisor.add(DOMAIN % disk, persistent=False)
-    journal = half(tmp_path)
+    journal = transfer_journal(tmp_path)
     for kind, name in ((Kind.DISK, disk), (Kind.DIRECTORY, run), (Kind.DOMAIN, VM)):
         journal.will_create(kind, str(name))
     assert await remove_created(journal, hypervisor) == ()
@@ -35,9 +35,9 @@ async def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
     assert journal.record.made == ()
 
 
-async def test_what_was_never_made_is_no_left_over(tmp_path: Path) -> None:
+async def test_what_was_never_made_needs_no_removal(tmp_path: Path) -> None:
     """The journal is written first, so a crash may leave names of nothing."""
-    journal = half(tmp_path)
+    journal = transfer_journal(tmp_path)
     journal.will_create(Kind.DISK, str(tmp_path / "never.raw"))
     journal.will_create(Kind.DOMAIN, str(VM))
     assert await remove_created(journal, FakeHypervisor()) == ()
@@ -47,7 +47,7 @@ async def test_what_cannot_be_removed_is_named_and_stays_in_the_journal(tmp_path
     """The next attempt tries again."""
     folder = tmp_path / "a-folder"
     folder.mkdir()
-    journal = half(tmp_path)
+    journal = transfer_journal(tmp_path)
     journal.will_create(Kind.DISK, str(folder))
     assert await remove_created(journal, FakeHypervisor()) == (f"disk {folder}",)
     assert len(journal.record.made) == 1

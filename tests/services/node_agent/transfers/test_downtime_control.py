@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.node_agent.hypervisor.interface import JobStats
-from services.node_agent.switchover.convergence import Ladder, SetMaxDowntime
+from services.node_agent.switchover.convergence import Ladder, ServiceRate, SetMaxDowntime
 from services.node_agent.transfers.downtime_control import RATE_EVERY_S, DowntimeControl
 from shared.topology import Lane
 
@@ -29,13 +29,13 @@ async def test_rates_are_measured_over_a_second(pair: Pair, monkeypatch: pytest.
     """More often would measure the event loops; what the codec may hold is set every time."""
     now_s, rates, holds = 0.0, [], []
     control = DowntimeControl(Ladder(1000, "never"), pair.lanes_a, clock=lambda: now_s)
-    sample = type(control._link).sample
+    sample = ServiceRate.sample
 
-    def sampled(rate: object, *, delivered_bytes: int, full: bool, at_s: float) -> int:
+    def sampled(rate: ServiceRate, *, delivered_bytes: int, full: bool, at_s: float) -> int:
         rates.append(at_s)
-        return sample(control._link, delivered_bytes=delivered_bytes, full=full, at_s=at_s)
+        return sample(rate, delivered_bytes=delivered_bytes, full=full, at_s=at_s)
 
-    monkeypatch.setattr(type(control._link), "sample", sampled)
+    monkeypatch.setattr(ServiceRate, "sample", sampled)
     monkeypatch.setattr(pair.lanes_a, "hold_at_most", lambda lane, limit: holds.append((lane, limit)))
     for now_s in (0.0, RATE_EVERY_S / 2, RATE_EVERY_S):  # noqa: B007  # the clock reads it
         control.sample(JobStats(memory_total_bytes=1, memory_iteration=1))

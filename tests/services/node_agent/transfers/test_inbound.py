@@ -1,4 +1,4 @@
-"""What only the recipient's half shows: it makes what was agreed and nothing else, and removes what it made."""
+"""What only the recipient's transfer shows: it makes what was agreed and nothing else, and removes what it made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def failure_of_opening(pair: Pair) -> TransferError:
 
 
 async def test_everything_is_recorded_before_it_is_made(pair: Pair) -> None:
-    """The journal lists directory, disk and domain, and the half is open."""
+    """The journal lists directory, disk and domain, and the transfer is open."""
     await pair.inbound.open()
     record = pair.journals[Side.INBOUND].record
     assert record.phase is Phase.OPEN
@@ -60,7 +60,7 @@ async def test_a_missing_bridge_is_found_before_anything_moves(pair: Pair) -> No
     assert "vmbr0" in (await failure_of_opening(pair)).detail
 
 
-async def test_a_cancelled_half_removes_what_it_made(pair: Pair) -> None:
+async def test_a_cancelled_transfer_removes_what_it_made(pair: Pair) -> None:
     """Disk, directory and domain are gone; the journal is empty."""
     await pair.inbound.open()
     pair.inbound.cancel()

@@ -1,6 +1,6 @@
 """Both transfers of a port, joined by lanes in memory: the guest arrives whole, or stays as if nothing had happened.
 
-The recipient's half is tested here, too: a port has two ends. What only one half can show is in `test_inbound`.
+The recipient's transfer is tested here, too: a port has two ends. What only one side can show is in `test_inbound`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ async def test_the_recipient_runs_its_own_xml(pair: Pair) -> None:
 
 
 async def test_a_denied_switchover_leaves_the_guest_at_the_donor(pair: Pair) -> None:
-    """The broker says no: the guest runs on, the half-made copy is gone."""
+    """The broker says no: the guest runs on, the incomplete copy is gone."""
     pair.broker.denies = "the tenant cancelled"
     result, failure = await pair.run()
     assert isinstance(result, TransferError)

@@ -1,4 +1,4 @@
-"""A port whose contents go ahead: nothing moves before the window, and a cancel leaves no trace in the guest."""
+"""A port with seeding: nothing moves before the window, and a cancel leaves no trace in the guest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def seeding(pair: Pair) -> Transfers:
-    """Both transfers, once the recipient has something that came ahead."""
+    """Both transfers, once the recipient has some of the seed."""
     (pair.tmp / "a" / "web.raw").write_bytes(bytes(range(256)) * (DISK_BYTES // 256))
     transfers = asyncio.ensure_future(pair.run())
     await until(lambda: "seed" in pair.kept(Side.INBOUND) and TransferPhase.SEEDING in pair.heard.phases)
@@ -75,7 +75,7 @@ async def test_the_guest_moves_when_the_window_opens(seeded_pair: Pair) -> None:
 
 
 async def test_an_open_window_needs_no_seeding(seeded_pair: Pair) -> None:
-    """A broker that came late starts the half when there is nothing to send ahead."""
+    """A broker that came late starts the transfer when there is nothing to seed."""
     open_window(seeded_pair)
     result, failure = await seeded_pair.run()
     assert failure is None
@@ -85,7 +85,7 @@ async def test_an_open_window_needs_no_seeding(seeded_pair: Pair) -> None:
     assert "seed" not in seeded_pair.kept(Side.INBOUND)
 
 
-async def test_a_cancel_while_contents_go_ahead(seeded_pair: Pair) -> None:
+async def test_a_cancel_while_seeding(seeded_pair: Pair) -> None:
     """Nothing is left but what may serve the next attempt; the guest was never touched."""
     pair = seeded_pair
     transfers = await seeding(pair)
@@ -146,7 +146,7 @@ async def test_a_lane_that_fails_ends_the_port_before_its_window(seeded_pair: Pa
     assert result.guest_running
 
 
-async def test_what_came_ahead_is_whole_contents_of_the_guest(seeded_pair: Pair) -> None:
+async def test_a_seed_is_whole_contents_of_the_guest(seeded_pair: Pair) -> None:
     """The recipient holds the disk's content and the memory's, once each; the donor the memory's."""
     pair = seeded_pair
     transfers = await seeding(pair)

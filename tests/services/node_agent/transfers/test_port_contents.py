@@ -1,4 +1,4 @@
-"""What a port leaves serves the next one of the same VM: a second attempt, and the way home."""
+"""What a port leaves serves the next one of the same VM: a second attempt, and the return port."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def porting(
     seed: bool = True,
     agreed: ServiceChangeAgreement | None = None,
 ) -> AsyncIterator[tuple[OutboundContents, InboundContents]]:
-    """Both halves, after one pass ahead and the exchange; closed at the end, as when a port ends."""
+    """Both sides, after one pass of seeding and the exchange; closed at the end, as when a port ends."""
     route, agreed = MemoryRoute(), agreed or agreement(vm, seed=seed)
     near, far = (
         LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
@@ -156,7 +156,7 @@ def knowing(folder: Path) -> PortContents:
 
 
 async def test_what_was_read_ahead_is_not_read_again(tmp_path: Path, disk: Path, scanned: list[Path]) -> None:
-    """The half that begins then takes it."""
+    """The transfer that begins then takes it."""
     agreed, donor = agreement(), node(tmp_path / "a")
     ahead = asyncio.ensure_future(donor.scan_ahead(agreed.port_id, [disk]))
     await asyncio.sleep(0)
@@ -215,12 +215,12 @@ async def test_another_vm_and_a_switched_off_technique_know_nothing(
 @pytest.mark.parametrize(
     ("without", "seed", "known"), [((), True, True), ((Technique.KEPT,), True, False), ((), False, False)]
 )
-async def test_what_came_ahead_is_known_to_the_port_itself(
+async def test_a_seed_is_known_to_the_port_itself(
     tmp_path: Path, disk: Path, without: tuple[Technique, ...], *, seed: bool, known: bool
 ) -> None:
-    """Disk and memory that were sent ahead cross as references.
+    """Disk and memory that were seeded cross as references.
 
-    A donor that keeps nothing sends nothing ahead, and a recipient that did not agree to it takes nothing.
+    A donor that caches nothing seeds nothing, and a recipient that did not agree to it takes nothing.
     """
     donor, recipient = node(tmp_path / "a", without=without), node(tmp_path / "b")
     pages = np.random.default_rng(3).integers(0, 256, (100, CONTENT_BYTES), dtype=np.uint8).tobytes()
