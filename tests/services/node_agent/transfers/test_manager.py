@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+import structlog
+
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.transfers.port_lanes import PortLink
 from shared.messages.porting import (
@@ -106,3 +109,17 @@ async def test_a_provisioned_guest_needs_no_record(world: World) -> None:
         while world.beta.journal.get(world.agreement.port_id, Side.INBOUND) is not None:  # noqa: ASYNC110  # a file
             await asyncio.sleep(0.01)
     assert world.beta.party == BETA
+
+
+async def test_the_sweep_after_a_port_logs_nothing_about_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its task begins in the context of the port that ended; a search by the port's id must not find its lines."""
+    bound: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+    async def sweep(_: object) -> None:
+        bound.put_nowait(dict(structlog.contextvars.get_contextvars()))
+
+    monkeypatch.setattr(world.alpha.transfers._contents, "sweep", sweep)
+    await world.start_port()
+    await world.hear(DONOR, OutboundFinished)
+    async with asyncio.timeout(10):
+        assert await bound.get() == {}
