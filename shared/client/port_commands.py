@@ -12,6 +12,7 @@ import typer
 
 from shared.client import outcome as outcomes
 from shared.client import render
+from shared.client.errors import CancelNotPossible
 from shared.client.resolve import find_port, find_vm, whole_id
 from shared.client.sdk import TenantClient
 from shared.client.session import EXIT_OF_PHASE, Session
@@ -28,12 +29,14 @@ from shared.client.watch_view import view_for
 from shared.exit_codes import ExitCode
 from shared.messages import AnyEnvelope
 from shared.messages.base import Value
-from shared.messages.service_change import BEST, PortLimits, PortPlanned, PortRequested
+from shared.messages.service_change import BEST, PortCancelled, PortLimits, PortPhase, PortPlanned, PortRequested
 
 app = typer.Typer(help="Ports: VMs on their way from one provider to another.", no_args_is_help=True)
 
 PLAN_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
+FIXED_TIMEOUT_S = 120.0
+"""Longer than the broker's own limits for approval, quotes and reservation take together."""
 
 PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or its beginning.")]
 
@@ -54,10 +57,10 @@ class OverlaysChoice(StrEnum):
 
 
 class PortTaken(Value):
-    """What ``port create`` answers with when it does not watch."""
+    """What ``port create`` answers with when it does not watch: ``fixed``, or with --no-wait ``accepted``."""
 
     port_id: UUID
-    outcome: str = "accepted"
+    outcome: str
 
 
 def limits_of(
@@ -146,7 +149,8 @@ def create_port(
     ] = None,
     max_price: Annotated[str | None, typer.Option(help="Highest price per month, such as 12.50.")] = None,
     bandwidth: Annotated[
-        str | None, typer.Option(help="Most that the transfer may use: 50mbit (bits) or 6MB (bytes) per second.")
+        str | None,
+        typer.Option(help="Most that the transfer may use: 50mbit or 50Mbps (bits), 6MB (bytes) per second."),
     ] = None,
     post_copy: Annotated[
         PostCopyChoice,
@@ -170,10 +174,14 @@ def create_port(
     ] = OverlaysChoice.IF_KNOWN,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Return when the broker has recorded the request, before it is decided.")
+    ] = False,
 ) -> None:
-    """Ask for a port of a running VM.
+    """Ask for a port of a running VM; returns when it is fixed or refused, which the exit code says.
 
-    JSON: {port_id, outcome}; with --dry-run a PortPlanned; with --watch NDJSON as 'port watch' writes it.
+    JSON: {port_id, outcome}, outcome being fixed, or accepted with --no-wait; with --dry-run a PortPlanned; with
+    --watch NDJSON as 'port watch' writes it.
     """
     session: Session = context.obj
     limits = limits_of(
@@ -196,23 +204,40 @@ def create_port(
 
     async def create(client: TenantClient) -> UUID:
         request = await _request(client, vm, to, limits, dry_run=False)
+        _say_limits(session, limits)
         await client.create_port(request)
         return request.port_id
 
+    async def create_and_wait(client: TenantClient) -> UUID:
+        port_id = await create(client)
+        await client.wait_fixed(port_id, timeout_s=max(FIXED_TIMEOUT_S, session.wait_s))
+        return port_id
+
+    if watch and no_wait:
+        raise BadValue("--no-wait", "either --watch or --no-wait, not both")
     if dry_run:
+        _say_limits(session, limits)
         _answer_plan(session, session.run(plan))
     elif watch:
         _watch(session, create)
+    elif no_wait:
+        _answer_taken(session, session.run(create), "accepted")
     else:
-        _answer_taken(session, session.run(create))
+        _answer_taken(session, session.run(create_and_wait), "fixed")
 
 
-def _answer_taken(session: Session, port_id: UUID) -> None:
+def _say_limits(session: Session, limits: PortLimits) -> None:
+    """What was understood, before anything is done; a program finds it in the port's record."""
+    if not session.as_json:
+        session.say(f"limits: {render.limits_text(limits)}")
+
+
+def _answer_taken(session: Session, port_id: UUID, outcome: str) -> None:
     if session.as_json:
-        session.write(render.json_text(render.as_json(PortTaken(port_id=port_id))))
+        session.write(render.json_text(render.as_json(PortTaken(port_id=port_id, outcome=outcome))))
     else:
         session.write(str(port_id))
-        session.say(f"accepted; 'vmport port watch {str(port_id)[:8]}' follows it")
+        session.say(f"{outcome}; 'vmport port watch {str(port_id)[:8]}' follows it")
 
 
 @app.command("list")
@@ -334,10 +359,18 @@ def cancel_port(
 
     async def cancel(client: TenantClient) -> None:
         port_id = await _port_id(client, port)
-        done = await client.cancel(port_id, reason=reason, timeout_s=max(CANCEL_TIMEOUT_S, session.wait_s))
+        try:
+            done = await client.cancel(port_id, reason=reason, timeout_s=max(CANCEL_TIMEOUT_S, session.wait_s))
+            said = f"port {port_id} is cancelled in phase {done.phase}; the VM stays where it was"
+        except CancelNotPossible as error:
+            # Cancelling twice is no error: what was wanted is so.
+            if error.code != "already_ended" or (await client.port(port_id)).summary.phase is not PortPhase.CANCELLED:
+                raise
+            done = PortCancelled(port_id=port_id, phase=PortPhase.CANCELLED)
+            said = f"port {port_id} is already cancelled"
         if session.as_json:
             session.write(render.json_text(render.as_json(done)))
         else:
-            session.say(f"port {port_id} is cancelled in phase {done.phase}; the VM stays where it was")
+            session.say(said)
 
     session.run(cancel)

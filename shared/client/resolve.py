@@ -24,7 +24,9 @@ class NotFound(VmportError):
         self.what = what
         self.given = given
         listing = "port list" if what == "port" else "vm list"
-        super().__init__(f"you have no {what} {given!r}; 'vmport {listing}' shows yours")
+        short = len(given.strip()) < MIN_PREFIX and _HEX.match(given.strip().lower()) is not None
+        hint = f"; of an id, give at least {MIN_PREFIX} characters" if short else ""
+        super().__init__(f"you have no {what} {given!r}{hint}; 'vmport {listing}' shows yours")
 
 
 class Ambiguous(VmportError):

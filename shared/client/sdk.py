@@ -15,15 +15,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self, TypeVar
 from uuid import UUID, uuid4
 
 from shared.bus import BusDown, Session
-from shared.errors import VmportError
-from shared.messages import AnyEnvelope, Message, PortMessage, Refusal, seal
+from shared.client.errors import (
+    CancelNotPossible,
+    NoAnswer,
+    NotUnderstood,
+    PortEndedOtherwise,
+    PortNotAllowed,
+    PortWasCancelled,
+    QuestionFailed,
+)
+from shared.messages import AnyEnvelope, Message, PortMessage, seal
+from shared.messages.porting import PortingFixed, ServiceChangeAgreement
 from shared.messages.queries import (
     Answer,
     ListPorts,
@@ -68,68 +77,6 @@ END_PHASES: Final = frozenset(
 
 MAX_WAITING_EVENTS = 1000
 """A watcher that reads slower than a port speaks loses the oldest of more; the end of a port is never among them."""
-
-
-class NoAnswer(VmportError):
-    """The broker did not answer in time."""
-
-    code = "timed_out"
-
-    def __init__(self, asked: str, timeout_s: float, *, advice: str = "try again, or raise --timeout") -> None:
-        self.asked = asked
-        self.timeout_s = timeout_s
-        super().__init__(f"the broker did not answer {asked} within {timeout_s:g} s; {advice}")
-
-
-class QuestionFailed(VmportError):
-    """The broker has no answer for this tenant."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        self.code = code
-        self.detail = detail
-        super().__init__(f"the broker says: {detail}")
-
-
-class PortNotAllowed(VmportError):
-    """The port was refused; nothing has moved."""
-
-    code = "refused"
-
-    def __init__(self, refused_by: str, refusals: tuple[Refusal, ...]) -> None:
-        self.refused_by = refused_by
-        self.refusals = refusals
-        reasons = "; ".join(str(refusal) for refusal in refusals) or "no reason given"
-        super().__init__(f"{refused_by} refuses the port: {reasons}")
-
-
-class CancelNotPossible(VmportError):
-    """The port cannot be cancelled any more, or was never there."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        self.code = code
-        self.detail = detail
-        super().__init__(f"the port is not cancelled: {detail}")
-
-
-class NotUnderstood(VmportError):
-    """The broker could not read what this client sent; its release differs."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        self.code = code
-        self.reason = reason
-        super().__init__(
-            f"the broker could not accept the message: {reason}; compare the releases of client and broker"
-        )
-
-
-class PortEndedOtherwise(VmportError):
-    """A dry run or a cancel ended in something else than was asked for."""
-
-    def __init__(self, end: PortFailed | PortCompleted) -> None:
-        self.end = end
-        self.code = end.code if isinstance(end, PortFailed) else "already_completed"
-        said = f"it failed: {end.detail}" if isinstance(end, PortFailed) else "it was completed before"
-        super().__init__(f"port {end.port_id} ended otherwise: {said}")
 
 
 class _Subscription:
@@ -238,7 +185,7 @@ class TenantClient:
 
     async def watch(
         self, port_id: UUID, *, poll_s: float = 5.0, poll_max_s: float = 30.0, give_up_s: float = 180.0
-    ) -> AsyncIterator[AnyEnvelope]:
+    ) -> AsyncGenerator[AnyEnvelope]:
         """The port's record now, then every event until its end.
 
         Events can be lost while the bus is away, so after ``poll_s`` of silence the record is asked for and given out
@@ -267,6 +214,23 @@ class TenantClient:
                     shown = envelope
                 elif is_end(envelope.data):
                     return
+
+    async def wait_fixed(self, port_id: UUID, *, timeout_s: float = 120.0) -> ServiceChangeAgreement:
+        """Return the agreement once donor, recipient and broker have fixed it.
+
+        Raises `PortNotAllowed`, `PortEndedOtherwise` or `PortWasCancelled` where the port ends before that, `NoAnswer`
+        after ``timeout_s``: the port itself goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                async with contextlib.aclosing(self.watch(port_id)) as events:
+                    async for envelope in events:
+                        if (agreement := _fixed(envelope.data)) is not None:
+                            return agreement
+        except TimeoutError as error:
+            advice = f"the port goes on; 'vmport port watch {port_id}' follows it"
+            raise NoAnswer("with a fixed port or a refusal", timeout_s, advice=advice) from error
+        raise NoAnswer("with a fixed port or a refusal", timeout_s, advice=f"'vmport port show {port_id}' tells more")
 
     # Inside
 
@@ -367,6 +331,27 @@ class TenantClient:
 def is_end(data: Message) -> bool:
     """Whether the port says nothing more after this."""
     return isinstance(data, ENDS) or (isinstance(data, PortShown) and data.summary.phase in END_PHASES)
+
+
+def _fixed(data: Message) -> ServiceChangeAgreement | None:
+    """The agreement, once there is one; raises what ended the port without one; None for any other event."""
+    match data:
+        case PortingFixed(agreement=agreement):
+            return agreement
+        case PortShown(summary=summary, refusals=refusals) if summary.phase is PortPhase.REFUSED:
+            raise PortNotAllowed("the broker's record", refusals)
+        case PortShown(agreement=agreement) if agreement is not None:
+            return agreement
+        case PortShown(summary=summary) if summary.phase is PortPhase.CANCELLED:
+            raise PortWasCancelled(summary.port_id)
+        case PortCancelled(port_id=port_id):
+            raise PortWasCancelled(port_id)
+        case PortRefused(refused_by=refused_by, refusals=refusals):
+            raise PortNotAllowed(refused_by, refusals)
+        case PortFailed() | PortCompleted():
+            raise PortEndedOtherwise(data)
+        case _:
+            return None
 
 
 def _settled(data: Message, wanted: type[M]) -> M | None:

@@ -18,18 +18,19 @@ from rich.table import Table
 from shared import bus, logs
 from shared.bus import BusDown, Undeliverable
 from shared.client import render
-from shared.client.resolve import Ambiguous, NotFound
-from shared.client.sdk import (
+from shared.client.errors import (
     CancelNotPossible,
     NoAnswer,
     PortEndedOtherwise,
     PortNotAllowed,
+    PortWasCancelled,
     QuestionFailed,
-    TenantClient,
 )
-from shared.client.settings import USER_CONFIG, ClientSettings
+from shared.client.resolve import Ambiguous, NotFound
+from shared.client.sdk import TenantClient
+from shared.client.settings import USER_CONFIG, ClientSettings, checked_bus_settings
 from shared.client.units import BadValue
-from shared.config import CONFIG_VARIABLE, ConfigError, LogSettings, load
+from shared.config import CONFIG_VARIABLE, ConfigError, LogSettings, Problem, load
 from shared.errors import VmportError
 from shared.exit_codes import ExitCode
 from shared.messages.service_change import PortPhase
@@ -54,6 +55,10 @@ EXIT_OF_PHASE = {
 }
 
 
+NOT_THERE = frozenset({"vm_unknown", "not_owner", "recipient_unknown"})
+"""Refusals that say that a VM or provider is not there, or is not the tenant's."""
+
+
 def exit_code_of(error: Exception) -> ExitCode:
     """The exit status of an error that a command ended with."""
     match error:
@@ -67,8 +72,11 @@ def exit_code_of(error: Exception) -> ExitCode:
             return ExitCode.NOT_FOUND if code in {"not_found", "not_yours"} else ExitCode.REFUSED
         case CancelNotPossible(code=code):
             return ExitCode.NOT_FOUND if code == "unknown_port" else ExitCode.REFUSED
-        case PortNotAllowed():
-            return ExitCode.REFUSED
+        case PortNotAllowed(refusals=refusals):
+            unknown = bool(refusals) and all(refusal.code in NOT_THERE for refusal in refusals)
+            return ExitCode.NOT_FOUND if unknown else ExitCode.REFUSED
+        case PortWasCancelled():
+            return ExitCode.CANCELLED
         case PortEndedOtherwise():
             return ExitCode.PORT_FAILED
         case NoAnswer() | TimeoutError():
@@ -110,8 +118,20 @@ class Session:
         """File, environment and command line together; raises `ConfigError`."""
         if self._settings is None:
             overrides: dict[str, Any] = {"bus": {"url": self.url}} if self.url else {}
-            self._settings = load(ClientSettings, self._config_file(), command_line=overrides)
+            file = self._config_file()
+            if file is None and not overrides and not any(name.startswith("VMPORT_BUS__") for name in os.environ):
+                raise ConfigError((Problem("no settings found", "", self._first_steps()),))
+            if self.url:
+                checked_bus_settings(self.url, origin="--url")
+            self._settings = load(ClientSettings, file, command_line=overrides)
         return self._settings
+
+    def _first_steps(self) -> str:
+        own = self.home / USER_CONFIG
+        return (
+            f"looked at --config, {CONFIG_VARIABLE}, {own}, --url and VMPORT_BUS__URL.\n"
+            f"To begin: vmport --print-config > {own}, and set bus.url in it to the URL that the broker gave you."
+        )
 
     def _config_file(self) -> Path | None:
         if self.config:

@@ -13,7 +13,11 @@ _SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]i?)?(bit|b)(?:/s|ps)?$", re.IGNORECASE)
+# As the field writes them: bit and bps are bits, a capital B is bytes. A bare small b could be either.
+_RATE = re.compile(
+    r"^(?P<amount>\d+(?:\.\d+)?)\s*(?P<prefix>[kKmMgG]i?)?"
+    r"(?:(?P<bits>[bB][iI][tT](?:/s|ps)?|b(?:/s|ps))|(?P<bytes>B(?:/s|ps)?))$"
+)
 
 
 class BadValue(VmportError):
@@ -51,12 +55,12 @@ def parse_downtime_ms(text: str) -> int:
 
 
 def parse_rate_bytes_per_s(text: str) -> int:
-    """``50mbit`` in bits, ``6MB`` or ``6MiB`` in bytes, each per second; raises `BadValue`."""
+    """``50mbit`` or ``50Mbps`` in bits, ``6MB`` or ``6MiB/s`` in bytes, each per second; raises `BadValue`."""
     match = _RATE.match(text.strip())
     if match is None:
-        raise BadValue(text, "a rate per second in bits or bytes, such as 50mbit, 6MB or 6MiB")
-    amount = float(match[1]) * _PREFIXES[(match[2] or "").lower()]
-    rate = round(amount / 8 if match[3].lower() == "bit" else amount)
+        raise BadValue(text, "a rate: 50mbit or 50Mbps in bits per second, 6MB or 6MiB (capital B) in bytes per second")
+    amount = float(match["amount"]) * _PREFIXES[(match["prefix"] or "").lower()]
+    rate = round(amount / 8 if match["bits"] else amount)
     if not 64 * 1024 <= rate <= 2**40:
         raise BadValue(text, "a rate between 64KiB and 1024GiB per second")
     return rate

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -72,15 +74,35 @@ def headline(data: Message) -> str | None:
             return None
 
 
-def speed(progress: PortProgressed) -> str:
-    """``12 MiB/s, 3 min 05 s left``."""
+class WireMeter:
+    """What crosses the network per second, from the growth of one total. `clock` is in seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: tuple[float, int] | None = None
+        self._rate: float | None = None
+
+    def update(self, wire_bytes: int) -> float | None:
+        """Bytes per second since the report before; None until there were two."""
+        now_s = self._clock()
+        if self._last is not None and now_s - self._last[0] > 0:
+            self._rate = max(0, wire_bytes - self._last[1]) / (now_s - self._last[0])
+        self._last = now_s, wire_bytes
+        return self._rate
+
+
+def speed(progress: PortProgressed, wire_rate: float | None = None) -> str:
+    """``12 MiB/s, 3 MiB/s on the wire, 3 min 05 s left``: guest data first; less crosses the network."""
     rate = f"{human_bytes(progress.rate_bytes_per_s)}/s"
-    return rate if progress.eta_s is None else f"{rate}, {human_seconds(progress.eta_s)} left"
+    wire = "" if wire_rate is None else f", {human_bytes(wire_rate)}/s on the wire"
+    left = "" if progress.eta_s is None else f", {human_seconds(progress.eta_s)} left"
+    return rate + wire + left
 
 
 def moved(stream: StreamProgress) -> str:
-    """``1.2 GiB of 2 GiB``."""
-    return f"{human_bytes(stream.processed_bytes)} of {human_bytes(stream.total_bytes)}" if stream.total_bytes else ""
+    """``1.2 GiB of 2 GiB``: what need not be sent any more, as `percent_of` counts it."""
+    done = max(0, stream.total_bytes - stream.remaining_bytes)
+    return f"{human_bytes(done)} of {human_bytes(stream.total_bytes)}" if stream.total_bytes else ""
 
 
 def percent_of(stream: StreamProgress) -> int:
@@ -104,7 +126,7 @@ class BarView:
     """Three bars that stay in place: all, disks, memory."""
 
     def __init__(self, console: Console) -> None:
-        self._head = Text("waiting for news")
+        self._head = Text("waiting for the first report")
         self._bars = Progress(
             TextColumn("{task.description:<7}"),
             BarColumn(bar_width=40),
@@ -119,6 +141,7 @@ class BarView:
         self._live = Live(Group(self._head, self._bars), console=console, refresh_per_second=4)
         self._highest: dict[TaskID, int] = {}
         self._seeding = False
+        self._wire = WireMeter()
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -138,15 +161,15 @@ class BarView:
             self._advance(self._disk, 100, human_bytes(data.disk_bytes))
             self._advance(self._memory, 100, human_bytes(data.memory_bytes))
         elif (progress := _progress_of(data)) is not None:
-            self._begin_anew_after_seeding(progress)
-            self._advance(self._all, progress.percent, speed(progress))
+            self._restart_after_seeding(progress)
+            self._advance(self._all, progress.percent, speed(progress, self._wire.update(progress.wire_bytes)))
             self._advance(self._disk, percent_of(progress.disk), moved(progress.disk))
             dirty = f", {human_bytes(progress.dirty_rate_bytes_per_s)}/s rewritten"
             note = moved(progress.memory) + (dirty if progress.dirty_rate_bytes_per_s else "")
             self._advance(self._memory, percent_of(progress.memory), note)
 
-    def _begin_anew_after_seeding(self, progress: PortProgressed) -> None:
-        """What was sent ahead is no part of the transfer: its bars begin at nought."""
+    def _restart_after_seeding(self, progress: PortProgressed) -> None:
+        """What was sent ahead is no part of the transfer: its bars start at zero."""
         seeding = progress.phase is TransferPhase.SEEDING
         if self._seeding and not seeding:
             self._highest.clear()
@@ -165,6 +188,7 @@ class LineView:
         self._console = console
         self._said: str | None = None
         self._tenth = -1
+        self._wire = WireMeter()
 
     def __enter__(self) -> Self:
         return self
@@ -178,7 +202,8 @@ class LineView:
         if changed and self._said == TRANSFER_MEANING[TransferPhase.SEEDING]:
             self._tenth = -1
         tenth = progress.percent // 10 if progress else self._tenth
+        wire_rate = self._wire.update(progress.wire_bytes) if progress else None
         if changed or tenth > self._tenth:
             self._said, self._tenth = text or self._said, max(tenth, self._tenth)
-            rest = f" ({progress.percent} %, {speed(progress)})" if progress else ""
+            rest = f" ({progress.percent} %, {speed(progress, wire_rate)})" if progress else ""
             self._console.print(f"{self._said or 'under way'}{rest}", highlight=False, soft_wrap=True)

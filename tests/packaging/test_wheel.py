@@ -36,13 +36,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_services_and_shared_only(wheel: Path) -> None:
+def test_wheel_holds_our_packages_only(wheel: Path) -> None:
     """Nothing of tests, deploy or caches is installed; types and migrations are."""
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
 
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"services", "shared"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"services", "shared", "vmport"}
     assert "shared/py.typed" in names
+    assert "vmport/py.typed" in names
     assert "services/py.typed" in names
     assert any(name.startswith("services/broker/migrations/versions/") for name in names)
     assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]
@@ -52,7 +53,7 @@ def test_no_other_distribution_owns_our_names() -> None:
     """services and shared are generic names: in an environment of ours they are vmport's alone."""
     owners = metadata.packages_distributions()
 
-    for package in ("services", "shared"):
+    for package in ("services", "shared", "vmport"):
         assert set(owners.get(package, [])) <= {"vmport"}
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 
-from shared.client.cli import hoisted
+from shared.client.cli import hoisted, run
+from shared.client.session import Session
 from shared.exit_codes import ExitCode
 from shared.messages import AnyEnvelope, Message, Refusal
+from shared.messages.porting import PortingFixed
 from shared.messages.queries import PortShown
 from shared.messages.service_change import (
     CancelRefused,
@@ -31,6 +36,7 @@ from shared.messages.service_change import (
     TransferPhase,
 )
 from shared.topology import definitions
+from tests.services.node_agent.conftest import DOMAIN, make_agreement
 
 PORT = UUID("12345678-0000-4000-8000-000000000001")
 WEB = "aaaa1111-0000-4000-8000-000000000001"
@@ -53,6 +59,7 @@ QUOTE = Quote(
     promised_downtime_ms=500,
     valid_until="2026-01-02T04:00:00Z",
 )
+UNKNOWN = Refusal(code="recipient_unknown", rule="The recipient must be known.", evidence="gamma is not")
 REFUSAL = Refusal(code="memory_short", rule="the VM's memory fits on a node", evidence="512 MiB asked, 100 MiB free")
 
 # The command line and the scripted broker of conftest.py; importlib mode gives tests no way to name their types.
@@ -167,11 +174,13 @@ def test_port_create(vmport: Cli, broker: Broker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
     limits = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit")
-    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never")
+    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never", "--no-wait")
 
     assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
     request = broker.heard[-1].data
     assert vmport.out == f"{request.port_id}\n"
+    assert "at most 50 Mbit/s (6.25 MB/s)" in vmport.err
+    assert "accepted;" in vmport.err
     assert str(request.vm_uuid) == WEB
     assert (request.donor, request.recipient, request.dry_run) == ("alpha", "beta", False)
     assert request.limits.model_dump(mode="json") == {
@@ -192,7 +201,7 @@ def test_port_create_in_a_window(vmport: Cli, broker: Broker) -> None:
     """A window's end is the deadline."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
 
-    assert vmport("port", "create", "web", "--to", "best", "--window", "+1h/+3h") == ExitCode.OK
+    assert vmport("port", "create", "web", "--to", "best", "--window", "+1h/+3h", "--no-wait") == ExitCode.OK
     limits = broker.heard[-1].data.limits
     assert (limits.deadline - limits.window_start).total_seconds() == 3 * 3600
 
@@ -200,7 +209,7 @@ def test_port_create_in_a_window(vmport: Cli, broker: Broker) -> None:
 def test_port_create_seeded(vmport: Cli, broker: Broker) -> None:
     """What changes rarely goes ahead of the window, at a rate of its own."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
-    options = ("--window", "+8h", "--seed", "--seed-bandwidth", "8mbit")
+    options = ("--window", "+8h", "--seed", "--seed-bandwidth", "8mbit", "--no-wait")
 
     assert vmport("port", "create", "web", "--to", "beta", *options) == ExitCode.OK
     limits = broker.heard[-1].data.limits
@@ -350,6 +359,115 @@ def test_port_list_show_watch(vmport: Cli, broker: Broker, record: Record) -> No
     assert vmport("port", "watch", "12345") == ExitCode.PORT_FAILED
     assert vmport("port", "show", "ffff") == ExitCode.NOT_FOUND
     assert vmport("port", "show", str(UUID(int=5))) == ExitCode.NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "words"),
+    [
+        ((), ExitCode.OK, "fixed; 'vmport port watch"),
+        ((REFUSAL,), ExitCode.REFUSED, "memory_short"),
+        ((UNKNOWN,), ExitCode.NOT_FOUND, "recipient_unknown"),
+    ],
+)
+def test_create_waits_until_it_is_decided(
+    vmport: Cli, broker: Broker, record: Record, said: tuple[Refusal, ...], code: ExitCode, words: str
+) -> None:
+    """The exit code says whether the port is fixed, refused by a rule, or asks for what is not there."""
+
+    def decide(broker: Broker, command: AnyEnvelope) -> None:
+        port = port_of(command)
+        broker.ports[port] = record(port)
+        broker.say(PortAccepted(port_id=port), cause=command)
+
+    def decision(port: UUID) -> Message:
+        if said:
+            return PortRefused(port_id=port, refused_by="broker", refusals=said)
+        return PortingFixed(
+            port_id=port, agreement=make_agreement(Path("/images/web.raw"), domain_xml=DOMAIN, port_id=port)
+        )
+
+    broker.on_command = decide
+    broker.after_record = (decision,)
+    assert vmport("port", "create", "web", "--to", "beta") == code
+    assert words in vmport.err
+
+
+def test_create_refused_before_anybody_watched(vmport: Cli, broker: Broker, record: Record) -> None:
+    """A refusal that came before the record was read is in the record."""
+
+    def refuse(broker: Broker, command: AnyEnvelope) -> None:
+        port = port_of(command)
+        broker.ports[port] = record(port, PortPhase.REFUSED, refusals=(REFUSAL,))
+        broker.say(PortAccepted(port_id=port), cause=command)
+
+    broker.on_command = refuse
+    assert vmport("port", "create", "web", "--to", "beta") == ExitCode.REFUSED
+    assert "memory_short" in vmport.err
+
+
+def test_create_and_cancelled_meanwhile(vmport: Cli, broker: Broker, record: Record) -> None:
+    """Somebody else of the tenant cancels while this one waits."""
+
+    def accept(broker: Broker, command: AnyEnvelope) -> None:
+        broker.ports[port_of(command)] = record(port_of(command))
+        broker.say(PortAccepted(port_id=port_of(command)), cause=command)
+
+    broker.on_command = accept
+    broker.after_record = (lambda port: PortCancelled(port_id=port, phase=PortPhase.QUOTING),)
+    assert vmport("port", "create", "web", "--to", "beta") == ExitCode.CANCELLED
+
+
+def test_watch_and_no_wait_exclude_each_other(vmport: Cli, broker: Broker) -> None:
+    """Nothing is sent when it is not clear what is wanted."""
+    assert vmport("port", "create", "web", "--to", "beta", "--watch", "--no-wait") == ExitCode.USAGE
+    assert "--no-wait" in vmport.err
+    assert broker.heard == []
+
+
+def test_cancelling_twice_is_no_error(vmport: Cli, broker: Broker, record: Record) -> None:
+    """What was wanted is so already; a port that ended otherwise is another matter."""
+    refused = CancelRefused(port_id=PORT, code="already_ended", detail="the port is over")
+    broker.on_command = answering(lambda _: (refused,))
+    broker.ports[PORT] = record(PORT, PortPhase.CANCELLED)
+    assert vmport("port", "cancel", str(PORT)) == ExitCode.OK
+    assert "already cancelled" in vmport.err
+    assert vmport("port", "cancel", str(PORT), "--format", "json") == ExitCode.OK
+    assert json.loads(vmport.out)["phase"] == "cancelled"
+    broker.ports[PORT] = record(PORT, PortPhase.COMPLETED)
+    assert vmport("port", "cancel", str(PORT)) == ExitCode.REFUSED
+
+
+def test_short_beginnings_of_an_id(vmport: Cli, broker: Broker, record: Record) -> None:
+    """Too short a beginning is said to be too short, not to be nothing."""
+    broker.ports[PORT] = record(PORT)
+    assert vmport("vm", "show", "aa") == ExitCode.NOT_FOUND
+    assert "at least 4 characters" in vmport.err
+    assert vmport("port", "show", "1") == ExitCode.NOT_FOUND
+    assert "at least 4 characters" in vmport.err
+
+
+def test_no_settings_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new user's first message says where settings were looked for and how to begin."""
+    for name in [name for name in os.environ if name.startswith("VMPORT_")]:
+        monkeypatch.delenv(name)
+    said = io.StringIO()
+    session = Session(err=Console(file=said, width=200), home=tmp_path)
+
+    assert run(["vm", "list"], session) == ExitCode.CONFIG
+    for words in ("no settings found", "VMPORT_BUS__URL", ".config/vmport/vmport.toml", "vmport --print-config >"):
+        assert words in said.getvalue()
+
+
+@pytest.mark.parametrize("url", ["http://foo", "amqp://tenant.acme@host/v", "amqp://nobody:x@host/v"])
+def test_a_wrong_url_is_blamed_on_the_option(vmport: Cli, url: str) -> None:
+    """Not on a settings file that is fine."""
+    file = vmport.home / ".config/vmport/vmport.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[output]\nformat = 'table'\n")
+
+    assert vmport("vm", "list", "--url", url) == ExitCode.CONFIG
+    assert "--url: " in vmport.err
+    assert str(file) not in vmport.err
 
 
 def test_cancel(vmport: Cli, broker: Broker, record: Record) -> None:

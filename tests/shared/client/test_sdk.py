@@ -9,16 +9,15 @@ from uuid import UUID
 import pytest
 
 from shared.bus import BusDown
-from shared.client.sdk import (
-    MAX_WAITING_EVENTS,
+from shared.client.errors import (
     CancelNotPossible,
     NoAnswer,
     NotUnderstood,
     PortEndedOtherwise,
     PortNotAllowed,
     QuestionFailed,
-    TenantClient,
 )
+from shared.client.sdk import MAX_WAITING_EVENTS, TenantClient
 from shared.messages import AnyEnvelope, Message, Refusal
 from shared.messages.queries import PortShown
 from shared.messages.service_change import (

@@ -61,18 +61,25 @@ def test_impossible_downtimes_are_rejected(text: str) -> None:
         ("6MB", 6_000_000),
         ("6MiB", 6 * 2**20),
         ("6 MB/s", 6_000_000),
-        ("100Mbps", 100_000_000),
-        ("0.5gib", 2**29),
+        ("100Mbps", 12_500_000),
+        ("100mbps", 12_500_000),
+        ("50Mb/s", 6_250_000),
+        ("50MBit/s", 6_250_000),
+        ("6MBps", 6_000_000),
+        ("0.5GiB", 2**29),
+        ("0.5giB/s", 2**29),
     ],
 )
 def test_rates(text: str, bytes_per_s: int) -> None:
-    """bit is bits and B is bytes, with decimal or binary prefixes."""
+    """bit and bps are bits and B is bytes, with decimal or binary prefixes."""
     assert parse_rate_bytes_per_s(text) == bytes_per_s
 
 
-@pytest.mark.parametrize("text", ["", "50", "50m", "mbit", "-5MB", "1TB", "10B", "5kbit", "2000GB"])
+@pytest.mark.parametrize(
+    "text", ["", "50", "50m", "mbit", "-5MB", "1TB", "10B", "5kbit", "2000GB", "50mb", "50Mb", "6mib", "50MBPS"]
+)
 def test_bad_rates_are_rejected(text: str) -> None:
-    """What has no unit, or is outside what a port can do, is refused."""
+    """What has no unit, could be bits or bytes, or is outside what a port can do, is refused."""
     with pytest.raises(BadValue):
         parse_rate_bytes_per_s(text)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from rich.console import Console
 
-from shared.client.watch_view import BarView, LineView, headline, percent_of, view_for
+from shared.client.watch_view import BarView, LineView, WireMeter, headline, moved, percent_of, speed, view_for
 from shared.messages.queries import PortShown
 from shared.messages.service_change import (
     PortAccepted,
@@ -59,9 +59,9 @@ def test_lines_say_what_changed(record: Callable[..., PortShown]) -> None:
     assert out.getvalue().splitlines() == [
         "providers are asked for quotes",
         "transferring the disks (0 %, 1 MiB/s, 5.0 s left)",
-        "transferring the disks (10 %, 1 MiB/s, 5.0 s left)",
-        "transferring the disks (25 %, 1 MiB/s, 5.0 s left)",
-        "transferring memory (29 %, 1 MiB/s, 5.0 s left)",
+        "transferring the disks (10 %, 1 MiB/s, 0 B/s on the wire, 5.0 s left)",
+        "transferring the disks (25 %, 1 MiB/s, 0 B/s on the wire, 5.0 s left)",
+        "transferring memory (29 %, 1 MiB/s, 0 B/s on the wire, 5.0 s left)",
     ]
 
 
@@ -135,3 +135,21 @@ def test_every_phase_has_words(record: Callable[..., PortShown]) -> None:
         assert headline(record(PORT, PortPhase.TRANSFERRING, progress=progress(1, transfer))) == headline(
             progress(1, transfer)
         )
+
+
+def test_figures_agree_with_the_percent() -> None:
+    """What is shown as done is what the percent counts: all that need not be sent any more."""
+    stream = StreamProgress(total_bytes=513 * 2**20, processed_bytes=161 * 2**20, remaining_bytes=171 * 2**20)
+    assert percent_of(stream) == 67
+    assert moved(stream) == "342 MiB of 513 MiB"
+
+
+def test_the_wire_rate_stands_beside_the_rate_of_guest_data() -> None:
+    """A bandwidth cap holds on the wire, so that rate is shown, too."""
+    now_s = iter((10.0, 12.0, 12.0))
+    meter = WireMeter(clock=lambda: next(now_s))
+    assert meter.update(1000) is None
+    rate = meter.update(1000 + 2 * 2**20)
+    assert rate == 2**20
+    assert meter.update(1000 + 2 * 2**20) == 2**20
+    assert speed(progress(10), rate) == "1 MiB/s, 1 MiB/s on the wire, 5.0 s left"
