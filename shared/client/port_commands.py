@@ -70,7 +70,7 @@ def limits_of(
     deadline: str | None = None,
     max_price: str | None = None,
     bandwidth: str | None = None,
-    post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
+    post_copy: PostCopyChoice = PostCopyChoice.NEVER,
     stop_and_copy: bool = False,
     seed: bool = False,
     seed_bandwidth: str | None = None,
@@ -154,8 +154,10 @@ def create_port(
     ] = None,
     post_copy: Annotated[
         PostCopyChoice,
-        typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
-    ] = PostCopyChoice.IF_NEEDED,
+        typer.Option(
+            help="Let the guest run at the recipient before all of its memory is there; it is lost if the link is."
+        ),
+    ] = PostCopyChoice.NEVER,
     stop_and_copy: Annotated[
         bool,
         typer.Option(
