@@ -61,7 +61,7 @@ class NodeSection(Section):
         default=60.0, description="How long the other node agent may take to answer on the lanes."
     )
     lane_silence_s: Annotated[float, Field(ge=35, le=540)] = Field(
-        default=120.0, description="A lane that was silent for so long has failed; shorter outages are outlived."
+        default=300.0, description="A lane that was silent for so long has failed; shorter outages are outlived."
     )
     caps_file: Path | None = Field(
         default=None,

@@ -179,5 +179,7 @@ class HalfJournal:
         self._store(phase=Phase.QUARANTINED, quarantined_disks=disks)
 
     def _store(self, **changes: object) -> None:
-        self.record = self.record.model_copy(update=changes)
-        self._journal.put(self.record)
+        # Stored first: what this process believes must never be ahead of what its successor will read.
+        record = self.record.model_copy(update=changes)
+        self._journal.put(record)
+        self.record = record

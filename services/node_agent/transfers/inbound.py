@@ -80,6 +80,9 @@ class InboundTuning:
     image_dir: Path
     socket_within_s: float = 30.0
     start_within_s: float = 600.0
+    settle_s: float = 20.0
+    """How long libvirt may take to start or destroy the guest after a Finish whose answer is lost."""
+    ask_again_s: float = 0.5
 
 
 class Inbound:
@@ -178,6 +181,9 @@ class Inbound:
         ]
         try:
             await self._wait()
+            if not self._running.is_set() and await self._runs_after_grant():
+                log.warning("the guest runs although its Finish was not answered")
+                self._running.set()
             if self._running.is_set():
                 await on_running()
                 # Post-copy still moves pages; the donor's libvirtd still says goodbye.
@@ -192,6 +198,27 @@ class Inbound:
             if self._running.is_set():
                 self._sockets.remove()
                 self._journal.forget_kind(Kind.DIRECTORY)
+
+    async def _runs_after_grant(self) -> bool:
+        """Finish was let through and did not succeed: does the guest run all the same? Unknown is not "no".
+
+        libvirtd keeps a running domain when it dies after `cont` (qemuMigrationDstFinish) and is restarted, so a lost
+        answer says nothing. It is asked until it answers, or until the broker has taken the VM back.
+        """
+        deadline_s = asyncio.get_running_loop().time() + self._tuning.settle_s
+        while self.granted and (self._trouble is None or self._trouble[0] != "cancelled"):
+            try:
+                state = await self._hypervisor.state(self._agreement.vm_uuid)
+            except HypervisorError as error:
+                log.warning("libvirt does not answer; waiting", vm=str(self._agreement.vm_uuid), reason=str(error))
+            else:
+                if state is VmState.RUNNING:
+                    return True
+                settled = state in {None, VmState.SHUT_OFF}
+                if settled or asyncio.get_running_loop().time() > deadline_s:
+                    return False
+            await asyncio.sleep(self._tuning.ask_again_s)
+        return False
 
     async def _wait(self) -> None:
         waiters: set[asyncio.Future[Any]] = {
@@ -407,6 +434,10 @@ class Inbound:
         self._connections.close()
         await self._settle_images()
         left_overs = await remove_made(self._journal, self._hypervisor)
+        while self.granted and any(name.startswith(Kind.DOMAIN) for name in left_overs):
+            # The broker gives the VM back on this word, so it is given only when the domain is proven gone.
+            await asyncio.sleep(self._tuning.ask_again_s)
+            left_overs = await remove_made(self._journal, self._hypervisor)
         running = await self._hypervisor_says_running()
         return InboundFailed(code, detail, guest_running=running, left_overs=left_overs)
 

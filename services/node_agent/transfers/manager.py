@@ -60,6 +60,10 @@ from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
 
+STORE_AGAIN_S = 1.0
+"""How long to wait before an arrival that could not be stored (a full disk) is stored again."""
+ASK_AGAIN_S = 1.0
+"""How long to wait before libvirt, which did not answer, is asked again where a guest is."""
 FAILED_FLUSH_S = 1.0
 """What a failed half has still to say to the other one: the error, if that one listens."""
 
@@ -272,9 +276,12 @@ class Halves:
                 guest_running=await self._runs(record.agreement.vm_uuid),
             )
         except Exception as error:  # whatever broke, the broker must hear it and left-overs must go
-            log.exception("a half of a port broke; this is a defect")
+            log.exception("transfer broke; this is a defect")
             record = active.journal.record
-            if record.phase is not Phase.FINISH_PASSED:
+            if active.arrived:
+                # The guest runs here and the ledger says so: nothing of it is undone, whatever else failed.
+                return InboundFinished(port_id=record.port_id, epoch=record.agreement.epoch)
+            if record.phase not in {Phase.FINISH_PASSED, Phase.DONE}:
                 await remove_made(active.journal, self._hypervisor)
             return TransferFailed(
                 port_id=record.port_id,
@@ -366,9 +373,8 @@ class Halves:
         finished = InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)
 
         async def on_running() -> None:
-            active.journal.conclude(Phase.DONE, finished)
-            self._tell_last_word(active.journal)
             active.arrived = True
+            await self._store_arrival(active, finished)
 
         try:
             await half.open()
@@ -388,6 +394,18 @@ class Halves:
         finally:
             await lanes.close()
         return finished
+
+    async def _store_arrival(self, active: ActiveHalf, finished: InboundFinished) -> None:
+        """Store and tell that the guest runs here, however long a full disk makes that take."""
+        while True:
+            try:
+                active.journal.conclude(Phase.DONE, finished)
+                self._tell_last_word(active.journal)
+            except OSError as error:
+                log.error("arrival cannot be stored; trying again", error=str(error))  # noqa: TRY400  # each second
+                await asyncio.sleep(STORE_AGAIN_S)
+            else:
+                return
 
     async def _recover(self, active: ActiveHalf) -> PortMessage:
         record = active.journal.record
@@ -444,12 +462,17 @@ class Halves:
     async def _say_where(self, port_id: UUID) -> None:
         record = self._journal.get(port_id, Side.INBOUND)
         agent = self._reports.agent(Side.INBOUND)
+        if record is not None and record.phase is Phase.DONE and record.last_word is not None:
+            # It has arrived. Whatever became of the guest since (paused, switched off), it is this provider's.
+            self._reports.tell(agent, record.last_word.message)
+            return
         if record is not None and await self._runs(record.agreement.vm_uuid):
             self._reports.tell(agent, InboundFinished(port_id=port_id, epoch=record.agreement.epoch))
             return
         detail = "this node has no such guest running"
-        if record is not None:
-            await remove_made(HalfJournal(self._journal, record), self._hypervisor)
+        if record is not None and await remove_made(HalfJournal(self._journal, record), self._hypervisor):
+            log.warning("not all of the VM could be removed; the broker is not told that it is gone")
+            return
         self._reports.tell(
             agent,
             TransferFailed(
@@ -458,11 +481,13 @@ class Halves:
         )
 
     async def _runs(self, uuid: UUID) -> bool:
-        try:
-            return await self._hypervisor.state(uuid) is VmState.RUNNING
-        except HypervisorError:
-            log.exception("the guest's state is not known")
-            return False
+        """Whether the guest runs here. Unknown is not "no": libvirt is asked until it answers."""
+        while True:
+            try:
+                return await self._hypervisor.state(uuid) is VmState.RUNNING
+            except HypervisorError as error:
+                log.warning("libvirt does not answer; asking again", vm=str(uuid), reason=str(error))
+                await asyncio.sleep(ASK_AGAIN_S)
 
     async def in_doubt(self, active: ActiveHalf, reason: str) -> None:
         """Finish is out and its outcome unknown: say so, so that the broker stops the port if it still can."""

@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
 import structlog
 
@@ -487,12 +488,23 @@ class Outbound:
                     await ask_for_switchover(self._lanes.control)
                     self._keeper.post_copy = True
                     log.info("post-copy starts")
-                    await self._hypervisor.start_post_copy(uuid)
+                    await self._start_post_copy(uuid)
                 case GiveUp(reason):
                     self._note_trouble("not_converging", reason)
         except (HypervisorError, QuestionError) as error:
             # The job may just have ended, or the switchover begun: the migration itself will say.
             log.info("a step of the ladder failed", reason=str(error))
+
+    async def _start_post_copy(self, uuid: UUID) -> None:
+        """Raises `HypervisorError` where libvirt refuses; then the guest is fenced in Finish as ever."""
+        try:
+            await self._hypervisor.start_post_copy(uuid)
+        except HypervisorError:
+            self._keeper.post_copy = False
+            if self._keeper.passed:
+                # QEMU's own switchover was faster, and Finish went out unfenced because post-copy was expected.
+                await self._hypervisor.freeze(uuid)
+            raise
 
     async def _say_started(self) -> None:
         if not self._started:

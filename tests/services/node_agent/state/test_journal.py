@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -84,3 +85,18 @@ def test_a_failed_write_leaves_the_old_content(tmp_path: Path) -> None:
         write_atomically(tmp_path / "sub", b"new")
     assert path.read_bytes() == b"old"
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["f", "sub"]
+
+
+def test_what_cannot_be_stored_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record in memory is never ahead of the one on disk."""
+    journal = Journal(tmp_path / "ports").open()
+    agreement = make_agreement(tmp_path / "x.raw", domain_xml=DOMAIN % "/a.raw")
+    half = HalfJournal(journal, PortRecord(side=Side.INBOUND, agreement=agreement))
+
+    def full(record: PortRecord) -> None:
+        raise OSError(errno.ENOSPC, f"no space for {record.port_id}")
+
+    monkeypatch.setattr(journal, "put", full)
+    with pytest.raises(OSError, match="no space"):
+        half.enter(Phase.DONE)
+    assert half.record.phase is Phase.PREPARING
