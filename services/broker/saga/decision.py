@@ -41,7 +41,7 @@ class Timing:
     preparing: timedelta = timedelta(seconds=120)
     starting: timedelta = timedelta(seconds=60)
     transfer: timedelta = timedelta(hours=4)
-    silence: timedelta = timedelta(seconds=180)
+    silence: timedelta = timedelta(seconds=420)
     switching: timedelta = timedelta(seconds=60)
     resolving: timedelta = timedelta(minutes=10)
     finishing: timedelta = timedelta(minutes=2)
