@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.checks.sources import PACKAGES, ROOT, python_files
+from tests.checks.sources import PACKAGES, python_files
 
 EXCEPTIONS = Path(__file__).with_name("without_test_file.toml")
 
@@ -29,9 +29,15 @@ class Exceptions:
 
 
 def read_exceptions(text: str) -> list[Exceptions]:
-    """Read the TOML list of exceptions. Raises `TypeError` for an unknown key and `KeyError` without a list."""
-    groups = tomllib.loads(text)["exceptions"]
-    return [Exceptions(**{key: value if key == "reason" else tuple(value) for key, value in g.items()}) for g in groups]
+    """Read the TOML list of exceptions. Raises `ValueError` for a group with other keys, `KeyError` without a list."""
+    found = []
+    for group in tomllib.loads(text)["exceptions"]:
+        match group:
+            case {"reason": str(reason), "modules": list(modules), **rest} if rest.keys() <= {"covered_by"}:
+                found.append(Exceptions(reason, tuple(modules), tuple(rest.get("covered_by", ()))))
+            case _:
+                raise ValueError(f"not a group of exceptions: {group}")
+    return found
 
 
 def test_file_of(module: str) -> str:
