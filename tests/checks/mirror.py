@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.checks.sources import PACKAGES, python_files
 
@@ -30,14 +31,13 @@ class Exceptions:
 
 def read_exceptions(text: str) -> list[Exceptions]:
     """Read the TOML list of exceptions. Raises `ValueError` for a group with other keys, `KeyError` without a list."""
-    found = []
-    for group in tomllib.loads(text)["exceptions"]:
-        match group:
-            case {"reason": str(reason), "modules": list(modules), **rest} if rest.keys() <= {"covered_by"}:
-                found.append(Exceptions(reason, tuple(modules), tuple(rest.get("covered_by", ()))))
-            case _:
-                raise ValueError(f"not a group of exceptions: {group}")
-    return found
+    groups: list[dict[str, Any]] = tomllib.loads(text)["exceptions"]
+    for group in groups:
+        if not {"reason", "modules"} <= group.keys() <= {"reason", "modules", "covered_by"}:
+            raise ValueError(f"not a group of exceptions: {group}")
+    return [
+        Exceptions(group["reason"], tuple(group["modules"]), tuple(group.get("covered_by", ()))) for group in groups
+    ]
 
 
 def test_file_of(module: str) -> str:
