@@ -12,8 +12,9 @@ import tomllib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from tests.checks.sources import PACKAGES, ROOT, python_files
+from tests.checks.sources import PACKAGES, python_files
 
 EXCEPTIONS = Path(__file__).with_name("without_test_file.toml")
 
@@ -29,9 +30,14 @@ class Exceptions:
 
 
 def read_exceptions(text: str) -> list[Exceptions]:
-    """Read the TOML list of exceptions. Raises `TypeError` for an unknown key and `KeyError` without a list."""
-    groups = tomllib.loads(text)["exceptions"]
-    return [Exceptions(**{key: value if key == "reason" else tuple(value) for key, value in g.items()}) for g in groups]
+    """Read the TOML list of exceptions. Raises `ValueError` for a group with other keys, `KeyError` without a list."""
+    groups: list[dict[str, Any]] = tomllib.loads(text)["exceptions"]
+    for group in groups:
+        if not {"reason", "modules"} <= group.keys() <= {"reason", "modules", "covered_by"}:
+            raise ValueError(f"not a group of exceptions: {group}")
+    return [
+        Exceptions(group["reason"], tuple(group["modules"]), tuple(group.get("covered_by", ()))) for group in groups
+    ]
 
 
 def test_file_of(module: str) -> str:
