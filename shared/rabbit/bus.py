@@ -272,9 +272,12 @@ class RabbitBus:
         return f"consume: {self._not_consuming if self._consuming.is_up else self._consuming.why_down}"
 
     async def wait_up(self, timeout_s: float) -> None:
-        """Return once RabbitMQ has let this party in; raises `BusDown` with the reason when it has not by then."""
+        """Return once RabbitMQ has let this party in. Raises `BusDown` with the reason: when it has not by then, and at
+        once when trying again cannot help (connection refused, wrong password, wrong virtual host).
+        """
         try:
             async with asyncio.timeout(timeout_s):
+                await self._publishing.wait_answered()
                 channel = await self._publishing.open_channel(confirms=False)
                 await _close_quietly(channel)
         except LOST as error:
