@@ -26,7 +26,7 @@ from shared.logs import get_logger
 from shared.messages import CONTENT_TYPE, AnyEnvelope
 from shared.metrics import BusMetrics
 from shared.parties import Party
-from shared.rabbit.connection import LOST, RabbitConnection
+from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
 from shared.topology import dead_exchange, dead_queue, inbox_queue, to_exchange
 
 log = get_logger(__name__)
@@ -89,12 +89,11 @@ class Publisher:
                 raise NotStored(f"RabbitMQ says: {error}") from None
             return False
         except LOST:
+            raise_if_cancelled()
             return False
         except asyncio.CancelledError:
             # A dying connection cancels what waits on it; then nobody asked this task to end.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
+            raise_if_cancelled()
             return False
         return True
 
@@ -198,6 +197,7 @@ class RabbitBus:
                     failures = 0
                     self._not_consuming = "RabbitMQ ended the subscription"
                 except LOST as error:
+                    raise_if_cancelled()
                     self._not_consuming = f"{error}" or type(error).__name__
                 failures += 1
                 log.warning("not consuming", queue=self._source(), reason=self._not_consuming)

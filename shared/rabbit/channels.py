@@ -35,8 +35,10 @@ class ChannelGuard:
 
     def received(self, head: bytes, payload: bytes) -> bytes:
         """RabbitMQ sent this frame; returns what must be written at once, or nothing."""
+        if not payload.startswith(_CLOSE):
+            return b""
         kind, channel, _ = _HEAD.unpack(head)
-        if kind != constants.FRAME_METHOD or not channel or not payload.startswith(_CLOSE):
+        if kind != constants.FRAME_METHOD or not channel:
             return b""
         self._closed.add(channel)
         return pamqp.frame.marshal(commands.Channel.CloseOk(), channel)

@@ -46,6 +46,16 @@ STEADY_AFTER_S = 5.0
 CLOSE_TIMEOUT_S = 3.0
 
 
+def raise_if_cancelled() -> None:
+    """Raise CancelledError if this task was asked to end; to be called where one of `LOST` was caught.
+
+    aiormq answers a cancellation with the error of its channel when both come together; the cancellation would be lost.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class RabbitConnection:
     """Connects in the background from `start` until `close`, again and again, with exponential back-off and jitter."""
 

@@ -34,7 +34,7 @@ def explain(error: BaseException, settings: BusSettings, *, said: commands.Conne
         return Failure(_about_vhost(said.reply_text or "", settings), final=True)
     match error:
         case ProbableAuthenticationError() | AuthenticationError():
-            return Failure(f"RabbitMQ at {where} refuses user {settings.party} or its password", final=True)
+            return Failure(f"RabbitMQ at {where} refuses this user or password: {settings.party}", final=True)
         case TimeoutError():
             return Failure(f"no answer from {where} within {settings.connect_timeout_s:g} s")
         case socket.gaierror():
