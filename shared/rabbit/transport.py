@@ -71,13 +71,17 @@ def last_word(head: bytes, payload: bytes) -> commands.Connection.Close | None:
     return frame if isinstance(frame, commands.Connection.Close) else None
 
 
+OnMethod = Callable[[bytes, bytes], None]
+"""Is told of each method frame: its head, and its payload with the end mark."""
+
+
 class TolerantReader(asyncio.StreamReader):
     """A stream of AMQP frames, read as aiormq does: a frame's head in parts, then payload and end mark together."""
 
-    def __init__(self, on_frame: Callable[[bytes, bytes], None] | None = None, *, loop: asyncio.AbstractEventLoop):
+    def __init__(self, on_method: OnMethod | None = None, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(limit=READ_LIMIT_BYTES, loop=loop)
         self._head = b""
-        self._on_frame = on_frame
+        self._on_method = on_method
 
     async def readexactly(self, n: int) -> bytes:
         """The next bytes, readable."""
@@ -86,8 +90,8 @@ class TolerantReader(asyncio.StreamReader):
             self._head += data
             return data
         head, self._head = self._head, b""
-        if self._on_frame is not None and head[0] == constants.FRAME_METHOD:
-            self._on_frame(head, data)
+        if self._on_method is not None and head[0] == constants.FRAME_METHOD:
+            self._on_method(head, data)
         return readable(head, data)
 
 
