@@ -31,7 +31,7 @@ def explain(error: BaseException, settings: BusSettings, *, said: commands.Conne
     """What an error of connecting or of a connection means; ``said`` is RabbitMQ's own last word, if it had one."""
     where = f"{settings.host}:{settings.port}"
     if said is not None and said.reply_code == _NOT_ALLOWED and "vhost" in (said.reply_text or ""):
-        return Failure(_about_vhost(said.reply_text or "", settings), final=True)
+        return _about_vhost(said.reply_text or "", settings)
     match error:
         case ProbableAuthenticationError() | AuthenticationError():
             return Failure(f"RabbitMQ at {where} refuses this user or password: {settings.party}", final=True)
@@ -48,10 +48,11 @@ def explain(error: BaseException, settings: BusSettings, *, said: commands.Conne
     return Failure(f"{error}" or type(error).__name__)
 
 
-def _about_vhost(text: str, settings: BusSettings) -> str:
+def _about_vhost(text: str, settings: BusSettings) -> Failure:
     if "limit" in text:
-        return f"RabbitMQ refuses another connection: {text}"
-    return f"no virtual host '{settings.vhost}', or {settings.party} has no right to it; it is the last part of bus.url"
+        return Failure(f"RabbitMQ refuses another connection: {text}")
+    missing = f"no virtual host '{settings.vhost}', or {settings.party} has no right to it"
+    return Failure(f"{missing}; it is the last part of bus.url", final=True)
 
 
 def _is_refusal(error: OSError) -> bool:
