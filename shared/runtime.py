@@ -230,7 +230,7 @@ class _Watchdog:
 
     @staticmethod
     def _end() -> None:
-        log.error("did not stop in time; what was in hand is dropped and comes again at the next start")
+        log.error("did not stop in time; in-flight work dropped, it will be redelivered at the next start")
         logging.shutdown()
         os._exit(ExitCode.CRASHED)
 
@@ -290,5 +290,5 @@ async def _measure_queues(bus: RabbitBus) -> None:
         try:
             await bus.measure_queues()
         except LOST as error:
-            log.debug("queue depths are not known now", error=str(error))
+            log.debug("queue depths unknown", error=str(error))
         await asyncio.sleep(QUEUE_MEASURE_INTERVAL_S)

@@ -22,6 +22,7 @@ from shared.backoff import Backoff
 from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
 from shared.config import BusSettings
 from shared.consumer import Consumer, Delivery
+from shared.errors import VmportError
 from shared.logs import get_logger
 from shared.messages import CONTENT_TYPE, AnyEnvelope
 from shared.metrics import BusMetrics
@@ -39,8 +40,10 @@ RETRY_AFTER_S = 0.05
 """A channel that broke under a publish is replaced after this."""
 
 
-class NotStored(Exception):
+class NotStored(VmportError):
     """RabbitMQ took the message and did not store it; publishing it again at once is of no use."""
+
+    code = "not_stored"
 
 
 class Publisher:
@@ -337,4 +340,4 @@ async def _close_quietly(channel: AbstractChannel) -> None:
         async with asyncio.timeout(2.0):
             await channel.close()
     except LOST:
-        log.debug("a channel did not close in order")
+        log.debug("channel did not close cleanly")

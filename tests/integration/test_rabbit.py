@@ -285,7 +285,7 @@ async def test_connection_and_channels_know_no_port(rabbitmq: RabbitNode, acme: 
             assert await contexts.get() == {}
     await connection.close()
     (line,) = [line for line in logged if line["event"] == "connected to RabbitMQ" and line["connection"] == "t"]
-    assert "port" not in line
+    assert "port_id" not in line
 
 
 async def test_queue_depth_is_measured(rabbitmq: RabbitNode, acme: RabbitBus) -> None:

@@ -60,8 +60,8 @@ async def test_lines_of_a_connection_carry_no_port() -> None:
     await connection.close()
     lost = [line for line in logged if line["event"] == "no connection to RabbitMQ"]
     assert lost
-    assert all("port" not in line for line in lost)
-    assert "port" in logged[-1]
+    assert all("port_id" not in line for line in lost)
+    assert "port_id" in logged[-1]
 
 
 async def test_cancellation_is_not_lost_in_another_error() -> None:
