@@ -12,6 +12,7 @@ from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.service import DonorService
 from services.donor_agent.settings import DonorSettings
 from shared.config import ConfigError, Problem
+from shared.config_files import Finding
 from shared.runtime import Action, Runtime, run_service
 from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, TimerRunner
 
@@ -58,6 +59,15 @@ def _open_policy(settings: DonorSettings) -> PolicyFile:
         raise ConfigError((Problem("donor.policy_file", "", str(error)),)) from error
 
 
+def check(settings: DonorSettings) -> list[Finding]:
+    """What ``--check-config`` tries besides files: the policy."""
+    try:
+        PolicyFile.open(settings.donor.policy_file)
+    except PolicyError as error:
+        return [Finding(("donor", "policy_file"), str(error))]
+    return []
+
+
 def _check_policy(settings: DonorSettings | None) -> str:
     assert settings is not None, "the action asks for settings"  # noqa: S101  # guaranteed by needs_settings
     policy = _open_policy(settings).policy
@@ -67,10 +77,12 @@ def _check_policy(settings: DonorSettings | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    check: Action[DonorSettings] = Action(
+    check_policy: Action[DonorSettings] = Action(
         "--check-policy", "validate the policy file and exit", _check_policy, needs_settings=True
     )
-    return run_service("vmport-donor", DonorSettings, serve, about=ABOUT, actions=[check], argv=argv)
+    return run_service(
+        "vmport-donor", DonorSettings, serve, about=ABOUT, actions=[check_policy], check=check, argv=argv
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from services.node_agent.page_codec.hello import Technique
 from shared.config import Section, ServiceSettings
+from shared.config_files import MadeDirectory, ReadFile
 from shared.messages.lanes import DirectAddress
 from shared.parties import Name, Role
 
@@ -33,7 +34,7 @@ class NodeSection(Section):
         default=Path("/run/vmport"),
         description="Sockets of ports under way. The same path on every host of every provider.",
     )
-    state_dir: Path = Field(
+    state_dir: MadeDirectory = Field(
         default=Path("/var/lib/vmport/node"), description="The journal and messages that the bus has not taken yet."
     )
     image_dir: Path = Field(
@@ -123,20 +124,20 @@ class NodeSection(Section):
 class TlsSection(Section):
     """Who this node is on the lanes. Without files it makes key and certificate at its first start, and keeps them."""
 
-    certificate_file: Path | None = Field(
+    certificate_file: ReadFile | None = Field(
         default=None,
         description="This node's certificate, PEM, issued by the provider's own authority.",
         examples=["/etc/vmport/node.crt"],
     )
-    key_file: Path | None = Field(
+    key_file: ReadFile | None = Field(
         default=None, description="Its private key, PEM, without a password.", examples=["/etc/vmport/node.key"]
     )
-    authority_file: Path | None = Field(
+    authority_file: ReadFile | None = Field(
         default=None,
         description="The authority that issued it, PEM. Agreements tell it to the other provider.",
         examples=["/etc/vmport/authority.crt"],
     )
-    known_authorities: dict[Name, Path] = Field(
+    known_authorities: dict[Name, ReadFile] = Field(
         default={},
         description="Other providers' authorities where they are known otherwise, by provider: an agreement that "
         "names another one for such a provider is refused.",

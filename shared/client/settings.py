@@ -44,6 +44,7 @@ class ClientSettings(ServiceSettings):
     """What a tenant's command line needs: the bus, and how to answer."""
 
     ROLES: ClassVar = frozenset({Role.TENANT})
+    USER_FILE: ClassVar = f"~/{USER_CONFIG}"
 
     log: LogSettings = Field(default=LogSettings(level="error"))
     output: OutputSettings = Field(default=OutputSettings())
