@@ -19,7 +19,7 @@ from hashlib import sha256
 from uuid import UUID
 
 from services.donor_agent.policy import Account, OwnedVmRule, Policy
-from shared.domain_xml import DomainXmlError, guest_abi_differences
+from shared.domain import DomainXmlError, guest_abi_differences
 from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary

@@ -22,7 +22,7 @@ from pydantic import Field
 
 from services.node_agent.dedup.blocks import STAMP_BYTES, stamp_of
 from services.node_agent.hypervisor import disk_images
-from shared.domain_xml import LayerFacts
+from shared.domain import LayerFacts
 from shared.messages.base import Bytes, Value
 from shared.messages.vm import DiskTarget
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 from uuid import UUID
 
-from shared.domain_xml import LayerFacts
+from shared.domain import LayerFacts
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 

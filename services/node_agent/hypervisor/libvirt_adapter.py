@@ -35,7 +35,7 @@ from services.node_agent.hypervisor.interface import (
 from services.node_agent.hypervisor.libvirt_mapping import STATES, job_stats, live_vm, mib_per_s, summary
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
-from shared.domain_xml import describe
+from shared.domain import describe
 from shared.messages.vm import (
     HostCapacity,
     HostPlatform,

@@ -18,7 +18,7 @@ from services.node_agent.hypervisor.interface import (
     LiveVm,
 )
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
-from shared.domain_xml import LayerFacts, VmFacts, describe
+from shared.domain import LayerFacts, VmFacts, describe
 from shared.messages.vm import (
     Disk,
     Firmware,

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from shared.domain_xml import describe, parse
+from shared.domain import describe, parse
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -35,8 +35,8 @@ class RamRange(NamedTuple):
 
 def ram_ranges(domain_xml: str) -> tuple[RamRange, ...]:
     """The guest's RAM, as far as it is known. Raises DomainXmlError."""
-    facts = describe(domain_xml)
-    root = parse(domain_xml)
+    domain = parse(domain_xml)
+    facts, root = describe(domain), domain.root
     if facts.arch not in ARCHITECTURES or root.find("maxMemory") is not None or root.find("devices/memory") is not None:
         return ()
     size = facts.memory_bytes

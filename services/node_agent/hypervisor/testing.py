@@ -48,7 +48,7 @@ from services.node_agent.libvirt_rpc.messages import (
 )
 from services.node_agent.libvirt_rpc.testing import CHUNK_BYTES, RpcClient, RpcFailed, reply_to
 from services.node_agent.libvirt_rpc.xdr import XdrWriter
-from shared.domain_xml import describe
+from shared.domain import describe
 from shared.messages.vm import (
     Disk,
     Firmware,

@@ -51,7 +51,7 @@ from services.node_agent.libvirt_rpc.messages import (
     encode_error,
     encode_feature_reply,
 )
-from shared.domain_xml import DomainXmlError, guest_abi_differences
+from shared.domain import DomainXmlError, guest_abi_differences
 
 LIVE, PEER2PEER, NON_SHARED_DISK, NON_SHARED_INC = 1 << 0, 1 << 1, 1 << 6, 1 << 7
 ABORT_ON_ERROR, AUTO_CONVERGE, POSTCOPY = 1 << 12, 1 << 13, 1 << 15

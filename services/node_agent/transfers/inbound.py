@@ -49,7 +49,7 @@ from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.transfers.write_back import write_back
-from shared.domain_xml import DomainXmlError, describe
+from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
 from shared.messages.vm import VmState

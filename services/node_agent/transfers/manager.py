@@ -38,7 +38,7 @@ from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
 from services.node_agent.transfers.recovery import Recovery, recover_with_patience
 from shared.bus import BusDown, Undeliverable
-from shared.domain_xml import DomainXmlError
+from shared.domain import DomainXmlError
 from shared.logs import port_bound
 from shared.messages.base import PortMessage
 from shared.messages.nodes import ExpectOutbound

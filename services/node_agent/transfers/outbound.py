@@ -74,7 +74,7 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError
 from services.node_agent.transfers.progress import Progress, ProgressMeter, SeedingMeter
 from services.node_agent.transfers.relay_proxy import DriverBridge
-from shared.domain_xml import DomainXmlError, describe, guest_abi_differences
+from shared.domain import DomainXmlError, describe, guest_abi_differences
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState

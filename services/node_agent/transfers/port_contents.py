@@ -43,7 +43,7 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.settings import NodeSection
 from services.node_agent.state.journal import Journal
 from services.node_agent.transfers.port_codecs import DonorCodecs, RecipientCodecs
-from shared.domain_xml import LayerFacts
+from shared.domain import LayerFacts
 from shared.messages.porting import ServiceChangeAgreement
 
 log = structlog.stdlib.get_logger(__name__)

@@ -39,7 +39,7 @@ from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
 from services.node_agent.vm_commands import VmAffairs
 from shared.backoff import Backoff
-from shared.domain_xml import HostPlaces, rewrite_for_host
+from shared.domain import HostPlaces, rewrite_for_host
 from shared.messages import AnyEnvelope, Message, seal
 from shared.messages.base import PortMessage
 from shared.messages.lanes import LaneEndpoint
@@ -94,7 +94,7 @@ def make_agreement(
 ) -> ServiceChangeAgreement:
     """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
     now = NOW
-    xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"}))
+    xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"})).to_text()
     return ServiceChangeAgreement(
         port_id=port_id or uuid4(),
         tenant="acme",
