@@ -2,7 +2,7 @@
 
 A file is read as it lies, whatever its format: QCOW2 keeps clusters uncompressed and aligned, so their contents are
 blocks of the file, too. `scan` reads a whole file and skips holes and zeros, `read_piece` a part of it; `BlockIndex`
-keeps the digests of files that do not change; `KnownContents` reads single blocks back, and believes none whose digest
+keeps the digests of files that do not change; `KnownBlocks` reads single blocks back, and believes none whose digest
 is not the expected one. Blocking calls: use threads.
 """
 

@@ -20,7 +20,7 @@ INDEX_KEPT_S = 30 * 86_400.0
 """An index holds digests only; it goes when nobody has looked it up for so long."""
 
 
-class Kept:
+class Cache:
     """The folder `root` of one node."""
 
     def __init__(self, root: Path, index: BlockIndex, *, keep_s: float, quota_bytes: int) -> None:

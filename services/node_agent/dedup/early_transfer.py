@@ -59,14 +59,14 @@ async def _send_image(stream: LaneStream, encoder: EarlyEncoder, image: Path, ov
             await stream.write(payload)
 
 
-async def take_early(stream: LaneStream, port: PortDecoder, arrivals: Arrivals) -> None:
+async def receive_early(stream: LaneStream, port: PortDecoder, arrivals: Arrivals) -> None:
     """The recipient's side: store what comes until the donor ends it.
 
     Raises LaneError and StreamError, CodecError for what no donor sends, OSError where it cannot be stored.
     """
     decoder = EarlyDecoder(port)
     while payload := await stream.read_view():
-        decoder.take(payload)
+        decoder.receive(payload)
         arrivals.tell()
     stream.write_eof()
     log.info("contents came early", contents=decoder.stored)

@@ -23,7 +23,7 @@ from services.node_agent.dedup.base_images import published
 from services.node_agent.dedup.block_index import BlockIndex
 from services.node_agent.dedup.blocks import Scanned
 from services.node_agent.dedup.file_scans import FileScans
-from services.node_agent.dedup.known_blocks import KnownContents
+from services.node_agent.dedup.known_blocks import KnownBlocks
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.core.errors import LaneError, StreamError
 from services.node_agent.lanes.session import LaneSession
@@ -45,13 +45,13 @@ serves the next port."""
 
 
 @dataclass(slots=True)
-class Learnt:
+class ExchangeResult:
     """What the exchange was worth, and what is needed to answer later. Bytes are payloads, both directions."""
 
     stream: LaneStream
     offers: int = 0
     exchanged_bytes: int = 0
-    known: KnownContents | None = None
+    known: KnownBlocks | None = None
 
     @property
     def count(self) -> int:
@@ -59,16 +59,16 @@ class Learnt:
         return 0 if self.known is None else len(self.known)
 
 
-class _Talk:
+class _CountedStream:
     def __init__(self, stream: LaneStream) -> None:
         self._stream = stream
         self.bytes = 0
 
-    async def say(self, payload: bytes) -> None:
+    async def send(self, payload: bytes) -> None:
         self.bytes += len(payload)
         await self._stream.write(payload)
 
-    async def hear(self) -> bytes:
+    async def receive(self) -> bytes:
         async with asyncio.timeout(ANSWER_WITHIN_S):
             payload = await self._stream.read()
         self.bytes += len(payload)
@@ -82,30 +82,32 @@ async def offer_contents(
     scans: FileScans,
     *,
     within_s: float = EXCHANGE_WITHIN_S,
-) -> Learnt:
+) -> ExchangeResult:
     """Ask the recipient what it has of these files, and teach the port's encoders. Raises LaneError.
 
-    Then `give_again` is to run, and `known` to be closed after it.
+    Then `serve_blocks` is to run, and `known` to be closed after it.
     """
     stream = control.open_stream(StreamKind.CONTROL, CONTENTS)
-    learnt = Learnt(stream)
-    talk = _Talk(stream)
+    result = ExchangeResult(stream)
+    counted = _CountedStream(stream)
     try:
         async with asyncio.timeout(within_s):
-            await _offer(talk, port, files, scans, learnt)
-        if learnt.known is None:
+            await _offer(counted, port, files, scans, result)
+        if result.known is None:
             stream.write_eof()
     except (StreamError, CodecError, TimeoutError, OSError) as error:
         log.warning("the recipient's contents are not known", reason=str(error) or type(error).__name__)
         stream.reset("the exchange failed")
-    learnt.exchanged_bytes = talk.bytes
-    return learnt
+    result.exchanged_bytes = counted.bytes
+    return result
 
 
-async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], scans: FileScans, learnt: Learnt) -> None:
+async def _offer(
+    counted: _CountedStream, port: PortEncoder, files: Sequence[Path], scans: FileScans, result: ExchangeResult
+) -> None:
     offered = exchange.Offered(port.hello.key)
-    await talk.say(offered.greet())
-    if not exchange.read_have(await talk.hear()):
+    await counted.send(offered.greet())
+    if not exchange.read_have(await counted.receive()):
         return
     parts: dict[Path, Scanned] = {}
     seen: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
@@ -113,20 +115,20 @@ async def _offer(talk: _Talk, port: PortEncoder, files: Sequence[Path], scans: F
         left = exchange.MAX_OFFERS - offered.offers - exchange.SAMPLE
         found = await scans.of(path, limit=max(left, 0))
         found = found.only(~np.isin(found.digests[:, 0], seen))
-        if await _worth(talk, offered, found):
+        if await _worth(counted, offered, found):
             seen = np.concatenate((seen, found.digests[:, 0]))
-            parts[path] = found.only(await _offer_file(talk, offered, found))
-    await talk.say(offered.commit())
+            parts[path] = found.only(await _offer_file(counted, offered, found))
+    await counted.send(offered.commit())
     # The recipient numbers them meanwhile.
     digests = [digest for part in parts.values() for digest in part.whole_digests()]
-    ids, answer = await asyncio.gather(asyncio.to_thread(port.contents.ids_of, digests), talk.hear())
+    ids, answer = await asyncio.gather(asyncio.to_thread(port.contents.ids_of, digests), counted.receive())
     count = exchange.read_ready(answer)
-    learnt.offers = offered.offers
+    result.offers = offered.offers
     known = sum(len(part.blocks) for part in parts.values())
     if count != known:
         raise CodecError(finding=f"the recipient numbered {count} contents, the donor {known}")
     file_of, contents = _join(list(parts.values()))
-    learnt.known = await asyncio.to_thread(KnownContents, list(parts), file_of, contents.blocks, contents.digests)
+    result.known = await asyncio.to_thread(KnownBlocks, list(parts), file_of, contents.blocks, contents.digests)
     port.contents.learn(Origin.KNOWN, ids)
 
 
@@ -139,12 +141,12 @@ def _join(parts: Sequence[Scanned]) -> tuple[NDArray[np.int64], Scanned]:
     return part_of, Scanned(blocks, np.concatenate([part.digests for part in parts]))
 
 
-async def give_again(learnt: Learnt) -> None:
+async def serve_blocks(result: ExchangeResult) -> None:
     """Answer the recipient for as long as it may ask. A lane that fails is noticed by others."""
-    known = learnt.known
+    known = result.known
     if known is None:
         return
-    stream = learnt.stream
+    stream = result.stream
     try:
         while payload := await stream.read():
             for number in exchange.read_ask(payload):
@@ -153,7 +155,7 @@ async def give_again(learnt: Learnt) -> None:
         log.info("the recipient asks for no more contents", reason=str(error))
 
 
-def _content(known: KnownContents, number: int) -> bytes:
+def _content(known: KnownBlocks, number: int) -> bytes:
     """The content if the file still has it, else nothing."""
     try:
         return known.fetch(np.array([number], dtype=np.uint32)).tobytes()
@@ -161,25 +163,25 @@ def _content(known: KnownContents, number: int) -> bytes:
         return b""
 
 
-async def _worth(talk: _Talk, offered: exchange.Offered, found: Scanned) -> bool:
+async def _worth(counted: _CountedStream, offered: exchange.Offered, found: Scanned) -> bool:
     sample = found.digests[exchange.sample_of(found.digests)]
     if not len(sample):
         return False
-    await talk.say(offered.offer(sample))
-    hits = offered.take(sample, await talk.hear(), keep=False)
+    await counted.send(offered.offer(sample))
+    hits = offered.receive_answer(sample, await counted.receive(), keep=False)
     return exchange.worth_offering(len(sample), int(hits.sum()))
 
 
-async def _offer_file(talk: _Talk, offered: exchange.Offered, found: Scanned) -> NDArray[np.bool_]:
+async def _offer_file(counted: _CountedStream, offered: exchange.Offered, found: Scanned) -> NDArray[np.bool_]:
     """Offer all of it, the answer to a batch on its way while the next one is sent. Which of it the recipient has."""
     parts = exchange.batches_of(found.digests)
     hits = np.zeros(len(found.digests), dtype=np.bool_)
     for ahead in range(len(parts) + 1):
         if ahead < len(parts):
-            await talk.say(offered.offer(found.digests[parts[ahead]]))
+            await counted.send(offered.offer(found.digests[parts[ahead]]))
         if ahead:
             part = parts[ahead - 1]
-            hits[part] = offered.take(found.digests[part], await talk.hear())
+            hits[part] = offered.receive_answer(found.digests[part], await counted.receive())
     return hits
 
 
@@ -215,7 +217,7 @@ def index_images(folder: Path, index: BlockIndex) -> None:
 class AskingReader:
     """Contents that the recipient has; asks the donor for those that are not what they were. A `store.KnownReader`."""
 
-    def __init__(self, known: KnownContents, arrivals: Arrivals) -> None:
+    def __init__(self, known: KnownBlocks, arrivals: Arrivals) -> None:
         self._known = known
         self._arrivals = arrivals
         self._wanted: asyncio.Queue[int] = asyncio.Queue()
@@ -244,7 +246,7 @@ class AskingReader:
                 index.forget(path)
                 await stream.write(exchange.ask([number]))
                 content = exchange.read_give(await stream.read())
-                if not content or not self._known.give(number, content):
+                if not content or not self._known.store(number, content):
                     self._trouble = f"content {number} changed in {path} here and at the donor, too"
                 self._arrivals.tell()
         except (StreamError, CodecError) as error:
@@ -253,26 +255,26 @@ class AskingReader:
             self._arrivals.tell()
 
 
-async def answer_offers(stream: LaneStream, sources: Sources) -> KnownContents | None:
+async def answer_offers(stream: LaneStream, sources: Sources) -> KnownBlocks | None:
     """Answer the donor. What has numbers now; None where nothing has.
 
     Give it to the store, then `tell_ready`. Raises LaneError, StreamError, CodecError, OSError, TimeoutError.
     """
-    talk = _Talk(stream)
-    key = exchange.read_greet(await talk.hear())
+    counted = _CountedStream(stream)
+    key = exchange.read_greet(await counted.receive())
     files, file_of, contents = await asyncio.to_thread(sources.load)
-    await talk.say(exchange.have(len(contents.blocks)))
+    await counted.send(exchange.have(len(contents.blocks)))
     if not len(contents.blocks):
         return None
     table = await asyncio.to_thread(exchange.KnownTable, contents.digests, key)
-    while (payload := await talk.hear())[:1] == bytes([exchange.OFFER]):
-        await talk.say(table.answer(payload))
+    while (payload := await counted.receive())[:1] == bytes([exchange.OFFER]):
+        await counted.send(table.answer(payload))
     if not payload:
         return None
     rows = table.commit(payload)
-    return await asyncio.to_thread(KnownContents, files, file_of[rows], contents.blocks[rows], contents.digests[rows])
+    return await asyncio.to_thread(KnownBlocks, files, file_of[rows], contents.blocks[rows], contents.digests[rows])
 
 
-async def tell_ready(stream: LaneStream, known: KnownContents) -> None:
+async def tell_ready(stream: LaneStream, known: KnownBlocks) -> None:
     """The contents can be referred to now. Raises LaneError, StreamError."""
     await stream.write(exchange.ready(len(known)))

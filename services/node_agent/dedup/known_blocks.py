@@ -22,7 +22,7 @@ from services.node_agent.page_codec.digests import Digests, digests_of, digests_
 from services.node_agent.page_codec.store import runs
 
 
-class KnownContents:
+class KnownBlocks:
     """Contents of origin KNOWN: where each number's block is. Files stay open until `close`."""
 
     def __init__(
@@ -34,7 +34,7 @@ class KnownContents:
         self._blocks = blocks
         self._digests = digests
         self._files: list[int] = []
-        self._given: dict[int, bytes] = {}
+        self._stored: dict[int, bytes] = {}
         self.missing: list[int] = []
         try:
             for path in files:
@@ -49,7 +49,7 @@ class KnownContents:
     def fetch(self, numbers: Numbers) -> Pages:
         """The contents. Raises ContentMissingError for one that is not there, or not what it was.
 
-        All such numbers of the call are in `missing` then; what is given for them (`give`) serves the next call.
+        All such numbers of the call are in `missing` then; what is stored for them (`store`) serves the next call.
         """
         wanted = numbers.astype(np.int64)
         self.missing = []
@@ -63,19 +63,19 @@ class KnownContents:
         found = digests_of_pages(pages)
         changed = np.flatnonzero((found != self._digests[wanted]).any(axis=1))
         for row in changed.tolist():
-            given = self._given.get(int(wanted[row]))
-            if given is not None:
-                pages[row] = np.frombuffer(given, dtype=np.uint8)
-        self.missing = sorted({int(number) for number in wanted[changed]} - self._given.keys())
+            stored = self._stored.get(int(wanted[row]))
+            if stored is not None:
+                pages[row] = np.frombuffer(stored, dtype=np.uint8)
+        self.missing = sorted({int(number) for number in wanted[changed]} - self._stored.keys())
         if self.missing:
             raise ContentMissingError(origin=Origin.KNOWN, number=self.missing[0])
         return pages
 
-    def give(self, number: int, content: bytes) -> bool:
+    def store(self, number: int, content: bytes) -> bool:
         """Take a content from elsewhere; False if it is another one."""
         fits = bool((digests_of(blake3(content).digest(ID_BYTES))[0] == self._digests[number]).all())
         if fits:
-            self._given[number] = content
+            self._stored[number] = content
         return fits
 
     def path_of(self, number: int) -> Path:

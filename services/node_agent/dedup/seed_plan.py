@@ -46,7 +46,7 @@ class WordSet:
 
 
 class SeedPlan:
-    """Passes over one VM: for each piece `choose` and then `took`, after each pass `end_pass`."""
+    """Passes over one VM: for each piece `choose` and then `stored`, after each pass `end_pass`."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -64,7 +64,7 @@ class SeedPlan:
             new &= still_there
         return np.sort(first[new]).astype(np.int64)
 
-    def took(self, digests: Digests) -> None:
+    def stored(self, digests: Digests) -> None:
         """The recipient has these."""
         self._taken.add(digests[:, 0])
 

@@ -170,7 +170,7 @@ class Seeding:
     async def _send_disk(self, stream: LaneStream, path: Path) -> None:
         at = 0
         while self._sender.takes:
-            await self._reading.pass_(PIECE_BYTES)
+            await self._reading.throttle(PIECE_BYTES)
             try:
                 at, data = await asyncio.to_thread(read_piece, path, at, PIECE_BYTES)
             except OSError as error:
@@ -186,7 +186,7 @@ class Seeding:
         for start, end in pieces_of(self._source.ram, MAX_PEEK_BYTES):
             if not self._sender.takes:
                 return
-            await self._peeking.pass_(end - start)
+            await self._peeking.throttle(end - start)
             try:
                 data = await self._hypervisor.peek_memory(self._source.vm_uuid, start, end - start)
             except HypervisorError as error:
@@ -208,15 +208,15 @@ class Seeding:
         if keep:
             self._keep(pages)
         await stream.write(self._sender.offer(digests))  # small: not worth waiting for
-        lacking = self._sender.lacks(digests, await _hear(stream))
+        lacking = self._sender.missing(digests, await _hear(stream))
         payloads = self._sender.fill(pages[lacking])
         for payload in payloads:
-            await self._sending.pass_(len(payload))
+            await self._sending.throttle(len(payload))
             await stream.write(payload)
             self.sent_bytes += len(payload)
         for _ in payloads:
             self._sender.stored(await _hear(stream))
-        self._plan.took(digests)
+        self._plan.stored(digests)
 
 
 def pause_s(took_s: float, *, least_s: float) -> float:
@@ -276,7 +276,7 @@ class SeedKeeper:
         self._store.append(Origin.MEMORY, pages)
 
 
-async def take_seed(stream: LaneStream, sources: Sources, place: SeedPlace) -> None:
+async def receive_seed(stream: LaneStream, sources: Sources, place: SeedPlace) -> None:
     """The recipient's side: store what comes until the donor ends it. Raises LaneError."""
     receiver: SeedReceiver | None = None
     try:
@@ -299,6 +299,6 @@ async def take_seed(stream: LaneStream, sources: Sources, place: SeedPlace) -> N
 async def _store(stream: LaneStream, receiver: SeedReceiver, folder: Path, room: int) -> None:
     with FileStore(folder, keep=room) as store:
         while payload := await stream.read():
-            reply, pages = receiver.take(payload)
+            reply, pages = receiver.receive(payload)
             store.append(Origin.KNOWN, pages)
             await stream.write(reply)

@@ -49,7 +49,7 @@ class RunAhead:
         self.queued_bytes += len(payload)
         self.queued_raw_bytes += raw_bytes
         self._more.set()
-        await self._wait_until(lambda: self._is_little(lead) if lead else self._is_empty())
+        await self._wait_until(lambda: self._is_small(lead) if lead else self._is_empty())
 
     async def close(self) -> None:
         """Return when all is taken; `run` ends."""
@@ -71,7 +71,7 @@ class RunAhead:
             self.queued_raw_bytes -= raw_bytes
             self._less.set()
 
-    def _is_little(self, lead: float) -> bool:
+    def _is_small(self, lead: float) -> bool:
         return self.queued_bytes <= lead * AHEAD_BYTES and self.queued_raw_bytes <= lead * AHEAD_RAW_BYTES
 
     def _is_empty(self) -> bool:

@@ -248,12 +248,12 @@ class LaneSession:
     def _dispatch(self, event: LaneEvent) -> None:
         match event:
             case DataReceived(stream_id=stream_id):
-                self._inboxes[stream_id].put(event)
+                self._inboxes[stream_id].deliver(event)
             case StreamOpened(stream_id=stream_id, kind=kind, label=label):
                 self._opened.append(LaneStream(self, self._new_inbox(stream_id), kind=kind, label=label))
             case EofReceived(stream_id=stream_id):
                 inbox = self._inboxes[stream_id]
-                inbox.put_eof()
+                inbox.deliver_eof()
                 self._forget_if_done(inbox)
             case StreamReset(stream_id=stream_id, reason=reason):
                 inbox = self._inboxes[stream_id]
@@ -329,7 +329,7 @@ class LaneSession:
     def _drop(self, inbox: StreamInbox) -> None:
         """Nobody will read what has arrived: out of the window with it."""
         self._inboxes.pop(inbox.stream_id, None)
-        for sequence in inbox.take_back():
+        for sequence in inbox.discard_unread():
             self._protocol.data_consumed(sequence)
         self._changed.set()
 

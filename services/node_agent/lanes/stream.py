@@ -58,12 +58,12 @@ class StreamInbox:
         self.error: LaneError | StreamError | None = None
         self.changed = asyncio.Event()
 
-    def put(self, event: DataReceived) -> None:
+    def deliver(self, event: DataReceived) -> None:
         """One payload came."""
         self.received.append(event)
         self.changed.set()
 
-    def put_eof(self) -> None:
+    def deliver_eof(self) -> None:
         """The other end's EOF came."""
         self.eof_received = True
         self.changed.set()
@@ -74,7 +74,7 @@ class StreamInbox:
             self.error = error
         self.changed.set()
 
-    def take_back(self) -> list[int]:
+    def discard_unread(self) -> list[int]:
         """Numbers of all payloads that the application has not finished with, which it now never will."""
         sequences = [event.sequence for event in self.received]
         self.received.clear()

@@ -130,7 +130,7 @@ class BatchUnpacker:
         return _cut(lengths, packed, view[end:])
 
     def _read(self, body: memoryview, size: int) -> memoryview:
-        self._source.put(body)
+        self._source.feed(body)
         try:
             data = self._reader.read(size) if size else b""
         except zstandard.ZstdError as error:
@@ -150,7 +150,7 @@ class _Source:
     def waiting(self) -> bool:
         return bool(self._bodies)
 
-    def put(self, body: memoryview) -> None:
+    def feed(self, body: memoryview) -> None:
         if len(body):
             self._bodies.append(bytes(body))
 

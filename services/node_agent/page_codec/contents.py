@@ -131,7 +131,7 @@ class ContentStore(Protocol):
         """Take the next `len(pages)` numbers of this origin; drop what is older than the newest `keep`."""
         ...
 
-    def put(self, origin: Origin, first: int, pages: Pages) -> None:
+    def insert(self, origin: Origin, first: int, pages: Pages) -> None:
         """Take numbers `first` and on of this origin, whatever came before. Raises CodecError for taken ones."""
         ...
 

@@ -61,12 +61,12 @@ class FileStore:
 
     def append(self, origin: Origin, pages: Pages) -> None:
         """Take the next `len(pages)` numbers of this origin. Raises OSError, as when the disk is full."""
-        self.put(origin, self.count(origin), pages)
+        self.insert(origin, self.count(origin), pages)
 
-    def put(self, origin: Origin, first: int, pages: Pages) -> None:
+    def insert(self, origin: Origin, first: int, pages: Pages) -> None:
         """Take numbers `first` and on of this origin. Raises OSError, and CodecError for numbers that cannot be."""
         if len(pages):
-            self._ring(origin).put(first, pages)
+            self._ring(origin).insert(first, pages)
 
     def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
         """The contents, in the order of `numbers`. Raises ContentMissingError for the first that is not held.
@@ -104,7 +104,7 @@ class _Ring:
         self._keep = keep
         self.arrived = Arrived(most_ahead=keep // 2)
 
-    def put(self, first: int, pages: Pages) -> None:
+    def insert(self, first: int, pages: Pages) -> None:
         self.arrived.check(first, len(pages))
         skipped = max(0, len(pages) - self._keep)  # they would be overwritten at once
         data = np.ascontiguousarray(pages[skipped:]).reshape(-1).data

@@ -338,13 +338,13 @@ class Inbound:
 
     async def _on_seed(self, stream: LaneStream) -> None:
         try:
-            await self._contents.take_ahead(stream)
+            await self._contents.receive_seed(stream)
         except LaneError as error:
             log.info("a lane is gone while contents came ahead", reason=str(error))
 
     async def _on_early(self, stream: LaneStream) -> None:
         try:
-            await self._contents.take_early(stream)
+            await self._contents.receive_early(stream)
         except LaneError as error:
             log.info("a lane is gone while contents came early", reason=str(error))
         except (StreamError, CodecError, OSError) as error:

@@ -349,7 +349,7 @@ class Outbound:
         finally:
             self._learnt.set()
         self._tasks.spawn(self._send_early(vm), name="send contents early")
-        await self._contents.give_again()
+        await self._contents.serve_blocks()
 
     async def _send_early(self, vm: LiveVm) -> None:
         """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""

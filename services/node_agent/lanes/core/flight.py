@@ -76,7 +76,7 @@ class BestOfTwoSlots:
 
 
 @dataclass(frozen=True, slots=True)
-class _Put:
+class _Sent:
     """A payload under way: when it was put, and how much was under way with it."""
 
     at_s: float
@@ -95,11 +95,11 @@ class Flight:
         self._follow = follow
         self._window_bytes = 0
         self._allowed_bytes = 0
-        self._under_way: deque[_Put] = deque()
+        self._in_flight: deque[_Sent] = deque()
         self._begin_again()
 
     def _begin_again(self, now_s: float = 0.0) -> None:
-        self._of_another_route = len(self._under_way)
+        self._of_another_route = len(self._in_flight)
         self._delays = BestOfTwoSlots(SLOT_S, min)
         self._targets = BestOfTwoSlots(RATE_SLOT_S, max)
         self._largest = BestOfTwoSlots(RATE_SLOT_S, max)
@@ -134,17 +134,17 @@ class Flight:
         """Whether another payload may be put while so much is under way; always when nothing is."""
         return unconsumed_bytes < self._allowed_bytes
 
-    def put(self, size_bytes: int, *, unconsumed_bytes: int, now_s: float) -> None:
+    def sent(self, size_bytes: int, *, unconsumed_bytes: int, now_s: float) -> None:
         """A payload was put; with it so much is under way."""
         if not self._follow:
             return
-        if not self._under_way:
+        if not self._in_flight:
             self._waits_since_s = now_s
         self._turn_slot(now_s)
         self._largest_bytes = int(self._largest.add(size_bytes, now_s))
         full = unconsumed_bytes >= min(self._allowed_bytes, self._window_bytes - size_bytes)
         alone = self._drains and now_s - self._drain_began_s >= self._empty_after_s
-        self._under_way.append(_Put(now_s, unconsumed_bytes, full=full and not self._drains, alone=alone))
+        self._in_flight.append(_Sent(now_s, unconsumed_bytes, full=full and not self._drains, alone=alone))
 
     def consumed(self, payloads: int, now_s: float) -> None:
         """The other application consumed so many more, in the order in which they were put."""
@@ -153,7 +153,7 @@ class Flight:
         self._waits_since_s, self._stands_still = now_s, False
         # One report is one measurement: of all that it is about, the newest payload waited least for it.
         for _ in range(payloads):
-            newest = self._under_way.popleft()
+            newest = self._in_flight.popleft()
         of_this_route = payloads > self._of_another_route
         self._of_another_route = max(0, self._of_another_route - payloads)
         if of_this_route:
@@ -168,7 +168,7 @@ class Flight:
 
     def next_tick_s(self) -> float | None:
         """When the reader will count as standing still, if nothing happens before; None when it cannot."""
-        if not self._under_way or self._stands_still:
+        if not self._in_flight or self._stands_still:
             return None
         return self._waits_since_s + max(STILL_S, 2 * (self._delay_s or 0.0))
 
@@ -179,16 +179,16 @@ class Flight:
             self._stands_still = True
             self._allow()
 
-    def _measure(self, put: _Put, now_s: float) -> None:
-        took_s = max(0.0, now_s - put.at_s)
+    def _measure(self, sent: _Sent, now_s: float) -> None:
+        took_s = max(0.0, now_s - sent.at_s)
         self._delay_s = self._delays.add(took_s, now_s)
-        if put.alone:
+        if sent.alone:
             # The mean of this drain; the one before is forgotten with the first payload.
             self._drained += 1
             self._hiccup_s += (took_s - self._delay_s - self._hiccup_s) / self._drained
-        if put.full:
+        if sent.full:
             growth = min(_GROWTH, (self._delay_s + self._slack_s) / took_s) if took_s else _GROWTH
-            self._target_bytes = self._targets.add(put.flight_bytes * growth, now_s)
+            self._target_bytes = self._targets.add(sent.flight_bytes * growth, now_s)
 
     @property
     def _slack_s(self) -> float:

@@ -32,7 +32,7 @@ class Inbox:
         """Whether frames after `received` were lost in the newest pass."""
         return self._highest_seen > self.received
 
-    def take(self, frame: Frame) -> bool:
+    def accept(self, frame: Frame) -> bool:
         """Whether the frame is numbered and next, hence to be delivered.
 
         Raises ValueError when it breaks the window.

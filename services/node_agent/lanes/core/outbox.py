@@ -82,7 +82,7 @@ class Outbox:
         """Whether a DATA payload of this size fits the window now."""
         return self.unconsumed_bytes + payload_bytes + FRAME_COST_BYTES <= self.window_bytes
 
-    def put(
+    def append(
         self, frame_type: FrameType, stream_id: int, payload: memoryview | bytes = b"", *, raw_bytes: int = 0
     ) -> None:
         """Number and keep one unit; DATA counts against the window. `payload` must never change afterwards.
@@ -97,7 +97,7 @@ class Outbox:
             self.unconsumed_bytes += cost
             self.unconsumed_raw_bytes += raw_bytes
 
-    def take(self) -> tuple[Unit, bool]:
+    def next_unit(self) -> tuple[Unit, bool]:
         """The next unit to send, and whether it was sent before. Only when `pending`."""
         unit = self._kept[self._cursor]
         again = self._cursor <= self._highest_sent

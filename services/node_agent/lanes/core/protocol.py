@@ -145,7 +145,7 @@ class LaneProtocol:
         self._data_received_bytes = 0
         self._raw_sent_bytes = 0
         if opening := seal.begin():
-            self._outbox.put(FrameType.HANDSHAKE, 0, opening)
+            self._outbox.append(FrameType.HANDSHAKE, 0, opening)
 
     # What is true now ---------------------------------------------------------------------------------------------
 
@@ -244,9 +244,9 @@ class LaneProtocol:
             raw = size if raw_bytes is None else raw_bytes
             before_bytes = self._outbox.unconsumed_bytes
             self._put(FrameType.DATA, stream_id, payload, raw_bytes=raw)
-            under_way_bytes = self._outbox.unconsumed_bytes
-            self._flight.put(under_way_bytes - before_bytes, unconsumed_bytes=under_way_bytes, now_s=now_s)
-            self._raw_flight.put(raw, unconsumed_bytes=self._outbox.unconsumed_raw_bytes, now_s=now_s)
+            in_flight_bytes = self._outbox.unconsumed_bytes
+            self._flight.sent(in_flight_bytes - before_bytes, unconsumed_bytes=in_flight_bytes, now_s=now_s)
+            self._raw_flight.sent(raw, unconsumed_bytes=self._outbox.unconsumed_raw_bytes, now_s=now_s)
             self._data_sent_bytes += size
             self._raw_sent_bytes += raw
 
@@ -325,7 +325,7 @@ class LaneProtocol:
         if self._synced and self._outbox.pending:
             if not self._outbox.unanswered:
                 self._expect_progress()
-            unit, again = self._outbox.take()
+            unit, again = self._outbox.next_unit()
             data = self._encode(unit.type, stream_id=unit.stream_id, sequence=unit.sequence, payload=unit.payload)
             self._resent_bytes += len(data) if again else 0
             return data
@@ -391,7 +391,7 @@ class LaneProtocol:
             self._dropped_frames += 1
             return []
         self._heard_s = self._now_s
-        self._take_report(frame)
+        self._apply_report(frame)
         if not self._is_next(frame):
             self._dropped_frames += frame.numbered
             return []
@@ -408,7 +408,7 @@ class LaneProtocol:
         self._peer_max_payload_bytes = hello.max_payload_bytes
         self._outbox.window_bytes = min(hello.window_bytes, self.settings.window_bytes)
         self._flight.window_bytes = self._outbox.window_bytes
-        self._take_report(frame)
+        self._apply_report(frame)
         self._is_next(frame)
         if frame.flags & Flag.REPLY_WANTED:
             self._hello_due = (self._hello_due or Flag.NONE) | Flag.REPLY
@@ -435,22 +435,22 @@ class LaneProtocol:
         if not 0 < hello.max_payload_bytes <= hello.window_bytes - FRAME_COST_BYTES:
             raise ValueError(f"its window of {hello.window_bytes} bytes holds no payload of {hello.max_payload_bytes}")
 
-    def _take_report(self, frame: Frame) -> None:
-        under_way = self._outbox.unconsumed_payloads
+    def _apply_report(self, frame: Frame) -> None:
+        in_flight = self._outbox.unconsumed_payloads
         if self._outbox.report(
             received=frame.received,
             consumed=frame.consumed,
             pass_seen=frame.pass_seen,
             gap=bool(frame.flags & Flag.GAP),
         ):
-            payloads = under_way - self._outbox.unconsumed_payloads
+            payloads = in_flight - self._outbox.unconsumed_payloads
             for flight in self._flights:
                 flight.consumed(payloads, self._now_s)
             self._expect_progress()
 
     def _is_next(self, frame: Frame) -> bool:
         """Whether the frame is to be delivered; says at once what is missing, once per pass and whenever asked."""
-        is_next = self._inbox.take(frame)
+        is_next = self._inbox.accept(frame)
         if self._inbox.gap and self._gap_told_in_pass != self._inbox.pass_seen:
             self._gap_told_in_pass = self._inbox.pass_seen
             self._ack_now()
@@ -491,7 +491,7 @@ class LaneProtocol:
     def _on_handshake(self, frame: Frame) -> list[LaneEvent]:
         answer = self._seal.receive_handshake(frame.payload)
         if answer:
-            self._outbox.put(FrameType.HANDSHAKE, 0, answer)
+            self._outbox.append(FrameType.HANDSHAKE, 0, answer)
         if not self._seal.established:
             return []
         while self._unsealed:
@@ -521,7 +521,7 @@ class LaneProtocol:
             sealed = self._seal.seal(frame_type, stream_id, body)
         except SealError as error:
             self._fail(LaneSecurityError(lane=self.settings.lane, finding=str(error)), error)
-        self._outbox.put(frame_type, stream_id, sealed, raw_bytes=raw_bytes)
+        self._outbox.append(frame_type, stream_id, sealed, raw_bytes=raw_bytes)
 
     def _encode(
         self,

@@ -41,7 +41,7 @@ class TokenBucket:
             return 0.0
         return -self._tokens / self._rate
 
-    def take(self, size_bytes: int, now_s: float) -> None:
+    def consume(self, size_bytes: int, now_s: float) -> None:
         """Take, with or without having waited."""
         self._advance(now_s)
         if self._rate is not None:

@@ -37,9 +37,9 @@ class SharedBucket:
 
     def charge(self, size_bytes: int) -> None:
         """Take without waiting."""
-        self._bucket.take(size_bytes, self._loop.time())
+        self._bucket.consume(size_bytes, self._loop.time())
 
-    async def pass_(self, size_bytes: int) -> None:
+    async def throttle(self, size_bytes: int) -> None:
         """Wait, then take."""
         if self._bucket.rate_bytes_per_s is None and not self._turn.locked():
             return
@@ -61,11 +61,11 @@ class LaneCap:
         self._buckets = buckets
         self._bulk = bulk
 
-    async def pass_(self, size_bytes: int) -> None:
+    async def throttle(self, size_bytes: int) -> None:
         """Return when so many bytes may leave."""
         for bucket in self._buckets:
             if self._bulk and size_bytes > URGENT_BYTES:
-                await bucket.pass_(size_bytes)
+                await bucket.throttle(size_bytes)
             else:
                 bucket.charge(size_bytes)
 

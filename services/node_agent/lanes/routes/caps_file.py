@@ -49,10 +49,10 @@ class CapsFile:
     async def run(self) -> None:
         """Look until cancelled."""
         while True:
-            self.look()
+            self.check()
             await asyncio.sleep(LOOK_EVERY_S)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look once."""
         try:
             stat = self._path.stat()

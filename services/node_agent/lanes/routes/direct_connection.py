@@ -90,7 +90,7 @@ class DirectConnection:
         self.lost = asyncio.Event()
         self.why_lost = ""
         for pipe in pipes:
-            pipe.serve(self._take, self.lose, silence_s=SILENCE_S)
+            pipe.serve(self._receive_frame, self.lose, silence_s=SILENCE_S)
         self._tasks.spawn(self._watch(), name="watch")
 
     async def send(self, frame: bytes) -> None:
@@ -133,7 +133,7 @@ class DirectConnection:
         self._changed.set()
         await self._tasks.close()
 
-    def _take(self, number: int, frame: FrameBytes) -> None:
+    def _receive_frame(self, number: int, frame: FrameBytes) -> None:
         if self.lost.is_set():
             return
         self._heard_s = self._loop.time()

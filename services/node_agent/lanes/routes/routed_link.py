@@ -45,7 +45,7 @@ class DirectWay(Protocol):
 class Cap(Protocol):
     """Who says when bytes may go."""
 
-    async def pass_(self, size_bytes: int) -> None:
+    async def throttle(self, size_bytes: int) -> None:
         """Return when so many bytes may leave."""
         ...
 
@@ -93,7 +93,7 @@ class RoutedLink:
     async def send(self, frame: bytes) -> None:
         """Send by the route in use, when the caps let it. Raises LinkDown when it is gone or a better one is there."""
         self._check_route()
-        await self._cap.pass_(len(frame))
+        await self._cap.throttle(len(frame))
         self._check_route()
         if self._using is Route.DIRECT and self._direct is not None:
             await self._direct.send(frame)
@@ -170,7 +170,7 @@ class RoutedLink:
                 self._relay_up = True
                 self._wake()
                 while True:
-                    self._take(await self._relay.receive(), Route.RELAY)
+                    self._receive_frame(await self._relay.receive(), Route.RELAY)
             except LinkDown as error:
                 self._relay_up, self._relay_why = False, error.reason
                 self._wake()
@@ -181,7 +181,7 @@ class RoutedLink:
             try:
                 async with self._attached(await way.connect()) as connection:
                     while True:
-                        self._take(await connection.receive(), Route.DIRECT)
+                        self._receive_frame(await connection.receive(), Route.DIRECT)
             except LinkDown as error:
                 log.info("the direct route is lost", lane=self._name, reason=error.reason)
 
@@ -197,7 +197,7 @@ class RoutedLink:
             self._wake()
             await connection.close()
 
-    def _take(self, frame: FrameBytes, route: Route) -> None:
+    def _receive_frame(self, frame: FrameBytes, route: Route) -> None:
         self._count(route, Direction.INBOUND, len(frame))
         if self._held_bytes + len(frame) > HELD_BYTES:
             return

@@ -77,7 +77,7 @@ class EarlyDecoder:
         self.stored = 0
         """Contents so far."""
 
-    def take(self, payload: bytes | memoryview) -> None:
+    def receive(self, payload: bytes | memoryview) -> None:
         """Store what came. Raises CodecError for damage and for numbers that are taken, OSError where it cannot."""
         if self._store is None:
             self._store = self._port.greet(payload)
@@ -89,5 +89,5 @@ class EarlyDecoder:
         if len(first) != 4 or len(full) % CONTENT_BYTES or not len(full):
             raise CodecError(finding=f"{len(full)} bytes of contents with a number of {len(first)} bytes")
         pages = np.frombuffer(full, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
-        self._store.put(Origin.DISK, int.from_bytes(first, "little"), pages)
+        self._store.insert(Origin.DISK, int.from_bytes(first, "little"), pages)
         self.stored += len(pages)

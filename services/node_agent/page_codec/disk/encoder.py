@@ -120,7 +120,7 @@ class DiskEncoder:
     def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
         """See `Adaptive`."""
         if self._pace is not None:
-            self._packer.level = self._pace.look(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
+            self._packer.level = self._pace.sample(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
 
     def encode(self, chunk: bytes) -> list[bytes]:
         """Payloads of at most a chunk each. Raises CodecError for a damaged stream."""

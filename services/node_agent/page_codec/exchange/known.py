@@ -116,7 +116,7 @@ class Offered:
         shorts = short_ids(digests, self._key).astype("<u8")
         return bytes([OFFER]) + shorts.view(np.uint8).reshape(-1, 8)[:, :SHORT_BYTES].tobytes()
 
-    def take(self, digests: Digests, payload: bytes, *, keep: bool = True) -> Hits:
+    def receive_answer(self, digests: Digests, payload: bytes, *, keep: bool = True) -> Hits:
         """The answer to a batch: which of its contents have numbers from now on. Raises CodecError."""
         answer = Answer.decode(payload, len(digests))
         good = answer.proof == proof_of(digests[answer.hits], self._key)

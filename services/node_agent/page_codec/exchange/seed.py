@@ -40,7 +40,7 @@ LEVEL: Final = 3
 
 
 class SeedSender:
-    """The donor's side: `greet`, `enter`, then for each piece `offer`, `lacks`, `fill`, and `stored` for each FILL."""
+    """The donor's side: `greet`, `enter`; then per piece `offer`, `missing`, `fill`, and `stored` for each FILL."""
 
     def __init__(self, key: bytes) -> None:
         self._offered = Offered(key)
@@ -71,9 +71,9 @@ class SeedSender:
             raise ValueError(f"a piece of {len(digests)} contents, {self.takes} may be")
         return self._offered.offer(digests)
 
-    def lacks(self, digests: Digests, payload: bytes) -> Hits:
+    def missing(self, digests: Digests, payload: bytes) -> Hits:
         """The answer to it: what the recipient lacks. Raises CodecError."""
-        return ~self._offered.take(digests, payload, keep=False)
+        return ~self._offered.receive_answer(digests, payload, keep=False)
 
     def fill(self, pages: Pages) -> list[bytes]:
         """The messages that bring these."""
@@ -105,7 +105,7 @@ class SeedReceiver:
         """The answer to the greeting."""
         return bytes([ROOM]) + self._room.to_bytes(4, "little")
 
-    def take(self, payload: bytes) -> tuple[bytes, Pages]:
+    def receive(self, payload: bytes) -> tuple[bytes, Pages]:
         """The answer to a message, to be sent when its contents are stored. Raises CodecError."""
         match payload[:1]:
             case b"\x03":  # OFFER

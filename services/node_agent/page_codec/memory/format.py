@@ -33,7 +33,7 @@ class MemoryKind(IntEnum):
     OPAQUE = 0
     ZERO = 1
     LITERAL = 2
-    NOISE = 3
+    INCOMPRESSIBLE = 3
     REFERENCE = 4
     DELTA = 5
 
@@ -51,4 +51,4 @@ class MemoryColumn(IntEnum):
     DELTAS = 7
     LITERALS = 8
     NUMBERED = 9
-    NOISE = 10
+    INCOMPRESSIBLE = 10

@@ -6,7 +6,7 @@ commands of pre-copy, and the sections of `ram`:
     be64 address | flags        PAGE: 4096 bytes follow, ZERO: one byte 0, MEM_SIZE: the list of RAM blocks, EOS: end
     u8 length, name of block    unless the flag CONTINUE says that it is the block of the record before
 
-Whatever else comes is not judged: from its first byte on everything passes (`passing` says why), because its length
+Whatever else comes is not judged: from its first byte on everything passes (`passthrough` says why), because its length
 is not known here. That is so for device state (the end of every pre-copy), for post-copy, and for streams of another
 version or with capabilities that change the records. What is understood but contradicts itself raises
 DamagedStreamError.
@@ -85,7 +85,7 @@ class Mark(IntEnum):
     """Before the EOS of a section: the last place in it where records may stand."""
     LAST_SECTION = 1
     """Before the section END of `ram`: the guest is paused, and after this section there are no records."""
-    PASSES = 2
+    PASSTHROUGH = 2
     """Before the first byte that is not understood; see `QemuStream.in_records`."""
 
 
@@ -148,7 +148,7 @@ class QemuStream:
     def __init__(self, *, deltas: bool = False) -> None:
         self._deltas = deltas
         self.blocks: list[Block] = []
-        self.passing: str | None = None
+        self.passthrough: str | None = None
         self._by_name: dict[bytes, Block] = {}
         self._block: Block | None = None
         self._rest = b""
@@ -189,22 +189,22 @@ class QemuStream:
         return self.blocks[-1].first_page + self.blocks[-1].pages if self.blocks else 0
 
     def feed(self, *parts: bytes | memoryview) -> Scan:
-        """All elements that are complete now, after more bytes. Once `passing` is set, every byte is OPAQUE at once."""
+        """All elements that `parts` complete. Once `passthrough` is set, every byte is OPAQUE at once."""
         self._buffer = buffer = b"".join((self._rest, *parts))
         self._found = found = _Found()
-        at, passed = 0, self.passing is not None
+        at, passed = 0, self.passthrough is not None
         try:
-            while self.passing is None and at < len(buffer):
+            while self.passthrough is None and at < len(buffer):
                 begin = at
                 at = self._next(at)
-                if self.passing is not None:
+                if self.passthrough is not None:
                     at = begin
         except (_Short, struct.error):
             if len(buffer) - at > MAX_ELEMENT_BYTES:
                 raise DamagedStreamError("an element has no end", offset=self._offset + at) from None
-        if self.passing is not None and at < len(buffer):
+        if self.passthrough is not None and at < len(buffer):
             if not passed:
-                found.mark(Mark.PASSES)
+                found.mark(Mark.PASSTHROUGH)
             found.opaque(at)
             at = len(buffer)
         self._rest = buffer[at:]
@@ -214,9 +214,9 @@ class QemuStream:
     # ---- elements that pass; each returns where the next one begins ----
 
     def _header(self, at: int) -> int:
-        head = self._take(at, 8)
+        head = self._bytes(at, 8)
         if head != _MAGIC + _BE32.pack(_VERSION):
-            return self._pass("another stream version", at)
+            return self._pass_through("another stream version", at)
         return self._opaque(at, at + 8, self._section)
 
     def _section(self, at: int) -> int:
@@ -231,22 +231,22 @@ class QemuStream:
             case 8:  # command
                 command, size = struct.unpack_from(">HH", self._buffer, at + 1)
                 if command not in _PRE_COPY_COMMANDS:
-                    return self._pass(f"post-copy or another mode (command {command})", at)
+                    return self._pass_through(f"post-copy or another mode (command {command})", at)
                 if size > _MAX_COMMAND_BYTES:
-                    return self._pass(f"command {command} of {size} bytes", at)
+                    return self._pass_through(f"command {command} of {size} bytes", at)
                 return self._opaque(at, self._whole(at + 5 + size), self._section)
             case 1:  # start
                 return self._start(at)
             case 2 | 3 as kind:  # part, end
                 section = self._be32(at + 1)
                 if section != self._ram_section:
-                    return self._pass(f"section {section} is not of memory", at)
+                    return self._pass_through(f"section {section} is not of memory", at)
                 self._whole(at + 5)
                 if kind == 3:
                     self._found.mark(Mark.LAST_SECTION)
                 return self._opaque(at, at + 5, self._record)
             case kind:
-                return self._pass(f"section type {kind}", at)
+                return self._pass_through(f"section type {kind}", at)
 
     def _configuration(self, at: int) -> int:
         name, version_at = self._text(at + 1)
@@ -254,7 +254,7 @@ class QemuStream:
         match name:
             case b"configuration/target-page-bits":
                 if self._be32(body) != PAGE_BITS:
-                    return self._pass("the guest's pages are not of 4 KiB", at)
+                    return self._pass_through("the guest's pages are not of 4 KiB", at)
                 end = body + 4
             case b"configuration/uuid":
                 end = body + 16
@@ -263,16 +263,16 @@ class QemuStream:
                 for _ in range(min(self._be32(body), 256)):
                     _, end = self._text(end)
                     if end - body > _MAX_CAPABILITIES_BYTES:
-                        return self._pass("a list of capabilities that is too long", at)
+                        return self._pass_through("a list of capabilities that is too long", at)
             case _:
-                return self._pass(f"subsection {name!r}", at)
+                return self._pass_through(f"subsection {name!r}", at)
         return self._opaque(at, self._whole(end), self._section)
 
     def _start(self, at: int) -> int:
         name, end = self._text(at + 5)
         section, version = self._be32(at + 1), self._be32(end + 4)
         if name != _RAM or version != _RAM_VERSION:
-            return self._pass(f"section {name!r} of version {version}", at)
+            return self._pass_through(f"section {name!r} of version {version}", at)
         self._ram_section = section
         return self._opaque(at, end + 8, self._record)
 
@@ -289,7 +289,7 @@ class QemuStream:
         size = self._be64(end)
         if not name or name in self._by_name or size > self._sizes_left or size == 0 or size & _FLAGS:
             # Blocks of huge pages have one more field where post-copy is possible; then the list cannot be read on.
-            return self._pass(f"a list of RAM blocks with {name!r} of {size} bytes", at)
+            return self._pass_through(f"a list of RAM blocks with {name!r} of {size} bytes", at)
         block = Block(name, self.page_count, size >> PAGE_BITS)
         self.blocks.append(block)
         self._by_name[name] = block
@@ -323,10 +323,10 @@ class QemuStream:
             case 0x04:  # MEM_SIZE
                 self._sizes_left = head & ~_FLAGS
                 if self.blocks or not 0 < self._sizes_left <= MAX_RAM_BYTES:
-                    return self._pass(f"a list of RAM blocks of {self._sizes_left} bytes in all", at)
+                    return self._pass_through(f"a list of RAM blocks of {self._sizes_left} bytes in all", at)
                 return self._opaque(at, at + 8, self._block_size)
             case _:
-                return self._pass(f"RAM records with flags {flags:#x}", at)
+                return self._pass_through(f"RAM records with flags {flags:#x}", at)
 
     def _page(self, at: int, head: int, body: int) -> int:
         """A PAGE record that names its block."""
@@ -400,8 +400,8 @@ class QemuStream:
         self._next = following
         return end
 
-    def _pass(self, reason: str, at: int) -> int:
-        self.passing = reason
+    def _pass_through(self, reason: str, at: int) -> int:
+        self.passthrough = reason
         return at
 
     def _damaged(self, finding: str, at: int) -> DamagedStreamError:
@@ -412,14 +412,14 @@ class QemuStream:
             raise _Short
         return end
 
-    def _take(self, at: int, size: int) -> bytes:
+    def _bytes(self, at: int, size: int) -> bytes:
         return self._buffer[at : self._whole(at + size)]
 
     def _text(self, at: int) -> tuple[bytes, int]:
         """A text with one byte of length, and where it ends."""
         self._whole(at + 1)
         end = at + 1 + self._buffer[at]
-        return self._take(at + 1, self._buffer[at]), end
+        return self._bytes(at + 1, self._buffer[at]), end
 
     def _be32(self, at: int) -> int:
         return int(_BE32.unpack_from(self._buffer, at)[0])

@@ -58,7 +58,9 @@ class ReceivedBatch:
         self._codes: Codes = np.uint32(last_code) + np.cumsum(code_differences, dtype=np.uint32)
         self._deltas = _pieces(get(MemoryColumn.DELTAS), np.frombuffer(get(MemoryColumn.SIZES), dtype="<u2"))
         self._literals = np.frombuffer(get(MemoryColumn.LITERALS), dtype=np.uint8).reshape(-1, CONTENT_BYTES)
-        self._noise = np.frombuffer(get(MemoryColumn.NOISE), dtype=np.uint8).reshape(-1, CONTENT_BYTES)
+        self._incompressible = np.frombuffer(get(MemoryColumn.INCOMPRESSIBLE), dtype=np.uint8).reshape(
+            -1, CONTENT_BYTES
+        )
         self._to_number = bytes(get(MemoryColumn.NUMBERED)) == b"\x01"
         self.last_page = int(self._pages[-1]) if len(self._pages) else last_page
         self.last_code = int(self._codes[-1]) if len(self._codes) else last_code
@@ -82,7 +84,7 @@ class ReceivedBatch:
         if (self._named & (kinds == MemoryKind.OPAQUE)).any():
             raise ValueError("a name for what is no record")
         have = np.bincount(kinds, minlength=len(_FLAGS)).tolist()
-        of = (len(self._opaque), have[MemoryKind.ZERO], len(self._literals), len(self._noise))
+        of = (len(self._opaque), have[MemoryKind.ZERO], len(self._literals), len(self._incompressible))
         told = [*of, len(self._codes), len(self._deltas)]
         if have != told or len(self._pages) != len(kinds) - have[0] or len(self._names) != int(self._named.sum()):
             raise ValueError(f"kinds tell of {have} elements, columns of {told}")
@@ -137,7 +139,7 @@ class ReceivedBatch:
         kinds = self._kinds[_GROUPS[self._kinds] == MemoryKind.LITERAL]
         contents: Pages = np.empty((len(kinds), CONTENT_BYTES), dtype=np.uint8)
         contents[kinds == MemoryKind.LITERAL] = self._literals
-        contents[kinds == MemoryKind.NOISE] = self._noise
+        contents[kinds == MemoryKind.INCOMPRESSIBLE] = self._incompressible
         if self._to_number:
             store.append(Origin.MEMORY, contents[kinds != MemoryKind.REFERENCE])
             self._to_number = False

@@ -83,18 +83,18 @@ class SentPages:
         self._page_of[begin : self._used] = pages[:free]
         self._slot_of[pages[:free]] = np.arange(begin + 1, self._used + 1)
         if free < len(pages):
-            self._take_slots(pages[free:][again[free:]])
+            self._reassign_slots(pages[free:][again[free:]])
 
-    def _take_slots(self, pages: PageNumbers) -> None:
+    def _reassign_slots(self, pages: PageNumbers) -> None:
         """Give these pages slots of others, which may be pages of this very batch: those simply have no copy then."""
-        taken = self._take(len(pages))
+        taken = self._choose_slots(len(pages))
         losers = self._page_of[taken]
         self._slot_of[losers[losers >= 0]] = 0
         pages = pages[: len(taken)]
         self._page_of[taken] = pages
         self._slot_of[pages] = taken + 1
 
-    def _take(self, count: int) -> PageNumbers:
+    def _choose_slots(self, count: int) -> PageNumbers:
         """Slots to give to others, in turn: of pages that were sent once, and when there are none left, of any."""
         if not count or not len(self._page_of):
             return np.empty(0, dtype=np.int64)

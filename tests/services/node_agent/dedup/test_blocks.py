@@ -12,7 +12,7 @@ from blake3 import blake3
 from services.node_agent.dedup import blocks as block_files
 from services.node_agent.dedup.block_index import BlockIndex
 from services.node_agent.dedup.blocks import Scanned, read_piece, scan
-from services.node_agent.dedup.known_blocks import KnownContents
+from services.node_agent.dedup.known_blocks import KnownBlocks
 from services.node_agent.page_codec.contents import CONTENT_BYTES, ContentIndex, ContentMissingError
 
 KEY = bytes(range(32))
@@ -33,8 +33,8 @@ def image(tmp_path: Path) -> Path:
     return path
 
 
-def known(path: Path, found: Scanned) -> KnownContents:
-    return KnownContents([path], np.zeros(len(found.blocks), dtype=np.int64), found.blocks, found.digests)
+def known(path: Path, found: Scanned) -> KnownBlocks:
+    return KnownBlocks([path], np.zeros(len(found.blocks), dtype=np.int64), found.blocks, found.digests)
 
 
 def test_pieces_are_the_whole_blocks_of_the_file(image: Path) -> None:

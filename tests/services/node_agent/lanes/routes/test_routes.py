@@ -286,7 +286,7 @@ async def test_a_cap_holds_and_changes_while_it_runs(credentials: Pair, tmp_path
     async with two_routes(credentials) as lane, asyncio.TaskGroup() as group:
         watched = CapsFile(file, lane.caps[0])
         file.write_text("[peers]\nbeta = 1_000_000\n")
-        watched.look()
+        watched.check()
         lane.start(group)
         await asyncio.gather(*(session.wait_ready() for session in lane.sessions))
         loop = asyncio.get_running_loop()
@@ -297,7 +297,7 @@ async def test_a_cap_holds_and_changes_while_it_runs(credentials: Pair, tmp_path
 
         def lift() -> None:
             file.unlink()
-            watched.look()
+            watched.check()
 
         began_s = loop.time()
         await lane.send_and_check(64, meanwhile={16: lift})
@@ -330,9 +330,9 @@ async def test_what_is_urgent_waits_for_no_cap() -> None:
     bulk = caps.lane(PORT, "beta", 100_000, bulk=True)
     urgent = caps.lane(PORT, "beta", 100_000, bulk=False)
     async with asyncio.timeout(2):
-        await bulk.pass_(1_000_000)
-        await bulk.pass_(56)
-        await urgent.pass_(200_000)
+        await bulk.throttle(1_000_000)
+        await bulk.throttle(56)
+        await urgent.throttle(200_000)
 
 
 async def test_a_bad_caps_file_changes_nothing(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ async def test_a_bad_caps_file_changes_nothing(tmp_path: Path) -> None:
     file, caps = tmp_path / "caps.toml", Caps()
     watched = CapsFile(file, caps)
     file.write_text("[peers]\nbeta = 1_000_000\n")
-    watched.look()
+    watched.check()
     file.write_text("[peers]\nbeta = -5\n[nonsense]\n")
-    watched.look()
+    watched.check()
     assert rates(caps.lane(PORT, "beta", None, bulk=True)) == [None, 1e6]

@@ -147,7 +147,7 @@ def test_a_first_round_comes_out_byte_by_byte(move: Callable[..., tuple[bytes, M
     out, encoder = move(stream)
     assert out == stream
     assert encoder.tally["reference"] > 0
-    assert encoder.tally["noise"] == 16
+    assert encoder.tally["incompressible"] == 16
 
 
 def test_each_technique_does_its_part(move: Callable[..., tuple[bytes, MemoryEncoder]]) -> None:
@@ -158,8 +158,8 @@ def test_each_technique_does_its_part(move: Callable[..., tuple[bytes, MemoryEnc
     # The rounds must not meet in one batch, or the older version would not go at all.
     out, encoder = move(stream, step=20_000, flush_every=1)
     assert memory(out) == memory(stream)
-    assert {name: encoder.tally[name] for name in ("noise", "reference", "delta", "unchanged")} == {
-        "noise": 20,
+    assert {name: encoder.tally[name] for name in ("incompressible", "reference", "delta", "unchanged")} == {
+        "incompressible": 20,
         "reference": 1,
         "delta": 1,
         "unchanged": 1,
@@ -175,7 +175,7 @@ def test_of_two_versions_in_a_batch_only_the_newer_goes(move: Callable[..., tupl
     stream = bytes(writer.part([], last=True).data)
     out, encoder = move(stream)
     assert memory(out) == memory(stream)
-    assert encoder.tally["noise"] == 1
+    assert encoder.tally["incompressible"] == 1
     assert encoder.tally["superseded"] == 8
 
 
@@ -385,7 +385,7 @@ def test_post_copy_leaves_the_codec_at_once(move: Callable[..., tuple[bytes, Mem
     encoder = MemoryEncoder(PortEncoder(KEY))
     encoder.encode(head)
     encoder.flush()
-    assert encoder.passing is not None
+    assert encoder.passthrough is not None
     assert len(encoder.encode(b"\x02page")) == 1
     assert not encoder.holds_back
     out, _ = move(head + bytes(300_000))
@@ -405,7 +405,7 @@ def test_what_passes_may_continue_the_block_of_the_last_record(
     tail = b"\2\0\0\0\2" + (2 << 12 | 0x60).to_bytes(8) + b"\1\0\4" + b"\5\2ab"
     stream = first + bytes(again.data) + tail
     out, encoder = move(stream, step=len(first), flush_every=1, techniques=ALL - without)
-    assert encoder.passing is not None
+    assert encoder.passthrough is not None
     assert memory(out) == memory(stream)
 
 
@@ -434,7 +434,7 @@ def test_other_streams_pass(move: Callable[..., tuple[bytes, MemoryEncoder]]) ->
     stream = random.Random(3).randbytes(700_000)  # noqa: S311  # the same bytes in every run
     out, encoder = move(stream, step=100_000)
     assert out == stream
-    assert encoder.passing == "another stream version"
+    assert encoder.passthrough == "another stream version"
 
 
 def test_memory_refers_to_what_the_disk_sent(store: FileStore) -> None:
