@@ -20,7 +20,7 @@ def use_one_arena() -> None:
         mallopt(_M_ARENA_MAX, 1)
 
 
-def give_back() -> None:
+def trim() -> None:
     """Return whole pages that are free; takes some milliseconds, without the interpreter's lock."""
     if (malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
         malloc_trim(ctypes.c_size_t(0))

@@ -9,7 +9,9 @@ from blake3 import blake3
 from numpy.typing import NDArray
 
 from services.node_agent.page_codec.memory import xbzrle
-from services.node_agent.page_codec.memory.qemu_stream import PAGE_BYTES, Kind, QemuStream
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BYTES
+from services.node_agent.page_codec.memory.qemu_stream import QemuStream
+from services.node_agent.page_codec.memory.scan import Kind
 
 RAM_SECTION = 2
 BLOCKS: Mapping[bytes, int] = {b"pc.ram": 64, b"0000:00:02.0/vga.vram": 8, b"/rom@etc/acpi/tables": 2}

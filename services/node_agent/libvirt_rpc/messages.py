@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from services.node_agent.libvirt_rpc.xdr import XdrError, XdrReader, XdrWriter
+from shared.errors import VmportError
 
 REMOTE_PROGRAM = 0x20008086
 KEEPALIVE_PROGRAM = 0x6B656570
@@ -26,8 +27,10 @@ MAX_FIELD_BYTES = 80
 _HEADER = struct.Struct(">7I")
 
 
-class RpcError(ValueError):
+class RpcError(VmportError):
     """Bytes that are not libvirt's RPC, or a payload that its procedure does not have."""
+
+    code = "rpc_unreadable"
 
 
 class Procedure(IntEnum):

@@ -24,7 +24,7 @@ from services.node_agent.page_codec.memory import xbzrle
 from services.node_agent.page_codec.memory.format import NAMED, MemoryColumn, MemoryKind
 from services.node_agent.page_codec.memory.held_pages import HeldPages
 from services.node_agent.page_codec.memory.incompressible import is_incompressible
-from services.node_agent.page_codec.memory.qemu_stream import Block, Kind, Scan
+from services.node_agent.page_codec.memory.scan import Block, Kind, Scan
 from services.node_agent.page_codec.memory.sent_pages import UNNUMBERED, ZERO, PageNumbers, SentPages
 
 DELTA_LIMIT_BYTES: Final = 3072

@@ -25,7 +25,9 @@ from services.node_agent.page_codec.contents import CONTENT_BYTES, Pages
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.memory.batch import MemoryBatch, MemoryState
 from services.node_agent.page_codec.memory.held_pages import DEFAULT_HOLD_BYTES, HeldPages
-from services.node_agent.page_codec.memory.qemu_stream import PAGE_BYTES, Kind, Mark, QemuStream, Scan
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BYTES
+from services.node_agent.page_codec.memory.qemu_stream import QemuStream
+from services.node_agent.page_codec.memory.scan import Kind, Mark, Scan
 from services.node_agent.page_codec.memory.sent_pages import PageNumbers, SentPages
 from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortEncoder

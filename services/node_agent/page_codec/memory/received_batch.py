@@ -21,25 +21,18 @@ from services.node_agent.page_codec.contents import (
     Pages,
 )
 from services.node_agent.page_codec.memory.format import NAMED, MemoryColumn, MemoryKind
-from services.node_agent.page_codec.memory.qemu_stream import (
-    FLAG_CONTINUE,
-    FLAG_PAGE,
-    FLAG_XBZRLE,
-    FLAG_ZERO,
-    PAGE_BITS,
-)
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BITS, XBZRLE_ENCODING, RamFlag
 
 MAX_OUT_BYTES: Final = 2 * MAX_CHUNK_BYTES
 """Most that a batch may become."""
 
-_FLAGS: Final = np.array([0, FLAG_ZERO, FLAG_PAGE, FLAG_PAGE, FLAG_PAGE, FLAG_XBZRLE], dtype=np.int64)
+_FLAGS: Final = np.array([0, RamFlag.ZERO, RamFlag.PAGE, RamFlag.PAGE, RamFlag.PAGE, RamFlag.XBZRLE], dtype=np.int64)
 _BODY_BYTES: Final = np.array([0, 1, CONTENT_BYTES, CONTENT_BYTES, CONTENT_BYTES, 3], dtype=np.int64)
 """By kind; opaque elements and deltas have their own length on top."""
 _HEAD_BYTES: Final = 8
-_ENCODING_XBZRLE: Final = b"\x01"
+_DELTA_ENCODING: Final = bytes([XBZRLE_ENCODING])
 
 Kinds = NDArray[np.uint8]
-Places = NDArray[np.int64]
 
 
 class ReceivedBatch:
@@ -101,7 +94,7 @@ class ReceivedBatch:
         """The stream's bytes. Raises CodecError; ContentMissingError where another call may succeed."""
         contents = self._contents(store)
         is_record = self._kinds != MemoryKind.OPAQUE
-        flags = _FLAGS[self._kinds[is_record]] | np.where(self._named[is_record], 0, FLAG_CONTINUE)
+        flags = _FLAGS[self._kinds[is_record]] | np.where(self._named[is_record], 0, RamFlag.CONTINUE)
         heads = ((self._pages << PAGE_BITS) | flags).astype(">u8").view(np.uint8).reshape(-1, _HEAD_BYTES)
         groups = _GROUPS[self._kinds] | np.where(self._named, NAMED, 0).astype(np.uint8)
         parts: list[bytes | memoryview] = []
@@ -177,7 +170,7 @@ def _fetch(store: ContentStore, origin: int, numbers: Codes) -> Pages:
 
 
 def _delta(delta: memoryview) -> tuple[bytes, bytes, memoryview]:
-    return _ENCODING_XBZRLE, len(delta).to_bytes(2), delta
+    return _DELTA_ENCODING, len(delta).to_bytes(2), delta
 
 
 def _texts(data: memoryview) -> list[bytes]:

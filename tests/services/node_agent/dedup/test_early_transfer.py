@@ -11,7 +11,7 @@ import pytest
 import structlog.testing
 
 from services.node_agent.dedup.early_transfer import EARLY, receive_early, send_early
-from services.node_agent.hypervisor.testing import DISK_BYTES
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.session import LaneSession

@@ -19,7 +19,8 @@ from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.memory.decoder import MemoryDecoder
 from services.node_agent.page_codec.memory.encoder import BATCH_BYTES, MemoryEncoder
 from services.node_agent.page_codec.memory.format import MemoryColumn, MemoryKind
-from services.node_agent.page_codec.memory.qemu_stream import Kind, QemuStream
+from services.node_agent.page_codec.memory.qemu_stream import QemuStream
+from services.node_agent.page_codec.memory.scan import Kind
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
 from shared.page_stream.bodies import LaneRole

@@ -8,15 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from services.node_agent.page_codec.memory.qemu_stream import (
-    PAGE_BYTES,
-    Block,
-    DamagedStreamError,
-    Kind,
-    Mark,
-    QemuStream,
-    Scan,
-)
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BYTES
+from services.node_agent.page_codec.memory.qemu_stream import DamagedStreamError, QemuStream
+from services.node_agent.page_codec.memory.scan import Block, Kind, Mark, Scan
 from tests.support.migration_stream import BLOCKS, RAM_SECTION, StreamWriter
 
 RAM = b"pc.ram"
