@@ -72,7 +72,6 @@ class MigrationPlan:
     domain_xml: str
     disks: tuple[str, ...]
     overlays: bool = False
-    bandwidth_bytes_per_s: int | None = None
     switchover_bandwidth_bytes_per_s: int | None = None
     """Plan the switchover with this rate instead of a measured one, where `takes_switchover_bandwidth`."""
     auto_converge: bool = False
@@ -87,16 +86,13 @@ class JobStats:
     memory_total_bytes: int = 0
     memory_processed_bytes: int = 0
     memory_remaining_bytes: int = 0
-    memory_rate_bytes_per_s: int = 0
     dirty_rate_bytes_per_s: int = 0
     memory_iteration: int = 0
     disk_total_bytes: int = 0
     disk_processed_bytes: int = 0
     disk_remaining_bytes: int = 0
-    disk_rate_bytes_per_s: int = 0
     downtime_ms: int | None = None
     """Measured when the job is over, expected while it runs."""
-    post_copy_requests: int = 0
 
 
 class Lifecycle(StrEnum):

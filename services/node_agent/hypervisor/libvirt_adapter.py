@@ -235,8 +235,6 @@ class LibvirtHypervisor:
             flags |= libvirt.VIR_MIGRATE_NON_SHARED_INC if plan.overlays else libvirt.VIR_MIGRATE_NON_SHARED_DISK
             params[libvirt.VIR_MIGRATE_PARAM_DISKS_URI] = plan.disks_uri
             params[libvirt.VIR_MIGRATE_PARAM_MIGRATE_DISKS] = list(plan.disks)
-        if plan.bandwidth_bytes_per_s is not None:
-            params[libvirt.VIR_MIGRATE_PARAM_BANDWIDTH] = mib_per_s(plan.bandwidth_bytes_per_s)
         if plan.switchover_bandwidth_bytes_per_s is not None:
             params[_SWITCHOVER_BANDWIDTH] = mib_per_s(plan.switchover_bandwidth_bytes_per_s)
         if plan.auto_converge:

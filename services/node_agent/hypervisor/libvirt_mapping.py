@@ -57,15 +57,12 @@ def job_stats(stats: Mapping[str, Any]) -> JobStats:
         memory_total_bytes=number(libvirt.VIR_DOMAIN_JOB_MEMORY_TOTAL),
         memory_processed_bytes=number(libvirt.VIR_DOMAIN_JOB_MEMORY_PROCESSED),
         memory_remaining_bytes=number(libvirt.VIR_DOMAIN_JOB_MEMORY_REMAINING),
-        memory_rate_bytes_per_s=number(libvirt.VIR_DOMAIN_JOB_MEMORY_BPS),
         dirty_rate_bytes_per_s=number(libvirt.VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE) * page_bytes,
         memory_iteration=number(libvirt.VIR_DOMAIN_JOB_MEMORY_ITERATION),
         disk_total_bytes=number(libvirt.VIR_DOMAIN_JOB_DISK_TOTAL),
         disk_processed_bytes=number(libvirt.VIR_DOMAIN_JOB_DISK_PROCESSED),
         disk_remaining_bytes=number(libvirt.VIR_DOMAIN_JOB_DISK_REMAINING),
-        disk_rate_bytes_per_s=number(libvirt.VIR_DOMAIN_JOB_DISK_BPS),
         downtime_ms=int(downtime) if downtime is not None else None,
-        post_copy_requests=number(libvirt.VIR_DOMAIN_JOB_MEMORY_POSTCOPY_REQS),
     )
 
 

@@ -127,11 +127,6 @@ class FrameParser:
             frames.append(Frame(program, procedure, kind, serial, status, raw[HEADER_BYTES:], version))
         return frames
 
-    @property
-    def partial(self) -> bool:
-        """Whether a frame is cut: an end of stream now is an error."""
-        return bool(self._buffer)
-
 
 class ParamType(IntEnum):
     """virTypedParameterType."""

@@ -314,7 +314,6 @@ class Outbound:
             disks=tuple(disk.target for disk in agreement.disks),
             overlays=self._overlays,
             switchover_bandwidth_bytes_per_s=PLANNED_BYTES_PER_S if self._plans_bytes else None,
-            bandwidth_bytes_per_s=None,  # the lanes hold the cap: it is on what crosses the wire, after the codec
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
         )

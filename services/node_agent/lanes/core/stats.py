@@ -54,8 +54,3 @@ class LaneStats:
     def reader_is_full(self) -> bool:
         """Whether as much waits for the other application as it takes: what it takes now, it takes at its own rate."""
         return 4 * self.unconsumed_out_raw_bytes >= 3 * self.allowed_out_raw_bytes > 0
-
-    def sent_rate_since(self, earlier: LaneStats) -> float:
-        """Bytes per second handed to the route since an earlier snapshot; 0.0 when no time has passed."""
-        elapsed_s = self.at_s - earlier.at_s
-        return (self.sent_bytes - earlier.sent_bytes) / elapsed_s if elapsed_s > 0 else 0.0

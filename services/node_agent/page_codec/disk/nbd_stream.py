@@ -48,6 +48,7 @@ _FLAG_FIXED_NEWSTYLE: Final = 1
 _CLIENT_FLAGS: Final = 3
 _FLAG_NO_ZEROES: Final = 2
 _FLAG_PAYLOAD_LEN: Final = 1 << 5
+_REPLY_FLAG_DONE: Final = 1  # the last chunk of its reply
 _REPLY_OFFSET_DATA: Final = 1
 _OPTION_EXPORT_NAME: Final = 1
 _OPTION_STARTTLS: Final = 5
@@ -153,11 +154,6 @@ class _Scanner(ABC):
             spans.append(Span(plain_from, size, None))
         return spans
 
-    def eof(self) -> None:
-        """The direction ended. Raises NbdError when it ended within a header or a payload."""
-        if not self.opaque and (self._head or self._payload_left):
-            raise self._error(f"the connection ended {'within a payload' if self._payload_left else 'within a header'}")
-
     @abstractmethod
     def _read_header(self) -> None:
         """The header has `_need` bytes: ask for more, or take it."""
@@ -182,6 +178,14 @@ class _Scanner(ABC):
 
     def _error(self, finding: str) -> NbdError:
         return NbdError(side=self._SIDE, at_byte=self._at_byte, finding=finding)
+
+
+class _Greeting:
+    """What a server says first (doc/proto.md, "Newstyle negotiation"), by where each part ends, in bytes."""
+
+    MAGIC_END: Final = 8
+    STYLE_END: Final = 16
+    FLAGS_END: Final = 18
 
 
 class _Phase(Enum):
@@ -308,11 +312,11 @@ class ReplyScanner(_Scanner):
 
     def _read_greeting(self) -> None:
         match len(self._head):
-            case 8 if self._head == _NBD_MAGIC:
-                self._more(16)
-            case 16 if self._head[8:] == _OPTION_MAGIC:
-                self._more(18)
-            case 18:
+            case _Greeting.MAGIC_END if self._head == _NBD_MAGIC:
+                self._more(_Greeting.STYLE_END)
+            case _Greeting.STYLE_END if self._head[_Greeting.MAGIC_END :] == _OPTION_MAGIC:
+                self._more(_Greeting.FLAGS_END)
+            case _Greeting.FLAGS_END:
                 self._phase = _Phase.OPTIONS
                 self._expect(4)
             case _:
@@ -376,7 +380,7 @@ class ReplyScanner(_Scanner):
         self._expect(4, payload=0 if error else length, offset=offset)
 
     def _read_chunk(self, kind: int, flags: int, cookie: int, length: int, header: int) -> None:
-        if flags & 1:  # the last chunk of its reply
+        if flags & _REPLY_FLAG_DONE:
             self._facts.reads.pop(cookie, None)
         if kind != _REPLY_OFFSET_DATA:
             self._expect(4, payload=length)

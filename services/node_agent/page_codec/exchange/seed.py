@@ -26,7 +26,14 @@ import numpy as np
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
 from services.node_agent.page_codec.contents import CONTENT_BYTES, Pages
 from services.node_agent.page_codec.digests import Digests, Hits
-from services.node_agent.page_codec.exchange.known import MAX_OFFERS, SHORT_BYTES, KnownTable, Offered, read_greet
+from services.node_agent.page_codec.exchange.known import (
+    MAX_OFFERS,
+    OFFER,
+    SHORT_BYTES,
+    KnownTable,
+    Offered,
+    read_greet,
+)
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 
 ROOM: Final = 9
@@ -107,13 +114,12 @@ class SeedReceiver:
 
     def receive(self, payload: bytes) -> tuple[bytes, Pages]:
         """The answer to a message, to be sent when its contents are stored. Raises CodecError."""
-        match payload[:1]:
-            case b"\x03":  # OFFER
-                return self._answer(payload), _NOTHING
-            case b"\x0a":  # FILL
-                return self._filled(payload)
-            case kind:
-                raise CodecError(finding=f"message {kind.hex() or 'nothing'} is none of a seeding's")
+        kind = payload[0] if payload else None
+        if kind == OFFER:
+            return self._answer(payload), _NOTHING
+        if kind == FILL:
+            return self._filled(payload)
+        raise CodecError(finding=f"message {payload[:1].hex() or 'nothing'} is not one of a seeding's")
 
     def _answer(self, payload: bytes) -> bytes:
         self._due = (len(payload) - 1) // SHORT_BYTES

@@ -73,24 +73,3 @@ def _uleb128(out: Pages, at: NDArray[np.int64], values: NDArray[np.int64]) -> ND
     out[at] = (values & 127) | (long << 7)
     out[at[long] + 1] = values[long] >> 7
     return at + 1 + long
-
-
-def apply(delta: bytes | memoryview, page: Pages) -> None:
-    """Change `page` (4096 bytes) in place, as QEMU does. Raises ValueError for what QEMU would refuse."""
-    at = place = 0
-    while at < len(delta):
-        same, begin = _read(delta, at)
-        news, begin = _read(delta, begin)
-        place += same
-        if (at and not same) or not news or place + news > PAGE_BYTES or begin + news > len(delta):
-            raise ValueError("not an XBZRLE delta of a page")
-        page[place : place + news] = np.frombuffer(delta[begin : begin + news], dtype=np.uint8)
-        at, place = begin + news, place + news
-
-
-def _read(delta: bytes | memoryview, at: int) -> tuple[int, int]:
-    if at < len(delta) and delta[at] < 128:
-        return delta[at], at + 1
-    if at + 1 < len(delta) and delta[at + 1] < 128:
-        return (delta[at] & 127) | delta[at + 1] << 7, at + 2
-    raise ValueError("not an XBZRLE delta of a page")
