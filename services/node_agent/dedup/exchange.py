@@ -1,11 +1,12 @@
-"""Before a transfer: the two node agents find out which contents the recipient has already (`known_exchange`).
+"""Before a transfer, the two node agents find out which contents the recipient already has. Both ends.
 
-On a stream of the control lane labelled CONTENTS. The donor offers the contents of the VM's disks and of what earlier
-ports of this VM left here; the recipient looks among its published base images and what earlier ports of this VM left
-there, never among other tenants' data. Whatever fails here costs bytes, not the port: without READY nothing is known.
+It uses a stream of the control lane labelled CONTENTS (messages: `page_codec.exchange.known`). The donor offers the
+contents of the VM's disks and of what earlier ports of this VM left at its node. The recipient looks in its published
+base images and in what earlier ports of this VM left there, never in other tenants' data. A failure here costs bytes,
+not the port: without READY no content is known.
 
-After READY the stream stays open: a content that is not any more what it was at the recipient is asked for again, and
-the donor gives it if its own copy is still the same. If it is not, the port fails with that reason; nothing is guessed.
+After READY the stream stays open: if a block at the recipient has changed, it asks for the content again, and the donor
+sends it if its own copy is unchanged. If that has changed too, the port fails with that reason; nothing is guessed.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ log = structlog.stdlib.get_logger(__name__)
 
 CONTENTS = "contents"
 ANSWER_WITHIN_S = 60.0
-"""For one message, at the recipient."""
+"""For one message of the other end."""
 EXCHANGE_WITHIN_S = 25.0
-"""At the donor, for all of it: a transfer that begins in time is worth more. What the recipient indexed meanwhile
-serves the next port."""
+"""At the donor, for the whole exchange: an early start of the transfer is worth more. What the recipient indexed
+meanwhile serves the next port."""
 
 
 @dataclass(slots=True)
 class ExchangeResult:
-    """What the exchange was worth, and what is needed to answer later. Bytes are payloads, both directions."""
+    """What the exchange found, and what `serve_blocks` needs. `exchanged_bytes` are payloads of both directions."""
 
     stream: LaneStream
     offers: int = 0
@@ -60,6 +61,8 @@ class ExchangeResult:
 
 
 class _CountedStream:
+    """A stream that counts its payload bytes and bounds each wait."""
+
     def __init__(self, stream: LaneStream) -> None:
         self._stream = stream
         self.bytes = 0
@@ -83,9 +86,9 @@ async def offer_contents(
     *,
     within_s: float = EXCHANGE_WITHIN_S,
 ) -> ExchangeResult:
-    """Ask the recipient what it has of these files, and teach the port's encoders. Raises LaneError.
+    """The donor's side: find out what the recipient has of these files, and tell the port's encoders. Raises LaneError.
 
-    Then `serve_blocks` is to run, and `known` to be closed after it.
+    Run `serve_blocks` afterwards, and then close `known`.
     """
     stream = control.open_stream(StreamKind.CONTROL, CONTENTS)
     result = ExchangeResult(stream)
@@ -96,7 +99,7 @@ async def offer_contents(
         if result.known is None:
             stream.write_eof()
     except (StreamError, CodecError, TimeoutError, OSError) as error:
-        log.warning("the recipient's contents are not known", reason=str(error) or type(error).__name__)
+        log.warning("contents exchange failed", reason=str(error) or type(error).__name__)
         stream.reset("the exchange failed")
     result.exchanged_bytes = counted.bytes
     return result
@@ -119,7 +122,7 @@ async def _offer(
             seen = np.concatenate((seen, found.digests[:, 0]))
             parts[path] = found.only(await _offer_file(counted, offered, found))
     await counted.send(offered.commit())
-    # The recipient numbers them meanwhile.
+    # Keyed ids take 1 µs each here; the recipient assigns its numbers at the same time.
     digests = [digest for part in parts.values() for digest in part.whole_digests()]
     ids, answer = await asyncio.gather(asyncio.to_thread(port.contents.ids_of, digests), counted.receive())
     count = exchange.read_ready(answer)
@@ -133,7 +136,7 @@ async def _offer(
 
 
 def _join(parts: Sequence[Scanned]) -> tuple[NDArray[np.int64], Scanned]:
-    """One after the other, and which part each row is of."""
+    """All rows in one `Scanned`, and for each row the index of its part (int64)."""
     if not parts:
         return np.empty(0, dtype=np.int64), Scanned.empty()
     part_of = np.repeat(np.arange(len(parts)), [len(part.blocks) for part in parts]).astype(np.int64)
@@ -142,7 +145,10 @@ def _join(parts: Sequence[Scanned]) -> tuple[NDArray[np.int64], Scanned]:
 
 
 async def serve_blocks(result: ExchangeResult) -> None:
-    """Answer the recipient for as long as it may ask. A lane that fails is noticed by others."""
+    """The donor's side after the exchange: send contents again that the recipient asks for, until the stream ends.
+
+    A failed lane is reported by its session, not here.
+    """
     known = result.known
     if known is None:
         return
@@ -152,11 +158,11 @@ async def serve_blocks(result: ExchangeResult) -> None:
             for number in exchange.read_ask(payload):
                 await stream.write(exchange.give(await asyncio.to_thread(_content, known, number)))
     except (LaneError, StreamError, CodecError) as error:
-        log.info("the recipient asks for no more contents", reason=str(error))
+        log.info("serving of blocks ended", reason=str(error))
 
 
 def _content(known: KnownBlocks, number: int) -> bytes:
-    """The content if the file still has it, else nothing."""
+    """The content, or b"" if the file no longer has it."""
     try:
         return known.fetch(np.array([number], dtype=np.uint32)).tobytes()
     except (ContentMissingError, OSError):
@@ -173,7 +179,10 @@ async def _worth(counted: _CountedStream, offered: exchange.Offered, found: Scan
 
 
 async def _offer_file(counted: _CountedStream, offered: exchange.Offered, found: Scanned) -> NDArray[np.bool_]:
-    """Offer all of it, the answer to a batch on its way while the next one is sent. Which of it the recipient has."""
+    """Offer all rows; returns which of them (bool) the recipient has.
+
+    One batch is offered before the answer to the one before is read, so the link does not idle for a round trip.
+    """
     parts = exchange.batches_of(found.digests)
     hits = np.zeros(len(found.digests), dtype=np.bool_)
     for ahead in range(len(parts) + 1):
@@ -201,7 +210,7 @@ class Sources:
             try:
                 scans.append(self.index.look_up(path, limit=exchange.MAX_OFFERS))
             except OSError as error:
-                log.warning("a file's contents cannot be known", file=str(path), reason=str(error))
+                log.warning("file not indexed", file=str(path), reason=str(error))
                 continue
             files.append(path)
         file_of, contents = _join(scans)
@@ -209,13 +218,13 @@ class Sources:
 
 
 def index_images(folder: Path, index: BlockIndex) -> None:
-    """Index the catalogue ahead of ports. Blocking. Raises OSError."""
+    """Index the catalogue before ports need it. Blocking. Raises OSError."""
     for path in published(folder):
         index.look_up(path, limit=exchange.MAX_OFFERS)
 
 
 class AskingReader:
-    """Contents that the recipient has; asks the donor for those that are not what they were. A `store.KnownReader`."""
+    """Reads blocks that the recipient has, and asks the donor for those that have changed. A `store.KnownReader`."""
 
     def __init__(self, known: KnownBlocks, arrivals: Arrivals) -> None:
         self._known = known
@@ -225,7 +234,7 @@ class AskingReader:
         self._trouble: str | None = None
 
     def fetch(self, numbers: Numbers) -> Pages:
-        """Raises ContentMissingError while the donor is asked, CodecError when it has them no more either."""
+        """The contents. Raises ContentMissingError while the donor is asked, CodecError if it no longer has them."""
         try:
             return self._known.fetch(numbers)
         except ContentMissingError as missing:
@@ -237,12 +246,12 @@ class AskingReader:
             raise
 
     async def serve(self, stream: LaneStream, index: BlockIndex) -> None:
-        """Ask for what `fetch` missed, until cancelled or the donor cannot give it. Raises LaneError."""
+        """Ask for what `fetch` missed, until cancelled, or until the donor does not have it. Raises LaneError."""
         try:
             while True:
                 number = await self._wanted.get()
                 path = self._known.path_of(number)
-                log.warning("a content is not what it was; the donor is asked for it", file=str(path), number=number)
+                log.warning("cached block changed, refetching", file=str(path), number=number)
                 index.forget(path)
                 await stream.write(exchange.ask([number]))
                 content = exchange.read_give(await stream.read())
@@ -256,9 +265,9 @@ class AskingReader:
 
 
 async def answer_offers(stream: LaneStream, sources: Sources) -> KnownBlocks | None:
-    """Answer the donor. What has numbers now; None where nothing has.
+    """The recipient's side: answer the donor's offers. Returns the blocks that have numbers now, None if none has.
 
-    Give it to the store, then `tell_ready`. Raises LaneError, StreamError, CodecError, OSError, TimeoutError.
+    Give them to the store, then call `tell_ready`. Raises LaneError, StreamError, CodecError, OSError, TimeoutError.
     """
     counted = _CountedStream(stream)
     key = exchange.read_greet(await counted.receive())
@@ -276,5 +285,5 @@ async def answer_offers(stream: LaneStream, sources: Sources) -> KnownBlocks | N
 
 
 async def tell_ready(stream: LaneStream, known: KnownBlocks) -> None:
-    """The contents can be referred to now. Raises LaneError, StreamError."""
+    """Tell the donor that references to these contents can be resolved now. Raises LaneError, StreamError."""
     await stream.write(exchange.ready(len(known)))

@@ -1,4 +1,4 @@
-"""The hypervisor port: what the node agent needs of a host's virtualisation, in its own words. Knows no library.
+"""The hypervisor port: what the node agent needs of a host's virtualisation. Knows no library.
 
 `libvirt_adapter` is the real one, `testing.FakeHypervisor` the fake; `tests/contract/test_hypervisor.py` holds both to
 this text. Every call may raise `HypervisorError`; a VM that is not there raises `VmNotFound`, except from `state`.
@@ -17,7 +17,7 @@ from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
 MAX_PEEK_BYTES: Final = 1 << 20
-"""Most of a guest's memory that is read at once: the guest's QEMU serves nobody else meanwhile."""
+"""Most guest memory that is read by one call: QEMU's main loop does nothing else meanwhile."""
 
 
 class HypervisorError(VmportError):

@@ -56,8 +56,9 @@ class LibvirtHypervisor:
         accelerators: tuple[str, ...] = (),
         pid_dir: str = "/run/libvirt/qemu",
     ) -> None:
-        """`bridges` are those that guests may use; `accelerators` narrows what libvirt claims; `pid_dir` serves the
-        fence."""
+        """`bridges` are those that guests may use; `accelerators` narrows what libvirt claims; `pid_dir` has QEMU's pid
+        files, for the fence.
+        """
         self._session = LibvirtSession(uri)
         self._image_dir = image_dir
         self._bridges = bridges
@@ -151,7 +152,7 @@ class LibvirtHypervisor:
                     continue
                 found[uuid] = summary(describe(domain.XMLDesc(0)), STATES.get(state, VmState.OTHER))
             except libvirt.libvirtError as error:
-                # It may go away between the list and the look.
+                # The VM may end between the two calls.
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
         self._listed = found
@@ -207,7 +208,7 @@ class LibvirtHypervisor:
         """End the guest."""
 
         def destroy(domain: LibvirtDomain) -> None:
-            # A frozen QEMU does not hear SIGTERM, and libvirt would wait for it.
+            # A stopped QEMU does not handle SIGTERM, and libvirt would wait for it.
             self._fence.kill_frozen(domain.name(), uuid)
             try:
                 if domain.isActive():

@@ -52,7 +52,7 @@ class _EventThread:
         with cls._lock:
             if cls._started:
                 return
-            libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; printing them, too, is noise
+            libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
             libvirt.virEventRegisterDefaultImpl()
             threading.Thread(target=cls._run, name="libvirt-events", daemon=True).start()
             cls._started = True

@@ -107,7 +107,7 @@ async def test_a_port_sends_them(pair: Pair) -> None:
     assert failure is None
     assert isinstance(result, OutboundResult)
     counts = {line["event"]: line["contents"] for line in logs if "contents" in line}
-    assert counts["contents went early"] == counts["contents came early"] > 0
+    assert counts["early transfer sent"] == counts["early transfer received"] > 0
     assert pair.recipient.vms[VM].memory == pair.memory
 
 
