@@ -1,5 +1,4 @@
-"""LaneSession: the asyncio shell around one lane. Feeds the protocol, drains it into the link, keeps its timers,
-wakes who waits.
+"""LaneSession: the asyncio shell around one lane. Feeds the protocol, sends its frames, keeps timers, wakes waiters.
 
 It decides nothing about the wire (protocol.py) and does not know what the bytes mean.
 
@@ -69,7 +68,7 @@ class LaneSession:
         self._failure: LaneError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn = asyncio.Lock()  # writers wait for the window one after the other, first come first served
-        self._changed = asyncio.Event()  # something arrived or ended: whoever waits looks again
+        self._changed = asyncio.Event()  # something arrived or ended: waiters check again
         self._to_send = asyncio.Event()
         self._sender_idle = True
         self._over = asyncio.Event()
@@ -300,7 +299,7 @@ class LaneSession:
             self._check_alive()
 
     async def _wait_for_change(self) -> None:
-        self._changed.clear()  # wakes nobody less: an event's waiters are released by set() itself
+        self._changed.clear()  # cannot lose a wake-up: set() has released its waiters already
         await self._changed.wait()
 
     # Bookkeeping --------------------------------------------------------------------------------------------------
@@ -327,7 +326,7 @@ class LaneSession:
             self._inboxes.pop(inbox.stream_id, None)
 
     def _drop(self, inbox: StreamInbox) -> None:
-        """Nobody will read what has arrived: out of the window with it."""
+        """What has arrived will not be read: report it as consumed, so that it leaves the window."""
         self._inboxes.pop(inbox.stream_id, None)
         for sequence in inbox.discard_unread():
             self._protocol.data_consumed(sequence)

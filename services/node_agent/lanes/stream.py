@@ -75,7 +75,7 @@ class StreamInbox:
         self.changed.set()
 
     def discard_unread(self) -> list[int]:
-        """Numbers of all payloads that the application has not finished with, which it now never will."""
+        """Drop what was not read; returns the sequence numbers of all payloads that were not consumed."""
         sequences = [event.sequence for event in self.received]
         self.received.clear()
         if self.in_hand is not None:
@@ -134,9 +134,9 @@ class LaneStream:
         """Send bytes; returns when they are in the window, which may be long before they arrive.
 
         `data` must never change afterwards: copy a view of a buffer that is used again. More than `max_payload_bytes`
-        become several payloads. The other application makes `raw_bytes` of it, if it is a coded form of so many; the
-        writer then does not hasten further ahead of it than of the link, or than `raw_lead_bytes` where that is more.
-        Raises StreamResetError, the LaneError that ended the lane, or ValueError after `write_eof`.
+        become several payloads. `raw_bytes` is the size after decoding at the other end, if the data is encoded. The
+        writer is then held to the rate of that application as it is to the link's, but may be `raw_lead_bytes` ahead of
+        it. Raises StreamResetError, the LaneError that ended the lane, or ValueError after `write_eof`.
         """
         raw = len(data) if raw_bytes is None else raw_bytes
         limit = self._owner.max_payload_bytes

@@ -9,12 +9,11 @@ Rule 1  Exactly once, in order. Numbered frames (OPEN, DATA, EOF, RESET, CLOSE) 
         outbox.py and inbox.py.
 Rule 2  Acks mean consumed. `received` frees the sender's copy; `consumed` frees the window, when the application has
         finished with the bytes (written them into its local socket). So the window bounds the sender's memory, the
-        relay's queue and the receiver's memory together, and a reader that stands still makes the writer at the
-        other end stand still. Within it the sender holds what is under way to about bandwidth x delay (flight.py), in
-        bytes of payloads and in the *raw* bytes that the other application makes of them: a few kB of references may
-        be megabytes to write, and then it is the slower one. A writer whom a switchover does not wait for may lead by
-        more of these. So that all this can be measured, acks come after `ACK_BYTES`, and when `ack_delay_s` has
-        passed.
+        relay's queue and the receiver's memory together, and a reader that stops reading stops the writer at the
+        other end. Within it the sender limits the bytes in flight to about bandwidth x delay (flight.py), both of
+        payloads and of the *raw* bytes that the other application decodes from them: a few kB of references may be
+        megabytes to write, and then it is the bottleneck. A writer that no switchover waits for may lead by more raw
+        bytes. For these measurements acks are sent after `ACK_BYTES`, and after `ack_delay_s`.
 Rule 3  Loss is seen, not guessed. Every frame names the last number sent before it in this pass; because the route
         keeps order, any frame that arrives shows what did not. After `resend_after_s` without progress the sender
         asks with a small ACK (REPLY_WANTED), which drives the same mechanism when the *last* frames were lost. Only
@@ -23,10 +22,10 @@ Rule 4  Resync. After the route came back an endpoint sends HELLO until a HELLO 
         frame before that. Since HELLO, too, names the last number sent, both ends then know what was lost on the way.
 Rule 5  Epochs. An endpoint has a random epoch for its whole life. A HELLO of a new epoch means that the other end
         lost its state; a HELLO that calls this end by an epoch that it never had means that this end did. Both end
-        the lane: its streams cannot be continued. Other frames of a foreign epoch are left-overs and are dropped.
+        the lane: its streams cannot be continued. Other frames of a foreign epoch are stale and are dropped.
 Rule 6  Silence. An idle end sends an ACK every `keepalive_s`; hearing nothing for `silence_s`, whether the route is
         up or not, is fatal, unless the other end has closed the lane.
-Rule 7  Streams of one lane share its window. A reader that stands still stops all of them: streams whose readers
+Rule 7  Streams of one lane share its window. A reader that stops stops all of them: streams whose readers
         wait for each other, or of which one is urgent, belong on different lanes. OPEN, EOF, RESET and CLOSE are
         outside the window (their number is bounded by `max_streams`), so a stream can always be given up.
 Rule 8  Secrecy. Every numbered unit is sealed (seal.py) when it gets its number and opened when it is delivered, so
@@ -34,6 +33,9 @@ Rule 8  Secrecy. Every numbered unit is sealed (seal.py) when it gets its number
         numbered; the streams' units that the application asks for meanwhile wait, unnumbered. HELLO, ACK and ABORT are
         not sealed: whoever changes them can end or stall the lane, which a relay can anyway, but change no byte of it.
 Rule 9  Every violation raises a LaneError from the call that met it, and again from all later ones.
+
+This module is longer than others (about 600 lines, one class): the rules above are about one state, and to cut it would
+spread them over objects that must call each other once per frame.
 
     stream:  OPEN -> open -> EOF from one end -> half closed -> EOF from the other -> closed
              RESET from either end, at any time -> closed
@@ -87,7 +89,7 @@ from shared.page_stream.errors import FrameError
 from shared.page_stream.frame import Flag, Frame, FrameBytes, FrameType, decode_frame, encode_frame
 
 RAW_LIMIT_BYTES: Final = 1 << 40
-"""No limit: raw bytes that are under way are in nobody's memory."""
+"""No limit: raw bytes in flight are held in no memory; only the payloads are."""
 ACK_BYTES: Final = 128 * 1024
 """An ack is due when so much was consumed, or an eighth of the window where that is less. On loopback that costs 5 % of
 900 MB/s beside acks after 1 MiB; at 100 Mbit/s it is 95 acks and 5 kB a second (tests/bench/lane_throughput.py)."""
@@ -134,7 +136,7 @@ class LaneProtocol:
         self._said_s = now_s
         self._probe_at_s = now_s
         self._probe_pause_s = settings.resend_after_s
-        # Only counted, never decided upon.
+        # For statistics only.
         self._sent_frames = 0
         self._sent_bytes = 0
         self._resent_bytes = 0

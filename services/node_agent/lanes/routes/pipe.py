@@ -1,7 +1,7 @@
 """Pipe: one TCP connection of a direct lane, cut into frames. Knows their framing, not their order or meaning.
 
-What comes is received by the kernel straight into its place: the bytes that are wanted next, never more. So the kernel
-can be told how many they are (SO_RCVLOWAT), and wakes this process a few times per frame, not once per segment: at
+The kernel copies received bytes directly into the frame: only the bytes that are needed next, never more. So it can be
+told their number (SO_RCVLOWAT, socket(7)) and wakes this process a few times per frame, not once per segment: at
 100 Mbit/s that is 100 to 200 wake-ups a second instead of thousands.
 """
 
@@ -18,7 +18,7 @@ from shared.page_stream.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameBytes
 
 SEND_BUFFER_BYTES: Final = 512 * 1024
 WAKE_BYTES: Final = 64 * 1024
-"""At most so many bytes wait in the kernel unseen: 5 ms at 100 Mbit/s."""
+"""At most this many bytes wait unread in the kernel: 5 ms at 100 Mbit/s."""
 
 _HEAD: Final = struct.Struct(">IQ")
 _FRAME_LIMIT_BYTES: Final = HEADER_BYTES + MAX_PAYLOAD_BYTES
@@ -134,7 +134,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._writable.set()
         if not self._opening.done():
             self._opening.set_exception(LinkDown(self._why_lost))
-            self._opening.exception()  # heard or not: nobody may be waiting any more
+            self._opening.exception()  # mark it as retrieved: no task may be waiting any more
         if self._lost is not None:
             self._lost(self._why_lost)
 
