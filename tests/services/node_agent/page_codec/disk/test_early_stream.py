@@ -15,7 +15,7 @@ from services.node_agent.page_codec.disk.early_stream import EarlyDecoder, Early
 from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
-from tests.services.node_agent.page_codec.disk.test_encoder import FLAGS, KEY, Ends, block, write
+from tests.support.disk_stream import FLAGS, KEY, Ends, block, write
 
 
 class EarlyEnds(Ends):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,19 +10,12 @@ from hypothesis import strategies as st
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.digests import Digests
 from services.node_agent.page_codec.exchange import known as ex
-from services.node_agent.page_codec.exchange.siphash import siphash
 
 KEY = bytes(range(32))
 
 
 def digests(values: list[int] | range) -> Digests:
     return np.array([(value, ~value & 0xFFFF_FFFF) for value in values], dtype=np.uint64).reshape(-1, 2)
-
-
-def test_siphash_is_siphash() -> None:
-    """The published vector for 16 bytes."""
-    message = np.frombuffer(bytes(range(16)), dtype="<u8").reshape(1, 2)
-    assert siphash(message, bytes(range(16))).tolist() == [struct.unpack("<Q", bytes.fromhex("db9bc2577fcc2a3f"))[0]]
 
 
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60)), st.integers(1, 20))
