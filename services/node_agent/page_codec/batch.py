@@ -84,7 +84,7 @@ class BatchPacker:
         if self._stream is None or self._stream_level != self.level:
             ended = self._stream.flush(_FINISH) if self._stream is not None else b""
             self._stream, self._stream_level = _new_stream(self.level), self.level
-        # Large columns go as they lie; a call for each small one would cost more than their copy.
+        # Large columns are not copied; a zstd call for each small one would cost more than joining them.
         small: list[Bytes] = []
         packed = [ended]
         for column in columns:

@@ -1,7 +1,7 @@
 """How hard to compress, from where the time goes. Pure; the shell measures, the encoder obeys.
 
-Three numbers per look: seconds of processor time spent encoding, seconds blocked because the lane's window was full,
-seconds without bytes from the hypervisor or without a processor. What counts is what several looks in a row say:
+Three numbers per sample: seconds of processor time spent encoding, seconds blocked because the lane's window was full,
+seconds without bytes from the hypervisor or without a processor. A change needs several samples in a row:
 
 * Blocked for most of the time, with an encoder that is hardly busy: the link is the bottleneck, and a higher level buys
   bytes with time that nobody needs.
@@ -23,14 +23,14 @@ from typing import Final
 from services.node_agent.page_codec.batch import STORED_LEVEL
 
 DEFAULT_LEVEL: Final = 3
-"""Where a stream begins: dearer than 1 by a third at most, and a short stream has no time to climb."""
+"""Where a stream begins: at most a third slower than 1, and a short stream has no time to climb."""
 LADDER: Final = (STORED_LEVEL, -5, 1, 3, 6)
 SAMPLE_S: Final = 0.1
 """Shortest time to judge."""
 LINK_SAMPLES: Final = 3
 BUSY_SAMPLES: Final = 2
 LATE_SAMPLES: Final = 10
-"""How many looks in a row must say so."""
+"""How many samples in a row must agree."""
 REFUSE_S: Final = 4.0
 """How long a level that made others late is not tried again, at first."""
 _PLAIN: Final = LADDER.index(1)

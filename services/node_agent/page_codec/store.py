@@ -5,8 +5,8 @@ and the eviction (oldest first) are the format itself. Files are read and writte
 counts as the agent's memory, and a full disk would kill the agent by SIGBUS where a write just fails.
 
 Crash safety: nothing in these files is believed after the process that wrote them. What a later port takes from them
-(`kept`) it finds by the digest of the bytes as they stand on disk, and compares again when it reads them. A torn page
-is then only a content that nobody asks for. So nothing is synced while a guest waits.
+(`dedup.cache`) it finds by the digest of the bytes as they stand on disk, and compares again when it reads them. A torn
+page is then only a content that nobody asks for. So nothing is synced while a guest waits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AT_ONCE: Final = 256
 
 
 class KnownReader(Protocol):
-    """Contents that lie elsewhere."""
+    """Reads contents that are stored elsewhere."""
 
     def fetch(self, numbers: Numbers) -> Pages:
         """As `ContentStore.fetch`."""

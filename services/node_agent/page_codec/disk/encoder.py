@@ -42,7 +42,7 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
 
-# Looking at an enum costs more than what is done with it, thousands of times a second.
+# To read an enum's member costs more than its use here, and this runs thousands of times a second.
 _ZERO, _FULL, _REFERENCE = (np.uint8(kind) for kind in (Run.ZERO, Run.FULL, Run.REFERENCE))
 _ORIGIN_NAMES: Final = tuple(origin.name.lower() for origin in sorted(Origin))
 

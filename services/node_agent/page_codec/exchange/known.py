@@ -1,9 +1,9 @@
-"""Which of its contents the donor need not send, because the recipient has them: the exchange before a transfer. Pure.
+"""The exchange before a transfer: which contents the donor need not send, because the recipient has them. Pure.
 
-The donor offers short keyed ids of its contents, in the order in which they lie; the recipient answers a batch with a
+The donor offers short keyed ids of its contents, in file order; the recipient answers a batch with a
 bit per offer. Short ids may collide, so an answer also carries a digest over the full digests of all its hits: where
-the donor's differs, the batch is dropped. So a hit is never a guess. Hits of the batches that the donor commits are
-numbered through, as origin KNOWN, at both ends.
+the donor's differs, the batch is dropped. So a hit is never a guess. The hits of all batches that
+the donor commits get consecutive numbers of origin KNOWN at both ends.
 
 Messages, one payload each, integers little-endian:
 

@@ -1,19 +1,18 @@
-"""Contents that go ahead of a port's window: the wire format of seeding, both ends. Pure.
+"""The wire format of seeding: contents that are sent before a port's window. Both ends. Pure.
 
-The donor takes the VM's contents piece by piece, offers those of a piece, and sends what the recipient lacks. What the
-recipient stores is found by the exchange of the port itself (`known_exchange`), as what an earlier port left; so no
-number given here means anything later, and a seeding that breaks off leaves nothing half done.
+The donor takes the VM's contents piece by piece, offers those of a piece, and sends those that the recipient is
+missing. What the recipient stores is found later by the exchange of the port itself (`known`), like what an earlier
+port left. So no number given here is used later, and a seeding that is interrupted leaves nothing incomplete.
 
-Messages, one payload each, integers little-endian; those of `known_exchange` are as described there:
+Messages, one payload each, integers little-endian; those of `known` are as described there:
 
-    GREET   u8 1 · 32 bytes, the port's key                              donor
-    ROOM    u8 9 · u32 contents that the recipient will store            recipient; 0 ends the seeding
-    OFFER   u8 3 · 5 bytes per content, at most PIECE_CONTENTS           donor
-    ANSWER  u8 4 · 16 bytes, digest of the hits · bitmap                 recipient, one per OFFER
-    FILL    u8 10 · `zstd_codec` chunk of whole contents, at most 256 KiB   donor: those that ANSWER lacks, in order
-    STORED  u8 11 · u32 contents stored so far                           recipient, one per FILL
+    GREET   u8 1 · 32 bytes, the port's key                              donor ROOM    u8 9 · u32 contents that the
+    recipient will store            recipient; 0 ends the seeding OFFER   u8 3 · 5 bytes per content, at most
+    PIECE_CONTENTS           donor ANSWER  u8 4 · 16 bytes, digest of the hits · bitmap                 recipient, one
+    per OFFER FILL    u8 10 · `zstd_codec` chunk of whole contents, at most 256 KiB   donor: those that are no hits in
+    ANSWER, in order STORED  u8 11 · u32 contents stored so far                           recipient, one per FILL
 
-The donor has one piece under way at a time, so at most PIECE_CONTENTS contents are between the ends. Where the digest
+The donor has one piece in flight at a time, so at most PIECE_CONTENTS contents are between the ends. Where the digest
 of the hits is not the expected one, short ids collided, and all of the piece is sent.
 """
 
@@ -79,7 +78,7 @@ class SeedSender:
         return self._offered.offer(digests)
 
     def missing(self, digests: Digests, payload: bytes) -> Hits:
-        """The answer to it: what the recipient lacks. Raises CodecError."""
+        """The answer to an offer: which contents (bool) the recipient is missing. Raises CodecError."""
         return ~self._offered.receive_answer(digests, payload, keep=False)
 
     def fill(self, pages: Pages) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""One batch of the memory stream in the making: what goes for each element of a scan. Pure. See `memory_format`.
+"""One batch of the memory stream as it is built: what is sent for each element of a scan. Pure. See `format`.
 
 Of each page goes, in this order of preference: nothing, if the recipient's guest memory holds this very content at this
 place; a reference, if the recipient's store holds it; a delta to what was sent last, if a copy of that was kept; all
@@ -34,7 +34,7 @@ _RECORD_BYTES: Final = 8 + CONTENT_BYTES
 Number = TypeVar("Number", np.int64, np.uint32)
 _AS_SENT: Final = np.array([MemoryKind.OPAQUE, MemoryKind.ZERO, MemoryKind.LITERAL], dtype=np.uint8)
 """By the parser's kind."""
-# To compare an array with an enum's member costs more than twice as much.
+# numpy converts an enum's member at each comparison: that costs more than twice as much as with a uint8.
 _OPAQUE, _REFERENCE = np.uint8(MemoryKind.OPAQUE), np.uint8(MemoryKind.REFERENCE)
 _IS_ZERO, _IS_PAGE = np.uint8(Kind.ZERO), np.uint8(Kind.PAGE)
 
@@ -120,6 +120,7 @@ class MemoryBatch:
         contents = _gather(self._scan.buffer, self._scan.bodies[rows])
         before = sent.codes(pages)
         ids = index.ids(contents.reshape(-1).data) if index is not None else []
+        # find(), not place(): what waits or goes as a delta must get no number, since the recipient never stores it.
         codes = index.find(ids) if index is not None else np.full(len(rows), UNKNOWN, dtype=np.uint32)
         found = codes != UNKNOWN
         same = found & (codes == before) & (rows != self._must_go)
@@ -163,6 +164,7 @@ class MemoryBatch:
         sizes, deltas = xbzrle.encode(old, contents[tried], limit_bytes=DELTA_LIMIT_BYTES)
         codes[tried[sizes >= 0]] = UNNUMBERED
         self._drop(rows[tried[sizes == 0]], "unchanged")
+        # encode() joins all deltas: those that wait are cut out of the bytes again, which is rare (hot pages only).
         changed, lengths = tried[sizes > 0], sizes[sizes > 0]
         if (waiting := self._hold_back(pages, contents, changed, lengths)) is not None:
             deltas = np.frombuffer(deltas, dtype=np.uint8)[np.repeat(~waiting, lengths)].tobytes()
@@ -252,7 +254,8 @@ class MemoryBatch:
 
 
 def _gather(buffer: bytes, bodies: PageNumbers) -> Pages:
-    """Contents that begin at these places, together."""
+    """Contents that begin at these places (int64, in `buffer`), together: shape (n, 4096)."""
+    # A run of PAGE records has one stride: a strided view and one copy, instead of a slice for each page.
     if len(bodies) > 1 and (bodies[1:] - bodies[:-1] == _RECORD_BYTES).all():
         shape, begin = (len(bodies), CONTENT_BYTES), int(bodies[0])
         return np.ascontiguousarray(np.ndarray(shape, np.uint8, buffer, begin, (_RECORD_BYTES, 1)))

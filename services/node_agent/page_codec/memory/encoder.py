@@ -1,7 +1,7 @@
-"""The donor's end of the memory stream: QEMU's stream in, batches of news out. Pure. What a batch says is decided in
-`memory_batch`; here is what is held back, and when.
+"""The donor's end of the memory stream: QEMU's stream in, batches of new data out. Pure. `batch` decides what a batch
+says; here is what is held back, and when.
 
-Two things are held back. Bytes that came wait for company up to a batch, or until the caller flushes because the socket
+Two things are held back. Bytes wait until they fill a batch, or until the caller flushes because the socket
 pauses. Once the parser passes (device state, post-copy, unknown streams), chunks go on at once, each by itself.
 
 Hot pages wait longer (`held_pages`), and come out as records elsewhere in the stream than where QEMU wrote them:
@@ -73,7 +73,7 @@ class MemoryEncoder:
 
     @property
     def holds_back(self) -> bool:
-        """Whether bytes wait for company. Hot pages do not count: they have their own time."""
+        """Whether bytes wait to fill a batch. Hot pages do not count: they are released by other rules."""
         return self._unread_bytes > 0
 
     @property

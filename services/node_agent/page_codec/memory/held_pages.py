@@ -68,7 +68,7 @@ class HeldPages:
         return times >= HOT_AFTER
 
     def store(self, pages: PageNumbers, contents: Pages, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Let these pages wait, of which none does; which found room. `sizes` is what each would take on the wire."""
+        """Hold back these pages, none of which is held; which (bool) found room. `sizes`: their bytes on the wire."""
         room = self.held_bytes + np.cumsum(sizes) <= self.limit_bytes
         room &= np.arange(len(pages)) < len(self._page_of) - self._count
         count = int(room.sum())
@@ -102,7 +102,7 @@ class HeldPages:
         return self._page_of[self._waiting()]
 
     def pop(self, pages: PageNumbers) -> Pages:
-        """The contents of pages that wait, which do not wait any longer; their heat is counted from anew."""
+        """The contents of held pages, which are then held no longer; their count of resends starts again."""
         slots = self._slot_of[pages].astype(np.int64) - 1
         contents = self._contents[slots]
         self._times[pages] = 1

@@ -1,4 +1,4 @@
-"""A memory batch as it arrived: its columns checked, and written as QEMU's stream. Pure. See `memory_format`."""
+"""A memory batch as it arrived: its columns checked, and written as QEMU's stream. Pure. See `format`."""
 
 from __future__ import annotations
 
