@@ -122,7 +122,7 @@ async def _offer(
             seen = np.concatenate((seen, found.digests[:, 0]))
             parts[path] = found.only(await _offer_file(counted, offered, found))
     await counted.send(offered.commit())
-    # Keyed ids take 1 µs each here; the recipient assigns its numbers at the same time.
+    # The recipient assigns its numbers while the keyed ids are computed here.
     digests = [digest for part in parts.values() for digest in part.whole_digests()]
     ids, answer = await asyncio.gather(asyncio.to_thread(port.contents.ids_of, digests), counted.receive())
     count = exchange.read_ready(answer)

@@ -5,7 +5,7 @@ donor's copy of the guest. While the process is stopped (SIGSTOP), from the Fini
 cannot do that, not even if this agent dies meanwhile. The next agent to start kills the process or lets it continue, as
 the broker's ledger says.
 
-Linux only (pidfd_send_signal(2), kernel 5.1). The agent needs the right to signal QEMU: root, or QEMU's user.
+Linux only (pidfd_open(2), kernel 5.3). The agent needs the right to signal QEMU: root, or QEMU's user.
 """
 
 from __future__ import annotations
