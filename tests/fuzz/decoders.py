@@ -134,7 +134,7 @@ class Taking:
 
     def decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
         """Store it."""
-        self._early.take(payload)
+        self._early.receive(payload)
         return []
 
     def stats(self) -> CodecStats:
@@ -216,7 +216,7 @@ def _check_exchange(source: Source) -> None:
         known_exchange.read_greet(_changed(source, offered.greet()))
         known_exchange.read_have(_changed(source, known_exchange.have(source.number(4))))
         answer = table.answer(_changed(source, offered.offer(batch)))
-        hits = offered.take(batch, _changed(source, answer))
+        hits = offered.receive_answer(batch, _changed(source, answer))
         assert len(hits) == len(batch)
         numbers = table.commit(_changed(source, offered.commit()))
         assert len(numbers) <= len(_DIGESTS) * 4

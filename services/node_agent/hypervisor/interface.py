@@ -1,4 +1,4 @@
-"""The hypervisor port: what the node agent needs of a host's virtualisation, in its own words. Knows no library.
+"""The hypervisor port: what the node agent needs of a host's virtualisation. Knows no library.
 
 `libvirt_adapter` is the real one, `testing.FakeHypervisor` the fake; `tests/contract/test_hypervisor.py` holds both to
 this text. Every call may raise `HypervisorError`; a VM that is not there raises `VmNotFound`, except from `state`.
@@ -17,7 +17,7 @@ from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
 MAX_PEEK_BYTES: Final = 1 << 20
-"""Most of a guest's memory that is read at once: the guest's QEMU serves nobody else meanwhile."""
+"""Most guest memory that is read by one call: QEMU's main loop does nothing else meanwhile."""
 
 
 class HypervisorError(VmportError):
@@ -72,7 +72,6 @@ class MigrationPlan:
     domain_xml: str
     disks: tuple[str, ...]
     overlays: bool = False
-    bandwidth_bytes_per_s: int | None = None
     switchover_bandwidth_bytes_per_s: int | None = None
     """Plan the switchover with this rate instead of a measured one, where `takes_switchover_bandwidth`."""
     auto_converge: bool = False
@@ -87,16 +86,13 @@ class JobStats:
     memory_total_bytes: int = 0
     memory_processed_bytes: int = 0
     memory_remaining_bytes: int = 0
-    memory_rate_bytes_per_s: int = 0
     dirty_rate_bytes_per_s: int = 0
     memory_iteration: int = 0
     disk_total_bytes: int = 0
     disk_processed_bytes: int = 0
     disk_remaining_bytes: int = 0
-    disk_rate_bytes_per_s: int = 0
     downtime_ms: int | None = None
     """Measured when the job is over, expected while it runs."""
-    post_copy_requests: int = 0
 
 
 class Lifecycle(StrEnum):

@@ -37,7 +37,8 @@ from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import LaneClosedError, LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.libvirt_rpc.gate import Expected, GateRefusal, RpcGate
+from services.node_agent.libvirt_rpc.gate import RpcGate
+from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import HalfJournal, Kind, Phase
@@ -365,13 +366,13 @@ class Inbound:
 
     async def _on_seed(self, stream: LaneStream) -> None:
         try:
-            await self._contents.take_ahead(stream)
+            await self._contents.receive_seed(stream)
         except LaneError as error:
             log.info("a lane is gone while contents came ahead", reason=str(error))
 
     async def _on_early(self, stream: LaneStream) -> None:
         try:
-            await self._contents.take_early(stream)
+            await self._contents.receive_early(stream)
         except LaneError as error:
             log.info("a lane is gone while contents came early", reason=str(error))
         except (StreamError, CodecError, OSError) as error:

@@ -20,7 +20,7 @@ from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.seal import SealError
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.keys import LaneKeys
-from services.node_agent.malloc import give_back
+from services.node_agent.malloc import trim
 from services.node_agent.messenger import Reports
 from services.node_agent.metrics import Direction, NodeMetrics
 from services.node_agent.settings import NodeSection
@@ -229,7 +229,7 @@ class Halves:
 
     async def _sweep_up(self) -> None:
         await self._contents.sweep(tuple(self._active))
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim)
 
     # ---- a half's life ----
 

@@ -315,7 +315,6 @@ class Outbound:
             disks=tuple(disk.target for disk in agreement.disks),
             overlays=self._overlays,
             switchover_bandwidth_bytes_per_s=PLANNED_BYTES_PER_S if self._plans_bytes else None,
-            bandwidth_bytes_per_s=None,  # the lanes hold the cap: it is on what crosses the wire, after the codec
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
         )
@@ -350,7 +349,7 @@ class Outbound:
         finally:
             self._learnt.set()
         self._tasks.spawn(self._send_early(vm), name="send contents early")
-        await self._contents.give_again()
+        await self._contents.serve_blocks()
 
     async def _send_early(self, vm: LiveVm) -> None:
         """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""

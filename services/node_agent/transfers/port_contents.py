@@ -18,21 +18,21 @@ import structlog
 
 from services.node_agent.dedup.base_images import BaseImages, ImageReader, OverlaysWanted, published
 from services.node_agent.dedup.block_index import BlockIndex
-from services.node_agent.dedup.cache import INDEX_KEPT_S, Kept
-from services.node_agent.dedup.early_transfer import send_early, take_early
+from services.node_agent.dedup.cache import INDEX_KEPT_S, Cache
+from services.node_agent.dedup.early_transfer import receive_early, send_early
 from services.node_agent.dedup.exchange import (
     EXCHANGE_WITHIN_S,
     AskingReader,
-    Learnt,
+    ExchangeResult,
     Sources,
     answer_offers,
-    give_again,
     index_images,
     offer_contents,
+    serve_blocks,
     tell_ready,
 )
 from services.node_agent.dedup.file_scans import FileScans
-from services.node_agent.dedup.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, take_seed
+from services.node_agent.dedup.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, receive_seed
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, LiveVm
 from services.node_agent.lanes.core.errors import StreamError
@@ -69,7 +69,7 @@ class PortContents:
         self._bases = BaseImages(settings.state_dir / "indexes")
         self._reader = ImageReader(self._bases)
         self._scans: dict[UUID, FileScans] = {}
-        self._kept = Kept(
+        self._kept = Cache(
             settings.state_dir / "contents",
             self._index,
             keep_s=settings.keep_contents_s,
@@ -145,7 +145,7 @@ class PortContents:
         ]
 
 
-def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+def seed_place(kept: Cache, agreement: ServiceChangeAgreement) -> SeedPlace:
     """Where this node stores what goes ahead of a port's window."""
     return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
 
@@ -156,7 +156,7 @@ class OutboundContents:
     def __init__(
         self,
         settings: NodeSection,
-        kept: Kept,
+        kept: Cache,
         reader: ImageReader,
         agreement: ServiceChangeAgreement,
         scans: FileScans,
@@ -164,7 +164,7 @@ class OutboundContents:
         """`scans` may have begun; they are closed with this."""
         self._reader = reader
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
-        self._learnt: Learnt | None = None
+        self._learnt: ExchangeResult | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
         self._scans = scans
@@ -228,12 +228,12 @@ class OutboundContents:
         if Technique.EARLY in self.codecs.techniques:
             await send_early(lane, self.codecs.port, images, over=over)
 
-    async def give_again(self) -> None:
+    async def serve_blocks(self) -> None:
         """Serve the recipient's questions after `learn`; cancel it at the end."""
         if self._learnt is None:
             return
         try:
-            await give_again(self._learnt)
+            await serve_blocks(self._learnt)
         finally:
             if self._learnt.known is not None:
                 self._learnt.known.close()
@@ -252,17 +252,17 @@ class InboundContents:
         self._seed = seed
         self._seeded = False
 
-    async def take_ahead(self, stream: LaneStream) -> None:
+    async def receive_seed(self, stream: LaneStream) -> None:
         """Store what the donor sends ahead, once, until it ends or is cancelled. Raises LaneError."""
         if self._seed is None or self._seeded:
             stream.reset("nothing is taken ahead here")
             return
         self._seeded = True
-        await take_seed(stream, self._sources, self._seed)
+        await receive_seed(stream, self._sources, self._seed)
 
-    async def take_early(self, stream: LaneStream) -> None:
-        """Store what comes while the hypervisors prepare themselves. Raises as `early_contents.take_early`."""
-        await take_early(stream, self.codecs.port, self.codecs.arrivals)
+    async def receive_early(self, stream: LaneStream) -> None:
+        """Store what comes while the hypervisors prepare themselves. Raises as `early_transfer.receive_early`."""
+        await receive_early(stream, self.codecs.port, self.codecs.arrivals)
 
     async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
         """The catalogue's own file for every target; None where one is not published here, or none may be a base."""

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.hypervisor.testing import DISK_BYTES, FakeHypervisor
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
+from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
 from services.node_agent.messenger import Reports

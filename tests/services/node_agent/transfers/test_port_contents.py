@@ -77,7 +77,7 @@ async def porting(
     async def answer() -> None:
         stream = await far.accept()
         if stream.label == SEED:
-            await inbound.take_ahead(stream)
+            await inbound.receive_seed(stream)
             stream = await far.accept()
         await inbound.answer(stream)
 
@@ -98,7 +98,7 @@ async def porting(
             if ahead is not None:
                 await send_ahead(*ahead)
             await outbound.learn(near, [disk])
-            tasks.append(loop.create_task(outbound.give_again()))
+            tasks.append(loop.create_task(outbound.serve_blocks()))
             yield outbound, inbound
         finally:
             for task in tasks:
