@@ -43,7 +43,7 @@ class RabbitSession(RabbitBus):
 
 
 async def open_session(settings: BusSettings, metrics: BusMetrics) -> RabbitSession:
-    """A session that RabbitMQ has let in. Raises `BusDown` with the reason, at the latest after ``connect_timeout_s``."""
+    """A session that RabbitMQ has let in. Raises `BusDown` with the reason, after ``connect_timeout_s`` at most."""
     session = RabbitSession(settings, metrics)
     try:
         session.start()
