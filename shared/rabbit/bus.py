@@ -274,13 +274,16 @@ class RabbitBus:
             return None
         return f"consume: {self._not_consuming if self._consuming.is_up else self._consuming.why_down}"
 
-    async def wait_up(self, timeout_s: float) -> None:
-        """Return once RabbitMQ has let this party in. Raises `BusDown` with the reason: when it has not by then, and at
-        once when trying again cannot help (connection refused, wrong password, wrong virtual host).
+    async def wait_up(self, timeout_s: float, *, fail_fast: bool = False) -> None:
+        """Return once RabbitMQ has let this party in; raises `BusDown` with the reason when it has not by then.
+
+        ``fail_fast`` is for who will not stay: it raises at once when trying again cannot help (connection refused,
+        wrong password, wrong virtual host). A daemon waits: RabbitMQ may only be restarting.
         """
         try:
             async with asyncio.timeout(timeout_s):
-                await self._publishing.wait_answered()
+                if fail_fast:
+                    await self._publishing.wait_answered()
                 channel = await self._publishing.open_channel(confirms=False)
                 await _close_quietly(channel)
         except LOST as error:

@@ -255,7 +255,7 @@ async def test_wrong_virtual_host_is_said_at_once(rabbitmq: RabbitNode) -> None:
         said = f"no virtual host '{vhost}', or broker has no right to it; it is the last part of bus.url"
         with pytest.raises(BusDown, match=said):
             async with asyncio.timeout(5.0):
-                await bus.wait_up(60.0)
+                await bus.wait_up(60.0, fail_fast=True)
         await bus.close()
 
 
@@ -265,7 +265,7 @@ async def test_wrong_password_is_said_at_once(rabbitmq: RabbitNode) -> None:
     bus = RabbitBus(settings, Metrics(service="t", version="0").bus)
     with pytest.raises(BusDown, match=f"127.0.0.1:{rabbitmq.port} refuses this user or password: broker"):
         async with asyncio.timeout(5.0):
-            await bus.wait_up(60.0)
+            await bus.wait_up(60.0, fail_fast=True)
     await bus.close()
 
 
