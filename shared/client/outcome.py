@@ -32,13 +32,13 @@ class Outcome(Value):
     memory_bytes: int = 0
     disk_bytes: int = 0
     wire_bytes: int = 0
-    seeded_bytes: int = Field(default=0, description="What of it went ahead of the window; known at the end.")
+    seeded_bytes: int = Field(default=0, description="Seeded before the window, part of wire_bytes; known at the end.")
     refusals: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def started(port_id: UUID) -> Outcome:
-    """What is known of a port before anything is heard of it."""
+    """What is known of a port before its first event."""
     return Outcome(port_id=port_id, outcome=PortPhase.APPROVAL)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.config import LogSettings, Section, ServiceSettings
+from shared.config import CONFIG_VARIABLE, ConfigError, LogSettings, Problem, Section, ServiceSettings, load
 from shared.parties import Role
 
 USER_CONFIG = Path(".config/vmport/vmport.toml")
@@ -30,3 +31,26 @@ class ClientSettings(ServiceSettings):
 
     log: LogSettings = Field(default=LogSettings(level="error"))
     output: OutputSettings = Field(default=OutputSettings())
+
+
+def load_settings(*, url: str | None, config: Path | None, home: Path) -> ClientSettings:
+    """The settings of a tenant's program; raises `ConfigError`.
+
+    The file is ``config``, else what ``VMPORT_CONFIG`` names, else `USER_CONFIG` in ``home`` if it exists. The
+    environment wins over it, and ``url`` wins over both.
+    """
+    own = home / USER_CONFIG
+    named = os.environ.get(CONFIG_VARIABLE)
+    file = config or (Path(named) if named else own if own.exists() else None)
+    settings = load(ClientSettings, file, command_line={"bus": {"url": url}} if url else {})
+    _check_password_file(settings)
+    return settings
+
+
+def _check_password_file(settings: ClientSettings) -> None:
+    """A missing file is found now, not after the time-out of a connection."""
+    try:
+        settings.bus.password()
+    except OSError as error:
+        problem = Problem("bus.password_file", "", f"{error.filename} cannot be read: {error.strerror}")
+        raise ConfigError((problem,)) from error

@@ -1,0 +1,32 @@
+"""A tenant's settings: where they are found, and what is said when they are wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from shared.exit_codes import ExitCode
+from tests.support.scripted_broker import (
+    Cli,
+)
+
+
+def test_configuration_problems(vmport: Cli, tmp_path: Path) -> None:
+    """A wrong setting names file and key."""
+    config = tmp_path / "vmport.toml"
+    config.write_text("[output]\nformat = 'xml'\n")
+
+    assert vmport("vm", "list", "--config", str(config)) == ExitCode.CONFIG
+    assert f"{config}: output.format" in vmport.err
+    assert vmport("vm", "list", "--url", "amqp://broker:x@localhost/v") == ExitCode.CONFIG
+    assert "speaks as: tenant" in vmport.err
+
+
+def test_user_settings_are_found(vmport: Cli) -> None:
+    """Without --config the file in the user's home is read."""
+    file = vmport.home / ".config/vmport/vmport.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[output]\nformat = 'json'\n")
+
+    assert vmport("vm", "list") == ExitCode.OK
+    assert json.loads(vmport.out)[0]["name"] == "web"
