@@ -16,7 +16,7 @@ import typer
 
 from shared import config_sample
 from shared.client import port_commands, vm_commands
-from shared.client.session import Format, Session, discard_output
+from shared.client.session import Format, Session
 from shared.client.settings import ClientSettings
 from shared.client.setup_commands import print_schema, print_topology
 from shared.exit_codes import ExitCode
@@ -123,9 +123,6 @@ def run(arguments: Sequence[str], session: Session) -> int:
         return session.fail_usage(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        discard_output()  # ``vmport schema | head`` is no error
-        return ExitCode.OK
     except Exception as error:  # noqa: BLE001  # the outermost frame: every error becomes a sentence and a code
         return session.fail(error)
     return code if isinstance(code, int) else ExitCode.OK

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
@@ -150,15 +151,17 @@ def _facts_of(error: Exception) -> dict[str, Any]:
 
 @contextmanager
 def _to_standard_output() -> Iterator[None]:
+    """Ends the command in order when the reader is gone (``vmport schema | head``); raises `OutputFailed`."""
     try:
         yield
-    except BrokenPipeError:
-        raise
+    except (BrokenPipeError, SystemExit) as error:  # SystemExit is what rich makes of a broken pipe
+        _discard_output()
+        raise typer.Exit(ExitCode.OK) from error
     except OSError as error:
-        discard_output()
+        _discard_output()
         raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
 
 
-def discard_output() -> None:
+def _discard_output() -> None:
     """Let nothing more be written to standard output, which is closed or full; Python flushes it at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -30,3 +30,13 @@ def test_user_settings_are_found(vmport: Cli) -> None:
 
     assert vmport("vm", "list") == ExitCode.OK
     assert json.loads(vmport.out)[0]["name"] == "web"
+
+
+def test_password_file_that_is_not_there(vmport: Cli) -> None:
+    """It is found at once, and is no defect of vmport."""
+    vmport.url = None
+    config = vmport.home / "vmport.toml"
+    config.write_text('[bus]\nurl = "amqp://tenant.acme@localhost/v"\npassword_file = "/no/such/file"\n')
+
+    assert vmport("vm", "list", "--config", str(config)) == ExitCode.CONFIG
+    assert "password_file: /no/such/file cannot be read: No such file" in vmport.err
