@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from uuid import UUID
 
 import typer
 
+from shared.bus import BusDown
 from shared.client import outcome as outcomes
 from shared.client import render
+from shared.client.errors import NoAnswer, QuestionFailed
 from shared.client.exits import exit_code_of_outcome
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
 from shared.client.watch_view import view_for
 from shared.client.wire_rate import WireRate
 from shared.messages import AnyEnvelope
+from shared.messages.service_change import PortPhase
 
 FindPort = Callable[[TenantClient], Awaitable[UUID]]
 
@@ -57,12 +61,24 @@ async def _followed(session: Session, client: TenantClient, port_id: UUID) -> ou
         async for envelope in client.watch(port_id):
             outcome = outcomes.heard(outcome, envelope.data)
             session.write(render.json_text(_event(envelope), compact=True))
-        return outcome
+        return await _located(client, outcome)
     wire_rate = WireRate()
     with view_for(session.err) as view:
         async for envelope in client.watch(port_id):
             outcome = outcomes.heard(outcome, envelope.data)
             view.show(envelope.data, wire_bytes_per_s=wire_rate.update(envelope.data, envelope.time))
+    return await _located(client, outcome)
+
+
+async def _located(client: TenantClient, outcome: outcomes.Outcome) -> outcomes.Outcome:
+    """With the provider that runs the VM; for a port that had failed before it was watched, the registry says it."""
+    if outcome.outcome is not PortPhase.FAILED or outcome.vm_runs_at is not None:
+        return outcome
+    # How the port ended is known already, and is told also when the broker answers nothing more.
+    with suppress(NoAnswer, BusDown, QuestionFailed):
+        vm_uuid = (await client.port(outcome.port_id)).summary.vm_uuid
+        provider = next((vm.provider for vm in await client.vms() if vm.uuid == vm_uuid), None)
+        return outcome.model_copy(update={"vm_runs_at": provider})
     return outcome
 
 

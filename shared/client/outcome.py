@@ -20,6 +20,22 @@ from shared.messages.service_change import (
     SlaRecord,
 )
 
+_AT_DONOR = frozenset(
+    {
+        PortPhase.APPROVAL,
+        PortPhase.QUOTING,
+        PortPhase.RESERVING,
+        PortPhase.SCHEDULED,
+        PortPhase.PREPARING,
+        PortPhase.STARTING,
+        PortPhase.TRANSFERRING,
+        PortPhase.CANCELLED,
+        PortPhase.REFUSED,
+        PortPhase.PLANNED,
+    }
+)
+"""Before the switchover, and where there was none, the donor runs the VM."""
+
 
 class Outcome(Value):
     """The end of a port, or where it is now. Byte counts are those of the last report before the end."""
@@ -82,7 +98,13 @@ def heard(before: Outcome, data: Message) -> Outcome:
 
 def _from_record(before: Outcome, shown: PortShown) -> Outcome:
     known = _with_progress(before, shown.progress) if shown.progress else before
-    runs_at = shown.summary.recipient if shown.summary.phase is PortPhase.COMPLETED else known.vm_runs_at
+    runs_at = known.vm_runs_at
+    if shown.summary.phase is PortPhase.COMPLETED:
+        runs_at = shown.summary.recipient
+    elif shown.summary.phase in _AT_DONOR:
+        runs_at = shown.summary.donor
+    elif shown.summary.phase is PortPhase.FAILED:
+        runs_at = None  # a port can fail on either side of its switchover; the registry knows
     return known.model_copy(
         update={
             "outcome": shown.summary.phase,

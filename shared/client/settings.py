@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.config import CONFIG_VARIABLE, ConfigError, LogSettings, Problem, Section, ServiceSettings, load
+from shared.config import CONFIG_VARIABLE, ENV_PREFIX, ConfigError, LogSettings, Problem, Section, ServiceSettings, load
 from shared.parties import Role
 
 USER_CONFIG = Path(".config/vmport/vmport.toml")
@@ -33,6 +33,16 @@ class ClientSettings(ServiceSettings):
     output: OutputSettings = Field(default=OutputSettings())
 
 
+_BUS_VARIABLES = f"{ENV_PREFIX}BUS"
+_NOTHING_FOUND = Problem(
+    "no settings found",
+    "",
+    f"looked for --url, --config, {CONFIG_VARIABLE}, {_BUS_VARIABLES}__URL and ~/{USER_CONFIG}\n"
+    f"  mkdir -p ~/{USER_CONFIG.parent}; vmport --print-config > ~/{USER_CONFIG}    writes a sample to fill in\n"
+    f"  export {_BUS_VARIABLES}__URL=amqp://tenant.NAME:PASSWORD@HOST:5672/vmport    is enough for a first try",
+)
+
+
 def load_settings(*, url: str | None, config: Path | None, home: Path) -> ClientSettings:
     """The settings of a tenant's program; raises `ConfigError`.
 
@@ -42,6 +52,8 @@ def load_settings(*, url: str | None, config: Path | None, home: Path) -> Client
     own = home / USER_CONFIG
     named = os.environ.get(CONFIG_VARIABLE)
     file = config or (Path(named) if named else own if own.exists() else None)
+    if url is None and file is None and not any(name.upper().startswith(_BUS_VARIABLES) for name in os.environ):
+        raise ConfigError((_NOTHING_FOUND,))
     settings = load(ClientSettings, file, command_line={"bus": {"url": url}} if url else {})
     _check_password_file(settings)
     return settings

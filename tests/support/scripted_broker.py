@@ -96,6 +96,7 @@ class ScriptedBroker:
     vms: tuple[RegisteredVm, ...] = (WEB, SHOP)
     ports: dict[UUID, PortShown] = field(default_factory=dict)
     on_command: Script | None = None
+    now: Callable[[], datetime] = lambda: NOW
     record: Callable[[UUID], PortShown] | None = None
     after_record: tuple[Callable[[UUID], Message], ...] = ()
     silent: bool = False
@@ -148,7 +149,7 @@ class ScriptedBroker:
                 return None
 
     def say(self, message: Message, *, cause: AnyEnvelope | None = None) -> None:
-        self._inbox.put_nowait(seal(message, source=BROKER, message_id=uuid4(), now=NOW, cause=cause))
+        self._inbox.put_nowait(seal(message, source=BROKER, message_id=uuid4(), now=self.now(), cause=cause))
 
     async def consume(
         self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -17,10 +18,13 @@ from shared.messages.service_change import (
     PortRefused,
 )
 from tests.support.scripted_broker import (
+    NOW,
+    PORT,
     REFUSAL,
     Cli,
     ScriptedBroker,
     completed,
+    shown_port,
     transferred,
     under_way,
 )
@@ -83,3 +87,42 @@ def test_watch_ends_otherwise(
 
     assert vmport("port", "create", "web", "--to", "beta", "--watch") == code
     assert words in vmport.out + vmport.err
+
+
+@pytest.mark.parametrize("phase", [PortPhase.FAILED, PortPhase.CANCELLED])
+def test_who_comes_late_is_told_where_the_vm_runs(vmport: Cli, broker: ScriptedBroker, phase: PortPhase) -> None:
+    """The one fact that matters after a port that did not succeed."""
+    broker.ports[PORT] = shown_port(PORT, phase)
+
+    assert vmport("port", "watch", str(PORT), "--format", "json") != ExitCode.OK
+    assert json.loads(vmport.out.splitlines()[-1])["data"]["vm_runs_at"] == "alpha"
+
+
+def test_the_wire_rate_is_shown(vmport: Cli, broker: ScriptedBroker) -> None:
+    """Beside the processed rate, each with its name."""
+    times = iter(range(100))
+    broker.now = lambda: NOW + timedelta(seconds=next(times))
+
+    def first(port: UUID) -> Message:
+        return transferred(port, 10).model_copy(update={"wire_bytes": 2**20})
+
+    def second(port: UUID) -> Message:
+        return transferred(port, 50).model_copy(update={"wire_bytes": 2**21})
+
+    under_way(broker, first, second, completed)
+
+    assert vmport("port", "create", "web", "--to", "beta", "--watch") == ExitCode.OK
+    assert "(50 %, 1 MiB/s processed, 1 MiB/s on the wire, 4 min 16 s left)" in vmport.err
+
+
+def test_ctrl_c_stops_watching_only(vmport: Cli, broker: ScriptedBroker) -> None:
+    """The port goes on, and the next commands have its id."""
+
+    def interrupt(_: UUID) -> Message:
+        raise KeyboardInterrupt
+
+    under_way(broker, interrupt)
+
+    assert vmport("port", "create", "web", "--to", "beta", "--watch") == ExitCode.INTERRUPTED
+    [port_id] = broker.ports
+    assert f"vmport port watch {port_id}" in vmport.err

@@ -111,3 +111,13 @@ def test_events_of_no_consequence() -> None:
     """What says nothing about the outcome changes nothing."""
     assert after(OutboundStarted(port_id=PORT)) == {}
     assert after(PROGRESS)["outcome"] is PortPhase.TRANSFERRING
+
+
+def test_where_the_vm_runs_is_known_until_the_switchover(record: Callable[..., PortShown]) -> None:
+    """The donor runs it until then, and where there is no switchover; a record of a failure does not say."""
+    cancelled = PortCancelled(port_id=PORT, phase=PortPhase.TRANSFERRING)
+
+    assert after(record(PORT, PortPhase.TRANSFERRING), cancelled)["vm_runs_at"] == "alpha"
+    assert after(record(PORT, PortPhase.CANCELLED))["vm_runs_at"] == "alpha"
+    assert "vm_runs_at" not in after(record(PORT, PortPhase.TRANSFERRING), record(PORT, PortPhase.FAILED))
+    assert after(record(PORT, PortPhase.TRANSFERRING), FAILED)["vm_runs_at"] == "alpha"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from shared.exit_codes import ExitCode
 from tests.support.scripted_broker import (
     Cli,
@@ -40,3 +42,28 @@ def test_password_file_that_is_not_there(vmport: Cli) -> None:
 
     assert vmport("vm", "list", "--config", str(config)) == ExitCode.CONFIG
     assert "password_file: /no/such/file cannot be read: No such file" in vmport.err
+
+
+def test_no_settings_at_all(vmport: Cli) -> None:
+    """The first message that a new user gets: where vmport looked, and the two ways to go on."""
+    vmport.url = None
+
+    assert vmport("vm", "list") == ExitCode.CONFIG
+    for said in (
+        "vmport: no settings found: looked for --url, --config, VMPORT_CONFIG, VMPORT_BUS__URL and ~/.config/vmport/",
+        "vmport --print-config > ~/.config/vmport/vmport.toml",
+        "export VMPORT_BUS__URL=amqp://tenant.NAME:PASSWORD@HOST:5672/vmport",
+    ):
+        assert said in vmport.err
+
+
+def test_a_wrong_variable_is_blamed(vmport: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the file, which has a good address."""
+    vmport.url = None
+    file = vmport.home / "vmport.toml"
+    file.write_text('[bus]\nurl = "amqp://tenant.acme:secret@localhost/vmport"\n')
+    monkeypatch.setenv("VMPORT_BUS__URL", "http://foo")
+
+    assert vmport("vm", "list", "--config", str(file)) == ExitCode.CONFIG
+    assert vmport.err.startswith("vmport: VMPORT_BUS__URL: ")
+    assert str(file) not in vmport.err
