@@ -59,13 +59,13 @@ async def _followed(session: Session, client: TenantClient, port_id: UUID) -> ou
     outcome = outcomes.started(port_id)
     if session.as_json:
         async for envelope in client.watch(port_id):
-            outcome = outcomes.heard(outcome, envelope.data)
+            outcome = outcomes.with_event(outcome, envelope.data)
             session.write(render.json_text(_event(envelope), compact=True))
         return await _located(client, outcome)
     wire_rate = WireRate()
     with view_for(session.err) as view:
         async for envelope in client.watch(port_id):
-            outcome = outcomes.heard(outcome, envelope.data)
+            outcome = outcomes.with_event(outcome, envelope.data)
             view.show(envelope.data, wire_bytes_per_s=wire_rate.update(envelope.data, envelope.time))
     return await _located(client, outcome)
 
@@ -74,7 +74,7 @@ async def _located(client: TenantClient, outcome: outcomes.Outcome) -> outcomes.
     """With the provider that runs the VM; for a port that had failed before it was watched, the registry says it."""
     if outcome.outcome is not PortPhase.FAILED or outcome.vm_runs_at is not None:
         return outcome
-    # How the port ended is known already, and is told also when the broker answers nothing more.
+    # How the port ended is known already, and is shown even if the broker does not answer any more.
     with suppress(NoAnswer, BusDown, QuestionFailed):
         vm_uuid = (await client.port(outcome.port_id)).summary.vm_uuid
         provider = next((vm.provider for vm in await client.vms() if vm.uuid == vm_uuid), None)

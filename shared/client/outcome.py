@@ -58,7 +58,7 @@ def started(port_id: UUID) -> Outcome:
     return Outcome(port_id=port_id, outcome=PortPhase.APPROVAL)
 
 
-def heard(before: Outcome, data: Message) -> Outcome:
+def with_event(before: Outcome, data: Message) -> Outcome:
     """What is known after one more event."""
     match data:
         case PortShown():

@@ -25,7 +25,7 @@ app = typer.Typer(help="Ports: moves of your VMs from one provider to another.",
 PLAN_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
 
-PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or its beginning.")]
+PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or the first 4 or more characters.")]
 
 
 class PortTaken(Value):
@@ -115,9 +115,7 @@ def create_port(
         typer.Option(help="Keep a disk that is an overlay as one, on the recipient's own copy of its base image."),
     ] = OverlaysChoice.IF_KNOWN,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused; it is carried out then.")
-    ] = True,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
     wait_limit: Annotated[str, typer.Option(help="Longest time to wait for that, such as 30s or 5m.")] = "2m",
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
 ) -> None:

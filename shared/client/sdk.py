@@ -122,7 +122,7 @@ class TenantClient:
 
     async def __aenter__(self) -> Self:
         """Listen before anything is sent: an answer to a queue that is not bound yet is lost. Raises `BusDown`."""
-        self._tasks.spawn(self._bus.consume(self._hear), name="listen")
+        self._tasks.spawn(self._bus.consume(self._receive), name="listen")
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._bus.wait_listening()
@@ -223,7 +223,7 @@ class TenantClient:
                 if envelope is None:
                     envelope = await self._asked_again(port_id)
                     if envelope is None and time.monotonic() - heard_at_s > give_up_s:
-                        advice = f"the port goes on without a watcher; 'vmport port watch {port_id}' looks again"
+                        advice = f"the port goes on without a watcher; 'vmport port watch {port_id}' follows it again"
                         raise NoAnswer("for the port's record", give_up_s, advice=advice)
                     silence_s = min(silence_s * 2, poll_max_s)
                 else:
@@ -311,7 +311,7 @@ class TenantClient:
                 del self._subscriptions[port_id]
             self._ports_of_messages.pop(str(message_id), None)
 
-    async def _hear(self, envelope: AnyEnvelope) -> None:
+    async def _receive(self, envelope: AnyEnvelope) -> None:
         """Give a message to what waits for it. The queue also has answers to other sessions of this tenant."""
         match envelope.data:
             case Answer():

@@ -1,11 +1,11 @@
-"""How a port ended, from what a watcher heard."""
+"""How a port ended, from the events that a watcher saw."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from uuid import UUID
 
-from shared.client.outcome import heard, started
+from shared.client.outcome import started, with_event
 from shared.messages import Message, Refusal
 from shared.messages.porting import OutboundStarted
 from shared.messages.queries import PortShown
@@ -48,7 +48,7 @@ FAILED = PortFailed(port_id=PORT, phase=PortPhase.SWITCHING, code="lost", detail
 def after(*events: Message) -> dict[str, object]:
     outcome = started(PORT)
     for event in events:
-        outcome = heard(outcome, event)
+        outcome = with_event(outcome, event)
     return {name: value for name, value in outcome if value != getattr(started(PORT), name)}
 
 

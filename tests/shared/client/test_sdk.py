@@ -245,10 +245,10 @@ async def test_slow_watcher_keeps_the_end(broker: ScriptedBroker, record: Callab
         seen = []
         async for envelope in client.watch(PORT):
             if isinstance(envelope.data, PortShown):
-                await client._hear(envelope)  # an answer that nobody waits for any more is dropped
+                await client._receive(envelope)  # an answer that nobody waits for any more is dropped
                 for count in range(MAX_WAITING_EVENTS + 50):
-                    await client._hear(envelope.model_copy(update={"data": progress(count % 100)}))
-                await client._hear(envelope.model_copy(update={"data": COMPLETED}))
+                    await client._receive(envelope.model_copy(update={"data": progress(count % 100)}))
+                await client._receive(envelope.model_copy(update={"data": COMPLETED}))
             seen.append(envelope.data)
     assert len(seen) == MAX_WAITING_EVENTS + 1
     assert seen[-1] == COMPLETED
