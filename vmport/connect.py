@@ -1,43 +1,34 @@
-"""One call from an URL to a client. Owns the connection's beginning and end; the conversation is the client's."""
+"""Opens a tenant's connection for a Python program. Imports the rest of vmport when it is called, not before."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import structlog
-from prometheus_client import CollectorRegistry
-
-from shared.client.sdk import TenantClient
-from shared.client.settings import checked_bus_settings
-from shared.metrics import BusMetrics
-from shared.rabbit.session import open_session
+if TYPE_CHECKING:
+    from shared.client.sdk import TenantClient
 
 
 @asynccontextmanager
 async def connect(
-    url: str, *, password_file: Path | None = None, ca_file: Path | None = None, timeout_s: float = 10.0
-) -> AsyncGenerator[TenantClient]:
-    """Connect as the tenant that the URL's user names, and listen until the block ends.
+    url: str | None = None, *, config: Path | None = None, timeout_s: float = 10.0
+) -> AsyncIterator[TenantClient]:
+    """A connection to the broker while the block runs, as ``amqp://tenant.NAME:PASSWORD@HOST:PORT/VHOST``.
 
-    `timeout_s` bounds each answer of the broker. Raises `ConfigError` for a URL that cannot be used, and `BusDown`
-    where RabbitMQ cannot be reached or refuses the user.
+    Without ``url`` it is read as the command line reads it: from ``config``, else the file that ``VMPORT_CONFIG``
+    names, else ``~/.config/vmport/vmport.toml``, each overlaid by ``VMPORT_BUS__URL`` and the like. ``timeout_s``
+    bounds each answer of the broker. Raises `vmport.ConfigError` or `vmport.BusDown`; the client's calls say what
+    they raise.
     """
-    settings = checked_bus_settings(url, origin="url", password_file=password_file, ca_file=ca_file)
-    _log_by_the_standard_library()
-    session = await open_session(settings, BusMetrics(CollectorRegistry()))
-    async with TenantClient(session, timeout_s=timeout_s) as client:
+    # A program that imports vmport may never connect, and the client's models take a third of a second to import.
+    from shared.client.connecting import open_bus  # noqa: PLC0415
+    from shared.client.sdk import TenantClient  # noqa: PLC0415
+    from shared.client.settings import load_settings  # noqa: PLC0415
+    from vmport.quiet import silence  # noqa: PLC0415
+
+    silence()
+    settings = load_settings(url=url, config=config, home=Path.home())
+    async with TenantClient(await open_bus(settings), timeout_s=timeout_s) as client:
         yield client
-
-
-def _log_by_the_standard_library() -> None:
-    """structlog prints to standard output until somebody configures it; a library must not."""
-    logging.getLogger("shared").addHandler(logging.NullHandler())
-    if not structlog.is_configured():
-        structlog.configure(
-            processors=[structlog.stdlib.filter_by_level, structlog.stdlib.render_to_log_kwargs],
-            wrapper_class=structlog.stdlib.BoundLogger,
-            logger_factory=structlog.stdlib.LoggerFactory(),
-        )

@@ -1,4 +1,4 @@
-"""What the client raises. `VmportError` is the root of all; each has a stable `code`."""
+"""What vmport raises. All are `VmportError`; ``code`` is stable and machine-readable, the text is for people."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from shared.bus import BusDown, Undeliverable
 from shared.client.errors import (
     CancelNotPossible,
     NoAnswer,
+    NotFixedInTime,
     NotUnderstood,
     PortEndedOtherwise,
     PortNotAllowed,
-    PortWasCancelled,
     QuestionFailed,
 )
 from shared.config import ConfigError
@@ -20,10 +20,10 @@ __all__ = [
     "CancelNotPossible",
     "ConfigError",
     "NoAnswer",
+    "NotFixedInTime",
     "NotUnderstood",
     "PortEndedOtherwise",
     "PortNotAllowed",
-    "PortWasCancelled",
     "QuestionFailed",
     "Undeliverable",
     "VmportError",

@@ -1,4 +1,4 @@
-"""The version of the installed distribution."""
+"""The installed release."""
 
 from __future__ import annotations
 

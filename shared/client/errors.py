@@ -1,4 +1,8 @@
-"""What a tenant's client raises. Each holds its facts; the sentence is made from them, and `code` is stable."""
+"""What a tenant's conversation with the broker can end in besides an answer. Pure.
+
+`BusDown` and `Undeliverable` of `shared.bus` come on top where RabbitMQ is to blame. ``code`` is stable and
+machine-readable in all of them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ from uuid import UUID
 
 from shared.errors import VmportError
 from shared.messages import Refusal
-from shared.messages.service_change import PortCompleted, PortFailed
+from shared.messages.service_change import PortCancelled, PortCompleted, PortFailed, PortPhase
 
 
 class NoAnswer(VmportError):
@@ -18,6 +22,20 @@ class NoAnswer(VmportError):
         self.asked = asked
         self.timeout_s = timeout_s
         super().__init__(f"the broker did not answer {asked} within {timeout_s:g} s; {advice}")
+
+
+class NotFixedInTime(VmportError):
+    """The broker has accepted the port, and within the limit it was neither fixed nor refused. The port goes on."""
+
+    code = "timed_out"
+
+    def __init__(self, port_id: UUID, timeout_s: float) -> None:
+        self.port_id = port_id
+        self.timeout_s = timeout_s
+        super().__init__(
+            f"port {port_id} was neither fixed nor refused within {timeout_s:g} s; it goes on: "
+            f"'vmport port watch {port_id}' follows it"
+        )
 
 
 class QuestionFailed(VmportError):
@@ -42,16 +60,16 @@ class PortNotAllowed(VmportError):
 
 
 class CancelNotPossible(VmportError):
-    """The port cannot be cancelled any more, or was never there."""
+    """The port cannot be cancelled any more, or there is no such port."""
 
     def __init__(self, code: str, detail: str) -> None:
         self.code = code
         self.detail = detail
-        super().__init__(f"the port is not cancelled: {detail}")
+        super().__init__(f"the port cannot be cancelled: {detail}")
 
 
 class NotUnderstood(VmportError):
-    """The broker could not read what this client sent; its release differs."""
+    """The broker could not read what this client sent: their releases differ."""
 
     def __init__(self, code: str, reason: str) -> None:
         self.code = code
@@ -62,20 +80,31 @@ class NotUnderstood(VmportError):
 
 
 class PortEndedOtherwise(VmportError):
-    """A dry run or a cancel ended in something else than was asked for."""
+    """The port ended in something else than was waited for: it failed, was cancelled, or is complete already."""
 
-    def __init__(self, end: PortFailed | PortCompleted) -> None:
-        self.end = end
-        self.code = end.code if isinstance(end, PortFailed) else "already_completed"
-        said = f"it failed: {end.detail}" if isinstance(end, PortFailed) else "it was completed before"
-        super().__init__(f"port {end.port_id} ended otherwise: {said}")
-
-
-class PortWasCancelled(VmportError):
-    """The port was cancelled before it was fixed."""
-
-    code = "cancelled"
-
-    def __init__(self, port_id: UUID) -> None:
+    def __init__(self, port_id: UUID, phase: PortPhase, *, code: str, detail: str) -> None:
         self.port_id = port_id
-        super().__init__(f"port {port_id} was cancelled before it was fixed")
+        self.phase = phase
+        self.code = code
+        super().__init__(f"port {port_id} {_ENDED[phase]}" + (f": {detail}" if detail else ""))
+
+    @classmethod
+    def by(cls, end: PortFailed | PortCompleted | PortCancelled) -> PortEndedOtherwise:
+        """What this event says."""
+        match end:
+            case PortFailed(code=code, detail=detail, vm_runs_at=provider):
+                said = f"{detail}; the VM runs at {provider}"
+                return cls(end.port_id, PortPhase.FAILED, code=code, detail=said)
+            case PortCompleted(recipient=provider):
+                said = f"the VM runs at {provider}"
+                return cls(end.port_id, PortPhase.COMPLETED, code="already_completed", detail=said)
+            case PortCancelled(phase=phase):
+                return cls(end.port_id, PortPhase.CANCELLED, code="cancelled", detail=f"in phase {phase}")
+
+
+_ENDED = {
+    PortPhase.FAILED: "failed",
+    PortPhase.COMPLETED: "is already completed",
+    PortPhase.CANCELLED: "was cancelled",
+    PortPhase.PLANNED: "was only a dry run",
+}

@@ -60,8 +60,8 @@ class Tenant:
         return {refusal["code"] for refusal in refusals}
 
     def create(self, guest: GuestRecord, to: str, *options: str) -> str:
-        """Ask for a port, and return its id once it is fixed."""
-        return str(self.ask("port", "create", guest.uuid, "--to", to, *options)["port_id"])
+        """Ask for a port, and return its id once it is accepted."""
+        return str(self.ask("port", "create", guest.uuid, "--to", to, "--no-wait", *options)["port_id"])
 
     def wait_for(self, port_id: str, what: str, holds: Callable[[Any], bool], timeout_s: float = 180.0) -> Any:
         """Look at the port until something holds of its record; the port's end, or the time, ends the wait."""
