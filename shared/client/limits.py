@@ -47,7 +47,7 @@ def limits_of(
     deadline: str | None = None,
     max_price: str | None = None,
     bandwidth: str | None = None,
-    post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
+    post_copy: PostCopyChoice = PostCopyChoice.NEVER,
     stop_and_copy: bool = False,
     seed: bool = False,
     seed_bandwidth: str | None = None,

@@ -24,14 +24,12 @@ app = typer.Typer(help="Ports: moves of your VMs from one provider to another.",
 
 PLAN_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
-FIXED_TIMEOUT_S = 120.0
-"""Longer than the broker's own limits for approval, quotes and reservation take together."""
 
 PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or the first 4 or more characters.")]
 
 
 class PortTaken(Value):
-    """What ``port create`` answers with when it does not watch: ``fixed``, or with --no-wait ``accepted``."""
+    """What ``port create`` answers with when it does not watch."""
 
     port_id: UUID
     outcome: str
@@ -98,9 +96,7 @@ def create_port(
     ] = None,
     post_copy: Annotated[
         PostCopyChoice,
-        typer.Option(
-            help="Let the guest run at the recipient before all of its memory is there; it is lost if the link is."
-        ),
+        typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
     ] = PostCopyChoice.NEVER,
     stop_and_copy: Annotated[
         bool,
@@ -122,16 +118,12 @@ def create_port(
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
     wait_limit: Annotated[str, typer.Option(help="Longest time to wait for that, such as 30s or 5m.")] = "2m",
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Return when the broker has recorded the request, before it is decided.")
-    ] = False,
 ) -> None:
     """Ask for a port of a running VM, and wait until it is fixed or refused.
 
     Exit code 0: fixed; with --no-wait: accepted, which a provider can still refuse; with --watch: completed.
 
-    JSON: {port_id, outcome}, outcome being fixed, or accepted with --no-wait; with --dry-run a PortPlanned; with
-    --watch NDJSON as 'port watch' writes it.
+    JSON: {port_id, outcome}; with --dry-run a PortPlanned; with --watch NDJSON as 'port watch' writes it.
     """
     session: Session = context.obj
     wait_s = value_of("--wait-limit", parse_duration, wait_limit).total_seconds()
@@ -154,7 +146,6 @@ def create_port(
 
     async def create(client: TenantClient) -> UUID:
         request = await _request(client, vm, to, limits, dry_run=False)
-        _say_limits(session, limits)
         await client.create_port(request)
         return request.port_id
 
@@ -172,7 +163,7 @@ def _answer_accepted(session: Session, port_id: UUID) -> None:
         session.write(render.json_text(render.as_json(PortTaken(port_id=port_id, outcome="accepted"))))
     else:
         session.write(str(port_id))
-        session.say(f"{outcome}; 'vmport port watch {str(port_id)[:8]}' follows it")
+        session.say(f"accepted; 'vmport port watch {str(port_id)[:8]}' follows it")
 
 
 def _create_and_wait(session: Session, create: following.FindPort, wait_s: float) -> None:
@@ -260,15 +251,7 @@ def cancel_port(
 
     async def cancel(client: TenantClient) -> None:
         port_id = await _port_id(client, port)
-        try:
-            done = await client.cancel(port_id, reason=reason, timeout_s=max(CANCEL_TIMEOUT_S, session.wait_s))
-            said = f"port {port_id} is cancelled in phase {done.phase}; the VM stays where it was"
-        except CancelNotPossible as error:
-            # Cancelling twice is no error: what was wanted is so.
-            if error.code != "already_ended" or (await client.port(port_id)).summary.phase is not PortPhase.CANCELLED:
-                raise
-            done = PortCancelled(port_id=port_id, phase=PortPhase.CANCELLED)
-            said = f"port {port_id} is already cancelled"
+        done = await client.cancel(port_id, reason=reason, timeout_s=max(CANCEL_TIMEOUT_S, session.wait_s))
         if session.as_json:
             session.write(render.json_text(render.as_json(done)))
         else:

@@ -22,7 +22,7 @@ from shared.client.outcome import Outcome
 from shared.messages import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import PortShown, PortSummary, ProviderStatus, RegisteredVm
-from shared.messages.service_change import PortLimits, PortPhase, PortPlanned
+from shared.messages.service_change import PortPhase, PortPlanned
 
 _COLOURS = {
     PortPhase.COMPLETED: "green",
@@ -31,7 +31,6 @@ _COLOURS = {
     PortPhase.REFUSED: "red",
     PortPhase.CANCELLED: "yellow",
 }
-_RATES = (("G", 10**9), ("M", 10**6), ("k", 10**3))
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -56,30 +55,6 @@ def human_bytes(count: float) -> str:
         count, power = count / 1024, power + 1
     whole = power == 0 or count >= 100 or count == int(count)
     return f"{count:.0f} {_UNITS[power]}" if whole else f"{count:.1f} {_UNITS[power]}"
-
-
-def human_rate(bytes_per_s: float) -> str:
-    """``50 Mbit/s (6.25 MB/s)``: decimal, as links are sold."""
-    bits = bytes_per_s * 8
-    unit, per = next(((name, size) for name, size in _RATES if bits >= size), _RATES[-1])
-    return f"{bits / per:.4g} {unit}bit/s ({bytes_per_s / per:.3g} {unit}B/s)"
-
-
-def limits_text(limits: PortLimits) -> str:
-    """The limits as vmport understood them, in one line."""
-    parts = [f"downtime at most {limits.max_downtime_ms} ms"]
-    if limits.window_start:
-        parts.append(f"not before {limits.window_start.astimezone():%Y-%m-%d %H:%M:%S %z}")
-    if limits.deadline:
-        parts.append(f"switched over by {limits.deadline.astimezone():%Y-%m-%d %H:%M:%S %z}")
-    if limits.max_price_per_month is not None:
-        parts.append(f"at most {limits.max_price_per_month} per month")
-    if limits.bandwidth_bytes_per_s:
-        parts.append(f"at most {human_rate(limits.bandwidth_bytes_per_s)}")
-    if limits.seed:
-        rate = limits.seed_bandwidth_bytes_per_s
-        parts.append("seeded at " + (human_rate(rate) if rate else "the donor's own rate"))
-    return "; ".join(parts)
 
 
 def human_seconds(seconds: float) -> str:

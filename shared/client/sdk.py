@@ -238,23 +238,6 @@ class TenantClient:
                 elif is_end(envelope.data):
                     return
 
-    async def wait_fixed(self, port_id: UUID, *, timeout_s: float = 120.0) -> ServiceChangeAgreement:
-        """Return the agreement once donor, recipient and broker have fixed it.
-
-        Raises `PortNotAllowed`, `PortEndedOtherwise` or `PortWasCancelled` where the port ends before that, `NoAnswer`
-        after ``timeout_s``: the port itself goes on.
-        """
-        try:
-            async with asyncio.timeout(timeout_s):
-                async with contextlib.aclosing(self.watch(port_id)) as events:
-                    async for envelope in events:
-                        if (agreement := _fixed(envelope.data)) is not None:
-                            return agreement
-        except TimeoutError as error:
-            advice = f"the port goes on; 'vmport port watch {port_id}' follows it"
-            raise NoAnswer("with a fixed port or a refusal", timeout_s, advice=advice) from error
-        raise NoAnswer("with a fixed port or a refusal", timeout_s, advice=f"'vmport port show {port_id}' tells more")
-
     # Inside
 
     async def _asked_again(self, port_id: UUID) -> AnyEnvelope | None:

@@ -4,32 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from shared.config import CONFIG_VARIABLE, ENV_PREFIX, ConfigError, LogSettings, Problem, Section, ServiceSettings, load
 from shared.parties import Role
 
 USER_CONFIG = Path(".config/vmport/vmport.toml")
 """In the user's home: read when neither ``--config`` nor ``VMPORT_CONFIG`` names a file and this one is there."""
-
-
-def checked_bus_settings(url: str, *, origin: str, **more: Any) -> BusSettings:
-    """The bus settings of one URL, given as `origin` (an option, an argument), which errors blame.
-
-    Raises `ConfigError`, also where the URL's user is no tenant.
-    """
-    try:
-        bus = BusSettings.model_validate({"url": url} | more)
-    except ValidationError as error:
-        found = (item["msg"].removeprefix("Value error, ") for item in error.errors(include_input=False))
-        raise ConfigError(tuple(Problem(origin, "", what) for what in found)) from error
-    if bus.party.role not in ClientSettings.ROLES:
-        raise ConfigError(
-            (Problem(origin, "", f"its user {bus.party} is a {bus.party.role}; vmport speaks as: tenant"),)
-        )
-    return bus
 
 
 class OutputSettings(Section):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -129,7 +127,6 @@ class BarView:
         self._live = Live(Group(self._head, self._bars), console=console, refresh_per_second=4)
         self._highest: dict[TaskID, tuple[int, str]] = {}
         self._seeding = False
-        self._wire = WireMeter()
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -178,7 +175,6 @@ class LineView:
         self._console = console
         self._said: str | None = None
         self._tenth = -1
-        self._wire = WireMeter()
 
     def __enter__(self) -> Self:
         return self
@@ -192,7 +188,6 @@ class LineView:
         if changed and self._said == TRANSFER_MEANING[TransferPhase.SEEDING]:
             self._tenth = -1
         tenth = progress.percent // 10 if progress else self._tenth
-        wire_rate = self._wire.update(progress.wire_bytes) if progress else None
         if changed or tenth > self._tenth:
             self._said, self._tenth = text or self._said, max(tenth, self._tenth)
             rest = f" ({progress.percent} %, {speed(progress, wire_bytes_per_s)})" if progress else ""

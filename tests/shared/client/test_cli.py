@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 
-from shared.client.cli import hoisted, run
-from shared.client.session import Session
+from shared.client.cli import hoisted
 from shared.exit_codes import ExitCode
 from tests.support.scripted_broker import (
     Cli,

@@ -80,7 +80,7 @@ def test_rates(text: str, bytes_per_s: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "50", "50m", "mbit", "-5MB", "1TB", "10B", "5kbit", "2000GB", "50MBPS", "50mb/h"])
 def test_bad_rates_are_rejected(text: str) -> None:
-    """What has no unit, could be bits or bytes, or is outside what a port can do, is refused."""
+    """What has no unit, or is outside what a port can do, is refused."""
     with pytest.raises(BadValue):
         parse_rate_bytes_per_s(text)
 
