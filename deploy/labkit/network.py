@@ -251,7 +251,7 @@ def _configure_uplink(plan: LabPlan, host: str) -> None:
 
 
 def _shape(plan: LabPlan, host: str, *, rate: str | None, netem_us: int) -> None:
-    """Shape both directions of an uplink, each where it enters the link. Counters start at zero when the shape changes."""
+    """Shape both directions of an uplink, each where it enters the link. A new shape sets its counters to zero."""
     for place, device in ((host, WAN_DEVICE), (HUB, plan.hub_port(host))):
         wanted = _qdiscs(rate, netem_us)
         if _shape_mark(plan, place, device) == _mark(wanted):

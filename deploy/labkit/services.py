@@ -212,7 +212,7 @@ def program(name: str) -> str:
 def start(
     plan: LabPlan, state: LabState, service: Service, overrides: Mapping[str, str] | None = None
 ) -> ProcessRecord:
-    """Start the process unless it runs, and return its record. `overrides` are `VMPORT_…` variables on top of its settings."""
+    """Start the process unless it runs. `overrides` are `VMPORT_…` variables on top of its settings."""
     recorded = state.processes.get(service.name)
     if recorded is not None and processes.is_alive(recorded):
         return recorded
