@@ -177,7 +177,7 @@ def _check_stream(
             for payload in payloads:
                 carried = payload
                 if payload[0] == METHOD_BATCH:
-                    # Packed anew, since the packing is one stream over all payloads.
+                    # Packed again, since the packing is one stream over all payloads.
                     columns = [bytes(column) for column in unpacker.unpack(payload)]
                     if source.one_in(3):
                         at = source.below(len(columns))
