@@ -32,6 +32,7 @@ from shared.metrics import Metrics
 from shared.parties import Party
 from shared.rabbit.bus import RabbitBus
 from shared.rabbit.connection import LOST
+from shared.tasks import first_of
 
 S = TypeVar("S", bound=ServiceSettings)
 log = get_logger(__name__)
@@ -257,9 +258,8 @@ async def _supervise(runtime: Runtime[S], serve: Serve[S], watchdog: _Watchdog) 
         loop.add_signal_handler(number, stop.set)
     work = loop.create_task(_serving(runtime, serve), name=runtime.name)
     gauges = loop.create_task(_measure_queues(runtime.bus), name="queue gauges")
-    asked = loop.create_task(stop.wait(), name="signals")
     try:
-        await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
+        await first_of(work, stop.wait())
         runtime.health.stopping()
         watchdog.start()
         if work.done():
@@ -276,8 +276,7 @@ async def _supervise(runtime: Runtime[S], serve: Serve[S], watchdog: _Watchdog) 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
         gauges.cancel()
-        asked.cancel()
-        await asyncio.gather(gauges, asked, return_exceptions=True)
+        await asyncio.gather(gauges, return_exceptions=True)
 
 
 async def _serving(runtime: Runtime[S], serve: Serve[S]) -> None:

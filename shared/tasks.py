@@ -1,15 +1,12 @@
-"""Tasks that are neither lost nor silent, and bounded retry. How long to wait is decided by `shared.backoff`."""
+"""Tasks that are neither lost nor silent, and waiting for several at once."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
 import structlog
-
-from shared.backoff import Backoff
 
 T = TypeVar("T")
 log = structlog.stdlib.get_logger(__name__)
@@ -60,24 +57,26 @@ class Tasks:
             raise BaseExceptionGroup(f"{self._owner}: background work failed", errors)
 
 
-async def retry(
-    work: Callable[[], Awaitable[T]],
-    *,
-    on: tuple[type[Exception], ...],
-    attempts: int,
-    backoff: Backoff | None = None,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> T:
-    """Do the work until it succeeds; the last error of these types is raised. Others are raised at once."""
-    backoff = backoff or Backoff()
-    for failures in range(1, attempts):
-        try:
-            return await work()
-        except on as error:
-            delay_s = backoff.delay_s(failures, random.random())  # noqa: S311  # jitter, not a secret
-            log.info("will try again", attempt=failures, of=attempts, delay_s=round(delay_s, 3), error=str(error))
-            await sleep(delay_s)
-    return await work()
+async def first_of(*works: Coroutine[Any, Any, object] | asyncio.Future[Any]) -> int:
+    """Wait until one of these is done; return its position, the lowest where several are.
+
+    A coroutine belongs to the race: when it is over, or when the caller is cancelled, those that still run are
+    cancelled and waited for, and an error of any of them is raised. A future or task belongs to somebody else and is
+    left as it is; ask it for its result.
+    """
+    futures = [asyncio.ensure_future(work) for work in works]
+    own = [future for future, work in zip(futures, works, strict=True) if future is not work]
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        first = next(position for position, future in enumerate(futures) if future.done())
+    finally:
+        for future in own:
+            future.cancel()
+        await asyncio.gather(*own, return_exceptions=True)
+    for future in own:
+        if future is futures[first] or not future.cancelled():
+            future.result()
+    return first
 
 
 async def run_together(*works: Coroutine[Any, Any, object]) -> None:
@@ -94,7 +93,7 @@ async def run_together(*works: Coroutine[Any, Any, object]) -> None:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
     if errors := [result for result in results if isinstance(result, Exception)]:
-        raise ExceptionGroup("of works that ran together", errors)
+        raise ExceptionGroup("background tasks failed", errors)
 
 
 def first_error(error: Exception) -> Exception:

@@ -11,7 +11,7 @@ from uuid import UUID
 import structlog
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LifecycleEvent
-from services.node_agent.messenger import Reports
+from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from shared.bus import BusDown, Undeliverable
 from shared.messages.lanes import LaneEndpoint
@@ -26,16 +26,16 @@ SETTLE_S = 0.3
 """After a VM changed: several changes come together."""
 
 INVENTORY_WITHIN_S = 3.0
-"""libvirt can hold up a look at a domain that is just being migrated for 30 s; a beat does not wait for that."""
+"""libvirt may not answer about a domain that is being migrated for 30 s; a heartbeat does not wait for that."""
 
 
-class Heart:
-    """Beats until cancelled. `ports` and `problems` are asked at each beat."""
+class Heartbeat:
+    """Publishes heartbeats until cancelled. `ports` and `problems` are called for each."""
 
     def __init__(
         self,
         hypervisor: Hypervisor,
-        reports: Reports,
+        messenger: Messenger,
         metrics: NodeMetrics,
         *,
         lane: LaneEndpoint,
@@ -46,7 +46,7 @@ class Heart:
         inventory_within_s: float = INVENTORY_WITHIN_S,
     ) -> None:
         self._hypervisor = hypervisor
-        self._reports = reports
+        self._messenger = messenger
         self._metrics = metrics
         self._lane = lane
         self._every_s = every_s
@@ -58,21 +58,21 @@ class Heart:
         self._trouble: str | None = "libvirt has not been asked yet"
         self._last: NodeHeartbeat | None = None
         self._tasks = Tasks("heartbeat")
-        self._looking: asyncio.Task[tuple[VmSummary, ...] | HypervisorError] | None = None
+        self._listing: asyncio.Task[tuple[VmSummary, ...] | HypervisorError] | None = None
 
     async def check(self) -> str | None:
         """For ``/readyz``: why libvirt cannot be used, or None."""
         return self._trouble
 
     async def run(self) -> None:
-        """Beat."""
+        """Publish heartbeats until cancelled."""
         stop_listening = self._hypervisor.listen(self._on_event)
         try:
             while True:
                 self._changed.clear()
                 beat = await self._beat()
                 if beat is not None:
-                    await self._say(beat)
+                    await self._publish(beat)
                 try:
                     async with asyncio.timeout(self._every_s):
                         await self._changed.wait()
@@ -93,7 +93,7 @@ class Heart:
             vms = await self._inventory()
         except HypervisorError as error:
             if self._trouble is None:
-                log.warning("libvirt does not answer", reason=str(error))
+                log.warning("libvirt does not answer", error=str(error))
             self._trouble = str(error)
             if self._last is None:
                 return None
@@ -120,26 +120,26 @@ class Heart:
         return self._last
 
     async def _inventory(self) -> tuple[VmSummary, ...] | None:
-        """All VMs, or None while libvirt holds up the look; the same look is waited for at the next beat."""
-        if self._looking is None:
-            self._looking = self._tasks.spawn(self._look(), name="inventory")
-        await asyncio.wait({self._looking}, timeout=self._inventory_within_s)
-        if not self._looking.done():
+        """All VMs, or None while libvirt does not answer; the same call is waited for at the next beat."""
+        if self._listing is None:
+            self._listing = self._tasks.spawn(self._list_vms(), name="inventory")
+        await asyncio.wait({self._listing}, timeout=self._inventory_within_s)
+        if not self._listing.done():
             return None
-        looked, self._looking = self._looking.result(), None
-        if isinstance(looked, HypervisorError):
-            raise looked
-        return looked
+        listed, self._listing = self._listing.result(), None
+        if isinstance(listed, HypervisorError):
+            raise listed
+        return listed
 
-    async def _look(self) -> tuple[VmSummary, ...] | HypervisorError:
+    async def _list_vms(self) -> tuple[VmSummary, ...] | HypervisorError:
         try:
             return await self._hypervisor.inventory()
         except HypervisorError as error:
             return error
 
-    async def _say(self, beat: NodeHeartbeat) -> None:
+    async def _publish(self, beat: NodeHeartbeat) -> None:
         for side in Side:
             try:
-                await self._reports.say(self._reports.agent(side), beat)
+                await self._messenger.publish(self._messenger.agent(side), beat)
             except (BusDown, Undeliverable) as error:
-                log.debug("a heartbeat is lost", to=str(self._reports.agent(side)), reason=str(error))
+                log.debug("heartbeat lost", to=str(self._messenger.agent(side)), error=str(error))

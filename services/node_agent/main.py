@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.node_agent.heartbeat import Heart
+from services.node_agent.heartbeat import Heartbeat
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.libvirt_adapter import LibvirtHypervisor
 from services.node_agent.lanes.keys import LaneKeys, load_lane_keys
@@ -18,14 +18,14 @@ from services.node_agent.lanes.routes.direct import DirectListener
 from services.node_agent.lanes.routes.factory import LaneRoutes
 from services.node_agent.lanes.routes.link import LinkDown
 from services.node_agent.malloc import use_one_arena
-from services.node_agent.messenger import Reports
+from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection, NodeSettings
 from services.node_agent.state.journal import Journal
 from services.node_agent.state.outbox import Outbox
-from services.node_agent.transfers.manager import Halves
-from services.node_agent.vm_commands import VmAffairs
+from services.node_agent.transfers.manager import Transfers
+from services.node_agent.vm_commands import VmCommands
 from shared.config import ConfigError, Problem
 from shared.config_files import Finding
 from shared.logs import get_logger
@@ -44,49 +44,46 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     journal, outbox = _open_state(settings.state_dir, runtime)
     keys = await _open_keys(runtime)
     hypervisor = await _open_hypervisor(settings, runtime)
-    lanes: RabbitLanes[LinkDown] = RabbitLanes(
-        runtime.settings.bus, runtime.metrics.bus, link_down=lambda reason: LinkDown(reason=reason)
-    )
-    runtime.stack.push_async_callback(lanes.close)
     caps = Caps()
-    listener = await _open_listener(runtime)
-    routes = LaneRoutes(lanes, runtime.settings.direct, metrics, caps=caps, listener=listener)
-    reports = Reports(runtime.bus, outbox)
-    halves = Halves(
+    routes = await _open_routes(runtime, metrics, caps)
+    messenger = Messenger(runtime.bus, outbox)
+    transfers = Transfers(
         settings,
         hypervisor=hypervisor,
         journal=journal,
-        reports=reports,
+        messenger=messenger,
         routes=routes,
         keys=keys,
         metrics=metrics,
     )
-    affairs = VmAffairs(hypervisor, journal, node=runtime.party.node, lane=keys.endpoint, described=halves.described)
-    service = NodeService(runtime.party, halves, affairs, reports)
-    heart = Heart(
+    commands = VmCommands(
+        hypervisor, journal, node=runtime.party.node, lane=keys.endpoint, described=transfers.described
+    )
+    service = NodeService(runtime.party, transfers, commands, messenger)
+    heartbeat = Heartbeat(
         hypervisor,
-        reports,
+        messenger,
         metrics,
         lane=keys.endpoint,
         every_s=settings.heartbeat_s,
         agent_version=version(),
-        ports=halves.ports,
-        problems=halves.problems,
+        ports=transfers.ports,
+        problems=transfers.problems,
     )
-    runtime.check("libvirt", heart.check)
-    for name in halves.recover():
-        log.error("a journal file is damaged; look at what its port left behind", file=name)
+    runtime.check("libvirt", heartbeat.check)
+    for name in transfers.recover():
+        log.error("damaged journal file set aside; check what its port left behind", file=name)
     runtime.running()
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run(), name="outbox")
-            group.create_task(heart.run(), name="heart")
+            group.create_task(heartbeat.run(), name="heartbeat")
             if settings.caps_file is not None:
                 group.create_task(CapsFile(settings.caps_file, caps).run(), name="caps")
             group.create_task(runtime.bus.consume(service.handle), name="inbox")
     finally:
         await service.close()
-        await halves.stop(runtime.settings.stop_within_s / 2)
+        await transfers.stop(runtime.settings.stop_within_s / 2)
 
 
 def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journal, Outbox]:
@@ -97,6 +94,15 @@ def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journa
     except OSError as error:
         raise ConfigError((Problem("node.state_dir", "", f"{state_dir} cannot be used: {error.strerror}"),)) from error
     return journal, outbox
+
+
+async def _open_routes(runtime: Runtime[NodeSettings], metrics: NodeMetrics, caps: Caps) -> LaneRoutes:
+    lanes: RabbitLanes[LinkDown] = RabbitLanes(
+        runtime.settings.bus, runtime.metrics.bus, link_down=lambda reason: LinkDown(reason=reason)
+    )
+    runtime.stack.push_async_callback(lanes.close)
+    listener = await _open_listener(runtime)
+    return LaneRoutes(lanes, runtime.settings.direct, metrics, caps=caps, listener=listener)
 
 
 async def _open_listener(runtime: Runtime[NodeSettings]) -> DirectListener:
@@ -134,7 +140,7 @@ async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]
         await hypervisor.connect()
     except HypervisorError as error:
         # It is tried again with every call; /readyz says why the node is not ready meanwhile.
-        log.warning("libvirt cannot be reached yet", reason=str(error))
+        log.warning("libvirt unreachable", error=str(error))
     return hypervisor
 
 

@@ -1,4 +1,4 @@
-"""How this node speaks: durably through the outbox, or at once and only if the bus is there. Seals; decides nothing."""
+"""How this node sends messages: durably through the outbox, or at once if the bus is there. Seals; decides nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shared.messages.porting import Side
 from shared.parties import BROKER, Party, donor, recipient
 
 
-class Reports:
-    """One node's voice."""
+class Messenger:
+    """Sends one node's messages."""
 
     def __init__(self, bus: Bus, outbox: Outbox, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._bus = bus
@@ -28,20 +28,20 @@ class Reports:
         return self._bus.party.owner
 
     def agent(self, side: Side) -> Party:
-        """The agent of this provider that a half of a port belongs to."""
+        """The agent of this provider that a transfer belongs to."""
         return donor(self.provider) if side is Side.OUTBOUND else recipient(self.provider)
 
-    def tell(self, to: Party, message: Message, cause: AnyEnvelope | None = None) -> None:
-        """Store a message; it will arrive. Raises OSError."""
-        self._outbox.put(to, self._sealed(message, cause))
+    def enqueue(self, to: Party, message: Message, cause: AnyEnvelope | None = None) -> None:
+        """Store a message in the outbox; it will arrive. Raises OSError."""
+        self._outbox.store(to, self._sealed(message, cause))
 
-    async def say(self, to: Party, message: Message) -> None:
+    async def publish(self, to: Party, message: Message) -> None:
         """Publish now. Raises `BusDown` or `Undeliverable`."""
         await self._bus.publish(to, self._sealed(message, None))
 
-    async def say_to_broker(self, message: PortMessage) -> None:
-        """As `say`, to the broker."""
-        await self.say(BROKER, message)
+    async def publish_to_broker(self, message: PortMessage) -> None:
+        """As `publish`, to the broker."""
+        await self.publish(BROKER, message)
 
     def _sealed(self, message: Message, cause: AnyEnvelope | None) -> AnyEnvelope:
         return seal(message, source=self._bus.party, message_id=uuid4(), now=self._now(), cause=cause)

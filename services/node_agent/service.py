@@ -1,6 +1,6 @@
-"""The node agent: hears the commands of its own provider's agents and the broker's word on switchovers, and answers.
+"""The node agent: receives the commands of its own provider's agents and the broker's answers about switchovers.
 
-Handlers are quick: they store and return; the work runs in tasks. Who may say what is the bus's rule of belief.
+Handlers are quick: they store and return; the work runs in tasks. The bus checks who may send what.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from uuid import UUID
 import structlog
 
 from services.node_agent.hypervisor.disk_images import DiskImageError
-from services.node_agent.messenger import Reports
-from services.node_agent.transfers.manager import Halves
-from services.node_agent.vm_commands import VmAffairs
+from services.node_agent.messenger import Messenger
+from services.node_agent.transfers.manager import Transfers
+from services.node_agent.vm_commands import VmCommands
 from shared.bus import Reject
 from shared.messages import AnyEnvelope
 from shared.messages.base import PortMessage
@@ -38,17 +38,17 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class NodeService:
-    """One node's inbox."""
+    """Handles one node's inbox."""
 
-    def __init__(self, party: Party, halves: Halves, affairs: VmAffairs, reports: Reports) -> None:
+    def __init__(self, party: Party, transfers: Transfers, commands: VmCommands, messenger: Messenger) -> None:
         self._party = party
-        self._halves = halves
-        self._affairs = affairs
-        self._reports = reports
+        self._transfers = transfers
+        self._commands = commands
+        self._messenger = messenger
         self._tasks = Tasks("commands")
 
     async def close(self) -> None:
-        """End short commands that are under way; whoever asked asks again."""
+        """End short commands that still run; whoever asked asks again."""
         await self._tasks.close()
 
     async def handle(self, envelope: AnyEnvelope) -> None:
@@ -56,14 +56,14 @@ class NodeService:
         match envelope.data:
             case OpenInbound(agreement=agreement):
                 self._check(agreement, agreement.recipient, agreement.recipient_node)
-                self._halves.start(Side.INBOUND, agreement)
+                self._transfers.start(Side.INBOUND, agreement)
             case StartOutbound(agreement=agreement):
                 self._check(agreement, agreement.donor, agreement.donor_node)
-                self._halves.start(Side.OUTBOUND, agreement)
+                self._transfers.start(Side.OUTBOUND, agreement)
             case ExpectOutbound() as command:
-                self._halves.expect(command)
+                self._transfers.expect(command)
             case AbortTransfer() as command:
-                self._halves.abort(command)
+                self._transfers.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
                 self._switchover(answer)
             case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
@@ -76,40 +76,40 @@ class NodeService:
             raise Reject("wrong_node", f"port {agreement.port_id} is for node {provider}/{name}, this is {self._party}")
 
     def _switchover(self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState) -> None:
-        talk = self._halves.talk(answer.port_id)
-        if talk is not None:
-            talk.deliver(answer)
+        active = self._transfers.active(answer.port_id)
+        if active is not None:
+            active.broker.deliver(answer)
         elif isinstance(answer, SwitchoverGranted):
-            self._halves.resolve(answer.port_id)
+            self._transfers.resolve(answer.port_id)
         else:
-            log.info("an answer about a port that has no half here", port_id=str(answer.port_id))
+            log.info("reply for an unknown transfer", port_id=str(answer.port_id))
 
     async def _answer(
         self, envelope: AnyEnvelope, command: DescribeVm | ProvisionVm | DisconnectVm | EraseQuarantine
     ) -> None:
         answer = await self._do(command)
-        self._reports.tell(envelope.sender, answer, cause=envelope)
+        self._messenger.enqueue(envelope.sender, answer, cause=envelope)
 
     async def _do(self, command: DescribeVm | ProvisionVm | DisconnectVm | EraseQuarantine) -> PortMessage:
         match command:
             case DescribeVm():
-                return await self._affairs.describe(command)
+                return await self._commands.describe(command)
             case ProvisionVm():
-                half = self._halves.half(command.port_id)
-                if half is not None and not half.arrived:
+                active = self._transfers.active(command.port_id)
+                if active is not None and not active.arrived:
                     return _busy(command.port_id, Side.INBOUND)
-                answer = await self._affairs.provision(command)
+                answer = await self._commands.provision(command)
                 if isinstance(answer, VmProvisioned):
-                    self._halves.provisioned(command.port_id)
+                    self._transfers.provisioned(command.port_id)
                 return answer
             case DisconnectVm():
-                # A half that is still saying goodbye keeps files and domain in use.
-                if self._halves.half(command.port_id) is not None:
+                # A transfer that is still ending keeps files and domain in use.
+                if self._transfers.active(command.port_id) is not None:
                     return _busy(command.port_id, Side.OUTBOUND)
-                return await self._affairs.disconnect(command)
+                return await self._commands.disconnect(command)
             case EraseQuarantine(port_id=port_id):
                 try:
-                    return await self._affairs.erase(port_id)
+                    return await self._commands.erase(port_id)
                 except DiskImageError as error:
                     return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code=error.code, detail=str(error))
 

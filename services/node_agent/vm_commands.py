@@ -1,4 +1,4 @@
-"""The short commands about a VM: describe it, make the arrived one lasting, disconnect the one that left, erase its
+"""The short commands about a VM: describe it, define the arrived one, disconnect the one that left, erase its
 disks.
 
 Each may be asked again at any time and then answers the same. Owns no transfer.
@@ -15,8 +15,8 @@ from uuid import UUID
 
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, VmNotFound
-from services.node_agent.state.journal import HalfJournal, Journal, Phase
-from shared.domain import DomainXmlError, guest_abi_differences, identity_snapshot, parse
+from services.node_agent.state.journal import Journal, Phase, TransferJournal
+from shared.domain_xml import DomainXmlError, guest_abi_differences, identity_snapshot
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
@@ -33,8 +33,8 @@ from shared.messages.vm import IdentityBundle, VmState
 QUARANTINE_SUFFIX = ".quarantine"
 
 
-class VmAffairs:
-    """One host's short commands."""
+class VmCommands:
+    """Carries out one host's short commands about VMs."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class VmAffairs:
         lane: LaneEndpoint,
         described: Callable[[LiveVm], None],
     ) -> None:
-        """`described` hears of every VM that was."""
+        """`described` is called after each describe."""
         self._described = described
         self._hypervisor = hypervisor
         self._journal = journal
@@ -92,15 +92,15 @@ class VmAffairs:
             if record is None:
                 await self._undefine(command.vm_uuid)
                 return VmDisconnected(port_id=command.port_id)
-            half = HalfJournal(self._journal, record)
+            transfer = TransferJournal(self._journal, record)
             if record.phase is not Phase.QUARANTINED:
-                half.quarantine(tuple(_quarantined(path, command.port_id) for path in record.disks))
+                transfer.quarantine(tuple(_quarantined(path, command.port_id) for path in record.disks))
             await self._undefine(command.vm_uuid)
             for path in record.disks:
                 await asyncio.to_thread(_move_away, path, _quarantined(path, command.port_id))
         except (HypervisorError, OSError) as error:
             return _not_yet(command.port_id, Side.OUTBOUND, error)
-        return VmDisconnected(port_id=command.port_id, quarantined_disks=half.record.quarantined_disks)
+        return VmDisconnected(port_id=command.port_id, quarantined_disks=transfer.record.quarantined_disks)
 
     async def _undefine(self, uuid: UUID) -> None:
         try:

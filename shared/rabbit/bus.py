@@ -27,7 +27,8 @@ from shared.logs import get_logger
 from shared.messages import CONTENT_TYPE, AnyEnvelope
 from shared.metrics import BusMetrics
 from shared.parties import Party
-from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
+from shared.rabbit.connection import LOST, RabbitConnection
+from shared.tasks import first_of
 from shared.topology import dead_exchange, dead_queue, inbox_queue, to_exchange
 
 log = get_logger(__name__)
@@ -222,7 +223,7 @@ class RabbitBus:
                 await channel.basic_consume(queue, _feeding(consumer, channel))
             self.consuming.set()
             log.info("consuming", queue=queue)
-            await _until(ended, consumer.run())
+            await first_of(consumer.run(), ended.wait())
         finally:
             self.consuming.clear()
             await _close_quietly(channel)
@@ -321,21 +322,6 @@ def _feeding(
         )
 
     return feed
-
-
-async def _until(ended: asyncio.Event, work: Awaitable[None]) -> None:
-    """Do the work until it raises or the event comes; never leaves it running."""
-    task = asyncio.ensure_future(work)
-    waiter = asyncio.ensure_future(ended.wait())
-    try:
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        waiter.cancel()
-        if not task.done():
-            task.cancel()
-        await asyncio.gather(task, waiter, return_exceptions=True)
-    if not task.cancelled() and (error := task.exception()) is not None:
-        raise error
 
 
 async def _close_quietly(channel: AbstractChannel) -> None:

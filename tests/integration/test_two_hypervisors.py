@@ -25,11 +25,12 @@ from services.node_agent.lanes.routes.factory import URGENT_LANES
 from services.node_agent.lanes.routes.routed_link import RoutedLink
 from services.node_agent.lanes.testing import MemoryRoute
 from services.node_agent.settings import NodeSection
-from services.node_agent.state.journal import HalfJournal, Journal, PortRecord
-from services.node_agent.switchover.broker_client import BrokerTalk
-from services.node_agent.transfers.inbound import Inbound, InboundFailed, InboundTuning
-from services.node_agent.transfers.outbound import Outbound, OutboundFailed, OutboundResult, OutboundTuning
-from services.node_agent.transfers.port_codecs import StreamCodecs
+from services.node_agent.state.journal import Journal, PortRecord, TransferJournal
+from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.inbound import Inbound, InboundTuning
+from services.node_agent.transfers.outbound import Outbound, OutboundResult, OutboundTuning
+from services.node_agent.transfers.port_codecs import PortCodecs
 from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
@@ -76,9 +77,9 @@ class Ledger:
     committed: bool = False
     arrived: bool = False
 
-    def talk(self) -> BrokerTalk:
+    def client(self) -> BrokerClient:
         """A node's conversation with it."""
-        talk: BrokerTalk
+        client: BrokerClient
 
         async def say(message: PortMessage) -> None:
             if isinstance(message, RequestSwitchover) and self.at_switchover is not None:
@@ -86,12 +87,12 @@ class Ledger:
             match message:
                 case RequestSwitchover(epoch=epoch) if self.grants:
                     self.committed = True
-                    talk.deliver(SwitchoverGranted(port_id=self.port_id, epoch=epoch))
+                    client.deliver(SwitchoverGranted(port_id=self.port_id, epoch=epoch))
                 case RequestSwitchover():
-                    talk.deliver(SwitchoverDenied(port_id=self.port_id, code="cancelled", detail="not now"))
+                    client.deliver(SwitchoverDenied(port_id=self.port_id, code="cancelled", detail="not now"))
                 case QuerySwitchover():
                     owner = "beta" if self.committed else "alpha"
-                    talk.deliver(
+                    client.deliver(
                         SwitchoverState(
                             port_id=self.port_id,
                             committed=self.committed,
@@ -102,8 +103,8 @@ class Ledger:
                         )
                     )
 
-        talk = BrokerTalk(self.port_id, say)
-        return talk
+        client = BrokerClient(self.port_id, say)
+        return client
 
 
 class Reporter:
@@ -182,14 +183,17 @@ class Port:
         agreement = self._agreement()
         stores = {side: Journal(self.hosts.folder / f"{self.port_id}-{side}").open() for side in Side}
         journals = {
-            side: HalfJournal(store, PortRecord(side=side, agreement=agreement)) for side, store in stores.items()
+            side: TransferJournal(store, PortRecord(side=side, agreement=agreement)) for side, store in stores.items()
         }
-        contents = {side: PortContents(self._settings(side), store) for side, store in stores.items()}
+        contents = {
+            side: PortContents(self._settings(side), quarantined=store.quarantined_disks)
+            for side, store in stores.items()
+        }
         if self.overlaid:
             await asyncio.to_thread(self._publish)
             await contents[Side.INBOUND].sweep(())
         leaving, arriving = contents[Side.OUTBOUND].outbound(agreement), contents[Side.INBOUND].inbound(agreement)
-        codecs: dict[Side, StreamCodecs] = {Side.OUTBOUND: leaving.codecs, Side.INBOUND: arriving.codecs}
+        codecs: dict[Side, PortCodecs] = {Side.OUTBOUND: leaving.codecs, Side.INBOUND: arriving.codecs}
         lanes = self.lanes = {side: await self._lanes(side, agreement, codecs[side]) for side in Side}
         plan = self.hosts.lab.plan
         self.outbound = Outbound(
@@ -197,7 +201,7 @@ class Port:
             hypervisor=self.donor,
             lanes=lanes[Side.OUTBOUND],
             sockets=PortSockets(plan.host_run_dir("alpha") / "vmport", self.port_id, seen_as=RUN_DIR),
-            talk=self.ledger.talk(),
+            broker=self.ledger.client(),
             journal=journals[Side.OUTBOUND],
             reporter=self.reporter,
             contents=leaving,
@@ -210,7 +214,7 @@ class Port:
             hypervisor=recipient,
             lanes=lanes[Side.INBOUND],
             sockets=PortSockets(plan.host_run_dir("beta") / "vmport", self.port_id, seen_as=RUN_DIR),
-            talk=self.ledger.talk(),
+            broker=self.ledger.client(),
             journal=journals[Side.INBOUND],
             contents=arriving,
             tuning=InboundTuning(libvirt_socket=plan.libvirt_socket("beta"), image_dir=self.hosts.folder),
@@ -279,7 +283,7 @@ class Port:
         folder = self.hosts.folder / f"{self.port_id}-{side}-state"
         return NodeSection(state_dir=folder, image_dir=self.hosts.folder, base_image_dir=folder / "base-images")
 
-    async def _lanes(self, side: Side, agreement: ServiceChangeAgreement, codecs: StreamCodecs) -> PortLanes:
+    async def _lanes(self, side: Side, agreement: ServiceChangeAgreement, codecs: PortCodecs) -> PortLanes:
         role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR
 
         caps = Caps()
@@ -296,24 +300,24 @@ class Port:
         self.stack.push_async_callback(lanes.close, flush_s=0.0)
         return lanes
 
-    async def run(self) -> tuple[OutboundResult | OutboundFailed, InboundFailed | None]:
-        """Both halves to their ends."""
+    async def run(self) -> tuple[OutboundResult | TransferError, TransferError | None]:
+        """Both transfers to their ends."""
         await self.inbound.open()
         return await asyncio.gather(self._run_outbound(), self._run_inbound())
 
-    async def _run_outbound(self) -> OutboundResult | OutboundFailed:
+    async def _run_outbound(self) -> OutboundResult | TransferError:
         try:
             return await self.outbound.run()
-        except OutboundFailed as error:
+        except TransferError as error:
             return error
 
-    async def _run_inbound(self) -> InboundFailed | None:
+    async def _run_inbound(self) -> TransferError | None:
         async def on_running() -> None:
             self.ledger.arrived = True
 
         try:
             await self.inbound.run(on_running)
-        except InboundFailed as error:
+        except TransferError as error:
             return error
         return None
 
@@ -444,8 +448,8 @@ async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> 
     """The guest runs on at alpha, nothing is left at beta."""
     port.ledger.grants = False
     result, failure = await port.run()
-    assert isinstance(result, OutboundFailed)
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(result, TransferError)
+    assert isinstance(failure, TransferError)
     assert result.guest_running
     assert await port.states() == (VmState.RUNNING, None)
     assert not await asyncio.to_thread(port.image.exists)
@@ -461,8 +465,8 @@ async def test_a_cancel_in_the_memory_phase(port: Port) -> None:
     port.outbound.cancel()
     port.inbound.cancel()
     result, failure = await halves
-    assert isinstance(result, OutboundFailed)
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(result, TransferError)
+    assert isinstance(failure, TransferError)
     assert await port.states() == (VmState.RUNNING, None)
     assert not await asyncio.to_thread(port.image.exists)
     await same_guest(port)
@@ -538,8 +542,8 @@ async def test_a_cancel_before_the_window(port: Port) -> None:
     port.inbound.cancel()
     async with asyncio.timeout(20):
         result, failure = await halves
-    assert isinstance(result, OutboundFailed)
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(result, TransferError)
+    assert isinstance(failure, TransferError)
     assert (result.code, result.guest_running) == ("cancelled", True)
     assert await port.states() == (VmState.RUNNING, None)
     assert await port.donor.job(port.uuid) is None

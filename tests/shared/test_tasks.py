@@ -1,4 +1,4 @@
-"""Background tasks and bounded retry."""
+"""Background tasks, and waiting for several at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from shared.tasks import Tasks, retry, run_together
+from shared.tasks import Tasks, first_of, run_together
 
 
 async def test_owner_hears_of_an_error_when_it_closes() -> None:
@@ -49,48 +49,6 @@ async def test_spawned_work_can_be_awaited() -> None:
 
     async with Tasks("owner") as tasks:
         assert await tasks.spawn(work(), name="work") == 7
-
-
-class Flaky:
-    """Fails so many times, then answers."""
-
-    def __init__(self, failures: int, error: type[Exception] = OSError) -> None:
-        self.failures = failures
-        self.calls = 0
-        self.error = error
-        self.pauses: list[float] = []
-
-    async def work(self) -> str:
-        self.calls += 1
-        if self.calls <= self.failures:
-            raise self.error(f"failure {self.calls}")
-        return "done"
-
-    async def sleep(self, delay_s: float) -> None:
-        self.pauses.append(delay_s)
-
-
-async def test_retry_until_it_works() -> None:
-    """With a pause before each new attempt."""
-    flaky = Flaky(2)
-    assert await retry(flaky.work, on=(OSError,), attempts=5, sleep=flaky.sleep) == "done"
-    assert (flaky.calls, len(flaky.pauses)) == (3, 2)
-
-
-async def test_retry_gives_up_with_the_last_error() -> None:
-    """After the given number of attempts, and no pause after the last."""
-    flaky = Flaky(9)
-    with pytest.raises(OSError, match="failure 3"):
-        await retry(flaky.work, on=(OSError,), attempts=3, sleep=flaky.sleep)
-    assert len(flaky.pauses) == 2
-
-
-async def test_retry_raises_other_errors_at_once() -> None:
-    """Only what was named is tried again."""
-    flaky = Flaky(9, KeyError)
-    with pytest.raises(KeyError):
-        await retry(flaky.work, on=(OSError,), attempts=3, sleep=flaky.sleep)
-    assert flaky.calls == 1
 
 
 async def test_works_that_run_together_end_together() -> None:
@@ -140,3 +98,74 @@ async def test_a_cancel_that_comes_with_an_error_is_not_lost(turns: int) -> None
     ended, _ = await asyncio.wait({going}, timeout=10)
     assert ended
     assert going.cancelled()
+
+
+async def forever(ended: asyncio.Event) -> None:
+    """Run until cancelled, and say then that it has ended."""
+    try:
+        await asyncio.Event().wait()
+    finally:
+        ended.set()
+
+
+async def test_first_of_says_which_was_first() -> None:
+    """The others have ended by then."""
+    ended = asyncio.Event()
+    assert await first_of(forever(ended), asyncio.sleep(0)) == 1
+    assert ended.is_set()
+
+
+async def test_first_of_several_at_once_is_the_lowest() -> None:
+    """The order of the arguments decides, so a caller may say what counts more."""
+    event = asyncio.Event()
+    event.set()
+    assert await first_of(event.wait(), event.wait()) == 0
+
+
+async def test_first_of_leaves_a_future_as_it_is() -> None:
+    """It belongs to somebody else: neither cancelled when it loses, nor its error raised when it wins."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    assert await first_of(future, asyncio.sleep(0)) == 1
+    assert not future.done()
+    future.set_exception(OSError("no"))
+    assert await first_of(asyncio.Event().wait(), future) == 1
+    assert isinstance(future.exception(), OSError)
+
+
+async def test_first_of_raises_the_error_of_the_winner() -> None:
+    """And ends the others all the same."""
+    ended = asyncio.Event()
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        await first_of(forever(ended), fail())
+    assert ended.is_set()
+
+
+async def test_first_of_raises_what_fails_while_it_is_cancelled() -> None:
+    """An error in somebody's clean-up is not lost."""
+
+    async def fails_at_the_end() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise OSError("clean-up")
+
+    with pytest.raises(OSError, match="clean-up"):
+        await first_of(fails_at_the_end(), asyncio.sleep(0))
+
+
+async def test_first_of_ends_its_own_when_it_is_cancelled() -> None:
+    """Nothing runs on without its caller; a future stays."""
+    ended, future = asyncio.Event(), asyncio.get_running_loop().create_future()
+    waiting = asyncio.ensure_future(first_of(forever(ended), future))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert ended.is_set()
+    assert not future.done()

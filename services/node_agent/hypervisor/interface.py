@@ -159,6 +159,10 @@ class Hypervisor(Protocol):
         """Its run state; None where it does not exist."""
         ...
 
+    async def is_running(self, uuid: UUID) -> bool:
+        """Whether it runs; False, and logged, where that cannot be known. Never raises `HypervisorError`."""
+        ...
+
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Guest-physical memory of a running VM, at most MAX_PEEK_BYTES; the guest runs on and notices nothing.
 

@@ -27,7 +27,8 @@ from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import STATES, job_stats, live_vm, mib_per_s, summary
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
-from shared.domain import describe
+from services.node_agent.hypervisor.running_check import RunningCheck
+from shared.domain_xml import describe
 from shared.messages.vm import (
     HostCapacity,
     HostPlatform,
@@ -44,7 +45,7 @@ _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTI
 """Why a domain is paused that is arriving, or about to leave."""
 
 
-class LibvirtHypervisor:
+class LibvirtHypervisor(RunningCheck):
     """One libvirtd. Build it on the event loop that will hear its events."""
 
     def __init__(

@@ -1,7 +1,8 @@
-"""The node agent's memory across its own death: one small file per half of a port, written before what it speaks of.
+"""The node agent's memory across its own death: one small file per transfer, written before what it
+describes happens. A transfer is this node's side of one port.
 
-A thing that an attempt makes (disk, socket, directory, domain) is recorded before it is made, so that whoever starts
-next can remove exactly that and nothing else. Files are replaced atomically and synced; a damaged one is kept aside.
+What an attempt creates (disk, directory, domain) is recorded before it is created, so that whoever starts next can
+remove exactly that and nothing else. Files are replaced atomically and synced; a damaged one is kept aside.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shared.messages.porting import ServiceChangeAgreement, Side
 
 
 class Phase(StrEnum):
-    """How far a half is. The order is the order of a port's life."""
+    """How far a transfer is, in the order of a port's life."""
 
     PREPARING = "preparing"
     OPEN = "open"
@@ -34,7 +35,7 @@ class Phase(StrEnum):
 
 
 class Kind(StrEnum):
-    """What can be left behind."""
+    """What an attempt creates."""
 
     DISK = "disk"
     DIRECTORY = "directory"
@@ -42,7 +43,7 @@ class Kind(StrEnum):
 
 
 class Made(BaseModel):
-    """One thing that this attempt made, or was about to make. `id` is a path, or a domain's UUID."""
+    """One thing that this attempt created, or was about to create. `id` is a path, or a domain's UUID."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -51,7 +52,7 @@ class Made(BaseModel):
 
 
 class LastWord(BaseModel):
-    """What a half reported at its end: told once through the outbox, and again when somebody asks again."""
+    """A transfer's last message: sent once through the outbox, and again when somebody asks again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,7 +74,7 @@ class LastWord(BaseModel):
 
 
 class PortRecord(BaseModel):
-    """All that a half of a port must not forget."""
+    """All that a transfer must remember."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,26 +116,37 @@ class Journal:
         return records, damaged
 
     def get(self, port_id: UUID, side: Side) -> PortRecord | None:
-        """Return one half's record."""
+        """Return one transfer's record; None where there is none."""
         try:
             return PortRecord.model_validate_json(self._path(port_id, side).read_bytes())
         except FileNotFoundError:
             return None
 
-    def put(self, record: PortRecord) -> None:
+    def store(self, record: PortRecord) -> None:
         """Store a record; on return it survives a power cut. Raises OSError."""
         write_atomically(self._path(record.port_id, record.side), record.model_dump_json().encode())
 
     def remove(self, port_id: UUID, side: Side) -> None:
-        """Forget a half; nothing happens where it is not known."""
+        """Delete a transfer's record; nothing happens where there is none."""
         self._path(port_id, side).unlink(missing_ok=True)
+
+    def quarantined_disks(self, vm_uuid: UUID) -> list[Path]:
+        """Disks of a VM that has left this host and that wait here for their erasure."""
+        records, _ = self.load()
+        return [
+            Path(disk)
+            for record in records
+            if record.agreement.vm_uuid == vm_uuid
+            for disk in record.quarantined_disks
+            if Path(disk).exists()
+        ]
 
     def _path(self, port_id: UUID, side: Side) -> Path:
         return self._directory / f"{port_id}.{side}.json"
 
 
-class HalfJournal:
-    """One half's record, as the half itself uses it."""
+class TransferJournal:
+    """One transfer's record, as the transfer itself uses it."""
 
     def __init__(self, journal: Journal, record: PortRecord) -> None:
         self._journal = journal
@@ -144,32 +156,32 @@ class HalfJournal:
         """Store a new phase."""
         self._store(phase=phase)
 
-    def will_make(self, kind: Kind, name: str) -> None:
-        """Store what is about to be made. Call it first, make it then."""
+    def will_create(self, kind: Kind, name: str) -> None:
+        """Store what is about to be created; create it afterwards."""
         made = Made(kind=kind, id=name)
         if made not in self.record.made:
             self._store(made=(*self.record.made, made))
 
-    def forget(self, *gone: Made) -> None:
+    def discard(self, *gone: Made) -> None:
         """Store that these are gone."""
         self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
 
-    def forget_kind(self, kind: Kind) -> None:
+    def discard_kind(self, kind: Kind) -> None:
         """Store that all things of one kind are gone."""
-        self.forget(*(thing for thing in self.record.made if thing.kind is kind))
+        self.discard(*(thing for thing in self.record.made if thing.kind is kind))
 
     def remember_disks(self, paths: tuple[str, ...]) -> None:
         """Store where the VM's images lie at the donor."""
         self._store(disks=paths)
 
     def conclude(self, phase: Phase, message: PortMessage) -> None:
-        """Store the end and what is to be said of it, in one write; what was told already stays told."""
+        """Store the end and its message in one write; a message that was sent already stays so."""
         word, known = LastWord.of(message), self.record.last_word
         if known is not None and (known.type, known.body) == (word.type, word.body):
             word = known
         self._store(phase=phase, last_word=word)
 
-    def told(self) -> None:
+    def mark_last_word_sent(self) -> None:
         """Store that the last word is in the outbox."""
         if self.record.last_word is not None:
             self._store(last_word=self.record.last_word.model_copy(update={"told": True}))
@@ -179,7 +191,5 @@ class HalfJournal:
         self._store(phase=Phase.QUARANTINED, quarantined_disks=disks)
 
     def _store(self, **changes: object) -> None:
-        # Stored first: what this process believes must never be ahead of what its successor will read.
-        record = self.record.model_copy(update=changes)
-        self._journal.put(record)
-        self.record = record
+        self.record = self.record.model_copy(update=changes)
+        self._journal.store(self.record)

@@ -1,4 +1,4 @@
-"""Messages that must not be lost: a file each, until the bus has stored them. A node has no database, and needs none.
+"""Messages that must not be lost: one file each, until the bus has stored them. A node needs no database.
 
 Order is kept per receiver. A message may be sent twice (a crash between confirm and removal); receivers know its id.
 """
@@ -22,7 +22,7 @@ from shared.parties import Party, PartyName
 log = structlog.stdlib.get_logger(__name__)
 
 
-class _Stored(BaseModel):
+class _StoredMessage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     to: PartyName
@@ -46,16 +46,12 @@ class Outbox:
         self._next = int(names[-1]) + 1 if names else 0
         self._more.set()
 
-    def put(self, to: Party, envelope: AnyEnvelope) -> None:
+    def store(self, to: Party, envelope: AnyEnvelope) -> None:
         """Store a message; on return it survives this process. Raises OSError."""
-        stored = _Stored(to=str(to), envelope=envelope.to_json().decode())
+        stored = _StoredMessage(to=str(to), envelope=envelope.to_json().decode())
         write_atomically(self._directory / f"{self._next:016d}.json", stored.model_dump_json().encode())
         self._next += 1
         self._more.set()
-
-    def depth(self) -> int:
-        """Messages that wait."""
-        return sum(1 for _ in self._directory.glob("*.json"))
 
     async def run(self, *, chance: Callable[[], float] = random.random) -> None:
         """Send what is stored, until cancelled."""
@@ -70,14 +66,14 @@ class Outbox:
                 await asyncio.sleep(self._backoff.delay_s(failures, chance()))
 
     async def _drain(self) -> bool:
-        """Send everything once; True when nothing is left behind."""
+        """Send everything once; True when all was sent."""
         blocked: set[str] = set()
         for path in sorted(self._directory.glob("*.json")):
             try:
-                stored = _Stored.model_validate_json(path.read_bytes())
+                stored = _StoredMessage.model_validate_json(path.read_bytes())
                 envelope = open_envelope(stored.envelope.encode())
             except (ValidationError, MessageError) as error:
-                log.warning("a stored message cannot be read; it is set aside", file=path.name, reason=str(error))
+                log.warning("damaged message set aside", file=path.name, error=str(error))
                 path.rename(path.with_suffix(".damaged"))
                 continue
             if stored.to in blocked:
@@ -85,7 +81,7 @@ class Outbox:
             try:
                 await self._bus.publish(Party.parse(stored.to), envelope)
             except (BusDown, Undeliverable) as error:
-                log.warning("a message waits", to=stored.to, type=envelope.type, reason=str(error))
+                log.warning("message waits for the bus", to=stored.to, type=envelope.type, error=str(error))
                 blocked.add(stored.to)
                 continue
             path.unlink(missing_ok=True)

@@ -1,7 +1,6 @@
-"""One port's urgent conversation with the broker: may the guest run, and who owns it. Repeats its question until
-answered.
+"""One port's urgent questions to the broker: may the guest run, and who owns it. Repeats them until they are answered.
 
-These messages skip the outbox: they are worth something now or never, and asking again is harmless.
+These messages skip the outbox: an old question is worth nothing, and asking again is harmless.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ log = structlog.stdlib.get_logger(__name__)
 
 REPEAT_S = 2.0
 Answer = SwitchoverGranted | SwitchoverDenied | SwitchoverState
-Say = Callable[[PortMessage], Awaitable[None]]
+Publish = Callable[[PortMessage], Awaitable[None]]
 
 
-class BrokerTalk:
+class BrokerClient:
     """Asks and waits; `deliver` brings the answers. One question at a time."""
 
-    def __init__(self, port_id: UUID, say: Say, *, repeat_s: float = REPEAT_S) -> None:
-        """`say` publishes to the broker, and raises `BusDown` or `Undeliverable`; `repeat_s` is its time to answer."""
+    def __init__(self, port_id: UUID, publish: Publish, *, repeat_s: float = REPEAT_S) -> None:
+        """`publish` sends to the broker, and raises `BusDown` or `Undeliverable`; `repeat_s` is its time to answer."""
         self.repeat_s = repeat_s
         self._port_id = port_id
-        self._say = say
+        self._publish = publish
         self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
 
     def deliver(self, answer: Answer) -> None:
-        """Take an answer; the oldest gives way if nobody listens."""
+        """Take an answer; the oldest is dropped if nobody waits."""
         if self._answers.full():
             self._answers.get_nowait()
         self._answers.put_nowait(answer)
@@ -74,11 +73,11 @@ class BrokerTalk:
             self._answers.get_nowait()
         try:
             async with asyncio.timeout(self.repeat_s):
-                await self._say(question)
+                await self._publish(question)
                 return await self._answers.get()
         except TimeoutError:
             return None
         except (BusDown, Undeliverable) as error:
-            log.warning("the broker cannot be asked now", port_id=str(self._port_id), reason=str(error))
+            log.warning("broker unreachable", port_id=str(self._port_id), error=str(error))
             await asyncio.sleep(self.repeat_s)
             return None

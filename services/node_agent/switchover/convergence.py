@@ -89,7 +89,7 @@ class ServiceRate:
     _last: tuple[float, int, bool] | None = None
     _busy_once: bool = False
 
-    def look(self, *, delivered_bytes: int, full: bool, at_s: float) -> int:
+    def sample(self, *, delivered_bytes: int, full: bool, at_s: float) -> int:
         """Take one reading of what it has served so far; bytes per second."""
         last, self._last = self._last, (at_s, delivered_bytes, full)
         if last is None or at_s <= last[0]:
@@ -117,7 +117,7 @@ class Backlog:
 
 
 @dataclass(slots=True)
-class NewsShare:
+class NewDataShare:
     """How much of what the hypervisor sends of pages that were written again crosses the link.
 
     The first round says nothing about it: most of that is zeros, or known.
@@ -126,15 +126,15 @@ class NewsShare:
     share: float = 1.0
     _first_round: tuple[int, int] | None = None
 
-    def look(self, iteration: int, *, taken_bytes: int, news_bytes: int) -> float:
+    def sample(self, iteration: int, *, taken_bytes: int, new_data_bytes: int) -> float:
         """Take one reading: bytes taken from the hypervisor so far, and bytes that went into the lane for them."""
         if iteration < 2:
             return self.share
         if self._first_round is None:
-            self._first_round = taken_bytes, news_bytes
-        taken, news = taken_bytes - self._first_round[0], news_bytes - self._first_round[1]
+            self._first_round = taken_bytes, new_data_bytes
+        taken, new_data = taken_bytes - self._first_round[0], new_data_bytes - self._first_round[1]
         if taken >= ENOUGH_BYTES:
-            self.share = min(1.0, max(LEAST_SHARE, news / taken))
+            self.share = min(1.0, max(LEAST_SHARE, new_data / taken))
         return self.share
 
 
@@ -155,9 +155,11 @@ class Ladder:
     _told_ms: int | None = None
     _over: bool = False
 
-    def look(self, stats: JobStats, *, link: Backlog, recipient: Backlog, news_share: float = 1.0) -> list[Step]:
+    def next_steps(
+        self, stats: JobStats, *, link: Backlog, recipient: Backlog, new_data_share: float = 1.0
+    ) -> list[Step]:
         """Judge one reading. What the hypervisor will send comes on top of what waits: all of it for the recipient,
-        `news_share` of it for the link.
+        `new_data_share` of it for the link.
         """
         if self._over or stats.memory_total_bytes == 0:
             return []
@@ -172,7 +174,7 @@ class Ladder:
                 return [self._start_post_copy()]
             elif rounds >= LAST_PATIENCE and waited_ms >= 1000 * LAST_PATIENCE_S:
                 return [self._last_step(stats)]
-        return self._tell(self._limit_ms(link, recipient, news_share))
+        return self._tell(self._limit_ms(link, recipient, new_data_share))
 
     def hold_bytes(self, rate_bytes_per_s: int) -> int:
         """How many bytes of hot pages may wait at this rate."""
@@ -199,13 +201,13 @@ class Ladder:
             " stop-and-copy or more bandwidth"
         )
 
-    def _limit_ms(self, link: Backlog, recipient: Backlog, news_share: float) -> int:
+    def _limit_ms(self, link: Backlog, recipient: Backlog, new_data_share: float) -> int:
         """The rung's part of the promise, less what waits already: the recipient works while the link does."""
         rung_ms = (self.max_downtime_ms - COMMIT_RESERVE_MS) * (self._rung + 1) // (STEPS + 1)
         room_ms = max(LOWEST_MS, rung_ms - max(link.wait_ms, recipient.wait_ms))
         if not self.plans_bytes:
             return room_ms
-        bytes_per_s = min(link.bytes_per_s / news_share, recipient.bytes_per_s)
+        bytes_per_s = min(link.bytes_per_s / new_data_share, recipient.bytes_per_s)
         return min(UNLIMITED_MS, max(1, int(room_ms * bytes_per_s / PLANNED_BYTES_PER_S)))
 
 

@@ -1,7 +1,7 @@
-"""The donor's most dangerous minute: from libvirt's Finish call to the news of who runs the guest.
+"""Guards the donor's switchover: from libvirt's Finish call until it is known who runs the guest.
 
 Fences the guest, remembers it in the journal, asks the broker where the recipient's answer does not settle the matter.
-`outbound` documents the crash windows; `switchover` holds the decision table.
+`outbound` documents the crash windows; `verdict` holds the decision table.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
-from services.node_agent.state.journal import HalfJournal, Phase
-from services.node_agent.switchover.broker_client import BrokerTalk
+from services.node_agent.state.journal import Phase, TransferJournal
+from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.verdict import Verdict, donor_verdict
 from shared.messages.porting import ServiceChangeAgreement
 
 log = structlog.stdlib.get_logger(__name__)
 
 ANSWER_WITHIN_S = 10.0
-"""An answer to Finish that takes longer is probably lost. Being too hasty only costs a question."""
+"""An answer to Finish that takes longer is probably lost. Asking too early costs only a question."""
 
 
-class DonorFinishKeeper:
-    """One port's `FinishKeeper`. `post_copy` is set by whoever starts post-copy."""
+class DonorFinishGuard:
+    """One port's `FinishGuard`. `post_copy` is set by whoever starts post-copy."""
 
     def __init__(
         self,
         agreement: ServiceChangeAgreement,
         *,
         hypervisor: Hypervisor,
-        talk: BrokerTalk,
-        journal: HalfJournal,
+        broker: BrokerClient,
+        journal: TransferJournal,
         in_doubt: Callable[[str], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._agreement = agreement
         self._hypervisor = hypervisor
-        self._talk = talk
+        self._broker = broker
         self._journal = journal
         self._in_doubt = in_doubt
         self._clock = clock
@@ -55,37 +55,37 @@ class DonorFinishKeeper:
         self.passed = True
         if not self.post_copy:
             fenced = await self._hypervisor.freeze(self._agreement.vm_uuid)
-            log.info("everything is sent; the guest stands still", fence=fenced)
+            log.info("guest frozen for the switchover", fence=fenced)
         self._journal.enter(Phase.FINISH_PASSED)
 
     async def after_finish(self, error: str | None) -> Verdict:
         """The recipient's hypervisor answered."""
         if error is None:
             return self._settle(Verdict.RUNS_THERE)
-        log.warning("the recipient could not run the guest", reason=error)
+        log.warning("finish failed at the recipient", error=error)
         return await self._decide(recipient_failed=True)
 
-    async def word_of_the_broker(self) -> Verdict:
+    async def ask_broker(self) -> Verdict:
         """Without an answer for a while, or with the broker's abort, the ledger settles it; the lane may be dead
         long since."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self.aborted.wait()
         except TimeoutError:
-            log.warning("no answer to Finish yet; asking the broker, too")
+            log.warning("no reply to finish; asking the broker")
         return await self._decide(recipient_failed=False)
 
     async def outcome_unknown(self, reason: str) -> Verdict:
         """The answer is lost."""
-        log.warning("the outcome of the switchover is unknown; asking the broker", reason=reason)
+        log.warning("switchover in doubt; asking the broker", reason=reason)
         await self._in_doubt(reason)
         return await self._decide(recipient_failed=False)
 
     async def _decide(self, *, recipient_failed: bool) -> Verdict:
-        """Ask until there is a verdict. Has no deadline: while nothing is known, the only safe state is to stand
-        still."""
+        """Ask until there is a verdict. Has no deadline: while nothing is known, the only safe state is a guest that
+        stays paused."""
         while True:
-            state = None if self.aborted.is_set() else await self._talk.query()
+            state = None if self.aborted.is_set() else await self._broker.query()
             verdict = donor_verdict(
                 state,
                 donor=self._agreement.donor,
@@ -95,7 +95,7 @@ class DonorFinishKeeper:
             if verdict is not Verdict.WAIT:
                 return self._settle(verdict)
             try:
-                async with asyncio.timeout(self._talk.repeat_s / 2):
+                async with asyncio.timeout(self._broker.repeat_s / 2):
                     await self.aborted.wait()
             except TimeoutError:
                 continue
@@ -111,7 +111,7 @@ class DonorFinishKeeper:
         try:
             await self._hypervisor.thaw(self._agreement.vm_uuid)
         except HypervisorError:
-            log.exception("the fence could not be lifted")
+            log.exception("fence cannot be lifted", vm=str(self._agreement.vm_uuid))
 
     def _settle(self, verdict: Verdict) -> Verdict:
         self.verdict = verdict

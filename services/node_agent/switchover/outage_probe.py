@@ -3,7 +3,7 @@
 From when memory flows until the guest answers from the recipient's host, which it can do only where the providers have
 joined the guest's network; where they have not, where its address is never heard, or where a raw socket is not allowed,
 there is no figure. The guest's first card on a bridge stands for it. What frames mean and what an outage is, is
-`outage`'s. A measurement never fails a port and holds its end up by a second at most.
+`outage_meter`'s. A measurement never fails a port and holds its end up by a second at most.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _TIMESPEC = struct.Struct("@qq")
 
 
 class OutageWatch(Protocol):
-    """What an outbound half has to tell, in this order, and gets in the end."""
+    """What an outbound transfer calls, in this order, and what it gets at the end."""
 
     def open(self, domain_xml: str) -> None:
         """The VM, running here, is about to leave. Learns its address meanwhile."""
@@ -179,13 +179,13 @@ class ArpProbe:
         """Begin to listen. What cannot be is logged."""
         nic = next((nic for nic in describe(domain_xml).nics if nic.bridge is not None), None)
         if nic is None or nic.bridge is None:
-            log.info("the outage is not measured: no network card on a bridge")
+            log.info("outage probe off", reason="no network card on a bridge")
             return
         guest = parse_mac(nic.mac)
         try:
             self._socket = self._open_socket(nic.bridge, guest)
         except OSError as error:
-            log.warning("the outage is not measured: no raw socket", bridge=nic.bridge, reason=str(error))
+            log.warning("outage probe off: no raw socket", bridge=nic.bridge, error=str(error))
             return
         self._meter = OutageMeter(guest)
         asyncio.get_running_loop().add_reader(self._socket.fileno(), self._on_readable, self._socket, self._meter)
@@ -201,7 +201,7 @@ class ArpProbe:
         if meter is None:
             return None
         if meter.address is None or paused_at_s is None:
-            log.info("the outage is not known", address_known=meter.address is not None, paused_at_s=paused_at_s)
+            log.info("outage unknown", address_known=meter.address is not None, paused_at_s=paused_at_s)
             return None
         with suppress(TimeoutError):
             async with asyncio.timeout(FINISH_WITHIN_S):
@@ -210,7 +210,7 @@ class ArpProbe:
                     await self._heard.wait()
         outage_s = meter.outage_s(paused_at_s)
         if outage_s is None:
-            log.info("the outage is not known: no answer from the recipient's network", address=str(meter.address))
+            log.info("outage unknown: no reply from the recipient", address=str(meter.address))
             return None
         return round(1000 * outage_s)
 
@@ -233,10 +233,10 @@ class ArpProbe:
             await self._learn(bridge, meter, nic)
             await self._watch(bridge, meter, nic)
         except OSError as error:
-            log.warning("the outage is not measured any more", reason=str(error))
+            log.warning("outage probe stopped", error=str(error))
             self._hang_up()
         except Exception:  # a defect here must not cost the port
-            log.exception("the outage probe broke; this is a defect")
+            log.exception("outage probe broke; this is a defect")
             self._hang_up()
 
     async def _learn(self, bridge: BridgeSocket, meter: OutageMeter, nic: NicFacts) -> None:
@@ -298,7 +298,7 @@ class ArpProbe:
                 self._narrowed = True
                 bridge.listen_to_all(wanted=False)
                 bridge.hear_arp_only()
-                log.info("the guest's address is known", address=str(meter.address))
+                log.info("guest address found", address=str(meter.address))
         except OSError as error:
-            log.warning("the outage is not measured any more", reason=str(error))
+            log.warning("outage probe stopped", error=str(error))
             self._hang_up()

@@ -1,10 +1,10 @@
 """Who may run the guest after Finish went out: the donor's decision table. Pure.
 
-The ledger of the broker decides, never a guess; where nothing is known, both copies stand still. The rows, in order:
+The ledger of the broker decides, never a guess; where nothing is known, both copies stay paused. The rows, in order:
 
 | what is known                                                                   | verdict    |
 |---------------------------------------------------------------------------------|------------|
-| the broker aborted this half: before the commit, or after it took the commit back | runs here  |
+| the broker aborted this side: before the commit, or after it took the commit back | runs here  |
 | the broker has not answered                                                     | wait       |
 | the recipient owns it, and runs it by its own word, or the port is over         | runs there |
 | the recipient owns it, and has not said that it runs: it may yet fail           | wait       |

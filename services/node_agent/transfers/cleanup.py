@@ -1,4 +1,4 @@
-"""Removes what an attempt made, by the ids in its journal, and nothing else. Says what it could not remove."""
+"""Removes what an attempt created, by the ids in its journal, and nothing else. Says what it could not remove."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import structlog
 
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
-from services.node_agent.state.journal import HalfJournal, Kind, Made
+from services.node_agent.state.journal import Kind, Made, TransferJournal
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -18,13 +18,9 @@ _ORDER = (Kind.DOMAIN, Kind.DISK, Kind.DIRECTORY)
 """A domain first: it holds the disks open and would write to them."""
 
 
-async def remove_made(journal: HalfJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
-    """Remove it all; return the names of what is still there, which stays in the journal.
-
-    Disks go only after the domain: one that could not be destroyed may run, and would write to unlinked files.
-    """
-    left_overs = []
-    domain_gone = True
+async def remove_created(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
+    """Remove it all; return the names of what is still there, which stays in the journal."""
+    remaining = []
     for thing in sorted(journal.record.made, key=lambda made: _ORDER.index(made.kind)):
         if thing.kind is Kind.DISK and not domain_gone:
             left_overs.append(f"{thing.kind} {thing.id}")
@@ -32,18 +28,17 @@ async def remove_made(journal: HalfJournal, hypervisor: Hypervisor) -> tuple[str
         try:
             await _remove(thing, hypervisor)
         except (HypervisorError, disk_images.DiskImageError, OSError) as error:
-            log.warning("a left-over cannot be removed", kind=thing.kind, id=thing.id, reason=str(error))
-            left_overs.append(f"{thing.kind} {thing.id}")
-            domain_gone = domain_gone and thing.kind is not Kind.DOMAIN
+            log.warning("clean-up incomplete", kind=thing.kind, id=thing.id, error=str(error))
+            remaining.append(f"{thing.kind} {thing.id}")
         else:
-            journal.forget(thing)
-    return tuple(left_overs)
+            journal.discard(thing)
+    return tuple(remaining)
 
 
 async def _remove(thing: Made, hypervisor: Hypervisor) -> None:
     match thing.kind:
         case Kind.DOMAIN:
-            # The half-made domain is transient: destroying it is all.
+            # The incomplete domain is transient: destroying it is all.
             await hypervisor.destroy(UUID(thing.id))
         case Kind.DISK:
             await asyncio.to_thread(disk_images.remove, thing.id)

@@ -1,4 +1,4 @@
-"""The recipient's driver connection: moves bytes between the lane and this host's libvirtd as `rpc_gate` says."""
+"""The recipient's driver connection: moves bytes between lane and libvirtd as `libvirt_rpc.gate` says."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = structlog.stdlib.get_logger(__name__)
 _READ_BYTES = 256 * 1024
 
 
-class GateOwner(Protocol):
+class FinishDecider(Protocol):
     """Who decides for the gate, and hears of it."""
 
     async def ask_switchover(self) -> SwitchoverDenied | None:
@@ -42,7 +42,7 @@ class GateOwner(Protocol):
         ...
 
 
-class GateBridge:
+class GateProxy:
     """One driver connection at the recipient; `run` owns libvirtd's socket. `post_copy_started` is set by its owner."""
 
     def __init__(
@@ -51,7 +51,7 @@ class GateBridge:
         writer: asyncio.StreamWriter,
         stream: LaneStream,
         gate: RpcGate,
-        owner: GateOwner,
+        owner: FinishDecider,
     ) -> None:
         self._reader = reader
         self._writer = writer
@@ -62,7 +62,7 @@ class GateBridge:
         self.post_copy_started = False
 
     @property
-    def finish_under_way(self) -> bool:
+    def finish_in_flight(self) -> bool:
         """Whether the donor asked to run the guest and this host's libvirtd has not answered."""
         return self._gate.step in {Step.FINISH_HELD, Step.FINISHING}
 
@@ -76,7 +76,7 @@ class GateBridge:
             async with asyncio.TaskGroup() as group:
                 from_libvirtd = group.create_task(self._from_libvirtd())
                 await self._from_donor(group)
-                if self.finish_under_way:
+                if self.finish_in_flight:
                     await from_libvirtd  # the guest is being started; how that ends must be known
                 from_libvirtd.cancel()
             self._end_stream()
@@ -95,15 +95,15 @@ class GateBridge:
             while data := await self._stream.read():
                 await self._perform(self._gate.receive_from_donor(data), group)
         except (LaneError, StreamError) as error:
-            log.info("the donor's driver connection is gone", reason=str(error))
+            log.info("driver connection lost", error=str(error))
         self._donor_gone = True
 
     async def _from_libvirtd(self) -> None:
         while data := await self._reader.read(_READ_BYTES):
             await self._perform(self._gate.receive_from_libvirtd(data), None)
-            if self._donor_gone and not self.finish_under_way:
+            if self._donor_gone and not self.finish_in_flight:
                 return
-        if self.finish_under_way:
+        if self.finish_in_flight:
             await self._owner.finish_answered("this host's libvirtd ended the connection")
         self._end_stream()
 
@@ -120,7 +120,7 @@ class GateBridge:
                 case ToDonor(data):
                     await self._to_donor(data)
                 case PrepareAnswered(error):
-                    log.info("the incoming domain is prepared" if error is None else "libvirt refused it", reason=error)
+                    log.info("incoming domain prepared" if error is None else "incoming domain refused", error=error)
                 case SwitchoverWanted() if group is not None:
                     group.create_task(self._decide())
                 case FinishAnswered(cancelled=cancelled, error=error):
@@ -132,11 +132,14 @@ class GateBridge:
 
     async def _decide(self) -> None:
         denied = await self._owner.ask_switchover()
-        log.info("switchover", granted=denied is None, reason=None if denied is None else denied.detail)
+        log.info(
+            "switchover granted" if denied is None else "switchover denied",
+            reason=None if denied is None else denied.detail,
+        )
         await self._perform(self._gate.grant() if denied is None else self._gate.deny(), None)
 
     async def _to_donor(self, data: bytes) -> None:
         try:
             await self._stream.write(data)
         except (LaneError, StreamError) as error:
-            log.info("an answer cannot reach the donor", reason=str(error))
+            log.info("reply to the donor lost", error=str(error))

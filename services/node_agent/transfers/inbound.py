@@ -1,13 +1,13 @@
-"""The inbound half of a port: the guest arrives at this host.
+"""The inbound transfer of a port: the guest arrives at this host.
 
-Makes the disks, waits for the donor's streams, joins them with this host's libvirtd (through the RPC gate) and QEMU,
-asks the broker for the switchover and cleans up what it made if the guest does not come. It owns no RPC rule and no
-lane protocol.
+Waits for the donor's streams, joins them with this host's libvirtd (through the RPC gate) and QEMU,
+asks the broker for the switchover and cleans up what it made if the guest does not come. Disks are
+`inbound_disks`'s. It owns no RPC rule and no lane protocol.
 
 What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
 
 * *Before the broker's commit* the guest here has never run and cannot: libvirt starts it only at Finish, and the gate
-  holds Finish. Every failure destroys the half-made domain and removes what the journal lists.
+  holds Finish. Every failure destroys the incomplete domain and removes what the journal lists.
 * *While Finish is held* the broker may have committed without our knowing (its answer lost): so silence is neither yes
   nor no, and we keep asking. The donor's guest is paused meanwhile. The broker's abort ends the wait.
 * *After the commit* nothing here gives up by itself: if libvirt cannot run the guest, that is reported with
@@ -27,12 +27,11 @@ from typing import Any
 
 import structlog
 
-from services.node_agent.dedup.base_images import OverlaysWanted
 from services.node_agent.dedup.early_transfer import EARLY
 from services.node_agent.dedup.exchange import CONTENTS
-from services.node_agent.dedup.overlay_request import OVERLAYS, answer_overlays, read_overlays_wanted
+from services.node_agent.dedup.overlay_request import OVERLAYS
 from services.node_agent.dedup.seeding import SEED
-from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import LaneClosedError, LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
@@ -41,20 +40,20 @@ from services.node_agent.libvirt_rpc.gate import RpcGate
 from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.state.journal import HalfJournal, Kind, Phase
-from services.node_agent.switchover.broker_client import BrokerTalk
+from services.node_agent.state.journal import Kind, Phase, TransferJournal
+from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import DRIVER, SWITCHOVER, answer_switchover
-from services.node_agent.transfers.cleanup import remove_made
-from services.node_agent.transfers.gate_proxy import GateBridge
+from services.node_agent.transfers.cleanup import remove_created
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.gate_proxy import GateProxy
+from services.node_agent.transfers.inbound_disks import InboundDisks
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
-from services.node_agent.transfers.write_back import write_back
-from shared.domain import DomainXmlError, describe
+from shared.domain_xml import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
-from shared.messages.vm import VmState
-from shared.tasks import Tasks
+from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
 log = structlog.stdlib.get_logger(__name__)
@@ -62,20 +61,9 @@ log = structlog.stdlib.get_logger(__name__)
 LAST_BYTES_S = 5.0
 
 
-class InboundFailed(VmportError):
-    """The guest did not arrive. `left_overs` could not be removed."""
-
-    def __init__(self, code: str, detail: str, *, guest_running: bool, left_overs: tuple[str, ...] = ()) -> None:
-        self.code = code
-        self.detail = detail
-        self.guest_running = guest_running
-        self.left_overs = left_overs
-        super().__init__(f"{code}: {detail}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundTuning:
-    """Times and places of an inbound half. `image_dir` is where disks may lie; nothing is made elsewhere."""
+    """Times and places of an inbound transfer. `image_dir` is where disks may lie; nothing is made elsewhere."""
 
     libvirt_socket: Path
     image_dir: Path
@@ -87,7 +75,7 @@ class InboundTuning:
 
 
 class Inbound:
-    """One inbound half: `open`, then `run`, once. `cancel` at any moment."""
+    """One inbound transfer: `open`, then `run`, once. `cancel` at any moment."""
 
     def __init__(
         self,
@@ -96,8 +84,8 @@ class Inbound:
         hypervisor: Hypervisor,
         lanes: PortLanes,
         sockets: PortSockets,
-        talk: BrokerTalk,
-        journal: HalfJournal,
+        broker: BrokerClient,
+        journal: TransferJournal,
         contents: InboundContents,
         tuning: InboundTuning,
     ) -> None:
@@ -105,22 +93,20 @@ class Inbound:
         self._hypervisor = hypervisor
         self._lanes = lanes
         self._sockets = sockets
-        self._talk = talk
+        self._broker = broker
         self._journal = journal
         self._contents = contents
         self._tuning = tuning
         self._tasks = Tasks("inbound")
+        self._disks = InboundDisks(
+            agreement, image_dir=tuning.image_dir, journal=journal, contents=contents, tasks=self._tasks
+        )
         self._connections = Connections()
         self._over = asyncio.Event()
         self._running = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
-        self._gate: GateBridge | None = None
-        self._images = asyncio.Lock()
-        self._images_settled = False
-        self._overlays = False
-        self._writing_back: asyncio.Task[None] | None = None
-        self.granted = False
+        self._gate: GateProxy | None = None
 
     def cancel(self) -> None:
         """Stop: the broker says this only while the switchover is not committed, or has been taken back."""
@@ -131,22 +117,15 @@ class Inbound:
     # ---- opening ----
 
     async def open(self) -> None:
-        """Make everything ready for the guest. Raises `InboundFailed`, having removed what it made."""
+        """Make everything ready for the guest. Raises `TransferError`, having removed what it made."""
         try:
             await self._check_host()
-            self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
+            self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
-            for disk in self._agreement.disks:
-                self._check_place(disk.path)
-                if Path(disk.path).exists():  # noqa: ASYNC240  # one stat call
-                    raise disk_images.DiskImageError(
-                        disk.path, "exists already; it is not overwritten", code="disk_exists"
-                    )
-                self._journal.will_make(Kind.DISK, disk.path)
-                await disk_images.create(disk.path, disk.format, disk.virtual_size_bytes)
-            self._journal.will_make(Kind.DOMAIN, str(self._agreement.vm_uuid))
+            await self._disks.create()
+            self._journal.will_create(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)
-        except (HypervisorError, SocketError, disk_images.DiskImageError, DomainXmlError, OSError) as error:
+        except (HypervisorError, SocketError, DiskImageError, DomainXmlError, OSError) as error:
             raise await self._failure(error) from error
 
     async def _check_host(self) -> None:
@@ -160,16 +139,12 @@ class Inbound:
         if missing := sorted(bridges - set((await self._hypervisor.platform()).bridges)):
             raise HypervisorError("make room for the VM", f"this host offers no bridge {', '.join(missing)}")
 
-    def _check_place(self, path: str) -> None:
-        if not Path(path).resolve().is_relative_to(self._tuning.image_dir.resolve()):
-            raise disk_images.DiskImageError(path, f"lies outside of {self._tuning.image_dir}", code="disk_outside")
-
     # ---- running ----
 
     async def run(self, on_running: Callable[[], Awaitable[None]]) -> None:
         """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once.
 
-        Raises `InboundFailed`, having removed what was made; after the commit only what never ran.
+        Raises `TransferError`, having removed what was made; after the commit only what never ran.
         """
         acceptors = [
             self._tasks.spawn(self._accept(session, serve), name=name)
@@ -187,7 +162,7 @@ class Inbound:
                 self._running.set()
             if self._running.is_set():
                 await on_running()
-                # Post-copy still moves pages; the donor's libvirtd still says goodbye.
+                # Post-copy still moves pages; the donor's libvirtd still closes its connection.
                 await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
                 return
             raise await self._failure(None)
@@ -198,7 +173,7 @@ class Inbound:
             await self._tasks.close()
             if self._running.is_set():
                 self._sockets.remove()
-                self._journal.forget_kind(Kind.DIRECTORY)
+                self._journal.discard_kind(Kind.DIRECTORY)
 
     async def _runs_after_grant(self) -> bool:
         """Finish was let through and did not succeed: does the guest run all the same? Unknown is not "no".
@@ -222,25 +197,17 @@ class Inbound:
         return False
 
     async def _wait(self) -> None:
-        waiters: set[asyncio.Future[Any]] = {
-            self._tasks.spawn(self._running.wait(), name="wait for the guest"),
-            self._tasks.spawn(self._over.wait(), name="wait for the end"),
-        }
-        try:
-            await asyncio.wait({*waiters, self._lanes.failed}, return_when=asyncio.FIRST_COMPLETED)
-            if self._lanes.failed.done() and not self._running.is_set():
-                await self._lane_failed(str(self._lanes.failed.result()), waiters)
-        finally:
-            for waiter in waiters:
-                waiter.cancel()
+        await first_of(self._running.wait(), self._over.wait(), self._lanes.failed)
+        if self._lanes.failed.done() and not self._running.is_set():
+            await self._lane_failed(str(self._lanes.failed.result()))
 
-    async def _lane_failed(self, reason: str, waiters: set[asyncio.Future[Any]]) -> None:
-        """Without a lane nothing more comes; but a Finish that is here already is still to be decided."""
-        if self._gate is None or not self._gate.finish_under_way:
+    async def _lane_failed(self, reason: str) -> None:
+        """Without a lane nothing more comes; but a Finish that is here already must still be decided."""
+        if self._gate is None or not self._gate.finish_in_flight:
             self._note_trouble("lane_failed", reason)
             return
-        log.warning("a lane is gone while the switchover is under way; it is finished first", reason=reason)
-        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+        log.warning("lane lost during the switchover, which is finished first", error=reason)
+        await first_of(self._running.wait(), self._over.wait())
 
     async def _accept(self, session: LaneSession, serve: Callable[[LaneStream], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -249,10 +216,10 @@ class Inbound:
                 self._tasks.spawn(serve(stream), name=f"stream {stream.label}")
         except LaneClosedError:
             # The donor has ended the lane in order: after the switchover that is the end, before it a failure.
-            if not self._running.is_set() and (self._gate is None or not self._gate.finish_under_way):
+            if not self._running.is_set() and (self._gate is None or not self._gate.finish_in_flight):
                 self._note_trouble("donor_left", "the donor's node agent ended the transfer")
         except LaneError as error:
-            log.info("a lane is gone", reason=str(error))
+            log.info("lane lost", error=str(error))
 
     # ---- streams ----
 
@@ -270,7 +237,7 @@ class Inbound:
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:
-                    await self._on_overlays(stream)
+                    await self._disks.answer_overlays(stream)
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
         except GateRefusal as refusal:
@@ -278,48 +245,14 @@ class Inbound:
             # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
             stream.write_eof()
         except (
-            SocketError, RpcError, LaneError, StreamError, QuestionError, disk_images.DiskImageError, OSError
+            SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError
         ) as error:  # fmt: skip
             code = error.code if isinstance(error, VmportError) else "driver_connection"
             self._note_trouble(code, str(error))
             stream.reset(str(error))
 
-    async def _on_overlays(self, stream: LaneStream) -> None:
-        wanted = await read_overlays_wanted(stream)
-        async with self._images:
-            if not self._images_settled:
-                self._images_settled = True
-                self._overlays = await self._make_overlays(wanted)
-        await answer_overlays(stream, made=self._overlays)
-
-    async def _make_overlays(self, wanted: OverlaysWanted) -> bool:
-        """Lay the images on the catalogue's, all or none. Raises `DiskImageError` where some are and some are not."""
-        if self._agreement.limits.overlays == "never":
-            return False
-        paths = {disk.target: disk.path for disk in self._agreement.disks if disk.format == "qcow2"}
-        if not wanted.bases.keys() <= paths.keys():
-            return False
-        bases = await self._contents.bases(wanted)
-        if bases is None:
-            return False
-        try:
-            for target, base in bases.items():
-                # The path is ours and the format is what we found: of the donor's words only the digest counts.
-                await disk_images.lay_on(paths[target], str(base), wanted.bases[target].format)
-        except disk_images.DiskImageError as error:
-            log.warning("overlays cannot be made; the disks are copied whole", reason=str(error))
-            for target in bases:
-                await disk_images.lay_on(paths[target], "", "")
-            return False
-        return True
-
-    async def _settle_images(self) -> None:
-        """From now on nothing changes how the disks are made: somebody opens them, or removes them."""
-        async with self._images:
-            self._images_settled = True
-
     async def _on_driver(self, stream: LaneStream) -> None:
-        await self._settle_images()
+        await self._disks.settle()
         agreement = self._agreement
         gate = RpcGate(
             Expected(
@@ -329,17 +262,17 @@ class Inbound:
                 disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks},
                 memory_uri=self._sockets.memory_uri,
                 disks_uri=self._sockets.disk_uri,
-                overlays=self._overlays,
+                overlays=self._disks.overlays,
             )
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
-        self._gate = GateBridge(reader, writer, stream, gate, self)
+        self._gate = GateProxy(reader, writer, stream, gate, self)
         with self._connections.track(writer):
             await self._gate.run()
         if not self._running.is_set():
             self._note_trouble("donor_gave_up", "the donor's hypervisor ended the migration")
 
-    async def _on_switchover_question(self, stream: LaneStream, gate: GateBridge) -> None:
+    async def _on_switchover_question(self, stream: LaneStream, gate: GateProxy) -> None:
         denied = await self.ask_switchover()
         if denied is None:
             gate.post_copy_started = True
@@ -359,25 +292,23 @@ class Inbound:
         if stream.label == EARLY:
             await self._on_early(stream)
             return
-        if self._writing_back is None:
-            images = [Path(disk.path) for disk in self._agreement.disks]
-            self._writing_back = self._tasks.spawn(write_back(images), name="write images back")
+        self._disks.write_back()
         await self._pump(Lane.DISK, self._sockets.disk, stream)
 
     async def _on_seed(self, stream: LaneStream) -> None:
         try:
             await self._contents.receive_seed(stream)
         except LaneError as error:
-            log.info("a lane is gone while contents came ahead", reason=str(error))
+            log.info("seeding stopped: lane lost", error=str(error))
 
     async def _on_early(self, stream: LaneStream) -> None:
         try:
             await self._contents.receive_early(stream)
         except LaneError as error:
-            log.info("a lane is gone while contents came early", reason=str(error))
+            log.info("early transfer stopped: lane lost", error=str(error))
         except (StreamError, CodecError, OSError) as error:
             # The disks' streams will refer to what did not come.
-            self._note_trouble("early_contents", f"contents that came early cannot be stored: {error}")
+            self._note_trouble("early_contents", f"contents of the early transfer cannot be stored: {error}")
             stream.reset(str(error))
 
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
@@ -387,7 +318,7 @@ class Inbound:
                 await self._lanes.pump(lane, reader, writer, stream)
         except (SocketError, LaneError, StreamError, CodecError, OSError) as error:
             # libvirt at either side notices a broken stream and says what it means; this is for the log.
-            log.info("a stream of the migration ended early", lane=str(lane), reason=str(error))
+            log.info("migration stream failed", lane=str(lane), error=str(error))
             stream.reset(str(error))
 
     # ---- the gate's owner ----
@@ -397,7 +328,7 @@ class Inbound:
         if self._decision is None:
             self._journal.enter(Phase.FINISH_PASSED)
             agreement = self._agreement
-            question = self._talk.request_switchover(
+            question = self._broker.request_switchover(
                 agreement.vm_uuid, agreement.epoch, this_provider=agreement.recipient
             )
             self._decision = self._tasks.spawn(question, name="ask for the switchover")
@@ -407,7 +338,6 @@ class Inbound:
             if not self._decision.cancelled():
                 raise
             return SwitchoverDenied(port_id=self._agreement.port_id, code="cancelled", detail="stopped on request")
-        self.granted = denied is None
         if denied is not None and self._trouble is None:
             # Only the reason: the end comes when libvirt has answered the Finish that is cancelled for it.
             self._trouble = (denied.code, denied.detail)
@@ -427,24 +357,13 @@ class Inbound:
             self._trouble = (code, detail)
         self._over.set()
 
-    async def _failure(self, error: Exception | None) -> InboundFailed:
+    async def _failure(self, error: Exception | None) -> TransferError:
         if error is not None and self._trouble is None:
             code = error.code if isinstance(error, VmportError) else "inbound_failed"
             self._trouble = (code, str(error) or type(error).__name__)
         code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
         self._connections.close()
-        await self._settle_images()
-        left_overs = await remove_made(self._journal, self._hypervisor)
-        while self.granted and any(name.startswith(Kind.DOMAIN) for name in left_overs):
-            # The broker gives the VM back on this word, so it is given only when the domain is proven gone.
-            await asyncio.sleep(self._tuning.ask_again_s)
-            left_overs = await remove_made(self._journal, self._hypervisor)
-        running = await self._hypervisor_says_running()
-        return InboundFailed(code, detail, guest_running=running, left_overs=left_overs)
-
-    async def _hypervisor_says_running(self) -> bool:
-        try:
-            return await self._hypervisor.state(self._agreement.vm_uuid) is VmState.RUNNING
-        except HypervisorError:
-            log.exception("the guest's state is not known")
-            return False
+        await self._disks.settle()
+        await remove_created(self._journal, self._hypervisor)
+        running = await self._hypervisor.is_running(self._agreement.vm_uuid)
+        return TransferError(code, detail, guest_running=running)

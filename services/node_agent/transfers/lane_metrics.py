@@ -18,7 +18,7 @@ from shared.topology import Lane
 EVERY_S = 1.0
 
 
-class LaneMeter:
+class LaneMetrics:
     """Counts one port's lanes while `counting` lasts."""
 
     def __init__(self, lanes: PortLanes, metrics: NodeMetrics) -> None:
@@ -31,7 +31,7 @@ class LaneMeter:
     @contextmanager
     def counting(self) -> Iterator[None]:
         """Count inside the block."""
-        tasks = Tasks("lane meter")
+        tasks = Tasks("lane metrics")
         ticking = tasks.spawn(self._tick(), name="tick")
         try:
             yield

@@ -1,9 +1,8 @@
-"""The outbound half of a port: the guest leaves this host.
+"""The outbound transfer of a port: the guest leaves this host.
 
 libvirt at this host migrates the guest into three sockets of ours; what comes out of them goes into the lanes. This
-module starts that, watches it, steers it, and settles who runs the guest. It owns no lane protocol and no RPC bytes.
-Where the tenant wants it, contents go ahead (`seeding`) until the window opens by this host's clock; the guest and
-libvirt know nothing of that, so there is nothing to undo.
+module starts that and settles who runs the guest; `outbound_preparation` does what comes before it, `migration_watch`
+what runs beside it. It owns no lane protocol and no RPC bytes.
 
 What can go wrong, and what keeps at most one copy running (invariant 1) and no guest lost (invariant 3):
 
@@ -28,58 +27,42 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
-from uuid import UUID
 
 import structlog
 
-from services.node_agent.dedup.overlay_request import ask_for_overlays
-from services.node_agent.dedup.seeding import Seeding, SeedSource
 from services.node_agent.hypervisor.interface import (
     Hypervisor,
     HypervisorError,
-    JobStats,
     Lifecycle,
     LifecycleEvent,
-    LiveVm,
     MigrationAborted,
     MigrationPlan,
 )
-from services.node_agent.hypervisor.ram_layout import ram_ranges
-from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
-from services.node_agent.libvirt_rpc.messages import RpcError
-from services.node_agent.libvirt_rpc.relay import DonorRelay
-from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.state.journal import HalfJournal, Kind, Phase
-from services.node_agent.switchover.broker_client import BrokerTalk
-from services.node_agent.switchover.convergence import (
-    PLANNED_BYTES_PER_S,
-    GiveUp,
-    Ladder,
-    SetMaxDowntime,
-    StartPostCopy,
-    Step,
-)
-from services.node_agent.switchover.finish_guard import DonorFinishKeeper
+from services.node_agent.lanes.core.errors import LaneError
+from services.node_agent.state.journal import Kind, Phase, TransferJournal
+from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
+from services.node_agent.switchover.finish_guard import DonorFinishGuard
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
-from services.node_agent.switchover.post_copy_request import DRIVER, ask_for_switchover
 from services.node_agent.switchover.verdict import Verdict
-from services.node_agent.transfers.downtime_control import Steering
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.migration_watch import MigrationWatch
+from services.node_agent.transfers.outbound_connections import OutboundConnections
+from services.node_agent.transfers.outbound_preparation import OutboundPreparation
 from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
-from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError
-from services.node_agent.transfers.progress import Progress, ProgressMeter, SeedingMeter
-from services.node_agent.transfers.relay_proxy import DriverBridge
-from shared.domain import DomainXmlError, describe, guest_abi_differences
+from services.node_agent.transfers.port_sockets import PortSockets, SocketError
+from services.node_agent.transfers.progress import ProgressMeter
+from services.node_agent.transfers.reporting import OutboundReporter
+from shared.domain_xml import DomainXmlError
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
-from shared.page_stream.bodies import StreamKind
-from shared.tasks import Tasks
+from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
 log = structlog.stdlib.get_logger(__name__)
@@ -87,20 +70,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 FIRST_DOWNTIME_MS = 50
 """Before the ladder has seen figures: an idle guest's downtime, where QEMU's default is 300."""
-GREETING_BYTES = 64 * 1024
-"""More than NBD says before it writes."""
 LAST_BYTES_S = 5.0
 """How long connections may take to end by themselves once libvirt is done."""
-
-
-class OutboundFailed(VmportError):
-    """The guest did not leave. `guest_running` is what libvirt said afterwards."""
-
-    def __init__(self, code: str, detail: str, *, guest_running: bool) -> None:
-        self.code = code
-        self.detail = detail
-        self.guest_running = guest_running
-        super().__init__(f"{code}: {detail}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,25 +89,9 @@ class OutboundResult:
     post_copy: bool
 
 
-class OutboundReporter(Protocol):
-    """Who is told."""
-
-    async def started(self) -> None:
-        """libvirt migrates, or contents go ahead."""
-        ...
-
-    async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
-        """About once a second."""
-        ...
-
-    async def in_doubt(self, reason: str) -> None:
-        """Finish is out and its outcome unknown; the guest is paused here."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutboundTuning:
-    """Times of an outbound half, in seconds."""
+    """Times of an outbound transfer, in seconds."""
 
     ready_within_s: float = 60.0
     watch_every_s: float = 0.25
@@ -147,7 +102,7 @@ class OutboundTuning:
 
 
 class Outbound:
-    """One outbound half; `run` once. `cancel` at any moment."""
+    """One outbound transfer; `run` once. `cancel` at any moment."""
 
     def __init__(
         self,
@@ -156,8 +111,8 @@ class Outbound:
         hypervisor: Hypervisor,
         lanes: PortLanes,
         sockets: PortSockets,
-        talk: BrokerTalk,
-        journal: HalfJournal,
+        broker: BrokerClient,
+        journal: TransferJournal,
         reporter: OutboundReporter,
         contents: OutboundContents,
         tuning: OutboundTuning,
@@ -176,41 +131,59 @@ class Outbound:
         self._tuning = tuning
         self._outage = outage or NoProbe()
         self._clock = clock
-        self._now = now
         self._tasks = Tasks("outbound")
-        self._cancelled = asyncio.Event()
-        # Set once it is known what the recipient has, and when the port ends before that. What left earlier would leave
-        # in full, so the recipient's libvirt is prepared and then this is waited for.
-        self._learnt = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._troubled = asyncio.Event()
         self._meter = ProgressMeter(disk_bytes=0, memory_bytes=0)
         self._began_s = clock()
-        self._seeded_bytes = 0
         self._started = False
-        self._has_memory = False
         self._plans_bytes = False
         self._was_running = False
         self._paused_at_s: float | None = None
-        self._connections = Connections()
-        self._keeper = DonorFinishKeeper(
-            agreement, hypervisor=hypervisor, talk=talk, journal=journal, in_doubt=reporter.in_doubt, clock=clock
+        self._guard = DonorFinishGuard(
+            agreement, hypervisor=hypervisor, broker=broker, journal=journal, in_doubt=reporter.in_doubt, clock=clock
+        )
+        self._preparation = self._make_preparation(now)
+
+        self._connections = OutboundConnections(
+            agreement,
+            lanes=lanes,
+            guard=self._guard,
+            contents_known=self._preparation.contents_known.wait,
+            memory_flows=self._on_memory_flows,
+            trouble=self._note_trouble,
+        )
+
+    def _make_preparation(self, now: Callable[[], datetime]) -> OutboundPreparation:
+        return OutboundPreparation(
+            self._agreement,
+            hypervisor=self._hypervisor,
+            lanes=self._lanes,
+            contents=self._contents,
+            reporter=self._reporter,
+            started=self._report_started,
+            trouble=self._note_trouble,
+            tasks=self._tasks,
+            ready_within_s=self._tuning.ready_within_s,
+            seeding_every_s=self._tuning.seeding_every_s,
+            clock=self._clock,
+            now=now,
         )
 
     def cancel(self) -> None:
         """Stop: the broker says so, and it says so only while the VM is the donor's."""
-        self._cancelled.set()
-        self._keeper.aborted.set()
+        self._preparation.cancelled.set()
+        self._guard.aborted.set()
 
     def stop(self) -> None:
         """Stop if it is not too late: this process ends. Says nothing about who owns the VM."""
-        self._cancelled.set()
+        self._preparation.cancelled.set()
 
     async def run(self) -> OutboundResult:
-        """Move the guest. Raises `OutboundFailed`; then it runs here, or the error says that it does not."""
+        """Move the guest. Raises `TransferError`, which says whether it runs here."""
         stop_listening = self._hypervisor.listen(self._on_lifecycle)
         try:
-            await self._send_ahead()
+            await self._preparation.seed_until_window()
             self._began_s = self._clock()
             plan = await self._prepare()
             await self._migrate(plan)
@@ -229,83 +202,32 @@ class Outbound:
             await self._contents.close_scans()
             await self._connections.drain(LAST_BYTES_S)
             self._sockets.remove()
-            self._journal.forget_kind(Kind.DIRECTORY)
-
-    # ---- ahead of the window ----
-
-    def _to_window_s(self) -> float:
-        return (self._agreement.window_start - self._now()).total_seconds()
-
-    async def _send_ahead(self) -> None:
-        """Return when the window is open. A seeding that fails is waited out; a lane or a cancel ends the port."""
-        if not self._agreement.limits.seed or self._to_window_s() <= 0:
-            return
-        vm = await self._check_vm()
-        await self._unless_cancelled(self._lanes.wait_ready(self._tuning.ready_within_s))
-        await self._say_started()
-        source = SeedSource(
-            vm_uuid=self._agreement.vm_uuid,
-            disks=[Path(file) for file in vm.files],
-            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
-            ram=ram_ranges(vm.domain_xml),
-        )
-        with self._contents.seeding(self._lanes.disk, source, self._hypervisor) as seeding:
-            running = self._tasks.spawn(seeding.run(), name="seed")
-            try:
-                await self._unless_cancelled(self._until_window(seeding))
-            finally:
-                running.cancel()
-                await asyncio.wait({running})
-        self._seeded_bytes = self._lanes.wire_bytes()
-
-    async def _until_window(self, seeding: Seeding) -> None:
-        """Tell how far the seeding is until the window opens. Raises LaneError."""
-        meter = SeedingMeter()
-        while (left_s := self._to_window_s()) > 0:
-            progress = meter.update(
-                disk=seeding.disk, memory=seeding.memory, sent_bytes=seeding.sent_bytes, now_s=self._clock()
-            )
-            await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
-            await asyncio.wait({self._lanes.failed}, timeout=min(left_s, self._tuning.seeding_every_s))
-            if self._lanes.failed.done():
-                raise self._lanes.failed.result()
+            self._journal.discard_kind(Kind.DIRECTORY)
 
     # ---- preparing ----
 
-    async def _check_vm(self) -> LiveVm:
-        agreement = self._agreement
-        vm = await self._hypervisor.describe(agreement.vm_uuid)
-        if vm.description.state is not VmState.RUNNING:
-            raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
-        if vm.description.blockers:
-            raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
-        if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
-            raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
-        return vm
-
     async def _prepare(self) -> MigrationPlan:
         agreement = self._agreement
-        vm = await self._check_vm()
+        vm = await self._preparation.check_vm()
         self._was_running = True
         self._contents.scan_ahead(Path(file) for file in vm.files)
         self._outage.open(vm.domain_xml)
         self._journal.remember_disks(vm.files)
-        self._journal.will_make(Kind.DIRECTORY, str(self._sockets.directory))
+        self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
-        await self._sockets.listen(self._sockets.driver, self._on_driver)
-        await self._sockets.listen(self._sockets.memory, self._on_memory)
-        await self._sockets.listen(self._sockets.disk, self._on_disk)
-        await self._unless_cancelled(self._agree_on_layers(vm))
-        await self._check_layers(vm)
-        self._tasks.spawn(self._learn_contents(vm), name="learn contents, and give them again")
+        await self._connections.listen(self._sockets)
+        await self._preparation.negotiate_overlays(vm)
+        self._preparation.exchange_contents(vm)
         disks = vm.description.disks
+        overlays = self._preparation.overlays
         self._meter = ProgressMeter(
-            disk_bytes=sum(disk.allocated_bytes + (0 if self._overlays else disk.beneath_bytes) for disk in disks),
+            disk_bytes=sum(disk.allocated_bytes + (0 if overlays else disk.beneath_bytes) for disk in disks),
             memory_bytes=vm.description.memory_bytes,
         )
         self._journal.enter(Phase.TRANSFERRING)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
+        # No bandwidth of libvirt's: the lanes hold the cap, which is on what crosses the wire, after the codec.
         return MigrationPlan(
             vm_uuid=agreement.vm_uuid,
             driver_uri=self._sockets.driver_uri,
@@ -313,81 +235,36 @@ class Outbound:
             disks_uri=self._sockets.disk_uri,
             domain_xml=agreement.domain_xml,
             disks=tuple(disk.target for disk in agreement.disks),
-            overlays=self._overlays,
+            overlays=overlays,
             switchover_bandwidth_bytes_per_s=PLANNED_BYTES_PER_S if self._plans_bytes else None,
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
         )
 
-    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do what takes minutes when the other end does not answer, or hours until the window; a cancel ends it."""
-        working = asyncio.ensure_future(work)
-        cancelled = asyncio.ensure_future(self._cancelled.wait())
-        try:
-            await asyncio.wait({working, cancelled}, return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise MigrationAborted("wait for the recipient's node agent or the window", "cancelled before it began")
-            await working
-        finally:
-            for each in (working, cancelled):
-                each.cancel()
-            await asyncio.gather(working, cancelled, return_exceptions=True)
-
-    async def _agree_on_layers(self, vm: LiveVm) -> None:
-        """Wait for the other end, and ask it for overlays."""
-        await self._lanes.wait_ready(self._tuning.ready_within_s)
-        self._overlays = await self._ask_for_overlays(vm)
-
-    async def _learn_contents(self, vm: LiveVm) -> None:
-        """Learn what the other end has, while both hypervisors prepare themselves."""
-        beneath = {layer.path: None for layers in vm.layers.values() for layer in layers if layer.path is not None}
-        copied = vm.files if self._overlays else (*vm.files, *beneath)
-        try:
-            await self._contents.learn(self._lanes.control, [Path(file) for file in copied])
-        except LaneError as error:
-            self._note_trouble("lane_failed", str(error))
-        finally:
-            self._learnt.set()
-        self._tasks.spawn(self._send_early(vm), name="send contents early")
-        await self._contents.serve_blocks()
-
-    async def _send_early(self, vm: LiveVm) -> None:
-        """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""
-        disks = describe(vm.domain_xml).disks
-        images = [Path(disk.source) for disk in disks if disk.format == "raw" and not disk.read_only]
-        try:
-            await self._contents.send_early(self._lanes.disk, images, over=self._disks_flow)
-        except LaneError as error:
-            log.info("a lane is gone while contents went early", reason=str(error))
-        except StreamError as error:
-            self._note_trouble("early_contents", str(error))
-
-    def _disks_flow(self) -> bool:
-        return self._lanes.raw_bytes_by_direction(Lane.DISK)[0] > GREETING_BYTES
-
-    async def _ask_for_overlays(self, vm: LiveVm) -> bool:
-        if self._agreement.limits.overlays == "never" or not vm.layers:
-            return False
-        wanted = await self._contents.overlays(vm.layers)
-        made = wanted is not None and await ask_for_overlays(self._lanes.control, wanted)
-        log.info("how the disks that are overlays move", overlays=made, disks=sorted(vm.layers))
-        return made
-
-    async def _check_layers(self, vm: LiveVm) -> None:
-        """The top layers alone are the disks only while beneath them lies what the recipient was asked for."""
-        if not self._overlays:
-            return
-        now = await self._hypervisor.describe(self._agreement.vm_uuid)
-        if (now.files, now.layers) != (vm.files, vm.layers):
-            raise HypervisorError("check the VM", "what its disks lie on changed while the port was prepared")
-
     # ---- migrating ----
 
+    def _make_watch(self) -> MigrationWatch:
+        return MigrationWatch(
+            self._agreement,
+            hypervisor=self._hypervisor,
+            lanes=self._lanes,
+            guard=self._guard,
+            meter=self._meter,
+            reporter=self._reporter,
+            started=self._report_started,
+            trouble=self._note_trouble,
+            paused=lambda: self._paused_at_s is not None,
+            plans_bytes=self._plans_bytes,
+            watch_every_s=self._tuning.watch_every_s,
+            progress_every_s=self._tuning.progress_every_s,
+            clock=self._clock,
+        )
+
     async def _migrate(self, plan: MigrationPlan) -> None:
-        if self._cancelled.is_set():
+        if self._preparation.cancelled.is_set():
             raise MigrationAborted("migrate", "cancelled before it began")
         migration = self._tasks.spawn(self._call_migrate(plan), name="migrate")
-        watcher = self._tasks.spawn(self._watch(), name="watch")
+        watcher = self._tasks.spawn(self._make_watch().run(), name="watch")
         stopper = self._tasks.spawn(self._stop_on_trouble(migration), name="stop")
         try:
             error = await migration
@@ -399,11 +276,11 @@ class Outbound:
 
     async def _left_anyway(self) -> bool:
         """libvirt reports a failure: is the guest at the recipient all the same? Then its copy here must go."""
-        if not self._keeper.passed:
+        if not self._guard.passed:
             return False
-        verdict = self._keeper.verdict
+        verdict = self._guard.verdict
         if verdict is None:
-            verdict = await self._keeper.outcome_unknown("this host's hypervisor ended the connection by itself")
+            verdict = await self._guard.outcome_unknown("this host's hypervisor ended the connection by itself")
         if verdict is not Verdict.RUNS_THERE:
             return False
         await self._hypervisor.destroy(self._agreement.vm_uuid)
@@ -419,142 +296,42 @@ class Outbound:
     async def _stop_on_trouble(self, migration: asyncio.Task[HypervisorError | None]) -> None:
         """Abort libvirt's job when a lane fails, a handler fails or somebody cancels; what holds Finish decides for
         itself."""
-        cancelled = self._tasks.spawn(self._cancelled.wait(), name="wait for cancel")
-        troubled = self._tasks.spawn(self._troubled.wait(), name="wait for trouble")
-        reasons: set[asyncio.Future[Any]] = {cancelled, troubled, self._lanes.failed}
-        await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
-        self._learnt.set()
+        await first_of(self._preparation.cancelled.wait(), self._troubled.wait(), self._lanes.failed)
+        self._preparation.contents_known.set()
         if self._lanes.failed.done() and self._trouble is None:
             self._trouble = ("lane_failed", str(self._lanes.failed.result()))
         deadline_s = self._clock() + self._tuning.abort_within_s
-        while not migration.done() and not self._keeper.passed:
+        while not migration.done() and not self._guard.passed:
             # libvirt refuses to abort in some phases of a job, so one try is not enough.
             try:
                 await self._hypervisor.abort_job(self._agreement.vm_uuid)
             except HypervisorError as error:
-                log.info("the job cannot be aborted yet", reason=str(error))
+                log.info("job cannot be aborted yet", error=str(error))
             await asyncio.wait({migration}, timeout=1.0)
             if self._clock() > deadline_s:
-                log.warning("libvirt does not end the aborted job; hanging up on it")
+                log.warning("aborted job does not end; closing its connections")
                 self._sockets.stop_listening()
                 self._connections.close()
                 return
 
-    async def _watch(self) -> None:
-        limits = self._agreement.limits
-        ladder = Ladder(
-            self._agreement.promised_downtime_ms,
-            limits.post_copy,
-            stop_and_copy=limits.stop_and_copy,
-            plans_bytes=self._plans_bytes,
-        )
-        steering = Steering(ladder, self._lanes, clock=self._clock)
-        uuid = self._agreement.vm_uuid
-        tell_at_s = self._clock()
-        while True:
-            await asyncio.sleep(self._tuning.watch_every_s)
-            if self._keeper.passed and not self._keeper.post_copy:
-                continue  # a frozen QEMU answers no question
-            try:
-                stats = await self._hypervisor.job(uuid)
-            except HypervisorError as error:
-                log.info("no job figures now", reason=str(error))
-                continue
-            if stats is None:
-                continue
-            await self._say_started()
-            if self._clock() >= tell_at_s:
-                tell_at_s = self._clock() + self._tuning.progress_every_s
-                await self._tell_progress(stats)
-            for step in steering.look(stats):
-                await self._climb(step)
-
-    async def _tell_progress(self, stats: JobStats) -> None:
-        switchover = self._paused_at_s is not None and not self._keeper.post_copy
-        progress = self._meter.update(
-            stats, now_s=self._clock(), post_copy=self._keeper.post_copy, switchover=switchover
-        )
-        await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
-
-    async def _climb(self, step: Step) -> None:
-        uuid = self._agreement.vm_uuid
-        try:
-            match step:
-                case SetMaxDowntime(milliseconds):
-                    log.info("maximum downtime set", milliseconds=milliseconds)
-                    await self._hypervisor.set_max_downtime(uuid, milliseconds)
-                case StartPostCopy():
-                    await ask_for_switchover(self._lanes.control)
-                    self._keeper.post_copy = True
-                    log.info("post-copy starts")
-                    await self._start_post_copy(uuid)
-                case GiveUp(reason):
-                    self._note_trouble("not_converging", reason)
-        except (HypervisorError, QuestionError) as error:
-            # The job may just have ended, or the switchover begun: the migration itself will say.
-            log.info("a step of the ladder failed", reason=str(error))
-
-    async def _start_post_copy(self, uuid: UUID) -> None:
-        """Raises `HypervisorError` where libvirt refuses; then the guest is fenced in Finish as ever."""
-        try:
-            await self._hypervisor.start_post_copy(uuid)
-        except HypervisorError:
-            self._keeper.post_copy = False
-            if self._keeper.passed:
-                # QEMU's own switchover was faster, and Finish went out unfenced because post-copy was expected.
-                await self._hypervisor.freeze(uuid)
-            raise
-
-    async def _say_started(self) -> None:
+    async def _report_started(self) -> None:
         if not self._started:
             self._started = True
             await self._reporter.started()
 
+    def _on_memory_flows(self) -> None:
+        self._outage.memory_flows()
+
     def _on_lifecycle(self, event: LifecycleEvent) -> None:
-        if event.vm_uuid != self._agreement.vm_uuid or self._keeper.passed:
+        if event.vm_uuid != self._agreement.vm_uuid or self._guard.passed:
             return
         if event.kind is Lifecycle.SUSPENDED:
             self._paused_at_s = event.at_s
         elif event.kind is Lifecycle.RESUMED:
             self._paused_at_s = None
 
-    # ---- connections ----
-
-    async def _on_driver(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with self._connections.track(writer):
-            await self._bridge(reader, writer)
-
-    async def _bridge(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            stream = self._lanes.control.open_stream(StreamKind.CONTROL, DRIVER)
-            relay = DonorRelay(self._agreement.vm_uuid, self._agreement.vm_name)
-            bridge = DriverBridge(reader, writer, stream, relay, self._keeper, before_it_moves=self._learnt.wait)
-            await bridge.run()
-        except (RpcError, LaneError, StreamError, OSError, ValueError) as error:
-            self._note_trouble("driver_connection", str(error))
-
-    async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._outage.memory_flows()
-        # QEMU's first connection is the migration stream; in post-copy a second one carries what the guest waits for.
-        first, self._has_memory = not self._has_memory, True
-        await self._pump(Lane.MEMORY if first else Lane.URGENT, StreamKind.MEMORY, reader, writer)
-
-    async def _on_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await self._pump(Lane.DISK, StreamKind.DISK, reader, writer)
-
-    async def _pump(
-        self, lane: Lane, kind: StreamKind, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        session = self._lanes.session(lane)
-        with self._connections.track(writer):
-            try:
-                await self._lanes.pump(lane, reader, writer, session.open_stream(kind, str(lane)))
-            except (LaneError, StreamError, CodecError, OSError, ValueError) as error:
-                if not self._keeper.passed:
-                    self._note_trouble(f"{lane}_stream", str(error))
-
     def _note_trouble(self, code: str, detail: str) -> None:
-        log.info("a connection of the migration failed", code=code, detail=detail)
+        log.info("migration connection failed", code=code, error=detail)
         if self._trouble is None:
             self._trouble = (code, detail)
         self._troubled.set()
@@ -562,15 +339,15 @@ class Outbound:
     # ---- the end ----
 
     async def _result(self) -> OutboundResult:
-        await self._say_started()
+        await self._report_started()
         await self._reporter.progressed(self._meter.finish(), wire_bytes=self._lanes.wire_bytes())
         now_s = self._clock()
-        known_s = self._keeper.settled_at_s or now_s
+        known_s = self._guard.settled_at_s or now_s
         paused_s = known_s if self._paused_at_s is None else self._paused_at_s
         try:
             completed = await self._hypervisor.completed_job(self._agreement.vm_uuid)
         except HypervisorError as error:
-            log.info("libvirt's own figures are gone", reason=str(error))
+            log.info("completed job figures unavailable", error=str(error))
             completed = None
         await self._connections.drain(LAST_BYTES_S)
         return OutboundResult(
@@ -581,32 +358,31 @@ class Outbound:
             memory_bytes=self._lanes.raw_bytes(Lane.MEMORY) + self._lanes.raw_bytes(Lane.URGENT),
             disk_bytes=self._lanes.raw_bytes(Lane.DISK),
             wire_bytes=self._lanes.wire_bytes(),
-            seeded_bytes=self._seeded_bytes,
-            post_copy=self._keeper.post_copy,
+            seeded_bytes=self._preparation.seeded_bytes,
+            post_copy=self._guard.post_copy,
         )
 
-    async def _failure(self, error: Exception) -> OutboundFailed:
+    async def _failure(self, error: Exception) -> TransferError:
         running = await self._run_again()
-        if self._cancelled.is_set():
-            return OutboundFailed("cancelled", "the transfer was stopped on request", guest_running=running)
+        if self._preparation.cancelled.is_set():
+            return TransferError("cancelled", "the transfer was stopped on request", guest_running=running)
         if self._trouble is not None:
             code, detail = self._trouble
-            return OutboundFailed(code, f"{detail} ({error})", guest_running=running)
+            return TransferError(code, f"{detail} ({error})", guest_running=running)
         code = error.code if isinstance(error, VmportError) else "outbound_failed"
         detail = str(error) or type(error).__name__
-        return OutboundFailed(code, detail, guest_running=running)
+        return TransferError(code, detail, guest_running=running)
 
     async def _run_again(self) -> bool:
-        """The guest stays here: make sure that it runs, whatever libvirt left. Post-copy's half guest must not run."""
+        """The guest stays here: make sure that it runs, whatever libvirt left. After post-copy began it must not."""
         uuid = self._agreement.vm_uuid
         try:
-            state = await self._hypervisor.state(uuid)
-            if state is VmState.PAUSED and self._was_running and not self._keeper.post_copy:
-                log.warning("libvirt left the guest paused; resuming it")
+            paused = await self._hypervisor.state(uuid) is VmState.PAUSED
+            if paused and self._was_running and not self._guard.post_copy:
+                log.warning("guest left paused by libvirt; resuming it", vm=str(uuid))
                 await self._hypervisor.thaw(uuid)
                 await self._hypervisor.resume(uuid)
-                state = await self._hypervisor.state(uuid)
         except HypervisorError:
-            log.exception("the guest's state is not known")
+            log.exception("guest state unknown", vm=str(uuid))
             return False
-        return state is VmState.RUNNING
+        return await self._hypervisor.is_running(uuid)

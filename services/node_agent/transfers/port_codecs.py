@@ -37,7 +37,7 @@ log = structlog.stdlib.get_logger(__name__)
 Pair = tuple[ChunkEncoder, ChunkDecoder]
 
 
-class StreamCodecs(Protocol):
+class PortCodecs(Protocol):
     """Makes the codecs of one end's streams."""
 
     arrivals: Arrivals
@@ -52,7 +52,7 @@ class StreamCodecs(Protocol):
 
 
 class DonorCodecs:
-    """The end that the guest leaves. `folder` keeps the memory that goes in full, for the way home.
+    """The end that the guest leaves. `folder` keeps the memory that goes in full, for a return port.
 
     In `scratch` a file without a name may grow to 1 GiB while the port runs.
     """
@@ -105,13 +105,13 @@ class DonorCodecs:
         return copies
 
     def _keep(self, pages: Pages) -> None:
-        """A way home that costs more is better than no way out: a full disk ends the keeping, not the port."""
+        """A return port that costs more is better than a failed port: a full disk ends the keeping, not the port."""
         try:
             if self._kept is None:
                 self._kept = FileStore(self._folder, keep=self.port.hello.keep)
             self._kept.append(Origin.MEMORY, pages)
         except OSError as error:
-            log.warning("memory is not kept for the way home", reason=str(error))
+            log.warning("memory cache stopped", error=str(error))
             self.port.keeper = None
 
 
@@ -160,7 +160,7 @@ class RecipientCodecs:
 
 
 def _deltas_end(error: OSError) -> None:
-    log.warning("pages that change are sent whole: their copies cannot be kept", reason=str(error))
+    log.warning("deltas stopped; changed pages are sent whole", error=str(error))
 
 
 def _chunk_pair(techniques: frozenset[Technique]) -> Pair:

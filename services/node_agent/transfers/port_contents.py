@@ -1,5 +1,5 @@
-"""The contents of this node's ports: where they are kept, what is offered, where is looked. Joins `kept`, the exchange
-(`known_contents`) and a port's codecs.
+"""The contents that this node's ports know: where they are cached, what is offered, what is searched. Joins the cache,
+the exchange (both in `dedup`) and a port's codecs.
 
 Only a VM's own files are offered and looked through for it, and the catalogue of published base images.
 """
@@ -41,7 +41,6 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.settings import NodeSection
-from services.node_agent.state.journal import Journal
 from services.node_agent.transfers.port_codecs import DonorCodecs, RecipientCodecs
 from shared.domain import LayerFacts
 from shared.messages.porting import ServiceChangeAgreement
@@ -51,20 +50,21 @@ log = structlog.stdlib.get_logger(__name__)
 SENT = "sent"
 RECEIVED = "received"
 SEED = "seed"
-"""At the recipient what came ahead of the window; at the donor what went of the memory, to be offered."""
+"""At the recipient what seeding brought; at the donor what it sent of the memory, to be offered."""
 SEEDED_EXCHANGE_WITHIN_S = 120.0
-"""Where so much was sent ahead, knowing it is worth a later beginning."""
+"""After seeding it is worth waiting longer for the exchange."""
 SCANNED_AHEAD_S = 60.0
-"""How long what was read ahead of a half waits for it."""
+"""How long disks that were scanned ahead of a transfer wait for it."""
 MIB = 1 << 20
 
 
 class PortContents:
-    """Of one node."""
+    """The known contents of one node."""
 
-    def __init__(self, settings: NodeSection, journal: Journal) -> None:
+    def __init__(self, settings: NodeSection, *, quarantined: Callable[[UUID], Iterable[Path]]) -> None:
+        """`quarantined` gives the disks of a VM that wait here for erasure since it left."""
         self._settings = settings
-        self._journal = journal
+        self._quarantined = quarantined
         self._index = BlockIndex(settings.state_dir / "indexes")
         self._bases = BaseImages(settings.state_dir / "indexes")
         self._reader = ImageReader(self._bases)
@@ -81,12 +81,12 @@ class PortContents:
         self._reader.close()
 
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
-        """For the half where the guest leaves."""
+        """For the side that the guest leaves."""
         scans = self._scans.pop(agreement.port_id, None) or FileScans()
         return OutboundContents(self._settings, self._kept, self._reader, agreement, scans)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
-        """For the half where the guest arrives."""
+        """For the side where the guest arrives."""
         uuid, port_id = agreement.vm_uuid, agreement.port_id
         kept = [*self._kept.files(uuid, but=port_id), *self._quarantined(uuid)]
         without = self._settings.without
@@ -96,8 +96,8 @@ class PortContents:
             index=self._index,
         )
         folder = self._kept.folder(uuid, port_id, RECEIVED)
-        takes_ahead = agreement.limits.seed and Technique.KEPT not in without
-        seed = seed_place(self._kept, agreement) if takes_ahead else None
+        seeds = agreement.limits.seed and Technique.KEPT not in without
+        seed = seed_place(self._kept, agreement) if seeds else None
         bases = self._bases if self._settings.overlays else None
         return InboundContents(RecipientCodecs(folder, without=without), sources, bases, seed)
 
@@ -107,7 +107,7 @@ class PortContents:
         await self._reader.read_ahead(Path(path) for path in bases if path is not None)
 
     async def scan_ahead(self, port_id: UUID, files: Iterable[Path]) -> None:
-        """Read what an outbound half will offer that begins in a moment; forgotten if it does not."""
+        """Read what an outbound transfer will offer that begins in a moment; discarded if it does not."""
         if port_id in self._scans or {Technique.BASE, Technique.KEPT} <= set(self._settings.without):
             return
         scans = self._scans[port_id] = FileScans()
@@ -124,34 +124,23 @@ class PortContents:
         try:
             await asyncio.to_thread(self._kept.sweep, time.time(), active=active)
         except (OSError, DiskImageError) as error:
-            log.warning("what earlier ports left cannot be removed", reason=str(error))
+            log.warning("cache cannot be swept", error=str(error))
         try:
             await asyncio.to_thread(index_images, self._settings.base_image_dir, self._index)
             await asyncio.to_thread(self._bases.sweep, time.time() - INDEX_KEPT_S)
             if self._settings.overlays:
                 await self._reader.read_ahead(await asyncio.to_thread(published, self._settings.base_image_dir))
         except OSError as error:
-            log.warning("base images cannot be indexed", reason=str(error))
-
-    def _quarantined(self, vm_uuid: UUID) -> list[Path]:
-        """Disks of this VM that wait for their erasure here since it left."""
-        records, _ = self._journal.load()
-        return [
-            Path(disk)
-            for record in records
-            if record.agreement.vm_uuid == vm_uuid
-            for disk in record.quarantined_disks
-            if Path(disk).exists()
-        ]
+            log.warning("base images cannot be indexed", error=str(error))
 
 
-def seed_place(kept: Cache, agreement: ServiceChangeAgreement) -> SeedPlace:
-    """Where this node stores what goes ahead of a port's window."""
+def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+    """Where this node stores the seed of a port."""
     return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
 
 
 class OutboundContents:
-    """One outbound half's."""
+    """The contents of one outbound transfer."""
 
     def __init__(
         self,
@@ -174,7 +163,7 @@ class OutboundContents:
 
     @contextmanager
     def seeding(self, lane: LaneSession, source: SeedSource, hypervisor: Hypervisor) -> Iterator[Seeding]:
-        """What sends ahead, not running yet; it has nothing to send where this node keeps nothing.
+        """The seeding, not running yet; it has nothing to send where this node caches nothing.
 
         End it before the block ends.
         """
@@ -216,7 +205,7 @@ class OutboundContents:
             await self._scans.close()
         self._learnt = learnt
         log.info(
-            "contents that the recipient has",
+            "contents exchanged",
             known=learnt.count,
             offered=learnt.offers,
             exchanged_bytes=learnt.exchanged_bytes,
@@ -224,12 +213,12 @@ class OutboundContents:
         )
 
     async def send_early(self, lane: LaneSession, images: Sequence[Path], *, over: Callable[[], bool]) -> None:
-        """After `learn`, send contents of raw images ahead until it is `over`. Raises LaneError, StreamError."""
+        """After `learn`, send contents of raw images until it is `over`. Raises LaneError, StreamError."""
         if Technique.EARLY in self.codecs.techniques:
             await send_early(lane, self.codecs.port, images, over=over)
 
-    async def serve_blocks(self) -> None:
-        """Serve the recipient's questions after `learn`; cancel it at the end."""
+    async def serve_refetches(self) -> None:
+        """Send contents that the recipient asks for after `learn`; cancel it at the end."""
         if self._learnt is None:
             return
         try:
@@ -240,12 +229,12 @@ class OutboundContents:
 
 
 class InboundContents:
-    """One inbound half's."""
+    """The contents of one inbound transfer."""
 
     def __init__(
         self, codecs: RecipientCodecs, sources: Sources, bases: BaseImages | None, seed: SeedPlace | None = None
     ) -> None:
-        """`seed` is where to put what comes ahead; None: nothing is taken. Without `bases` no disk lies on an image."""
+        """`seed` is where to store the seed; None: none is received. Without `bases` no disk lies on an image."""
         self.codecs = codecs
         self._sources = sources
         self._bases = bases
@@ -253,30 +242,30 @@ class InboundContents:
         self._seeded = False
 
     async def receive_seed(self, stream: LaneStream) -> None:
-        """Store what the donor sends ahead, once, until it ends or is cancelled. Raises LaneError."""
+        """Store what the donor's seeding sends, once, until it ends or is cancelled. Raises LaneError."""
         if self._seed is None or self._seeded:
-            stream.reset("nothing is taken ahead here")
+            stream.reset("this node receives no seed")
             return
         self._seeded = True
         await receive_seed(stream, self._sources, self._seed)
 
     async def receive_early(self, stream: LaneStream) -> None:
-        """Store what comes while the hypervisors prepare themselves. Raises as `early_transfer.receive_early`."""
-        await receive_early(stream, self.codecs.port, self.codecs.arrivals)
+        """Store what comes while the hypervisors prepare themselves. Raises as `early_transfer.take_early`."""
+        await take_early(stream, self.codecs.port, self.codecs.arrivals)
 
     async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
         """The catalogue's own file for every target; None where one is not published here, or none may be a base."""
         if self._bases is None:
-            log.info("this node makes no overlays, by its settings")
+            log.info("overlays off", reason="settings")
             return None
         images = wanted.bases
         try:
             found = await asyncio.to_thread(self._bases.find, self._sources.images, set(images.values()))
         except OSError as error:
-            log.warning("base images cannot be looked through", reason=str(error))
+            log.warning("base images cannot be searched", error=str(error))
             return None
         if missing := sorted(target for target, image in images.items() if image not in found):
-            log.info("the base images are not published here, or not indexed yet", disks=missing)
+            log.info("base images missing", disks=missing)
             return None
         return {target: found[image] for target, image in images.items()}
 
@@ -297,14 +286,14 @@ class InboundContents:
             await reader.serve(stream, self._sources.index)
         except (StreamError, CodecError, OSError, TimeoutError) as error:
             reason = str(error) or type(error).__name__
-            log.warning("the donor cannot be told what is here", reason=reason)
+            log.warning("contents exchange failed", error=reason)
             stream.reset(reason)
         finally:
             if known is not None:
                 known.close()
 
     def _with_seed(self) -> Sources:
-        """What came ahead is known like what an earlier port left."""
+        """The seed is known like what an earlier port left."""
         if self._seed is None:
             return self._sources
         return replace(self._sources, kept=(*self._seed.files(), *self._sources.kept))

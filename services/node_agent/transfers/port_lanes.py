@@ -1,4 +1,4 @@
-"""The three lanes of one port at one end, run together: when one fails, the port's transfer is over. Knows no route."""
+"""The four lanes of one port at one end, run together: when one fails, the transfer is over. Knows no route."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.tls import LaneTls
 from services.node_agent.metrics import Route
-from services.node_agent.transfers.port_codecs import StreamCodecs
+from services.node_agent.transfers.port_codecs import PortCodecs
 from shared.tasks import Tasks
 from shared.topology import Lane
 
@@ -52,7 +52,7 @@ LinkFactory = Callable[[LaneEnd, Lane], Awaitable[PortLink]]
 class LaneTuning:
     """Sizes and times of a port's lanes.
 
-    What is under way in the memory lane hides behind QEMU's back: within its window it follows the link (flight.py).
+    What is in flight in the memory lane is unknown to QEMU: within its window it follows the link (flight.py).
     """
 
     control_window_bytes: int = 1 << 20
@@ -79,7 +79,7 @@ class PortLanes:
     """One end of a port's lanes. `failed` becomes done, with the error, when a lane ends by itself."""
 
     def __init__(
-        self, sessions: Mapping[Lane, LaneSession], links: Mapping[Lane, PortLink], codecs: StreamCodecs
+        self, sessions: Mapping[Lane, LaneSession], links: Mapping[Lane, PortLink], codecs: PortCodecs
     ) -> None:
         self._sessions = dict(sessions)
         self._links = dict(links)
@@ -99,7 +99,7 @@ class PortLanes:
         tls: LaneTls,
         tuning: LaneTuning,
         *,
-        codecs: StreamCodecs,
+        codecs: PortCodecs,
     ) -> PortLanes:
         """Make routes and sessions; they connect in the background."""
         sessions, links = {}, {}

@@ -2,7 +2,7 @@
 
 libvirt mirrors all disks first, then copies memory round after round; so the work is the sum of both, disks first.
 What the guest writes meanwhile makes work grow; the percent then stands still, and stays below 100 until the end.
-Contents that go ahead of the window (`seeding`) are told by a meter of their own; the port then begins at nought.
+Seeding, before the window opens, has a meter of its own; the port itself then starts at zero.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ProgressMeter:
 
 @dataclass(slots=True)
 class SeedingMeter:
-    """Turns what was looked at ahead of the window into progress; the rate is of what is sent."""
+    """Turns what seeding has read into progress; the rate is of what it sends."""
 
     _last: tuple[float, int] | None = None
     _rate: float = 0.0

@@ -1,4 +1,4 @@
-"""The donor's driver connection: moves bytes between its libvirtd and the lane as `rpc_donor` says, and keeps
+"""The donor's driver connection: moves bytes between its libvirtd and the lane as `libvirt_rpc.relay` says, and keeps
 libvirtd's socket open for as long as the outcome of Finish is not known, whatever becomes of the lane.
 """
 
@@ -30,10 +30,10 @@ from shared.tasks import first_error
 log = structlog.stdlib.get_logger(__name__)
 
 _READ_BYTES = 256 * 1024
-_GOODBYE_S = 5.0
+_HANG_UP_S = 5.0
 
 
-class FinishKeeper(Protocol):
+class FinishGuard(Protocol):
     """Who knows what a Finish means."""
 
     async def before_finish(self) -> None:
@@ -44,7 +44,7 @@ class FinishKeeper(Protocol):
         """The recipient answered. Return where the guest runs; never `WAIT`."""
         ...
 
-    async def word_of_the_broker(self) -> Verdict:
+    async def ask_broker(self) -> Verdict:
         """Finish is out: return where the guest runs as soon as the broker's ledger says so. Runs beside the
         waiting."""
         ...
@@ -58,7 +58,7 @@ class FinishKeeper(Protocol):
         ...
 
 
-class DriverBridge:
+class RelayProxy:
     """One driver connection at the donor; `run` owns the socket."""
 
     def __init__(
@@ -67,7 +67,7 @@ class DriverBridge:
         writer: asyncio.StreamWriter,
         stream: LaneStream,
         relay: DonorRelay,
-        keeper: FinishKeeper,
+        guard: FinishGuard,
         *,
         before_it_moves: Callable[[], Awaitable[object]],
     ) -> None:
@@ -76,7 +76,7 @@ class DriverBridge:
         self._writer = writer
         self._stream = stream
         self._relay = relay
-        self._keeper = keeper
+        self._guard = guard
         self._before_it_moves = before_it_moves
         self._lane_gone = False
         self._asking: asyncio.Task[None] | None = None
@@ -91,8 +91,8 @@ class DriverBridge:
                 await self._from_local(group)
                 self._stop_asking()
                 if not self._relay.finish_open:
-                    # The recipient hears the goodbye and ends its half, too; a stuck one is not waited for.
-                    await asyncio.wait({from_lane}, timeout=_GOODBYE_S)
+                    # The recipient sees the end and ends its transfer, too; a stuck one is not waited for.
+                    await asyncio.wait({from_lane}, timeout=_HANG_UP_S)
                 # With libvirtd gone nothing can be told to it any more; whoever called migrate settles the rest.
                 from_lane.cancel()
         except ExceptionGroup as errors:
@@ -115,7 +115,7 @@ class DriverBridge:
                 if self._relay.finish_open and self._asking is None:
                     self._asking = group.create_task(self._ask())
         except OSError as error:
-            log.info("the hypervisor's connection broke", reason=str(error))
+            log.info("hypervisor connection lost", error=str(error))
         with contextlib.suppress(LaneError, StreamError):
             self._stream.write_eof()
 
@@ -131,13 +131,13 @@ class DriverBridge:
         self._lane_gone = True
         if self._relay.finish_open:
             self._stop_asking()
-            await self._settle(await self._keeper.outcome_unknown(reason), reason)
+            await self._settle(await self._guard.outcome_unknown(reason), reason)
         else:
             # libvirtd may be waiting for an answer that will never come; the end of the connection tells it.
             self._writer.close()
 
     async def _ask(self) -> None:
-        verdict = await self._keeper.word_of_the_broker()
+        verdict = await self._guard.ask_broker()
         if self._relay.finish_open:
             await self._settle(verdict, "the broker settled the switchover before the recipient answered")
 
@@ -156,32 +156,32 @@ class DriverBridge:
                     await self._before_it_moves()
                     await self._to_local(data)
                 case FinishWanted():
-                    await self._keeper.before_finish()
+                    await self._guard.before_finish()
                     await self._perform(self._relay.pass_finish())
                 case FinishAnswered(error):
                     self._stop_asking()
-                    verdict = await self._keeper.after_finish(error)
+                    verdict = await self._guard.after_finish(error)
                     if (verdict is Verdict.RUNS_THERE) == (error is None):
-                        await self._keeper.lift_fence()
+                        await self._guard.lift_fence()
                         await self._perform(self._relay.release())
                     else:
                         await self._settle(verdict, error or "the broker gave the VM back")
 
     async def _settle(self, verdict: Verdict, reason: str) -> None:
-        await self._keeper.lift_fence()
+        await self._guard.lift_fence()
         if verdict is Verdict.RUNS_THERE:
             await self._perform(self._relay.confirm())
         else:
             await self._perform(self._relay.refuse(f"the port failed: {reason}"))
         # libvirtd ends its connection by itself now; a dead one must not hold us.
-        asyncio.get_running_loop().call_later(_GOODBYE_S, self._writer.close)
+        asyncio.get_running_loop().call_later(_HANG_UP_S, self._writer.close)
 
     async def _to_lane(self, data: bytes) -> None:
         try:
             await self._stream.write(data)
         except (LaneError, StreamError) as error:
             # The reading direction hears of it, too, and decides; a Finish that may have gone out stays open.
-            log.info("the lane is gone", reason=str(error))
+            log.info("lane lost", error=str(error))
 
     async def _to_local(self, data: bytes) -> None:
         if not data:
@@ -190,4 +190,4 @@ class DriverBridge:
             self._writer.write(data)
             await self._writer.drain()
         except OSError as error:
-            log.info("the hypervisor's connection broke", reason=str(error))
+            log.info("hypervisor connection lost", error=str(error))

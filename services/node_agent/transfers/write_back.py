@@ -31,7 +31,7 @@ async def write_back(images: Sequence[Path], *, pause_s: float = PAUSE_S) -> Non
             try:
                 await asyncio.to_thread(_sync, image)
             except OSError as error:
-                log.warning("an image cannot be written back early", file=str(image), reason=str(error))
+                log.warning("write-back stopped", file=str(image), error=str(error))
                 left.remove(image)
         await asyncio.sleep(pause_s)
 

@@ -10,17 +10,17 @@ from uuid import uuid4
 
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.heartbeat import Heart
+from services.node_agent.heartbeat import Heartbeat
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
-from services.node_agent.messenger import Reports
+from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.outbox import Outbox
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.vm import VmSummary
 from shared.parties import donor, node, recipient
 from shared.testing import MemoryBroker, make_lane_endpoint
-from tests.services.node_agent.conftest import DOMAIN, VM
+from tests.support.transfer_pair import DOMAIN, VM
 
 ME, DONOR, RECIPIENT = node("alpha", "alpha-1"), donor("alpha"), recipient("alpha")
 PORT = uuid4()
@@ -53,9 +53,9 @@ class Beating:
         bus = self.broker.bus(ME)
         self.hypervisor = Broken()
         self.registry = CollectorRegistry()
-        self.heart = Heart(
+        self.heartbeat = Heartbeat(
             self.hypervisor,
-            Reports(bus, Outbox(tmp_path, bus)),
+            Messenger(bus, Outbox(tmp_path, bus)),
             NodeMetrics(self.registry),
             lane=LANE,
             every_s=0.02,
@@ -68,7 +68,7 @@ class Beating:
     @asynccontextmanager
     async def beating(self) -> AsyncIterator[None]:
         """Until the block ends."""
-        task = asyncio.get_running_loop().create_task(self.heart.run())
+        task = asyncio.get_running_loop().create_task(self.heartbeat.run())
         try:
             yield
         finally:
@@ -97,7 +97,7 @@ async def test_both_agents_hear_the_same(tmp_path: Path) -> None:
     assert beat.platform.bridges == ("vmbr0",)
     assert isinstance(made.broker.received(RECIPIENT)[0].data, NodeHeartbeat)
     assert made.registry.get_sample_value("vmport_node_vms", {"state": "running"}) == 1
-    assert await made.heart.check() is None
+    assert await made.heartbeat.check() is None
 
 
 async def test_a_libvirt_that_is_gone_is_told(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ async def test_a_libvirt_that_is_gone_is_told(tmp_path: Path) -> None:
         sick = await made.beat(after=count + 1)
         assert not sick.healthy
         assert "no connection" in sick.problems[0]
-        assert "no connection" in str(await made.heart.check())
+        assert "no connection" in str(await made.heartbeat.check())
         made.hypervisor.broken = False
         assert (await made.beat(after=len(made.broker.received(DONOR)) + 1)).healthy
 
@@ -135,4 +135,4 @@ async def test_without_libvirt_from_the_start_there_is_nothing_to_tell(tmp_path:
     async with made.beating():
         await asyncio.sleep(0.1)
     assert made.broker.received(DONOR) == []
-    assert await made.heart.check() is not None
+    assert await made.heartbeat.check() is not None

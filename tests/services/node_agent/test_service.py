@@ -39,7 +39,8 @@ from shared.messages.porting import (
 from shared.messages.service_change import PortLimits, PortProgressed, TransferPhase
 from shared.messages.vm import VmState
 from shared.parties import BROKER, donor, recipient
-from tests.services.node_agent.conftest import ALPHA, BENEATH, BETA, VM, World
+from tests.support.node_world import ALPHA, BETA, World
+from tests.support.transfer_pair import BENEATH, VM
 
 DONOR, RECIPIENT = donor("alpha"), recipient("beta")
 
@@ -367,7 +368,7 @@ async def test_words_survive_a_bus_that_is_down(world: World) -> None:
     await world.start_port()
     await world.hear(DONOR, OutboundStarted)
     world.broker.interrupt()
-    world.alpha.halves.abort(AbortTransfer(port_id=world.agreement.port_id, side=Side.OUTBOUND, reason="x"))
+    world.alpha.transfers.abort(AbortTransfer(port_id=world.agreement.port_id, side=Side.OUTBOUND, reason="x"))
     await world.over(world.alpha)
     world.broker.restore()
     assert (await world.hear(DONOR, TransferAborted)).guest_running

@@ -21,13 +21,13 @@ from services.node_agent.page_codec.contents import CONTENT_BYTES, Origin
 from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
-from services.node_agent.transfers.inbound import InboundFailed
-from services.node_agent.transfers.outbound import OutboundFailed, OutboundResult
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.outbound import OutboundResult
 from shared.page_stream.bodies import LaneRole, StreamKind
-from tests.services.node_agent.conftest import VM
+from tests.support.transfer_pair import VM
 
 if TYPE_CHECKING:
-    from tests.services.node_agent.conftest import Pair
+    from tests.support.transfer_pair import Pair
 
 KEY = bytes(32)
 BLOCKS = 200
@@ -121,8 +121,8 @@ async def test_what_cannot_be_stored_ends_the_port(pair: Pair, monkeypatch: pyte
     monkeypatch.setattr("services.node_agent.transfers.port_contents.receive_early", take)
     async with asyncio.timeout(SOON_S):
         result, failure = await pair.run()
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(failure, TransferError)
     assert failure.code == "early_contents"
     assert "disk full" in failure.detail
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert result.guest_running

@@ -17,12 +17,13 @@ from services.node_agent.dedup.overlay_request import ask_for_overlays
 from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.hypervisor.interface import HypervisorError, LiveVm
 from services.node_agent.page_codec.contents import CONTENT_BYTES
-from services.node_agent.transfers.outbound import OutboundFailed, OutboundResult
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.outbound import OutboundResult
 from shared.messages.porting import Side
 from shared.messages.service_change import PortLimits
 
 if TYPE_CHECKING:
-    from tests.services.node_agent.conftest import Pair
+    from tests.support.transfer_pair import Pair
 
 pytestmark = pytest.mark.servers
 """They need qemu-img."""
@@ -114,7 +115,7 @@ async def test_a_recipient_does_not_do_what_the_tenant_does_not_allow(pair: Pair
     limits(pair, overlays="never")
     await open_port(pair)
     await pair.inbound.open()
-    assert not await pair.inbound._make_overlays(WANTED)
+    assert not await pair.inbound._disks._make_overlays(WANTED)
     assert beneath(pair.image) is None
 
 
@@ -123,7 +124,7 @@ async def test_a_disk_that_is_not_agreed_on_changes_nothing(pair: Pair) -> None:
     await open_port(pair)
     await pair.inbound.open()
     both = OverlaysWanted(bases={**WANTED.bases, "vdz": WANTED.bases["vda"]})
-    assert not await pair.inbound._make_overlays(both)
+    assert not await pair.inbound._disks._make_overlays(both)
     assert beneath(pair.image) is None
 
 
@@ -132,7 +133,7 @@ async def test_a_failed_port_removes_the_overlay_and_not_its_base(pair: Pair) ->
     await open_port(pair)
     pair.broker.denies = "the tenant cancelled"
     result, _ = await pair.run()
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert not pair.image.exists()
     assert published(pair).read_bytes() == BASE
 
@@ -153,7 +154,7 @@ async def test_disks_that_change_while_the_port_is_prepared_do_not_move(pair: Pa
     result = await pair.run_outbound()
     pair.inbound.cancel()
     await arriving
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert result.code == HypervisorError.code
     assert "changed" in result.detail
     assert result.guest_running
@@ -180,7 +181,7 @@ async def test_a_question_after_the_disks_are_settled_changes_nothing(pair: Pair
     """What somebody may have open is not laid on another image any more."""
     await open_port(pair)
     await pair.inbound.open()
-    await pair.inbound._settle_images()
+    await pair.inbound._disks.settle()
     running = asyncio.ensure_future(pair.run_inbound())
     assert not await ask_for_overlays(pair.lanes_a.control, WANTED)
     assert beneath(pair.image) is None

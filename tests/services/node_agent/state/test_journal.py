@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from services.node_agent.state.files import write_atomically
-from services.node_agent.state.journal import HalfJournal, Journal, Kind, Made, Phase, PortRecord
+from services.node_agent.state.journal import Journal, Kind, Made, Phase, PortRecord, TransferJournal
 from shared.messages.porting import InboundFinished, Side
-from tests.services.node_agent.conftest import DOMAIN, make_agreement
+from tests.support.transfer_pair import DOMAIN, make_agreement
 
 
 @pytest.fixture
@@ -20,17 +20,17 @@ def journal(tmp_path: Path) -> Journal:
 
 
 @pytest.fixture
-def half(journal: Journal) -> HalfJournal:
+def half(journal: Journal) -> TransferJournal:
     """A half that has begun."""
     agreement = make_agreement(Path("/images/x.raw"), domain_xml=DOMAIN % "/a.raw")
     record = PortRecord(side=Side.INBOUND, agreement=agreement)
-    journal.put(record)
-    return HalfJournal(journal, record)
+    journal.store(record)
+    return TransferJournal(journal, record)
 
 
-def test_a_record_survives(journal: Journal, half: HalfJournal) -> None:
+def test_a_record_survives(journal: Journal, half: TransferJournal) -> None:
     """What was stored is read back, equal."""
-    half.will_make(Kind.DISK, "/images/x.raw")
+    half.will_create(Kind.DISK, "/images/x.raw")
     half.enter(Phase.OPEN)
     half.remember_disks(("/a.raw",))
     assert journal.get(half.record.port_id, Side.INBOUND) == half.record
@@ -38,37 +38,37 @@ def test_a_record_survives(journal: Journal, half: HalfJournal) -> None:
     assert half.record.made == (Made(kind=Kind.DISK, id="/images/x.raw"),)
 
 
-def test_a_thing_is_recorded_once(half: HalfJournal) -> None:
+def test_a_thing_is_recorded_once(half: TransferJournal) -> None:
     """Making it again adds nothing; forgetting it removes it."""
-    half.will_make(Kind.DISK, "/d")
-    half.will_make(Kind.DISK, "/d")
-    half.will_make(Kind.DIRECTORY, "/r")
-    half.forget_kind(Kind.DISK)
+    half.will_create(Kind.DISK, "/d")
+    half.will_create(Kind.DISK, "/d")
+    half.will_create(Kind.DIRECTORY, "/r")
+    half.discard_kind(Kind.DISK)
     assert half.record.made == (Made(kind=Kind.DIRECTORY, id="/r"),)
 
 
-def test_a_last_word_is_kept_and_told_once(half: HalfJournal) -> None:
+def test_a_last_word_is_kept_and_told_once(half: TransferJournal) -> None:
     """The same message again is not told again; another one is."""
     word = InboundFinished(port_id=half.record.port_id, epoch=2)
     half.conclude(Phase.DONE, word)
     assert half.record.last_word is not None
     assert half.record.last_word.message == word
     assert not half.record.last_word.told
-    half.told()
+    half.mark_last_word_sent()
     half.conclude(Phase.DONE, word)
     assert half.record.last_word.told
     half.conclude(Phase.DONE, InboundFinished(port_id=half.record.port_id, epoch=3))
     assert not half.record.last_word.told
 
 
-def test_a_damaged_record_is_set_aside(journal: Journal, half: HalfJournal, tmp_path: Path) -> None:
+def test_a_damaged_record_is_set_aside(journal: Journal, half: TransferJournal, tmp_path: Path) -> None:
     """It is named, and the others are read."""
     (tmp_path / "ports" / "x.inbound.json").write_text("{")
     assert journal.load() == ([half.record], ["x.inbound.json"])
     assert (tmp_path / "ports" / "x.inbound.damaged").exists()
 
 
-def test_removing_is_idempotent(journal: Journal, half: HalfJournal) -> None:
+def test_removing_is_idempotent(journal: Journal, half: TransferJournal) -> None:
     """A half that is not known is already forgotten."""
     journal.remove(half.record.port_id, Side.INBOUND)
     journal.remove(half.record.port_id, Side.INBOUND)

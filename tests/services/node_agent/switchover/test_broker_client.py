@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
-from services.node_agent.switchover.broker_client import Answer, BrokerTalk
+from services.node_agent.switchover.broker_client import Answer, BrokerClient
 from shared.bus import BusDown
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
@@ -30,7 +30,7 @@ class Script:
     def __init__(self, *lines: Answer | BusDown | None) -> None:
         self.lines = list(lines)
         self.heard: list[PortMessage] = []
-        self.talk = BrokerTalk(PORT, self.say, repeat_s=0.01)
+        self.talk = BrokerClient(PORT, self.say, repeat_s=0.01)
 
     async def say(self, message: PortMessage) -> None:
         """Hear a question."""

@@ -21,7 +21,7 @@ from services.node_agent.switchover.convergence import (
     Backlog,
     GiveUp,
     Ladder,
-    NewsShare,
+    NewDataShare,
     ServiceRate,
     SetMaxDowntime,
     StartPostCopy,
@@ -34,7 +34,7 @@ IDLE = Backlog(0, 10**12)
 def look(ladder: Ladder, iteration: int, *, lane_bytes: int = 0, rate: int = 10_000_000) -> list[Step]:
     """One reading in this round of memory; a round takes a second."""
     stats = JobStats(memory_total_bytes=1, memory_iteration=iteration, elapsed_ms=1000 * iteration)
-    return ladder.look(stats, link=Backlog(lane_bytes, rate), recipient=IDLE)
+    return ladder.next_steps(stats, link=Backlog(lane_bytes, rate), recipient=IDLE)
 
 
 def limits(ladder: Ladder, rounds: int) -> list[int]:
@@ -45,7 +45,7 @@ def limits(ladder: Ladder, rounds: int) -> list[int]:
 
 def test_nothing_is_steered_before_memory_moves() -> None:
     """The disk phase has no downtime."""
-    assert Ladder(1000, "if_needed").look(JobStats(disk_total_bytes=5), link=Backlog(0, 1), recipient=IDLE) == []
+    assert Ladder(1000, "if_needed").next_steps(JobStats(disk_total_bytes=5), link=Backlog(0, 1), recipient=IDLE) == []
 
 
 def test_the_limit_rises_to_the_promise_and_not_beyond() -> None:
@@ -75,22 +75,22 @@ def test_bytes_in_the_lane_are_part_of_the_downtime() -> None:
 def test_a_limit_of_bytes_follows_from_the_link_and_from_what_is_news() -> None:
     """A hypervisor that calculates with our rate gets milliseconds that mean so many bytes of it."""
 
-    def limit_bytes(*, rate: int, news_share: float) -> float:
+    def limit_bytes(*, rate: int, new_data_share: float) -> float:
         ladder = Ladder(1000, "never", plans_bytes=True)
-        (step,) = ladder.look(
+        (step,) = ladder.next_steps(
             JobStats(memory_total_bytes=1, memory_iteration=1),
             link=Backlog(0, rate),
             recipient=IDLE,
-            news_share=news_share,
+            new_data_share=new_data_share,
         )
         assert isinstance(step, SetMaxDowntime)
         return step.milliseconds / 1000 * PLANNED_BYTES_PER_S
 
     rung_s = (1000 - COMMIT_RESERVE_MS) / 5 / 1000
-    assert limit_bytes(rate=10**8, news_share=1.0) == pytest.approx(10**8 * rung_s, rel=0.01)
-    assert limit_bytes(rate=10**8, news_share=0.1) == pytest.approx(10**9 * rung_s, rel=0.01)
-    assert limit_bytes(rate=1, news_share=1.0) == PLANNED_BYTES_PER_S / 1000  # 0 ms would mean never
-    assert limit_bytes(rate=10**12, news_share=0.1) == PLANNED_BYTES_PER_S * UNLIMITED_MS / 1000
+    assert limit_bytes(rate=10**8, new_data_share=1.0) == pytest.approx(10**8 * rung_s, rel=0.01)
+    assert limit_bytes(rate=10**8, new_data_share=0.1) == pytest.approx(10**9 * rung_s, rel=0.01)
+    assert limit_bytes(rate=1, new_data_share=1.0) == PLANNED_BYTES_PER_S / 1000  # 0 ms would mean never
+    assert limit_bytes(rate=10**12, new_data_share=0.1) == PLANNED_BYTES_PER_S * UNLIMITED_MS / 1000
 
 
 def test_a_recipient_that_is_slower_than_the_link_bounds_the_limit() -> None:
@@ -99,7 +99,7 @@ def test_a_recipient_that_is_slower_than_the_link_bounds_the_limit() -> None:
     def limit_ms(recipient: Backlog) -> int:
         ladder = Ladder(1000, "never", plans_bytes=True)
         stats = JobStats(memory_total_bytes=1, memory_iteration=1)
-        (step,) = ladder.look(stats, link=Backlog(0, 10**7), recipient=recipient, news_share=0.1)
+        (step,) = ladder.next_steps(stats, link=Backlog(0, 10**7), recipient=recipient, new_data_share=0.1)
         assert isinstance(step, SetMaxDowntime)
         return step.milliseconds
 
@@ -114,13 +114,13 @@ def test_a_recipient_that_is_slower_than_the_link_bounds_the_limit() -> None:
 
 def test_news_are_counted_after_the_first_round_only() -> None:
     """All is news until enough was seen; what one may rely on has a lower bound."""
-    news = NewsShare()
-    assert news.look(1, taken_bytes=100 << 20, news_bytes=1 << 20) == 1.0
-    assert news.look(2, taken_bytes=100 << 20, news_bytes=2 << 20) == 1.0
-    assert news.look(2, taken_bytes=(100 << 20) + 1000, news_bytes=2 << 20) == 1.0
-    assert news.look(3, taken_bytes=104 << 20, news_bytes=3 << 20) == 0.25
-    assert news.look(4, taken_bytes=200 << 20, news_bytes=3 << 20) == LEAST_SHARE
-    assert news.look(4, taken_bytes=200 << 20, news_bytes=300 << 20) == 1.0
+    news = NewDataShare()
+    assert news.sample(1, taken_bytes=100 << 20, new_data_bytes=1 << 20) == 1.0
+    assert news.sample(2, taken_bytes=100 << 20, new_data_bytes=2 << 20) == 1.0
+    assert news.sample(2, taken_bytes=(100 << 20) + 1000, new_data_bytes=2 << 20) == 1.0
+    assert news.sample(3, taken_bytes=104 << 20, new_data_bytes=3 << 20) == 0.25
+    assert news.sample(4, taken_bytes=200 << 20, new_data_bytes=3 << 20) == LEAST_SHARE
+    assert news.sample(4, taken_bytes=200 << 20, new_data_bytes=300 << 20) == 1.0
 
 
 def test_hot_pages_that_wait_take_a_share_of_the_promise() -> None:
@@ -152,7 +152,7 @@ def climb(ladder: Ladder, *, round_s: float, rounds: int) -> list[Step]:
     return [
         step
         for number in range(1, rounds + 1)
-        for step in ladder.look(
+        for step in ladder.next_steps(
             JobStats(memory_total_bytes=1, memory_iteration=number, elapsed_ms=round(1000 * round_s * number)),
             link=Backlog(0, 10_000_000),
             recipient=IDLE,
@@ -190,9 +190,9 @@ def test_post_copy_always_waits_for_the_first_round() -> None:
 def test_lanes_that_are_full_show_the_links_rate() -> None:
     """It follows a change of the link in a few looks; the first that counts replaces what was assumed."""
     link = ServiceRate()
-    rates = [link.look(delivered_bytes=2_000_000 * second, full=True, at_s=second) for second in range(4)]
+    rates = [link.sample(delivered_bytes=2_000_000 * second, full=True, at_s=second) for second in range(4)]
     assert rates == [UNSEEN_BYTES_PER_S, 2_000_000, 2_000_000, 2_000_000]
-    slower = [link.look(delivered_bytes=6_000_000 + 10**6 * n, full=True, at_s=3.0 + n) for n in range(1, 9)]
+    slower = [link.sample(delivered_bytes=6_000_000 + 10**6 * n, full=True, at_s=3.0 + n) for n in range(1, 9)]
     assert slower[-1] < 1_100_000
 
 
@@ -200,27 +200,27 @@ def test_lanes_that_run_dry_do_not_make_the_link_slow() -> None:
     """References and deltas are few bytes; the link could carry more."""
     link = ServiceRate()
     for second in range(3):
-        link.look(delivered_bytes=20_000_000 * second, full=True, at_s=second)
-    assert link.look(delivered_bytes=40_100_000, full=False, at_s=3.0) == 20_000_000
-    assert link.look(delivered_bytes=40_200_000, full=True, at_s=4.0) == 20_000_000
-    assert link.look(delivered_bytes=90_200_000, full=False, at_s=5.0) == 50_000_000
+        link.sample(delivered_bytes=20_000_000 * second, full=True, at_s=second)
+    assert link.sample(delivered_bytes=40_100_000, full=False, at_s=3.0) == 20_000_000
+    assert link.sample(delivered_bytes=40_200_000, full=True, at_s=4.0) == 20_000_000
+    assert link.sample(delivered_bytes=90_200_000, full=False, at_s=5.0) == 50_000_000
 
 
 def test_a_clock_that_stands_still_measures_nothing() -> None:
     """Two looks at one moment."""
     link = ServiceRate()
-    link.look(delivered_bytes=0, full=True, at_s=1.0)
-    assert link.look(delivered_bytes=10**9, full=True, at_s=1.0) == UNSEEN_BYTES_PER_S
+    link.sample(delivered_bytes=0, full=True, at_s=1.0)
+    assert link.sample(delivered_bytes=10**9, full=True, at_s=1.0) == UNSEEN_BYTES_PER_S
 
 
 def test_a_route_that_is_away_leaves_a_rate_to_calculate_with() -> None:
     """Nothing is delivered for seconds; the limit is low until the lanes move again."""
     link = ServiceRate()
-    rates = [link.look(delivered_bytes=0, full=True, at_s=second) for second in range(30)]
+    rates = [link.sample(delivered_bytes=0, full=True, at_s=second) for second in range(30)]
     assert rates[-1] == LEAST_BYTES_PER_S
     (step,) = look(Ladder(1000, "never", plans_bytes=True), 1, lane_bytes=10**6, rate=rates[-1])
     assert step == SetMaxDowntime(1)
-    assert link.look(delivered_bytes=10**7, full=True, at_s=30.0) > 10**6
+    assert link.sample(delivered_bytes=10**7, full=True, at_s=30.0) > 10**6
 
 
 def test_post_copy_always_begins_when_the_first_round_is_all_but_over() -> None:
@@ -229,7 +229,7 @@ def test_post_copy_always_begins_when_the_first_round_is_all_but_over() -> None:
         memory_total_bytes=1600, memory_iteration=1, memory_processed_bytes=1400, memory_remaining_bytes=101
     )
     ladder = Ladder(1000, "always")
-    assert ladder.look(begun, link=Backlog(0, 1), recipient=IDLE) == [SetMaxDowntime(NEVER_MS)]
-    assert ladder.look(replace(begun, memory_remaining_bytes=100), link=Backlog(0, 1), recipient=IDLE) == [
+    assert ladder.next_steps(begun, link=Backlog(0, 1), recipient=IDLE) == [SetMaxDowntime(NEVER_MS)]
+    assert ladder.next_steps(replace(begun, memory_remaining_bytes=100), link=Backlog(0, 1), recipient=IDLE) == [
         StartPostCopy()
     ]

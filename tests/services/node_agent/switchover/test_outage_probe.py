@@ -18,7 +18,7 @@ from services.node_agent.transfers.outbound import OutboundResult
 from tests.services.node_agent.switchover.test_outage_meter import ADDRESS, GUEST, HOST, ipv4, reply
 
 if TYPE_CHECKING:
-    from tests.services.node_agent.conftest import Pair
+    from tests.support.transfer_pair import Pair
 
 XML = """<domain type='kvm'><name>web</name><uuid>11111111-2222-3333-4444-555555555501</uuid>
 <memory unit='KiB'>262144</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-9.2'>hvm</type></os>
@@ -202,7 +202,7 @@ class Told(NoProbe):
         self.words.append("close")
 
 
-async def test_the_outbound_half_says_when(pair: Pair) -> None:
+async def test_the_outbound_transfer_says_when(pair: Pair) -> None:
     """Before the migration, with the first byte of memory, after the switchover; the figure is in the result."""
     pair.outbound._outage = told = Told()
     result, _ = await pair.run()

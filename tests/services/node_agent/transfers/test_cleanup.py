@@ -9,16 +9,16 @@ import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
-from services.node_agent.state.journal import HalfJournal, Journal, Kind, PortRecord
-from services.node_agent.transfers.cleanup import remove_made
+from services.node_agent.state.journal import Journal, Kind, PortRecord, TransferJournal
+from services.node_agent.transfers.cleanup import remove_created
 from shared.messages.porting import Side
-from tests.services.node_agent.conftest import DOMAIN, VM, make_agreement
+from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
 
-def half(folder: Path) -> HalfJournal:
+def half(folder: Path) -> TransferJournal:
     """A half with nothing made."""
     agreement = make_agreement(folder / "x.raw", domain_xml=DOMAIN % "/a.raw")
-    return HalfJournal(Journal(folder / "journal").open(), PortRecord(side=Side.INBOUND, agreement=agreement))
+    return TransferJournal(Journal(folder / "journal").open(), PortRecord(side=Side.INBOUND, agreement=agreement))
 
 
 async def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
@@ -32,8 +32,8 @@ async def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
     hypervisor.add(DOMAIN % disk, persistent=False)
     journal = half(tmp_path)
     for kind, name in ((Kind.DISK, disk), (Kind.DIRECTORY, run), (Kind.DOMAIN, VM)):
-        journal.will_make(kind, str(name))
-    assert await remove_made(journal, hypervisor) == ()
+        journal.will_create(kind, str(name))
+    assert await remove_created(journal, hypervisor) == ()
     assert (disk.exists(), run.exists(), neighbour.exists()) == (False, False, True)
     assert hypervisor.vms == {}
     assert journal.record.made == ()
@@ -42,9 +42,9 @@ async def test_only_what_was_made_is_removed(tmp_path: Path) -> None:
 async def test_what_was_never_made_is_no_left_over(tmp_path: Path) -> None:
     """The journal is written first, so a crash may leave names of nothing."""
     journal = half(tmp_path)
-    journal.will_make(Kind.DISK, str(tmp_path / "never.raw"))
-    journal.will_make(Kind.DOMAIN, str(VM))
-    assert await remove_made(journal, FakeHypervisor()) == ()
+    journal.will_create(Kind.DISK, str(tmp_path / "never.raw"))
+    journal.will_create(Kind.DOMAIN, str(VM))
+    assert await remove_created(journal, FakeHypervisor()) == ()
 
 
 async def test_what_cannot_be_removed_is_named_and_stays_in_the_journal(tmp_path: Path) -> None:
@@ -52,8 +52,8 @@ async def test_what_cannot_be_removed_is_named_and_stays_in_the_journal(tmp_path
     folder = tmp_path / "a-folder"
     folder.mkdir()
     journal = half(tmp_path)
-    journal.will_make(Kind.DISK, str(folder))
-    assert await remove_made(journal, FakeHypervisor()) == (f"disk {folder}",)
+    journal.will_create(Kind.DISK, str(folder))
+    assert await remove_created(journal, FakeHypervisor()) == (f"disk {folder}",)
     assert len(journal.record.made) == 1
 
 

@@ -11,18 +11,17 @@ import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.journal import Kind, Phase
-from services.node_agent.transfers.inbound import InboundFailed
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.errors import TransferError
 from shared.messages.porting import Side
 from shared.messages.vm import VmState
 
 if TYPE_CHECKING:
-    from tests.services.node_agent.conftest import Pair
+    from tests.support.transfer_pair import Pair
 
 
-async def failure_of_opening(pair: Pair) -> InboundFailed:
+async def failure_of_opening(pair: Pair) -> TransferError:
     """Why it does not open."""
-    with pytest.raises(InboundFailed) as caught:
+    with pytest.raises(TransferError) as caught:
         await pair.inbound.open()
     assert not pair.sockets_b.directory.exists()
     return caught.value
@@ -47,9 +46,7 @@ async def test_an_existing_file_is_not_overwritten_and_not_removed(pair: Pair) -
 
 async def test_a_disk_outside_of_the_image_directory_is_refused(pair: Pair) -> None:
     """An agreement cannot make files anywhere."""
-    pair.inbound._tuning = type(pair.inbound._tuning)(
-        libvirt_socket=pair.inbound._tuning.libvirt_socket, image_dir=pair.tmp / "elsewhere"
-    )
+    pair.inbound._disks._image_dir = pair.tmp / "elsewhere"
     assert (await failure_of_opening(pair)).code == "disk_outside"
     assert not pair.image.exists()
 
@@ -73,8 +70,8 @@ async def test_a_cancelled_half_removes_what_it_made(pair: Pair) -> None:
     await pair.inbound.open()
     pair.inbound.cancel()
     failure = await pair.run_inbound()
-    assert isinstance(failure, InboundFailed)
-    assert (failure.code, failure.left_overs) == ("cancelled", ())
+    assert isinstance(failure, TransferError)
+    assert failure.code == "cancelled"
     assert not pair.image.exists()
     assert pair.journals[Side.INBOUND].record.made == ()
 

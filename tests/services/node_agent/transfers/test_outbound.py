@@ -1,4 +1,4 @@
-"""Both halves of a port, joined by lanes in memory: the guest arrives whole, or stays as if nothing had happened.
+"""Both transfers of a port, joined by lanes in memory: the guest arrives whole, or stays as if nothing had happened.
 
 The recipient's half is tested here, too: a port has two ends. What only one half can show is in `test_inbound`.
 """
@@ -12,15 +12,13 @@ import pytest
 
 from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.state.journal import Kind, Phase
-from services.node_agent.switchover.convergence import StartPostCopy
-from services.node_agent.transfers import outbound
-from services.node_agent.transfers.inbound import InboundFailed
-from services.node_agent.transfers.outbound import OutboundFailed, OutboundResult
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.outbound import OutboundResult
 from shared.messages.porting import Side
 from shared.messages.vm import VmState
 
 if TYPE_CHECKING:
-    from tests.services.node_agent.conftest import Pair
+    from tests.support.transfer_pair import Pair
 
 from uuid import UUID
 
@@ -80,8 +78,8 @@ async def test_a_denied_switchover_leaves_the_guest_at_the_donor(pair: Pair) -> 
     """The broker says no: the guest runs on, the half-made copy is gone."""
     pair.broker.denies = "the tenant cancelled"
     result, failure = await pair.run()
-    assert isinstance(result, OutboundFailed)
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(result, TransferError)
+    assert isinstance(failure, TransferError)
     assert (result.guest_running, failure.guest_running) == (True, False)
     assert (failure.code, failure.detail) == ("cancelled", "the tenant cancelled")
     await the_guest_runs_at_the_donor(pair)
@@ -94,14 +92,14 @@ async def test_a_recipient_that_cannot_run_it_gives_it_back(pair: Pair) -> None:
     await pair.inbound.open()
     outbound = asyncio.ensure_future(pair.run_outbound())
     failure = await pair.run_inbound()
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(failure, TransferError)
     assert (failure.code, failure.guest_running) == ("finish_failed", False)
     assert pair.broker.committed
     assert await pair.donor.state(VM) is VmState.PAUSED
     assert pair.donor.vms[VM].frozen
     pair.broker.committed = False
     result = await outbound
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert result.guest_running
     await the_guest_runs_at_the_donor(pair)
     await nothing_is_left_at_the_recipient(pair)
@@ -111,9 +109,9 @@ async def test_a_recipient_that_refuses_the_domain_fails_the_port(pair: Pair) ->
     """Prepare fails: nothing has moved."""
     pair.recipient.fail_prepare = "no such machine type"
     result, failure = await pair.run()
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert "no such machine type" in str(result)
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(failure, TransferError)
     await the_guest_runs_at_the_donor(pair)
     await nothing_is_left_at_the_recipient(pair)
 
@@ -123,15 +121,15 @@ async def test_a_cancel_in_the_memory_phase(pair: Pair, who: str) -> None:
     """Whoever hears of it first: the guest runs on at the donor, nothing is left at the recipient."""
     pair.donor.memory_flows.clear()
     await pair.inbound.open()
-    halves = asyncio.gather(pair.run_outbound(), pair.run_inbound())
+    transfers = asyncio.gather(pair.run_outbound(), pair.run_inbound())
     await pair.recipient.prepared.wait()
     if who in {"both", "donor"}:
         pair.outbound.cancel()
     if who in {"both", "recipient"}:
         pair.inbound.cancel()
-    result, failure = await halves
-    assert isinstance(result, OutboundFailed)
-    assert isinstance(failure, InboundFailed)
+    result, failure = await transfers
+    assert isinstance(result, TransferError)
+    assert isinstance(failure, TransferError)
     assert (result.guest_running, failure.guest_running) == (True, False)
     await the_guest_runs_at_the_donor(pair)
     await nothing_is_left_at_the_recipient(pair)
@@ -142,7 +140,7 @@ async def test_a_cancel_before_it_began(pair: Pair) -> None:
     await pair.inbound.open()
     pair.outbound.cancel()
     result = await pair.run_outbound()
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert (result.code, result.guest_running) == ("cancelled", True)
     assert pair.heard.starts == 0
 
@@ -155,7 +153,7 @@ async def test_a_cancel_while_the_recipient_does_not_answer(pair: Pair) -> None:
         await pair.lanes_b.control.accept()
         pair.outbound.cancel()
         result = await outbound
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert (result.code, result.guest_running) == ("cancelled", True)
     await the_guest_runs_at_the_donor(pair)
 
@@ -164,7 +162,7 @@ async def test_a_lane_that_comes_back_costs_only_time(pair: Pair) -> None:
     """The route is away for a moment in the memory phase; the guest arrives all the same."""
     pair.donor.memory_flows.clear()
     await pair.inbound.open()
-    halves = asyncio.gather(pair.run_outbound(), pair.run_inbound())
+    transfers = asyncio.gather(pair.run_outbound(), pair.run_inbound())
     await pair.recipient.prepared.wait()
     for route in pair.routes.values():
         route.cut(lose_queued=True)
@@ -172,7 +170,7 @@ async def test_a_lane_that_comes_back_costs_only_time(pair: Pair) -> None:
     await asyncio.sleep(0.1)
     for route in pair.routes.values():
         route.mend()
-    result, failure = await halves
+    result, failure = await transfers
     assert failure is None
     assert isinstance(result, OutboundResult)
     assert pair.recipient.vms[VM].memory == pair.memory
@@ -184,7 +182,7 @@ async def test_a_vm_that_changed_since_the_agreement_does_not_leave(pair: Pair) 
     pair.donor.vms[VM].domain_xml = changed
     await pair.inbound.open()
     result = await pair.run_outbound()
-    assert isinstance(result, OutboundFailed)
+    assert isinstance(result, TransferError)
     assert "memory" in result.detail
     assert result.guest_running
 
@@ -193,14 +191,14 @@ async def test_the_donor_remembers_before_finish_goes_out(pair: Pair) -> None:
     """While Finish is out the journal says so, and the guest is frozen: the next agent will ask the broker."""
     pair.broker.silent = True
     await pair.inbound.open()
-    halves = asyncio.gather(pair.run_outbound(), pair.run_inbound())
+    transfers = asyncio.gather(pair.run_outbound(), pair.run_inbound())
     await pair.broker.was_asked.wait()
     assert pair.journals[Side.OUTBOUND].record.phase is Phase.FINISH_PASSED
     assert pair.journals[Side.INBOUND].record.phase is Phase.FINISH_PASSED
     assert pair.donor.vms[VM].frozen
     assert await pair.recipient.state(VM) is VmState.PAUSED
     pair.broker.silent = False
-    result, failure = await halves
+    result, failure = await transfers
     assert failure is None
     assert isinstance(result, OutboundResult)
 
@@ -241,8 +239,8 @@ async def test_in_doubt_the_guest_stands_still_until_the_broker_aborts(pair: Pai
     pair.inbound.cancel()
     pair.outbound.cancel()
     result, failure = await asyncio.gather(outbound, inbound)
-    assert isinstance(result, OutboundFailed)
-    assert isinstance(failure, InboundFailed)
+    assert isinstance(result, TransferError)
+    assert isinstance(failure, TransferError)
     assert result.guest_running
     await the_guest_runs_at_the_donor(pair)
     await nothing_is_left_at_the_recipient(pair)

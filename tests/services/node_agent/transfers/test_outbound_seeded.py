@@ -14,16 +14,16 @@ from services.node_agent.lanes.core.errors import LaneError
 from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.state.journal import Phase
-from services.node_agent.transfers.inbound import InboundFailed
-from services.node_agent.transfers.outbound import OutboundFailed, OutboundResult
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.outbound import OutboundResult
 from shared.messages.porting import Side
 from shared.messages.service_change import TransferPhase
 from shared.messages.vm import VmState
 
 if TYPE_CHECKING:
-    from tests.services.node_agent.conftest import Pair
+    from tests.support.transfer_pair import Pair
 
-    Halves = asyncio.Future[tuple[OutboundResult | OutboundFailed, InboundFailed | None]]
+    Transfers = asyncio.Future[tuple[OutboundResult | TransferError, TransferError | None]]
 
 from uuid import UUID
 
@@ -32,7 +32,7 @@ SOON_S = 5.0
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for what the halves come to."""
+    """Wait for what the transfers come to."""
     async with asyncio.timeout(SOON_S):
         while True:
             if holds():
@@ -40,12 +40,12 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-async def seeding(pair: Pair) -> Halves:
-    """Both halves, once the recipient has something that came ahead."""
+async def seeding(pair: Pair) -> Transfers:
+    """Both transfers, once the recipient has something that came ahead."""
     (pair.tmp / "a" / "web.raw").write_bytes(bytes(range(256)) * (DISK_BYTES // 256))
-    halves = asyncio.ensure_future(pair.run())
+    transfers = asyncio.ensure_future(pair.run())
     await until(lambda: "seed" in pair.kept(Side.INBOUND) and TransferPhase.SEEDING in pair.heard.phases)
-    return halves
+    return transfers
 
 
 def open_window(pair: Pair) -> None:
@@ -55,7 +55,7 @@ def open_window(pair: Pair) -> None:
 async def test_the_guest_moves_when_the_window_opens(seeded_pair: Pair) -> None:
     """Before it the donor reports that it has begun, and how far; libvirt is not asked for anything but memory."""
     pair = seeded_pair
-    halves = await seeding(pair)
+    transfers = await seeding(pair)
     assert (pair.heard.starts, set(pair.heard.phases)) == (1, {TransferPhase.SEEDING})
     assert not pair.recipient.prepared.is_set()
     assert pair.donor.max_downtimes_ms == []
@@ -65,7 +65,7 @@ async def test_the_guest_moves_when_the_window_opens(seeded_pair: Pair) -> None:
     await until(lambda: len(pair.heard.phases) > told + 2)
     assert not pair.recipient.prepared.is_set()
     open_window(pair)
-    result, failure = await halves
+    result, failure = await transfers
     assert failure is None
     assert isinstance(result, OutboundResult)
     assert pair.recipient.vms[VM].memory == pair.memory
@@ -88,13 +88,13 @@ async def test_an_open_window_needs_no_seeding(seeded_pair: Pair) -> None:
 async def test_a_cancel_while_contents_go_ahead(seeded_pair: Pair) -> None:
     """Nothing is left but what may serve the next attempt; the guest was never touched."""
     pair = seeded_pair
-    halves = await seeding(pair)
+    transfers = await seeding(pair)
     pair.outbound.cancel()
     pair.inbound.cancel()
     async with asyncio.timeout(SOON_S):
-        result, failure = await halves
-    assert isinstance(result, OutboundFailed)
-    assert isinstance(failure, InboundFailed)
+        result, failure = await transfers
+    assert isinstance(result, TransferError)
+    assert isinstance(failure, TransferError)
     assert (result.code, result.guest_running, failure.guest_running) == ("cancelled", True, False)
     assert pair.donor.vms[VM].ran_at_s == []
     assert pair.donor.max_downtimes_ms == []
@@ -112,11 +112,11 @@ async def test_a_cancel_while_contents_go_ahead(seeded_pair: Pair) -> None:
 async def test_a_seeding_that_fails_costs_no_port(seeded_pair: Pair) -> None:
     """The recipient takes nothing: the port waits for its window and is as any other."""
     pair = seeded_pair
-    halves = asyncio.ensure_future(pair.run())
+    transfers = asyncio.ensure_future(pair.run())
     await until(lambda: pair.heard.phases.count(TransferPhase.SEEDING) > 5)
     assert "seed" not in pair.kept(Side.INBOUND)
     open_window(pair)
-    result, failure = await halves
+    result, failure = await transfers
     assert failure is None
     assert isinstance(result, OutboundResult)
 
@@ -124,12 +124,12 @@ async def test_a_seeding_that_fails_costs_no_port(seeded_pair: Pair) -> None:
 async def test_a_guest_that_its_owner_paused_meanwhile_stays_so(seeded_pair: Pair) -> None:
     """The port fails when the window opens, and nobody resumes what somebody else has paused."""
     pair = seeded_pair
-    halves = await seeding(pair)
+    transfers = await seeding(pair)
     pair.donor.vms[VM].state = VmState.PAUSED
     open_window(pair)
     pair.inbound.cancel()
-    result, _ = await halves
-    assert isinstance(result, OutboundFailed)
+    result, _ = await transfers
+    assert isinstance(result, TransferError)
     assert (result.code, result.guest_running) == ("hypervisor", False)
     assert await pair.donor.state(VM) is VmState.PAUSED
 
@@ -137,19 +137,19 @@ async def test_a_guest_that_its_owner_paused_meanwhile_stays_so(seeded_pair: Pai
 async def test_a_lane_that_fails_ends_the_port_before_its_window(seeded_pair: Pair) -> None:
     """There is no way left: the broker hears it at once, not when the window opens."""
     pair = seeded_pair
-    halves = await seeding(pair)
+    transfers = await seeding(pair)
     pair.lanes_a.failed.set_result(LaneError("it was silent for too long", lane="p.disk"))
     pair.inbound.cancel()
     async with asyncio.timeout(SOON_S):
-        result, _ = await halves
-    assert isinstance(result, OutboundFailed)
+        result, _ = await transfers
+    assert isinstance(result, TransferError)
     assert result.guest_running
 
 
 async def test_what_came_ahead_is_whole_contents_of_the_guest(seeded_pair: Pair) -> None:
     """The recipient holds the disk's content and the memory's, once each; the donor the memory's."""
     pair = seeded_pair
-    halves = await seeding(pair)
+    transfers = await seeding(pair)
     folder = pair.tmp / "inbound-state" / "contents" / str(VM) / f"{pair.agreement.port_id}.seed"
     disk, memory = bytes(range(256)) * 16, (b"page" * 1024)
 
@@ -159,6 +159,6 @@ async def test_what_came_ahead_is_whole_contents_of_the_guest(seeded_pair: Pair)
     await until(lambda: len(came()) >= 2 * CONTENT_BYTES)
     pair.outbound.cancel()
     pair.inbound.cancel()
-    await halves
+    await transfers
     tail = pair.memory[len(pair.memory) // CONTENT_BYTES * CONTENT_BYTES :].ljust(CONTENT_BYTES, b"\0")
     assert came() in {disk + memory, disk + memory + tail}

@@ -45,7 +45,7 @@ def node(folder: Path, **settings: object) -> PortContents:
     """One node's contents; its catalogue is `images`."""
     section = NodeSection.model_validate({"state_dir": folder, "base_image_dir": folder / "images", **settings})
     (folder / "journal").mkdir(parents=True, exist_ok=True)
-    return PortContents(section, Journal(folder / "journal"))
+    return PortContents(section, quarantined=Journal(folder / "journal").quarantined_disks)
 
 
 def agreement(vm: UUID = VM, *, seed: bool = False) -> ServiceChangeAgreement:
@@ -98,7 +98,7 @@ async def porting(
             if ahead is not None:
                 await send_ahead(*ahead)
             await outbound.learn(near, [disk])
-            tasks.append(loop.create_task(outbound.serve_blocks()))
+            tasks.append(loop.create_task(outbound.serve_refetches()))
             yield outbound, inbound
         finally:
             for task in tasks:

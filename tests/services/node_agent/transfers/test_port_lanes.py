@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.node_agent.metrics import Direction, NodeMetrics
-from services.node_agent.transfers.lane_metrics import LaneMeter
+from services.node_agent.transfers.lane_metrics import LaneMetrics
 from services.node_agent.transfers.outbound import OutboundResult
 from services.node_agent.transfers.port_codecs import DonorCodecs
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
@@ -21,7 +21,7 @@ from tests.support.migration_stream import StreamWriter
 
 if TYPE_CHECKING:
     from services.node_agent.lanes.stream import LaneStream
-    from tests.services.node_agent.conftest import Pair
+    from tests.support.transfer_pair import Pair
 
 PAGES = 64
 
@@ -73,7 +73,7 @@ async def test_lanes_are_metered_while_they_run(pair: Pair) -> None:
     """All that a port's hypervisor gave is counted; what is under way is nothing again at the end."""
     lanes_a, lanes_b = pair.lanes_a, pair.lanes_b
     metrics = NodeMetrics(CollectorRegistry())
-    meter = LaneMeter(lanes_a, metrics)
+    meter = LaneMetrics(lanes_a, metrics)
     data = hot_stream(6)
     async with asyncio.timeout(20):
         with meter.counting():

@@ -1,0 +1,192 @@
+"""Everything an outbound transfer does before libvirt migrates: checks the VM, seeds until the window opens, agrees on
+overlays and exchanges known contents with the recipient.
+
+The guest and libvirt know nothing of this, so there is nothing to undo. Starts no migration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.node_agent.dedup.overlay_request import ask_for_overlays
+from services.node_agent.dedup.seeding import Seeding, SeedSource
+from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, MigrationAborted
+from services.node_agent.hypervisor.ram_layout import ram_ranges
+from services.node_agent.lanes.core.errors import LaneError, StreamError
+from services.node_agent.transfers.port_contents import OutboundContents
+from services.node_agent.transfers.port_lanes import PortLanes
+from services.node_agent.transfers.progress import SeedingMeter
+from services.node_agent.transfers.reporting import OutboundReporter
+from shared.domain_xml import describe, guest_abi_differences
+from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.vm import VmState
+from shared.tasks import Tasks, first_of
+from shared.topology import Lane
+
+log = structlog.stdlib.get_logger(__name__)
+
+GREETING_BYTES = 64 * 1024
+"""More than NBD says before it writes."""
+
+
+class OutboundPreparation:
+    """Prepares one outbound transfer. Its background work belongs to `tasks`; `trouble` hears (code, detail)."""
+
+    def __init__(
+        self,
+        agreement: ServiceChangeAgreement,
+        *,
+        hypervisor: Hypervisor,
+        lanes: PortLanes,
+        contents: OutboundContents,
+        reporter: OutboundReporter,
+        started: Callable[[], Awaitable[None]],
+        trouble: Callable[[str, str], None],
+        tasks: Tasks,
+        ready_within_s: float,
+        seeding_every_s: float,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        """`clock` measures, in seconds; `now` is the time of day, by which the window opens."""
+        self._agreement = agreement
+        self._hypervisor = hypervisor
+        self._lanes = lanes
+        self._contents = contents
+        self._reporter = reporter
+        self._started = started
+        self._note_trouble = trouble
+        self._tasks = tasks
+        self._ready_within_s = ready_within_s
+        self._seeding_every_s = seeding_every_s
+        self._clock = clock
+        self._now = now
+        self.cancelled = asyncio.Event()
+        # Set once it is known what the recipient has, and when the port ends before that. What left earlier would leave
+        # in full, so the recipient's libvirt is prepared and then this is waited for.
+        self.contents_known = asyncio.Event()
+        self.overlays = False
+        """Whether only the disks' top layers are copied; settled by `negotiate_overlays`."""
+        self.seeded_bytes = 0
+
+    # ---- seeding ----
+
+    def _to_window_s(self) -> float:
+        return (self._agreement.window_start - self._now()).total_seconds()
+
+    async def seed_until_window(self) -> None:
+        """Return when the window is open. A seeding that fails is waited out; a lane or a cancel ends the port.
+
+        Raises LaneError, TimeoutError, HypervisorError, MigrationAborted.
+        """
+        if not self._agreement.limits.seed or self._to_window_s() <= 0:
+            return
+        vm = await self.check_vm()
+        await self._unless_cancelled(self._lanes.wait_ready(self._ready_within_s))
+        await self._started()
+        source = SeedSource(
+            vm_uuid=self._agreement.vm_uuid,
+            disks=[Path(file) for file in vm.files],
+            disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
+            ram=ram_ranges(vm.domain_xml),
+        )
+        with self._contents.seeding(self._lanes.disk, source, self._hypervisor) as seeding:
+            running = self._tasks.spawn(seeding.run(), name="seed")
+            try:
+                await self._unless_cancelled(self._report_until_window(seeding))
+            finally:
+                running.cancel()
+                await asyncio.wait({running})
+        self.seeded_bytes = self._lanes.wire_bytes()
+
+    async def _report_until_window(self, seeding: Seeding) -> None:
+        """Report how far the seeding is until the window opens. Raises LaneError."""
+        meter = SeedingMeter()
+        while (left_s := self._to_window_s()) > 0:
+            progress = meter.update(
+                disk=seeding.disk, memory=seeding.memory, sent_bytes=seeding.sent_bytes, now_s=self._clock()
+            )
+            await self._reporter.progressed(progress, wire_bytes=self._lanes.wire_bytes())
+            await asyncio.wait({self._lanes.failed}, timeout=min(left_s, self._seeding_every_s))
+            if self._lanes.failed.done():
+                raise self._lanes.failed.result()
+
+    async def _unless_cancelled(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what takes minutes when the other end does not answer, or hours until the window; a cancel ends it."""
+        if await first_of(work, self.cancelled.wait()) == 1:
+            raise MigrationAborted("wait for the recipient's node agent or the window", "cancelled before it began")
+
+    # ---- the VM ----
+
+    async def check_vm(self) -> LiveVm:
+        """The VM as it runs now. Raises `HypervisorError` where it cannot leave, or is not what was agreed."""
+        agreement = self._agreement
+        vm = await self._hypervisor.describe(agreement.vm_uuid)
+        if vm.description.state is not VmState.RUNNING:
+            raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
+        if vm.description.blockers:
+            raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
+        if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
+            raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
+        return vm
+
+    # ---- overlays ----
+
+    async def negotiate_overlays(self, vm: LiveVm) -> None:
+        """Wait for the other end, and settle with it whether it makes overlays. Raises as `seed_until_window`."""
+        await self._unless_cancelled(self._ask_for_overlays(vm))
+        if not self.overlays:
+            return
+        # The top layers alone are the disks only while beneath them lies what the recipient was asked for.
+        now = await self._hypervisor.describe(self._agreement.vm_uuid)
+        if (now.files, now.layers) != (vm.files, vm.layers):
+            raise HypervisorError("check the VM", "what its disks lie on changed while the port was prepared")
+
+    async def _ask_for_overlays(self, vm: LiveVm) -> None:
+        await self._lanes.wait_ready(self._ready_within_s)
+        if self._agreement.limits.overlays == "never" or not vm.layers:
+            return
+        wanted = await self._contents.overlays(vm.layers)
+        self.overlays = wanted is not None and await ask_for_overlays(self._lanes.control, wanted)
+        log.info("overlays negotiated", overlays=self.overlays, disks=sorted(vm.layers))
+
+    # ---- known contents ----
+
+    def exchange_contents(self, vm: LiveVm) -> None:
+        """Begin to learn what the other end has, while both hypervisors prepare; then send early and serve refetches.
+
+        `contents_known` is set when the first part is over, whatever came of it.
+        """
+        self._tasks.spawn(self._exchange_contents(vm), name="exchange contents")
+
+    async def _exchange_contents(self, vm: LiveVm) -> None:
+        beneath = {layer.path: None for layers in vm.layers.values() for layer in layers if layer.path is not None}
+        copied = vm.files if self.overlays else (*vm.files, *beneath)
+        try:
+            await self._contents.learn(self._lanes.control, [Path(file) for file in copied])
+        except LaneError as error:
+            self._note_trouble("lane_failed", str(error))
+        finally:
+            self.contents_known.set()
+        self._tasks.spawn(self._send_early(vm), name="early transfer")
+        await self._contents.serve_refetches()
+
+    async def _send_early(self, vm: LiveVm) -> None:
+        """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""
+        disks = describe(vm.domain_xml).disks
+        images = [Path(disk.source) for disk in disks if disk.format == "raw" and not disk.read_only]
+        try:
+            await self._contents.send_early(self._lanes.disk, images, over=self._disks_flow)
+        except LaneError as error:
+            log.info("early transfer stopped: lane lost", error=str(error))
+        except StreamError as error:
+            self._note_trouble("early_contents", str(error))
+
+    def _disks_flow(self) -> bool:
+        return self._lanes.raw_bytes_by_direction(Lane.DISK)[0] > GREETING_BYTES

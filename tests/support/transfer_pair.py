@@ -1,0 +1,349 @@
+"""One port between two hosts without virtualisation: both transfers in this process, joined by lanes in memory, and a
+broker that a test controls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import UUID, uuid4
+
+import numpy as np
+
+from services.node_agent.hypervisor.testing import DISK_BYTES, FakeHypervisor
+from services.node_agent.lanes.endpoint import LaneEnd
+from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
+from services.node_agent.page_codec.hello import Technique
+from services.node_agent.settings import NodeSection
+from services.node_agent.state.journal import Journal, PortRecord, TransferJournal
+from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.inbound import Inbound, InboundTuning
+from services.node_agent.transfers.outbound import Outbound, OutboundResult, OutboundTuning
+from services.node_agent.transfers.port_codecs import PortCodecs
+from services.node_agent.transfers.port_contents import PortContents
+from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
+from services.node_agent.transfers.port_sockets import PortSockets
+from services.node_agent.transfers.progress import Progress
+from shared.domain_xml import HostPlaces, rewrite_for_host
+from shared.messages.base import PortMessage
+from shared.messages.lanes import LaneEndpoint
+from shared.messages.porting import (
+    QuerySwitchover,
+    RequestSwitchover,
+    ReservedDisk,
+    ServiceChangeAgreement,
+    Side,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
+)
+from shared.messages.service_change import PortLimits, TransferPhase
+from shared.page_stream.bodies import LaneRole
+from shared.testing import make_lane_endpoint
+from shared.topology import Lane
+from tests.support.lane_credentials import Pair as CredentialsPair
+
+VM = UUID("11111111-2222-3333-4444-555555555501")
+MAC = "52:54:00:00:00:01"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DOMAIN = f"""<domain type='qemu'>
+  <name>web</name><uuid>{VM}</uuid><memory unit='KiB'>262144</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
+  <cpu mode='custom'><model>qemu64</model></cpu>
+  <devices>
+    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/>
+      <target dev='vda' bus='virtio'/></disk>
+    <interface type='bridge'><mac address='{MAC}'/><source bridge='vmbr0'/><model type='virtio'/></interface>
+  </devices>
+</domain>"""
+OVERLAID_BASE = np.random.default_rng(7).bytes(DISK_BYTES)
+BENEATH = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
+
+
+def make_agreement(
+    image: Path,
+    *,
+    domain_xml: str,
+    port_id: UUID | None = None,
+    limits: PortLimits | None = None,
+    window_start: datetime | None = None,
+    donor_lane: LaneEndpoint | None = None,
+    recipient_lane: LaneEndpoint | None = None,
+) -> ServiceChangeAgreement:
+    """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
+    now = NOW
+    xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"}))
+    return ServiceChangeAgreement(
+        port_id=port_id or uuid4(),
+        tenant="acme",
+        vm_uuid=VM,
+        vm_name="web",
+        donor="alpha",
+        donor_node="alpha-1",
+        recipient="beta",
+        recipient_node="beta-1",
+        epoch=2,
+        window_start=window_start or now,
+        deadline=(window_start or now) + timedelta(hours=1),
+        promised_total_s=60,
+        promised_downtime_ms=1000,
+        price_per_month=Decimal(1),
+        currency="EUR",
+        limits=limits or PortLimits(),
+        donor_lane=donor_lane or make_lane_endpoint(),
+        recipient_lane=recipient_lane or make_lane_endpoint(),
+        domain_xml=xml,
+        domain_xml_sha256=hashlib.sha256(xml.encode()).hexdigest(),
+        disks=(
+            ReservedDisk(
+                target="vda",
+                path=str(image),
+                format=image.suffix.removeprefix("."),
+                virtual_size_bytes=DISK_BYTES,
+            ),
+        ),
+        fixed_at=now,
+    )
+
+
+@dataclass
+class FakeBroker:
+    """A ledger of one VM. `silent` answers nobody; `denies` is a reason not to grant."""
+
+    port_id: UUID
+    denies: str | None = None
+    silent: bool = False
+    committed: bool = False
+    arrived: bool = False
+    ended: bool = False
+    asked: list[PortMessage] = field(default_factory=list)
+    was_asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def client(self) -> BrokerClient:
+        """A node's client of it."""
+        client: BrokerClient
+
+        async def say(message: PortMessage) -> None:
+            self.asked.append(message)
+            self.was_asked.set()
+            if not self.silent:
+                client.deliver(self.answer(message))
+
+        client = BrokerClient(self.port_id, say, repeat_s=0.05)
+        return client
+
+    def answer(self, message: PortMessage) -> SwitchoverGranted | SwitchoverDenied | SwitchoverState:
+        """What the saga would say."""
+        match message:
+            case RequestSwitchover(epoch=epoch):
+                if self.denies is not None:
+                    return SwitchoverDenied(port_id=self.port_id, code="cancelled", detail=self.denies)
+                self.committed = True
+                return SwitchoverGranted(port_id=self.port_id, epoch=epoch)
+            case QuerySwitchover():
+                owner = "beta" if self.committed else "alpha"
+                return SwitchoverState(
+                    port_id=self.port_id,
+                    committed=self.committed,
+                    owner=owner,
+                    epoch=2,
+                    ended=self.ended,
+                    arrived=self.arrived,
+                )
+            case _:
+                raise AssertionError(message)
+
+
+@dataclass
+class Heard:
+    """What the outbound transfer reported."""
+
+    starts: int = 0
+    percents: list[int] = field(default_factory=list)
+    phases: list[TransferPhase] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+    doubted: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def started(self) -> None:
+        """libvirt migrates."""
+        self.starts += 1
+
+    async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:  # noqa: ARG002  # the reporter's shape
+        """A percent."""
+        self.percents.append(progress.percent)
+        self.phases.append(progress.phase)
+
+    async def in_doubt(self, reason: str) -> None:
+        """The outcome is unknown."""
+        self.doubts.append(reason)
+        self.doubted.set()
+
+
+class Pair:
+    """A port between two hosts, with both transfers in this process. `now` is the donor's time of day.
+
+    With `base` the disk is an overlay on it.
+    """
+
+    def __init__(
+        self,
+        tmp: Path,
+        stack: AsyncExitStack,
+        credentials: CredentialsPair,
+        *,
+        limits: PortLimits | None = None,
+        without: tuple[Technique, ...] = (),
+        base: bytes | None = None,
+    ) -> None:
+        self.now = NOW
+        self.without = without
+        self.tmp = tmp
+        self.stack = stack
+        self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
+        self.donor, self.recipient = FakeHypervisor(), FakeHypervisor()
+        self.image = tmp / "b" / "images" / ("web-vda.raw" if base is None else "web-vda.qcow2")
+        for folder in (tmp / "a", self.image.parent):
+            folder.mkdir(parents=True)
+        source = tmp / "a" / "web.raw"
+        source.write_bytes(bytes(DISK_BYTES))
+        self.domain_xml = DOMAIN % source
+        self.base = tmp / "a" / "base.img"
+        if base is not None:
+            self.base.write_bytes(base)
+            self.domain_xml = self.domain_xml.replace("type='raw'", "type='qcow2'").replace(
+                "<target dev='vda'", BENEATH % self.base + "<target dev='vda'"
+            )
+        self.memory = b"page" * 100_000
+        self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
+        self.agreement = make_agreement(
+            self.image,
+            domain_xml=self.domain_xml,
+            limits=limits,
+            window_start=limits.window_start if limits else None,
+            donor_lane=self.keys[Side.OUTBOUND].endpoint,
+            recipient_lane=self.keys[Side.INBOUND].endpoint,
+        )
+        self.broker = FakeBroker(self.agreement.port_id)
+        self.routes = {lane: MemoryRoute() for lane in Lane}
+        self.heard = Heard()
+        self.running_reported = asyncio.Event()
+        stores = {side: Journal(tmp / str(side)).open() for side in Side}
+        self.journals = {
+            side: TransferJournal(store, PortRecord(side=side, agreement=self.agreement))
+            for side, store in stores.items()
+        }
+        self.contents = {
+            side: PortContents(self.settings(side), quarantined=store.quarantined_disks)
+            for side, store in stores.items()
+        }
+
+    def settings(self, side: Side) -> NodeSection:
+        """A node's settings."""
+        folder = self.tmp / f"{side}-state"
+        return NodeSection(
+            state_dir=folder,
+            image_dir=self.image.parent,
+            base_image_dir=folder / "base-images",
+            without=self.without if side is Side.INBOUND else (),
+        )
+
+    def kept(self, side: Side) -> set[str]:
+        """Names of the folders of contents that a side has of the VM."""
+        return {path.name.partition(".")[2] for path in (self.tmp / f"{side}-state" / "contents").glob("*/*")}
+
+    async def open(self) -> None:
+        """Make lanes and transfers."""
+        await self.stack.enter_async_context(self.recipient.serve(self.tmp / "b" / "libvirt-sock"))
+        port_id = self.agreement.port_id
+        outbound_contents = self.contents[Side.OUTBOUND].outbound(self.agreement)
+        inbound_contents = self.contents[Side.INBOUND].inbound(self.agreement)
+        self.lanes_a = await self._open_lanes(Side.OUTBOUND, outbound_contents.codecs)
+        self.lanes_b = await self._open_lanes(Side.INBOUND, inbound_contents.codecs)
+        # One run directory per host, as each host has its own /run.
+        self.sockets_a = PortSockets(self.tmp / "ra", port_id)
+        self.sockets_b = PortSockets(self.tmp / "rb", port_id)
+        self.outbound = Outbound(
+            self.agreement,
+            hypervisor=self.donor,
+            lanes=self.lanes_a,
+            sockets=self.sockets_a,
+            broker=self.broker.client(),
+            journal=self.journals[Side.OUTBOUND],
+            reporter=self.heard,
+            contents=outbound_contents,
+            tuning=OutboundTuning(
+                ready_within_s=5, watch_every_s=0.01, progress_every_s=0.01, seeding_every_s=0.01, abort_within_s=0.5
+            ),
+            now=lambda: self.now,
+        )
+        self.inbound = Inbound(
+            self.agreement,
+            hypervisor=self.recipient,
+            lanes=self.lanes_b,
+            sockets=self.sockets_b,
+            broker=self.broker.client(),
+            journal=self.journals[Side.INBOUND],
+            contents=inbound_contents,
+            tuning=InboundTuning(
+                libvirt_socket=self.tmp / "b" / "libvirt-sock", image_dir=self.image.parent, socket_within_s=5
+            ),
+        )
+        self.donor.moved = (str(self.tmp / "ra"), str(self.tmp / "rb"))
+
+    async def _open_lanes(self, side: Side, codecs: PortCodecs) -> PortLanes:
+        role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR
+
+        async def link(end: LaneEnd, lane: Lane) -> MemoryLink:
+            return self.routes[lane].a if end.role is LaneRole.INITIATOR else self.routes[lane].b
+
+        tls = self.keys[side].tls(self.agreement, role)
+        lanes = await PortLanes.open(
+            LaneEnd(self.agreement, role), link, tls, LaneTuning(silence_s=60.0), codecs=codecs
+        )
+        self.stack.push_async_callback(lanes.close, flush_s=0.0)
+        return lanes
+
+    async def run_inbound(self) -> TransferError | None:
+        """The recipient's transfer, to its end."""
+
+        async def on_running() -> None:
+            self.broker.arrived = True
+            self.running_reported.set()
+
+        try:
+            await self.inbound.run(on_running)
+        except TransferError as error:
+            return error
+        return None
+
+    async def run_outbound(self) -> OutboundResult | TransferError:
+        """The donor's transfer, to its end."""
+        try:
+            return await self.outbound.run()
+        except TransferError as error:
+            return error
+
+    async def run(self) -> tuple[OutboundResult | TransferError, TransferError | None]:
+        """Both transfers, to their ends."""
+        await self.inbound.open()
+        return await asyncio.gather(self.run_outbound(), self.run_inbound())
+
+
+@asynccontextmanager
+async def made_pair(credentials: CredentialsPair, **facts: Any) -> AsyncIterator[Pair]:
+    """Two hosts with a VM on the first, ready to port."""
+    async with AsyncExitStack() as stack:
+        # pytest's own folders are too long for a socket's path.
+        folder = stack.enter_context(TemporaryDirectory(prefix="vmport-"))
+        made = Pair(Path(folder), stack, credentials, **facts)
+        await made.open()
+        yield made
