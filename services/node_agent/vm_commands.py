@@ -16,7 +16,7 @@ from uuid import UUID
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, VmNotFound
 from services.node_agent.state.journal import Journal, Phase, TransferJournal
-from shared.domain_xml import DomainXmlError, guest_abi_differences, identity_snapshot
+from shared.domain import DomainXmlError, guest_abi_differences, identity_snapshot, parse
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (

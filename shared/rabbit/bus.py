@@ -27,7 +27,7 @@ from shared.logs import get_logger
 from shared.messages import CONTENT_TYPE, AnyEnvelope
 from shared.metrics import BusMetrics
 from shared.parties import Party
-from shared.rabbit.connection import LOST, RabbitConnection
+from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
 from shared.tasks import first_of
 from shared.topology import dead_exchange, dead_queue, inbox_queue, to_exchange
 

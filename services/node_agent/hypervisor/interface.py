@@ -160,7 +160,7 @@ class Hypervisor(Protocol):
         ...
 
     async def is_running(self, uuid: UUID) -> bool:
-        """Whether it runs; False, and logged, where that cannot be known. Never raises `HypervisorError`."""
+        """Whether it runs; waits while that cannot be known. Never raises `HypervisorError`."""
         ...
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:

@@ -28,7 +28,7 @@ from services.node_agent.hypervisor.libvirt_mapping import STATES, job_stats, li
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
-from shared.domain_xml import describe
+from shared.domain import describe
 from shared.messages.vm import (
     HostCapacity,
     HostPlatform,

@@ -24,25 +24,7 @@ from services.node_agent.hypervisor.interface import (
     MigrationPlan,
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
-from services.node_agent.libvirt_rpc.messages import (
-    FeatureCall,
-    FinishCall,
-    Frame,
-    FrameParser,
-    OpenCall,
-    ParamType,
-    PlainCall,
-    PrepareCall,
-    Procedure,
-    TypedParam,
-    decode_call,
-    encode_error,
-    encode_feature_reply,
-    encode_finish_reply,
-)
-from services.node_agent.libvirt_rpc.testing import CHUNK_BYTES, RpcClient, RpcFailed, reply_to
-from services.node_agent.libvirt_rpc.xdr import XdrWriter
-from shared.domain_xml import describe
+from shared.domain import describe
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -58,32 +40,8 @@ from shared.messages.vm import (
 GIB = 1 << 30
 
 
-@dataclass(slots=True)
-class FakeVm:
-    """A VM. `memory` is what a migration moves; read by address it is what lies there, and zeros follow it."""
-
-    domain_xml: str
-    state: VmState = VmState.RUNNING
-    persistent: bool = True
-    autostart: bool = False
-    memory: bytes = b""
-    disk: bytes = b""
-    frozen: bool = False
-    runs_after_thaw: bool = False
-    ran_at_s: list[float] = field(default_factory=list)
-    """When it was started or resumed: two hosts' lists show whether two copies ever ran."""
-
-
-@dataclass(slots=True)
-class _Job:
-    aborted: asyncio.Event = field(default_factory=asyncio.Event)
-    sent_bytes: int = 0
-    total_bytes: int = 0
-
-
-class FakeHypervisor(RunningCheck):
-    """One host. Knobs: `memory_flows` (clear it to stop a migration half way), `fail_finish`, `fail_prepare`,
-    `can_fence`."""
+class FakeHypervisor(FakeHost, RunningCheck):
+    """One host, as `interface.Hypervisor`. `can_fence` is a knob; `max_downtimes_ms` and `peeks` say what was asked."""
 
     def __init__(self, *, bridges: tuple[str, ...] = ("vmbr0",)) -> None:
         super().__init__()

@@ -50,9 +50,10 @@ from services.node_agent.transfers.inbound_disks import InboundDisks
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
-from shared.domain_xml import DomainXmlError, describe
+from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
+from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
@@ -107,6 +108,7 @@ class Inbound:
         self._trouble: tuple[str, str] | None = None
         self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
         self._gate: GateProxy | None = None
+        self._granted = False
 
     def cancel(self) -> None:
         """Stop: the broker says this only while the switchover is not committed, or has been taken back."""
@@ -182,7 +184,7 @@ class Inbound:
         answer says nothing. It is asked until it answers, or until the broker has taken the VM back.
         """
         deadline_s = asyncio.get_running_loop().time() + self._tuning.settle_s
-        while self.granted and (self._trouble is None or self._trouble[0] != "cancelled"):
+        while self._granted and (self._trouble is None or self._trouble[0] != "cancelled"):
             try:
                 state = await self._hypervisor.state(self._agreement.vm_uuid)
             except HypervisorError as error:
@@ -338,6 +340,7 @@ class Inbound:
             if not self._decision.cancelled():
                 raise
             return SwitchoverDenied(port_id=self._agreement.port_id, code="cancelled", detail="stopped on request")
+        self._granted = denied is None
         if denied is not None and self._trouble is None:
             # Only the reason: the end comes when libvirt has answered the Finish that is cancelled for it.
             self._trouble = (denied.code, denied.detail)
@@ -364,6 +367,10 @@ class Inbound:
         code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
         self._connections.close()
         await self._disks.settle()
-        await remove_created(self._journal, self._hypervisor)
+        remaining = await remove_created(self._journal, self._hypervisor)
+        while self._granted and any(name.startswith(Kind.DOMAIN) for name in remaining):
+            # The broker gives the VM back on this word, so it is given only when the domain is proven gone.
+            await asyncio.sleep(self._tuning.ask_again_s)
+            remaining = await remove_created(self._journal, self._hypervisor)
         running = await self._hypervisor.is_running(self._agreement.vm_uuid)
         return TransferError(code, detail, guest_running=running)

@@ -20,7 +20,7 @@ from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm
 from services.node_agent.lanes.core.seal import SealError
 from services.node_agent.lanes.keys import LaneKeys
-from services.node_agent.malloc import give_back
+from services.node_agent.malloc import trim
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import Direction, NodeMetrics
 from services.node_agent.settings import NodeSection
@@ -35,7 +35,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import PortRoutes
 from services.node_agent.transfers.recovery import Recovery, recover_when_possible
 from services.node_agent.transfers.reporting import OutboundReports, TransferReports, failure_message
-from shared.domain_xml import DomainXmlError
+from shared.domain import DomainXmlError
 from shared.logs import port_bound
 from shared.messages.base import PortMessage
 from shared.messages.nodes import ExpectOutbound
@@ -55,6 +55,8 @@ STORE_AGAIN_S = 1.0
 """How long to wait before an arrival that could not be stored (a full disk) is stored again."""
 ASK_AGAIN_S = 1.0
 """How long to wait before libvirt, which did not answer, is asked again where a guest is."""
+STORE_AGAIN_S = 1.0
+"""How long to wait before an arrival that could not be stored (a full disk) is stored again."""
 FAILED_FLUSH_S = 1.0
 """How long a failed transfer tries to send its error to the other side."""
 
@@ -273,7 +275,10 @@ class Transfers:
             failure = await self._failure(active, error.code, str(error))
         except Exception as error:  # whatever broke, the broker must hear it and what was created must be removed
             log.exception("transfer broke; this is a defect")
-            if active.journal.record.phase is not Phase.FINISH_PASSED:
+            if active.arrived:
+                # The guest runs here and the ledger says so: nothing of it is undone, whatever else failed.
+                return InboundFinished(port_id=record.port_id, epoch=record.agreement.epoch)
+            if active.journal.record.phase not in {Phase.FINISH_PASSED, Phase.DONE}:
                 await remove_created(active.journal, self._hypervisor)
             failure = await self._failure(active, "internal_error", f"{type(error).__name__}: {error}")
         return failure_message(record.port_id, record.side, failure)
@@ -307,8 +312,6 @@ class Transfers:
         finished = InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)
 
         async def on_running() -> None:
-            active.journal.conclude(Phase.DONE, finished)
-            self._reports.final(active.journal)
             active.arrived = True
             await self._store_arrival(active, finished)
 
@@ -324,6 +327,18 @@ class Transfers:
         finally:
             await lanes.close()
         return finished
+
+    async def _store_arrival(self, active: ActiveTransfer, finished: InboundFinished) -> None:
+        """Store and tell that the guest runs here, however long a full disk makes that take."""
+        while True:
+            try:
+                active.journal.conclude(Phase.DONE, finished)
+                self._reports.final(active.journal)
+            except OSError as error:
+                log.error("arrival not stored, trying again", error=str(error))  # noqa: TRY400  # every second
+                await asyncio.sleep(STORE_AGAIN_S)
+            else:
+                return
 
     async def _recover(self, active: ActiveTransfer) -> PortMessage:
         recovery = Recovery(
@@ -362,11 +377,14 @@ class Transfers:
     async def _answer_whether_it_runs(self, port_id: UUID) -> None:
         with port_bound(port_id):
             record = self._journal.get(port_id, Side.INBOUND)
+            if record is not None and record.phase is Phase.DONE and self._reports.final_again(record):
+                return  # it has arrived; whatever became of the guest since, it belongs to this provider
             if record is not None and await self._hypervisor.is_running(record.agreement.vm_uuid):
                 self._reports.arrived(InboundFinished(port_id=port_id, epoch=record.agreement.epoch))
                 return
-            if record is not None:
-                await remove_created(TransferJournal(self._journal, record), self._hypervisor)
+            if record is not None and await remove_created(TransferJournal(self._journal, record), self._hypervisor):
+                log.warning("clean-up incomplete; the broker is not told that the VM is gone")
+                return
             detail = "this node has no such guest running"
             self._reports.failed(port_id, Side.INBOUND, TransferError("not_running_here", detail, guest_running=False))
 

@@ -134,7 +134,7 @@ class PortContents:
             log.warning("base images cannot be indexed", error=str(error))
 
 
-def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+def seed_place(kept: Cache, agreement: ServiceChangeAgreement) -> SeedPlace:
     """Where this node stores the seed of a port."""
     return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
 
@@ -250,8 +250,8 @@ class InboundContents:
         await receive_seed(stream, self._sources, self._seed)
 
     async def receive_early(self, stream: LaneStream) -> None:
-        """Store what comes while the hypervisors prepare themselves. Raises as `early_transfer.take_early`."""
-        await take_early(stream, self.codecs.port, self.codecs.arrivals)
+        """Store what comes while the hypervisors prepare themselves. Raises as `early_transfer.receive_early`."""
+        await receive_early(stream, self.codecs.port, self.codecs.arrivals)
 
     async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
         """The catalogue's own file for every target; None where one is not published here, or none may be a base."""

@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import threading
 from pathlib import Path
-from services.node_agent.malloc import give_back, use_one_arena
+from services.node_agent.malloc import trim, use_one_arena
 
 PIECES, PIECE_BYTES = 20_000, 2_000
 last = []

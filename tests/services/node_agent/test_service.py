@@ -13,6 +13,7 @@ import pytest
 
 from services.node_agent.dedup import file_scans
 from services.node_agent.dedup.blocks import Scanned, scan
+from services.node_agent.hypervisor import running_check
 from services.node_agent.hypervisor.disk_images import allocated_bytes
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.journal import Phase, PortRecord
@@ -180,15 +181,15 @@ async def test_a_failure_is_reported_with_the_guests_state(world: World) -> None
 async def test_a_full_disk_after_the_arrival_undoes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guest runs here and the ledger says so; that it cannot be written down yet is retried, and told then."""
     monkeypatch.setattr(manager, "STORE_AGAIN_S", 0.01)
-    put, full = world.beta.journal.put, [None] * 3
+    store, full = world.beta.journal.store, [None] * 3
 
-    def put_when_there_is_room(record: PortRecord) -> None:
+    def store_when_there_is_room(record: PortRecord) -> None:
         if record.phase is Phase.DONE and full:
             full.pop()
             raise OSError(errno.ENOSPC, "No space left on device")
-        put(record)
+        store(record)
 
-    monkeypatch.setattr(world.beta.journal, "put", put_when_there_is_room)
+    monkeypatch.setattr(world.beta.journal, "store", store_when_there_is_room)
     await world.start_port()
     await world.hear(RECIPIENT, InboundFinished)
     await world.over(world.beta)
@@ -215,7 +216,7 @@ async def test_an_abort_while_libvirt_is_away_is_answered_when_it_is_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unknown is not "no": the broker would give the VM to the other side on that word."""
-    monkeypatch.setattr(manager, "ASK_AGAIN_S", 0.01)
+    monkeypatch.setattr(running_check, "ASK_AGAIN_S", 0.01)
     world.alpha.hypervisor.memory_flows.clear()
     await world.start_port()
     await world.hear(DONOR, OutboundStarted)

@@ -91,12 +91,12 @@ def test_what_cannot_be_stored_is_not_believed(tmp_path: Path, monkeypatch: pyte
     """The record in memory is never ahead of the one on disk."""
     journal = Journal(tmp_path / "ports").open()
     agreement = make_agreement(tmp_path / "x.raw", domain_xml=DOMAIN % "/a.raw")
-    half = HalfJournal(journal, PortRecord(side=Side.INBOUND, agreement=agreement))
+    transfer = TransferJournal(journal, PortRecord(side=Side.INBOUND, agreement=agreement))
 
     def full(record: PortRecord) -> None:
         raise OSError(errno.ENOSPC, f"no space for {record.port_id}")
 
-    monkeypatch.setattr(journal, "put", full)
+    monkeypatch.setattr(journal, "store", full)
     with pytest.raises(OSError, match="no space"):
-        half.enter(Phase.DONE)
-    assert half.record.phase is Phase.PREPARING
+        transfer.enter(Phase.DONE)
+    assert transfer.record.phase is Phase.PREPARING

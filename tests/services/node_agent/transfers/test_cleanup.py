@@ -68,8 +68,8 @@ async def test_disks_stay_while_the_domain_may_run(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(hypervisor, "destroy", unreachable)
     journal = half(tmp_path)
-    journal.will_make(Kind.DISK, str(disk))
-    journal.will_make(Kind.DOMAIN, str(VM))
-    assert await remove_made(journal, hypervisor) == (f"domain {VM}", f"disk {disk}")
+    journal.will_create(Kind.DISK, str(disk))
+    journal.will_create(Kind.DOMAIN, str(VM))
+    assert await remove_created(journal, hypervisor) == (f"domain {VM}", f"disk {disk}")
     assert disk.exists()
     assert len(journal.record.made) == 2

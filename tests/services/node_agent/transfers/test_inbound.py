@@ -12,6 +12,7 @@ import pytest
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.journal import Kind, Phase
 from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.outbound import OutboundResult
 from shared.messages.porting import Side
 from shared.messages.vm import VmState
 
@@ -87,7 +88,7 @@ async def test_a_guest_that_runs_is_kept_although_finish_was_not_answered(
     state = pair.recipient.state
 
     async def state_after_restart(uuid: UUID) -> VmState | None:
-        if not pair.inbound.granted:
+        if not pair.inbound._granted:
             return await state(uuid)
         seen = looks.pop(0)
         if isinstance(seen, HypervisorError):
@@ -123,8 +124,9 @@ async def test_a_guest_that_did_not_start_is_reported_when_it_is_proven_gone(
     await pair.inbound.open()
     outbound = asyncio.ensure_future(pair.run_outbound())
     failure = await pair.run_inbound()
-    assert isinstance(failure, InboundFailed)
-    assert (failure.code, failure.guest_running, failure.left_overs) == ("finish_failed", False, ())
+    assert isinstance(failure, TransferError)
+    assert (failure.code, failure.guest_running) == ("finish_failed", False)
+    assert pair.journals[Side.INBOUND].record.made == ()
     assert away == []
     assert not pair.image.exists()
     pair.outbound.cancel()

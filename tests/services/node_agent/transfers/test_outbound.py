@@ -244,19 +244,3 @@ async def test_in_doubt_the_guest_stands_still_until_the_broker_aborts(pair: Pai
     assert result.guest_running
     await the_guest_runs_at_the_donor(pair)
     await nothing_is_left_at_the_recipient(pair)
-
-
-@pytest.mark.parametrize("finish_is_out", [False, True])
-async def test_a_refused_post_copy_leaves_the_guest_fenced(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, *, finish_is_out: bool
-) -> None:
-    """The fake has no post-copy. Finish fences as ever; one that went out meanwhile, unfenced, is fenced now."""
-
-    async def granted(_: object) -> None:
-        return
-
-    monkeypatch.setattr(outbound, "ask_for_switchover", granted)
-    pair.outbound._keeper.passed = finish_is_out
-    await pair.outbound._climb(StartPostCopy())
-    assert not pair.outbound._keeper.post_copy
-    assert pair.donor.vms[VM].frozen is finish_is_out
