@@ -54,7 +54,7 @@ class PortPhase(StrEnum):
 
 
 class TransferPhase(StrEnum):
-    """What the node agents are moving; seeding is what goes ahead of the window."""
+    """What the node agents are moving; seeding is what is sent ahead of the window."""
 
     SEEDING = "seeding"
     DISK = "disk"

@@ -22,7 +22,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What a step comes to. ``note`` explains it in the port's record; ``rearm`` starts the phase's deadline afresh."""
+    """What a step comes to. ``note`` explains it in the port's record; ``rearm`` starts the phase's deadline again."""
 
     state: SagaState
     effects: tuple[Effect, ...] = ()

@@ -279,7 +279,7 @@ class LaneSession:
         due_s = self._protocol.next_tick_s()
         if self._timer is not None:
             if self._timer.when() <= due_s:
-                return  # it fires early at worst, and is armed anew then
+                return  # it fires early at worst, and is armed again then
             self._timer.cancel()
         self._timer = self._loop.call_at(due_s, self._on_timer)
 

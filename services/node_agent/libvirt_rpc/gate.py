@@ -5,7 +5,7 @@ Rules
    refused, the donor's libvirtd gets an RPC error, and the gate stays shut from then on.
 2. The connection is opened to this host's own system driver; no other name, no flags.
 3. Prepare carries the VM that was agreed. libvirt 11.3 was watched: when the migration has a `dest_xml`, the donor's
-   libvirtd parses it, checks its ABI against the running domain, and sends it on *formatted anew* (defaults added,
+   libvirtd parses it, checks its ABI against the running domain, and sends it on *formatted again* (defaults added,
    order changed), so texts cannot be compared. So the gate compares the guest ABI, and then substitutes the XML that
    the recipient issued, in Prepare and in Finish: no path, bridge or option that the recipient did not choose reaches
    its libvirtd. That XML names no layer below a disk: libvirt reads it from the image, which the recipient made.

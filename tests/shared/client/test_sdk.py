@@ -223,7 +223,7 @@ async def test_watch_finds_what_it_missed(broker: ScriptedBroker, record: Callab
 async def test_watch_gives_up(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
     """A watcher whom nobody answers is told that the port goes on, instead of hanging."""
     broker.ports[PORT] = record(PORT, PortPhase.TRANSFERRING)
-    async with TenantClient(broker, timeout_s=0.005) as client:
+    async with TenantClient(broker, timeout_s=0.5) as client:
         watching = client.watch(PORT, poll_s=0.001, give_up_s=0.02)
         await anext(watching)
         broker.silent = True

@@ -41,6 +41,7 @@ spread them over objects that must call each other once per frame.
              RESET from either end, at any time -> closed
     lane:    link_up -> HELLO/HELLO(REPLY) -> ready -> link_down/link_up -> resynced ... -> CLOSE, consumed -> closed
 """
+# Over 400 lines: the rules above hold only together, so the machine that keeps them stands in one place.
 
 from __future__ import annotations
 
