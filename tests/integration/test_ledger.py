@@ -381,7 +381,7 @@ class TestQueries:
     async def test_newest_first_and_active_only(self, store: Store, clock: ManualClock) -> None:
         """Ports are listed newest first; ended ones can be left out."""
         await add(store, Conversation.begin(request()).completed().state)
-        later = new_state(uuid4()).but(requested_at=clock() + timedelta(hours=1))
+        later = new_state(uuid4()).with_(requested_at=clock() + timedelta(hours=1))
         await add(store, later)
         async with store.reading() as connection:
             everything = await queries.answer(connection, ListPorts(), "acme")
@@ -458,7 +458,7 @@ class TestTwoBrokers:
 async def test_refused_request_is_recorded(store: Store) -> None:
     """A refused port is in the ledger, with its reasons, and blocks nothing."""
     talk = Conversation.begin(PortRequested.model_validate(request().model_dump()))
-    state = talk.state.but(phase=PortPhase.REFUSED, refusals=(refusal(),), deadline=None)
+    state = talk.state.with_(phase=PortPhase.REFUSED, refusals=(refusal(),), deadline=None)
     await add(store, state)
     async with store.transaction() as tx:
         await tx.execute(update(ports).values(updated_at=tx.now))
