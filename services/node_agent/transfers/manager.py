@@ -250,10 +250,7 @@ class Transfers:
                 if error is None or not active.aborting:
                     self._reports.final(active.journal)
                 self._metrics.transfers_total.labels(direction, "finished" if error is None else "failed").inc()
-                if error is None:
-                    log.info("transfer finished", side=record.side)
-                else:
-                    log.info("transfer failed", side=record.side, code=error.code, error=error.detail)
+                _log_end(record.side, error)
             finally:
                 self._metrics.transfers_active.labels(direction).dec()
                 self._reports.ended(record.port_id)
@@ -341,12 +338,8 @@ class Transfers:
                 return
 
     async def _recover(self, active: ActiveTransfer) -> PortMessage:
-        recovery = Recovery(
-            active.journal,
-            hypervisor=self._hypervisor,
-            broker=active.broker,
-            in_doubt=active.reporter.in_doubt,
-        )
+        doubt = active.reporter.in_doubt
+        recovery = Recovery(active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt)
         if active.journal.record.side is Side.OUTBOUND:
             active.cancel_with(recovery.guard.aborted.set)
         return await recover_when_possible(recovery)
@@ -358,8 +351,7 @@ class Transfers:
             if active is not None:
                 await active.over.wait()
             record = self._journal.get(command.port_id, command.side)
-            too_late = record is not None and record.phase in {Phase.DONE, Phase.QUARANTINED}
-            if record is not None and too_late and self._reports.final_again(record):
+            if record and record.phase in {Phase.DONE, Phase.QUARANTINED} and self._reports.final_again(record):
                 return  # the guest has left, or has arrived
             remaining: tuple[str, ...] = ()
             if record is not None:
@@ -387,6 +379,13 @@ class Transfers:
                 return
             detail = "this node has no such guest running"
             self._reports.failed(port_id, Side.INBOUND, TransferError("not_running_here", detail, guest_running=False))
+
+
+def _log_end(side: Side, error: TransferFailed | None) -> None:
+    if error is None:
+        log.info("transfer finished", side=side)
+    else:
+        log.info("transfer failed", side=side, code=error.code, error=error.detail)
 
 
 def _outbound_finished(port_id: UUID, result: OutboundResult) -> OutboundFinished:
