@@ -2,21 +2,26 @@
 
 ``VMPORT_BUS__URL`` is ``url`` in ``[bus]``; a list or table in the environment is JSON. A service subclasses
 `ServiceSettings` with its own sections. Errors name file or variable, key and what is allowed, never a value.
-Owns no logging, no bus, no process; `shared.config_sample` renders the documented sample.
+Owns no logging, no bus, no process; `shared.config_sample` renders the documented sample, `shared.config_phrases` has
+the words for what pydantic finds, `shared.config_files` tries the files that settings name.
 """
 
 from __future__ import annotations
 
+import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from shared.config_files import AppendedFile, CheckedModel, Finding, ReadFile, problems_of_files
+from shared.config_phrases import in_words
+from shared.config_tables import Table, is_json, merge, reaches, required_keys
 from shared.errors import VmportError
 from shared.parties import BadPartyName, Party, Role
 
@@ -42,7 +47,15 @@ def example_url(roles: frozenset[Role]) -> str:
     return f"amqp://{_EXAMPLE_PARTIES[role]}:secret@rabbitmq.example:5672/vmport"
 
 
-class Section(BaseModel):
+class BadKey(ValueError):
+    """A validator's finding about a table for which one key in it is to blame. For pydantic; nobody else sees it."""
+
+    def __init__(self, key: str, text: str) -> None:
+        self.key = key
+        super().__init__(text)
+
+
+class Section(CheckedModel):
     """A table of the settings file. Frozen; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,12 +68,12 @@ class BusSettings(Section):
         description=f"RabbitMQ, as {URL_SHAPE}; amqps for TLS. The user is the party that this process speaks as.",
         examples=[example_url(frozenset(Role))],
     )
-    password_file: Path | None = Field(
+    password_file: ReadFile | None = Field(
         default=None,
         description="A file whose first line is the password; then the URL has none.",
         examples=["/etc/vmport/bus.password"],
     )
-    ca_file: Path | None = Field(
+    ca_file: ReadFile | None = Field(
         default=None, description="With amqps: trust only this CA.", examples=["/etc/vmport/ca.pem"]
     )
     heartbeat_s: Annotated[int, Field(ge=1, le=600)] = Field(
@@ -103,9 +116,9 @@ class BusSettings(Section):
     def _one_password(self) -> Self:
         in_url = self._parts().password is not None
         if in_url and self.password_file is not None:
-            raise ValueError("give the password in url or in password_file, not in both")
+            raise BadKey("url", "give the password in url or in password_file, not in both")
         if not in_url and self.password_file is None:
-            raise ValueError("give the password in url or in password_file")
+            raise BadKey("url", "give the password in url or in password_file")
         return self
 
     def _parts(self) -> SplitResult:
@@ -157,7 +170,7 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="The least severe level that is written."
     )
-    file: Path | None = Field(
+    file: AppendedFile | None = Field(
         default=None,
         description="Append to this file instead of standard error.",
         examples=["/var/log/vmport/vmport.log"],
@@ -180,6 +193,8 @@ class ServiceSettings(BaseSettings):
 
     ROLES: ClassVar[frozenset[Role]] = frozenset(Role)
     """The roles that the bus URL's user may have."""
+    USER_FILE: ClassVar[str | None] = None
+    """Where a settings file is looked for when none is named."""
 
     bus: BusSettings
     log: LogSettings = Field(default=LogSettings())
@@ -205,13 +220,17 @@ class ServiceSettings(BaseSettings):
     def _party_fits(cls, bus: BusSettings) -> BusSettings:
         if bus.party.role not in cls.ROLES:
             allowed = ", ".join(sorted(cls.ROLES))
-            raise ValueError(f"the url's user {bus.party} is a {bus.party.role}; this service speaks as: {allowed}")
+            raise BadKey("url", f"the url's user {bus.party} is a {bus.party.role}; this service speaks as: {allowed}")
         return bus
 
     @property
     def party(self) -> Party:
         """Who this process is on the bus."""
         return self.bus.party
+
+    def problems(self) -> list[Finding]:
+        """What a start could not use, of files and directories that these settings name. Looks at them."""
+        return problems_of_files(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,20 +256,88 @@ class ConfigError(VmportError):
 
 
 S = TypeVar("S", bound=ServiceSettings)
-Table = dict[str, Any]
 
 
-def load(model: type[S], path: Path | None, *, command_line: Mapping[str, Any] | None = None) -> S:
-    """Read the file, lay the environment and then the command line over it, validate; raises `ConfigError`."""
+@dataclass(frozen=True, slots=True)
+class Sources(Generic[S]):
+    """What file, environment and command line say, kept apart, so that a problem names the one that it comes from."""
+
+    model: type[S]
+    path: Path | None
+    from_file: Table
+    from_env: Table
+    from_command_line: Table
+    program: str
+
+    def settings(self) -> S:
+        """All of them as one, validated; raises `ConfigError`."""
+        try:
+            return self.model(**merge(merge(self.from_file, self.from_env), self.from_command_line))
+        except ValidationError as error:
+            raise ConfigError(self._problems_of(error)) from error
+
+    def problem(self, finding: Finding) -> Problem:
+        """A finding about valid settings, with the source to blame."""
+        return self._problem(list(finding.location), finding.what)
+
+    def _problems_of(self, error: ValidationError) -> tuple[Problem, ...]:
+        """Each finding of pydantic as a `Problem`. Values are never echoed."""
+        found, missing = [], False
+        for item in error.errors(include_input=False, include_url=False):
+            location = [str(part) for part in item["loc"]]
+            if item["type"] != "missing":
+                culprit = item.get("ctx", {}).get("error")
+                key = culprit.key if isinstance(culprit, BadKey) else None
+                found.append(self._problem(location, in_words(item), key=key))
+                continue
+            variables = " and ".join(_variable(key) for key in required_keys(self.model, location))
+            if self.path is None:
+                missing = True
+                found.append(Problem(variables, "", "is required where there is no settings file"))
+            else:
+                found.append(self._problem(location, f"is required; set it here or as {variables}"))
+        return (self._no_file(), *found) if missing else tuple(found)
+
+    def _problem(self, location: list[str], what: str, *, key: str | None = None) -> Problem:
+        """``key`` is the one inside this table that is to blame."""
+        blamed = [*location, key] if key else location
+        if blamed and reaches(self.from_command_line, blamed):
+            return Problem("--" + blamed[-1].replace("_", "-"), "", what)
+        if blamed and reaches(self.from_env, blamed):
+            return Problem(_variable_in_use(blamed), "", what)
+        return Problem(str(self.path or "settings"), ".".join(location), what)
+
+    def _no_file(self) -> Problem:
+        own = f", and there is no {self.model.USER_FILE}" if self.model.USER_FILE else ""
+        target = self.model.USER_FILE or "FILE"
+        return Problem(
+            "no settings file",
+            "",
+            f"neither --config nor {CONFIG_VARIABLE} names one{own}; "
+            f"'{self.program} --print-config > {target}' writes a documented sample to fill in",
+        )
+
+
+def load(
+    model: type[S], path: Path | None, *, command_line: Mapping[str, Any] | None = None, program: str = "vmport"
+) -> S:
+    """Read the file, lay the environment and then the command line over it, validate; raises `ConfigError`.
+
+    ``command_line`` is a table like the file's; its keys are the options' names.
+    """
+    return read_sources(model, path, command_line=command_line, program=program).settings()
+
+
+def read_sources(
+    model: type[S], path: Path | None, *, command_line: Mapping[str, Any] | None = None, program: str = "vmport"
+) -> Sources[S]:
+    """The same, not yet validated. Raises `ConfigError` for what cannot be read."""
     from_file = read_toml(path) if path else {}
     try:
-        from_env = _environment(model)
+        from_env = EnvSettingsSource(model)()
     except ValueError as error:
-        raise ConfigError((Problem("environment", "", f"{error}; a list or table must be JSON"),)) from error
-    try:
-        return model(**merge(merge(from_file, from_env), command_line or {}))
-    except ValidationError as error:
-        raise ConfigError(problems_of(error, path=path, from_env=from_env)) from error
+        raise ConfigError(_not_json(model)) from error
+    return Sources(model, path, from_file, from_env, dict(command_line or {}), program)
 
 
 def read_toml(path: Path) -> Table:
@@ -264,49 +351,22 @@ def read_toml(path: Path) -> Table:
         raise ConfigError((Problem(str(path), "", f"is not TOML: {error}"),)) from error
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
-    """Two nested tables as one; ``above`` wins, table by table."""
-    merged = dict(below)
-    for key, value in above.items():
-        under = merged.get(key)
-        merged[key] = merge(under, value) if isinstance(under, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
-def _environment(model: type[ServiceSettings]) -> Table:
-    """What ``VMPORT_…`` variables say. Raises ValueError where JSON was expected."""
-    return EnvSettingsSource(model)()
-
-
-def problems_of(
-    error: ValidationError, *, path: Path | None, from_env: Mapping[str, Any] | None = None
-) -> tuple[Problem, ...]:
-    """Each finding of pydantic as a `Problem`, with the file or variable to blame. Values are never echoed."""
+def _not_json(model: type[ServiceSettings]) -> tuple[Problem, ...]:
+    """Which variables hold no JSON where a list or table is expected; pydantic tells the field only."""
     found = []
-    for item in error.errors(include_input=False, include_url=False):
-        location = [str(part) for part in item["loc"]]
-        key = ".".join(location)
-        what = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "missing":
-            what = f"is required; set it here or as {_variable(location)}"
-        elif item["type"] == "extra_forbidden":
-            what = "is no setting; see --print-config for all of them"
-        origin = _variable(location) if _reaches(from_env or {}, location) else str(path or "environment")
-        found.append(Problem(origin, key, what))
+    for variable in sorted(name for name in os.environ if name.upper().startswith(ENV_PREFIX)):
+        location = variable.upper().removeprefix(ENV_PREFIX).lower().split(ENV_DELIMITER)
+        if location[0] in model.model_fields and not is_json(os.environ[variable]):
+            found.append(Problem(variable, "", 'expected JSON where this is a list or a table, such as ["a", "b"]'))
     return tuple(found)
 
 
-def _variable(location: list[str]) -> str:
+def _variable(location: Sequence[str]) -> str:
     return ENV_PREFIX + ENV_DELIMITER.join(part.upper() for part in location)
 
 
-def _reaches(table: Mapping[str, Any], location: list[str]) -> bool:
-    """Whether this table sets the place that a problem names."""
-    here: Any = table
-    for part in location:
-        if not isinstance(here, Mapping):
-            return True
-        if part not in here:
-            return False
-        here = here[part]
-    return bool(location)
+def _variable_in_use(location: Sequence[str]) -> str:
+    """The variable that sets this place: its own, or one that holds a table or list around it."""
+    names = {name.upper() for name in os.environ}
+    ways = (_variable(location[:length]) for length in range(len(location), 0, -1))
+    return next((way for way in ways if way in names), _variable(location))

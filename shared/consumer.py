@@ -93,7 +93,7 @@ class Consumer(Generic[T]):
         self._wake.set()
 
     async def run(self) -> None:
-        """Handle deliveries until cancelled. Errors of the bus's settling end it; the bus then subscribes anew."""
+        """Handle deliveries until cancelled. Errors of the bus's settling end it; the bus then subscribes again."""
         async with Tasks(f"consumer of {self._party}") as timers:
             while True:
                 self._wake.clear()
@@ -147,12 +147,12 @@ class Consumer(Generic[T]):
     async def _retry(self, waiting: _Waiting[T], kind: str, error: Exception) -> None:
         delay_s = self._waiting.failed(self._monotonic(), random.random())  # noqa: S311  # jitter
         if delay_s is None:
-            log.error("gave a message up", type=kind, exc_info=error)
+            log.error("message given up", type=kind, exc_info=error)
             await self._give_up(waiting.delivery, "handler_failed", f"{type(error).__name__}: {error}")
             self._waiting.succeeded()
             return
         self._metrics.retries_total.labels(kind).inc()
-        log.warning("will handle a message again", type=kind, delay_s=round(delay_s, 3), exc_info=error)
+        log.warning("message will be retried", type=kind, delay_s=round(delay_s, 3), exc_info=error)
 
     async def _give_up(self, delivery: Delivery[T], code: str, reason: str) -> None:
         letter = DeadLetter(code, reason[:MAX_REASON], delivery.body, delivery.user_id, delivery.message_id)
@@ -164,7 +164,7 @@ class Consumer(Generic[T]):
             except BusDown as error:
                 # Nothing overtakes it meanwhile: without a bus there is nothing to handle either.
                 failures += 1
-                log.warning("cannot store a dead letter yet", code=code, error=str(error))
+                log.warning("dead letter not stored yet", code=code, error=str(error))
                 await self._sleep(min(5.0, 0.2 * 2 ** min(failures, 6)))
         self._metrics.dead_letters_total.labels(code).inc()
         log.warning("dead letter", code=code, reason=letter.reason, sender=letter.sender, message_id=letter.message_id)
@@ -172,5 +172,5 @@ class Consumer(Generic[T]):
             try:
                 await self._on_dead(letter)
             except Exception:
-                log.exception("nobody could be told of a dead letter", code=code)
+                log.exception("dead-letter callback failed", code=code)
         await self._settle.acknowledge(delivery.token)

@@ -7,8 +7,8 @@ What the levels mean, everywhere:
 * ``info``: what an operator wants to read of a port afterwards: phases, decisions, starts and stops. Not per message.
 * ``debug``: single messages and steps, for who writes vmport.
 
-`port_bound` puts the port's id on every line below it. No secret is logged: settings keep them in ``SecretStr``, and
-`_redact` blanks passwords in AMQP addresses wherever they come from, tracebacks of libraries included.
+`port_bound` puts the port's id on every line below it, as ``port_id``. No secret is logged: settings keep them in
+``SecretStr``, and `_redact` blanks passwords in AMQP addresses wherever they come from, libraries' tracebacks included.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _dropping(*keys: str) -> Processor:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A module's logger; ``name`` is the module's."""
+    """A module's logger, the only way to make one; ``name`` is the module's."""
     logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
     return logger
 
@@ -123,6 +123,6 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 @contextmanager
 def port_bound(port_id: UUID | str | None, **facts: Any) -> Iterator[None]:
     """Put the port's id (and other facts) on every line that is logged inside."""
-    bound = {key: str(value) for key, value in {"port": port_id, **facts}.items() if value is not None}
+    bound = {key: str(value) for key, value in {"port_id": port_id, **facts}.items() if value is not None}
     with structlog.contextvars.bound_contextvars(**bound):
         yield

@@ -31,7 +31,7 @@ class Metrics:
         build.labels(service, version, ".".join(map(str, sys.version_info[:3]))).set(1)
         self.event_loop_lag_seconds = Gauge(
             "vmport_event_loop_lag_seconds",
-            "How late the event loop was at its last wake-up; large when something blocks it.",
+            "How late the event loop last woke up; large when something blocks it.",
             registry=self.registry,
         )
         self.bus = BusMetrics(self.registry)
@@ -67,7 +67,7 @@ class BusMetrics:
         )
         self.dead_letters_total = Counter(
             "vmport_bus_dead_letters_total",
-            "Messages that this consumer gave up, by code.",
+            "Messages that this consumer moved to the dead letters, by code.",
             ("code",),
             registry=registry,
         )
@@ -132,12 +132,12 @@ class AgentMetrics:
         self.refusals_total = RefusalMetrics(registry).refusals_total
         self.ports_active = Gauge(
             "vmport_agent_ports_active",
-            "Ports in which this agent has a part now.",
+            "Ports that this agent takes part in now.",
             registry=registry,
         )
         self.nodes = Gauge(
             "vmport_agent_nodes",
-            "Nodes of this provider, by whether they are heard.",
+            "Nodes of this provider, by state: heard or silent.",
             ("state",),
             registry=registry,
         )

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import signal
+import ssl
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from shared import exit_codes
-from shared.config import CONFIG_VARIABLE, ConfigError, ServiceSettings, load
+from shared.config import CONFIG_VARIABLE, ConfigError, ServiceSettings, read_sources
+from shared.config_files import Finding
 from shared.config_sample import render
 from shared.exit_codes import ExitCode
 from shared.http import Check, Health, TelemetryFailed, TelemetryServer
@@ -66,6 +68,8 @@ class Runtime(Generic[S]):
 
 
 Serve = Callable[[Runtime[S]], Awaitable[None]]
+CheckSettings = Callable[[S], Sequence[Finding]]
+"""Tries what a start would use. Changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +97,13 @@ def run_service(
     *,
     about: str,
     actions: Sequence[Action[S]] = (),
+    check: CheckSettings[S] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
-    """A service's whole ``main``: returns the process's exit code (`ExitCode`)."""
+    """A service's whole ``main``: returns the process's exit code (`ExitCode`).
+
+    ``check`` adds to what ``--check-config`` tries besides the files that the settings name.
+    """
     options = _parser(name, about, actions).parse_args(argv)
     if options.print_config:
         sys.stdout.write(render(model, title=f"Settings of {name}. {about}"))
@@ -105,19 +113,36 @@ def run_service(
         sys.stdout.write(_line(chosen.run(None)))
         return ExitCode.OK
     try:
-        settings = load(model, options.config)
+        sources = read_sources(model, options.config, program=name)
+        settings = sources.settings()
+        if options.check_config:
+            findings = [*settings.problems(), *_check_ca(settings), *(check(settings) if check else ())]
+            if findings:
+                raise ConfigError(tuple(sources.problem(finding) for finding in findings))
+            sys.stdout.write(f"{name}: the configuration is valid; it speaks as {settings.party}\n")
+            return ExitCode.OK
         settings.bus.password()
     except ConfigError as error:
         return _unusable(name, error)
     except OSError as error:
         sys.stderr.write(f"{name}: bus.password_file: {error.filename} cannot be read: {error.strerror}\n")
         return ExitCode.CONFIG
-    if options.check_config:
-        sys.stdout.write(f"{name}: the configuration is valid; it speaks as {settings.party}\n")
-        return ExitCode.OK
     if chosen is not None:
         return _act(name, chosen, settings)
     return _run(name, settings, serve)
+
+
+def _check_ca(settings: ServiceSettings) -> list[Finding]:
+    file = settings.bus.ca_file
+    if file is None or not file.is_file():
+        return []
+    try:
+        ssl.create_default_context(cafile=file)
+    except ssl.SSLError as error:
+        return [Finding(("bus", "ca_file"), f"{file} holds no certificate in PEM: {error.reason or error}")]
+    except OSError:
+        return []  # Not readable; `ServiceSettings.problems` has said so.
+    return []
 
 
 def _act(name: str, action: Action[S], settings: S) -> int:
@@ -153,7 +178,9 @@ def _parser(name: str, about: str, actions: Sequence[Action[S]]) -> argparse.Arg
         metavar="FILE",
         help=f"settings in TOML (env: {CONFIG_VARIABLE}); VMPORT_SECTION__KEY variables win over it",
     )
-    parser.add_argument("--check-config", action="store_true", help="validate the settings and exit")
+    parser.add_argument(
+        "--check-config", action="store_true", help="validate the settings, try the files that they name, and exit"
+    )
     parser.add_argument(
         "--print-config", action="store_true", help="print a documented sample of the settings and exit"
     )
@@ -204,7 +231,7 @@ class _Watchdog:
 
     @staticmethod
     def _end() -> None:
-        log.error("did not stop in time; what was in hand is dropped and comes again at the next start")
+        log.error("did not stop in time; in-flight work dropped, it will be redelivered at the next start")
         logging.shutdown()
         os._exit(ExitCode.CRASHED)
 
@@ -262,5 +289,5 @@ async def _measure_queues(bus: RabbitBus) -> None:
         try:
             await bus.measure_queues()
         except LOST as error:
-            log.debug("queue depths are not known now", error=str(error))
+            log.debug("queue depths unknown", error=str(error))
         await asyncio.sleep(QUEUE_MEASURE_INTERVAL_S)

@@ -16,9 +16,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
-from uuid import UUID
 
-from shared.bus import BusDown, DeadLetter, Handler, LaneEnds, Undeliverable
+from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
 from shared.consumer import Consumer, Delivery
 from shared.messages import AnyEnvelope, open_envelope
 from shared.messages.lanes import LaneEndpoint
@@ -385,23 +384,6 @@ class MemorySession(MemoryBus):
         sessions = self._broker._sessions[self._party]  # noqa: SLF001  # the broker's own access object
         if source in sessions:
             sessions.remove(source)
-
-
-class MemoryLaneAdmin:
-    """Remembers which lanes are open; implements `shared.bus.LaneAdmin`."""
-
-    def __init__(self) -> None:
-        self.open: dict[UUID, LaneEnds] = {}
-        self.closed: list[UUID] = []
-
-    async def open_lanes(self, ends: LaneEnds) -> None:
-        """Declare a port's lanes; idempotent."""
-        self.open[ends.port_id] = ends
-
-    async def close_lanes(self, ends: LaneEnds) -> None:
-        """Remove a port's lanes; idempotent."""
-        if self.open.pop(ends.port_id, None) is not None:
-            self.closed.append(ends.port_id)
 
 
 def make_lane_endpoint(**changes: Any) -> LaneEndpoint:

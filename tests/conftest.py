@@ -1,4 +1,4 @@
-"""Fixtures that every test may use: private servers and certificates, one of each per test session."""
+"""Fixtures that every test may use, one of each per test session; and skipping where libvirt's binding is missing."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 
 from shared.parties import BROKER, donor, node, recipient, tenant
+from tests.support import libvirt_binding
 from tests.support.lane_credentials import Pair, make_pair
 from tests.support.postgres_server import PostgresServer
 from tests.support.rabbitmq_node import RabbitNode
+
+WITHOUT_LIBVIRT = pytest.StashKey[bool]()
 
 PARTIES = (
     BROKER,
@@ -18,6 +21,28 @@ PARTIES = (
     tenant("globex"),
     *(party for name in ("alpha", "beta") for party in (donor(name), recipient(name), node(name, f"{name}-1"))),
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Remember whether libvirt's binding is missing; in CI that is an error."""
+    config.stash[WITHOUT_LIBVIRT] = libvirt_binding.is_missing()
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skip the modules that cannot be imported without libvirt's binding."""
+    name = module_path.relative_to(parent.config.rootpath).as_posix()
+    if parent.config.stash[WITHOUT_LIBVIRT] and name in libvirt_binding.MODULES:
+        skipped: pytest.Module = libvirt_binding.SkippedModule.from_parent(parent, path=module_path)
+        return skipped
+    return None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests that start a node agent, which needs libvirt's binding."""
+    if config.stash[WITHOUT_LIBVIRT]:
+        for item in items:
+            if item.nodeid.startswith(libvirt_binding.TESTS):
+                item.add_marker(pytest.mark.skip(reason=libvirt_binding.REASON))
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ static void check(uint64_t *block, uint64_t index)
         say("MISMATCH disk block=%llu version=%llu word=%llu got=%016llx want=%016llx", (unsigned long long)index,
             (unsigned long long)versions[index], (unsigned long long)i, (unsigned long long)block[i], (unsigned long long)want);
         atomic_fetch_add(&counters.disk_mismatches, 1);
-        versions[index] = 0; /* not known any more until it is written anew */
+        versions[index] = 0; /* unknown until it is written again */
         return;
     }
 }

@@ -87,8 +87,7 @@ def _setting(text: str) -> tuple[str, int]:
     try:
         return name, int(value)
     except ValueError:
-        msg = f"{text!r}: write NAME=NUMBER"
-        raise argparse.ArgumentTypeError(msg) from None
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER") from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,8 +141,7 @@ def _logs(lab: Lab, arguments: argparse.Namespace) -> None:
         return
     log = lab.log_file(arguments.name)
     if not log.exists():
-        msg = f"no log {arguments.name!r}; `deploy/lab logs` lists them"
-        raise LabError(msg)
+        raise LabError(f"no log {arguments.name!r}; `deploy/lab logs` lists them")
     follow = ["-f"] if arguments.follow else []
     os.execvp("tail", ["tail", "-n", str(arguments.lines), *follow, str(log)])  # noqa: S606 - becomes tail
 

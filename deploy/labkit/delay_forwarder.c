@@ -1,7 +1,7 @@
 /*
  * A wire with a delay: two TAP devices in two network namespaces, each frame handed over after a fixed time, in order.
  *
- * Stands in for netem on kernels that lack it.  It shapes nothing and drops nothing on purpose: rate belongs to tbf on the two devices.
+ * Stands in for netem on kernels without it.  It shapes nothing and drops nothing on purpose: rate belongs to tbf on the two devices.
  * Frames cross with their virtio-net header, so segmentation offload survives and one read may carry 64 KiB.
  *
  * usage: delay_forwarder NS_A DEV_A NS_B DEV_B DELAY_US      (NS: path of a network namespace)

@@ -133,10 +133,9 @@ def _wait_until_registered(lab: Lab, uuid: str) -> None:
         if shown.returncode == 0 and any(vm["uuid"] == uuid for vm in json.loads(shown.stdout)):
             return
         if time.monotonic() > deadline:
-            msg = (
+            raise LabError(
                 f"the broker does not know the guest after {REGISTERED_WITHIN_S:.0f} s: {shown.stderr or shown.stdout}"
             )
-            raise LabError(msg)
         time.sleep(0.5)
 
 
@@ -147,8 +146,7 @@ def snapshot(lab: Lab) -> Snapshot:
     root = ElementTree.fromstring(lab.virsh(place.provider, "dumpxml", uuid))  # noqa: S314 - from our own libvirtd
     source = root.find("devices/disk/source")
     if source is None:
-        msg = f"guest {GUEST} has no disk"
-        raise LabError(msg)
+        raise LabError(f"guest {GUEST} has no disk")
     return Snapshot(
         provider=place.provider,
         report=lab.guest_report(GUEST),
@@ -184,8 +182,7 @@ def _after_full_pass(lab: Lab, since: dict[str, Any]) -> dict[str, Any]:
         if report["workload"] != "writer" or report["passes"] >= since["passes"] + 2:
             return report
         if time.monotonic() > deadline:
-            msg = f"the guest did not go over its pages in {FULL_PASS_WITHIN_S:.0f} s after the port"
-            raise LabError(msg)
+            raise LabError(f"the guest did not go over its pages in {FULL_PASS_WITHIN_S:.0f} s after the port")
         time.sleep(0.5)
 
 

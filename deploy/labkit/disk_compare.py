@@ -119,8 +119,7 @@ def _raw(image: Path) -> Iterator[Path]:
         yield image
         return
     if shown["format"] != "qcow2":
-        msg = f"{image} is {shown['format']}; raw and qcow2 images can be compared"
-        raise LabError(msg)
+        raise LabError(f"{image} is {shown['format']}; raw and qcow2 images can be compared")
     copy = image.with_name(f"{image.name}.compare-{os.getpid()}")
     try:
         run(["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", str(image), str(copy)], timeout_s=600)

@@ -22,7 +22,7 @@ class CommandFailed(LabError):
         return f"{join(self.argv)} {end}: {self.output.strip() or '(no output)'}"
 
 
-class LeftOvers(LabError):
+class NotRemoved(LabError):
     """`down` could not remove everything."""
 
     def __init__(self, lab: str, things: Sequence[str]) -> None:
@@ -31,4 +31,4 @@ class LeftOvers(LabError):
         self.things = tuple(things)
 
     def __str__(self) -> str:
-        return f"lab {self.lab} is not gone, left are: {', '.join(self.things)}; run `deploy/lab down` again"
+        return f"lab {self.lab} is not removed; still there: {', '.join(self.things)}; run `deploy/lab down` again"

@@ -76,6 +76,5 @@ def newest_machine(machine_help: str) -> str:
     """The newest versioned q35 machine in the output of `qemu-system-x86_64 -machine help`. Raises `ValueError`."""
     names = [line.split()[0] for line in machine_help.splitlines() if line.startswith("pc-q35-")]
     if not names:
-        msg = "this QEMU has no pc-q35 machine"
-        raise ValueError(msg)
+        raise ValueError("this QEMU has no pc-q35 machine")
     return max(names, key=lambda name: tuple(int(part) for part in name.removeprefix("pc-q35-").split(".")))

@@ -99,8 +99,7 @@ def find(plan: LabPlan, kind: str) -> GuestImage:
     folder = _folder(plan, kind)
     if not (folder / "disk.raw").exists():
         option = " --debian" if kind == DEBIAN else ""
-        msg = f"the {kind} guest image is not built: run `deploy/lab guest build{option}`"
-        raise LabError(msg)
+        raise LabError(f"the {kind} guest image is not built: run `deploy/lab guest build{option}`")
     return GuestImage(
         kind=kind,
         kernel=folder / "vmlinuz",
@@ -194,8 +193,7 @@ def _fill_debian_disk(root: Path, guestd: Path, disk: Path) -> None:
     release = _host_release()
     uris = [line.split()[0] for line in listing.splitlines() if line.split()[1:3] == [release, "main"]]
     if not uris:
-        msg = f"apt has no source for {release} main, from which the Debian guest could be made"
-        raise LabError(msg)
+        raise LabError(f"apt has no source for {release} main, from which the Debian guest could be made")
     options = ["--variant=minbase", f"--include={_DEBIAN_PACKAGES}"]
     run(["debootstrap", *options, release, str(root), uris[0]], timeout_s=900)
     _configure_debian(root, guestd)

@@ -55,12 +55,10 @@ class GuestSpec:
     def image_kind(self) -> str:
         """Which image serves; raises `LabError` for a workload that it does not have."""
         if self.workload not in WORKLOADS:
-            msg = f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}"
-            raise LabError(msg)
+            raise LabError(f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}")
         kind = self.image or (DEBIAN if self.workload in _NEED_DEBIAN else TINY)
         if kind == TINY and self.workload in _NEED_DEBIAN:
-            msg = f"workload {self.workload} needs the Debian guest: use --image debian"
-            raise LabError(msg)
+            raise LabError(f"workload {self.workload} needs the Debian guest: use --image debian")
         return kind
 
 
@@ -79,11 +77,9 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
     Raises `LabError`, and then leaves nothing of the guest behind.
     """
     if spec.provider not in plan.providers:
-        msg = f"no provider {spec.provider!r}; there are {', '.join(plan.providers)}"
-        raise LabError(msg)
+        raise LabError(f"no provider {spec.provider!r}; there are {', '.join(plan.providers)}")
     if spec.name in state.guests:
-        msg = f"guest {spec.name} exists: `deploy/lab guest remove {spec.name}` removes it"
-        raise LabError(msg)
+        raise LabError(f"guest {spec.name} exists: `deploy/lab guest remove {spec.name}` removes it")
     kind = spec.image_kind()
     identity = uuid.uuid4()
     record = GuestRecord(
@@ -119,8 +115,9 @@ def wait_until_ready(plan: LabPlan, record: GuestRecord, *, timeout_s: float) ->
         except OSError:
             shown = console(plan, record)
         if "Kernel panic" in shown or time.monotonic() > deadline:
-            msg = f"guest {record.name} does not answer (waited at most {timeout_s:.0f} s); its console ends: {shown}"
-            raise LabError(msg)
+            raise LabError(
+                f"guest {record.name} does not answer (waited at most {timeout_s:.0f} s); its console ends: {shown}"
+            )
         time.sleep(0.2)
 
 
@@ -140,8 +137,7 @@ def ask(plan: LabPlan, record: GuestRecord, command: str, *, timeout_s: float = 
         raise ConnectionResetError(f"guest {record.name} closed the connection")
     answer: dict[str, Any] = json.loads(text)
     if "error" in answer:
-        msg = f"guest {record.name}: {command}: {answer['error']}"
-        raise LabError(msg)
+        raise LabError(f"guest {record.name}: {command}: {answer['error']}")
     return answer
 
 
@@ -272,8 +268,7 @@ def quarantined(disk: Path) -> Path:
     """
     found = [disk] if disk.exists() else sorted(path for path in disk.parent.rglob(f"*{disk.name}*") if path.is_file())
     if len(found) != 1:
-        msg = f"the donor keeps {len(found)} copies of {disk.name} in quarantine, not one"
-        raise LabError(msg)
+        raise LabError(f"the donor keeps {len(found)} copies of {disk.name} in quarantine, not one")
     return found[0]
 
 
@@ -287,5 +282,4 @@ def _free_address(state: LabState) -> str:
     for number in range(GUEST_FIRST, 255):
         if (address := f"{GUEST_PREFIX}.{number}") not in taken:
             return address
-    msg = "the guests' network has no address left: remove a guest"
-    raise LabError(msg)
+    raise LabError("the guests' network has no address left: remove a guest")

@@ -67,8 +67,7 @@ def ensure_holder(plan: LabPlan, state: LabState, provider: str) -> ProcessRecor
 
     def mounted() -> bool:
         if not processes.is_alive(holder):
-            msg = f"host {provider} did not come up: {log.read_text('utf-8').strip()}"
-            raise LabError(msg)
+            raise LabError(f"host {provider} did not come up: {log.read_text('utf-8').strip()}")
         return Path(f"/proc/{holder.pid}/comm").read_text("utf-8").strip() == "sleep"
 
     processes.wait_until(mounted, what=f"mounts of {provider}", timeout_s=10)
@@ -103,16 +102,14 @@ def wait_for_libvirtd(plan: LabPlan, provider: str, daemon: ProcessRecord) -> No
 
     def listening() -> bool:
         if not processes.is_alive(daemon):
-            msg = f"libvirtd of {provider} ended, see {log}"
-            raise LabError(msg)
+            raise LabError(f"libvirtd of {provider} ended, see {log}")
         return plan.libvirt_socket(provider).exists()
 
     processes.wait_until(listening, what=f"libvirtd of {provider}", timeout_s=30)
     try:
         virsh(plan, provider, "uri", timeout_s=30)
     except CommandFailed as error:
-        msg = f"libvirtd of {provider} does not answer, see {log}: {error}"
-        raise LabError(msg) from error
+        raise LabError(f"libvirtd of {provider} does not answer, see {log}: {error}") from error
 
 
 def virsh(plan: LabPlan, provider: str, *arguments: str, stdin: str | None = None, timeout_s: float = 60.0) -> str:

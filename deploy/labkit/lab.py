@@ -1,24 +1,23 @@
 """`Lab`: the lab as one object, with up, down, guests, exec and counters. The command and the tests use only this."""
 
-import fcntl
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guest_images, guests, hosts, network, processes, rabbit, services, state
-from deploy.labkit.errors import LabError, LeftOvers
-from deploy.labkit.guest_images import GuestImage
-from deploy.labkit.guests import GuestPlace, GuestSpec
+from deploy.labkit import guests, hosts, network, processes, rabbit, services
+from deploy.labkit.errors import LabError, NotRemoved
+from deploy.labkit.lab_base import need_root
+from deploy.labkit.lab_guests import LabGuests
 from deploy.labkit.network import LinkBytes
 from deploy.labkit.plan import DEFAULT_PROVIDERS, HUB, TENANT, LabPlan
 from deploy.labkit.services import Health, Service
-from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
+from deploy.labkit.state import LabState, ProcessRecord
 
 _GRACE_S = 6.0
 
@@ -34,26 +33,15 @@ class LabOptions:
     """Whether vmport's own processes are started, too."""
 
 
-class Lab:
+class Lab(LabGuests):
     """One lab on this machine, running or not. Needs root. Not for use by two threads at once."""
-
-    def __init__(self, name: str | None = None) -> None:
-        """Take the lab of this name (default: environment VMPORT_LAB, else `lab`). Raises `LabError` for a bad name."""
-        name = name or os.environ.get("VMPORT_LAB") or "lab"
-        try:
-            self.plan = LabPlan(name)
-            self._state = state.load(self.plan.state_file) or LabState()
-            if self._state.providers:
-                self.plan = LabPlan(name, self._state.providers)
-        except ValueError as error:
-            raise LabError(str(error)) from error
 
     def up(self, options: LabOptions = LabOptions()) -> None:
         """Bring up everything that is not up. Raises `LabError`; what was made until then stays, for `down`."""
-        _need_root()
+        need_root()
         with self._locked():
             self._take_options(options)
-            network.ensure_namespaces(self.plan, self._state)
+            network.ensure_namespaces(self.plan)
             self._save()
             network.ensure_wan(self.plan)
             self._start_daemons()
@@ -67,8 +55,8 @@ class Lab:
                 self._start_services(services.services(self.plan))
 
     def down(self) -> None:
-        """Remove everything of this lab, recorded or found, and verify it. Raises `LeftOvers`."""
-        _need_root()
+        """Remove everything of this lab, recorded or found, and verify it. Raises `NotRemoved`."""
+        need_root()
         with self._locked():
             # Whoever comes later may start more (libvirtd, a QEMU), so look until nothing is found.
             for _ in range(5):
@@ -79,9 +67,9 @@ class Lab:
             network.remove_namespaces(self.plan.namespace_prefix)
             for folder in (self.plan.run_dir, self.plan.state_dir):
                 shutil.rmtree(folder, ignore_errors=True)
-            left = self._left_overs()
+            left = self._remaining()
         if left:
-            raise LeftOvers(self.plan.name, left)
+            raise NotRemoved(self.plan.name, left)
         self._state = LabState()
         self.plan.lock_file.unlink(missing_ok=True)
         for folder in (self.plan.run_dir.parent, self.plan.state_dir.parent):
@@ -174,98 +162,6 @@ class Lab:
         self._need_host(host)
         return network.read_link_bytes(self.plan, host)
 
-    def process(self, name: str) -> ProcessRecord:
-        """A recorded process, e.g. `node-alpha` or `broker`, running or not. Raises `LabError` for an unknown name."""
-        try:
-            return self._state.processes[name]
-        except KeyError:
-            msg = f"lab {self.plan.name} has no process {name!r}; it has {', '.join(sorted(self._state.processes))}"
-            raise LabError(msg) from None
-
-    def guest_build(self, *, debian: bool = False) -> GuestImage:
-        """Build the tiny guest's image, or the Debian one; nothing to do if it is built."""
-        _need_root()
-        return guest_images.build(self.plan, guest_images.DEBIAN if debian else guest_images.TINY)
-
-    def guest_start(self, spec: GuestSpec, *, ready_s: float | None = 180.0) -> GuestRecord:
-        """Define and boot a guest, and wait until it answers (`ready_s` None: do not wait). Raises `LabError`."""
-        _need_root()
-        with self._locked():
-            self._need_host(spec.provider)
-            record = guests.start(self.plan, self._state, spec)
-            self._state.guests[spec.name] = record
-            self._save()
-            services.write_policies(self.plan, self._state)
-        if ready_s is not None:
-            guests.wait_until_ready(self.plan, record, timeout_s=ready_s)
-        return record
-
-    def guest_stop(self, name: str) -> None:
-        """Pull the guest's plug; its definition stays where it is."""
-        guests.stop(self.plan, self.guest(name))
-
-    def guest_remove(self, name: str) -> None:
-        """Stop the guest, undefine it and delete its disks, wherever it is."""
-        with self._locked():
-            guests.remove(self.plan, self.guest(name))
-            del self._state.guests[name]
-            self._save()
-            services.write_policies(self.plan, self._state)
-
-    def guest(self, name: str) -> GuestRecord:
-        """What is recorded of a guest. Raises `LabError` for an unknown name."""
-        try:
-            return self._state.guests[name]
-        except KeyError:
-            msg = f"lab {self.plan.name} has no guest {name!r}; it has {', '.join(self._state.guests) or 'none'}"
-            raise LabError(msg) from None
-
-    @property
-    def guests(self) -> dict[str, GuestRecord]:
-        """Every guest that was started and not removed, by name."""
-        return dict(self._state.guests)
-
-    def host_path(self, provider: str, path: str) -> Path:
-        """Where a path of a provider's host is for this process."""
-        for source, target in self.plan.binds(provider).items():
-            if Path(path).is_relative_to(target):
-                return source / Path(path).relative_to(target)
-        return Path(path)
-
-    def guest_list(self) -> list[tuple[GuestRecord, list[GuestPlace]]]:
-        """Every guest with the providers that know it."""
-        return [(record, guests.places(self.plan, record)) for record in self._state.guests.values()]
-
-    def guest_place(self, name: str) -> GuestPlace:
-        """The one provider where the guest runs. Raises `LabError` if it runs nowhere, or at more than one."""
-        found = guests.places(self.plan, self.guest(name))
-        running = [place for place in found if place.state not in {"shut off", "crashed"}]
-        if len(running) != 1:
-            shown = ", ".join(f"{place.provider}: {place.state}" for place in found) or "defined nowhere"
-            msg = f"guest {name} runs at {len(running)} providers, not at one ({shown})"
-            raise LabError(msg)
-        return running[0]
-
-    def guest_report(self, name: str, command: str = "report", *, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Ask guestd in the guest: `report`, `disk-sha256`, `pause-disk`, `resume-disk`, `freeze` or `thaw`.
-
-        Raises `LabError` if the guest refuses or does not answer.
-        """
-        record = self.guest(name)
-        try:
-            return guests.ask(self.plan, record, command, timeout_s=timeout_s)
-        except OSError as error:
-            msg = f"guest {name} does not answer at {record.address}: {error}"
-            raise LabError(msg) from error
-
-    def guest_console(self, name: str) -> str:
-        """The end of the guest's console output."""
-        return guests.console(self.plan, self.guest(name))
-
-    def guest_console_ask(self, name: str, command: str = "report") -> dict[str, Any]:
-        """Ask guestd on the guest's serial console. Raises `LabError` if nothing comes back."""
-        return guests.ask_console(self.plan, self.guest(name), command)
-
     def virsh(self, provider: str, *arguments: str) -> str:
         """Run virsh against a provider's libvirtd. Raises `CommandFailed`."""
         self._need_host(provider)
@@ -277,8 +173,7 @@ class Lab:
         try:
             return known[name]
         except KeyError:
-            msg = f"lab {self.plan.name} has no service {name!r}; it has {', '.join(known)}"
-            raise LabError(msg) from None
+            raise LabError(f"lab {self.plan.name} has no service {name!r}; it has {', '.join(known)}") from None
 
     def start_service(self, name: str, overrides: Mapping[str, str] | None = None) -> ProcessRecord:
         """Start one of vmport's processes if it does not run, and wait until it is ready. Raises `LabError`.
@@ -308,7 +203,7 @@ class Lab:
         return services.log_file(self.plan, name)
 
     def policy_file(self, provider: str) -> Path:
-        """The provider's donor policy; the lab writes it anew whenever a guest comes or goes."""
+        """The provider's donor policy; the lab rewrites it whenever a guest comes or goes."""
         return services.policy_file(self.plan, provider)
 
     def processes(self) -> dict[str, tuple[ProcessRecord, bool]]:
@@ -323,8 +218,9 @@ class Lab:
                 self._state.rtt_ms = network.parse_rtt(options.rtt)
             wanted = options.providers or self._state.providers or DEFAULT_PROVIDERS
             if self._state.providers and wanted != self._state.providers:
-                msg = f"lab {self.plan.name} has providers {', '.join(self._state.providers)}: take it down first"
-                raise LabError(msg)
+                raise LabError(
+                    f"lab {self.plan.name} has providers {', '.join(self._state.providers)}: take it down first"
+                )
             self.plan = LabPlan(self.plan.name, wanted)
         except ValueError as error:
             raise LabError(str(error)) from error
@@ -349,16 +245,6 @@ class Lab:
             self._record(service.name, running[service])
         services.wait_until_ready(self.plan, running, timeout_s=60)
 
-    def _record(self, name: str, record: ProcessRecord | None) -> None:
-        if record is None:
-            self._state.processes.pop(name, None)
-        else:
-            self._state.processes[name] = record
-        self._save()
-
-    def _save(self) -> None:
-        state.save(self.plan.state_file, self._state)
-
     def _own_processes(self) -> list[ProcessRecord]:
         recorded = {record.pid: record for record in self._state.processes.values() if processes.is_alive(record)}
         return list({**recorded, **processes.processes_in(self._namespace_inodes())}.values())
@@ -376,35 +262,8 @@ class Lab:
         found = {processes.namespace_inode(path) for path in (*named, *held)} - {outside}
         return {inode for inode in found if inode is not None}
 
-    def _left_overs(self) -> list[str]:
+    def _remaining(self) -> list[str]:
         left = [f"process {record.pid}" for record in self._own_processes()]
         left += [f"namespace {name}" for name in network.namespaces_with(self.plan.namespace_prefix)]
         left += [str(folder) for folder in (self.plan.run_dir, self.plan.state_dir) if folder.exists()]
         return left
-
-    def _need_host(self, host: str) -> None:
-        if host not in self.plan.hosts:
-            msg = f"lab {self.plan.name} has no host {host!r}; it has {', '.join(self.plan.hosts)}"
-            raise LabError(msg)
-        if not self.plan.namespace_path(host).exists():
-            msg = f"lab {self.plan.name} is not up: run `deploy/lab up`"
-            raise LabError(msg)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the lab's lock, so that two commands do not change it at once, and see the newest state."""
-        self.plan.lock_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.plan.lock_file.open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                msg = f"another command is changing lab {self.plan.name}; wait for it to end"
-                raise LabError(msg) from None
-            self._state = state.load(self.plan.state_file) or LabState()
-            yield
-
-
-def _need_root() -> None:
-    if os.geteuid() != 0:
-        msg = "the lab needs root: it makes network namespaces and runs libvirt"
-        raise LabError(msg)

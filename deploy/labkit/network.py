@@ -39,8 +39,7 @@ def parse_rate(text: str) -> str | None:
     if text == "none":
         return None
     if not _RATE.fullmatch(text):
-        msg = f"link rate {text!r}: write e.g. 100mbit, 1gbit, 500kbit or none"
-        raise ValueError(msg)
+        raise ValueError(f"link rate {text!r}: write e.g. 100mbit, 1gbit, 500kbit or none")
     return text
 
 
@@ -50,8 +49,7 @@ def parse_rtt(text: str) -> float:
         return 0.0
     match = _RTT.fullmatch(text)
     if not match:
-        msg = f"round-trip time {text!r}: write e.g. 20ms or none"
-        raise ValueError(msg)
+        raise ValueError(f"round-trip time {text!r}: write e.g. 20ms or none")
     return float(match[1]) * _MILLISECONDS[match[2] or "ms"]
 
 
@@ -67,14 +65,12 @@ def burst_bytes(rate: str) -> int:
     """A bucket of 10 ms at the rate, at least one offloaded segment, so that tbf neither stalls nor lets bursts by."""
     match = _RATE.fullmatch(rate)
     if match is None:
-        msg = f"link rate {rate!r}"
-        raise ValueError(msg)
+        raise ValueError(f"link rate {rate!r}")
     return max(80_000, int(float(match[1]) * _BITS[match[2]] / 8 * 0.01))
 
 
-def ensure_namespaces(plan: LabPlan, state: LabState) -> None:
+def ensure_namespaces(plan: LabPlan) -> None:
     """One network namespace per host, its loopback up."""
-    state.namespaces = tuple(plan.namespace(host) for host in plan.hosts)
     for host in plan.hosts:
         name = plan.namespace(host)
         if not plan.namespace_path(host).exists():
@@ -223,8 +219,9 @@ def _start_forwarder(plan: LabPlan, host: str, delay_us: int) -> ProcessRecord:
         timeout_s=5,
     )
     if not processes.is_alive(record):
-        msg = f"delay forwarder of {host} ended: {(plan.log_dir / f'forwarder-{host}.log').read_text('utf-8').strip()}"
-        raise LabError(msg)
+        raise LabError(
+            f"delay forwarder of {host} ended: {(plan.log_dir / f'forwarder-{host}.log').read_text('utf-8').strip()}"
+        )
     return record
 
 
@@ -254,7 +251,7 @@ def _configure_uplink(plan: LabPlan, host: str) -> None:
 
 
 def _shape(plan: LabPlan, host: str, *, rate: str | None, netem_us: int) -> None:
-    """Shape both directions of an uplink, each where it enters the link. Counters start anew when the shape changes."""
+    """Shape both directions of an uplink, each where it enters the link. A new shape sets its counters to zero."""
     for place, device in ((host, WAN_DEVICE), (HUB, plan.hub_port(host))):
         wanted = _qdiscs(rate, netem_us)
         if _shape_mark(plan, place, device) == _mark(wanted):

@@ -41,15 +41,14 @@ class LabPlan:
 
     def __post_init__(self) -> None:
         if not _LAB_NAME.fullmatch(self.name):
-            msg = f"lab name {self.name!r}: use 1 to 20 of a-z and 0-9"
-            raise ValueError(msg)
+            raise ValueError(f"lab name {self.name!r}: use 1 to 20 of a-z and 0-9")
         for provider in self.providers:
             if provider in _RESERVED or not _PROVIDER_NAME.fullmatch(provider):
-                msg = f"provider name {provider!r}: use 1 to 11 of a-z, 0-9 and -, and none of {sorted(_RESERVED)}"
-                raise ValueError(msg)
+                raise ValueError(
+                    f"provider name {provider!r}: use 1 to 11 of a-z, 0-9 and -, and none of {sorted(_RESERVED)}"
+                )
         if len(set(self.providers)) != len(self.providers) or len(self.providers) < 2:
-            msg = f"providers {self.providers!r}: name two or more different ones"
-            raise ValueError(msg)
+            raise ValueError(f"providers {self.providers!r}: name two or more different ones")
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -75,8 +75,7 @@ def run_port(
         wire = lab.read_link_bytes(donor).since(before)
         seen = finish_probe()
     if not events or events[-1]["type"] != "Outcome":
-        msg = f"the port of {guest} was not followed to its end: {errors or 'no answer'}"
-        raise LabError(msg)
+        raise LabError(f"the port of {guest} was not followed to its end: {errors or 'no answer'}")
     result = events[-1]["data"]
     shown = lab.exec(TENANT, ["vmport", "--format", "json", "port", "show", result["port_id"]])
     kept = json.loads(shown.stdout) if shown.returncode == 0 else {}
@@ -117,8 +116,7 @@ def event_lines(lab: Lab, command: list[str]) -> Iterator[Event]:
     )
     with process:
         if process.stdout is None or process.stderr is None:
-            msg = "the command's output cannot be read"
-            raise LabError(msg)
+            raise LabError("the command's output cannot be read")
         for line in process.stdout:
             yield json.loads(line)
         said = process.stderr.read().strip()
@@ -143,11 +141,9 @@ def echo_client(lab: Lab, address: str) -> Iterator[Callable[[], Seen]]:
         try:
             output, errors = process.communicate(timeout=30)
         except subprocess.TimeoutExpired as error:
-            msg = "the echo client does not end"
-            raise LabError(msg) from error
+            raise LabError("the echo client does not end") from error
         if process.returncode != 0:
-            msg = f"the echo client failed: {errors.strip()}"
-            raise LabError(msg)
+            raise LabError(f"the echo client failed: {errors.strip()}")
         return Seen(**json.loads(output))
 
     try:

@@ -160,8 +160,7 @@ def end(records: Sequence[ProcessRecord], *, grace_s: float) -> None:
             alive = [record for record in alive if is_alive(record)]
         if not alive:
             return
-    msg = f"processes {[record.pid for record in alive]} survive SIGKILL"
-    raise LabError(msg)
+    raise LabError(f"processes {[record.pid for record in alive]} survive SIGKILL")
 
 
 def wait_until(ready: Callable[[], bool], *, what: str, timeout_s: float) -> None:
@@ -169,8 +168,7 @@ def wait_until(ready: Callable[[], bool], *, what: str, timeout_s: float) -> Non
     deadline = time.monotonic() + timeout_s
     while not ready():
         if time.monotonic() > deadline:
-            msg = f"{what}: not ready after {timeout_s:.0f} s"
-            raise LabError(msg)
+            raise LabError(f"{what}: not ready after {timeout_s:.0f} s")
         time.sleep(_POLL_S)
 
 

@@ -98,8 +98,7 @@ def wait_for_rabbitmq(plan: LabPlan, node: ProcessRecord) -> None:
 
     def speaks() -> bool:
         if not processes.is_alive(node):
-            msg = f"RabbitMQ ended, see {plan.log_dir / 'rabbitmq.log'}"
-            raise LabError(msg)
+            raise LabError(f"RabbitMQ ended, see {plan.log_dir / 'rabbitmq.log'}")
         return _handshake(plan)
 
     processes.wait_until(speaks, what="RabbitMQ", timeout_s=60)

@@ -212,7 +212,7 @@ def program(name: str) -> str:
 def start(
     plan: LabPlan, state: LabState, service: Service, overrides: Mapping[str, str] | None = None
 ) -> ProcessRecord:
-    """The process, running; started anew if it is not. `overrides` are `VMPORT_…` variables on top of its settings."""
+    """Start the process unless it runs. `overrides` are `VMPORT_…` variables on top of its settings."""
     recorded = state.processes.get(service.name)
     if recorded is not None and processes.is_alive(recorded):
         return recorded
@@ -237,8 +237,7 @@ def wait_until_ready(plan: LabPlan, running: Mapping[Service, ProcessRecord], *,
         for service, record in list(waiting.items()):
             if not processes.is_alive(record):
                 shown = log_file(plan, service.name).read_text("utf-8", errors="replace")[-1500:]
-                msg = f"{service.name} ended; its log ends: {shown}"
-                raise LabError(msg)
+                raise LabError(f"{service.name} ended; its log ends: {shown}")
             if health(plan, service).ready:
                 del waiting[service]
         return not waiting
@@ -249,8 +248,7 @@ def wait_until_ready(plan: LabPlan, running: Mapping[Service, ProcessRecord], *,
         if not waiting or not all(processes.is_alive(record) for record in waiting.values()):
             raise
         said = "; ".join(f"{service.name}: {health(plan, service).detail}" for service in waiting)
-        msg = f"not ready after {timeout_s:.0f} s: {said}"
-        raise LabError(msg) from error
+        raise LabError(f"not ready after {timeout_s:.0f} s: {said}") from error
 
 
 def health(plan: LabPlan, service: Service) -> Health:

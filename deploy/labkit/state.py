@@ -1,4 +1,4 @@
-"""The lab's record of what it made: processes with their start times, namespaces, shaping, guests.
+"""The lab's record of what it made: processes with their start times, shaping, guests.
 
 Owns the format and the file; decides nothing. A process counts as the recorded one only if pid and start time both
 match, so that a reused pid is never killed.
@@ -43,7 +43,6 @@ class LabState:
     link: str | None = None
     rtt_ms: float = 0.0
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
-    namespaces: tuple[str, ...] = ()
     guests: dict[str, GuestRecord] = field(default_factory=dict)
 
     def to_json(self) -> str:
@@ -55,20 +54,17 @@ class LabState:
         """Parse; raises `ValueError` for text that is not a state of this version."""
         raw: Any = json.loads(text)
         if not isinstance(raw, dict) or raw.get("version") != VERSION:
-            msg = f"not a lab state of version {VERSION}"
-            raise ValueError(msg)
+            raise ValueError(f"not a lab state of version {VERSION}")
         try:
             return cls(
                 providers=tuple(raw["providers"]),
                 link=raw["link"],
                 rtt_ms=float(raw["rtt_ms"]),
                 processes={name: ProcessRecord(**record) for name, record in raw["processes"].items()},
-                namespaces=tuple(raw["namespaces"]),
                 guests={name: GuestRecord(**record) for name, record in raw["guests"].items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
-            msg = f"a lab state without its parts: {error}"
-            raise ValueError(msg) from error
+            raise ValueError(f"a lab state without its parts: {error}") from error
 
 
 def load(path: Path) -> LabState | None:

@@ -47,8 +47,7 @@ def _value(value: Any) -> str:
         case list() | tuple():
             return "[" + ", ".join(_value(item) for item in value) + "]"
         case _:
-            msg = f"TOML has no form for {type(value).__name__}"
-            raise TypeError(msg)
+            raise TypeError(f"TOML has no form for {type(value).__name__}")
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Metrics of the broker."""
+"""The broker's Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PORT_OUTCOMES = (
 
 
 class BrokerMetrics:
-    """What the broker measures."""
+    """All metrics of a broker process, registered in ``registry``; times are in seconds."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.store = StoreMetrics(registry)
@@ -39,7 +39,7 @@ class BrokerMetrics:
         )
         self.phase_duration_seconds = Histogram(
             "vmport_port_phase_duration_seconds",
-            "How long ports stayed in a phase.",
+            "How long ports stayed in each phase.",
             ("phase",),
             buckets=PHASE_BUCKETS_S,
             registry=registry,
@@ -52,25 +52,25 @@ class BrokerMetrics:
         )
         self.outage_seconds = Histogram(
             "vmport_outage_seconds",
-            "The longest silence of the VM around the switchover, per completed port where it was measured.",
+            "The longest network silence of the VM around the switchover, per completed port where it was measured.",
             buckets=DOWNTIME_BUCKETS_S,
             registry=registry,
         )
         self.switchover_commit_seconds = Histogram(
             "vmport_switchover_commit_seconds",
-            "From the request for switchover to its commit in the ledger; a part of the downtime.",
+            "From the request for switchover to its commit in the ledger; part of the downtime.",
             buckets=HANDLER_BUCKETS_S,
             registry=registry,
         )
         self.promises_total = Counter(
             "vmport_promises_total",
-            "Completed ports by whether every promise was kept.",
+            "Completed ports, by whether all promises were kept.",
             ("kept",),
             registry=registry,
         )
         self.registry_conflicts_total = Counter(
             "vmport_registry_conflicts_total",
-            "Inventories that claimed a VM whose newest epoch belongs to another provider.",
+            "VMs in inventories that belong to another provider by their newest epoch.",
             registry=registry,
         )
         for outcome in PORT_OUTCOMES:
@@ -80,7 +80,7 @@ class BrokerMetrics:
             self.phase_duration_seconds.labels(phase)
 
     def show_active(self, phases: Iterable[PortPhase]) -> None:
-        """Set the gauge from the phases of all ports under way."""
+        """Set ``ports_active`` from the phases of all ports under way."""
         counts = dict.fromkeys(set(PortPhase) - set(PORT_OUTCOMES), 0)
         for phase in phases:
             counts[phase] = counts.get(phase, 0) + 1

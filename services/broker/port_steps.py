@@ -1,7 +1,7 @@
-"""Takes a port's step inside a transaction: saga in, ledger, outbox, timers and record out. The only caller of the
-saga.
+"""Takes the steps of ports: runs the saga, and stores what it decides. The only caller of the saga.
 
-What the saga asks for becomes true in the one transaction of the step; logs and metrics follow after the commit.
+The new state, the record, the timers and the outgoing messages of a step are one transaction; logs and metrics follow
+after its commit.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ from shared.store import Timer, Transaction
 log = get_logger(__name__)
 
 LARGEST_RECORDED_BODY = 64 * 1024
-"""Messages above this (two domain XMLs, say) are recorded without their text."""
+"""In characters of JSON. Longer messages, such as those with two domain XMLs, are recorded without their body."""
 
 
 def timer_key(port_id: UUID, kind: str) -> str:
-    """The key of a port's ``deadline`` or ``wake`` timer."""
+    """The key of a port's timer; ``kind`` is ``deadline`` or ``wake``."""
     return f"port:{port_id}:{kind}"
 
 
 def read_timer(timer: Timer) -> tuple[UUID, str]:
-    """The port and the kind that a timer's key names."""
+    """The port and the kind, as in `timer_key`."""
     _, port_id, kind = timer.key.split(":")
     return UUID(port_id), kind
 
 
 class Stepper:
-    """Begins and steps ports. ``wake_lanes`` is called after a commit that wants lanes opened or closed."""
+    """Begins ports and takes their steps. ``wake_lanes`` is called after a commit that opens or closes lanes."""
 
     def __init__(
         self, timing: Timing, limits: Limits, metrics: BrokerMetrics, *, wake_lanes: Callable[[], None]
@@ -93,21 +93,21 @@ class Stepper:
                 timing=self._timing,
             )
         await ledger.add(tx, decision.state)
-        await self._apply(tx, None, decision, _told(envelope), envelope)
+        await self._apply(tx, None, decision, _sender_and_type(envelope), envelope)
 
     async def step(self, tx: Transaction, stored: StoredPort, event: Event, envelope: AnyEnvelope | None) -> Decision:
-        """One step of a port that `ledger.load` has locked."""
+        """Take one step of a port that `ledger.load` has locked; ``envelope`` is the message, if the event is one."""
         decision = step(stored.state, event, tx.now, self._timing)
         if decision.state != stored.state:
             await ledger.save(tx, stored, decision.state)
-        about = _told(envelope) if envelope is not None else (str(BROKER), _event_name(event))
+        about = _sender_and_type(envelope) if envelope is not None else (str(BROKER), _event_name(event))
         await self._apply(tx, stored.state, decision, about, envelope)
         return decision
 
     async def rearm(self, tx: Transaction, state: SagaState) -> None:
-        """Set a port's timers, whatever they were before."""
-        await _mirror(tx, state.port_id, "deadline", state.deadline)
-        await _mirror(tx, state.port_id, "wake", state.wake_at)
+        """Set a port's timers to what its state says, whatever they were before."""
+        await _set_timer(tx, state.port_id, "deadline", state.deadline)
+        await _set_timer(tx, state.port_id, "wake", state.wake_at)
 
     async def _apply(
         self,
@@ -129,18 +129,18 @@ class Stepper:
             message_id=envelope.id if envelope is not None else None,
             body=body if body is not None and len(body) <= LARGEST_RECORDED_BODY else None,
         )
-        if not _is_question(decision, before, envelope):
+        if not _is_ownership_query(decision, before, envelope):
             await ledger.record(tx, state.port_id, entry)
         for effect in decision.effects:
-            await self._effect(tx, state, effect, envelope)
+            await self._apply_effect(tx, state, effect, envelope)
         if before is None or before.deadline != state.deadline:
-            await _mirror(tx, state.port_id, "deadline", state.deadline)
+            await _set_timer(tx, state.port_id, "deadline", state.deadline)
         if before is None or before.wake_at != state.wake_at:
-            await _mirror(tx, state.port_id, "wake", state.wake_at)
+            await _set_timer(tx, state.port_id, "wake", state.wake_at)
         now = tx.now
-        tx.after_commit(lambda: self._tell(before, decision, kind, sender, now))
+        tx.after_commit(lambda: self._report(before, decision, kind, sender, now))
 
-    async def _effect(self, tx: Transaction, state: SagaState, effect: Effect, cause: AnyEnvelope | None) -> None:
+    async def _apply_effect(self, tx: Transaction, state: SagaState, effect: Effect, cause: AnyEnvelope | None) -> None:
         match effect:
             case Send():
                 await tx.send(
@@ -161,10 +161,10 @@ class Stepper:
                 entry = ledger.Event(str(BROKER), f"alarm:{effect.code}", state.phase, "alarm", effect.detail)
                 await ledger.record(tx, state.port_id, entry)
 
-    def _tell(self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime) -> None:
+    def _report(self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime) -> None:
         """Log and count what is now durable."""
-        # After the commit the message's own binding of the port may be gone.
-        with port_bound(decision.state.port_id):
+        # The commit may happen after the message's own `port_bound` has ended.
+        with port_bound(decision.state.port_id, vm=decision.state.vm_name):
             self._log_and_count(before, decision, kind, sender, now)
 
     def _log_and_count(
@@ -174,13 +174,13 @@ class Stepper:
         level = log.warning if decision.verdict is Verdict.REFUSED else log.info
         level = log.debug if kind == QuerySwitchover.__name__ and decision.verdict is Verdict.HANDLED else level
         was = before.phase if before is not None else None
-        level("port step", event_type=kind, sender=sender, was=was, phase=state.phase, note=decision.note)
+        level("port step", event_type=kind, sender=sender, was=was, phase=state.phase, reason=decision.note)
         if before is not None and before.phase is not state.phase:
             spent_s = (now - before.phase_since).total_seconds()
             self._metrics.phase_duration_seconds.labels(before.phase).observe(max(0.0, spent_s))
         for effect in decision.effects:
             if isinstance(effect, Alarm):
-                log.error("an operator should look at this port", code=effect.code, detail=effect.detail)
+                log.error("operator needed", code=effect.code, reason=effect.detail)
             elif isinstance(effect, RecordEnd):
                 self._count_end(state, effect)
 
@@ -196,13 +196,13 @@ class Stepper:
             self._metrics.promises_total.labels("yes" if end.sla.kept else "no").inc()
 
 
-def _is_question(decision: Decision, before: SagaState | None, envelope: AnyEnvelope | None) -> bool:
-    """A node that waits for an outcome asks every second: that is no event, and would fill the record."""
+def _is_ownership_query(decision: Decision, before: SagaState | None, envelope: AnyEnvelope | None) -> bool:
+    """Whether a node only asked who owns the VM: a waiting node asks every second, which would fill the record."""
     asked = envelope is not None and isinstance(envelope.data, QuerySwitchover)
     return asked and decision.verdict is Verdict.HANDLED and decision.state == before
 
 
-def _told(envelope: AnyEnvelope) -> tuple[str, str]:
+def _sender_and_type(envelope: AnyEnvelope) -> tuple[str, str]:
     return envelope.source, type(envelope.data).__name__
 
 
@@ -214,8 +214,8 @@ def _event_name(event: Event) -> str:
             return type(event).__name__
 
 
-async def _mirror(tx: Transaction, port_id: UUID, kind: str, due_at: datetime | None) -> None:
-    """Make a stored timer equal to what the state says."""
+async def _set_timer(tx: Transaction, port_id: UUID, kind: str, due_at: datetime | None) -> None:
+    """Set a stored timer to the time in the state, or remove it."""
     if due_at is None:
         await tx.disarm(timer_key(port_id, kind))
     else:

@@ -1,8 +1,8 @@
-"""The broker's verification of a request: facts of the registry in, refusals out. Pure.
+"""The broker's rules for a request: facts of the registry in, refusals out. Pure.
 
-Every broken rule is named, not only the first, so that the tenant can mend the request in one go; only where a rule
-makes the next ones meaningless (no such VM) they are left out. What a provider demands (dues, stay, capacity) is not
-verified here.
+Every broken rule is reported, not only the first, so that the tenant can correct the request at once. Rules that would
+mean nothing after a broken one (there is no such VM) are skipped. What a provider demands (open dues, minimum stay,
+capacity) is not checked here.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Facts:
 
     vm: KnownVm | None
     providers: frozenset[Name]
-    """Providers that this broker serves, whether they are heard now or not."""
+    """Providers that this broker serves, silent ones included."""
     silent: frozenset[Name] = frozenset()
-    """Of those, the ones not heard of for too long to be asked when the tenant wants the best."""
+    """Providers that have not reported for too long; they are not asked when the tenant wants the best."""
     port_under_way: UUID | None = None
-    """Another port of this VM."""
+    """Another port of this VM that has not ended."""
     claimed_by: Name | None = None
-    """A provider that reports this VM, too, without owning it."""
+    """A provider that reports this VM without owning it."""
     active_ports_of_tenant: int = 0
 
 
@@ -53,11 +53,11 @@ class Limits:
     farthest_window: timedelta = timedelta(days=90)
     shortest_deadline: timedelta = timedelta(seconds=30)
     window_tolerance: timedelta = timedelta(seconds=60)
-    """A window that started so long ago still means "now": clocks differ and messages take time."""
+    """A window that started up to this long ago means "now": clocks differ and messages take time."""
 
 
 def verify(request: PortRequested, tenant: Name, facts: Facts, limits: Limits, now: datetime) -> tuple[Refusal, ...]:
-    """All reasons to refuse the request; empty when it may go on."""
+    """All reasons to refuse the request; empty if it is allowed."""
     return (
         *_vm(request, tenant, facts),
         *_recipient(request, facts),
@@ -67,7 +67,7 @@ def verify(request: PortRequested, tenant: Name, facts: Facts, limits: Limits, n
 
 
 def candidates(request: PortRequested, facts: Facts) -> tuple[Name, ...]:
-    """Whom to ask for a quote, in order of name."""
+    """The providers to ask for a quote, in the order of their names."""
     if request.recipient != BEST:
         return (request.recipient,)
     return tuple(sorted(facts.providers - facts.silent - {request.donor}))
@@ -78,12 +78,12 @@ def _vm(request: PortRequested, tenant: Name, facts: Facts) -> Iterator[Refusal]
     if vm is None:
         yield Refusal(
             code="vm_unknown",
-            rule="the VM is in the inventory of a provider that this broker serves",
+            rule="the VM must be in the inventory of a provider that this broker serves",
             evidence=f"no provider has reported {request.vm_uuid}",
         )
         return
     if vm.tenant != tenant:
-        # Neither the owner's name nor the VM's whereabouts are told to a stranger.
+        # Another tenant must not learn who owns the VM or where it runs.
         yield Refusal(
             code="not_owner",
             rule="only the tenant that owns a VM may have it ported",
@@ -93,14 +93,14 @@ def _vm(request: PortRequested, tenant: Name, facts: Facts) -> Iterator[Refusal]
     if vm.provider != request.donor:
         yield Refusal(
             code="wrong_donor",
-            rule="the donor is the provider that serves the VM now",
+            rule="the donor must be the provider that serves the VM now",
             evidence=f"{vm.name} is served by {vm.provider} (epoch {vm.epoch}), not by {request.donor}",
         )
     if facts.claimed_by is not None:
         yield Refusal(
             code="ownership_conflict",
-            rule="no other provider claims to run the VM",
-            evidence=f"{facts.claimed_by} reports {vm.name}, too; an operator must settle this first",
+            rule="no other provider may claim to run the VM",
+            evidence=f"{facts.claimed_by} also reports {vm.name}; the broker's operator must resolve this first",
         )
     if facts.port_under_way is not None and not request.dry_run:
         yield Refusal(
@@ -115,21 +115,21 @@ def _recipient(request: PortRequested, facts: Facts) -> Iterator[Refusal]:
         if not candidates(request, facts):
             yield Refusal(
                 code="no_recipient",
-                rule="at least one other provider must be there to take the VM",
-                evidence=f"no provider but {request.donor} has been heard lately",
+                rule="at least one other provider must be available",
+                evidence=f"no provider other than {request.donor} has reported recently",
             )
         return
     if request.recipient == request.donor:
         yield Refusal(
             code="same_provider",
-            rule="donor and recipient are different providers",
+            rule="donor and recipient must be different providers",
             evidence=f"both are {request.donor}",
         )
     elif request.recipient not in facts.providers:
         yield Refusal(
             code="recipient_unknown",
-            rule="the recipient is a provider that this broker serves",
-            evidence=f"{request.recipient!r} is none; there are: {', '.join(sorted(facts.providers)) or 'none'}",
+            rule="the recipient must be a provider that this broker serves",
+            evidence=f"unknown provider {request.recipient!r}; known: {', '.join(sorted(facts.providers)) or 'none'}",
         )
 
 
@@ -138,20 +138,20 @@ def _times(request: PortRequested, limits: Limits, now: datetime) -> Iterator[Re
     if start is not None and start < now - limits.window_tolerance:
         yield Refusal(
             code="window_in_past",
-            rule="the window starts in the future; leave it out to start at once",
-            evidence=f"it starts {start.isoformat()}, now is {now.isoformat()}",
+            rule="the window must start in the future; leave it out to start at once",
+            evidence=f"it starts at {start.isoformat()}; the time is {now.isoformat()}",
         )
     if start is not None and start > now + limits.farthest_window:
         yield Refusal(
             code="window_too_far",
-            rule=f"the window starts within {limits.farthest_window.days} days",
-            evidence=f"it starts {start.isoformat()}",
+            rule=f"the window must start within {limits.farthest_window.days} days",
+            evidence=f"it starts at {start.isoformat()}",
         )
     if deadline is not None and deadline < max(now, start or now) + limits.shortest_deadline:
         yield Refusal(
             code="deadline_too_short",
-            rule=f"at least {limits.shortest_deadline.total_seconds():.0f} s lie between start and deadline",
-            evidence=f"the deadline is {deadline.isoformat()}, the start {max(now, start or now).isoformat()}",
+            rule=f"the deadline must be at least {limits.shortest_deadline.total_seconds():.0f} s after the start",
+            evidence=f"the deadline is {deadline.isoformat()}; the start is {max(now, start or now).isoformat()}",
         )
 
 

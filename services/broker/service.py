@@ -67,7 +67,7 @@ class _Shown:
 
 
 def _is_newer(progress: PortProgressed, known: PortProgressed | None) -> bool:
-    """Percents never run backwards, and the transfer never back to the seeding; but it begins at nought after it."""
+    """Percents never run backwards, and the transfer never back to the seeding; but it begins at zero after it."""
     if known is None:
         return True
     ahead, was_ahead = (each.phase is TransferPhase.SEEDING for each in (progress, known))

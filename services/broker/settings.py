@@ -30,7 +30,7 @@ class TimingSettings(Section):
     starting_s: Seconds = Field(default=60, description="The start of the migration at the donor.")
     transfer_s: Seconds = Field(default=4 * 3600, description="The whole move, when the tenant sets no deadline.")
     silence_s: Seconds = Field(
-        default=180,
+        default=420,
         description="A transfer whose node reports no progress for so long is aborted; lanes survive shorter outages.",
     )
     switching_s: Seconds = Field(

@@ -19,7 +19,8 @@ from hashlib import sha256
 from uuid import UUID
 
 from services.donor_agent.policy import Account, OwnedVmRule, Policy
-from shared.domain_xml import DomainXmlError, guest_abi_differences
+from services.donor_agent.port_record import Phase
+from shared.domain import DomainXmlError, guest_abi_differences
 from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary
@@ -160,6 +161,15 @@ def agreement_refusals(approved: Approved, agreement: ServiceChangeAgreement) ->
             evidence=evidence,
         )
         for evidence in found
+    )
+
+
+def not_approved(phase: Phase | None) -> Refusal:
+    """What is asked for was never approved. ``phase`` is the port's here; None where it is unknown."""
+    return Refusal(
+        code="not_approved",
+        rule="The donor carries out only what it approved.",
+        evidence="approval was never requested for this port" if phase is None else f"the port is {phase.value} here",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Sequence
 
@@ -12,8 +11,9 @@ from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.service import DonorService
 from services.donor_agent.settings import DonorSettings
 from shared.config import ConfigError, Problem
+from shared.config_files import Finding
 from shared.runtime import Action, Runtime, run_service
-from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, TimerRunner
+from shared.store import RelayPolicy, Store
 
 ABOUT = "Speaks for a provider towards VMs that leave: approves by its policy, relays to its nodes, disconnects."
 
@@ -22,33 +22,18 @@ async def serve(runtime: Runtime[DonorSettings]) -> None:
     """Run until cancelled."""
     settings = runtime.settings
     policy = _open_policy(settings)
-    metrics = DonorMetrics(runtime.metrics.registry)
     store = await runtime.stack.enter_async_context(Store(settings.store.url.get_secret_value(), runtime.party))
-    service = DonorService(store, policy, settings.donor, metrics)
-    await service.start()
-    relay = OutboxRelay(
+    service = DonorService(
         store,
         runtime.bus,
-        policy=RelayPolicy.from_settings(settings.store),
-        on_depth=metrics.store.outbox_messages.set,
+        policy,
+        settings.donor,
+        DonorMetrics(runtime.metrics.registry),
+        relay_policy=RelayPolicy.from_settings(settings.store),
     )
-    runtime.check("store", lambda: _store_answers(store))
+    runtime.check("store", service.check_store)
     runtime.check("policy", policy.readiness)
-    runtime.running()
-    async with asyncio.TaskGroup() as group:
-        group.create_task(relay.run(), name="outbox")
-        group.create_task(TimerRunner(store, service.on_timer).run(), name="timers")
-        group.create_task(policy.watch(settings.donor.policy_check_s, service.policy_changed), name="policy")
-        group.create_task(service.run_reports(), name="reports")
-        group.create_task(runtime.bus.consume(service.handle), name="inbox")
-
-
-async def _store_answers(store: Store) -> str | None:
-    try:
-        await store.check()
-    except StoreUnusable as error:
-        return str(error)
-    return None
+    await service.run(runtime.running)
 
 
 def _open_policy(settings: DonorSettings) -> PolicyFile:
@@ -56,6 +41,15 @@ def _open_policy(settings: DonorSettings) -> PolicyFile:
         return PolicyFile.open(settings.donor.policy_file)
     except PolicyError as error:
         raise ConfigError((Problem("donor.policy_file", "", str(error)),)) from error
+
+
+def check(settings: DonorSettings) -> list[Finding]:
+    """What ``--check-config`` tries besides files: the policy."""
+    try:
+        PolicyFile.open(settings.donor.policy_file)
+    except PolicyError as error:
+        return [Finding(("donor", "policy_file"), str(error))]
+    return []
 
 
 def _check_policy(settings: DonorSettings | None) -> str:
@@ -67,10 +61,12 @@ def _check_policy(settings: DonorSettings | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
-    check: Action[DonorSettings] = Action(
+    check_policy: Action[DonorSettings] = Action(
         "--check-policy", "validate the policy file and exit", _check_policy, needs_settings=True
     )
-    return run_service("vmport-donor", DonorSettings, serve, about=ABOUT, actions=[check], argv=argv)
+    return run_service(
+        "vmport-donor", DonorSettings, serve, about=ABOUT, actions=[check_policy], check=check, argv=argv
+    )
 
 
 if __name__ == "__main__":

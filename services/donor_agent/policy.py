@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from shared.config_phrases import in_words
 from shared.errors import VmportError
 from shared.parties import Name
 
@@ -113,6 +114,9 @@ class Policy(_Part):
         return tuple(r for r in self.accounts[tenant].vms if r.name is not None and fnmatchcase(name, r.name))
 
 
+_PHRASES = {"extra_forbidden": "is no key of a policy"}
+
+
 def parse_policy(text: str) -> Policy:
     """Read a policy from TOML; raises `PolicyError` that says where and what is wrong."""
     try:
@@ -121,7 +125,7 @@ def parse_policy(text: str) -> Policy:
         raise PolicyError(f"the policy is not TOML: {error}") from error
     except ValidationError as error:
         problems = [
-            f"{'.'.join(str(part) for part in item['loc']) or 'policy'}: {item['msg']}"
+            f"{'.'.join(str(part) for part in item['loc']) or 'policy'}: {in_words(item, others=_PHRASES)}"
             for item in error.errors(include_url=False, include_input=False)[:5]
         ]
         raise PolicyError("the policy is not valid: " + "; ".join(problems)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from services.node_agent.state.outbox import Outbox
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
 from shared.config import ConfigError, Problem
+from shared.config_files import Finding
 from shared.logs import get_logger
 from shared.rabbit.lanes import RabbitLanes
 from shared.runtime import Runtime, run_service, version
@@ -142,10 +144,24 @@ async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]
     return hypervisor
 
 
+def check(settings: NodeSettings) -> list[Finding]:
+    """What ``--check-config`` tries besides files: whether the named certificate and key can be used together."""
+    tls = settings.tls
+    if settings.problems() or tls.certificate_file is None or tls.key_file is None:
+        return []
+    try:
+        # Without a password: OpenSSL would ask for one at the terminal.
+        ssl.create_default_context().load_cert_chain(tls.certificate_file, tls.key_file, password="")
+        asyncio.run(load_lane_keys(tls, settings.direct, name=str(settings.party), state_dir=settings.node.state_dir))
+    except (OSError, ValueError) as error:
+        return [Finding(("tls", "certificate_file"), f"key or certificate cannot be used: {error}")]
+    return []
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
     use_one_arena()
-    return run_service("vmport-node", NodeSettings, serve, about=ABOUT, argv=argv)
+    return run_service("vmport-node", NodeSettings, serve, about=ABOUT, check=check, argv=argv)
 
 
 if __name__ == "__main__":

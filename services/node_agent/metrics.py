@@ -25,72 +25,72 @@ class Direction(StrEnum):
 
 
 class NodeMetrics:
-    """What a node agent measures."""
+    """The node agent's metrics."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.transfers_active = Gauge(
             "vmport_transfers_active",
-            "Halves of ports that this node carries out now, by direction.",
+            "Transfers that are active at this node, by direction.",
             ("direction",),
             registry=registry,
         )
         self.transfers_total = Counter(
             "vmport_transfers_total",
-            "Halves of ports that ended at this node, by direction and outcome.",
+            "Transfers that ended at this node, by direction and outcome.",
             ("direction", "outcome"),
             registry=registry,
         )
         self.stream_raw_bytes_total = Counter(
             "vmport_stream_raw_bytes_total",
-            "Bytes taken from or given to QEMU and libvirt, by lane, route and direction.",
+            "Bytes read from or written to QEMU and libvirt, by lane, route and direction.",
             ("lane", "route", "direction"),
             registry=registry,
         )
         self.stream_wire_bytes_total = Counter(
             "vmport_stream_wire_bytes_total",
-            "Bytes that lanes put on the wire or took from it, after compression, resends included.",
+            "Bytes that lanes sent or received on the wire, compressed, retransmissions included.",
             ("lane", "route", "direction"),
             registry=registry,
         )
         self.stream_content_bytes_total = Counter(
             "vmport_stream_content_bytes_total",
-            "Guest memory and disk that left this node, by lane and by what went for it (literal, reference, ...).",
+            "Guest memory and disk that left this node, bytes, by lane and technique (literal, reference, ...).",
             ("lane", "technique"),
             registry=registry,
         )
         self.lane_retransmitted_bytes_total = Counter(
             "vmport_lane_retransmitted_bytes_total",
-            "Bytes that a lane sent again.",
+            "Bytes that a lane retransmitted.",
             ("lane",),
             registry=registry,
         )
         self.lane_reconnects_total = Counter(
             "vmport_lane_reconnects_total",
-            "Times that a lane went on after its route was away.",
+            "Times that a lane resumed after its route was down.",
             ("lane",),
             registry=registry,
         )
         self.lane_window_used_bytes = Gauge(
             "vmport_lane_window_used_bytes",
-            "Bytes sent and not yet consumed at the other end, over all ports.",
+            "Bytes in flight: sent and not yet consumed at the other end, all ports.",
             ("lane",),
             registry=registry,
         )
         self.lane_window_allowed_bytes = Gauge(
             "vmport_lane_window_allowed_bytes",
-            "Most that may be so under way now: about bandwidth x delay, as the latest port's lane measured them.",
+            "Current in-flight limit, bytes: about bandwidth x delay, as measured by the latest port's lane.",
             ("lane",),
             registry=registry,
         )
         self.lane_raw_used_bytes = Gauge(
             "vmport_lane_raw_used_bytes",
-            "Memory and disk for its hypervisor that the other end has still to make of what is under way, all ports.",
+            "Bytes in flight as decoded memory and disk, which the other end has still to write; all ports.",
             ("lane",),
             registry=registry,
         )
         self.lane_raw_allowed_bytes = Gauge(
             "vmport_lane_raw_allowed_bytes",
-            "Most that it may still have to make now, as the latest port's lane measured the other end.",
+            "Current in-flight limit in decoded bytes, as measured by the latest port's lane.",
             ("lane",),
             registry=registry,
         )
@@ -103,7 +103,7 @@ class NodeMetrics:
         """By lane; 0 while nothing moves."""
         self.dirty_rate_bytes_per_second = Gauge(
             "vmport_dirty_rate_bytes_per_second",
-            "Memory that guests under way rewrite, as libvirt last reported, summed over this node's outbound ports.",
+            "Dirty rate of the guests that leave, as libvirt last reported, summed over outbound transfers.",
             registry=registry,
         )
         self.downtime_seconds = Histogram(

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from services.node_agent.page_codec.hello import Technique
 from shared.config import Section, ServiceSettings
+from shared.config_files import MadeDirectory, ReadFile
 from shared.messages.lanes import DirectAddress
 from shared.parties import Name, Role
 
@@ -18,7 +19,7 @@ WindowBytes = Annotated[int, Field(ge=256 * 1024, le=64 * 1024 * 1024)]
 
 
 class NodeSection(Section):
-    """This host. Its name and its provider are those of the bus URL's user, ``node.PROVIDER.NAME``."""
+    """This host. Its name and provider come from the bus URL's user, ``node.PROVIDER.NAME``."""
 
     libvirt_uri: str = Field(default="qemu:///system", description="How this agent reaches the host's libvirtd.")
     libvirt_socket: Path = Field(
@@ -31,14 +32,14 @@ class NodeSection(Section):
     )
     run_dir: Path = Field(
         default=Path("/run/vmport"),
-        description="Sockets of ports under way. The same path on every host of every provider.",
+        description="Sockets of active ports. The same path on every host of every provider.",
     )
-    state_dir: Path = Field(
-        default=Path("/var/lib/vmport/node"), description="The journal and messages that the bus has not taken yet."
+    state_dir: MadeDirectory = Field(
+        default=Path("/var/lib/vmport/node"), description="The journal, and messages that the bus has not accepted yet."
     )
     image_dir: Path = Field(
         default=Path("/var/lib/libvirt/images"),
-        description="Where disks of arriving VMs are made, and nowhere else; its file system is the disk capacity.",
+        description="Where disks of arriving VMs are made, and nowhere else; its file system gives the disk capacity.",
     )
     bridges: tuple[str, ...] = Field(default=(), description="Bridges that guests may use.", examples=[["vmbr0"]])
     accelerators: tuple[Literal["kvm", "qemu"], ...] = Field(
@@ -52,40 +53,38 @@ class NodeSection(Section):
         examples=["libvirt-qemu"],
     )
     heartbeat_s: Seconds = Field(
-        default=5.0, description="How often inventory and health are told to this provider's agents."
+        default=5.0, description="How often inventory and health are reported to this provider's agents."
     )
     progress_s: Annotated[float, Field(ge=0.1, le=60)] = Field(
-        default=1.0, description="How often a transfer is looked at and its progress told."
+        default=1.0, description="How often a transfer's progress is measured and reported."
     )
     peer_ready_within_s: Seconds = Field(
         default=60.0, description="How long the other node agent may take to answer on the lanes."
     )
     lane_silence_s: Annotated[float, Field(ge=35, le=540)] = Field(
-        default=120.0, description="A lane that was silent for so long has failed; shorter outages are outlived."
+        default=300.0, description="A lane has failed when it was silent for this long; it survives shorter outages."
     )
     caps_file: Path | None = Field(
         default=None,
-        description="Bandwidth caps per provider and per port, TOML; looked at each second, so they may change while "
-        "ports run.",
+        description="Bandwidth caps per provider and per port, TOML; read again when it changes, also while ports run.",
         examples=["/etc/vmport/caps.toml"],
     )
     seed_bandwidth_bytes_per_s: Annotated[int, Field(ge=64 * 1024, le=2**40)] = Field(
         default=4 * 1024 * 1024,
-        description="Most that a leaving VM sends ahead of its port's window, where the tenant wants that and names no "
-        "rate.",
+        description="Rate limit of seeding before a port's window, where the tenant asks for it and gives no rate.",
     )
     memory_window_bytes: WindowBytes = Field(
         default=4 * 1024 * 1024,
-        description="Most memory-stream bytes under way; less where bandwidth times delay, as measured, is less.",
+        description="Most memory-stream bytes in flight; less where the measured bandwidth times delay is less.",
     )
     disk_window_bytes: WindowBytes = Field(
-        default=8 * 1024 * 1024, description="Most disk-stream bytes under way; less where the link needs less."
+        default=8 * 1024 * 1024, description="Most disk-stream bytes in flight; less where the link needs less."
     )
     base_image_dir: Path = Field(
         default=Path("/var/lib/libvirt/base-images"),
-        description="Base images that this provider publishes: an arriving VM takes from them what it has in common, "
-        "and its disks may be overlays on them. Put nothing here that a tenant may not know of, and do not change or "
-        "remove an image while a disk lies on it.",
+        description="Base images that this provider publishes. Contents that an arriving VM shares with them are not "
+        "sent, and its disks may be overlays on them. Put nothing here that a tenant may not know of, and do not "
+        "change or remove an image while a disk is an overlay on it.",
     )
     overlays: bool = Field(
         default=True,
@@ -94,52 +93,52 @@ class NodeSection(Section):
     )
     keep_contents_s: Annotated[float, Field(ge=0, le=31 * 86_400)] = Field(
         default=86_400.0,
-        description="How long what a port of a VM left here serves the next port of that VM; then it is erased.",
+        description="How long contents of a port are kept for the next port of the same VM; then they are erased.",
     )
     keep_contents_mib: Annotated[int, Field(ge=0)] = Field(
-        default=16_384, description="Most that is kept so, all VMs together; the oldest go first."
+        default=16_384, description="Most that is kept for next ports, all VMs together; the oldest is erased first."
     )
     without: tuple[Technique, ...] = Field(
         default=(),
-        description="Techniques of the page codec that this node does without; to measure what each one is worth.",
+        description="Techniques of the page codec that are switched off at this node, to measure what each one saves.",
         examples=[["delta"]],
     )
     auto_converge: bool = Field(
-        default=True, description="Let QEMU slow a guest down that writes faster than its memory leaves."
+        default=True, description="Let QEMU slow down a guest that writes memory faster than it can be sent."
     )
     outage_probe: bool = Field(
         default=True,
         description="Measure a leaving VM's outage: ARP on its bridge around the switchover. Needs CAP_NET_RAW.",
     )
     outage_probe_interval_s: Annotated[float, Field(ge=0.005, le=1)] = Field(
-        default=0.02, description="How often it is asked; an outage is known to within this."
+        default=0.02, description="Interval of the probes; the outage is known to within this."
     )
     abort_within_s: Seconds = Field(
         default=5.0,
-        description="How long libvirt may take to end a migration that was aborted before it is hung up on.",
+        description="How long libvirt may take to end an aborted migration; then its connection is closed.",
     )
 
 
 class TlsSection(Section):
-    """Who this node is on the lanes. Without files it makes key and certificate at its first start, and keeps them."""
+    """This node's identity on the lanes. Without files it makes a key and a certificate at its first start."""
 
-    certificate_file: Path | None = Field(
+    certificate_file: ReadFile | None = Field(
         default=None,
         description="This node's certificate, PEM, issued by the provider's own authority.",
         examples=["/etc/vmport/node.crt"],
     )
-    key_file: Path | None = Field(
+    key_file: ReadFile | None = Field(
         default=None, description="Its private key, PEM, without a password.", examples=["/etc/vmport/node.key"]
     )
-    authority_file: Path | None = Field(
+    authority_file: ReadFile | None = Field(
         default=None,
-        description="The authority that issued it, PEM. Agreements tell it to the other provider.",
+        description="The authority that issued it, PEM. Agreements carry it to the other provider.",
         examples=["/etc/vmport/authority.crt"],
     )
-    known_authorities: dict[Name, Path] = Field(
+    known_authorities: dict[Name, ReadFile] = Field(
         default={},
-        description="Other providers' authorities where they are known otherwise, by provider: an agreement that "
-        "names another one for such a provider is refused.",
+        description="Authorities of other providers that are known by other means, by provider: an agreement with a "
+        "different one for such a provider is refused.",
     )
 
     @model_validator(mode="after")
@@ -155,23 +154,23 @@ class DirectSection(Section):
 
     listen: ListenAddress | None = Field(
         default=None,
-        description="HOST:PORT where this node takes direct lanes; unset: it takes none.",
+        description="HOST:PORT where this node accepts direct lanes; unset: it accepts none.",
         examples=["0.0.0.0:7070"],
     )
     advertise: tuple[DirectAddress, ...] = Field(
         default=(),
-        description="HOST:PORT under which others reach it; told to the other node in each agreement.",
+        description="HOST:PORT under which other nodes reach it; each agreement carries it.",
         examples=[["node1.alpha.example:7070"]],
     )
-    connect: bool = Field(default=True, description="Connect to other nodes that can be reached so.")
+    connect: bool = Field(default=True, description="Connect directly to other nodes that offer an address.")
     connections: Annotated[int, Field(ge=1, le=16)] = Field(
         default=1, description="Parallel TCP connections per bulk lane, for links that one cannot fill."
     )
     connect_within_s: Annotated[float, Field(gt=0, le=10)] = Field(
-        default=1.0, description="A lane starts over the relay when the direct way has not come about by then."
+        default=1.0, description="A lane starts over the relay if there is no direct route by then."
     )
     retry_s: Annotated[float, Field(ge=1, le=3600)] = Field(
-        default=15.0, description="How often a lane on the relay tries the direct way again."
+        default=15.0, description="How often a lane on the relay tries the direct route again."
     )
 
 

@@ -16,7 +16,7 @@ from uuid import UUID
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, VmNotFound
 from services.node_agent.state.journal import Journal, Phase, TransferJournal
-from shared.domain_xml import DomainXmlError, guest_abi_differences, identity_snapshot
+from shared.domain import DomainXmlError, guest_abi_differences, identity_snapshot, parse
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
@@ -123,7 +123,8 @@ def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:
     return CompletionFailed(port_id=port_id, side=side, code=code, detail=str(error))
 
 
-def _identity_differences(before: str, after: str) -> list[str]:
+def _identity_differences(donors: str, ours: str) -> list[str]:
+    before, after = parse(donors), parse(ours)
     old, new = identity_snapshot(before), identity_snapshot(after)
     changed = [
         f"{key}: {old.get(key)} became {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)

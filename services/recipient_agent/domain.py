@@ -13,10 +13,9 @@ from hashlib import sha256
 from pathlib import PurePosixPath
 from uuid import UUID
 
-from lxml import etree
-
 from services.recipient_agent.platform import Bridges
-from shared.domain_xml import (
+from shared.domain import (
+    Domain,
     DomainXmlError,
     HostPlaces,
     VmFacts,
@@ -60,20 +59,19 @@ def prepare(identity: IdentityBundle, *, port_id: UUID, places: NodePlaces) -> P
     if sha256(identity.domain_xml.encode()).hexdigest() != identity.domain_xml_sha256:
         return (_refusal("identity_differs", "the XML's SHA-256 is not the one in the identity bundle"),)
     try:
-        facts = describe(identity.domain_xml)
-        found = (*_identity_differences(identity.vm, facts), *_forbidden_parts(identity.domain_xml, facts, places))
+        donors = parse(identity.domain_xml)
+        facts = describe(donors)
+        found = (*_identity_differences(identity.vm, facts), *_forbidden_parts(donors, facts, places))
         if found:
             return found
         disks = tuple(_disks(identity.vm, port_id, places))
-        xml = rewrite_for_host(
-            _without_templates(identity.domain_xml), _host_places(identity.vm, facts, disks, port_id, places)
-        )
-        differences = guest_abi_differences(identity.domain_xml, xml)
-        leaks = tuple(_foreign_paths(xml, disks, facts, places, port_id))
+        ours = rewrite_for_host(donors, _host_places(identity.vm, facts, disks, port_id, places))
+        differences = guest_abi_differences(donors, ours)
+        leaks = tuple(_foreign_paths(ours, disks, facts, places, port_id))
     except DomainXmlError as error:
         return (_refusal("domain_xml_invalid", str(error)),)
     changed = tuple(_refusal("guest_abi_changed", each) for each in differences)
-    return changed + leaks or Prepared(xml, disks)
+    return changed + leaks or Prepared(ours.to_text(), disks)
 
 
 _RULES = {
@@ -107,13 +105,13 @@ def _identity_differences(vm: VmDescription, facts: VmFacts) -> Iterator[Refusal
             yield _refusal("identity_differs", f"{what}: described as {described}, the XML says {written}")
 
 
-def _forbidden_parts(xml: str, facts: VmFacts, places: NodePlaces) -> Iterator[Refusal]:
+def _forbidden_parts(domain: Domain, facts: VmFacts, places: NodePlaces) -> Iterator[Refusal]:
     for blocker in facts.blockers:
         yield _refusal("vm_blocked", f"{blocker.code}: {blocker.detail}")
     for path in (facts.kernel, facts.initrd):
         if path is not None and not _is_boot_file(path, places):
             yield _refusal("boot_file_missing", f"{path} is in none of {', '.join(places.boot_dirs) or 'no folders'}")
-    for backend in parse(xml).findall("devices/rng/backend"):
+    for backend in domain.root.findall("devices/rng/backend"):
         if backend.get("model") not in SAFE_RNG_BACKENDS:
             yield _refusal("foreign_host_path", f"a random number generator is fed by {backend.get('model')}")
 
@@ -160,24 +158,14 @@ def _host_places(
     )
 
 
-def _without_templates(xml: str) -> str:
-    """Drop the donor's template of the UEFI variables: their contents come with the VM."""
-    root = parse(xml)
-    for nvram in root.findall("os/nvram"):
-        for name in ("template", "templateFormat"):
-            if name in nvram.attrib:
-                del nvram.attrib[name]
-    return str(etree.tostring(root, encoding="unicode"))
-
-
 def _foreign_paths(
-    xml: str, disks: tuple[ReservedDisk, ...], facts: VmFacts, places: NodePlaces, port_id: UUID
+    domain: Domain, disks: tuple[ReservedDisk, ...], facts: VmFacts, places: NodePlaces, port_id: UUID
 ) -> Iterator[Refusal]:
     """Absolute paths in the result that are not ours, wherever the donor's XML may have put them."""
     ours = {disk.path for disk in disks} | HARMLESS_PATHS | {places.emulator, places.uefi_loader}
     ours |= {path for path in (facts.kernel, facts.initrd) if path}
     ours |= {path for path in (_nvram(facts, port_id, places), _console_log(facts, port_id, places)) if path}
-    for child in parse(xml):
+    for child in domain.root:
         if child.tag in WORDS_FOR_PEOPLE:
             continue
         for element in child.iter():

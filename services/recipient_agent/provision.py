@@ -7,7 +7,7 @@ single process has to be trusted with "nothing changed".
 from __future__ import annotations
 
 from services.recipient_agent.reservation import Reservation
-from shared.domain_xml import DomainXmlError, guest_abi_differences
+from shared.domain import DomainXmlError, guest_abi_differences
 from shared.messages.base import Refusal
 from shared.messages.porting import ProvisionVm
 from shared.messages.vm import VmSummary

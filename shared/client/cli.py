@@ -1,7 +1,7 @@
-"""The ``vmport`` command line: commands, options and their help. What a command does beyond that is in its neighbours.
+"""The ``vmport`` command line: its commands and global options. What a command does is in the modules beside this one.
 
 Standard output carries the answer: tables, or with ``--format json`` the message bodies of `vmport schema` (a watch
-writes NDJSON, one event per line). What is said to a person goes to standard error. Exit codes: `shared.exit_codes`.
+writes NDJSON, one event per line). Progress, hints and errors go to standard error. Exit codes: `shared.exit_codes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 
 from shared import config_sample
 from shared.client import port_commands, vm_commands
-from shared.client.session import Format, Session, quiet_broken_pipe
+from shared.client.session import Format, Session
 from shared.client.settings import ClientSettings
 from shared.client.setup_commands import print_schema, print_topology
 from shared.exit_codes import ExitCode
@@ -76,7 +76,9 @@ def options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log to standard error.")] = False,
     version: Annotated[  # noqa: ARG001  # the callback acts on it
         bool,
-        typer.Option("--version", callback=lambda wanted: _version(wanted=wanted), is_eager=True, help="Show it."),
+        typer.Option(
+            "--version", callback=lambda wanted: _version(wanted=wanted), is_eager=True, help="Print the version."
+        ),
     ] = False,
     print_config: Annotated[  # noqa: ARG001  # the callback acts on it
         bool,
@@ -98,7 +100,7 @@ GLOBAL_OPTIONS = ("--format", "--url", "--config", "--timeout")
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """Global options first, wherever they were typed: ``vmport vm list --format json`` is what a hand writes."""
+    """Global options first, wherever they were typed: people write ``vmport vm list --format json``."""
     globals_, rest = [], []
     waiting = iter(arguments)
     for argument in waiting:
@@ -121,8 +123,6 @@ def run(arguments: Sequence[str], session: Session) -> int:
         return session.fail_usage(error.format_message())
     except (typer.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        return quiet_broken_pipe()
     except Exception as error:  # noqa: BLE001  # the outermost frame: every error becomes a sentence and a code
         return session.fail(error)
     return code if isinstance(code, int) else ExitCode.OK

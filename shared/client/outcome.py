@@ -20,6 +20,22 @@ from shared.messages.service_change import (
     SlaRecord,
 )
 
+_AT_DONOR = frozenset(
+    {
+        PortPhase.APPROVAL,
+        PortPhase.QUOTING,
+        PortPhase.RESERVING,
+        PortPhase.SCHEDULED,
+        PortPhase.PREPARING,
+        PortPhase.STARTING,
+        PortPhase.TRANSFERRING,
+        PortPhase.CANCELLED,
+        PortPhase.REFUSED,
+        PortPhase.PLANNED,
+    }
+)
+"""Before the switchover, and where there was none, the donor runs the VM."""
+
 
 class Outcome(Value):
     """The end of a port, or where it is now. Byte counts are those of the last report before the end."""
@@ -32,17 +48,17 @@ class Outcome(Value):
     memory_bytes: int = 0
     disk_bytes: int = 0
     wire_bytes: int = 0
-    seeded_bytes: int = Field(default=0, description="What of it went ahead of the window; known at the end.")
+    seeded_bytes: int = Field(default=0, description="Seeded before the window, part of wire_bytes; known at the end.")
     refusals: tuple[Refusal, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 def started(port_id: UUID) -> Outcome:
-    """What is known of a port before anything is heard of it."""
+    """What is known of a port before its first event."""
     return Outcome(port_id=port_id, outcome=PortPhase.APPROVAL)
 
 
-def heard(before: Outcome, data: Message) -> Outcome:
+def with_event(before: Outcome, data: Message) -> Outcome:
     """What is known after one more event."""
     match data:
         case PortShown():
@@ -82,7 +98,13 @@ def heard(before: Outcome, data: Message) -> Outcome:
 
 def _from_record(before: Outcome, shown: PortShown) -> Outcome:
     known = _with_progress(before, shown.progress) if shown.progress else before
-    runs_at = shown.summary.recipient if shown.summary.phase is PortPhase.COMPLETED else known.vm_runs_at
+    runs_at = known.vm_runs_at
+    if shown.summary.phase is PortPhase.COMPLETED:
+        runs_at = shown.summary.recipient
+    elif shown.summary.phase in _AT_DONOR:
+        runs_at = shown.summary.donor
+    elif shown.summary.phase is PortPhase.FAILED:
+        runs_at = None  # a port can fail on either side of its switchover; the registry knows
     return known.model_copy(
         update={
             "outcome": shown.summary.phase,

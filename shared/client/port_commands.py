@@ -1,103 +1,39 @@
-"""``vmport port`` and ``vmport quote``: ask for a port, follow it, take it back."""
+"""``vmport port`` and ``vmport quote``: ask for a port, wait for it, list, show, watch and cancel ports."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 from uuid import UUID, uuid4
 
 import typer
 
-from shared.client import outcome as outcomes
-from shared.client import render
+from shared.client import following, render
+from shared.client.limits import OverlaysChoice, PostCopyChoice, limits_of, limits_text
 from shared.client.resolve import find_port, find_vm, whole_id
 from shared.client.sdk import TenantClient
-from shared.client.session import EXIT_OF_PHASE, Session
-from shared.client.units import (
-    BadValue,
-    parse_downtime_ms,
-    parse_price,
-    parse_rate_bytes_per_s,
-    parse_time,
-    parse_window,
-)
+from shared.client.session import Session
+from shared.client.units import parse_duration, value_of
 from shared.client.vm_commands import VmArgument
-from shared.client.watch_view import view_for
 from shared.exit_codes import ExitCode
-from shared.messages import AnyEnvelope
 from shared.messages.base import Value
-from shared.messages.service_change import BEST, PortLimits, PortPlanned, PortRequested
+from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.service_change import BEST, PortCancelled, PortLimits, PortPhase, PortPlanned, PortRequested
 
-app = typer.Typer(help="Ports: VMs on their way from one provider to another.", no_args_is_help=True)
+app = typer.Typer(help="Ports: moves of your VMs from one provider to another.", no_args_is_help=True)
 
 PLAN_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
 
-PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or its beginning.")]
-
-
-class PostCopyChoice(StrEnum):
-    """May the guest run at the recipient before all of its memory is there?"""
-
-    NEVER = "never"
-    IF_NEEDED = "if-needed"
-    ALWAYS = "always"
-
-
-class OverlaysChoice(StrEnum):
-    """May a disk be an overlay on a base image of the recipient's?"""
-
-    NEVER = "never"
-    IF_KNOWN = "if-known"
+PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or the first 4 or more characters.")]
 
 
 class PortTaken(Value):
     """What ``port create`` answers with when it does not watch."""
 
     port_id: UUID
-    outcome: str = "accepted"
-
-
-def limits_of(
-    *,
-    max_downtime: str = "1s",
-    window: str = "now",
-    deadline: str | None = None,
-    max_price: str | None = None,
-    bandwidth: str | None = None,
-    post_copy: PostCopyChoice = PostCopyChoice.IF_NEEDED,
-    stop_and_copy: bool = False,
-    seed: bool = False,
-    seed_bandwidth: str | None = None,
-    overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
-    now: datetime,
-) -> PortLimits:
-    """A tenant's limits from what was typed; raises `BadValue`."""
-    start, end = parse_window(window, now=now)
-    until = parse_time(deadline, now=now) if deadline else None
-    if end is not None and until is not None:
-        raise BadValue(deadline or "", "either an end in --window or a --deadline, not both")
-    last = end or until
-    if last is not None and last <= (start or now):
-        raise BadValue(deadline or window, "a deadline after the window's start and after now")
-    if seed and start is None:
-        raise BadValue(window, "a --window that starts later, for there to be time to --seed")
-    if seed_bandwidth and not seed:
-        raise BadValue(seed_bandwidth, "--seed with --seed-bandwidth")
-    return PortLimits(
-        max_downtime_ms=parse_downtime_ms(max_downtime),
-        window_start=start,
-        deadline=last,
-        max_price_per_month=parse_price(max_price) if max_price else None,
-        bandwidth_bytes_per_s=parse_rate_bytes_per_s(bandwidth) if bandwidth else None,
-        post_copy={"never": "never", "if-needed": "if_needed", "always": "always"}[post_copy],
-        stop_and_copy=stop_and_copy,
-        seed=seed,
-        seed_bandwidth_bytes_per_s=parse_rate_bytes_per_s(seed_bandwidth) if seed_bandwidth else None,
-        overlays={"never": "never", "if-known": "if_known"}[overlays],
-    )
+    outcome: str
+    """``fixed``, or ``accepted`` with ``--no-wait``."""
 
 
 async def _request(client: TenantClient, vm: str, to: str, limits: PortLimits, *, dry_run: bool) -> PortRequested:
@@ -112,23 +48,33 @@ def quote(
     vm: VmArgument,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
 ) -> None:
-    """Ask what a port of this VM would cost and take; nothing moves.
+    """Ask what a port of this VM would cost and how long it would take; nothing moves.
 
     JSON: a PortPlanned.
     """
     session: Session = context.obj
 
+    _plan(session, vm, to, PortLimits())
+
+
+def _plan(session: Session, vm: str, to: str, limits: PortLimits) -> None:
+    """A dry run; its answer, and exit code 3 where nobody makes an offer."""
+
     async def ask(client: TenantClient) -> PortPlanned:
-        request = await _request(client, vm, to, PortLimits(), dry_run=True)
+        request = await _request(client, vm, to, limits, dry_run=True)
         return await client.plan(request, timeout_s=max(PLAN_TIMEOUT_S, session.wait_s))
 
-    _answer_plan(session, session.run(ask))
-
-
-def _answer_plan(session: Session, plan: PortPlanned) -> None:
+    _say_limits(session, limits)
+    plan = session.run(ask)
     session.answer(plan, *render.plan_tables(plan))
     if not plan.quotes:
         raise typer.Exit(ExitCode.REFUSED)
+
+
+def _say_limits(session: Session, limits: PortLimits) -> None:
+    """Show how the options were understood, before anything is asked for."""
+    if not session.as_json:
+        session.say(f"limits: {limits_text(limits)}")
 
 
 @app.command("create")
@@ -142,40 +88,45 @@ def create_port(
         str, typer.Option(help="now, START or START/END. A time is ISO 8601 or +2h; END is the deadline.")
     ] = "now",
     deadline: Annotated[
-        str | None, typer.Option(help="Give the port up when it is not switched over by then; ISO 8601 or +2h.")
+        str | None, typer.Option(help="Abandon the port if it is not switched over by then; ISO 8601 or +2h.")
     ] = None,
     max_price: Annotated[str | None, typer.Option(help="Highest price per month, such as 12.50.")] = None,
     bandwidth: Annotated[
-        str | None, typer.Option(help="Most that the transfer may use: 50mbit (bits) or 6MB (bytes) per second.")
+        str | None, typer.Option(help="Highest rate of the transfer: 50Mbit/s or 50Mbps in bits, 6MB/s in bytes.")
     ] = None,
     post_copy: Annotated[
         PostCopyChoice,
         typer.Option(help="Let the guest run at the recipient before all of its memory is there."),
-    ] = PostCopyChoice.IF_NEEDED,
+    ] = PostCopyChoice.NEVER,
     stop_and_copy: Annotated[
         bool,
         typer.Option(
-            "--stop-and-copy", help="Stop a guest that writes too fast for --max-downtime; else the port fails."
+            "--stop-and-copy", help="Stop a guest that writes too fast for --max-downtime; otherwise the port fails."
         ),
     ] = False,
     seed: Annotated[
-        bool, typer.Option("--seed", help="Send ahead of --window what changes rarely; the guest moves in the window.")
+        bool, typer.Option("--seed", help="Send what changes rarely before --window; the guest moves in the window.")
     ] = False,
     seed_bandwidth: Annotated[
-        str | None, typer.Option(help="Most that --seed may use: 10mbit (bits) or 1MB (bytes) per second.")
+        str | None, typer.Option(help="Highest rate of --seed: 10Mbit/s or 10Mbps in bits, 1MB/s in bytes.")
     ] = None,
     overlays: Annotated[
         OverlaysChoice,
-        typer.Option(help="Let disks that are overlays be so again, on the recipient's own copy of their base image."),
+        typer.Option(help="Keep a disk that is an overlay as one, on the recipient's own copy of its base image."),
     ] = OverlaysChoice.IF_KNOWN,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
+    wait_limit: Annotated[str, typer.Option(help="Longest time to wait for that, such as 30s or 5m.")] = "2m",
     watch: Annotated[bool, typer.Option("--watch", help="Follow the port until its end.")] = False,
 ) -> None:
-    """Ask for a port of a running VM.
+    """Ask for a port of a running VM, and wait until it is fixed or refused.
+
+    Exit code 0: fixed; with --no-wait: accepted, which a provider can still refuse; with --watch: completed.
 
     JSON: {port_id, outcome}; with --dry-run a PortPlanned; with --watch NDJSON as 'port watch' writes it.
     """
     session: Session = context.obj
+    wait_s = value_of("--wait-limit", parse_duration, wait_limit).total_seconds()
     limits = limits_of(
         max_downtime=max_downtime,
         window=window,
@@ -189,30 +140,54 @@ def create_port(
         overlays=overlays,
         now=datetime.now().astimezone(),
     )
-
-    async def plan(client: TenantClient) -> PortPlanned:
-        request = await _request(client, vm, to, limits, dry_run=True)
-        return await client.plan(request, timeout_s=max(PLAN_TIMEOUT_S, session.wait_s))
+    if dry_run:
+        _plan(session, vm, to, limits)
+        return
 
     async def create(client: TenantClient) -> UUID:
         request = await _request(client, vm, to, limits, dry_run=False)
         await client.create_port(request)
         return request.port_id
 
-    if dry_run:
-        _answer_plan(session, session.run(plan))
-    elif watch:
-        _watch(session, create)
+    _say_limits(session, limits)
+    if watch:
+        following.follow(session, create)
+    elif wait:
+        _create_and_wait(session, create, wait_s)
     else:
-        _answer_taken(session, session.run(create))
+        _answer_accepted(session, session.run(create))
 
 
-def _answer_taken(session: Session, port_id: UUID) -> None:
+def _answer_accepted(session: Session, port_id: UUID) -> None:
     if session.as_json:
-        session.write(render.json_text(render.as_json(PortTaken(port_id=port_id))))
+        session.write(render.json_text(render.as_json(PortTaken(port_id=port_id, outcome="accepted"))))
     else:
         session.write(str(port_id))
         session.say(f"accepted; 'vmport port watch {str(port_id)[:8]}' follows it")
+
+
+def _create_and_wait(session: Session, create: following.FindPort, wait_s: float) -> None:
+    """The port's id as soon as there is one, then whether the port is fixed; a refusal is raised."""
+    created: list[UUID] = []
+
+    async def work(client: TenantClient) -> ServiceChangeAgreement:
+        port_id = await create(client)
+        created.append(port_id)
+        if not session.as_json:
+            session.write(str(port_id))
+        return await client.wait_fixed(port_id, timeout_s=wait_s)
+
+    try:
+        agreement = session.run(work)
+    except KeyboardInterrupt:
+        for port_id in created:
+            following.say_detached(session, port_id)
+        raise
+    if session.as_json:
+        session.write(render.json_text(render.as_json(PortTaken(port_id=agreement.port_id, outcome="fixed"))))
+        return
+    session.say(render.agreement_text(agreement))
+    session.say(f"'vmport port watch {str(agreement.port_id)[:8]}' follows it")
 
 
 @app.command("list")
@@ -237,7 +212,7 @@ async def _port_id(client: TenantClient, port: str) -> UUID:
 
 @app.command("show")
 def show_port(context: typer.Context, port: PortArgument) -> None:
-    """Show a port's agreement and its record: every event, when, and by whom.
+    """Show a port's agreement and its record: every event, its time and its sender.
 
     JSON: a PortShown.
     """
@@ -257,67 +232,7 @@ def watch_port(context: typer.Context, port: PortArgument) -> None:
     JSON: NDJSON, one {time, type, data} per event, data being the message; the last line has type Outcome.
     """
     session: Session = context.obj
-    _watch(session, lambda client: _port_id(client, port))
-
-
-def _watch(session: Session, which: Callable[[TenantClient], Awaitable[UUID]]) -> None:
-    """Find or make the port, and follow it, in one conversation; ends the program with how the port ended."""
-    found: list[UUID] = []
-
-    async def follow(client: TenantClient) -> outcomes.Outcome:
-        found.append(await which(client))
-        return await _followed(session, client, found[0])
-
-    try:
-        outcome = session.run(follow)
-    except KeyboardInterrupt:
-        for port_id in found:
-            _say_detached(session, port_id)
-        raise
-    if session.as_json:
-        line = {"type": "Outcome", "data": render.as_json(outcome)}
-        session.write(render.json_text(line, compact=True))
-    else:
-        _say_outcome(session, outcome)
-    raise typer.Exit(EXIT_OF_PHASE.get(outcome.outcome, ExitCode.CRASHED))
-
-
-def _say_detached(session: Session, port_id: UUID) -> None:
-    session.say(
-        f"\nno longer watching; the port goes on.\n"
-        f"  vmport port watch {port_id}    looks again\n"
-        f"  vmport port cancel {port_id}   takes it back, until switchover"
-    )
-
-
-async def _followed(session: Session, client: TenantClient, port_id: UUID) -> outcomes.Outcome:
-    session.say(f"port {port_id}")
-    outcome = outcomes.started(port_id)
-    if session.as_json:
-        async for envelope in client.watch(port_id):
-            outcome = outcomes.heard(outcome, envelope.data)
-            session.write(render.json_text(_event(envelope), compact=True))
-        return outcome
-    with view_for(session.err) as view:
-        async for envelope in client.watch(port_id):
-            outcome = outcomes.heard(outcome, envelope.data)
-            view.show(envelope.data)
-    return outcome
-
-
-def _event(envelope: AnyEnvelope) -> dict[str, object]:
-    data = envelope.data
-    return {"time": envelope.time.isoformat(), "type": type(data).__name__, "data": render.as_json(data)}
-
-
-def _say_outcome(session: Session, outcome: outcomes.Outcome) -> None:
-    render.show(session.out, render.outcome_table(outcome))
-    if outcome.refusals:
-        render.show(session.out, render.refusals_table(outcome.refusals, title=outcome.detail))
-    elif outcome.detail:
-        session.say(outcome.detail)
-    for warning in outcome.warnings:
-        session.say(f"warning: {warning}")
+    following.follow(session, lambda client: _port_id(client, port))
 
 
 @app.command("cancel")
@@ -326,7 +241,9 @@ def cancel_port(
     port: PortArgument,
     reason: Annotated[str | None, typer.Option(help="For the record.")] = None,
 ) -> None:
-    """Take a port back; possible until switchover. Returns when everything that it made is removed.
+    """Cancel a port; possible until switchover. Returns when everything that the port made is removed.
+
+    A port that is cancelled already is no error.
 
     JSON: a PortCancelled.
     """
@@ -338,6 +255,12 @@ def cancel_port(
         if session.as_json:
             session.write(render.json_text(render.as_json(done)))
         else:
-            session.say(f"port {port_id} is cancelled in phase {done.phase}; the VM stays where it was")
+            session.say(_cancelled_text(done))
 
     session.run(cancel)
+
+
+def _cancelled_text(done: PortCancelled) -> str:
+    if done.phase is PortPhase.CANCELLED:
+        return f"port {done.port_id} is already cancelled; the VM stays where it was"
+    return f"port {done.port_id} is cancelled in phase {done.phase}; the VM stays where it was"

@@ -1,7 +1,7 @@
 """How answers look: tables for people, and the JSON that programs read, which is a message's body by `vmport schema`.
 
-Owns no I/O but writing to the consoles that it is given. Standard output carries the answer and nothing else; what is
-said to a person (progress, hints, errors) goes to standard error.
+Its only I/O is writing to the consoles that it is given. Standard output carries the answer and nothing else; progress,
+hints and errors go to standard error.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from shared.client.limits import rate_text
 from shared.client.outcome import Outcome
 from shared.messages import Refusal
+from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import PortShown, PortSummary, ProviderStatus, RegisteredVm
 from shared.messages.service_change import PortPhase, PortPlanned
 
@@ -73,7 +75,7 @@ def human_time(moment: datetime | None) -> str:
 
 
 def phase_text(phase: PortPhase) -> Text:
-    """A phase, coloured where it is an end."""
+    """A phase; the colour says whether and how the port has ended."""
     return Text(phase.value, style=_COLOURS.get(phase, "cyan"))
 
 
@@ -187,8 +189,9 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("phase", phase_text(summary.phase)),
             ("done", f"{summary.percent} %"),
             ("window", window + (f", until {human_time(limits.deadline)}" if limits.deadline else "")),
-            ("sent ahead", "what changes rarely" if limits.seed else None),
+            ("seeding", "before the window" if limits.seed else None),
             ("downtime limit", f"{limits.max_downtime_ms} ms"),
+            ("bandwidth limit", rate_text(limits.bandwidth_bytes_per_s) if limits.bandwidth_bytes_per_s else None),
             ("post-copy", limits.post_copy),
             ("stop-and-copy", "if needed" if limits.stop_and_copy else None),
             ("overlays", limits.overlays),
@@ -234,8 +237,17 @@ def plan_tables(plan: PortPlanned) -> list[Table]:
     return tables
 
 
+def agreement_text(agreement: ServiceChangeAgreement) -> str:
+    """What was fixed, in one line."""
+    return (
+        f"fixed: from {agreement.donor} to {agreement.recipient}, starts {human_time(agreement.window_start)}, "
+        f"{agreement.price_per_month} {agreement.currency} per month; "
+        f"promised: {_figures(agreement.promised_total_s, agreement.promised_downtime_ms)}"
+    )
+
+
 def refusals_table(refusals: Sequence[Refusal], *, title: str | None = None) -> Table:
-    """Why something is refused: the rule, and what was found."""
+    """Why a port is refused: each rule, and the facts that break it."""
     table = _table("CODE", "RULE", "FOUND", title=title)
     for refusal in refusals:
         table.add_row(refusal.code, refusal.rule, refusal.evidence)
@@ -259,7 +271,7 @@ def outcome_table(outcome: Outcome) -> Table:
         ("memory", outcome.memory_bytes),
         ("disk", outcome.disk_bytes),
         ("on the wire", outcome.wire_bytes),
-        ("of it before the window", outcome.seeded_bytes),
+        ("seeded before the window", outcome.seeded_bytes),
     ):
         if count:
             table.add_row(name, human_bytes(count), "")

@@ -12,7 +12,7 @@ from shared.messages.vm import VmState
 
 _HEX = re.compile(r"^[0-9a-f-]+$")
 MIN_PREFIX = 4
-"""Shorter beginnings of an id are more likely a slip than an id."""
+"""A shorter beginning of an id is more likely a typing error than an id."""
 
 
 class NotFound(VmportError):
@@ -24,11 +24,12 @@ class NotFound(VmportError):
         self.what = what
         self.given = given
         listing = "port list" if what == "port" else "vm list"
-        super().__init__(f"you have no {what} {given!r}; 'vmport {listing}' shows yours")
+        hint = f"of an id, give at least {MIN_PREFIX} characters; " if _is_short_prefix(given) else ""
+        super().__init__(f"you have no {what} {given!r}; {hint}'vmport {listing}' shows yours")
 
 
 class Ambiguous(VmportError):
-    """More than one thing is meant."""
+    """The name or the beginning of an id fits more than one thing."""
 
     code = "ambiguous"
 
@@ -72,6 +73,11 @@ def whole_id(given: str) -> UUID | None:
         return UUID(given)
     except ValueError:
         return None
+
+
+def _is_short_prefix(given: str) -> bool:
+    text = given.strip().lower()
+    return len(text) < MIN_PREFIX and bool(_HEX.match(text))
 
 
 def _begins(identifier: UUID, given: str) -> bool:

@@ -1,7 +1,8 @@
 """A tenant's access to vmport: questions, ports, and the events of a port while it runs; over a bus `Session`.
 
-Owns the conversation (who answers whom, deadlines, what ends it), not the connection and nothing that is printed.
-Every call is bounded: it returns, or raises `NoAnswer`, `BusDown` or what the broker said.
+Owns the conversation (which message answers which, time limits, what ends it), not the connection, and prints nothing.
+Every call is bounded: it returns, or raises `NoAnswer`, `BusDown` or what the broker said (`shared.client.errors`).
+`vmport.connect` opens one; with a session at hand:
 
     async with TenantClient(bus) as client:
         [vm] = await client.vms()
@@ -15,15 +16,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self, TypeVar
 from uuid import UUID, uuid4
 
 from shared.bus import BusDown, Session
-from shared.errors import VmportError
-from shared.messages import AnyEnvelope, Message, PortMessage, Refusal, seal
+from shared.client.errors import (
+    CancelNotPossible,
+    NoAnswer,
+    NotFixedInTime,
+    NotUnderstood,
+    PortEndedOtherwise,
+    PortNotAllowed,
+    QuestionFailed,
+)
+from shared.messages import AnyEnvelope, Message, PortMessage, seal
+from shared.messages.porting import PortingFixed, ServiceChangeAgreement
 from shared.messages.queries import (
     Answer,
     ListPorts,
@@ -60,76 +70,14 @@ A = TypeVar("A", bound=Answer)
 M = TypeVar("M", bound=Message)
 
 ENDS: Final = (PortCompleted, PortFailed, PortCancelled, PortRefused, PortPlanned)
-"""After one of these a port says nothing more."""
+"""After one of these there are no more events of a port."""
 
 END_PHASES: Final = frozenset(
     {PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED}
 )
 
 MAX_WAITING_EVENTS = 1000
-"""A watcher that reads slower than a port speaks loses the oldest of more; the end of a port is never among them."""
-
-
-class NoAnswer(VmportError):
-    """The broker did not answer in time."""
-
-    code = "timed_out"
-
-    def __init__(self, asked: str, timeout_s: float, *, advice: str = "try again, or raise --timeout") -> None:
-        self.asked = asked
-        self.timeout_s = timeout_s
-        super().__init__(f"the broker did not answer {asked} within {timeout_s:g} s; {advice}")
-
-
-class QuestionFailed(VmportError):
-    """The broker has no answer for this tenant."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        self.code = code
-        self.detail = detail
-        super().__init__(f"the broker says: {detail}")
-
-
-class PortNotAllowed(VmportError):
-    """The port was refused; nothing has moved."""
-
-    code = "refused"
-
-    def __init__(self, refused_by: str, refusals: tuple[Refusal, ...]) -> None:
-        self.refused_by = refused_by
-        self.refusals = refusals
-        reasons = "; ".join(str(refusal) for refusal in refusals) or "no reason given"
-        super().__init__(f"{refused_by} refuses the port: {reasons}")
-
-
-class CancelNotPossible(VmportError):
-    """The port cannot be cancelled any more, or was never there."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        self.code = code
-        self.detail = detail
-        super().__init__(f"the port is not cancelled: {detail}")
-
-
-class NotUnderstood(VmportError):
-    """The broker could not read what this client sent; its release differs."""
-
-    def __init__(self, code: str, reason: str) -> None:
-        self.code = code
-        self.reason = reason
-        super().__init__(
-            f"the broker could not accept the message: {reason}; compare the releases of client and broker"
-        )
-
-
-class PortEndedOtherwise(VmportError):
-    """A dry run or a cancel ended in something else than was asked for."""
-
-    def __init__(self, end: PortFailed | PortCompleted) -> None:
-        self.end = end
-        self.code = end.code if isinstance(end, PortFailed) else "already_completed"
-        said = f"it failed: {end.detail}" if isinstance(end, PortFailed) else "it was completed before"
-        super().__init__(f"port {end.port_id} ended otherwise: {said}")
+"""A watcher that reads too slowly loses the oldest events beyond these, never the end of the port."""
 
 
 class _Subscription:
@@ -173,8 +121,8 @@ class TenantClient:
         self._ports_of_messages: dict[str, UUID] = {}
 
     async def __aenter__(self) -> Self:
-        """Listen first, speak then: an answer to a session that is not bound yet would be lost. Raises `BusDown`."""
-        self._tasks.spawn(self._bus.consume(self._hear), name="listen")
+        """Listen before anything is sent: an answer to a queue that is not bound yet is lost. Raises `BusDown`."""
+        self._tasks.spawn(self._bus.consume(self._receive), name="listen")
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._bus.wait_listening()
@@ -231,18 +179,40 @@ class TenantClient:
             raise ValueError("this request is not a dry run: use create_port()")
         return await self._command(request, PortPlanned, timeout_s=timeout_s)
 
+    async def wait_fixed(self, port_id: UUID, *, timeout_s: float = 120.0) -> ServiceChangeAgreement:
+        """Wait until the port is fixed: donor, recipient and tenant have agreed, and it will be carried out.
+
+        Raises `PortNotAllowed` when a party refuses it, `PortEndedOtherwise` when it failed or was cancelled before,
+        and `NotFixedInTime` after ``timeout_s``; then the port goes on.
+        """
+        try:
+            async with asyncio.timeout(timeout_s), contextlib.aclosing(self.watch(port_id)) as events:
+                async for envelope in events:
+                    if (agreement := _agreement_in(envelope.data)) is not None:
+                        return agreement
+        except TimeoutError as error:
+            raise NotFixedInTime(port_id, timeout_s) from error
+        raise PortEndedOtherwise(port_id, PortPhase.PLANNED, code="dry_run", detail="")
+
     async def cancel(self, port_id: UUID, *, reason: str | None = None, timeout_s: float = 120.0) -> PortCancelled:
-        """Take a port back; returns when it is undone. Raises `CancelNotPossible` or `PortEndedOtherwise`."""
+        """Cancel a port; returns when it is undone, or at once when it was cancelled before: ``phase`` is then
+        `PortPhase.CANCELLED`. Raises `CancelNotPossible` or `PortEndedOtherwise`.
+        """
         command = CancelPort(port_id=port_id, reason=reason) if reason else CancelPort(port_id=port_id)
-        return await self._command(command, PortCancelled, timeout_s=timeout_s)
+        try:
+            return await self._command(command, PortCancelled, timeout_s=timeout_s)
+        except CancelNotPossible as error:
+            if error.code != "already_ended" or (await self.port(port_id)).summary.phase is not PortPhase.CANCELLED:
+                raise
+            return PortCancelled(port_id=port_id, phase=PortPhase.CANCELLED)
 
     async def watch(
         self, port_id: UUID, *, poll_s: float = 5.0, poll_max_s: float = 30.0, give_up_s: float = 180.0
-    ) -> AsyncIterator[AnyEnvelope]:
+    ) -> AsyncGenerator[AnyEnvelope, None]:
         """The port's record now, then every event until its end.
 
-        Events can be lost while the bus is away, so after ``poll_s`` of silence the record is asked for and given out
-        when it has changed. When nobody answered for ``give_up_s``, `NoAnswer` is raised: the port itself goes on.
+        Events can be lost while RabbitMQ is away, so after ``poll_s`` without one the record is asked for, and
+        yielded when it has changed. `NoAnswer` is raised after ``give_up_s`` without any answer; the port goes on.
         """
         with self._subscribed(port_id) as events:
             shown = await self._ask(ShowPort(port_id=port_id))
@@ -253,7 +223,7 @@ class TenantClient:
                 if envelope is None:
                     envelope = await self._asked_again(port_id)
                     if envelope is None and time.monotonic() - heard_at_s > give_up_s:
-                        advice = f"the port goes on without a watcher; 'vmport port watch {port_id}' looks again"
+                        advice = f"the port goes on without a watcher; 'vmport port watch {port_id}' follows it again"
                         raise NoAnswer("for the port's record", give_up_s, advice=advice)
                     silence_s = min(silence_s * 2, poll_max_s)
                 else:
@@ -297,10 +267,10 @@ class TenantClient:
                 return answer
 
     async def _command(self, command: PortRequested | CancelPort, wanted: type[M], *, timeout_s: float) -> M:
-        """Say something about a port and wait for what settles it."""
+        """Send a command about a port and wait for the event that settles it."""
         command_id = self._new_id()
         ends_at_s = time.monotonic() + timeout_s
-        advice = f"it may still act on it: 'vmport port show {command.port_id}' tells"
+        advice = f"it may still act on it; see 'vmport port show {command.port_id}'"
         with self._subscribed(command.port_id, message_id=command_id) as events:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -341,8 +311,8 @@ class TenantClient:
                 del self._subscriptions[port_id]
             self._ports_of_messages.pop(str(message_id), None)
 
-    async def _hear(self, envelope: AnyEnvelope) -> None:
-        """Give a message to who waits for it. The inbox also holds what other sessions of this tenant asked for."""
+    async def _receive(self, envelope: AnyEnvelope) -> None:
+        """Give a message to what waits for it. The queue also has answers to other sessions of this tenant."""
         match envelope.data:
             case Answer():
                 self._answer(envelope.correlationid, envelope)
@@ -369,8 +339,32 @@ def is_end(data: Message) -> bool:
     return isinstance(data, ENDS) or (isinstance(data, PortShown) and data.summary.phase in END_PHASES)
 
 
+def _agreement_in(data: Message) -> ServiceChangeAgreement | None:
+    """The agreement, where this event or record has one; raises what ended the port without one."""
+    match data:
+        case PortingFixed(agreement=agreement):
+            return agreement
+        case PortShown(summary=summary, agreement=agreement):
+            if summary.phase is PortPhase.REFUSED:
+                raise PortNotAllowed(_refused_by(data), data.refusals)
+            if summary.phase in END_PHASES and summary.phase is not PortPhase.COMPLETED:
+                raise PortEndedOtherwise(summary.port_id, summary.phase, code=summary.phase, detail=data.failure or "")
+            return agreement
+        case PortRefused(refused_by=refused_by, refusals=refusals):
+            raise PortNotAllowed(refused_by, refusals)
+        case PortFailed() | PortCancelled() | PortCompleted():
+            raise PortEndedOtherwise.by(data)
+        case _:
+            return None
+
+
+def _refused_by(shown: PortShown) -> str:
+    """Whose message ended the port, by its record."""
+    return str(shown.events[-1].sender) if shown.events else str(BROKER)
+
+
 def _settled(data: Message, wanted: type[M]) -> M | None:
-    """The wanted end; raises what ended it otherwise; None for an event that settles nothing."""
+    """The wanted event; raises what settled it otherwise; None for an event that settles nothing."""
     if isinstance(data, wanted):
         return data
     match data:
@@ -380,7 +374,7 @@ def _settled(data: Message, wanted: type[M]) -> M | None:
             raise CancelNotPossible(code, detail)
         case MessageRejected(code=code, reason=reason):
             raise NotUnderstood(code, reason)
-        case PortFailed() | PortCompleted():
-            raise PortEndedOtherwise(data)
+        case PortFailed() | PortCompleted() | PortCancelled():
+            raise PortEndedOtherwise.by(data)
         case _:
             return None

@@ -1,38 +1,32 @@
-"""One run of the command line: settings, connection, output and the exit code of what went wrong. Owns no command."""
+"""One run of the command line: settings, connection, output, and how an error is shown. Owns no command."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
 
+import typer
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
 from shared import bus, logs
-from shared.bus import BusDown, Undeliverable
 from shared.client import render
-from shared.client.resolve import Ambiguous, NotFound
-from shared.client.sdk import (
-    CancelNotPossible,
-    NoAnswer,
-    PortEndedOtherwise,
-    PortNotAllowed,
-    QuestionFailed,
-    TenantClient,
-)
-from shared.client.settings import USER_CONFIG, ClientSettings
-from shared.client.units import BadValue
-from shared.config import CONFIG_VARIABLE, ConfigError, LogSettings, load
+from shared.client.connecting import open_bus
+from shared.client.errors import PortNotAllowed
+from shared.client.exits import exit_code_of
+from shared.client.sdk import TenantClient
+from shared.client.settings import ClientSettings, load_settings
+from shared.config import ConfigError, LogSettings
 from shared.errors import VmportError
 from shared.exit_codes import ExitCode
-from shared.messages.service_change import PortPhase
 
 T = TypeVar("T")
 Connect = Callable[[ClientSettings], Awaitable[bus.Session]]
@@ -45,56 +39,17 @@ class Format(StrEnum):
     JSON = "json"
 
 
-EXIT_OF_PHASE = {
-    PortPhase.COMPLETED: ExitCode.OK,
-    PortPhase.PLANNED: ExitCode.OK,
-    PortPhase.REFUSED: ExitCode.REFUSED,
-    PortPhase.FAILED: ExitCode.PORT_FAILED,
-    PortPhase.CANCELLED: ExitCode.CANCELLED,
-}
+class OutputFailed(VmportError):
+    """Standard output cannot be written."""
 
-
-def exit_code_of(error: Exception) -> ExitCode:
-    """The exit status of an error that a command ended with."""
-    match error:
-        case ConfigError():
-            return ExitCode.CONFIG
-        case BadValue() | Ambiguous():
-            return ExitCode.USAGE
-        case NotFound():
-            return ExitCode.NOT_FOUND
-        case QuestionFailed(code=code):
-            return ExitCode.NOT_FOUND if code in {"not_found", "not_yours"} else ExitCode.REFUSED
-        case CancelNotPossible(code=code):
-            return ExitCode.NOT_FOUND if code == "unknown_port" else ExitCode.REFUSED
-        case PortNotAllowed():
-            return ExitCode.REFUSED
-        case PortEndedOtherwise():
-            return ExitCode.PORT_FAILED
-        case NoAnswer() | TimeoutError():
-            return ExitCode.TIMED_OUT
-        case BusDown() | Undeliverable():
-            return ExitCode.BUS_UNREACHABLE
-        case _:
-            return ExitCode.CRASHED
-
-
-async def rabbitmq(settings: ClientSettings) -> bus.Session:
-    """The real bus, as one session of a tenant; raises `BusDown`."""
-    # RabbitMQ's client library takes a third of a second to import; `vmport --help` does not need it.
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415
-
-    from shared.metrics import BusMetrics  # noqa: PLC0415
-    from shared.rabbit.session import open_session  # noqa: PLC0415
-
-    return await open_session(settings.bus, BusMetrics(CollectorRegistry()))
+    code = "output_failed"
 
 
 @dataclass
 class Session:
     """What the global options say, and where answers go."""
 
-    connect: Connect = rabbitmq
+    connect: Connect = open_bus
     url: str | None = None
     config: Path | None = None
     format: Format | None = None
@@ -109,17 +64,8 @@ class Session:
     def settings(self) -> ClientSettings:
         """File, environment and command line together; raises `ConfigError`."""
         if self._settings is None:
-            overrides: dict[str, Any] = {"bus": {"url": self.url}} if self.url else {}
-            self._settings = load(ClientSettings, self._config_file(), command_line=overrides)
+            self._settings = load_settings(url=self.url, config=self.config, home=self.home)
         return self._settings
-
-    def _config_file(self) -> Path | None:
-        if self.config:
-            return self.config
-        if named := os.environ.get(CONFIG_VARIABLE):
-            return Path(named)
-        own = self.home / USER_CONFIG
-        return own if own.exists() else None
 
     @property
     def as_json(self) -> bool:
@@ -134,7 +80,7 @@ class Session:
         return self.timeout_s or self.settings.output.timeout_s
 
     def run(self, work: Callable[[TenantClient], Awaitable[T]]) -> T:
-        """Connect, do the work, leave; whatever goes wrong is raised."""
+        """Connect, do the work, disconnect; errors are raised."""
         settings = self.settings
         level = LogSettings(level="debug") if self.verbose else settings.log
         logs.configure(level, service="vmport", party=str(settings.party))
@@ -150,27 +96,33 @@ class Session:
         if self.as_json:
             self.write(render.json_text(render.as_json(value)))
         else:
+            self.show(*tables)
+
+    def show(self, *tables: Table) -> None:
+        """Tables on standard output; raises `OutputFailed`."""
+        with _to_standard_output():
             render.show(self.out, *tables)
 
     def write(self, text: str) -> None:
-        """Plain text on standard output, never wrapped or coloured."""
-        self.out.file.write(text + "\n")
-        self.out.file.flush()
+        """Plain text on standard output, never wrapped or coloured; raises `OutputFailed`."""
+        with _to_standard_output():
+            self.out.file.write(text + "\n")
+            self.out.file.flush()
 
     def say(self, text: str) -> None:
-        """Something for a person; on standard error, so that it disturbs no pipe."""
+        """Something for a person; on standard error, so that a pipe gets the answer only."""
         self.err.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def fail_usage(self, message: str) -> ExitCode:
         """Say what is wrong with the command line; an empty message means that help was printed instead."""
         if message.strip():
-            self.say(f"vmport: {message.strip()}\nvmport --help, and --help after each command, say what there is.")
+            self.say(f"vmport: {message.strip()}\nSee 'vmport --help', and --help after each command.")
         return ExitCode.USAGE
 
     def fail(self, error: Exception) -> ExitCode:
         """Say what went wrong, without a traceback where vmport knows what it was."""
         code = exit_code_of(error)
-        if self.format is Format.JSON:
+        if self._errors_as_json():
             self.say(render.json_text({"error": _facts_of(error)}, compact=True))
         else:
             self.say(f"vmport: {error or type(error).__name__}")
@@ -182,6 +134,13 @@ class Session:
                 self.err.print_exception()
         return code
 
+    def _errors_as_json(self) -> bool:
+        """As answers are written; as text where the settings are what is wrong."""
+        try:
+            return self.as_json
+        except ConfigError:
+            return self.format is Format.JSON
+
 
 def _facts_of(error: Exception) -> dict[str, Any]:
     facts: dict[str, Any] = {"code": getattr(error, "code", "internal"), "message": str(error)}
@@ -190,7 +149,19 @@ def _facts_of(error: Exception) -> dict[str, Any]:
     return facts
 
 
-def quiet_broken_pipe() -> int:
-    """``vmport schema | head`` is no error: stop, and let nothing be written to the closed pipe at exit."""
+@contextmanager
+def _to_standard_output() -> Iterator[None]:
+    """Ends the command in order when the reader is gone (``vmport schema | head``); raises `OutputFailed`."""
+    try:
+        yield
+    except (BrokenPipeError, SystemExit) as error:  # SystemExit is what rich makes of a broken pipe
+        _discard_output()
+        raise typer.Exit(ExitCode.OK) from error
+    except OSError as error:
+        _discard_output()
+        raise OutputFailed(f"standard output cannot be written: {error.strerror}") from error
+
+
+def _discard_output() -> None:
+    """Let nothing more be written to standard output, which is closed or full; Python flushes it at its exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return ExitCode.OK

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.config import LogSettings, Section, ServiceSettings
+from shared.config import CONFIG_VARIABLE, ENV_PREFIX, ConfigError, LogSettings, Problem, Section, ServiceSettings, load
 from shared.parties import Role
 
 USER_CONFIG = Path(".config/vmport/vmport.toml")
@@ -27,6 +28,42 @@ class ClientSettings(ServiceSettings):
     """What a tenant's command line needs: the bus, and how to answer."""
 
     ROLES: ClassVar = frozenset({Role.TENANT})
+    USER_FILE: ClassVar = f"~/{USER_CONFIG}"
 
     log: LogSettings = Field(default=LogSettings(level="error"))
     output: OutputSettings = Field(default=OutputSettings())
+
+
+_BUS_VARIABLES = f"{ENV_PREFIX}BUS"
+_NOTHING_FOUND = Problem(
+    "no settings found",
+    "",
+    f"looked for --url, --config, {CONFIG_VARIABLE}, {_BUS_VARIABLES}__URL and ~/{USER_CONFIG}\n"
+    f"  mkdir -p ~/{USER_CONFIG.parent}; vmport --print-config > ~/{USER_CONFIG}    writes a sample to fill in\n"
+    f"  export {_BUS_VARIABLES}__URL=amqp://tenant.NAME:PASSWORD@HOST:5672/vmport    is enough for a first try",
+)
+
+
+def load_settings(*, url: str | None, config: Path | None, home: Path) -> ClientSettings:
+    """The settings of a tenant's program; raises `ConfigError`.
+
+    The file is ``config``, else what ``VMPORT_CONFIG`` names, else `USER_CONFIG` in ``home`` if it exists. The
+    environment wins over it, and ``url`` wins over both.
+    """
+    own = home / USER_CONFIG
+    named = os.environ.get(CONFIG_VARIABLE)
+    file = config or (Path(named) if named else own if own.exists() else None)
+    if url is None and file is None and not any(name.upper().startswith(_BUS_VARIABLES) for name in os.environ):
+        raise ConfigError((_NOTHING_FOUND,))
+    settings = load(ClientSettings, file, command_line={"bus": {"url": url}} if url else {})
+    _check_password_file(settings)
+    return settings
+
+
+def _check_password_file(settings: ClientSettings) -> None:
+    """A missing file is found now, not after the time-out of a connection."""
+    try:
+        settings.bus.password()
+    except OSError as error:
+        problem = Problem("bus.password_file", "", f"{error.filename} cannot be read: {error.strerror}")
+        raise ConfigError((problem,)) from error

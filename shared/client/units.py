@@ -1,11 +1,12 @@
-"""What a tenant types on the command line, as the values that a request holds. Pure; the current time is an input."""
+"""What a tenant types on the command line, as the values of a request. Pure; the current time is an input."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from shared.errors import VmportError
 
@@ -13,18 +14,32 @@ _SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kmg]i?)?(bit|b)(?:/s|ps)?$", re.IGNORECASE)
+_RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kKmMgG]i?)?((?i:bits?)|[bB])(/s|ps)?$")
+RATE_FORMS = "50Mbit/s, 50Mbps or 50mbit for bits; 6MB/s or 6MiB/s for bytes"
 
 
 class BadValue(VmportError):
-    """A value on the command line cannot be read."""
+    """A value on the command line is not valid. ``option`` is the option that has it, where it is known."""
 
     code = "bad_value"
 
-    def __init__(self, text: str, expected: str) -> None:
+    def __init__(self, text: str, expected: str, *, option: str = "") -> None:
         self.text = text
         self.expected = expected
-        super().__init__(f"{text!r} cannot be read: expected {expected}")
+        self.option = option
+        place = f"{option}: " if option else ""
+        super().__init__(f"{place}{text!r} is not valid: expected {expected}")
+
+
+T = TypeVar("T")
+
+
+def value_of(option: str, parse: Callable[[str], T], text: str) -> T:
+    """Parse an option's value; a `BadValue` names the option."""
+    try:
+        return parse(text)
+    except BadValue as error:
+        raise BadValue(error.text, error.expected, option=option) from error
 
 
 class Window(NamedTuple):
@@ -51,14 +66,20 @@ def parse_downtime_ms(text: str) -> int:
 
 
 def parse_rate_bytes_per_s(text: str) -> int:
-    """``50mbit`` in bits, ``6MB`` or ``6MiB`` in bytes, each per second; raises `BadValue`."""
+    """``50Mbit/s``, ``50Mbps``, ``50mbit`` in bits, ``6MB/s`` or ``6MiB`` in bytes; raises `BadValue`.
+
+    A lower-case ``b`` that nothing follows is refused: people write ``50mb`` for megabits and for megabytes.
+    """
     match = _RATE.match(text.strip())
     if match is None:
-        raise BadValue(text, "a rate per second in bits or bytes, such as 50mbit, 6MB or 6MiB")
-    amount = float(match[1]) * _PREFIXES[(match[2] or "").lower()]
-    rate = round(amount / 8 if match[3].lower() == "bit" else amount)
+        raise BadValue(text, f"a rate with its unit: {RATE_FORMS}")
+    number, prefix, unit, per_second = match.groups()
+    if unit == "b" and per_second is None:
+        raise BadValue(text, f"bits or bytes, and this may mean either: {RATE_FORMS}")
+    amount = float(number) * _PREFIXES[(prefix or "").lower()]
+    rate = round(amount if unit == "B" else amount / 8)
     if not 64 * 1024 <= rate <= 2**40:
-        raise BadValue(text, "a rate between 64KiB and 1024GiB per second")
+        raise BadValue(text, "a rate from 64KiB/s (0.53Mbit/s) to 1024GiB/s")
     return rate
 
 

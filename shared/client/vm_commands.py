@@ -17,7 +17,7 @@ from shared.messages.queries import RegisteredVm
 app = typer.Typer(help="Your virtual machines.", no_args_is_help=True)
 providers = typer.Typer(help="Providers that can take a VM.", no_args_is_help=True)
 
-VmArgument = Annotated[str, typer.Argument(metavar="VM", help="Name, UUID or beginning of a UUID.")]
+VmArgument = Annotated[str, typer.Argument(metavar="VM", help="Name, UUID, or the first 4 or more characters of it.")]
 
 
 class VmPlace(Value):

@@ -173,7 +173,7 @@ class OutboundStarted(PortMessage):
 
 
 class Side(StrEnum):
-    """Which half of a port speaks."""
+    """Which side of a port speaks."""
 
     OUTBOUND = "outbound"
     INBOUND = "inbound"
@@ -225,7 +225,7 @@ class SwitchoverState(PortMessage):
     committed: bool
     owner: Name
     epoch: int
-    ended: bool = Field(description="The port is over; left-overs of it may be removed.")
+    ended: bool = Field(description="The port is over; what remains of it may be removed.")
     arrived: bool = Field(
         default=False,
         description="The recipient has said that the guest runs there; only then may the donor's copy go.",

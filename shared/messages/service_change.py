@@ -54,7 +54,7 @@ class PortPhase(StrEnum):
 
 
 class TransferPhase(StrEnum):
-    """What the node agents are moving; seeding is what goes ahead of the window."""
+    """What the node agents are moving; seeding is what is sent ahead of the window."""
 
     SEEDING = "seeding"
     DISK = "disk"
@@ -73,7 +73,11 @@ class PortLimits(Value):
     )
     max_price_per_month: Price | None = None
     bandwidth_bytes_per_s: Bandwidth | None = None
-    post_copy: PostCopy = "if_needed"
+    post_copy: PostCopy = Field(
+        default="never",
+        description="May the guest run at the recipient before all of its memory is there? If a host, an agent or the "
+        "link between them is then lost for good, the guest is lost; with never the donor's copy stays whole.",
+    )
     stop_and_copy: bool = Field(
         default=False,
         description="A guest that writes too fast to be moved within max_downtime_ms, even slowed down, is stopped for "

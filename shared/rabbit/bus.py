@@ -22,11 +22,12 @@ from shared.backoff import Backoff
 from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
 from shared.config import BusSettings
 from shared.consumer import Consumer, Delivery
+from shared.errors import VmportError
 from shared.logs import get_logger
 from shared.messages import CONTENT_TYPE, AnyEnvelope
 from shared.metrics import BusMetrics
 from shared.parties import Party
-from shared.rabbit.connection import LOST, RabbitConnection
+from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
 from shared.tasks import first_of
 from shared.topology import dead_exchange, dead_queue, inbox_queue, to_exchange
 
@@ -40,8 +41,10 @@ RETRY_AFTER_S = 0.05
 """A channel that broke under a publish is replaced after this."""
 
 
-class NotStored(Exception):
+class NotStored(VmportError):
     """RabbitMQ took the message and did not store it; publishing it again at once is of no use."""
+
+    code = "not_stored"
 
 
 class Publisher:
@@ -90,12 +93,11 @@ class Publisher:
                 raise NotStored(f"RabbitMQ says: {error}") from None
             return False
         except LOST:
+            raise_if_cancelled()
             return False
         except asyncio.CancelledError:
             # A dying connection cancels what waits on it; then nobody asked this task to end.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
+            raise_if_cancelled()
             return False
         return True
 
@@ -199,6 +201,7 @@ class RabbitBus:
                     failures = 0
                     self._not_consuming = "RabbitMQ ended the subscription"
                 except LOST as error:
+                    raise_if_cancelled()
                     self._not_consuming = f"{error}" or type(error).__name__
                 failures += 1
                 log.warning("not consuming", queue=self._source(), reason=self._not_consuming)
@@ -272,10 +275,16 @@ class RabbitBus:
             return None
         return f"consume: {self._not_consuming if self._consuming.is_up else self._consuming.why_down}"
 
-    async def wait_up(self, timeout_s: float) -> None:
-        """Return once RabbitMQ has let this party in; raises `BusDown` with the reason when it has not by then."""
+    async def wait_up(self, timeout_s: float, *, fail_fast: bool = False) -> None:
+        """Return once RabbitMQ has let this party in; raises `BusDown` with the reason when it has not by then.
+
+        ``fail_fast`` is for who will not stay: it raises at once when trying again cannot help (connection refused,
+        wrong password, wrong virtual host). A daemon waits: RabbitMQ may only be restarting.
+        """
         try:
             async with asyncio.timeout(timeout_s):
+                if fail_fast:
+                    await self._publishing.wait_answered()
                 channel = await self._publishing.open_channel(confirms=False)
                 await _close_quietly(channel)
         except LOST as error:
@@ -320,4 +329,4 @@ async def _close_quietly(channel: AbstractChannel) -> None:
         async with asyncio.timeout(2.0):
             await channel.close()
     except LOST:
-        log.debug("a channel did not close in order")
+        log.debug("channel did not close cleanly")

@@ -1,14 +1,17 @@
 """One named connection to RabbitMQ that is kept up, and channels on it. Owns reconnecting; knows no message, no queue.
 
-With the other ``rabbit*`` modules the only place that knows aio_pika. Its robust connection is not used: it re-declares
-what we may not declare, and hides when a channel was away, which a consumer must know (its unacknowledged deliveries
-are gone). Channels are used below aio_pika's message classes, which raise on odd properties (an unknown delivery mode)
-before anybody could dead-letter the message.
+aio_pika's robust connection is not used: it re-declares what we may not declare, and hides when a channel was away,
+which a consumer must know (its unacknowledged deliveries are gone). Channels are used below aio_pika's message classes,
+which raise on odd properties (an unknown delivery mode) before anybody could dead-letter the message.
+
+A connection outlives the port that happened to need it first. So its tasks run in an empty context: no log line of a
+connection carries the id of a port.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import ssl
 import time
@@ -18,12 +21,7 @@ from typing import Any
 import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.connection import make_url
-from aio_pika.exceptions import (
-    AMQPError,
-    AuthenticationError,
-    ChannelInvalidStateError,
-    ProbableAuthenticationError,
-)
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 from aiormq.abc import AbstractChannel
 from pamqp.common import FieldTable
 
@@ -32,6 +30,8 @@ from shared.bus import BusDown
 from shared.config import BusSettings
 from shared.logs import get_logger
 from shared.metrics import BusMetrics
+from shared.rabbit.channels import ChannelNumbers
+from shared.rabbit.failures import Failure, explain
 from shared.rabbit.transport import TolerantTransport
 from shared.tasks import Tasks
 
@@ -41,9 +41,19 @@ LOST = (AMQPError, ChannelInvalidStateError, ConnectionError, OSError, RuntimeEr
 """What aio_pika raises when a connection or channel is gone or cannot be made."""
 
 STEADY_AFTER_S = 5.0
-"""A connection that lived this long starts the back-off anew when it is lost."""
+"""When a connection that lived this long is lost, the pauses between attempts start from the shortest again."""
 
 CLOSE_TIMEOUT_S = 3.0
+
+
+def raise_if_cancelled() -> None:
+    """Raise CancelledError if this task was asked to end; to be called where one of `LOST` was caught.
+
+    aiormq answers a cancellation with the error of its channel when both come together; the cancellation would be lost.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class RabbitConnection:
@@ -57,7 +67,10 @@ class RabbitConnection:
         self._tasks = Tasks(f"rabbitmq {purpose}")
         self._connection: AbstractConnection | None = None
         self._up = asyncio.Event()
-        self._why_down = "not connected yet"
+        self._changed = asyncio.Event()
+        self._failure = Failure("not connected yet")
+        self._transport = TolerantTransport()
+        self._numbers = ChannelNumbers(0)
         self._closed = False
         self._started = False
         if metrics is not None:
@@ -72,13 +85,21 @@ class RabbitConnection:
     @property
     def why_down(self) -> str:
         """The reason of the last failure, in words."""
-        return self._why_down
+        return self._failure.reason
 
     def start(self) -> None:
         """Begin to connect; idempotent. Needs a running loop."""
         if not self._started and not self._closed:
             self._started = True
-            self._tasks.spawn(self._keep_up(), name="keep up")
+            contextvars.Context().run(self._tasks.spawn, self._keep_up(), name="keep up")
+
+    async def wait_answered(self) -> None:
+        """Return once the connection stands; raises `BusDown` as soon as trying again cannot help. Else unbounded."""
+        self.start()
+        while not self.is_up:
+            if self._failure.final:
+                raise self.down()
+            await self._changed.wait()
 
     async def close(self) -> None:
         """Disconnect for good; idempotent, bounded."""
@@ -91,15 +112,23 @@ class RabbitConnection:
         await self._up.wait()
         connection = self._connection
         if connection is None:
-            raise ChannelInvalidStateError(self._why_down)
-        channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+            raise ChannelInvalidStateError(self.why_down)
+        # A channel's reader logs and calls back; a channel may serve many ports.
+        return await contextvars.Context().run(asyncio.ensure_future, self._open(connection, confirms=confirms))
+
+    async def _open(self, connection: AbstractConnection, *, confirms: bool) -> AbstractChannel:
+        transport = connection.transport
+        if transport is None:
+            raise ChannelInvalidStateError("the connection was lost")
+        number = self._numbers.take(transport.connection.channels)
+        channel = connection.channel(number, publisher_confirms=confirms, on_return_raises=confirms)
         async with asyncio.timeout(self._settings.connect_timeout_s):
             await channel.initialize()
         return await channel.get_underlay_channel()
 
     def down(self) -> BusDown:
         """The error for a caller who cannot wait longer."""
-        return BusDown(f"RabbitMQ at {self._settings.shown} cannot be used ({self.purpose}): {self._why_down}")
+        return BusDown(f"RabbitMQ at {self._settings.shown} cannot be used: {self.why_down}")
 
     async def _keep_up(self) -> None:
         failures, connected_before = 0, False
@@ -109,7 +138,7 @@ class RabbitConnection:
                 try:
                     await self._connect()
                 except LOST as error:
-                    self._fell(_explain(error), level="warning" if failures == 0 else "info")
+                    self._fell(self._explain(error), level="warning" if failures == 0 else "info")
                 else:
                     since = time.monotonic()
                     self._rose(again=connected_before)
@@ -134,49 +163,61 @@ class RabbitConnection:
         )
         name: FieldTable = {"connection_name": f"{settings.party} {self.purpose}"}
         connection = aio_pika.Connection(url, ssl_context=context, client_properties=name)
-        connection.kwargs["transport_factory"] = TolerantTransport()
+        self._transport = connection.kwargs["transport_factory"] = TolerantTransport()
         try:
             async with asyncio.timeout(settings.connect_timeout_s):
                 await connection.connect()
         except BaseException:
             await _close_quietly(connection)
             raise
+        if connection.transport is not None:
+            self._numbers = ChannelNumbers(connection.transport.connection.connection_tune.channel_max or 0)
         self._connection = connection
 
-    async def _until_lost(self) -> str:
+    async def _until_lost(self) -> Failure:
         """Why the connection went."""
         connection = self._connection
         if connection is None or connection.transport is None:
-            return "closed at once"
+            return Failure("closed at once")
         closing = connection.transport.connection.closing
         await asyncio.wait({closing})
         await _close_quietly(connection)
         if closing.cancelled():
-            return "no heartbeat"
+            return Failure("no heartbeat")
         error = closing.exception()
-        return _explain(error) if error else "closed"
+        return self._explain(error) if error else Failure("closed")
+
+    def _explain(self, error: BaseException) -> Failure:
+        return explain(error, self._settings, said=self._transport.last_word)
+
+    def _tell(self) -> None:
+        """Wake who waits for the next change."""
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _rose(self, *, again: bool) -> None:
         self._up.set()
+        self._tell()
         if self._metrics is not None:
             self._metrics.connected.labels(self.purpose).set(1)
             if again:
                 self._metrics.reconnects_total.labels(self.purpose).inc()
         log.info("connected to RabbitMQ", connection=self.purpose, address=self._settings.shown, again=again)
 
-    def _fell(self, why: str, *, level: str) -> None:
+    def _fell(self, failure: Failure, *, level: str) -> None:
         self._up.clear()
         self._connection = None
-        self._why_down = why
+        self._failure = failure
+        self._tell()
         if self._metrics is not None:
             self._metrics.connected.labels(self.purpose).set(0)
         say: Callable[..., Any] = log.warning if level == "warning" else log.info
-        say("no connection to RabbitMQ", connection=self.purpose, address=self._settings.shown, reason=why)
+        say("no connection to RabbitMQ", connection=self.purpose, address=self._settings.shown, reason=failure.reason)
 
     async def _disconnect(self) -> None:
         self._up.clear()
         connection, self._connection = self._connection, None
-        self._why_down = "closed by this process"
+        self._failure = Failure("closed by this process")
         if self._metrics is not None:
             self._metrics.connected.labels(self.purpose).set(0)
         if connection is not None:
@@ -184,20 +225,9 @@ class RabbitConnection:
 
 
 async def _close_quietly(connection: AbstractConnection) -> None:
-    """Close, also what is lost already: aio_pika's books of it are only then closed, too."""
+    """Close, also a connection that is lost already: only then does aio_pika release what it holds for it."""
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await connection.close()
     except LOST as error:
-        log.debug("a connection did not close in order", error=str(error))
-
-
-def _explain(error: BaseException) -> str:
-    """A reason for logs and health checks, without secrets (aio_pika's texts name no password)."""
-    match error:
-        case ProbableAuthenticationError() | AuthenticationError():
-            return "RabbitMQ refuses this user or password"
-        case TimeoutError():
-            return "no answer in time"
-        case _:
-            return f"{error}" or type(error).__name__
+        log.debug("connection did not close cleanly", error=str(error))

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 import aio_pika
+from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from shared.backoff import Backoff
@@ -23,13 +24,14 @@ from shared.config import BusSettings
 from shared.logs import get_logger
 from shared.metrics import BusMetrics
 from shared.parties import Party
-from shared.rabbit.connection import LOST, RabbitConnection
+from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
 from shared.topology import Lane, lane_exchange, lane_queue, lane_topology
 
 log = get_logger(__name__)
 
 ADMIN_TIMEOUT_S = 15.0
 ATTACH_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 2.0
 RECEIVE_BUFFER_BYTES = 64 * 1024 * 1024
 """More than any window. What overflows it is dropped, as a lossy route may: only a peer that breaks its window."""
 
@@ -161,12 +163,11 @@ class RabbitLaneLink(Generic[E]):
         try:
             await attachment.send(self._exchange, frame)
         except LOST as error:
+            raise_if_cancelled()
             raise self._down(f"{error}") from error
         except asyncio.CancelledError:
             # A dying channel cancels what waits on it; then nobody asked this task to end.
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
+            raise_if_cancelled()
             raise self._down("the channel was lost") from None
 
     async def receive(self) -> bytes:
@@ -187,9 +188,12 @@ class RabbitLaneLink(Generic[E]):
                 try:
                     await self._attach()
                 except LOST as error:
+                    raise_if_cancelled()
                     failures += 1
                     self._why_down = f"{error}" or "no answer in time"
-                    log.info("lane is not attached", queue=self._queue, peer=str(self._peer), reason=self._why_down)
+                    # Missing queues are how a port begins and ends: the broker makes and removes them.
+                    say = log.debug if isinstance(error, ChannelNotFoundEntity) else log.info
+                    say("lane not attached", queue=self._queue, peer=str(self._peer), reason=self._why_down)
                     await asyncio.sleep(self._backoff.delay_s(failures, random.random()))  # noqa: S311  # jitter
 
     async def close(self) -> None:
@@ -216,9 +220,13 @@ class RabbitLaneLink(Generic[E]):
             await attachment.close()
 
     async def _attach(self) -> None:
-        await self._detach("attaching anew")
+        await self._detach("the lane attaches again")
         outward = await self._sending.open_channel(confirms=False)
-        inward = await self._receiving.open_channel(confirms=False)
+        try:
+            inward = await self._receiving.open_channel(confirms=False)
+        except BaseException:
+            await _close_quietly(outward)
+            raise
         attachment = _Attachment(outward, inward)
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT_S):
@@ -281,11 +289,15 @@ class _Attachment:
 
     async def close(self) -> None:
         for channel in (self._outward, self._inward):
-            try:
-                async with asyncio.timeout(2.0):
-                    await channel.close()
-            except LOST as error:
-                log.debug("a lane's channel did not close in order", error=str(error))
+            await _close_quietly(channel)
+
+
+async def _close_quietly(channel: AbstractChannel) -> None:
+    try:
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await channel.close()
+    except LOST as error:
+        log.debug("lane's channel did not close cleanly", error=str(error))
 
 
 def _reason(name: str, closing: asyncio.Future[object]) -> str:

@@ -43,11 +43,11 @@ class RabbitSession(RabbitBus):
 
 
 async def open_session(settings: BusSettings, metrics: BusMetrics) -> RabbitSession:
-    """A session that RabbitMQ has let in; raises `BusDown` with the reason after ``connect_timeout_s``."""
+    """A session that RabbitMQ has let in. Raises `BusDown` with the reason, after ``connect_timeout_s`` at most."""
     session = RabbitSession(settings, metrics)
     try:
         session.start()
-        await session.wait_up(settings.connect_timeout_s)
+        await session.wait_up(settings.connect_timeout_s, fail_fast=True)
     except BaseException:
         await asyncio.shield(session.close())
         raise

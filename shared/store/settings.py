@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, SecretStr, field_validator
 
 from shared.config import Section
+from shared.config_files import Finding, not_appendable
 from shared.store.engine import StoreUnusable, async_url
 
 
@@ -26,6 +29,14 @@ class StoreSettings(Section):
         gt=0,
         description="An outgoing message that could not be delivered for so long is dropped with an error in the log.",
     )
+
+    def problems(self) -> list[Finding]:
+        """Besides what the section's paths need: SQLite makes its file, not the directory around it."""
+        found = super().problems()
+        url = async_url(self.url.get_secret_value())
+        if url.get_backend_name() == "sqlite" and url.database and (why := not_appendable(Path(url.database))):
+            found.append(Finding(("url",), why))
+        return found
 
     @field_validator("url")
     @classmethod

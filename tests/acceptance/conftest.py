@@ -47,10 +47,12 @@ class Tenant:
         assert done.returncode == 0, f"vmport {' '.join(words)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return json.loads(done.stdout)
 
-    def refused(self, guest: GuestRecord, *options: str, to: str = "beta") -> set[str]:
+    def refused(
+        self, guest: GuestRecord, *options: str, to: str = "beta", code: ExitCode = ExitCode.REFUSED
+    ) -> set[str]:
         """Ask for a port that must be refused with rule and evidence; returns the codes."""
         done = self.run("port", "create", guest.uuid, "--to", to, "--watch", *options)
-        assert done.returncode == ExitCode.REFUSED, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
         # The broker refuses at once; a provider refuses a port that is already being watched.
         said = json.loads((done.stdout or done.stderr).splitlines()[-1])
         refusals = (said.get("data") or said["error"])["refusals"]
@@ -59,7 +61,7 @@ class Tenant:
 
     def create(self, guest: GuestRecord, to: str, *options: str) -> str:
         """Ask for a port, and return its id once it is accepted."""
-        return str(self.ask("port", "create", guest.uuid, "--to", to, *options)["port_id"])
+        return str(self.ask("port", "create", guest.uuid, "--to", to, "--no-wait", *options)["port_id"])
 
     def wait_for(self, port_id: str, what: str, holds: Callable[[Any], bool], timeout_s: float = 180.0) -> Any:
         """Look at the port until something holds of its record; the port's end, or the time, ends the wait."""

@@ -32,7 +32,7 @@ def resting(lab: Lab) -> Any:
 def test_the_broker_refuses_a_recipient_that_it_does_not_serve(tenant: Any, resting: GuestRecord) -> None:
     """A recipient's name must be one of the broker's providers."""
     tenant.wait_until_known(resting, "alpha")
-    assert tenant.refused(resting, to="nowhere") == {"recipient_unknown"}
+    assert tenant.refused(resting, to="nowhere", code=ExitCode.NOT_FOUND) == {"recipient_unknown"}
 
 
 def test_the_broker_refuses_a_port_to_where_the_vm_is(tenant: Any, resting: GuestRecord) -> None:

@@ -73,6 +73,17 @@ def test_runs_are_interleaved_and_only_of_variants_that_are_there(tmp_path: Path
     assert all(absent(variant) for variant in VARIANTS if variant not in there)
 
 
+def test_quick_is_one_run_each_of_two_variants_and_may_be_narrowed(tmp_path: Path) -> None:
+    """--quick sets other defaults; what is given by itself is kept."""
+    quick = _options(tmp_path, "--quick")
+    assert (quick.workloads, [variant.name for variant in quick.variants], quick.runs) == (
+        ("idle",),
+        ["direct-cold", "direct-base"],
+        1,
+    )
+    assert _options(tmp_path, "--quick", "--runs", "2", "--variants", "direct-cold").runs == 2
+
+
 def test_ablation_adds_each_technique_by_itself_to_vmports_variants(tmp_path: Path) -> None:
     """Stock has nothing to switch off."""
     words = ("--ablation", "--runs", "1", "--workloads", "idle", "--variants", "plain,relay-cold")

@@ -19,7 +19,7 @@ from services.node_agent.hypervisor.interface import (
     VmNotFound,
 )
 from services.node_agent.hypervisor.testing import FakeHypervisor
-from shared.domain_xml import LayerFacts, describe
+from shared.domain import LayerFacts, describe
 from shared.messages.vm import VmState
 from tests.support.two_hosts import TwoHosts, two_hosts
 

@@ -10,9 +10,7 @@ from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 
 def _full() -> LabState:
     guest = GuestRecord("vm1", "u", "52:54:00:00:00:01", "10.88.0.10", "tiny", "writer", 512, "alpha")
-    return LabState(
-        ("alpha", "beta"), "100mbit", 20.0, {"epmd": ProcessRecord(12, 345)}, ("vmport-lab-hub",), {"vm1": guest}
-    )
+    return LabState(("alpha", "beta"), "100mbit", 20.0, {"epmd": ProcessRecord(12, 345)}, {"vm1": guest})
 
 
 def test_a_saved_state_comes_back(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ class Taking:
 
     def decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
         """Store it."""
-        self._early.take(payload)
+        self._early.receive(payload)
         return []
 
     def stats(self) -> CodecStats:
@@ -177,7 +177,7 @@ def _check_stream(
             for payload in payloads:
                 carried = payload
                 if payload[0] == METHOD_BATCH:
-                    # Packed anew, since the packing is one stream over all payloads.
+                    # Packed again, since the packing is one stream over all payloads.
                     columns = [bytes(column) for column in unpacker.unpack(payload)]
                     if source.one_in(3):
                         at = source.below(len(columns))
@@ -216,7 +216,7 @@ def _check_exchange(source: Source) -> None:
         known_exchange.read_greet(_changed(source, offered.greet()))
         known_exchange.read_have(_changed(source, known_exchange.have(source.number(4))))
         answer = table.answer(_changed(source, offered.offer(batch)))
-        hits = offered.take(batch, _changed(source, answer))
+        hits = offered.receive_answer(batch, _changed(source, answer))
         assert len(hits) == len(batch)
         numbers = table.commit(_changed(source, offered.commit()))
         assert len(numbers) <= len(_DIGESTS) * 4

@@ -20,7 +20,9 @@ from services.node_agent.page_codec.contents import KEY_BYTES
 from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.memory.decoder import MemoryDecoder
 from services.node_agent.page_codec.memory.encoder import MemoryEncoder
-from services.node_agent.page_codec.memory.qemu_stream import MAX_ELEMENT_BYTES, PAGE_BYTES, Kind, Mark, QemuStream
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BYTES
+from services.node_agent.page_codec.memory.qemu_stream import MAX_ELEMENT_BYTES, QemuStream
+from services.node_agent.page_codec.memory.scan import Kind, Mark
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
 from shared.page_stream.bodies import LaneRole

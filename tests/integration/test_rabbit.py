@@ -11,14 +11,18 @@ from uuid import UUID, uuid4
 
 import pika
 import pytest
+import structlog
+from aiormq.abc import DeliveredMessage
 
 from shared.bus import BusDown, Undeliverable
 from shared.config import BusSettings
+from shared.logs import port_bound
 from shared.messages import AnyEnvelope, seal
 from shared.messages.queries import ListVms
 from shared.metrics import Metrics
 from shared.parties import BROKER, tenant
 from shared.rabbit.bus import RabbitBus
+from shared.rabbit.connection import RabbitConnection
 from shared.tasks import Tasks
 from shared.topology import DELIVERY_LIMIT, dead_queue, inbox_queue, to_exchange
 from tests.support.rabbitmq_node import VHOST, RabbitNode
@@ -240,6 +244,48 @@ async def test_wrong_password_is_said(rabbitmq: RabbitNode) -> None:
     with pytest.raises(BusDown, match="refuses this user or password"):
         await bus.wait_up(3.0)
     await bus.close()
+
+
+async def test_wrong_virtual_host_is_said_at_once(rabbitmq: RabbitNode) -> None:
+    """One that does not exist, and one that the user may not enter: the name, and where it is set."""
+    rabbitmq.ctl("add_vhost", "closed")
+    for vhost in ("other", "closed"):
+        url = f"amqp://broker:{rabbitmq.password(BROKER)}@127.0.0.1:{rabbitmq.port}/{vhost}"
+        bus = RabbitBus(BusSettings.model_validate({"url": url}), Metrics(service="t", version="0").bus)
+        said = f"no virtual host '{vhost}', or broker has no right to it; it is the last part of bus.url"
+        with pytest.raises(BusDown, match=said):
+            async with asyncio.timeout(5.0):
+                await bus.wait_up(60.0, fail_fast=True)
+        await bus.close()
+
+
+async def test_wrong_password_is_said_at_once(rabbitmq: RabbitNode) -> None:
+    """Nobody waits for what will not change."""
+    settings = BusSettings.model_validate({"url": f"amqp://broker:wrong@127.0.0.1:{rabbitmq.port}/{VHOST}"})
+    bus = RabbitBus(settings, Metrics(service="t", version="0").bus)
+    with pytest.raises(BusDown, match=f"127.0.0.1:{rabbitmq.port} refuses this user or password: broker"):
+        async with asyncio.timeout(5.0):
+            await bus.wait_up(60.0, fail_fast=True)
+    await bus.close()
+
+
+async def test_connection_and_channels_know_no_port(rabbitmq: RabbitNode, acme: RabbitBus) -> None:
+    """What outlives a port carries no port's id into the log, though the port was the first to need it."""
+    connection = RabbitConnection(rabbitmq.settings(BROKER), "t")
+    contexts: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+    async def arrived(_: DeliveredMessage) -> None:
+        contexts.put_nowait(structlog.contextvars.get_contextvars())
+
+    with port_bound(uuid4()), structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logged:
+        async with asyncio.timeout(20):
+            channel = await connection.open_channel(confirms=False)
+            await channel.basic_consume(inbox_queue(BROKER), arrived, no_ack=True)
+            await acme.publish(BROKER, question())
+            assert await contexts.get() == {}
+    await connection.close()
+    (line,) = [line for line in logged if line["event"] == "connected to RabbitMQ" and line["connection"] == "t"]
+    assert "port_id" not in line
 
 
 async def test_queue_depth_is_measured(rabbitmq: RabbitNode, acme: RabbitBus) -> None:

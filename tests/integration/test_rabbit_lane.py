@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
+from dataclasses import dataclass
 from uuid import uuid4
 
 import pytest
+import structlog
+from prometheus_client import CollectorRegistry
 
 from shared.bus import BusDown, LaneEnds
-from shared.metrics import Metrics
-from shared.parties import BROKER, node
+from shared.metrics import BusMetrics, Metrics
+from shared.parties import BROKER, Party, node
 from shared.rabbit.lanes import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes
 from shared.topology import Lane
 from tests.support.rabbitmq_node import RabbitNode
@@ -159,3 +162,67 @@ async def test_sender_of_a_closed_link_hears_it(relay: Relay) -> None:
         await ours.send(b"x")
     with pytest.raises(Away, match="closed"):
         await ours.wait_up()
+
+
+@dataclass
+class _Node:
+    """One node's connections, and what they count."""
+
+    lanes: RabbitLanes[Away]
+    registry: CollectorRegistry
+
+    def reconnects(self) -> float:
+        """All connections together."""
+        (family,) = (family for family in self.registry.collect() if family.name == "vmport_bus_reconnects")
+        return sum(sample.value for sample in family.samples if sample.name.endswith("_total"))
+
+
+def _node(rabbitmq: RabbitNode, me: Party) -> _Node:
+    registry = CollectorRegistry()
+    settings = rabbitmq.settings(me, reconnect_min_s=0.01, reconnect_max_s=0.02)
+    return _Node(RabbitLanes(settings, BusMetrics(registry), link_down=Away), registry)
+
+
+async def _use(link: RabbitLaneLink[Away]) -> None:
+    """Send without end, and attach again whenever the lane is away: what a lane's session does."""
+    while True:
+        try:
+            while True:
+                await link.send(b"frame" * 200)
+        except Away:
+            await link.wait_up()
+
+
+async def _one_port(alpha: _Node, beta: _Node, admin: RabbitLaneAdmin) -> None:
+    """The order of a normal end: the broker removes the lanes, which both nodes still use; then the nodes detach."""
+    ends = LaneEnds(uuid4(), ALPHA, BETA)
+    await admin.open_lanes(ends)
+    links = [
+        node.lanes.link(ends.port_id, lane, peer, sends_bulk=False, receives_bulk=False)
+        for lane in Lane
+        for node, peer in ((alpha, BETA), (beta, ALPHA))
+    ]
+    await asyncio.gather(*(link.wait_up() for link in links))
+    users = [asyncio.ensure_future(_use(link)) for link in links]
+    await asyncio.sleep(0.1)
+    await admin.close_lanes(ends)
+    await asyncio.sleep(0.3)
+    for user in users:
+        user.cancel()
+    await asyncio.gather(*users, return_exceptions=True)
+    for link in links:
+        await link.close()
+
+
+async def test_ports_end_without_a_protocol_error(rabbitmq: RabbitNode) -> None:
+    """RabbitMQ closes the channels of lanes that are removed while they are used, and no connection is lost by it."""
+    alpha, beta = _node(rabbitmq, ALPHA), _node(rabbitmq, BETA)
+    admin = RabbitLaneAdmin(rabbitmq.settings(BROKER), BusMetrics(CollectorRegistry()))
+    with structlog.testing.capture_logs() as logged:
+        for _ in range(12):
+            async with asyncio.timeout(WAIT_S):
+                await _one_port(alpha, beta, admin)
+        assert [alpha.reconnects(), beta.reconnects()] == [0, 0]
+    assert [line for line in logged if line["log_level"] in {"warning", "error"}] == []
+    for part in (alpha.lanes, beta.lanes, admin):
+        await part.close()

@@ -35,7 +35,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
-from shared.domain_xml import HostPlaces, guest_abi_differences, rewrite_for_host
+from shared.domain import HostPlaces, guest_abi_differences, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     QuerySwitchover,
@@ -228,7 +228,7 @@ class Port:
                 disks={target: str(image) for target, image in self.images.items()},
                 bridges={nic.mac: GUEST_BRIDGE for nic in vm.nics},
             ),
-        )
+        ).to_text()
         return ServiceChangeAgreement(
             port_id=self.port_id,
             tenant="acme",

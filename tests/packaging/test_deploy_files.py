@@ -47,8 +47,11 @@ def test_sample_settings_are_what_the_program_prints(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_sample_settings_are_valid(role: str) -> None:
-    """A sample is accepted as it stands."""
+def test_sample_settings_are_valid(role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample is accepted as it stands, where the files and directories that it names exist."""
+    monkeypatch.setenv("VMPORT_STORE__URL", f"sqlite:///{tmp_path}/state.db")
+    monkeypatch.setenv("VMPORT_DONOR__POLICY_FILE", str(ROOT / "deploy/config/donor-policy.toml"))
+    monkeypatch.setenv("VMPORT_NODE__STATE_DIR", str(tmp_path))
     said = printed(program(f"vmport-{role}"), "--config", str(ROOT / f"deploy/config/{role}.toml"), "--check-config")
 
     assert "is valid" in said

@@ -36,23 +36,24 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built
 
 
-def test_wheel_holds_services_and_shared_only(wheel: Path) -> None:
+def test_wheel_holds_our_packages_only(wheel: Path) -> None:
     """Nothing of tests, deploy or caches is installed; types and migrations are."""
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.partition("/")[0] for name in names}
 
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"services", "shared"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"services", "shared", "vmport"}
     assert "shared/py.typed" in names
     assert "services/py.typed" in names
+    assert "vmport/py.typed" in names
     assert any(name.startswith("services/broker/migrations/versions/") for name in names)
     assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]
 
 
 def test_no_other_distribution_owns_our_names() -> None:
-    """services and shared are generic names: in an environment of ours they are vmport's alone."""
+    """services and shared are generic names: in an environment of ours all three are vmport's alone."""
     owners = metadata.packages_distributions()
 
-    for package in ("services", "shared"):
+    for package in ("services", "shared", "vmport"):
         assert set(owners.get(package, [])) <= {"vmport"}
 
 
@@ -84,10 +85,33 @@ def test_console_scripts_run_from_the_wheel(wheel: Path, tmp_path: Path, script:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_package_for_users_works_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Its names are there without the command line's or any service's packages."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(wheel)!r}); sys.modules.update(dict.fromkeys(['rich', 'typer']))\n"
+        "import vmport\n"
+        f"assert vmport.__file__.startswith({str(wheel)!r}), vmport.__file__\n"
+        "assert all(getattr(vmport, name) for name in vmport.__all__)\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("VMPORT_", "PYTHON"))}
+    command = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=60
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 def distributions(requirements: list[str]) -> set[str]:
-    """The names in a list of requirements, in the form that compares."""
-    names = [re.match(r"[\w-]+", requirement) for requirement in requirements]
-    return {name[0].lower().replace("_", "-") for name in names if name}
+    """The names in a list of requirements, in the form that compares; vmport's own extras count as what they bring."""
+    found: set[str] = set()
+    for requirement in requirements:
+        if own := re.match(r"vmport\[([\w,-]+)\]", requirement):
+            for extra in own[1].split(","):
+                found |= distributions(PROJECT["optional-dependencies"][extra])
+        elif name := re.match(r"[\w-]+", requirement):
+            found.add(name[0].lower().replace("_", "-"))
+    return found
 
 
 @pytest.mark.parametrize("script", sorted(SCRIPTS))

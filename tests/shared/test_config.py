@@ -8,7 +8,8 @@ from typing import ClassVar
 import pytest
 from pydantic import Field
 
-from shared.config import ConfigError, Section, ServiceSettings, load, merge, read_toml
+from shared.config import ConfigError, Section, ServiceSettings, load, read_sources, read_toml
+from shared.config_files import Finding
 from shared.parties import Role, donor
 
 
@@ -85,7 +86,7 @@ def test_password_file(file: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "bus: is required; set it here or as VMPORT_BUS"),
+        ("", "bus: is required; set it here or as VMPORT_BUS__URL"),
         ('[bus]\nurl = "http://x"', "bus.url: expected amqp://PARTY:PASSWORD@HOST:PORT/VHOST"),
         ('[bus]\nurl = "amqp://donor.alpha:x@h:99999/v"', "bus.url: expected amqp://PARTY:PASSWORD@HOST:PORT/VHOST"),
         ('[bus]\nurl = "amqp://root:x@h/v"', "bus.url: 'root' is no party: expected broker, "),
@@ -96,8 +97,8 @@ def test_password_file(file: Path, tmp_path: Path) -> None:
             "bus: give the password in url or in password_file, not in both",
         ),
         (f'[bus]\nurl = "{URL}"\ntypo = 1', "bus.typo: is no setting; see --print-config for all of them"),
-        (f'[bus]\nurl = "{URL}"\n[toy]\nsize = 0', "toy.size: Input should be greater than or equal to 1"),
-        (f'[bus]\nurl = "{URL}"\n[log]\nlevel = "loud"', "log.level: Input should be 'debug', 'info', 'warning' or"),
+        (f'[bus]\nurl = "{URL}"\n[toy]\nsize = 0', "toy.size: expected at least 1"),
+        (f'[bus]\nurl = "{URL}"\n[log]\nlevel = "loud"', "log.level: expected 'debug', 'info', 'warning' or"),
         (f'[bus]\nurl = "{URL}"\n[zoo]\nx = 1', "zoo: is no setting; see --print-config for all of them"),
     ],
 )
@@ -138,6 +139,67 @@ def test_read_toml_gives_a_table(file: Path) -> None:
     assert read_toml(file)["toy"] == {"size": 5}
 
 
-def test_merge_goes_table_by_table() -> None:
-    """The upper one wins only where it says something."""
-    assert merge({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}, "c": 4}) == {"a": {"x": 1, "y": 3}, "b": 1, "c": 4}
+@pytest.mark.parametrize(
+    ("variable", "value"), [("VMPORT_BUS__URL", "http://foo"), ("VMPORT_BUS", '{"url": "nothing"}')]
+)
+def test_variable_that_is_set_is_the_one_that_is_named(
+    file: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    """Not the file, which is fine, and not a variable that nobody set."""
+    monkeypatch.setenv(variable, value)
+    assert problems(file) == [f"{variable}: expected amqp://PARTY:PASSWORD@HOST:PORT/VHOST"]
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://foo", "--url: expected amqp://PARTY:PASSWORD@HOST:PORT/VHOST"),
+        ("amqp://donor.alpha@h/v", "--url: give the password in url or in password_file"),
+        ("amqp://broker:x@h/v", "--url: the url's user broker is a broker; this service speaks as: donor"),
+    ],
+)
+def test_option_is_named_where_it_is_wrong(
+    file: Path, monkeypatch: pytest.MonkeyPatch, url: str, expected: str
+) -> None:
+    """The command line wins over file and environment, so it is to blame."""
+    monkeypatch.setenv("VMPORT_BUS__URL", URL)
+    with pytest.raises(ConfigError) as caught:
+        load(ToySettings, file, command_line={"bus": {"url": url}})
+    assert [str(problem) for problem in caught.value.problems] == [expected]
+
+
+class Tenant(ServiceSettings):
+    ROLES: ClassVar = frozenset({Role.TENANT})
+    USER_FILE: ClassVar = "~/.config/toy.toml"
+
+
+def test_no_settings_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first message of a new user: where settings are looked for, how to begin, and what must be set."""
+    monkeypatch.delenv("VMPORT_BUS__URL", raising=False)
+    with pytest.raises(ConfigError) as caught:
+        load(Tenant, None, program="toy")
+    assert [str(problem) for problem in caught.value.problems] == [
+        (
+            "no settings file: neither --config nor VMPORT_CONFIG names one, and there is no ~/.config/toy.toml; "
+            "'toy --print-config > ~/.config/toy.toml' writes a documented sample to fill in"
+        ),
+        "VMPORT_BUS__URL: is required where there is no settings file",
+    ]
+
+
+def test_no_settings_for_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service looks in no home."""
+    monkeypatch.delenv("VMPORT_BUS__URL", raising=False)
+    assert problems(None)[0] == (
+        "no settings file: neither --config nor VMPORT_CONFIG names one; "
+        "'vmport --print-config > FILE' writes a documented sample to fill in"
+    )
+
+
+def test_finding_about_a_file_names_its_source(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found by trying is blamed like what was found by reading."""
+    sources = read_sources(ToySettings, file)
+    assert str(sources.problem(Finding(("toy", "size"), "is odd"))) == f"{file}: toy.size: is odd"
+    monkeypatch.setenv("VMPORT_TOY__SIZE", "7")
+    sources = read_sources(ToySettings, file)
+    assert str(sources.problem(Finding(("toy", "size"), "is odd"))) == "VMPORT_TOY__SIZE: is odd"

@@ -65,16 +65,16 @@ def test_port_is_bound_inside_and_not_after(path: Path) -> None:
         logging.getLogger("somebody.else").warning("theirs")
     get_logger("m").info("after")
     ours, theirs, after = lines(path)
-    assert (ours["port"], ours["phase"]) == (str(port), "quoting")
-    assert theirs["port"] == str(port)
-    assert "port" not in after
+    assert (ours["port_id"], ours["phase"]) == (str(port), "quoting")
+    assert theirs["port_id"] == str(port)
+    assert "port_id" not in after
 
 
 def test_nothing_is_bound_without_a_port(path: Path) -> None:
     """A message that is about no port adds nothing."""
     with port_bound(None):
         get_logger("m").info("ours")
-    assert "port" not in lines(path)[0]
+    assert "port_id" not in lines(path)[0]
 
 
 def test_level_holds_for_all(path: Path) -> None:

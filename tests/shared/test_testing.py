@@ -14,7 +14,8 @@ from shared.messages.queries import ListVms, VmsListed
 from shared.parties import BROKER, node, tenant
 from shared.redelivery import MAX_ATTEMPTS
 from shared.tasks import Tasks
-from shared.testing import START, ManualClock, MemoryBroker, MemoryLaneAdmin, breathe
+from shared.testing import START, ManualClock, MemoryBroker, breathe
+from shared.testing_lanes import MemoryLaneAdmin
 from shared.topology import DELIVERY_LIMIT
 
 ACME = tenant("acme")

@@ -1,4 +1,4 @@
-"""Samples of what tenants, donors and recipients say about one VM; and a conversation with the saga, to read like a
+"""Sample messages of tenants, donors and recipients about one VM, and a conversation with the saga that reads like a
 script.
 """
 
@@ -8,7 +8,7 @@ import hashlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from services.broker.saga import (
@@ -21,6 +21,7 @@ from services.broker.saga import (
     Event,
     Heard,
     LanesOpened,
+    Moment,
     OpenLanes,
     RecordEnd,
     SagaState,
@@ -70,6 +71,8 @@ from shared.messages.vm import (
 from shared.parties import Party, donor, node, recipient, tenant
 from shared.testing import make_lane_endpoint
 
+M = TypeVar("M", bound=Message)
+
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PORT = UUID("00000000-0000-4000-8000-000000000001")
 VM = UUID("00000000-0000-4000-8000-0000000000aa")
@@ -79,6 +82,8 @@ BETA = recipient("beta")
 GAMMA = recipient("gamma")
 ALPHA_NODE = node("alpha", "alpha-1")
 BETA_NODE = node("beta", "beta-1")
+LONG = "x" * 10_000
+"""More than any message holds."""
 XML = "<domain type='qemu'><name>web</name></domain>"
 
 
@@ -165,13 +170,13 @@ def outbound_finished() -> OutboundFinished:
     )
 
 
-def transfer_failed(side: Side, *, guest_running: bool) -> TransferFailed:
-    """A half gives up."""
-    return TransferFailed(port_id=PORT, side=side, code="lane_lost", detail="gone", guest_running=guest_running)
+def transfer_failed(side: Side, *, guest_running: bool, detail: str = "gone") -> TransferFailed:
+    """One side gives up."""
+    return TransferFailed(port_id=PORT, side=side, code="lane_lost", detail=detail, guest_running=guest_running)
 
 
 def transfer_aborted(side: Side, *, guest_running: bool | None = None) -> TransferAborted:
-    """A half is stopped and clean."""
+    """One side is stopped and clean."""
     running = side is Side.OUTBOUND if guest_running is None else guest_running
     return TransferAborted(port_id=PORT, side=side, guest_running=running)
 
@@ -211,7 +216,7 @@ def capacity(at: datetime) -> CapacityReported:
 
 
 def told(effect: Effect) -> str:
-    """An effect in few words."""
+    """An effect in a few words."""
     match effect:
         case Send():
             return f"{effect.to} <- {type(effect.message).__name__}"
@@ -229,7 +234,7 @@ def told(effect: Effect) -> str:
 
 @dataclass
 class Conversation:
-    """A port's saga, spoken to. Each call is one event; `expect` compares what came of it."""
+    """A conversation with a port's saga. Each call is one event; `expect` compares the result."""
 
     state: SagaState
     now: datetime = NOW
@@ -262,7 +267,7 @@ class Conversation:
         return self._take(Heard(sender, message))
 
     def lanes_opened(self) -> Conversation:
-        """The relay is ready."""
+        """The relay's queues are declared."""
         return self._take(LanesOpened())
 
     def pass_time(self, duration: timedelta) -> Conversation:
@@ -287,6 +292,22 @@ class Conversation:
         assert self.last is not None
         assert [phase.value, *effects] == [self.state.phase.value, *map(told, self.last.effects)]
         return self
+
+    def sent(self, kind: type[M], to: Party | None = None) -> M:
+        """The one message of this type among the last effects; with ``to``, the one to that party."""
+        assert self.last is not None
+        found = [
+            effect.message
+            for effect in self.last.effects
+            if isinstance(effect, Send) and isinstance(effect.message, kind) and to in {None, effect.to}
+        ]
+        assert len(found) == 1
+        return found[0]
+
+    @property
+    def moment(self) -> Moment:
+        """The port as it is now, as a handler gets it."""
+        return Moment(self.state, self.now, self.timing)
 
     # Shortcuts along the good path
 

@@ -43,7 +43,8 @@ from shared.messages.service_change import PortAccepted, PortPhase
 from shared.metrics import Metrics
 from shared.parties import BROKER, Party, tenant
 from shared.store import Store, StoreSettings
-from shared.testing import ManualClock, MemoryBroker, MemoryBus, MemoryLaneAdmin, breathe
+from shared.testing import ManualClock, MemoryBroker, MemoryBus, breathe
+from shared.testing_lanes import MemoryLaneAdmin
 from tests.support.broker_samples import (
     ACME,
     ALPHA,

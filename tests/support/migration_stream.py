@@ -8,8 +8,10 @@ import numpy as np
 from blake3 import blake3
 from numpy.typing import NDArray
 
-from services.node_agent.page_codec.memory import xbzrle
-from services.node_agent.page_codec.memory.qemu_stream import PAGE_BYTES, Kind, QemuStream
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BYTES
+from services.node_agent.page_codec.memory.qemu_stream import QemuStream
+from services.node_agent.page_codec.memory.scan import Kind
+from tests.support.xbzrle_reference import apply_delta
 
 RAM_SECTION = 2
 BLOCKS: Mapping[bytes, int] = {b"pc.ram": 64, b"0000:00:02.0/vga.vram": 8, b"/rom@etc/acpi/tables": 2}
@@ -88,7 +90,7 @@ class GuestMemory:
                 case Kind.PAGE:
                     self._memory[page] = np.frombuffer(scan.buffer, np.uint8, PAGE_BYTES, body)
                 case _:
-                    xbzrle.apply(scan.buffer[body:end], self._memory[page])
+                    apply_delta(scan.buffer[body:end], self._memory[page])
 
     def digest(self) -> str:
         """Of all pages and of all that was no RAM record."""

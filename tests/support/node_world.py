@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.hypervisor.testing import DISK_BYTES, FakeHypervisor
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
+from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
 from services.node_agent.messenger import Messenger

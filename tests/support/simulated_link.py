@@ -30,7 +30,7 @@ class Bottleneck:
     busy_s: float = 0.0
     free_at_s: float = 0.0
 
-    def pass_(self, size_bytes: int, now_s: float) -> float:
+    def transmit(self, size_bytes: int, now_s: float) -> float:
         """Queue so many bytes; when the last of them has left."""
         took_s = size_bytes / self.bytes_per_s
         self.busy_s += took_s
@@ -128,7 +128,7 @@ class SimulatedLane:
             self.a.send_data(self._stream, self.payload, now_s, raw_bytes=self._raws[-1])
             self.readings.append(Reading(now_s, self.link.queue_s(now_s), self.a.stats().allowed_out_bytes))
         for frame in self.a.frames_to_send(now_s):
-            arrives_s = self._wake("b", self.link.pass_(len(frame), now_s) + self.one_way_s)
+            arrives_s = self._wake("b", self.link.transmit(len(frame), now_s) + self.one_way_s)
             self.clock.at(arrives_s, lambda frame=frame: self._at_b(frame))  # type: ignore[misc]
         for frame in self.b.frames_to_send(now_s):
             arrives_s = self._wake("a", now_s + self.one_way_s)
@@ -167,7 +167,7 @@ class SimulatedLane:
     def _at_b(self, frame: bytes) -> None:
         for event in self.b.receive_frame(frame, self.clock.now_s):
             if isinstance(event, DataReceived):
-                read_s = self.reader.pass_(self._raws.popleft(), self.clock.now_s)
+                read_s = self.reader.transmit(self._raws.popleft(), self.clock.now_s)
                 self.clock.at(read_s, lambda event=event: self._read(event))  # type: ignore[misc]
         self.go_on()
 

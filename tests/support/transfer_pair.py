@@ -18,7 +18,8 @@ from uuid import UUID, uuid4
 
 import numpy as np
 
-from services.node_agent.hypervisor.testing import DISK_BYTES, FakeHypervisor
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
+from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
 from services.node_agent.page_codec.hello import Technique
@@ -33,7 +34,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
-from shared.domain_xml import HostPlaces, rewrite_for_host
+from shared.domain import HostPlaces, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
@@ -81,7 +82,7 @@ def make_agreement(
 ) -> ServiceChangeAgreement:
     """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
     now = NOW
-    xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"}))
+    xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"})).to_text()
     return ServiceChangeAgreement(
         port_id=port_id or uuid4(),
         tenant="acme",

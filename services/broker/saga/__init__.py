@@ -1,15 +1,18 @@
 """The saga of a port: a pure, table-driven state machine whose state is a value that can be saved.
 
-``table`` has the theory and the table, ``state`` the values; ``choosing``, ``moving``, ``switching`` and ``ending``
-the handlers, one module per part of the conversation. Nothing here knows a clock, a database or a bus.
+``table`` has the theory and the table, ``machine`` runs it. ``state``, ``events``, ``effects`` and ``decision`` are
+the values; ``choosing``, ``moving``, ``switching`` and ``ending`` are the handlers, one module per part of the
+conversation. ``quotes`` ranks offers, ``sla`` compares promises with measurements, ``diagram`` draws the table. Nothing
+here knows a clock, a database or a bus.
 """
 
 from services.broker.saga.choosing import begin, begin_refused
-from services.broker.saga.decision import Decision, Timing, Verdict
+from services.broker.saga.decision import Decision, Moment, SagaBug, Timing, Verdict
 from services.broker.saga.effects import Alarm, CloseLanes, CommitEpoch, Effect, OpenLanes, RecordEnd, Send
 from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, WakeUp
+from services.broker.saga.machine import step
 from services.broker.saga.state import ENDS, SagaState
-from services.broker.saga.table import TABLE, SagaBug, step
+from services.broker.saga.table import TABLE
 
 __all__ = [
     "ENDS",
@@ -23,6 +26,7 @@ __all__ = [
     "Event",
     "Heard",
     "LanesOpened",
+    "Moment",
     "OpenLanes",
     "RecordEnd",
     "SagaBug",

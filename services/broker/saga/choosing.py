@@ -1,18 +1,28 @@
-"""From the request to the fixed porting: approval by the donor, quotes, choice, reservation, agreement. Pure.
+"""From the request to the agreement: approval by the donor, quotes, choice, reservation. Pure.
 
-Nothing moves in these phases. A provider that says no makes a refusal; a provider that says nothing counts as
-declining, and if the donor says nothing the port fails.
+Nothing moves in these phases. If the donor says no, the port is refused; if the donor says nothing, it fails. A
+recipient that says nothing counts as declining.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from services.broker.saga import quotes
 from services.broker.saga.decision import Decision, Moment, Timing
 from services.broker.saga.effects import Effect, Send
-from services.broker.saga.ending import end_without_success, fail, plan, refuse, refused_by_broker, release
+from services.broker.saga.ending import (
+    end_without_success,
+    fail,
+    plan,
+    refuse,
+    refused_by_broker,
+    release,
+    release_all,
+)
 from services.broker.saga.events import Heard
 from services.broker.saga.moving import open_window, opens_at
 from services.broker.saga.state import Failure, SagaState
@@ -32,8 +42,10 @@ from shared.messages.porting import (
 from shared.messages.service_change import BEST, PortAccepted, PortPhase, PortPlanned, PortRequested, Quote
 from shared.parties import BROKER, Name, Party, recipient, tenant
 
+# The request
+
 FOUND_BY_BROKER = frozenset({"no_answer", "reservation_expired", *quotes.CODES})
-"""Reasons against an offer that are the broker's own findings, not the provider's word."""
+"""Codes of the reasons against an offer that the broker found itself; all others were given by the provider."""
 
 
 def begin(
@@ -46,7 +58,7 @@ def begin(
     now: datetime,
     timing: Timing,
 ) -> Decision:
-    """A verified request: record it, tell the tenant, ask the donor."""
+    """Begin with a verified request: record it, tell the tenant, ask the donor."""
     state = SagaState(
         request=request,
         tenant=tenant_name,
@@ -78,7 +90,7 @@ def begin(
 def begin_refused(
     request: PortRequested, *, tenant_name: Name, vm_name: str, epoch: int, refusals: tuple[Refusal, ...], now: datetime
 ) -> Decision:
-    """A request that the broker's own rules refuse: it is recorded, and has ended."""
+    """Record a request that the broker's own rules refuse; the port has ended."""
     state = SagaState(
         request=request,
         tenant=tenant_name,
@@ -96,17 +108,13 @@ def begin_refused(
 # APPROVAL
 
 
-def donor_approved(at: Moment, event: Heard) -> Decision:
-    """The donor lets the VM go: ask everybody who might take it."""
-    answer = event.message
-    if not isinstance(answer, DonorApproved):
-        raise TypeError(type(answer))
-    state = at.state
+def donor_approved(at: Moment, heard: Heard[DonorApproved]) -> Decision:
+    """The donor lets the VM go: ask every candidate for a quote."""
+    answer, state = heard.message, at.state
     if answer.identity.vm.uuid != state.request.vm_uuid:
-        return fail(at, "identity_mismatch", f"{event.sender} described another VM, {answer.identity.vm.uuid}")
-    digest = hashlib.sha256(answer.identity.domain_xml.encode()).hexdigest()
-    if digest != answer.identity.domain_xml_sha256:
-        return fail(at, "identity_mismatch", f"{event.sender} sent a domain XML that does not fit its own digest")
+        return fail(at, "identity_mismatch", f"{heard.sender} described another VM, {answer.identity.vm.uuid}")
+    if _sha256(answer.identity.domain_xml) != answer.identity.domain_xml_sha256:
+        return fail(at, "identity_mismatch", f"{heard.sender} sent a domain XML that does not match its digest")
     candidates = tuple(name for name in state.candidates if not answer.partners or name in answer.partners)
     if not candidates:
         return refused_by_broker(at, (_no_partner(state.candidates, answer.partners),))
@@ -127,20 +135,21 @@ def donor_approved(at: Moment, event: Heard) -> Decision:
     )
 
 
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _no_partner(candidates: tuple[Name, ...], partners: tuple[Name, ...]) -> Refusal:
     return Refusal(
         code="partner_not_allowed",
-        rule=f"VMs leave this donor only to its partners: {', '.join(partners)}",
+        rule=f"the donor ports VMs only to its partners: {', '.join(partners)}",
         evidence=f"the possible recipients are {', '.join(candidates)}",
     )
 
 
-def donor_rejected(at: Moment, event: Heard) -> Decision:
+def donor_rejected(at: Moment, heard: Heard[DonorRejected]) -> Decision:
     """The donor's rules forbid the port."""
-    answer = event.message
-    if not isinstance(answer, DonorRejected):
-        raise TypeError(type(answer))
-    return refuse(at, event.sender, answer.refusals, tell_donor=False)
+    return refuse(at, heard.sender, heard.message.refusals, tell_donor=False)
 
 
 def donor_silent(at: Moment) -> Decision:
@@ -152,56 +161,56 @@ def donor_silent(at: Moment) -> Decision:
 # QUOTING
 
 
-def quote_offered(at: Moment, event: Heard) -> Decision:
-    """An offer; the last one expected closes the round."""
-    answer = event.message
-    if not isinstance(answer, QuoteOffered):
-        raise TypeError(type(answer))
-    if answer.quote.provider != event.sender.owner:
-        return at.ignore(f"{event.sender} cannot offer in the name of {answer.quote.provider}")
-    others = tuple(quote for quote in at.state.quotes if quote.provider != event.sender.owner)
-    return _when_all_answered(at, at.state.but(quotes=(*others, answer.quote)), f"{event.sender.owner} offers")
+def quote_offered(at: Moment, heard: Heard[QuoteOffered]) -> Decision:
+    """A provider makes an offer; a second one replaces the first."""
+    offer, provider = heard.message.quote, heard.sender.owner
+    if offer.provider != provider:
+        return at.ignore(f"{heard.sender} cannot make an offer in the name of {offer.provider}")
+    others = tuple(quote for quote in at.state.quotes if quote.provider != provider)
+    return _choose_when_all_answered(at.with_(quotes=(*others, offer)), f"{provider} makes an offer")
 
 
-def quote_declined(at: Moment, event: Heard) -> Decision:
+def quote_declined(at: Moment, heard: Heard[QuoteDeclined]) -> Decision:
     """A provider does not want the VM, and says why."""
-    answer = event.message
-    if not isinstance(answer, QuoteDeclined):
-        raise TypeError(type(answer))
-    declined = {**at.state.declined, event.sender.owner: answer.refusals}
-    note = f"{event.sender.owner} declines: {'; '.join(map(str, answer.refusals))}"
-    return _when_all_answered(at, at.state.but(declined=declined), note)
+    refusals, provider = heard.message.refusals, heard.sender.owner
+    note = f"{provider} declines: {'; '.join(map(str, refusals))}"
+    return _choose_when_all_answered(_declined(at, {provider: refusals}), note)
 
 
 def quoting_deadline(at: Moment) -> Decision:
-    """Who has not answered by now has declined."""
-    answered = {quote.provider for quote in at.state.quotes} | set(at.state.declined)
-    silent = {name: (_no_answer(name),) for name in at.state.candidates if name not in answered}
-    return _choose(Moment(at.state.but(declined={**at.state.declined, **silent}), at.now, at.timing))
+    """A provider that has not answered by now has declined."""
+    silent = set(at.state.candidates) - _answered(at.state)
+    return _choose(_declined(at, {name: (_no_answer(name),) for name in at.state.candidates if name in silent}))
 
 
 def _no_answer(name: Name) -> Refusal:
-    return Refusal(code="no_answer", rule="a provider answers in time", evidence=f"{name} did not answer")
+    return Refusal(code="no_answer", rule="a provider must answer in time", evidence=f"{name} did not answer")
 
 
-def _when_all_answered(at: Moment, state: SagaState, note: str) -> Decision:
-    answered = {quote.provider for quote in state.quotes} | set(state.declined)
-    if answered >= set(state.candidates):
-        return _choose(Moment(state, at.now, at.timing))
-    return Decision(state, (), note)
+def _declined(at: Moment, reasons: Mapping[Name, tuple[Refusal, ...]]) -> Moment:
+    return at.with_(declined={**at.state.declined, **reasons})
+
+
+def _answered(state: SagaState) -> set[Name]:
+    return {quote.provider for quote in state.quotes} | set(state.declined)
+
+
+def _choose_when_all_answered(at: Moment, note: str) -> Decision:
+    if _answered(at.state) >= set(at.state.candidates):
+        return _choose(at)
+    return at.stay(note=note)
 
 
 def _choose(at: Moment) -> Decision:
-    """All answers are in: end a dry run, or ask the best offer to become a reservation."""
+    """All answers are in: end a dry run, or ask for a reservation of the best offer."""
     state = at.state
     open_offers = [quote for quote in state.quotes if quote.provider not in state.declined]
     choice = quotes.choose(open_offers, state.request.limits, at.now)
-    declined = {**state.declined, **choice.unacceptable}
     if state.request.dry_run:
+        declined = {**state.declined, **choice.unacceptable}
         return plan(at, PortPlanned(port_id=state.port_id, quotes=choice.ranked, declined=declined))
-    if not choice.ranked:
-        return _nobody_left(Moment(state.but(declined=declined), at.now, at.timing))
-    return _reserve(Moment(state.but(declined=declined), at.now, at.timing), choice.ranked[0])
+    at = _declined(at, choice.unacceptable)
+    return _reserve(at, choice.ranked[0]) if choice.ranked else _nobody_left(at)
 
 
 def _nobody_left(at: Moment) -> Decision:
@@ -219,8 +228,8 @@ def _nobody_left(at: Moment) -> Decision:
     )
     summary = Refusal(
         code="no_offer",
-        rule="at least one provider makes an offer within the tenant's limits",
-        evidence=f"{len(state.declined)} of {len(state.candidates)} providers asked cannot or will not take the VM",
+        rule="at least one provider must make an offer within the tenant's limits",
+        evidence=f"{len(state.declined)} of {len(state.candidates)} providers made no acceptable offer",
     )
     return refused_by_broker(at, (summary, *reasons))
 
@@ -229,132 +238,129 @@ def _nobody_left(at: Moment) -> Decision:
 
 
 def _reserve(at: Moment, quote: Quote) -> Decision:
+    """Ask for a reservation.
+
+    The next best offer is tried in the same phase; it gets the phase's whole time again.
+    """
     state = at.state
-    if state.identity is None:
-        raise ValueError("nothing can be reserved for a VM that nobody described")
     ask = ReservationRequested(
         port_id=state.port_id,
         tenant=state.tenant,
-        identity=state.identity,
+        identity=at.identity,
         limits=state.request.limits,
         quote=quote,
     )
-    decision = at.go(
+    return at.go(
         PortPhase.RESERVING,
         Send(recipient(quote.provider), ask, perishable=True),
         note=f"chose {quote.provider}: {quote.price_per_month} {quote.currency}, {quote.promised_total_s:.0f} s",
+        rearm=True,
         chosen=quote,
     )
-    # The next best offer is a new attempt with the whole time of the phase, though the phase is the same.
-    return Decision(decision.state, decision.effects, decision.note, rearm=True)
 
 
-def reserved(at: Moment, event: Heard) -> Decision:
-    """Capacity is held: fix the porting."""
-    answer = event.message
-    if not isinstance(answer, Reserved):
-        raise TypeError(type(answer))
-    if event.sender != at.state.recipient_party:
-        return reserved_too_late(at, event)
+def reserved(at: Moment, heard: Heard[Reserved]) -> Decision:
+    """Capacity is reserved: fix the agreement."""
+    answer = heard.message
+    if heard.sender != at.recipient_party:
+        return reserved_too_late(at, heard)
     if answer.reserved_until <= at.now:
         expired = Refusal(
             code="reservation_expired",
-            rule="a reservation holds until the porting is fixed",
-            evidence=f"it ended {answer.reserved_until.isoformat()}",
+            rule="a reservation must be valid when the agreement is fixed",
+            evidence=f"it expired at {answer.reserved_until.isoformat()}",
         )
-        return _next_best(at, event.sender.owner, (expired,))
+        return _next_best(at, (expired,))
     return _fix(at, answer)
 
 
-def reserved_too_late(at: Moment, event: Heard) -> Decision:
+def reserved_too_late(at: Moment, heard: Heard[Reserved]) -> Decision:
     """A reservation that nobody waits for any more must not hold capacity."""
-    if event.sender == at.state.recipient_party and at.state.agreement is not None:
-        return at.ignore("the reservation is known")
-    effects, _ = release(at.state.but(asked=(event.sender.owner,), released=()), "the reservation came too late")
-    return at.stay(*effects, note=f"late reservation of {event.sender.owner} released")
+    if heard.sender == at.state.recipient_party and at.state.agreement is not None:
+        return at.ignore("this reservation is already part of the agreement")
+    provider = heard.sender.owner
+    return at.stay(
+        release(at, provider, "the reservation came too late"), note=f"late reservation of {provider} released"
+    )
 
 
-def reservation_refused(at: Moment, event: Heard) -> Decision:
-    """The platform check found something: try the next best offer."""
-    answer = event.message
-    if not isinstance(answer, ReservationRefused):
-        raise TypeError(type(answer))
-    if event.sender != at.state.recipient_party:
-        return at.ignore(f"{event.sender} is not being asked now")
-    return _next_best(at, event.sender.owner, answer.refusals)
+def reservation_refused(at: Moment, heard: Heard[ReservationRefused]) -> Decision:
+    """The recipient's platform check found a problem: try the next best offer."""
+    if heard.sender != at.recipient_party:
+        return at.ignore(f"no reservation is expected from {heard.sender} now")
+    return _next_best(at, heard.message.refusals)
 
 
 def reserving_deadline(at: Moment) -> Decision:
-    """The chosen recipient stays silent: let it go, try the next best."""
-    name = at.state.recipient or ""
-    return _next_best(at, name, (_no_answer(name),))
+    """The chosen recipient is silent: release it and try the next best offer."""
+    return _next_best(at, (_no_answer(at.recipient),))
 
 
-def _next_best(at: Moment, name: Name, refusals: tuple[Refusal, ...]) -> Decision:
-    declined = {**at.state.declined, name: refusals}
-    decision = _choose(Moment(at.state.but(declined=declined, chosen=None), at.now, at.timing))
-    letting_go: tuple[Effect, ...] = ()
-    if name not in decision.state.released:
-        letting_go, _ = release(at.state.but(asked=(name,), released=()), "another offer is tried")
-    released = tuple(dict.fromkeys((*decision.state.released, name)))
+def _next_best(at: Moment, refusals: tuple[Refusal, ...]) -> Decision:
+    """Give up the chosen offer for these reasons, and choose again among the others."""
+    name = at.recipient
+    decision = _choose(_declined(at, {name: refusals}).with_(chosen=None))
     note = f"{name}: {'; '.join(map(str, refusals))}. {decision.note}"
-    return Decision(decision.state.but(released=released), (*letting_go, *decision.effects), note, rearm=decision.rearm)
+    if name in decision.state.released:  # the port has ended, which releases everybody
+        return decision.after(note=note)
+    state = decision.state.with_(released=(*decision.state.released, name))
+    return replace(decision, state=state).after(release(at, name, "another offer was chosen"), note=note)
 
 
 def _fix(at: Moment, answer: Reserved) -> Decision:
-    """Write the agreement, give it to everybody, let the others go."""
-    state = at.state
+    """Write the agreement, send it to all parties, release the other providers."""
     fixed = _agreement(at, answer)
-    letting_go, released = release(state, "another offer was chosen", keep=fixed.recipient)
-    message = PortingFixed(port_id=state.port_id, agreement=fixed)
-    parties = (state.tenant_party, state.donor_party, recipient(fixed.recipient))
-    effects: tuple[Effect, ...] = (*(Send(party, message) for party in parties), *letting_go)
-    at = Moment(state.but(agreement=fixed, released=released), at.now, at.timing)
+    releases, released = release_all(at, "another offer was chosen", keep=fixed.recipient)
+    message = PortingFixed(port_id=fixed.port_id, agreement=fixed)
+    parties = (at.state.tenant_party, at.state.donor_party, at.recipient_party)
+    effects: tuple[Effect, ...] = (*(Send(party, message) for party in parties), *releases)
+    at = at.with_(agreement=fixed, released=released)
     opening = opens_at(fixed, at.timing)
     if opening <= at.now:
         opened = open_window(at)
-        return Decision(opened.state, (*effects, *opened.effects), f"fixed; {opened.note}")
+        return opened.after(*effects, note=f"fixed; {opened.note}")
     return at.go(PortPhase.SCHEDULED, *effects, note=f"fixed for {fixed.window_start.isoformat()}", wake_at=opening)
 
 
 def _agreement(at: Moment, answer: Reserved) -> ServiceChangeAgreement:
     state, limits = at.state, at.state.request.limits
-    if state.identity is None or state.chosen is None:
-        raise ValueError("nothing was chosen")
     start = max(limits.window_start or at.now, at.now)
     return ServiceChangeAgreement(
         port_id=state.port_id,
         tenant=state.tenant,
         vm_uuid=state.request.vm_uuid,
-        vm_name=state.identity.vm.name,
+        vm_name=at.identity.vm.name,
         donor=state.request.donor,
-        donor_node=state.identity.node,
-        recipient=state.chosen.provider,
+        donor_node=at.identity.node,
+        recipient=at.chosen.provider,
         recipient_node=answer.node,
         epoch=state.epoch + 1,
         window_start=start,
         deadline=limits.deadline or start + at.timing.transfer,
-        promised_total_s=state.chosen.promised_total_s,
-        promised_downtime_ms=state.chosen.promised_downtime_ms,
-        price_per_month=state.chosen.price_per_month,
-        currency=state.chosen.currency,
+        promised_total_s=at.chosen.promised_total_s,
+        promised_downtime_ms=at.chosen.promised_downtime_ms,
+        price_per_month=at.chosen.price_per_month,
+        currency=at.chosen.currency,
         limits=limits,
-        donor_lane=state.identity.lane,
+        donor_lane=at.identity.lane,
         recipient_lane=answer.lane,
-        routes=_routes(state.identity.lane, answer.lane),
+        routes=_routes(at.identity.lane, answer.lane),
         domain_xml=answer.domain_xml,
-        domain_xml_sha256=hashlib.sha256(answer.domain_xml.encode()).hexdigest(),
+        domain_xml_sha256=_sha256(answer.domain_xml),
         disks=answer.disks,
         fixed_at=at.now,
     )
 
 
 def _routes(*ends: LaneEndpoint) -> tuple[str, ...]:
-    """In the order in which they are tried: direct where either node can be reached so, the relay always."""
+    """The routes in the order of trying: direct if at least one node can be reached directly, the relay always."""
     return ("direct", "relay") if any(end.direct for end in ends) else ("relay",)
 
 
+# In all of these phases, and SCHEDULED
+
+
 def cancel_before_moving(at: Moment, reason: str) -> Decision:
-    """The tenant takes the request back while nothing moves: the port ends at once."""
+    """The tenant cancels while nothing moves: the port ends at once."""
     failure = Failure(outcome=PortPhase.CANCELLED, phase=at.state.phase, code="cancelled", detail=reason)
     return end_without_success(at, failure)

@@ -1,6 +1,4 @@
-"""The saga's state diagram in mermaid, drawn from the table, so that the picture cannot differ from the program.
-Pure.
-"""
+"""The saga's state diagram in mermaid, drawn from the table, so that the two cannot differ. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ def mermaid() -> str:
 
 
 def markdown() -> str:
-    """The document that is kept beside the code: the diagram, and the table of deadlines and cancels."""
+    """The document ``services/broker/saga.md``: the diagram, and the table of deadlines and cancels."""
     rows = [
         f"| {phase} | {row.limit_text} | {_name(row.on_deadline)} | {row.cancel.replace('_', ' ')} |"
         for phase, row in TABLE.items()
@@ -51,8 +49,8 @@ def _edges(row: Phase) -> dict[PortPhase, list[str]]:
         for target in line.to if line else ():
             edges.setdefault(target, []).append(label)
 
-    for kind, line in row.hears.items():
-        add(kind.__name__, line)
+    for line in row.hears:
+        add(line.message.__name__, line)
     add("window opens", row.on_wake)
     add("deadline", row.on_deadline)
     for target in CANCEL_LEADS_TO[row.cancel]:

@@ -1,4 +1,8 @@
-"""What a decision asks the shell to do: send, open and close lanes, commit, record, alarm. Imperative, plain values."""
+"""What a decision asks the shell to do. Imperative, plain values.
+
+All effects are stored in the transaction of the step that asks for them. Messages leave after the commit, through the
+outbox; lanes are opened and closed after the commit, because the relay takes no part in the transaction.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +15,46 @@ from shared.messages import Message
 from shared.messages.service_change import PortPhase, SlaRecord
 from shared.parties import Name, Party
 
+# Messages
+
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Say this to that party. With ``perishable`` the message is worth nothing after the new phase's deadline."""
+    """Send a message to a party."""
 
     to: Party
     message: Message
     perishable: bool = False
+    """The message is useless after the deadline of the phase that the step leads to; `step` fills in ``deadline``."""
     deadline: datetime | None = None
+    """After this time the message is dropped instead of delivered; None: it is always delivered."""
+
+
+# Lanes
 
 
 @dataclass(frozen=True, slots=True)
 class OpenLanes:
-    """Declare the port's lanes, then tell the saga `LanesOpened`."""
+    """Declare the port's lanes at the relay, then tell the saga `LanesOpened`."""
 
     ends: LaneEnds
 
 
 @dataclass(frozen=True, slots=True)
 class CloseLanes:
-    """Remove the port's lanes."""
+    """Delete the port's lanes at the relay."""
 
     ends: LaneEnds
 
 
+# The ledger and the operator
+
+
 @dataclass(frozen=True, slots=True)
 class CommitEpoch:
-    """Enter into the ownership log that ``owner`` holds the VM from ``epoch`` on. Must fail unless ``epoch - 1`` is
-    the newest.
+    """Write to the ownership log that ``owner`` holds the VM, on ``node``, from ``epoch`` on.
+
+    The whole step must fail unless ``epoch - 1`` is the newest epoch of the VM.
     """
 
     vm_uuid: UUID
@@ -50,7 +65,7 @@ class CommitEpoch:
 
 @dataclass(frozen=True, slots=True)
 class RecordEnd:
-    """The port is over."""
+    """Record how the port ended. ``sla`` is set for a completed port only."""
 
     outcome: PortPhase
     code: str
@@ -60,7 +75,7 @@ class RecordEnd:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Something that an operator should look at; the port goes on."""
+    """Call an operator; the port goes on meanwhile."""
 
     code: str
     detail: str

@@ -1,39 +1,44 @@
-"""What a saga hears: messages, deadlines and the shell's own reports. Past tense, plain values."""
+"""What a saga is told: a message, a time that has come, or a finished task of the shell. Past tense, plain values."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Generic, TypeVar
 
 from shared.messages import Message
 from shared.parties import Party
 
+MessageT_co = TypeVar("MessageT_co", bound=Message, covariant=True)
+
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """A believed message: the bus has verified its sender."""
+class Heard(Generic[MessageT_co]):
+    """A message, and who sent it; the bus has verified the sender.
+
+    A handler names the type that it answers, such as ``Heard[DonorApproved]``; the table registers it for that type.
+    """
 
     sender: Party
-    message: Message
+    message: MessageT_co
 
 
 @dataclass(frozen=True, slots=True)
 class DeadlinePassed:
-    """The phase's deadline is over. ``last_heard`` is when the donor's node last reported progress, if it did."""
+    """The deadline of the phase has passed."""
 
     last_heard: datetime | None = None
+    """When the donor's node last reported progress; None if it never did."""
 
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """The time that the phase asked for has come: the window opens, seeding may begin, or a question is to be asked
-    again.
-    """
+    """The phase's ``wake_at`` has come: the window opens, seeding may begin, or a question must be repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class LanesOpened:
-    """The relay's queues of this port are declared."""
+    """The queues of this port's lanes are declared at the relay."""
 
 
-Event = Heard | DeadlinePassed | WakeUp | LanesOpened
+Event = Heard[Message] | DeadlinePassed | WakeUp | LanesOpened

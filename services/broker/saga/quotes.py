@@ -1,13 +1,14 @@
 """The choice among recipients' offers. Pure.
 
 An offer is acceptable when it keeps every limit of the tenant: price, downtime, and arrival before the deadline.
-Compatibility is not weighed here: a recipient that cannot run the VM as it is declines. Among acceptable offers the
-order is:
+Compatibility is not compared here: a recipient that cannot run the VM as it is declines. Acceptable offers are ranked
+by:
 
-1. the lowest price per month (prices in the first currency by name; other currencies are not comparable and come
-after); 2. then the shortest promised total time;
+1. the lowest price per month. Prices in different currencies cannot be compared: currencies come in the order of
+   their names;
+2. then the shortest promised total time;
 3. then the shortest promised downtime;
-4. then the provider's name, so that the choice is the same whoever repeats it.
+4. then the provider's name, so that the choice does not depend on the order of the answers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CODES = frozenset({"quote_expired", "too_expensive", "downtime_too_long", "too_s
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Acceptable offers, best first, and why each other one is not."""
+    """The acceptable offers, best first; and for every other provider why its offer is not acceptable."""
 
     ranked: tuple[Quote, ...]
     unacceptable: dict[Name, tuple[Refusal, ...]]
@@ -71,7 +72,7 @@ def unmet_limits(quote: Quote, limits: PortLimits, now: datetime) -> tuple[Refus
         found.append(
             Refusal(
                 code="too_expensive",
-                rule=f"the price is at most {limits.max_price_per_month} per month",
+                rule=f"the price must be at most {limits.max_price_per_month} per month",
                 evidence=f"{quote.provider} asks {quote.price_per_month} {quote.currency}",
             )
         )
@@ -79,7 +80,7 @@ def unmet_limits(quote: Quote, limits: PortLimits, now: datetime) -> tuple[Refus
         found.append(
             Refusal(
                 code="downtime_too_long",
-                rule=f"the downtime is at most {limits.max_downtime_ms} ms",
+                rule=f"the downtime must be at most {limits.max_downtime_ms} ms",
                 evidence=f"{quote.provider} promises {quote.promised_downtime_ms} ms",
             )
         )
@@ -89,8 +90,8 @@ def unmet_limits(quote: Quote, limits: PortLimits, now: datetime) -> tuple[Refus
         found.append(
             Refusal(
                 code="too_slow",
-                rule=f"the VM arrives before {limits.deadline.isoformat()}",
-                evidence=f"{quote.provider} promises {quote.promised_total_s:.0f} s, that is {arrival.isoformat()}",
+                rule=f"the VM must arrive before {limits.deadline.isoformat()}",
+                evidence=f"{quote.provider} promises {quote.promised_total_s:.0f} s: arrival at {arrival.isoformat()}",
             )
         )
     return tuple(found)

@@ -1,43 +1,38 @@
 """Promised against measured: total time, downtime and price of a completed port. Pure.
 
-*Total* is from the opening of the window until the broker heard that the VM runs at the recipient; what was sent ahead
-of the window does not count. *Downtime* is the
-donor's measurement, an upper bound; without one it is the broker's own: from the request for switchover, when the
-guest was already paused, until that news, and a warning says so. The price is what was agreed; nobody can charge
-another. *Outage* is the donor's measurement or nothing; it is recorded and not judged, since nobody promised it.
+*Total* is from the opening of the window until the broker hears that the VM runs at the recipient; seeding before the
+window does not count. *Downtime* is the donor's measurement, an upper bound. Without one it is the broker's estimate,
+and a warning says so: from the request for switchover, when the guest was already paused, to the report of the arrival.
+*Outage* is the donor's measurement or nothing; it is recorded and not judged, since nobody promised it. The *price* is
+the agreed one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from services.broker.saga.decision import Moment
 from shared.messages.service_change import SlaRecord
-
-if TYPE_CHECKING:
-    from services.broker.saga.state import SagaState
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The record and what limits its worth."""
+    """The record, and warnings for the tenant about what it says."""
 
     record: SlaRecord
     warnings: tuple[str, ...]
 
 
-def measure(state: SagaState) -> Measured:
-    """The SLA record of a port whose VM has arrived; raises ValueError for any other."""
-    agreement = state.agreement
-    if agreement is None or state.moving_since is None or state.arrived_at is None:
-        raise ValueError("this port has not moved anything")
+def measure(at: Moment) -> Measured:
+    """The SLA record of a port whose VM has arrived."""
+    state, agreement = at.state, at.agreement
     warnings: list[str] = []
-    total_s = (state.arrived_at - state.moving_since).total_seconds()
+    total_s = (at.arrived_at - at.moving_since).total_seconds()
     if state.outbound is not None:
         downtime_ms = state.outbound.downtime_ms
     else:
-        since = state.switchover_requested_at or state.moving_since
-        downtime_ms = round((state.arrived_at - since).total_seconds() * 1000)
+        since = state.switchover_requested_at or at.moving_since
+        downtime_ms = round((at.arrived_at - since).total_seconds() * 1000)
         warnings.append("The donor reported no figures: downtime is the broker's estimate, byte counts are missing.")
     kept = total_s <= agreement.promised_total_s and downtime_ms <= agreement.promised_downtime_ms
     if downtime_ms > agreement.limits.max_downtime_ms:

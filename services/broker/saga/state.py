@@ -1,19 +1,19 @@
-"""What a port's saga is made of: its state, the events that reach it, the effects that it asks for. Pure values.
+"""The state of a port's saga: all that the broker knows about one port. A pure value.
 
-The state is all that the broker knows about a port; it is saved as JSON after each step and read back before the
-next one, so it outlives the process between any two messages.
+It is saved as JSON after each step and read back before the next one, so it survives a restart of the process between
+any two messages. What is saved must be readable: `with_` checks each change as if the value were made new.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from pydantic import Field
 
 from shared.bus import LaneEnds
 from shared.messages import Refusal
-from shared.messages.base import Text, Timestamp, Value
+from shared.messages.base import Code, Text, Timestamp, Value
 from shared.messages.porting import (
     OutboundFinished,
     ServiceChangeAgreement,
@@ -26,76 +26,99 @@ from shared.messages.vm import IdentityBundle
 from shared.parties import Name, Party, donor, node, recipient, tenant
 
 ENDS = frozenset({PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED})
-"""Phases that nothing leaves."""
+"""The end phases; no phase follows them."""
 
 
-class Failure(Value):
-    """Why a port ends without success, and in which phase that was found."""
+class Saved(Value):
+    """A value that is part of the saved state."""
+
+    def with_(self, **changes: Any) -> Self:
+        """The same value with some fields changed; text that is too long is clipped.
+
+        pydantic's ``model_copy`` would not do: it checks nothing, so text above the limit would be saved and then
+        refused when the state is read back, and the port could never take another step.
+        """
+        return type(self).model_validate({**dict(self), **changes})
+
+
+class Failure(Saved):
+    """Why a port ends without success, and the phase in which that was found."""
 
     outcome: Literal[PortPhase.FAILED, PortPhase.CANCELLED]
     phase: PortPhase
-    code: Text
+    code: Code
     detail: Text
 
 
-class SagaState(Value):
-    """Everything about one port. ``version`` is of this shape, not of the port."""
+class SagaState(Saved):
+    """Everything about one port. ``version`` is the version of this format."""
 
     version: Literal[1] = 1
+
+    # The request
     request: PortRequested
     tenant: Name
     vm_name: Text
     requested_at: Timestamp
     candidates: tuple[Name, ...] = Field(description="Providers that are asked for quotes.")
 
+    # Where the port is, and what it waits for
     phase: PortPhase
     phase_since: Timestamp
     deadline: Timestamp | None = Field(
-        default=None, description="When this phase gives up; every waiting phase has one."
+        default=None, description="When this phase gives up; every phase but the ends has one."
     )
     wake_at: Timestamp | None = Field(
-        default=None, description="When this phase wants to be called: window, seeding, next retry."
+        default=None, description="When the window opens, seeding may begin, or a question is repeated."
     )
     retries: int = 0
 
+    # Who owns the VM
     owner: Name = Field(description="The provider that may run the VM, by the newest epoch.")
     epoch: int = Field(ge=1, description="The newest committed epoch.")
-    committed: bool = Field(default=False, description="Switchover is committed and was not taken back.")
-    reverted: bool = Field(default=False, description="Switchover was committed, and taken back.")
+    committed: bool = Field(default=False, description="The switchover is committed and not reverted.")
+    reverted: bool = Field(default=False, description="The switchover was committed, and then reverted.")
 
+    # The choice of a recipient
     identity: IdentityBundle | None = None
     asked: tuple[Name, ...] = Field(default=(), description="Providers that may hold something for this port.")
-    released: tuple[Name, ...] = Field(default=(), description="Of those, who was told to let go.")
+    released: tuple[Name, ...] = Field(default=(), description="Providers of ``asked`` that were told to release it.")
     quotes: tuple[Quote, ...] = ()
     declined: dict[Name, tuple[Refusal, ...]] = Field(default_factory=dict)
     chosen: Quote | None = None
     agreement: ServiceChangeAgreement | None = None
-    lanes_open: bool = Field(default=False, description="Lanes were asked for and not yet given up.")
+    lanes_open: bool = Field(default=False, description="Lanes were opened and not yet closed.")
 
+    # The transfer and the completion
     moving_since: Timestamp | None = Field(
-        default=None, description="When the window opened for this port; what is sent ahead does not count."
+        default=None, description="When the window opened for this port; seeding before it does not count."
     )
     switchover_requested_at: Timestamp | None = None
-    arrived_at: Timestamp | None = Field(default=None, description="When the broker heard that the VM runs there.")
+    arrived_at: Timestamp | None = Field(
+        default=None, description="When the broker heard that the VM runs at the recipient."
+    )
     outbound: OutboundFinished | None = None
     outbound_trouble: Text = ""
     disconnected: VmDisconnected | None = None
     provisioned: VmProvisioned | None = None
 
+    # The end
     failure: Failure | None = None
     refusals: tuple[Refusal, ...] = ()
-    aborted: tuple[Side, ...] = Field(default=(), description="Halves that have confirmed that they are stopped.")
+    aborted: tuple[Side, ...] = Field(
+        default=(), description="Sides that have confirmed that their transfer is stopped."
+    )
     warnings: tuple[Text, ...] = ()
     sla: SlaRecord | None = None
 
     @property
     def port_id(self) -> UUID:
-        """The port that this saga is about."""
+        """The port's id, which the tenant chose."""
         return self.request.port_id
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the port is in an end phase."""
         return self.phase in ENDS
 
     @property
@@ -105,7 +128,7 @@ class SagaState(Value):
 
     @property
     def tenant_party(self) -> Party:
-        """Who asked."""
+        """The tenant that asked for the port."""
         return tenant(self.tenant)
 
     @property
@@ -120,32 +143,22 @@ class SagaState(Value):
 
     @property
     def donor_node(self) -> Party | None:
-        """The node that the VM leaves, once the port is fixed."""
+        """The node that the VM leaves, once there is an agreement."""
         return node(self.agreement.donor, self.agreement.donor_node) if self.agreement else None
 
     @property
     def recipient_node(self) -> Party | None:
-        """The node that the VM joins, once the port is fixed."""
+        """The node that the VM joins, once there is an agreement."""
         return node(self.agreement.recipient, self.agreement.recipient_node) if self.agreement else None
 
     @property
     def lane_ends(self) -> LaneEnds | None:
-        """Between whom the lanes run, once the port is fixed."""
+        """The two nodes between which the lanes run, once there is an agreement."""
         if self.donor_node is None or self.recipient_node is None:
             return None
         return LaneEnds(self.port_id, self.donor_node, self.recipient_node)
 
     @property
     def holders(self) -> tuple[Name, ...]:
-        """Providers that may hold a quote or a reservation still."""
+        """Providers that may still hold a quote or a reservation."""
         return tuple(name for name in self.asked if name not in self.released)
-
-    def but(self, **changes: Any) -> SagaState:
-        """The same state with some fields changed."""
-        return self.model_copy(update=changes)
-
-
-# Events: what reaches the saga.
-
-
-# Effects: what the saga asks for. All but lanes are stored in the step's own transaction.

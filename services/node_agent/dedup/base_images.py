@@ -1,8 +1,8 @@
 """Base images by their content: what lies beneath a VM's overlays at the donor, and the recipient's catalogue.
 
-An image is known by the BLAKE3 digest of the whole file, its size and its format, never by a name; what one reading
-found is kept for as long as the file has the same size, time and inode. Files are only read. Makes no overlay and
-speaks to nobody. Blocking calls: use threads, but one for what reads images (`ImageReader`).
+An image is identified by the BLAKE3 digest of the whole file, its size and its format, never by a name. A digest is
+remembered for as long as the file keeps its size, time and inode. Files are only read; no overlay is made here and
+nothing is sent. Calls block: use threads, and only one for what reads whole images (`ImageReader`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pydantic import Field
 
 from services.node_agent.dedup.blocks import STAMP_BYTES, stamp_of
 from services.node_agent.hypervisor import disk_images
-from shared.domain_xml import LayerFacts
+from shared.domain import LayerFacts
 from shared.messages.base import Bytes, Value
 from shared.messages.vm import DiskTarget
 
@@ -30,8 +30,8 @@ log = structlog.stdlib.get_logger(__name__)
 
 MAX_DISKS: Final = 64
 KNOWN_WITHIN_S: Final = 8.0
-"""At the donor, for all base images of a VM: a transfer that begins in time is worth more than an overlay. What is
-read meanwhile is remembered, and serves the next port."""
+"""At the donor, for all base images of a VM: an early start of the transfer is worth more than an overlay. What is read
+meanwhile is remembered and serves the next port."""
 _READ_BYTES: Final = 4 << 20
 _DIGEST_BYTES: Final = 32
 _NAME_BYTES: Final = 16
@@ -60,14 +60,14 @@ class OverlaysWanted(Value):
 
 
 class BaseImages:
-    """Images of one node. What was read is kept in `folder`."""
+    """Base images of one node. Digests of images that were read are kept in `folder`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Whoever reads an image now gets OSError: this process ends."""
+        """Reads in progress raise OSError from now on, because this process ends."""
         self._stopped.set()
 
     def look_up(self, path: Path) -> BaseImage | None:
@@ -81,7 +81,7 @@ class BaseImages:
             digest = self._read_whole(path)
             if stamp_of(path.stat()) != stamp_of(
                 before
-            ):  # nobody checks a base later, as blocks are when they are used
+            ):  # unlike a block, a base is not verified again when it is used
                 raise OSError(errno.ESTALE, "changed while it was read", str(path))
             self._remember(path, before, digest)
         return BaseImage(blake3=digest.hex(), size_bytes=before.st_size, format=image_format)
@@ -102,9 +102,9 @@ class BaseImages:
         return OverlaysWanted(bases=bases) if 0 < len(bases) <= MAX_DISKS else None
 
     def find(self, catalogue: Path | None, wanted: Collection[BaseImage]) -> Mapping[BaseImage, Path]:
-        """Those of the wanted images that the catalogue has. Reads no image: what was not read yet is not there.
+        """The wanted images that the catalogue has, with their files. An image that was not read yet counts as missing.
 
-        Raises OSError where there is no looking into the catalogue.
+        Raises OSError if the catalogue cannot be listed.
         """
         found: dict[BaseImage, Path] = {}
         sizes = {image.size_bytes for image in wanted}
@@ -112,7 +112,7 @@ class BaseImages:
             try:
                 image = self._known(path, sizes)
             except (OSError, disk_images.DiskImageError) as error:
-                log.warning("a base image cannot be known", file=str(path), reason=str(error))
+                log.warning("base image unreadable", file=str(path), reason=str(error))
                 continue
             if image is not None and image in wanted:
                 found.setdefault(image, path)
@@ -133,7 +133,7 @@ class BaseImages:
                 kept.unlink(missing_ok=True)
 
     def _remembered(self, path: Path, info: os.stat_result) -> bytes | None:
-        """The digest, if it is of this very file. What a crash left half written has another length or stamp."""
+        """The digest, if it belongs to this version of the file. A half-written record has another length or stamp."""
         kept = self._kept(path)
         try:
             data = kept.read_bytes()
@@ -173,7 +173,8 @@ def published(catalogue: Path | None) -> list[Path]:
 class ImageReader:
     """The one thread of a node that reads base images, however many wait for it.
 
-    They are large and come from slow disks, and the threads of all others would soon be taken by those who wait.
+    Images are large and may lie on slow disks: with asyncio's shared threads, their reads would soon occupy all of
+    them.
     """
 
     def __init__(self, images: BaseImages) -> None:
@@ -186,17 +187,17 @@ class ImageReader:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def beneath(self, layers: Mapping[str, Sequence[LayerFacts]]) -> OverlaysWanted | None:
-        """What to ask for, as `BaseImages.beneath`; None, too, where it cannot be read, or not in time."""
+        """As `BaseImages.beneath`; None also if an image cannot be read, or not within KNOWN_WITHIN_S."""
         try:
             async with asyncio.timeout(KNOWN_WITHIN_S):
                 return await self._read(self._images.beneath, layers)
         except (OSError, disk_images.DiskImageError, TimeoutError) as error:
-            reason = str(error) or "it takes too long; the next port will know"
-            log.warning("what lies beneath the VM's disks is not known", reason=reason)
+            reason = str(error) or f"not read within {KNOWN_WITHIN_S:.0f} s; the next port can use it"
+            log.warning("base images of the VM unknown", reason=reason)
             return None
 
     async def read_ahead(self, files: Iterable[Path]) -> None:
-        """Know these when a port needs them. Others may be asked about in between."""
+        """Read these so that a port finds them known. Other requests are served in between."""
         for path in files:
             await self._read(self._remember, path)
 
@@ -204,7 +205,7 @@ class ImageReader:
         try:
             self._images.look_up(path)
         except (OSError, disk_images.DiskImageError) as error:
-            log.warning("a base image cannot be known", file=str(path), reason=str(error))
+            log.warning("base image unreadable", file=str(path), reason=str(error))
 
     async def _read(self, read: Callable[[K], V], of: K) -> V:
         return await asyncio.get_running_loop().run_in_executor(self._thread, read, of)

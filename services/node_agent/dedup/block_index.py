@@ -11,14 +11,10 @@ import numpy as np
 from blake3 import blake3
 
 from services.node_agent.dedup.blocks import Scanned, scan, stamp_of
-from services.node_agent.page_codec.contents import (
-    ID_BYTES,
-)
+from services.node_agent.page_codec.contents import ID_BYTES
 from services.node_agent.page_codec.digests import digests_of
 
 _CHECKSUM_BYTES: Final = 32
-
-
 _ROW_BYTES: Final = 8 + ID_BYTES
 
 
@@ -29,7 +25,7 @@ class BlockIndex:
         self._folder = folder
 
     def look_up(self, path: Path, *, limit: int) -> Scanned:
-        """The file's contents: remembered, or scanned and remembered. Raises OSError."""
+        """The file's contents, at most `limit`: from the index, or scanned and then indexed. Raises OSError."""
         info = path.stat()
         stamp = stamp_of(info)
         kept = self._kept(path)
@@ -45,11 +41,11 @@ class BlockIndex:
         return found
 
     def forget(self, path: Path) -> None:
-        """The file is not what it was: read it again the next time."""
+        """The file has changed: scan it again the next time."""
         self._kept(path).unlink(missing_ok=True)
 
     def sweep(self, before_s: float) -> None:
-        """Remove what was not looked up since `before_s`, Unix time."""
+        """Remove indexes that were not looked up since `before_s`, Unix time in seconds."""
         for kept in self._folder.glob("*.index"):
             if kept.stat().st_mtime < before_s:
                 kept.unlink(missing_ok=True)
@@ -59,7 +55,7 @@ class BlockIndex:
 
 
 def _read_index(kept: Path, stamp: bytes) -> Scanned | None:
-    """None where there is none, it is of another version of the file, or a crash left half of it."""
+    """None if it is missing, of another version of the file, or was left half written by a crash."""
     try:
         data = kept.read_bytes()
     except OSError:

@@ -1,9 +1,9 @@
 """Files as 4 KiB blocks, found by content: base images, disks in quarantine, what an earlier port left.
 
-A file is read as it lies, whatever its format: QCOW2 keeps clusters uncompressed and aligned, so their contents are
-blocks of the file, too. `scan` reads a whole file and skips holes and zeros, `read_piece` a part of it; `BlockIndex`
-keeps the digests of files that do not change; `KnownContents` reads single blocks back, and believes none whose digest
-is not the expected one. Blocking calls: use threads.
+A file is read as raw bytes, whatever its format: QCOW2 keeps clusters uncompressed and aligned, so the contents of the
+disk in it are blocks of the file as well. `scan` reads a whole file and skips holes and zeros, `read_piece` reads a
+part. `block_index` keeps the digests of files that do not change; `known_blocks` reads single blocks back and verifies
+each by its digest. Calls block: use threads.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ STAMP_BYTES: Final = _STAMP.size
 
 @dataclass(frozen=True, slots=True)
 class Scanned:
-    """The different contents of a file, each at the first block that has it.
+    """The distinct contents of a file: row n of `blocks` (int64) is the first block with the content of `digests[n]`.
 
-    `whole` are the digests uncut, DIGEST_BYTES each, or nothing where only an index was read.
+    `whole` are the full digests, DIGEST_BYTES each; empty if only an index was read.
     """
 
     blocks: NDArray[np.int64]
@@ -46,16 +46,16 @@ class Scanned:
 
     @classmethod
     def empty(cls) -> Scanned:
-        """Of no file."""
+        """No contents: of a file that is empty or cannot be read."""
         return cls(np.empty(0, dtype=np.int64), digests_of(b""))
 
     def only(self, rows: NDArray[np.bool_]) -> Scanned:
-        """Some of it."""
+        """The rows for which `rows` (bool, one per row) is true."""
         whole = np.frombuffer(self.whole, dtype=np.uint8).reshape(-1, DIGEST_BYTES)
         return Scanned(self.blocks[rows], self.digests[rows], whole[rows].tobytes() if self.whole else b"")
 
     def first(self, count: int) -> Scanned:
-        """No more than so many rows."""
+        """The first `count` rows."""
         return Scanned(self.blocks[:count], self.digests[:count], self.whole[: count * DIGEST_BYTES])
 
     def whole_digests(self) -> list[bytes]:
@@ -64,7 +64,7 @@ class Scanned:
 
 
 def scan(path: Path, *, limit: int, stopped: Callable[[], bool] = lambda: False) -> Scanned:
-    """Read a file; at most `limit` contents, and no further once it is `stopped`. Raises OSError."""
+    """Read a file: at most `limit` distinct contents, and no further once `stopped()` is true. Raises OSError."""
     seen: set[bytes] = set()
     blocks: list[int] = []
     digests: list[bytes] = []
@@ -143,5 +143,5 @@ def _extents(file: int) -> Iterator[tuple[int, int]]:
 
 
 def stamp_of(info: os.stat_result) -> bytes:
-    """What tells a file from another one, and from itself when it has changed: its size, time and inode."""
+    """Size, modification time and inode: they differ if it is another file, or another version of the file."""
     return _STAMP.pack(info.st_size, info.st_mtime_ns, info.st_ino)

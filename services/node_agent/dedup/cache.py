@@ -1,9 +1,9 @@
-"""What ports of a VM leave at this node for the next one, the way home or a second attempt: for a time, within a quota.
+"""Contents that a port leaves at this node for the VM's next port (a return port or a second attempt).
 
-A folder per VM, in it one per port and half, in it the rings of `page_codec.store`: at the recipient what arrived, at
-the donor the memory that it sent in full; at both, what went ahead of the port's window (`seeding`). A VM's folder
-serves ports of that VM only. What is too old, or the oldest when the quota is exceeded, is overwritten and removed; a
-port under way keeps its own. Blocking calls: use threads.
+They are kept for a time and within a quota. There is a folder per VM, in it one per port and side, in it the ring files
+of `page_codec.store`: at the recipient what arrived, at the donor the memory that it sent in full, at both what seeding
+sent. A VM's folder serves ports of that VM only. What is too old, and the oldest when the quota is exceeded, is
+overwritten and removed; an active port keeps its own. Calls block: use threads.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from services.node_agent.dedup.block_index import BlockIndex
 from services.node_agent.hypervisor import disk_images
 
 INDEX_KEPT_S = 30 * 86_400.0
-"""An index holds digests only; it goes when nobody has looked it up for so long."""
+"""An index holds digests only; it is removed when it was not looked up for this long."""
 
 
-class Kept:
-    """The folder `root` of one node."""
+class Cache:
+    """One node's cache, in the folder `root`."""
 
     def __init__(self, root: Path, index: BlockIndex, *, keep_s: float, quota_bytes: int) -> None:
         self._root = root
@@ -29,17 +29,17 @@ class Kept:
         self._keep_s = keep_s
         self.quota_bytes = quota_bytes
 
-    def folder(self, vm_uuid: UUID, port_id: UUID, half: str) -> Path:
-        """Where one half of a port may put its contents."""
-        return self._root / str(vm_uuid) / f"{port_id}.{half}"
+    def folder(self, vm_uuid: UUID, port_id: UUID, side: str) -> Path:
+        """Where one side of a port (`sent`, `received`, `seed`) stores its contents."""
+        return self._root / str(vm_uuid) / f"{port_id}.{side}"
 
     def files(self, vm_uuid: UUID, *, but: UUID) -> tuple[Path, ...]:
-        """What earlier ports of this VM left, the newest first."""
+        """Files that earlier ports of this VM left, the newest first; without those of port `but`."""
         found = [path for path in (self._root / str(vm_uuid)).glob("*/*.contents") if not _is_of(path.parent, {but})]
         return tuple(sorted(found, key=lambda path: path.stat().st_mtime, reverse=True))
 
     def sweep(self, now_s: float, *, active: Collection[UUID]) -> int:
-        """Remove what is too old or too much. `now_s` is Unix time. Returns the bytes that are left. Raises OSError."""
+        """Remove what is too old or over the quota. Returns the bytes that stay. `now_s`: Unix time. Raises OSError."""
         folders = [(_age_of(path), path) for path in self._root.glob("*/*") if path.is_dir()]
         left = 0
         for written_s, path in sorted(folders, reverse=True):

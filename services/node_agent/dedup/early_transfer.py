@@ -1,8 +1,9 @@
-"""Contents of disks that go while both hypervisors prepare themselves, when the link would lie idle. Both ends.
+"""Early transfer: disk contents cross while both hypervisors prepare and the link would be idle. Both ends.
 
-On a stream of the disk lane labelled EARLY, as `page_codec.early_stream` says. It ends when libvirt begins to copy a
-disk: from then on the link is busy, and what went ahead goes as references. Images are read as files, in the order in
-which they will be copied; only raw ones, since what a QCOW2 file holds need not be what its disk holds.
+It uses a stream of the disk lane labelled EARLY (format: `page_codec.disk.early_stream`). It ends when libvirt begins
+to copy a disk: from then on the link is busy, and contents that were sent early go as references. Images are read as
+files, in the order in which they will be copied. Only raw images: a QCOW2 file may hold clusters that its disk no
+longer has.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ EARLY: Final = "early"
 
 
 async def send_early(lane: LaneSession, port: PortEncoder, images: Sequence[Path], *, over: Callable[[], bool]) -> None:
-    """The donor's side: send ahead until it is `over`, or all is sent.
+    """The donor's side: send until `over()` is true, or everything is sent. Raises LaneError, StreamError.
 
-    Let it end by itself: what has a number must be sent. Raises LaneError, StreamError.
+    Do not cancel it: a content that has a number must be sent, or references to it would fail.
     """
     encoder = EarlyEncoder(port)
     if not images or not encoder.takes or over():
@@ -41,7 +42,7 @@ async def send_early(lane: LaneSession, port: PortEncoder, images: Sequence[Path
     for image in images:
         await _send_image(stream, encoder, image, over)
     stream.write_eof()
-    log.info("contents went early", contents=encoder.sent)
+    log.info("early transfer sent", contents=encoder.sent)
 
 
 async def _send_image(stream: LaneStream, encoder: EarlyEncoder, image: Path, over: Callable[[], bool]) -> None:
@@ -50,23 +51,23 @@ async def _send_image(stream: LaneStream, encoder: EarlyEncoder, image: Path, ov
         try:
             at, data = await asyncio.to_thread(read_piece, image, at, MAX_CHUNK_BYTES)
         except OSError as error:
-            log.info("an image cannot be read early", file=str(image), reason=str(error))
+            log.info("early transfer skipped an image", file=str(image), reason=str(error))
             return
         if not data:
             return
         if payload := encoder.encode(data):
-            # A disk's stream may refer to it at once. It waits for the lane behind this, first come first served.
+            # A disk stream may refer to it at once: the lane serves writers in order, so this payload leaves first.
             await stream.write(payload)
 
 
-async def take_early(stream: LaneStream, port: PortDecoder, arrivals: Arrivals) -> None:
-    """The recipient's side: store what comes until the donor ends it.
+async def receive_early(stream: LaneStream, port: PortDecoder, arrivals: Arrivals) -> None:
+    """The recipient's side: store what arrives until the donor ends the stream.
 
-    Raises LaneError and StreamError, CodecError for what no donor sends, OSError where it cannot be stored.
+    Raises LaneError and StreamError, CodecError for damaged payloads, OSError if contents cannot be stored.
     """
     decoder = EarlyDecoder(port)
     while payload := await stream.read_view():
-        decoder.take(payload)
+        decoder.receive(payload)
         arrivals.tell()
     stream.write_eof()
-    log.info("contents came early", contents=decoder.stored)
+    log.info("early transfer received", contents=decoder.stored)

@@ -1,7 +1,7 @@
-"""The donor's own files as they are offered: read from when it is clear that they may be, which is before anybody asks.
+"""Scans of the donor's own files for the exchange, begun before the recipient is asked.
 
-A disk is read as long as lanes and hypervisors take to begin, so the two go on at once; a recipient that knows nothing
-costs the part that was read when it says so.
+Lanes and hypervisors need seconds to start, and so does the scan of a disk: the two run at the same time. If the
+recipient then has nothing, only the part that was read until its answer was wasted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class FileScans:
-    """Of one port. One file is read at a time, in a thread. `close` it at the end."""
+    """The scans of one port. One file is read at a time, in a thread. Close it at the end."""
 
     def __init__(self) -> None:
         self._stopped = threading.Event()
@@ -30,18 +30,18 @@ class FileScans:
         self._scans: dict[Path, asyncio.Task[Scanned]] = {}
 
     def begin(self, paths: Iterable[Path]) -> None:
-        """Read these, unless that has begun."""
+        """Begin to scan these files, as far as they are not being scanned already."""
         for path in paths:
             if path not in self._scans:
                 self._scans[path] = self._tasks.spawn(self._scan(path), name=path.name)
 
     async def of(self, path: Path, *, limit: int) -> Scanned:
-        """At most so many contents of a file; none of one that cannot be read."""
+        """At most `limit` contents of a file; none if it cannot be read."""
         self.begin([path])
         return (await asyncio.shield(self._scans[path])).first(limit)
 
     async def close(self) -> None:
-        """Read no further, and forget what was read; idempotent."""
+        """Stop reading and drop the results; idempotent."""
         self._stopped.set()
         self._scans.clear()
         await self._tasks.close()
@@ -51,5 +51,5 @@ class FileScans:
             try:
                 return await asyncio.to_thread(scan, path, limit=MAX_OFFERS - SAMPLE, stopped=self._stopped.is_set)
             except OSError as error:
-                log.info("a file cannot be offered", file=str(path), reason=str(error))
+                log.info("file not offered", file=str(path), reason=str(error))
                 return Scanned.empty()

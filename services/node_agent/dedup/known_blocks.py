@@ -1,4 +1,4 @@
-"""Blocks that the recipient has, by their number in the exchange: read back from files, and verified by digest."""
+"""Blocks that both ends know by the same number since the exchange: read from files, each verified by its digest."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from services.node_agent.page_codec.digests import Digests, digests_of, digests_
 from services.node_agent.page_codec.store import runs
 
 
-class KnownContents:
-    """Contents of origin KNOWN: where each number's block is. Files stay open until `close`."""
+class KnownBlocks:
+    """Contents of origin KNOWN: which block of which file each number stands for. Files stay open until `close`."""
 
     def __init__(
         self, files: Sequence[Path], file_of: NDArray[np.int64], blocks: NDArray[np.int64], digests: Digests
     ) -> None:
-        """Row n of the arrays is content n. Raises OSError."""
+        """Row n of the arrays is content n: its file (index in `files`), block there and digest. Raises OSError."""
         self.paths = list(files)
         self._file_of = file_of
         self._blocks = blocks
         self._digests = digests
         self._files: list[int] = []
-        self._given: dict[int, bytes] = {}
+        self._stored: dict[int, bytes] = {}
         self.missing: list[int] = []
         try:
             for path in files:
@@ -47,9 +47,9 @@ class KnownContents:
         return len(self._blocks)
 
     def fetch(self, numbers: Numbers) -> Pages:
-        """The contents. Raises ContentMissingError for one that is not there, or not what it was.
+        """The contents in the order of `numbers`. Raises ContentMissingError if a block is gone or has changed.
 
-        All such numbers of the call are in `missing` then; what is given for them (`give`) serves the next call.
+        `missing` then lists all such numbers of the call; contents that are given to `store` serve the next call.
         """
         wanted = numbers.astype(np.int64)
         self.missing = []
@@ -59,23 +59,25 @@ class KnownContents:
         pages = np.zeros((len(wanted), CONTENT_BYTES), dtype=np.uint8)
         for start, end, place in runs(self._file_of[wanted] << 40 | self._blocks[wanted]):
             file, block = self._files[place >> 40], place & ((1 << 40) - 1)
-            os.preadv(file, [pages[start:end].data], block * CONTENT_BYTES)  # what is short is not what it was
+            os.preadv(
+                file, [pages[start:end].data], block * CONTENT_BYTES
+            )  # a short read leaves zeros: the digest then differs
         found = digests_of_pages(pages)
         changed = np.flatnonzero((found != self._digests[wanted]).any(axis=1))
         for row in changed.tolist():
-            given = self._given.get(int(wanted[row]))
-            if given is not None:
-                pages[row] = np.frombuffer(given, dtype=np.uint8)
-        self.missing = sorted({int(number) for number in wanted[changed]} - self._given.keys())
+            stored = self._stored.get(int(wanted[row]))
+            if stored is not None:
+                pages[row] = np.frombuffer(stored, dtype=np.uint8)
+        self.missing = sorted({int(number) for number in wanted[changed]} - self._stored.keys())
         if self.missing:
             raise ContentMissingError(origin=Origin.KNOWN, number=self.missing[0])
         return pages
 
-    def give(self, number: int, content: bytes) -> bool:
-        """Take a content from elsewhere; False if it is another one."""
+    def store(self, number: int, content: bytes) -> bool:
+        """Use this content for a block that has changed; False if it is not the expected content."""
         fits = bool((digests_of(blake3(content).digest(ID_BYTES))[0] == self._digests[number]).all())
         if fits:
-            self._given[number] = content
+            self._stored[number] = content
         return fits
 
     def path_of(self, number: int) -> Path:

@@ -1,8 +1,8 @@
-"""The question of two node agents whether disks may be overlays at the recipient, on a stream of its own.
+"""The donor asks the recipient whether the VM's disks can be overlays there. Both ends.
 
-The question is `OverlaysWanted` as JSON, up to the end of the stream; the answer is one payload, `MADE` or `FLAT`.
-After `MADE` the disks there wait for their top layers only. There is no time limit but the lane's own: a donor that
-gave up on an answer in flight would not know what lies at the recipient.
+It uses a stream of the control lane labelled OVERLAYS. The question is `OverlaysWanted` as JSON, up to the end of the
+stream; the answer is one payload, `MADE` or `FLAT`. After `MADE` the disks there expect their top layers only. Only the
+lane's own time limit holds: a donor that gave up while the answer is in flight would not know which disks exist there.
 """
 
 from __future__ import annotations
@@ -19,27 +19,21 @@ from shared.page_stream.bodies import StreamKind
 log = structlog.stdlib.get_logger(__name__)
 
 OVERLAYS = "overlays"
-
-
 MADE = b"made"
-
-
 FLAT = b"flat"
-
-
 MAX_QUESTION_BYTES = 64 * 1024
 
 
 async def ask_for_overlays(control: LaneSession, wanted: OverlaysWanted) -> bool:
-    """Whether the recipient's disks are overlays now. Raises LaneError."""
+    """Ask; returns whether the recipient's disks are overlays now. Raises LaneError."""
     try:
         stream = control.open_stream(StreamKind.CONTROL, OVERLAYS)
         await stream.write(wanted.model_dump_json().encode())
         stream.write_eof()
         return await stream.read() == MADE
     except StreamError as error:
-        # An agent that knows no such question has changed nothing; one that failed half way ends the port.
-        log.info("the recipient makes no overlays", reason=str(error))
+        # An agent without this request resets the stream and has changed nothing; one that failed ends the port.
+        log.info("overlays refused", reason=str(error))
         return False
 
 

@@ -1,10 +1,11 @@
-"""Which contents are worth sending ahead of a port's window. Pure; it reads and sends nothing.
+"""Which contents seeding sends, pass by pass. Pure; it reads and sends nothing.
 
-The first pass over a VM takes every content once. What a later pass finds new has been written since, and may well be
-written again before the window opens; so it is taken only when the next pass still finds it. A page or block that keeps
-changing is never taken, however long the seeding lasts, and the port itself sends it once.
+The first pass over a VM sends every content once. A content that a later pass finds new was written since, and may be
+written again before the window opens; so it is sent only if the next pass finds it again. A page or block that keeps
+changing is never sent by seeding, however long that lasts: the port itself sends it once.
 
-Contents are told apart by 8 bytes of their digest: two that are taken for one cost bytes later, nothing else.
+Contents are compared by 8 bytes of their digest. If two share them, one of the two is not seeded, which costs bytes
+later and nothing else.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from numpy.typing import NDArray
 from services.node_agent.page_codec.digests import Digests, Hits
 
 _RECENT: Final = 1 << 16
-"""Words that are looked up apart, so that the big array is not copied for each piece."""
+"""Newest words, kept in a small array of their own: to add to the large one copies it."""
 
 Words = NDArray[np.uint64]
 _NONE: Final[Words] = np.empty(0, dtype=np.uint64)
 
 
 class WordSet:
-    """A growing set of numbers, 8 bytes each."""
+    """A growing set of uint64 words as two sorted arrays: 8 bytes each, many times less than in a Python set."""
 
     def __init__(self, words: Words = _NONE) -> None:
         self._sorted = np.unique(words)
@@ -34,11 +35,11 @@ class WordSet:
         return len(self._sorted) + len(self._recent)
 
     def has(self, words: Words) -> Hits:
-        """Which of these are in it."""
+        """Which of these words (bool, one per word) are in the set."""
         return _in(self._sorted, words) | _in(self._recent, words)
 
     def add(self, words: Words) -> None:
-        """Put these in."""
+        """Add these words."""
         self._recent = np.union1d(self._recent, words[~self.has(words)])
         if len(self._recent) > _RECENT:
             self._sorted = np.union1d(self._sorted, self._recent)
@@ -46,7 +47,7 @@ class WordSet:
 
 
 class SeedPlan:
-    """Passes over one VM: for each piece `choose` and then `took`, after each pass `end_pass`."""
+    """Passes over one VM: for each piece `choose` and then `stored`, after each pass `end_pass`."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -55,7 +56,7 @@ class SeedPlan:
         self._met: list[Words] = []
 
     def choose(self, digests: Digests) -> NDArray[np.int64]:
-        """Rows of this piece that are to go now, each content once."""
+        """Rows of this piece to send now (int64, ascending), each content once."""
         words, first = np.unique(digests[:, 0], return_index=True)
         new = ~self._taken.has(words)
         if self.passes:
@@ -64,12 +65,12 @@ class SeedPlan:
             new &= still_there
         return np.sort(first[new]).astype(np.int64)
 
-    def took(self, digests: Digests) -> None:
-        """The recipient has these."""
+    def stored(self, digests: Digests) -> None:
+        """The recipient has stored these."""
         self._taken.add(digests[:, 0])
 
     def end_pass(self) -> None:
-        """Everything was looked at once more."""
+        """The pass over the whole VM is complete."""
         self.passes += 1
         self._waiting = WordSet(np.concatenate(self._met) if self._met else _NONE)
         self._met.clear()

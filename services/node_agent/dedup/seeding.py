@@ -1,13 +1,14 @@
-"""Seeding: contents of a VM's disks and memory go to the recipient ahead of the port's window. Both ends.
+"""Seeding: contents of a VM's disks and memory are sent before the port's window opens. Both ends.
 
-On a stream of the disk lane labelled SEED, as `page_codec.seed_stream` says. The disk lane has nothing else to carry
-until the migration begins, and the control lane, where answers must be quick, stays free. The guest is not touched: its
-images are read as files, its memory by the hypervisor in small pieces, and no migration runs. What arrives lies where
-contents of earlier ports of this VM lie, and the exchange of the port itself finds it there.
+It uses a stream of the disk lane labelled SEED (messages: `page_codec.exchange.seed`). The disk lane carries nothing
+else until the migration begins, and the control lane, where answers must be quick, stays free. The guest is not
+touched: its images are read as files, its memory by the hypervisor in small pieces, and no migration runs. The
+recipient stores what arrives beside the contents of earlier ports of this VM, and the exchange of the port itself finds
+it there.
 
-The donor goes through the VM again and again (`seed_plan`), with a pause between passes: a pass costs the host's disk
-and QEMU's main loop, and a guest that is at rest has little news. Whatever fails here costs bytes, not the port. When
-the donor is cancelled, because the window opens or the port ends, it stops at once; nobody waits for an answer.
+The donor reads the VM in passes (`seed_plan`) with a pause between them: a pass loads the host's disk and QEMU's main
+loop, and an idle guest has little new data. A failure here costs bytes, not the port. When the donor is cancelled,
+because the window opens or the port ends, it stops at once and waits for no answer.
 """
 
 from __future__ import annotations
@@ -45,30 +46,30 @@ log = structlog.stdlib.get_logger(__name__)
 
 SEED: Final = "seed"
 ANSWER_WITHIN_S: Final = 900.0
-"""The recipient first reads what it has, and base images may be long; later a lane may be away for minutes."""
+"""The recipient first reads what it has, and base images may be large; later a lane may be down for minutes."""
 REST: Final = 4
-"""A pause lasts so many times as long as the pass before it, so a long disk is read a fifth of the time."""
+"""A pause lasts this many times as long as the pass before it, so the host's disk is busy a fifth of the time."""
 PIECE_BYTES: Final = PIECE_CONTENTS * CONTENT_BYTES
 MAX_FAILED_PEEKS: Final = 8
-"""In a row; then the memory is left for the next pass."""
+"""In a row; then the rest of the memory waits for the next pass."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedTuning:
-    """Rates of a seeding, and its pace. None means no limit."""
+    """Rate limits, bytes per second, and the pace of the passes. None: no limit."""
 
     send_bytes_per_s: float | None
     read_bytes_per_s: float | None = 64 << 20
-    """Disk images: the guest wants the same disk."""
+    """Reading disk images: the guest uses the same disk."""
     peek_bytes_per_s: float | None = 16 << 20
-    """Memory: 16 pieces a second, each of some milliseconds of QEMU's main loop."""
+    """Reading memory: 16 pieces a second; each stops QEMU's main loop for some milliseconds."""
     least_pause_s: float = 300.0
     """Between passes; see `pause_s`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeedSource:
-    """What is sent ahead. `ram` are addresses (`guest_memory`)."""
+    """What seeding reads: disk images, and guest-physical address ranges `ram` (`ram_layout`)."""
 
     vm_uuid: UUID
     disks: Sequence[Path]
@@ -77,16 +78,16 @@ class SeedSource:
 
 
 @dataclass(slots=True)
-class _Looked:
-    """How much of one kind a pass has looked at."""
+class _Read:
+    """How much of the disks or of the memory the first pass has read."""
 
     total_bytes: int
     bytes: int = 0
 
     def progress(self, *, done: bool) -> StreamProgress:
-        looked = self.total_bytes if done else min(self.bytes, self.total_bytes)
+        read = self.total_bytes if done else min(self.bytes, self.total_bytes)
         return StreamProgress(
-            total_bytes=self.total_bytes, processed_bytes=looked, remaining_bytes=self.total_bytes - looked
+            total_bytes=self.total_bytes, processed_bytes=read, remaining_bytes=self.total_bytes - read
         )
 
 
@@ -103,9 +104,8 @@ class Seeding:
         keep: Callable[[Pages], None],
         tuning: SeedTuning,
     ) -> None:
-        """`key` is the port's. `keep` is given what was offered of the memory, which may be gone when it is asked for.
-
-        It may raise OSError.
+        """`key` is the port's. `keep` stores the memory pages that were offered, since the guest may overwrite them
+        before the recipient asks for them again. It may raise OSError.
         """
         self._lane = lane
         self._source = source
@@ -117,28 +117,28 @@ class Seeding:
         self._sending = SharedBucket(tuning.send_bytes_per_s)
         self._reading = SharedBucket(tuning.read_bytes_per_s)
         self._peeking = SharedBucket(tuning.peek_bytes_per_s)
-        self._disk = _Looked(source.disk_bytes)
-        self._memory = _Looked(sum(each.end - each.start for each in source.ram))
+        self._disk = _Read(source.disk_bytes)
+        self._memory = _Read(sum(each.end - each.start for each in source.ram))
         self.sent_bytes = 0
-        """Payloads of literal contents so far."""
+        """Payload bytes of contents so far."""
 
     @property
     def passes(self) -> int:
-        """How often all of the VM was looked at."""
+        """How often the whole VM was read."""
         return self._plan.passes
 
     @property
     def disk(self) -> StreamProgress:
-        """How far the first pass is."""
+        """Progress of the first pass."""
         return self._disk.progress(done=self.passes > 0)
 
     @property
     def memory(self) -> StreamProgress:
-        """How far the first pass is."""
+        """Progress of the first pass."""
         return self._memory.progress(done=self.passes > 0)
 
     async def run(self) -> None:
-        """Send ahead until cancelled, or until the recipient takes no more. Never raises but by cancellation."""
+        """Send until cancelled, or until the recipient has no more room. Raises nothing but CancelledError."""
         if not self._source.disks and not self._source.ram:
             return
         try:
@@ -149,15 +149,15 @@ class Seeding:
             finally:
                 stream.reset("the seeding is over")
         except (StreamError, LaneError, CodecError, TimeoutError, OSError, ValueError) as error:
-            log.warning("no more is sent ahead", reason=str(error) or type(error).__name__)
+            log.warning("seeding stopped", reason=str(error) or type(error).__name__)
         except Exception:
-            log.exception("the seeding broke; this is a defect")
+            log.exception("seeding failed; this is a defect")
         finally:
-            log.info("sent ahead", contents=self._sender.sent, sent_bytes=self.sent_bytes, passes=self.passes)
+            log.info("seeding ended", contents=self._sender.sent, sent_bytes=self.sent_bytes, passes=self.passes)
 
     async def _run(self, stream: LaneStream) -> None:
         await stream.write(self._sender.greet())
-        self._sender.enter(await _hear(stream))
+        self._sender.enter(await _receive(stream))
         loop = asyncio.get_running_loop()
         while self._sender.takes:
             began_s = loop.time()
@@ -170,11 +170,11 @@ class Seeding:
     async def _send_disk(self, stream: LaneStream, path: Path) -> None:
         at = 0
         while self._sender.takes:
-            await self._reading.pass_(PIECE_BYTES)
+            await self._reading.throttle(PIECE_BYTES)
             try:
                 at, data = await asyncio.to_thread(read_piece, path, at, PIECE_BYTES)
             except OSError as error:
-                log.info("a file cannot be read ahead", file=str(path), reason=str(error))
+                log.info("seeding skipped a file", file=str(path), reason=str(error))
                 return
             if not data:
                 return
@@ -186,11 +186,11 @@ class Seeding:
         for start, end in pieces_of(self._source.ram, MAX_PEEK_BYTES):
             if not self._sender.takes:
                 return
-            await self._peeking.pass_(end - start)
+            await self._peeking.throttle(end - start)
             try:
                 data = await self._hypervisor.peek_memory(self._source.vm_uuid, start, end - start)
             except HypervisorError as error:
-                log.info("a piece of memory cannot be read ahead", address=start, reason=str(error))
+                log.info("seeding skipped a piece of memory", address=start, reason=str(error))
                 failed += 1
                 if failed == MAX_FAILED_PEEKS:
                     return
@@ -207,30 +207,30 @@ class Seeding:
         pages, digests = pages[rows], digests[rows]
         if keep:
             self._keep(pages)
-        await stream.write(self._sender.offer(digests))  # small: not worth waiting for
-        lacking = self._sender.lacks(digests, await _hear(stream))
-        payloads = self._sender.fill(pages[lacking])
+        await stream.write(self._sender.offer(digests))  # 5 bytes per content: not worth a rate limit
+        missing = self._sender.missing(digests, await _receive(stream))
+        payloads = self._sender.fill(pages[missing])
         for payload in payloads:
-            await self._sending.pass_(len(payload))
+            await self._sending.throttle(len(payload))
             await stream.write(payload)
             self.sent_bytes += len(payload)
         for _ in payloads:
-            self._sender.stored(await _hear(stream))
-        self._plan.took(digests)
+            self._sender.stored(await _receive(stream))
+        self._plan.stored(digests)
 
 
 def pause_s(took_s: float, *, least_s: float) -> float:
-    """How long to rest after a pass that took so long."""
+    """Seconds to wait after a pass that took `took_s`."""
     return max(least_s, REST * took_s)
 
 
-async def _hear(stream: LaneStream) -> bytes:
+async def _receive(stream: LaneStream) -> bytes:
     async with asyncio.timeout(ANSWER_WITHIN_S):
         return await stream.read()
 
 
 def _contents_of(data: bytes) -> tuple[Pages, Digests]:
-    """Whole contents that are not zero."""
+    """The whole contents that are not zero, and their digests."""
     whole = len(data) // CONTENT_BYTES * CONTENT_BYTES
     pages = np.frombuffer(data, dtype=np.uint8, count=whole).reshape(-1, CONTENT_BYTES)
     pages = pages[pages.any(axis=1)]
@@ -239,24 +239,24 @@ def _contents_of(data: bytes) -> tuple[Pages, Digests]:
 
 @dataclass(frozen=True, slots=True)
 class SeedPlace:
-    """Where what goes ahead is stored: at most `most_bytes`, and half of what the file system has free."""
+    """Where seeded contents are stored: at most `most_bytes`, and at most half of what the file system has free."""
 
     folder: Path
     most_bytes: int
 
     def room(self) -> int:
-        """How many contents it takes. Raises OSError."""
+        """How many contents fit. Raises OSError."""
         there = next(path for path in self.folder.parents if path.exists())
         free_bytes = shutil.disk_usage(there).free
         return min(min(self.most_bytes, free_bytes // 2) // CONTENT_BYTES, MAX_OFFERS)
 
     def files(self) -> tuple[Path, ...]:
-        """What has come."""
+        """Files with seeded contents."""
         return tuple(sorted(self.folder.glob("*.contents")))
 
 
 class SeedKeeper:
-    """The donor's own copy of memory that went ahead, to be offered and given again. Made when there is some."""
+    """The donor's copy of seeded memory, to offer and send again. The file is made with the first page."""
 
     def __init__(self, place: SeedPlace) -> None:
         self._place = place
@@ -276,8 +276,8 @@ class SeedKeeper:
         self._store.append(Origin.MEMORY, pages)
 
 
-async def take_seed(stream: LaneStream, sources: Sources, place: SeedPlace) -> None:
-    """The recipient's side: store what comes until the donor ends it. Raises LaneError."""
+async def receive_seed(stream: LaneStream, sources: Sources, place: SeedPlace) -> None:
+    """The recipient's side: store what arrives until the donor ends the stream. Raises LaneError."""
     receiver: SeedReceiver | None = None
     try:
         greeting = await stream.read()
@@ -290,15 +290,15 @@ async def take_seed(stream: LaneStream, sources: Sources, place: SeedPlace) -> N
         stream.write_eof()
     except (StreamError, CodecError, OSError) as error:
         reason = str(error) or type(error).__name__
-        log.info("nothing more comes ahead", reason=reason)
+        log.info("seeding refused", reason=reason)
         stream.reset(reason)
     finally:
-        log.info("came ahead", contents=receiver.stored if receiver else 0)
+        log.info("seed received", contents=receiver.stored if receiver else 0)
 
 
 async def _store(stream: LaneStream, receiver: SeedReceiver, folder: Path, room: int) -> None:
     with FileStore(folder, keep=room) as store:
         while payload := await stream.read():
-            reply, pages = receiver.take(payload)
+            reply, pages = receiver.receive(payload)
             store.append(Origin.KNOWN, pages)
             await stream.write(reply)

@@ -1,4 +1,7 @@
-"""Disk images as files: sizes, making an empty one, laying one on a base, erasing. Owns qemu-img; chooses no paths."""
+"""Disk images as files: sizes, creation, overlays, erasure. Runs qemu-img; chooses no paths.
+
+Source: QEMU's docs/interop/qcow2 (the header).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def virtual_size_bytes(path: str, image_format: str) -> int:
             if image_format == "qcow2":
                 header = file.read(32)
                 if header[:4] != QCOW2_MAGIC or len(header) < 32:
-                    raise DiskImageError(path, "is no qcow2 image")
+                    raise DiskImageError(path, "is not a qcow2 image")
                 return int.from_bytes(header[24:32], "big")
             return file.seek(0, os.SEEK_END)
     except OSError as error:
@@ -56,8 +59,7 @@ def allocated_bytes(path: str) -> int:
 def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
     """Return the format of an image that needs no other file and no secret, None for one that does.
 
-    What begins like a QCOW2 image is one, whatever anybody calls it: so nobody is led to open it as raw, or the
-    reverse.
+    The header alone decides, not a name: opened as raw, a guest could write a QCOW2 header that names a host's file.
     """
     try:
         with open(path, "rb") as file:
@@ -139,13 +141,15 @@ def remove(path: str) -> bool:
 
 
 def erase(path: str) -> int:
-    """Overwrite a regular file's allocated extents with zeros, then remove it. Returns the bytes overwritten;
-    blocks."""
+    """Overwrite a regular file's allocated extents with zeros, then remove it. Returns the bytes overwritten.
+
+    Blocking. Raises DiskImageError.
+    """
     try:
         with open(path, "r+b", buffering=0) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
-                raise DiskImageError(path, "is no regular file; it is not erased")
+                raise DiskImageError(path, "is not a regular file; it is not erased")
             erased = _overwrite(file.fileno(), info.st_size)
             os.fsync(file.fileno())
     except FileNotFoundError:

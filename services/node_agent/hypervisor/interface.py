@@ -1,4 +1,4 @@
-"""The hypervisor port: what the node agent needs of a host's virtualisation, in its own words. Knows no library.
+"""The hypervisor port: what the node agent needs of a host's virtualisation. Knows no library.
 
 `libvirt_adapter` is the real one, `testing.FakeHypervisor` the fake; `tests/contract/test_hypervisor.py` holds both to
 this text. Every call may raise `HypervisorError`; a VM that is not there raises `VmNotFound`, except from `state`.
@@ -12,12 +12,12 @@ from enum import StrEnum
 from typing import Final, Protocol
 from uuid import UUID
 
-from shared.domain_xml import LayerFacts
+from shared.domain import LayerFacts
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
 MAX_PEEK_BYTES: Final = 1 << 20
-"""Most of a guest's memory that is read at once: the guest's QEMU serves nobody else meanwhile."""
+"""Most guest memory that is read by one call: QEMU's main loop does nothing else meanwhile."""
 
 
 class HypervisorError(VmportError):
@@ -160,7 +160,7 @@ class Hypervisor(Protocol):
         ...
 
     async def is_running(self, uuid: UUID) -> bool:
-        """Whether it runs; False, and logged, where that cannot be known. Never raises `HypervisorError`."""
+        """Whether it runs; waits while that cannot be known. Never raises `HypervisorError`."""
         ...
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:

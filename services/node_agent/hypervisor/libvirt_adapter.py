@@ -1,21 +1,16 @@
-"""The hypervisor port over libvirt. The only module that imports libvirt; its calls block, so they run in own threads.
+"""The hypervisor port over libvirt: which libvirt call does what `interface` says.
 
-Events come on an own thread that runs libvirt's event loop: they are stamped there, at once, and then handed to
-asyncio.
-`inventory`, `state` and the fence ask no QEMU monitor, so a frozen guest cannot hang them.
+Calls block, so `libvirt_connection` runs them in threads. `inventory`, `state` and the fence ask no QEMU monitor, so a
+frozen guest cannot hang them.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import platform
-import threading
-import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 from uuid import UUID
 
 import libvirt
@@ -23,20 +18,17 @@ import libvirt
 from services.node_agent.hypervisor import disk_images, host_capabilities
 from services.node_agent.hypervisor.interface import (
     EventListener,
-    HypervisorError,
     JobStats,
-    Lifecycle,
-    LifecycleEvent,
     LiveVm,
-    MigrationAborted,
     MigrationPlan,
     VmNotFound,
 )
+from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import STATES, job_stats, live_vm, mib_per_s, summary
-from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
+from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
-from shared.domain_xml import describe
+from shared.domain import describe
 from shared.messages.vm import (
     HostCapacity,
     HostPlatform,
@@ -45,46 +37,12 @@ from shared.messages.vm import (
     VmSummary,
 )
 
-R = TypeVar("R")
-MAX_BLOCKING_CALLS = 32
-"""Threads for libvirt. A migration holds one for as long as it runs."""
-
 _SWITCHOVER_BANDWIDTH = "bandwidth.avail.switchover"
 """VIR_MIGRATE_PARAM_BANDWIDTH_AVAIL_SWITCHOVER, in MiB/s; a binding made with an older libvirt has no name for it."""
 _SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1, 0))
 
 _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
-
-_LIFECYCLES: Mapping[int, Lifecycle] = {
-    libvirt.VIR_DOMAIN_EVENT_STARTED: Lifecycle.STARTED,
-    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: Lifecycle.SUSPENDED,
-    libvirt.VIR_DOMAIN_EVENT_RESUMED: Lifecycle.RESUMED,
-    libvirt.VIR_DOMAIN_EVENT_STOPPED: Lifecycle.STOPPED,
-    libvirt.VIR_DOMAIN_EVENT_CRASHED: Lifecycle.STOPPED,
-}
-
-
-class _EventThread:
-    """libvirt's default event loop on a daemon thread; one for the process, since libvirt has one per process."""
-
-    _lock = threading.Lock()
-    _started = False
-
-    @classmethod
-    def start(cls) -> None:
-        with cls._lock:
-            if cls._started:
-                return
-            libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; printing them, too, is noise
-            libvirt.virEventRegisterDefaultImpl()
-            threading.Thread(target=cls._run, name="libvirt-events", daemon=True).start()
-            cls._started = True
-
-    @staticmethod
-    def _run() -> None:
-        while True:
-            libvirt.virEventRunDefaultImpl()
 
 
 class LibvirtHypervisor(RunningCheck):
@@ -99,99 +57,37 @@ class LibvirtHypervisor(RunningCheck):
         accelerators: tuple[str, ...] = (),
         pid_dir: str = "/run/libvirt/qemu",
     ) -> None:
-        """`bridges` are those that guests may use; `accelerators` narrows what libvirt claims; `pid_dir` serves the
-        fence."""
-        self._uri = uri
+        """`bridges` are those that guests may use; `accelerators` narrows what libvirt claims; `pid_dir` has QEMU's pid
+        files, for the fence.
+        """
+        self._session = LibvirtSession(uri)
         self._image_dir = image_dir
         self._bridges = bridges
         self._accelerators = accelerators
         self._fence = ProcessFence(Path(pid_dir))
-        self._pool = ThreadPoolExecutor(MAX_BLOCKING_CALLS, thread_name_prefix="libvirt")
-        self._connection: LibvirtConnection | None = None
-        self._connecting = threading.Lock()
-        self._listeners: list[EventListener] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._platform: HostPlatform | None = None
         self._listed: dict[UUID, VmSummary] = {}
 
-    # ---- connection ----
-
     async def connect(self) -> None:
         """Open the connection and subscribe to events."""
-        self._loop = asyncio.get_running_loop()
-        await self._call("connect to libvirt", self._open)
+        await self._session.connect()
 
     async def close(self) -> None:
         """Close the connection; calls that still block end with it."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await self._call("close libvirt", connection.close)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._session.close()
 
     def listen(self, listener: EventListener) -> Callable[[], None]:
         """Hear lifecycle events on the event loop."""
-        self._listeners.append(listener)
-
-        def stop() -> None:
-            if listener in self._listeners:
-                self._listeners.remove(listener)
-
-        return stop
-
-    def _open(self) -> LibvirtConnection:
-        """Return the connection, opened anew where libvirtd was restarted; runs in a worker thread."""
-        with self._connecting:
-            if self._connection is not None and self._connection.isAlive():
-                return self._connection
-            _EventThread.start()
-            connection = cast("LibvirtConnection", libvirt.open(self._uri))
-            connection.setKeepAlive(5, 6)
-            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
-            self._connection = connection
-            return connection
-
-    def _on_lifecycle(
-        self, _connection: object, domain: LibvirtDomain, event: int, detail: int, _opaque: object
-    ) -> None:
-        at_s = time.monotonic()
-        kind = _LIFECYCLES.get(event, Lifecycle.OTHER)
-        said = LifecycleEvent(UUID(domain.UUIDString()), kind, at_s, f"{event}.{detail}")
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._tell, said)
-
-    def _tell(self, event: LifecycleEvent) -> None:
-        for listener in tuple(self._listeners):
-            listener(event)
-
-    async def _call(self, doing: str, function: Callable[[], R]) -> R:
-        """Run a blocking call in a worker thread; libvirt's errors become ours."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function)
-        except libvirt.libvirtError as error:
-            reason = error.get_error_message() or str(error)
-            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_ABORTED:
-                raise MigrationAborted(doing, reason) from error
-            raise HypervisorError(doing, reason) from error
-
-    def _lookup(self, uuid: UUID) -> LibvirtDomain:
-        try:
-            return self._open().lookupByUUIDString(str(uuid))
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                raise VmNotFound(uuid) from error
-            raise
-
-    async def _with(self, doing: str, uuid: UUID, function: Callable[[LibvirtDomain], R]) -> R:
-        return await self._call(f"{doing} VM {uuid}", lambda: function(self._lookup(uuid)))
+        return self._session.listen(listener)
 
     # ---- reading ----
 
     async def versions(self) -> HypervisorVersions:
         """Read the versions."""
-        return await self._call("read versions", self._read_versions)
+        return await self._session.call("read versions", self._read_versions)
 
     def _read_versions(self) -> HypervisorVersions:
-        connection = self._open()
+        connection = self._session.open()
         return HypervisorVersions(
             qemu=host_capabilities.version_triple(connection.getVersion()),
             libvirt=host_capabilities.version_triple(connection.getLibVersion()),
@@ -202,11 +98,11 @@ class LibvirtHypervisor(RunningCheck):
         """Read what can be run here. Capabilities are asked once; bridges come and go."""
         known = self._platform
         if known is None:
-            known = self._platform = await self._call("read capabilities", self._read_platform)
+            known = self._platform = await self._session.call("read capabilities", self._read_platform)
         return known.model_copy(update={"bridges": host_capabilities.existing_bridges(self._bridges)})
 
     def _read_platform(self) -> HostPlatform:
-        connection = self._open()
+        connection = self._session.open()
         architecture = str(connection.getInfo()[0])
         kinds = host_capabilities.guest_kinds(connection.getCapabilities(), architecture)
         accelerators = tuple(a for a in kinds.accelerators if not self._accelerators or a in self._accelerators)
@@ -225,10 +121,10 @@ class LibvirtHypervisor(RunningCheck):
 
     async def capacity(self) -> HostCapacity:
         """Read the host's memory, CPUs and the image directory's file system."""
-        return await self._call("read capacity", self._read_capacity)
+        return await self._session.call("read capacity", self._read_capacity)
 
     def _read_capacity(self) -> HostCapacity:
-        info = self._open().getInfo()
+        info = self._session.open().getInfo()
         files = os.statvfs(self._image_dir)
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return HostCapacity(
@@ -241,11 +137,11 @@ class LibvirtHypervisor(RunningCheck):
 
     async def inventory(self) -> tuple[VmSummary, ...]:
         """List all VMs."""
-        return await self._call("list VMs", self._read_inventory)
+        return await self._session.call("list VMs", self._read_inventory)
 
     def _read_inventory(self) -> tuple[VmSummary, ...]:
         found: dict[UUID, VmSummary] = {}
-        for domain in self._open().listAllDomains():
+        for domain in self._session.open().listAllDomains():
             uuid = UUID(domain.UUIDString())
             try:
                 state, reason = domain.state()[:2]
@@ -257,7 +153,7 @@ class LibvirtHypervisor(RunningCheck):
                     continue
                 found[uuid] = summary(describe(domain.XMLDesc(0)), STATES.get(state, VmState.OTHER))
             except libvirt.libvirtError as error:
-                # It may go away between the list and the look.
+                # The VM may end between the two calls.
                 if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                     raise
         self._listed = found
@@ -265,25 +161,29 @@ class LibvirtHypervisor(RunningCheck):
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """Read a VM as it runs."""
-        return await self._with("describe", uuid, live_vm)
+        return await self._session.with_domain("describe", uuid, live_vm)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Read a VM's run state."""
         try:
-            return await self._with("read the state of", uuid, lambda d: STATES.get(d.state()[0], VmState.OTHER))
+            return await self._session.with_domain(
+                "read the state of", uuid, lambda d: STATES.get(d.state()[0], VmState.OTHER)
+            )
         except VmNotFound:
             return None
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Read guest-physical memory."""
         physical = libvirt.VIR_MEMORY_PHYSICAL
-        return await self._with("read the memory of", uuid, lambda d: d.memoryPeek(address, size, physical))
+        return await self._session.with_domain(
+            "read the memory of", uuid, lambda d: d.memoryPeek(address, size, physical)
+        )
 
     # ---- definitions ----
 
     async def define(self, domain_xml: str) -> None:
         """Define a VM."""
-        await self._call("define a VM", lambda: self._open().defineXML(domain_xml))
+        await self._session.call("define a VM", lambda: self._session.open().defineXML(domain_xml))
 
     async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
         """Undefine a VM that is persistent."""
@@ -293,21 +193,23 @@ class LibvirtHypervisor(RunningCheck):
             if domain.isPersistent():
                 domain.undefineFlags(nvram)
 
-        await self._with("undefine", uuid, undefine)
+        await self._session.with_domain("undefine", uuid, undefine)
 
     async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:
         """Set autostart."""
-        await self._with("set autostart of", uuid, lambda d: d.setAutostart(int(enabled)))
+        await self._session.with_domain("set autostart of", uuid, lambda d: d.setAutostart(int(enabled)))
 
     async def resume(self, uuid: UUID) -> None:
         """Run the vCPUs of a paused guest."""
-        await self._with("resume", uuid, lambda d: d.resume() if d.state()[0] == libvirt.VIR_DOMAIN_PAUSED else None)
+        await self._session.with_domain(
+            "resume", uuid, lambda d: d.resume() if d.state()[0] == libvirt.VIR_DOMAIN_PAUSED else None
+        )
 
     async def destroy(self, uuid: UUID) -> None:
         """End the guest."""
 
         def destroy(domain: LibvirtDomain) -> None:
-            # A frozen QEMU does not hear SIGTERM, and libvirt would wait for it.
+            # A stopped QEMU does not handle SIGTERM, and libvirt would wait for it.
             self._fence.kill_frozen(domain.name(), uuid)
             try:
                 if domain.isActive():
@@ -318,7 +220,7 @@ class LibvirtHypervisor(RunningCheck):
                     raise
 
         try:
-            await self._with("destroy", uuid, destroy)
+            await self._session.with_domain("destroy", uuid, destroy)
         except VmNotFound:
             return
 
@@ -341,7 +243,9 @@ class LibvirtHypervisor(RunningCheck):
             flags |= libvirt.VIR_MIGRATE_AUTO_CONVERGE
         if plan.post_copy_allowed:
             flags |= libvirt.VIR_MIGRATE_POSTCOPY
-        await self._with("migrate", plan.vm_uuid, lambda d: d.migrateToURI3(plan.driver_uri, params, flags))
+        await self._session.with_domain(
+            "migrate", plan.vm_uuid, lambda d: d.migrateToURI3(plan.driver_uri, params, flags)
+        )
 
     async def job(self, uuid: UUID) -> JobStats | None:
         """Read the running job."""
@@ -354,7 +258,7 @@ class LibvirtHypervisor(RunningCheck):
 
     async def _stats(self, uuid: UUID, flags: int) -> JobStats | None:
         try:
-            stats = await self._with("read the job of", uuid, lambda d: d.jobStats(flags))
+            stats = await self._session.with_domain("read the job of", uuid, lambda d: d.jobStats(flags))
         except VmNotFound:
             return None
         return None if stats.get("type") == libvirt.VIR_DOMAIN_JOB_NONE else job_stats(stats)
@@ -370,7 +274,7 @@ class LibvirtHypervisor(RunningCheck):
                     raise
 
         try:
-            await self._with("abort the job of", uuid, abort)
+            await self._session.with_domain("abort the job of", uuid, abort)
         except VmNotFound:
             return
 
@@ -381,21 +285,23 @@ class LibvirtHypervisor(RunningCheck):
 
     async def set_max_downtime(self, uuid: UUID, milliseconds: int) -> None:
         """Set the downtime that QEMU may plan with."""
-        await self._with("set the maximum downtime of", uuid, lambda d: d.migrateSetMaxDowntime(milliseconds))
+        await self._session.with_domain(
+            "set the maximum downtime of", uuid, lambda d: d.migrateSetMaxDowntime(milliseconds)
+        )
 
     async def start_post_copy(self, uuid: UUID) -> None:
         """Start post-copy."""
-        await self._with("start post-copy of", uuid, lambda d: d.migrateStartPostCopy())
+        await self._session.with_domain("start post-copy of", uuid, lambda d: d.migrateStartPostCopy())
 
     # ---- the fence ----
 
     async def freeze(self, uuid: UUID) -> bool:
         """Stop the QEMU process itself."""
-        return await self._with("freeze", uuid, lambda d: self._fence.freeze(d.name(), uuid))
+        return await self._session.with_domain("freeze", uuid, lambda d: self._fence.freeze(d.name(), uuid))
 
     async def thaw(self, uuid: UUID) -> None:
         """Let the QEMU process go on."""
         try:
-            await self._with("thaw", uuid, lambda d: self._fence.thaw(d.name(), uuid))
+            await self._session.with_domain("thaw", uuid, lambda d: self._fence.thaw(d.name(), uuid))
         except VmNotFound:
             return

@@ -13,12 +13,9 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images
-from services.node_agent.hypervisor.interface import (
-    JobStats,
-    LiveVm,
-)
+from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
-from shared.domain_xml import LayerFacts, VmFacts, describe
+from shared.domain import LayerFacts, VmFacts, describe
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -29,7 +26,6 @@ from shared.messages.vm import (
 )
 
 MIB = 1 << 20
-
 
 STATES: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
@@ -47,6 +43,8 @@ def mib_per_s(bytes_per_s: int) -> int:
 
 
 def job_stats(stats: Mapping[str, Any]) -> JobStats:
+    """virDomainGetJobStats' typed parameters as bytes, milliseconds and bytes per second; missing ones count as 0."""
+
     def number(key: str) -> int:
         return int(stats.get(key) or 0)
 
@@ -67,6 +65,7 @@ def job_stats(stats: Mapping[str, Any]) -> JobStats:
 
 
 def summary(facts: VmFacts, state: VmState) -> VmSummary:
+    """What an inventory says of a VM."""
     return VmSummary(
         uuid=UUID(facts.uuid),
         name=facts.name,
@@ -87,6 +86,7 @@ def size_or_zero(path: str, image_format: str) -> int:
 
 
 def live_vm(domain: LibvirtDomain) -> LiveVm:
+    """A VM as it runs now. Blocking. Raises DiskImageError, DomainXmlError and libvirt's errors."""
     flags = libvirt.VIR_DOMAIN_XML_SECURE
     active = bool(domain.isActive())
     if active:
@@ -106,7 +106,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
 
 
 def allocated_or_zero(path: str | None) -> int:
-    """What a disk lies on need not be a file, or have a name any more: QEMU has it open, and the VM runs."""
+    """A layer below a disk need not be a file, or may have no name any more: QEMU has it open, and the VM runs."""
     try:
         return disk_images.allocated_bytes(path) if path is not None else 0
     except disk_images.DiskImageError:
@@ -116,6 +116,7 @@ def allocated_or_zero(path: str | None) -> int:
 def description(
     domain: LibvirtDomain, facts: VmFacts, layers: Mapping[str, tuple[LayerFacts, ...]], blockers: tuple[str, ...]
 ) -> VmDescription:
+    """`layers` are by disk target. Raises DiskImageError if a disk's own image cannot be read."""
     firmware = Firmware.UEFI if facts.firmware == "uefi" else Firmware.BIOS
     persistent = bool(domain.isPersistent())
     return VmDescription(

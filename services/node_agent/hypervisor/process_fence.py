@@ -1,10 +1,11 @@
 """The fence around a QEMU process: a stopped process runs no vCPU, whatever libvirtd asks of its monitor.
 
-It closes the one gap that libvirt leaves: when the driver connection breaks after Finish went out, libvirtd resumes the
-donor's copy. With the process stopped (SIGSTOP) between the Finish call and the news of its outcome, it cannot, not
-even
-while this agent is dead; who starts next kills the process or lets it go on, as the broker's ledger says.
-Linux only; needs the right to signal QEMU (root, or its user).
+It closes the one gap that libvirt leaves: if the driver connection breaks after Finish was sent, libvirtd resumes the
+donor's copy of the guest. While the process is stopped (SIGSTOP), from the Finish call until its outcome is known, it
+cannot do that, not even if this agent dies meanwhile. The next agent to start kills the process or lets it continue, as
+the broker's ledger says.
+
+Linux only (pidfd_open(2), kernel 5.3). The agent needs the right to signal QEMU: root, or QEMU's user.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ class ProcessFence:
         self._pid_dir = pid_dir
 
     def freeze(self, name: str, uuid: UUID) -> bool:
-        """Stop the process; False where it is not found or may not be signalled."""
+        """Stop the process; False if it is not found or may not be signalled."""
         return self._signal(name, uuid, signal.SIGSTOP)
 
     def thaw(self, name: str, uuid: UUID) -> bool:
-        """Let the process go on; harmless where it was not stopped."""
+        """Let the process continue; no effect if it is not stopped."""
         return self._signal(name, uuid, signal.SIGCONT)
 
     def kill_frozen(self, name: str, uuid: UUID) -> bool:
-        """Kill the process if it is stopped; False where there was nothing to do."""
+        """Kill the process if it is stopped; False if there was nothing to do."""
         pid = self._pid(name)
         if pid is None or not _is_stopped(pid):
             return False
@@ -47,7 +48,7 @@ class ProcessFence:
         if pid is None:
             return False
         try:
-            # The descriptor pins the process: if the pid is used anew after the check, the signal goes nowhere.
+            # The descriptor pins the process: if the pid is reused after the check, the signal reaches nobody.
             process = os.pidfd_open(pid)
         except OSError:
             return False
@@ -68,7 +69,7 @@ def _command_line(pid: int) -> str:
 
 def _is_stopped(pid: int) -> bool:
     try:
-        # The name in parentheses may hold anything; the state is the first word after the last one.
+        # proc_pid_stat(5): the name in parentheses may contain anything; the state follows the last parenthesis.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
     except (OSError, IndexError):
         return False

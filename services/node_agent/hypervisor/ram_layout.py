@@ -1,12 +1,12 @@
-"""Where a guest's RAM lies among its physical addresses, from its domain XML. Pure; it reads no memory.
+"""Where a guest's RAM is among its physical addresses, from its domain XML. Pure; it reads no memory.
 
-What is read beside RAM is not harmless: a device's register may change by being read. So only machine types whose
-layout is known have ranges here, and of those only what is RAM for certain; the rest counts as absent.
+To read beside RAM is not harmless: reading a device's register may change it. So only machine types whose layout is
+known have ranges here, and of those only what is certainly RAM; the rest counts as absent.
 
-On a PC, RAM goes up to a border below 4 GiB and, if it is longer, on from 4 GiB. The border is QEMU's own arithmetic
+On a PC, RAM ends at a border below 4 GiB, and what exceeds it continues at 4 GiB. The border is QEMU's own arithmetic
 (pc_init1 and pc_q35_init, the same since machine type 2.0); libvirt has no option that moves it, and a VM with raw QEMU
 options is not ported. Below 1 MiB the VGA window and the ROMs are left out. Where memory was or may be plugged in, the
-size of the RAM proper is not plain, so there are no ranges.
+size of the base RAM is not certain, so there are no ranges.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from shared.domain_xml import describe, parse
+from shared.domain import describe, parse
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -35,8 +35,8 @@ class RamRange(NamedTuple):
 
 def ram_ranges(domain_xml: str) -> tuple[RamRange, ...]:
     """The guest's RAM, as far as it is known. Raises DomainXmlError."""
-    facts = describe(domain_xml)
-    root = parse(domain_xml)
+    domain = parse(domain_xml)
+    facts, root = describe(domain), domain.root
     if facts.arch not in ARCHITECTURES or root.find("maxMemory") is not None or root.find("devices/memory") is not None:
         return ()
     size = facts.memory_bytes

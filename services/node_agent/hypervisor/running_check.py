@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from uuid import UUID
 
@@ -9,6 +10,9 @@ import structlog
 
 from services.node_agent.hypervisor.interface import HypervisorError
 from shared.messages.vm import VmState
+
+ASK_AGAIN_S = 1.0
+"""How long to wait before a hypervisor that did not answer is asked again."""
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -21,9 +25,13 @@ class RunningCheck(ABC):
         """Its run state; None where it does not exist."""
 
     async def is_running(self, uuid: UUID) -> bool:
-        """Whether it runs; False, and logged, where that cannot be known. Never raises `HypervisorError`."""
-        try:
-            return await self.state(uuid) is VmState.RUNNING
-        except HypervisorError:
-            log.exception("guest state unknown", vm=str(uuid))
-            return False
+        """Whether it runs. Unknown is not "no": asks until there is an answer. Never raises `HypervisorError`.
+
+        On a "no" the broker gives the VM to the other side, so a libvirtd that is away for a moment must not cause one.
+        """
+        while True:
+            try:
+                return await self.state(uuid) is VmState.RUNNING
+            except HypervisorError as error:
+                log.warning("guest state unknown, asking again", vm=str(uuid), error=str(error))
+                await asyncio.sleep(ASK_AGAIN_S)

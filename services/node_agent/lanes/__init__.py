@@ -1,5 +1,5 @@
 """Lanes: reliable, resumable, ordered byte streams between two node agents.
 
-protocol.py is the sans-I/O core, link.py the route that it needs, session.py the asyncio shell, pump.py joins a
-socket to a stream.
+core/ is the lane protocol without I/O, routes/ is how its frames travel (relay or direct TCP), session.py the asyncio
+shell around both, tls.py the secrecy, pump.py joins a socket to a stream. They are documented where they stand.
 """

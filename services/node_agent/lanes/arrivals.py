@@ -1,4 +1,4 @@
-"""A wake-up that many may wait for: contents have arrived, so try again."""
+"""A wake-up that several tasks may wait for: contents have arrived, so try again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ class Arrivals:
         self._changed = asyncio.Event()
 
     def tell(self) -> None:
-        """Wake all who wait now."""
+        """Wake every task that waits now."""
+        # A new event each time: set() has released all who wait, and nobody can miss it between set() and clear().
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -1,7 +1,7 @@
 """LaneEnd: one end of a port's lanes, as the agreement has it. Pure.
 
 The donor's node connects to the recipient's where that can be reached directly, else the recipient's to the donor's.
-Where neither can be reached, or both are cut off from each other, the relay is the route.
+If neither can be reached directly, the relay is the route.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shared.parties import Party, node
 
 @dataclass(frozen=True, slots=True)
 class LaneEnd:
-    """Whose end it is, and who is at the other one."""
+    """The agreement, and the role that this end has in it."""
 
     agreement: ServiceChangeAgreement
     role: LaneRole
@@ -36,7 +36,7 @@ class LaneEnd:
 
     @property
     def connects_to(self) -> tuple[str, ...]:
-        """Addresses that this end is to connect to; empty: there are none, or the other end connects."""
+        """HOST:PORT addresses that this end connects to; empty if there are none, or if the other end connects."""
         recipient, donor = self.agreement.recipient_lane.direct, self.agreement.donor_lane.direct
         if self.role is LaneRole.INITIATOR:
             return recipient
@@ -44,7 +44,7 @@ class LaneEnd:
 
     @property
     def is_connected_to(self) -> bool:
-        """Whether the other end is to connect to this one."""
+        """Whether the other end connects to this one."""
         recipient, donor = self.agreement.recipient_lane.direct, self.agreement.donor_lane.direct
         if self.role is LaneRole.ACCEPTOR:
             return bool(recipient)

@@ -1,7 +1,7 @@
 """This node's key and certificate for the lanes: given by settings, or made at the first start and kept.
 
-Owns files only; lanes/tls.py uses them. A certificate made here is its own authority: whoever wants the provider's own
-authority instead issues one and names the three files.
+Owns files only; `tls` uses them. A certificate made here is issued by an authority made for it alone; a provider with
+an authority of its own issues one and names the three files in the settings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAKING = ("node.crt", "node.key", "authority.crt")
 
 @dataclass(frozen=True, slots=True)
 class LaneKeys:
-    """What this node shows on the lanes, and which authorities it knows of other providers."""
+    """This node's identity on the lanes, and the authorities of other providers that it knows."""
 
     identity: TlsIdentity
     endpoint: LaneEndpoint
@@ -61,7 +61,7 @@ def _load(tls: TlsSection, direct: DirectSection, name: str, directory: Path) ->
         certificate_file, key_file, authority_file = tls.certificate_file, tls.key_file, tls.authority_file
     certificate = certificate_file.read_text("ascii")
     if (ends := expires_at(certificate)) <= datetime.now(UTC):
-        raise ValueError(f"{certificate_file} ended {ends.isoformat()}")
+        raise ValueError(f"certificate {certificate_file} expired {ends.isoformat()}")
     return LaneKeys(
         TlsIdentity(certificate_file, key_file),
         LaneEndpoint(certificate=certificate, authority=authority_file.read_text("ascii"), direct=direct.advertise),

@@ -1,9 +1,8 @@
-"""StreamPump: joins a local socket and a lane stream, both directions, through a codec. The hot path; knows nothing
-of the bytes.
+"""StreamPump: joins a local socket and a lane stream, both directions, through a codec. The hot path.
 
-Backpressure runs through it unbroken: the socket is read only when the window has room, and a payload leaves the
-window only when the kernel has all of it. Nothing is buffered here but one chunk per direction and the reader's own
-bounded buffer, and what an encoder may have ready ahead of the lane (`run_ahead`).
+It does not interpret the bytes. Backpressure passes through it: the socket is read only when the window has room, and a
+payload leaves the window only when the kernel has all of it. Nothing is buffered here but one chunk per direction and
+the reader's own bounded buffer, and what an encoder may have ready ahead of the lane (`run_ahead`).
 
 The codec runs on the event loop: zstd 1 in chunks of 256 KiB reached 417 MB/s on 2 cores, 341 MB/s by way of
 `asyncio.to_thread` (the hop costs more than the overlap wins; tests/bench/lane_throughput.py).
@@ -33,8 +32,8 @@ from services.node_agent.page_codec.contents import ContentMissingError
 from shared.tasks import first_error
 
 READER_LIMIT_BYTES: Final = MAX_CHUNK_BYTES
-"""`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this. What waits in them stands
-in front of the lane's window, unseen by the ladder, and becomes downtime: so there is room for two chunks."""
+"""`limit` for the StreamReaders of pumped sockets: asyncio pauses the socket at twice this. What waits in them is in
+front of the lane's window, where convergence does not see it, and becomes downtime: so there is room for two chunks."""
 _READ_BYTES: Final = MAX_CHUNK_BYTES - 4096  # with the start of a block that waits in front, still one chunk
 _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
 _CONTENT_WITHIN_S: Final = 60.0  # how long a payload may wait for what another stream of the port brings
@@ -70,7 +69,7 @@ class StreamPump:
         self._arrivals = Arrivals() if arrivals is None else arrivals
         self._ahead = RunAhead(stream)
         self._unsent_raw_bytes = 0  # taken from the socket; no payload yet came of them
-        # Asked once: a look at a protocol is dear.
+        # Asked once: isinstance() against a runtime_checkable Protocol is slow (it looks up every member).
         self._adaptive = encoder if isinstance(encoder, Adaptive) else None
         self._holding = encoder if isinstance(encoder, Holding) else None
         self._leading = encoder if isinstance(encoder, Leading) else None
@@ -81,16 +80,16 @@ class StreamPump:
 
     @property
     def held_bytes(self) -> int:
-        """What the encoder lets wait (`Holding`), and what is ready and waits for the lane."""
+        """Bytes that the encoder holds back (`Holding`), and that are encoded and wait for the lane."""
         return self._held_back_bytes + self._ahead.queued_bytes
 
     @property
     def held_raw_bytes(self) -> int:
-        """The same as bytes of the socket."""
+        """The same, as bytes of the socket."""
         return self._held_back_bytes + self._ahead.queued_raw_bytes
 
     def hold_at_most(self, limit_bytes: int) -> None:
-        """How much the encoder may let wait; see `Holding`."""
+        """How many bytes the encoder may hold back; see `Holding`."""
         if self._holding is not None:
             self._holding.hold_at_most(limit_bytes)
 
@@ -133,7 +132,7 @@ class StreamPump:
             if self._adaptive is not None:
                 sent_s = time.perf_counter()
                 blocked_s = sent_s - encoded_s
-                # A processor that others used meanwhile is no reason to compress less: that costs them more.
+                # A processor that others used is no reason to compress less: to send more bytes costs them more.
                 starved_s = max(0.0, encoded_s - began_s - busy_s)
                 if self._ahead.queued_bytes:  # the lane is behind, so nothing here holds it up
                     blocked_s, starved_s = blocked_s + starved_s, 0.0
@@ -180,7 +179,7 @@ class StreamPump:
             self._writer.write_eof()
 
     async def _decode(self, payload: bytes | memoryview) -> list[bytes | memoryview]:
-        """Decode, again and again while the payload refers to a content that another stream has still to bring."""
+        """Decode; retried while the payload refers to a content that another stream has still to bring."""
         try:
             chunks = self._try_decode(payload)
             if chunks is None:

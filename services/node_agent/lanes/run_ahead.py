@@ -1,9 +1,8 @@
-"""RunAhead: payloads that are ready before the lane takes them, so that a codec's slow stretches do not idle the link.
+"""RunAhead: a queue of encoded payloads before the lane, so that the link does not idle while the codec is slow.
 
-What waits here stands in front of the lane's flight, and a switchover would wait for it: so nothing may wait when the
-encoder says that one may be near. While it is far, the other application may be behind, too: a few kB of references may
-be megabytes for it to write, and were they held to what it takes while the link is the bottleneck, it would idle when
-they come.
+A switchover waits for what is queued here, so nothing may be queued when the encoder says that one may be near. While
+it is far, the other application may lag as well: a few kB of references may be megabytes for it to write. If those were
+limited to the rate at which it writes, the link would idle as soon as they come.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from typing import Final
 from services.node_agent.lanes.stream import LaneStream
 
 AHEAD_BYTES: Final = 8 << 20
-"""Two thirds of a second at 100 Mbit/s; a stretch of zeros and known contents takes the codec about that."""
+"""0.67 s at 100 Mbit/s: about as long as the codec needs for a run of zeros and known contents."""
 AHEAD_RAW_BYTES: Final = 32 * AHEAD_BYTES
-"""A stretch of references: what is encoded of it while the link is busy need not be when the link would idle."""
+"""For a run of references: what is encoded while the link is busy need not be encoded when it would idle."""
 READER_LEAD_BYTES: Final = 32 << 20
-"""Raw bytes that the lane may have under way before the other application, however few it was measured to take."""
+"""Raw bytes that may be in flight to the other application, whatever rate was measured for it."""
 
 
 class RunAhead:
@@ -33,14 +32,14 @@ class RunAhead:
         self._less = asyncio.Event()
         self._closed = False
         self.queued_bytes = 0
-        """What the lane has not taken."""
+        """Payload bytes that the lane has not taken."""
         self.queued_raw_bytes = 0
-        """What the other application makes of it."""
+        """The same after decoding at the other end."""
 
     async def write(self, payload: bytes, *, raw_bytes: int, lead: float) -> None:
-        """Return when the lane has it, or, with a `lead`, when no more than that part of AHEAD_BYTES waits.
+        """Return when the lane has it, or, with a `lead` above 0, when at most that part of AHEAD_BYTES is queued.
 
-        Raises what the stream does.
+        Raises what `LaneStream.write` raises.
         """
         if not lead and not self._queue:
             await self._stream.write(payload, raw_bytes=raw_bytes)
@@ -49,7 +48,7 @@ class RunAhead:
         self.queued_bytes += len(payload)
         self.queued_raw_bytes += raw_bytes
         self._more.set()
-        await self._wait_until(lambda: self._is_little(lead) if lead else self._is_empty())
+        await self._wait_until(lambda: self._is_small(lead) if lead else self._is_empty())
 
     async def close(self) -> None:
         """Return when all is taken; `run` ends."""
@@ -58,7 +57,7 @@ class RunAhead:
         self._more.set()
 
     async def run(self) -> None:
-        """Give the stream what waits. Raises what it does: LaneError, StreamError."""
+        """Write what is queued to the stream. Raises LaneError, StreamError."""
         while not self._closed or self._queue:
             if not self._queue:
                 self._more.clear()
@@ -71,7 +70,7 @@ class RunAhead:
             self.queued_raw_bytes -= raw_bytes
             self._less.set()
 
-    def _is_little(self, lead: float) -> bool:
+    def _is_small(self, lead: float) -> bool:
         return self.queued_bytes <= lead * AHEAD_BYTES and self.queued_raw_bytes <= lead * AHEAD_RAW_BYTES
 
     def _is_empty(self) -> bool:

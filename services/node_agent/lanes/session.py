@@ -1,5 +1,4 @@
-"""LaneSession: the asyncio shell around one lane. Feeds the protocol, drains it into the link, keeps its timers,
-wakes who waits.
+"""LaneSession: the asyncio shell around one lane. Feeds the protocol, sends its frames, keeps timers, wakes waiters.
 
 It decides nothing about the wire (protocol.py) and does not know what the bytes mean.
 
@@ -69,7 +68,7 @@ class LaneSession:
         self._failure: LaneError | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._turn = asyncio.Lock()  # writers wait for the window one after the other, first come first served
-        self._changed = asyncio.Event()  # something arrived or ended: whoever waits looks again
+        self._changed = asyncio.Event()  # something arrived or ended: waiters check again
         self._to_send = asyncio.Event()
         self._sender_idle = True
         self._over = asyncio.Event()
@@ -248,12 +247,12 @@ class LaneSession:
     def _dispatch(self, event: LaneEvent) -> None:
         match event:
             case DataReceived(stream_id=stream_id):
-                self._inboxes[stream_id].put(event)
+                self._inboxes[stream_id].deliver(event)
             case StreamOpened(stream_id=stream_id, kind=kind, label=label):
                 self._opened.append(LaneStream(self, self._new_inbox(stream_id), kind=kind, label=label))
             case EofReceived(stream_id=stream_id):
                 inbox = self._inboxes[stream_id]
-                inbox.put_eof()
+                inbox.deliver_eof()
                 self._forget_if_done(inbox)
             case StreamReset(stream_id=stream_id, reason=reason):
                 inbox = self._inboxes[stream_id]
@@ -280,7 +279,7 @@ class LaneSession:
         due_s = self._protocol.next_tick_s()
         if self._timer is not None:
             if self._timer.when() <= due_s:
-                return  # it fires early at worst, and is armed anew then
+                return  # it fires early at worst, and is armed again then
             self._timer.cancel()
         self._timer = self._loop.call_at(due_s, self._on_timer)
 
@@ -300,7 +299,7 @@ class LaneSession:
             self._check_alive()
 
     async def _wait_for_change(self) -> None:
-        self._changed.clear()  # wakes nobody less: an event's waiters are released by set() itself
+        self._changed.clear()  # cannot lose a wake-up: set() has released its waiters already
         await self._changed.wait()
 
     # Bookkeeping --------------------------------------------------------------------------------------------------
@@ -327,9 +326,9 @@ class LaneSession:
             self._inboxes.pop(inbox.stream_id, None)
 
     def _drop(self, inbox: StreamInbox) -> None:
-        """Nobody will read what has arrived: out of the window with it."""
+        """What has arrived will not be read: report it as consumed, so that it leaves the window."""
         self._inboxes.pop(inbox.stream_id, None)
-        for sequence in inbox.take_back():
+        for sequence in inbox.discard_unread():
             self._protocol.data_consumed(sequence)
         self._changed.set()
 

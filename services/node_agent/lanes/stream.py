@@ -58,12 +58,12 @@ class StreamInbox:
         self.error: LaneError | StreamError | None = None
         self.changed = asyncio.Event()
 
-    def put(self, event: DataReceived) -> None:
+    def deliver(self, event: DataReceived) -> None:
         """One payload came."""
         self.received.append(event)
         self.changed.set()
 
-    def put_eof(self) -> None:
+    def deliver_eof(self) -> None:
         """The other end's EOF came."""
         self.eof_received = True
         self.changed.set()
@@ -74,8 +74,8 @@ class StreamInbox:
             self.error = error
         self.changed.set()
 
-    def take_back(self) -> list[int]:
-        """Numbers of all payloads that the application has not finished with, which it now never will."""
+    def discard_unread(self) -> list[int]:
+        """Drop what was not read; returns the sequence numbers of all payloads that were not consumed."""
         sequences = [event.sequence for event in self.received]
         self.received.clear()
         if self.in_hand is not None:
@@ -134,9 +134,9 @@ class LaneStream:
         """Send bytes; returns when they are in the window, which may be long before they arrive.
 
         `data` must never change afterwards: copy a view of a buffer that is used again. More than `max_payload_bytes`
-        become several payloads. The other application makes `raw_bytes` of it, if it is a coded form of so many; the
-        writer then does not hasten further ahead of it than of the link, or than `raw_lead_bytes` where that is more.
-        Raises StreamResetError, the LaneError that ended the lane, or ValueError after `write_eof`.
+        become several payloads. `raw_bytes` is the size after decoding at the other end, if the data is encoded. The
+        writer is then held to the rate of that application as it is to the link's, but may be `raw_lead_bytes` ahead of
+        it. Raises StreamResetError, the LaneError that ended the lane, or ValueError after `write_eof`.
         """
         raw = len(data) if raw_bytes is None else raw_bytes
         limit = self._owner.max_payload_bytes

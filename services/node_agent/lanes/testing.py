@@ -97,7 +97,7 @@ class MemoryRoute:
         self._up.set()
 
     def stall(self, *, stalled: bool) -> None:
-        """Deliver nothing from now on (or again), without telling anybody."""
+        """Deliver nothing from now on, or deliver again; neither end is told."""
         self.is_stalled = stalled
         self._to_a.changed.set()
         self._to_b.changed.set()

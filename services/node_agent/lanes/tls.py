@@ -2,7 +2,7 @@
 
 The donor's agent (INITIATOR) is the TLS client. Each end must show exactly the certificate that the service change
 agreement pins for it, and that certificate must be valid and issued by the authority pinned beside it. There is no
-other mode: a lane whose handshake fails carries nothing.
+other mode: a lane whose handshake fails carries no data.
 
 A sealed unit is the TLS records of
 
@@ -12,7 +12,7 @@ and ends at a record's border, so that one frame opens by itself, given all befo
 16 KiB cost 22 bytes each.
 
 Bound: AES-GCM keys are good for about 2**24 full records, 380 GB, per lane and direction (RFC 8446, 5.5); a lane that
-would carry more fails instead of going on with worn keys.
+would carry more fails instead of using its keys beyond that bound.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ class TlsSeal:
         return _sealed_bytes(body_bytes + _HEAD.size)
 
     def seal(self, frame_type: FrameType, stream_id: int, body: bytes | memoryview) -> bytes:
-        """The unit's TLS records. Raises SealError when the keys are worn."""
+        """The unit's TLS records. Raises SealError when the keys have reached their bound."""
         plain = b"".join((_HEAD.pack(frame_type, stream_id), body))
         self._sealed_records += -(-len(plain) // RECORD_BYTES)
         if self._sealed_records > MAX_RECORDS:
-            raise SealError("more was sent than one TLS connection's keys are good for")
+            raise SealError("more was sent than the keys of one TLS connection may protect (RFC 8446, 5.5)")
         try:
             self._tls.write(plain)
         except ssl.SSLError as error:
@@ -138,18 +138,18 @@ class TlsSeal:
 
 
 class LaneTls:
-    """Makes the seals of one port's lanes. Reads the identity's files once; raises SealError where they are no good."""
+    """Makes the seals of one port's lanes. Reads the identity's files once; raises SealError if they cannot be used."""
 
     def __init__(self, identity: TlsIdentity, peer: TlsPeer, role: LaneRole) -> None:
         self._role = role
         client = role is LaneRole.INITIATOR
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if client else ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.check_hostname = False  # stricter than a name: the very certificate is pinned
+        context.check_hostname = False  # stricter than a name: the certificate itself is pinned
         context.verify_mode = ssl.CERT_REQUIRED
         context.options |= ssl.OP_NO_TICKET
         if not client:
-            context.num_tickets = 0  # nothing but units after the handshake
+            context.num_tickets = 0  # a session ticket would be a record that belongs to no frame
         try:
             self._peer_sha256 = peer.sha256
             context.load_verify_locations(cadata=peer.authority)

@@ -5,7 +5,7 @@ Rules
    refused, the donor's libvirtd gets an RPC error, and the gate stays shut from then on.
 2. The connection is opened to this host's own system driver; no other name, no flags.
 3. Prepare carries the VM that was agreed. libvirt 11.3 was watched: when the migration has a `dest_xml`, the donor's
-   libvirtd parses it, checks its ABI against the running domain, and sends it on *formatted anew* (defaults added,
+   libvirtd parses it, checks its ABI against the running domain, and sends it on *formatted again* (defaults added,
    order changed), so texts cannot be compared. So the gate compares the guest ABI, and then substitutes the XML that
    the recipient issued, in Prepare and in Finish: no path, bridge or option that the recipient did not choose reaches
    its libvirtd. That XML names no layer below a disk: libvirt reads it from the image, which the recipient made.
@@ -26,8 +26,14 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from uuid import UUID
 
-from lxml import etree
-
+from services.node_agent.libvirt_rpc.gate_terms import (
+    PASSED_FEATURES,
+    Expected,
+    GateRefusal,
+    checked_finish,
+    checked_open,
+    checked_prepare,
+)
 from services.node_agent.libvirt_rpc.messages import (
     PONG_FRAME,
     REMOTE_PROGRAM,
@@ -43,7 +49,6 @@ from services.node_agent.libvirt_rpc.messages import (
     Procedure,
     RpcError,
     Status,
-    TypedParam,
     decode_call,
     decode_error,
     decode_finish_reply,
@@ -51,55 +56,9 @@ from services.node_agent.libvirt_rpc.messages import (
     encode_error,
     encode_feature_reply,
 )
-from shared.domain_xml import DomainXmlError, guest_abi_differences
-
-LIVE, PEER2PEER, NON_SHARED_DISK, NON_SHARED_INC = 1 << 0, 1 << 1, 1 << 6, 1 << 7
-ABORT_ON_ERROR, AUTO_CONVERGE, POSTCOPY = 1 << 12, 1 << 13, 1 << 15
-OPTIONAL_FLAGS = ABORT_ON_ERROR | AUTO_CONVERGE | POSTCOPY
 
 MAX_UNANSWERED = 16
 """A migration has one call under way at a time, and a close."""
-
-SYSTEM_DRIVER = "qemu:///system"
-
-PASSED_FEATURES = frozenset({4, 6, 8, 10, 11, 13, 14, 15})
-"""VIR_DRV_FEATURE_*: MIGRATION_P2P, MIGRATION_V3, XML_MIGRATABLE, PROGRAM_KEEPALIVE, MIGRATION_OFFLINE,
-MIGRATION_PARAMS,
-REMOTE_EVENT_CALLBACK, REMOTE_CLOSE_CALLBACK. Any other (file descriptors, typed strings) is answered with no."""
-
-PASSED_PARAMS = frozenset(
-    {
-        "destination_name",
-        "destination_xml",
-        "migrate_uri",
-        "disks_uri",
-        "migrate_disks",
-        "bandwidth",
-        "bandwidth.postcopy",
-        "bandwidth.avail.switchover",
-        "auto_converge.initial",
-        "auto_converge.increment",
-    }
-)
-
-PASSED_COOKIE_ELEMENTS = frozenset(
-    {
-        "name",
-        "uuid",
-        "hostname",
-        "hostuuid",
-        "feature",
-        "lockstate",
-        "graphics",
-        "network",
-        "nbd",
-        "statistics",
-        "cpu",
-        "allowReboot",
-        "capabilities",
-    }
-)
-"""Children of <qemu-migration>. <domain>, the persistent definition, is not among them."""
 
 
 class Step(StrEnum):
@@ -127,39 +86,6 @@ ALLOWED: Mapping[Step, frozenset[Procedure]] = {
     Step.FINISHED: _CLOSING,
     Step.SHUT: frozenset(),
 }
-
-
-class GateRefusal(ValueError):
-    """The donor's libvirtd asked for something that does not pass."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"the RPC gate refused the donor's hypervisor: {self.detail}"
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What was agreed about this port: the gate lets nothing else pass. `disks` maps target to virtual size in
-    bytes."""
-
-    vm_uuid: UUID
-    vm_name: str
-    domain_xml: str
-    disks: Mapping[str, int]
-    memory_uri: str
-    disks_uri: str
-    overlays: bool = False
-    """The disks here are overlays and take top layers only."""
-
-    @property
-    def required_flags(self) -> int:
-        """Migration flags that must be there."""
-        copied = NON_SHARED_INC if self.overlays else NON_SHARED_DISK
-        return LIVE | PEER2PEER | (copied if self.disks else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,19 +211,19 @@ class RpcGate:
             raise GateRefusal("rpc_out_of_order", f"{procedure.name} while the connection is {self.step}")
         match call:
             case OpenCall():
-                return [self._pass(frame, self._checked_open(call))]
+                return [self._pass(frame, checked_open(call))]
             case FeatureCall(feature) if feature not in PASSED_FEATURES:
                 return [ToDonor(encode_feature_reply(frame, supported=False).to_bytes())]
             case PrepareCall():
-                checked = self._checked_prepare(call)
+                prepare = checked_prepare(call, self.expected)
                 self.step = Step.PREPARING
-                return [self._pass(frame, checked)]
+                return [self._pass(frame, prepare)]
             case FinishCall():
-                checked_finish = self._checked_finish(call)
+                finish = checked_finish(call, self.expected)
                 if call.cancelled or self.granted:
-                    return [self._pass_finish(frame, checked_finish)]
+                    return [self._pass_finish(frame, finish)]
                 self.step = Step.FINISH_HELD
-                self._held = (frame, checked_finish)
+                self._held = (frame, finish)
                 return [SwitchoverWanted()]
             case FeatureCall() | PlainCall():
                 return [self._pass(frame, call)]
@@ -311,69 +237,6 @@ class RpcGate:
     def _pass_finish(self, frame: Frame, call: FinishCall) -> ToLibvirtd:
         self.step = Step.FINISHING
         return self._pass(frame, call)
-
-    def _checked_open(self, call: OpenCall) -> OpenCall:
-        if call.flags != 0:
-            raise GateRefusal("rpc_open", f"the connection is opened with flags {call.flags:#x}")
-        # The client strips transport and socket from the URI, so an honest donor always sends exactly this.
-        if call.name != SYSTEM_DRIVER:
-            raise GateRefusal("rpc_open", f"the driver {call.name!r} is asked for; only {SYSTEM_DRIVER} is")
-        return call
-
-    def _checked_prepare(self, call: PrepareCall) -> PrepareCall:
-        self._check_flags(call.flags)
-        params = self._checked_params(call.params, xml_required=True)
-        check_cookie(call.cookie, self.expected)
-        return replace(call, params=params)
-
-    def _checked_finish(self, call: FinishCall) -> FinishCall:
-        self._check_flags(call.flags)
-        params = self._checked_params(call.params, xml_required=False)
-        if call.cookie:
-            check_cookie(call.cookie, self.expected)
-        return replace(call, params=params)
-
-    def _check_flags(self, flags: int) -> None:
-        required = self.expected.required_flags
-        if flags & ~OPTIONAL_FLAGS != required:
-            raise GateRefusal(
-                "rpc_flags",
-                f"migration flags {flags:#x}; {required:#x} are needed and {OPTIONAL_FLAGS:#x} allowed, too",
-            )
-
-    def _checked_params(self, params: tuple[TypedParam, ...], *, xml_required: bool) -> tuple[TypedParam, ...]:
-        expected = self.expected
-        exact = {
-            "destination_name": expected.vm_name,
-            "migrate_uri": expected.memory_uri,
-            "disks_uri": expected.disks_uri,
-        }
-        checked: list[TypedParam] = []
-        for param in params:
-            if param.field not in PASSED_PARAMS:
-                raise GateRefusal("rpc_parameter", f"migration parameter {param.field!r}")
-            if param.field in exact and param.value != exact[param.field]:
-                raise GateRefusal(
-                    "rpc_parameter", f"{param.field} is {param.value!r}, agreed is {exact[param.field]!r}"
-                )
-            if param.field == "migrate_disks" and param.value not in expected.disks:
-                raise GateRefusal("rpc_parameter", f"disk {param.value!r} is not part of the agreement")
-            checked.append(self._substituted(param) if param.field == "destination_xml" else param)
-        fields = {param.field for param in params}
-        needed = {"migrate_uri"} | ({"destination_xml"} if xml_required else set())
-        needed |= {"disks_uri"} if expected.disks else set()
-        if missing := needed - fields:
-            raise GateRefusal("rpc_parameter", f"migration parameters are missing: {', '.join(sorted(missing))}")
-        return tuple(checked)
-
-    def _substituted(self, param: TypedParam) -> TypedParam:
-        try:
-            differences = guest_abi_differences(self.expected.domain_xml, str(param.value))
-        except DomainXmlError as error:
-            raise GateRefusal("rpc_domain_xml", str(error)) from error
-        if differences:
-            raise GateRefusal("rpc_domain_xml", "this is not the VM that was agreed: " + "; ".join(differences[:5]))
-        return replace(param, value=self.expected.domain_xml)
 
     # ---- this host's answers ----
 
@@ -402,24 +265,3 @@ class RpcGate:
         name, uuid = decode_finish_reply(frame)
         if UUID(bytes=uuid) != self.expected.vm_uuid:
             raise RpcError(f"libvirt says that {name} ({UUID(bytes=uuid)}) runs, not {self.expected.vm_uuid}")
-
-
-def check_cookie(cookie: bytes, expected: Expected) -> None:
-    """Raise `GateRefusal` unless libvirt's migration cookie speaks of the agreed VM, disks and sizes, and of nothing
-    else."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
-    try:
-        root = etree.fromstring(cookie.rstrip(b"\0"), parser)
-    except (etree.XMLSyntaxError, ValueError) as error:
-        raise GateRefusal("rpc_cookie", f"the migration cookie is not readable: {error}") from error
-    if root.tag != "qemu-migration":
-        raise GateRefusal("rpc_cookie", f"the migration cookie is a <{root.tag!s}>")
-    strange = sorted({str(child.tag) for child in root} - PASSED_COOKIE_ELEMENTS)
-    if strange:
-        raise GateRefusal("rpc_cookie", f"the migration cookie has {', '.join(strange)}")
-    if (root.findtext("uuid") or "").lower() != str(expected.vm_uuid):
-        raise GateRefusal("rpc_cookie", f"the migration cookie is of VM {root.findtext('uuid')}")
-    for disk in root.findall("nbd/disk"):
-        target, capacity = disk.get("target", ""), disk.get("capacity", "")
-        if target not in expected.disks or capacity != str(expected.disks[target]):
-            raise GateRefusal("rpc_cookie", f"disk {target!r} of {capacity} bytes is not part of the agreement")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from services.node_agent.libvirt_rpc.xdr import XdrError, XdrReader, XdrWriter
+from shared.errors import VmportError
 
 REMOTE_PROGRAM = 0x20008086
 KEEPALIVE_PROGRAM = 0x6B656570
@@ -26,8 +27,10 @@ MAX_FIELD_BYTES = 80
 _HEADER = struct.Struct(">7I")
 
 
-class RpcError(ValueError):
+class RpcError(VmportError):
     """Bytes that are not libvirt's RPC, or a payload that its procedure does not have."""
+
+    code = "rpc_unreadable"
 
 
 class Procedure(IntEnum):
@@ -123,11 +126,6 @@ class FrameParser:
             _, program, version, procedure, kind, serial, status = _HEADER.unpack_from(raw)
             frames.append(Frame(program, procedure, kind, serial, status, raw[HEADER_BYTES:], version))
         return frames
-
-    @property
-    def partial(self) -> bool:
-        """Whether a frame is cut: an end of stream now is an error."""
-        return bool(self._buffer)
 
 
 class ParamType(IntEnum):

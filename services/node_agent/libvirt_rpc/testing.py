@@ -14,12 +14,15 @@ from services.node_agent.libvirt_rpc.messages import (
     decode_error,
     encode_call,
 )
+from shared.errors import VmportError
 
 CHUNK_BYTES = 64 * 1024
 
 
-class RpcFailed(Exception):
+class RpcFailed(VmportError):
     """The other libvirtd answered with an error, or not at all."""
+
+    code = "rpc_failed"
 
 
 class RpcClient:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import struct
 
+from shared.errors import VmportError
+
 MAX_OPAQUE_BYTES = 4 * 1024 * 1024
 
 
-class XdrError(ValueError):
-    """A value that is cut, too long or no legal XDR."""
+class XdrError(VmportError):
+    """A value that is cut short, too long or not legal XDR."""
+
+    code = "xdr_unreadable"
 
 
 class XdrReader:

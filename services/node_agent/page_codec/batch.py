@@ -84,7 +84,7 @@ class BatchPacker:
         if self._stream is None or self._stream_level != self.level:
             ended = self._stream.flush(_FINISH) if self._stream is not None else b""
             self._stream, self._stream_level = _new_stream(self.level), self.level
-        # Large columns go as they lie; a call for each small one would cost more than their copy.
+        # Large columns are not copied; a zstd call for each small one would cost more than joining them.
         small: list[Bytes] = []
         packed = [ended]
         for column in columns:
@@ -130,7 +130,7 @@ class BatchUnpacker:
         return _cut(lengths, packed, view[end:])
 
     def _read(self, body: memoryview, size: int) -> memoryview:
-        self._source.put(body)
+        self._source.feed(body)
         try:
             data = self._reader.read(size) if size else b""
         except zstandard.ZstdError as error:
@@ -150,7 +150,7 @@ class _Source:
     def waiting(self) -> bool:
         return bool(self._bodies)
 
-    def put(self, body: memoryview) -> None:
+    def feed(self, body: memoryview) -> None:
         if len(body):
             self._bodies.append(bytes(body))
 

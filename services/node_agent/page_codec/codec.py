@@ -1,4 +1,4 @@
-"""The codec seam: chunks of a stream in, payloads for the lane out, and back. Owns the contract and its errors; pure.
+"""The codec interface: chunks of a stream in, payloads for the lane out, and back. Owns the contract and errors; pure.
 
 One encoder and one decoder per stream and direction, used in order: payload n is decoded after payload n-1, each
 exactly once. A codec may therefore keep state per stream, and share state between the streams of one port (give both
@@ -72,25 +72,25 @@ class Adaptive(Protocol):
 
 @runtime_checkable
 class Holding(Protocol):
-    """An encoder that lets hot pages wait; see `held_pages`."""
+    """An encoder that holds hot pages back; see `held_pages`."""
 
     @property
     def held_bytes(self) -> int:
-        """What waits, as it would go without compression: the guest cannot run elsewhere before the lane has it."""
+        """Bytes held back, uncompressed: the guest cannot run at the recipient before the lane has them."""
         ...
 
     def hold_at_most(self, limit_bytes: int) -> None:
-        """How much may wait from now on."""
+        """How many bytes may be held back from now on."""
         ...
 
 
 @runtime_checkable
 class Leading(Protocol):
-    """An encoder whose payloads may wait for the lane, while the switchover is far."""
+    """An encoder whose payloads may be queued before the lane while the switchover is far."""
 
     @property
     def lead(self) -> float:
-        """How much of the most that may ever wait may wait now: 1 while it is far, 0 when it may be near."""
+        """The part of the largest queue that is allowed now: 1 while the switchover is far, 0 when it may be near."""
         ...
 
 

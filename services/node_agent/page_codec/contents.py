@@ -73,19 +73,19 @@ class ContentMissingError(CodecError):
 
 
 class Arrived:
-    """Which numbers of one origin have come. `add` them in any order, each once."""
+    """Which numbers of one origin have arrived. `add` them in any order, each once."""
 
     def __init__(self, *, most_ahead: int) -> None:
-        """A number may be so far ahead of the first that lacks."""
+        """`most_ahead` is the largest gap past the first missing number."""
         self.next = 0
-        """All before it have come."""
+        """All numbers below it have arrived."""
         self._most_ahead = most_ahead
         self._starts: list[int] = []  # of runs beyond `next`, and their ends; no two touch
         self._ends: list[int] = []
 
     @property
     def end(self) -> int:
-        """One more than the highest that came."""
+        """One more than the highest number that has arrived."""
         return self._ends[-1] if self._ends else self.next
 
     def check(self, first: int, count: int) -> None:
@@ -96,7 +96,7 @@ class Arrived:
         if first < before or first + count > after:
             raise CodecError(finding=f"contents {first} to {first + count - 1} came already, or some of them")
         if first - self.next > self._most_ahead or (first > self.next and len(self._starts) >= MOST_RUNS):
-            raise CodecError(finding=f"content {first} came while {self.next} lacks: too far ahead")
+            raise CodecError(finding=f"content {first} came while {self.next} is missing: too far ahead")
 
     def add(self, first: int, count: int) -> None:
         """These have come. Raises CodecError as `check` does."""
@@ -116,7 +116,7 @@ class Arrived:
             self._ends.insert(at, end)
 
     def has(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these have come."""
+        """Which of these numbers (bool) have arrived."""
         there: NDArray[np.bool_] = numbers < self.next
         if self._starts and not there.all():
             run = np.searchsorted(self._starts, numbers, side="right") - 1
@@ -131,7 +131,7 @@ class ContentStore(Protocol):
         """Take the next `len(pages)` numbers of this origin; drop what is older than the newest `keep`."""
         ...
 
-    def put(self, origin: Origin, first: int, pages: Pages) -> None:
+    def insert(self, origin: Origin, first: int, pages: Pages) -> None:
         """Take numbers `first` and on of this origin, whatever came before. Raises CodecError for taken ones."""
         ...
 
@@ -173,7 +173,7 @@ class ContentIndex:
         return self._next[origin]
 
     def skip(self, origin: Origin, count: int) -> None:
-        """So many literals go that nothing will refer to."""
+        """Count literals that nothing will refer to."""
         self._next[origin] += count
 
     def place(self, origin: Origin, ids: Sequence[bytes]) -> tuple[Codes, NDArray[np.bool_]]:

@@ -1,8 +1,8 @@
 """Copies of pages in a file of their own, by slot: what deltas are made against. Pure but for reading and writing it.
 
-In a file and not in the agent's memory, so that all of a guest's pages can have one: what the kernel caches of it gives
-way when somebody needs the memory. The file has no name and nobody else reads it; it is gone with its descriptor. Once
-reading or writing has failed it is `broken`, and says so once: deltas are an economy, never worth a port.
+In a file and not in the agent's memory, so that all of a guest's pages can have one: the kernel drops its cache of it
+when memory is needed. The file has no name and ends with its descriptor. Once reading or writing has failed it is
+`broken`, and says so once: deltas only save bytes, and a port must not fail for them.
 """
 
 from __future__ import annotations

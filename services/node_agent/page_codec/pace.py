@@ -1,7 +1,7 @@
 """How hard to compress, from where the time goes. Pure; the shell measures, the encoder obeys.
 
-Three numbers per look: seconds of processor time spent encoding, seconds blocked because the lane's window was full,
-seconds without bytes from the hypervisor or without a processor. What counts is what several looks in a row say:
+Three numbers per sample: seconds of processor time spent encoding, seconds blocked because the lane's window was full,
+seconds without bytes from the hypervisor or without a processor. A change needs several samples in a row:
 
 * Blocked for most of the time, with an encoder that is hardly busy: the link is the bottleneck, and a higher level buys
   bytes with time that nobody needs.
@@ -23,14 +23,14 @@ from typing import Final
 from services.node_agent.page_codec.batch import STORED_LEVEL
 
 DEFAULT_LEVEL: Final = 3
-"""Where a stream begins: dearer than 1 by a third at most, and a short stream has no time to climb."""
+"""Where a stream begins: at most a third slower than 1, and a short stream has no time to climb."""
 LADDER: Final = (STORED_LEVEL, -5, 1, 3, 6)
-LOOK_S: Final = 0.1
+SAMPLE_S: Final = 0.1
 """Shortest time to judge."""
-LINK_LOOKS: Final = 3
-BUSY_LOOKS: Final = 2
-LATE_LOOKS: Final = 10
-"""How many looks in a row must say so."""
+LINK_SAMPLES: Final = 3
+BUSY_SAMPLES: Final = 2
+LATE_SAMPLES: Final = 10
+"""How many samples in a row must agree."""
 REFUSE_S: Final = 4.0
 """How long a level that made others late is not tried again, at first."""
 _PLAIN: Final = LADDER.index(1)
@@ -48,7 +48,7 @@ class Pace:
     def __init__(self, *, level: int = DEFAULT_LEVEL) -> None:
         self._rung = LADDER.index(level)
         self._busy_s = self._blocked_s = self._starved_s = 0.0
-        self._link_looks = self._busy_looks = self._late_looks = 0
+        self._link_samples = self._busy_samples = self._late_samples = 0
         self._refused_s = 0.0
         self._refuse_s = REFUSE_S
 
@@ -57,30 +57,30 @@ class Pace:
         """zstd's level, or STORED_LEVEL."""
         return LADDER[self._rung]
 
-    def look(self, *, busy_s: float, blocked_s: float, starved_s: float) -> int:
+    def sample(self, *, busy_s: float, blocked_s: float, starved_s: float) -> int:
         """Add what was measured since the last call; the level from now on."""
         self._busy_s += busy_s
         self._blocked_s += blocked_s
         self._starved_s += starved_s
         total_s = self._busy_s + self._blocked_s + self._starved_s
-        if total_s < LOOK_S:
+        if total_s < SAMPLE_S:
             return self.level
         busy, blocked = self._busy_s / total_s, self._blocked_s / total_s
         self._busy_s = self._blocked_s = self._starved_s = 0.0
         self._refused_s -= total_s
         free = blocked < _HARDLY
-        self._link_looks = self._link_looks + 1 if blocked > _MOSTLY and busy < _BUSY_AT_MOST else 0
-        self._busy_looks = self._busy_looks + 1 if free and busy > _MOSTLY else 0
-        self._late_looks = self._late_looks + 1 if free and busy > _NOT_IDLE else 0
-        if self._link_looks >= LINK_LOOKS and (self._refused_s <= 0 or self._rung < _PLAIN):
+        self._link_samples = self._link_samples + 1 if blocked > _MOSTLY and busy < _BUSY_AT_MOST else 0
+        self._busy_samples = self._busy_samples + 1 if free and busy > _MOSTLY else 0
+        self._late_samples = self._late_samples + 1 if free and busy > _NOT_IDLE else 0
+        if self._link_samples >= LINK_SAMPLES and (self._refused_s <= 0 or self._rung < _PLAIN):
             self._go(min(self._rung + 1, len(LADDER) - 1))
-        elif self._late_looks >= LATE_LOOKS and self._rung > _PLAIN:
+        elif self._late_samples >= LATE_SAMPLES and self._rung > _PLAIN:
             self._refused_s, self._refuse_s = self._refuse_s, 2 * self._refuse_s
             self._go(self._rung - 1)
-        elif self._busy_looks >= BUSY_LOOKS:
+        elif self._busy_samples >= BUSY_SAMPLES:
             self._go(max(self._rung - 1, 0))
         return self.level
 
     def _go(self, rung: int) -> None:
         self._rung = rung
-        self._link_looks = self._busy_looks = 0
+        self._link_samples = self._busy_samples = 0

@@ -27,7 +27,7 @@ class PortEncoder:
         self.open_copies: Callable[[], CopyFile] = _copies_in_memory
         """Makes the file for the copies that one stream's deltas are made against."""
         self.keeper: Callable[[Pages], None] | None = None
-        """Is given every page of memory that goes in full, so that the way home can refer to it."""
+        """Receives every memory page that is sent in full, so that a return port can refer to it."""
 
 
 def _copies_in_memory() -> CopyFile:

@@ -5,8 +5,8 @@ and the eviction (oldest first) are the format itself. Files are read and writte
 counts as the agent's memory, and a full disk would kill the agent by SIGBUS where a write just fails.
 
 Crash safety: nothing in these files is believed after the process that wrote them. What a later port takes from them
-(`kept`) it finds by the digest of the bytes as they stand on disk, and compares again when it reads them. A torn page
-is then only a content that nobody asks for. So nothing is synced while a guest waits.
+(`dedup.cache`) it finds by the digest of the bytes as they stand on disk, and compares again when it reads them. A torn
+page is then only a content that nobody asks for. So nothing is synced while a guest waits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _AT_ONCE: Final = 256
 
 
 class KnownReader(Protocol):
-    """Contents that lie elsewhere."""
+    """Reads contents that are stored elsewhere."""
 
     def fetch(self, numbers: Numbers) -> Pages:
         """As `ContentStore.fetch`."""
@@ -61,12 +61,12 @@ class FileStore:
 
     def append(self, origin: Origin, pages: Pages) -> None:
         """Take the next `len(pages)` numbers of this origin. Raises OSError, as when the disk is full."""
-        self.put(origin, self.count(origin), pages)
+        self.insert(origin, self.count(origin), pages)
 
-    def put(self, origin: Origin, first: int, pages: Pages) -> None:
+    def insert(self, origin: Origin, first: int, pages: Pages) -> None:
         """Take numbers `first` and on of this origin. Raises OSError, and CodecError for numbers that cannot be."""
         if len(pages):
-            self._ring(origin).put(first, pages)
+            self._ring(origin).insert(first, pages)
 
     def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
         """The contents, in the order of `numbers`. Raises ContentMissingError for the first that is not held.
@@ -104,7 +104,7 @@ class _Ring:
         self._keep = keep
         self.arrived = Arrived(most_ahead=keep // 2)
 
-    def put(self, first: int, pages: Pages) -> None:
+    def insert(self, first: int, pages: Pages) -> None:
         self.arrived.check(first, len(pages))
         skipped = max(0, len(pages) - self._keep)  # they would be overwritten at once
         data = np.ascontiguousarray(pages[skipped:]).reshape(-1).data

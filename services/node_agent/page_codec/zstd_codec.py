@@ -12,12 +12,18 @@ import zstandard
 
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError, CodecStats
 
-METHOD_RAW: Final = 0
-METHOD_ZSTD: Final = 1
+
+class Method:
+    """A payload's first byte. A plain class: `match` compares with it once per payload."""
+
+    RAW: Final = 0
+    ZSTD: Final = 1
+
+
 DEFAULT_LEVEL: Final = 1
 
-_RAW: Final = bytes([METHOD_RAW])
-_ZSTD: Final = bytes([METHOD_ZSTD])
+_RAW: Final = bytes([Method.RAW])
+_ZSTD: Final = bytes([Method.ZSTD])
 _CONTENT_SIZE_UNKNOWN: Final = 2**64 - 1
 
 
@@ -70,11 +76,11 @@ class ZstdDecoder:
             raise CodecError(finding=f"{len(payload)} bytes are too few")
         body = memoryview(payload)[1:]
         match payload[0]:
-            case 0:  # METHOD_RAW
+            case Method.RAW:
                 if len(body) > MAX_CHUNK_BYTES:
                     raise CodecError(finding=f"stored chunk of {len(body)} bytes is over {MAX_CHUNK_BYTES}")
                 chunk: bytes | memoryview = body
-            case 1:  # METHOD_ZSTD
+            case Method.ZSTD:
                 chunk = self._unpack(body)
             case method:
                 raise CodecError(finding=f"method {method} is unknown; install the same release on both hosts")

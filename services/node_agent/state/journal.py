@@ -191,5 +191,7 @@ class TransferJournal:
         self._store(phase=Phase.QUARANTINED, quarantined_disks=disks)
 
     def _store(self, **changes: object) -> None:
-        self.record = self.record.model_copy(update=changes)
-        self._journal.store(self.record)
+        # Stored first: what this process believes must never be ahead of what its successor will read.
+        record = self.record.model_copy(update=changes)
+        self._journal.store(record)
+        self.record = record

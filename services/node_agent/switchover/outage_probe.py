@@ -22,7 +22,7 @@ from typing import Protocol
 import structlog
 
 from services.node_agent.switchover.outage_meter import FRAME_BYTES, OutageMeter, neighbours, parse_mac, socket_filter
-from shared.domain_xml import NicFacts, describe
+from shared.domain import NicFacts, describe
 from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)

@@ -19,14 +19,22 @@ _ORDER = (Kind.DOMAIN, Kind.DISK, Kind.DIRECTORY)
 
 
 async def remove_created(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
-    """Remove it all; return the names of what is still there, which stays in the journal."""
+    """Remove it all; return the names of what is still there, which stays in the journal.
+
+    Disks go only after the domain: one that could not be destroyed may run, and would write to unlinked files.
+    """
     remaining = []
+    domain_gone = True
     for thing in sorted(journal.record.made, key=lambda made: _ORDER.index(made.kind)):
+        if thing.kind is Kind.DISK and not domain_gone:
+            remaining.append(f"{thing.kind} {thing.id}")
+            continue
         try:
             await _remove(thing, hypervisor)
         except (HypervisorError, disk_images.DiskImageError, OSError) as error:
             log.warning("clean-up incomplete", kind=thing.kind, id=thing.id, error=str(error))
             remaining.append(f"{thing.kind} {thing.id}")
+            domain_gone = domain_gone and thing.kind is not Kind.DOMAIN
         else:
             journal.discard(thing)
     return tuple(remaining)

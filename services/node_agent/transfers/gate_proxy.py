@@ -13,7 +13,6 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc.gate import (
     Action,
     FinishAnswered,
-    GateRefusal,
     PrepareAnswered,
     Refused,
     RpcGate,
@@ -22,6 +21,7 @@ from services.node_agent.libvirt_rpc.gate import (
     ToDonor,
     ToLibvirtd,
 )
+from services.node_agent.libvirt_rpc.gate_terms import GateRefusal
 from shared.messages.porting import SwitchoverDenied
 from shared.tasks import first_error
 

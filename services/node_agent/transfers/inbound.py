@@ -36,7 +36,8 @@ from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import LaneClosedError, LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.libvirt_rpc.gate import Expected, GateRefusal, RpcGate
+from services.node_agent.libvirt_rpc.gate import RpcGate
+from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
@@ -49,9 +50,10 @@ from services.node_agent.transfers.inbound_disks import InboundDisks
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
-from shared.domain_xml import DomainXmlError, describe
+from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
+from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
@@ -68,6 +70,9 @@ class InboundTuning:
     image_dir: Path
     socket_within_s: float = 30.0
     start_within_s: float = 600.0
+    settle_s: float = 20.0
+    """How long libvirt may take to start or destroy the guest after a Finish whose answer is lost."""
+    ask_again_s: float = 0.5
 
 
 class Inbound:
@@ -103,6 +108,7 @@ class Inbound:
         self._trouble: tuple[str, str] | None = None
         self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
         self._gate: GateProxy | None = None
+        self._granted = False
 
     def cancel(self) -> None:
         """Stop: the broker says this only while the switchover is not committed, or has been taken back."""
@@ -153,6 +159,9 @@ class Inbound:
         ]
         try:
             await self._wait()
+            if not self._running.is_set() and await self._runs_after_grant():
+                log.warning("the guest runs although its Finish was not answered")
+                self._running.set()
             if self._running.is_set():
                 await on_running()
                 # Post-copy still moves pages; the donor's libvirtd still closes its connection.
@@ -167,6 +176,27 @@ class Inbound:
             if self._running.is_set():
                 self._sockets.remove()
                 self._journal.discard_kind(Kind.DIRECTORY)
+
+    async def _runs_after_grant(self) -> bool:
+        """Finish was let through and did not succeed: does the guest run all the same? Unknown is not "no".
+
+        libvirtd keeps a running domain when it dies after `cont` (qemuMigrationDstFinish) and is restarted, so a lost
+        answer says nothing. It is asked until it answers, or until the broker has taken the VM back.
+        """
+        deadline_s = asyncio.get_running_loop().time() + self._tuning.settle_s
+        while self._granted and (self._trouble is None or self._trouble[0] != "cancelled"):
+            try:
+                state = await self._hypervisor.state(self._agreement.vm_uuid)
+            except HypervisorError as error:
+                log.warning("libvirt does not answer; waiting", vm=str(self._agreement.vm_uuid), reason=str(error))
+            else:
+                if state is VmState.RUNNING:
+                    return True
+                settled = state in {None, VmState.SHUT_OFF}
+                if settled or asyncio.get_running_loop().time() > deadline_s:
+                    return False
+            await asyncio.sleep(self._tuning.ask_again_s)
+        return False
 
     async def _wait(self) -> None:
         await first_of(self._running.wait(), self._over.wait(), self._lanes.failed)
@@ -310,6 +340,7 @@ class Inbound:
             if not self._decision.cancelled():
                 raise
             return SwitchoverDenied(port_id=self._agreement.port_id, code="cancelled", detail="stopped on request")
+        self._granted = denied is None
         if denied is not None and self._trouble is None:
             # Only the reason: the end comes when libvirt has answered the Finish that is cancelled for it.
             self._trouble = (denied.code, denied.detail)
@@ -336,6 +367,10 @@ class Inbound:
         code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
         self._connections.close()
         await self._disks.settle()
-        await remove_created(self._journal, self._hypervisor)
+        remaining = await remove_created(self._journal, self._hypervisor)
+        while self._granted and any(name.startswith(Kind.DOMAIN) for name in remaining):
+            # The broker gives the VM back on this word, so it is given only when the domain is proven gone.
+            await asyncio.sleep(self._tuning.ask_again_s)
+            remaining = await remove_created(self._journal, self._hypervisor)
         running = await self._hypervisor.is_running(self._agreement.vm_uuid)
         return TransferError(code, detail, guest_running=running)

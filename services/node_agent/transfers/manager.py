@@ -20,7 +20,7 @@ from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm
 from services.node_agent.lanes.core.seal import SealError
 from services.node_agent.lanes.keys import LaneKeys
-from services.node_agent.malloc import give_back
+from services.node_agent.malloc import trim
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import Direction, NodeMetrics
 from services.node_agent.settings import NodeSection
@@ -35,7 +35,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import PortRoutes
 from services.node_agent.transfers.recovery import Recovery, recover_when_possible
 from services.node_agent.transfers.reporting import OutboundReports, TransferReports, failure_message
-from shared.domain_xml import DomainXmlError
+from shared.domain import DomainXmlError
 from shared.logs import port_bound
 from shared.messages.base import PortMessage
 from shared.messages.nodes import ExpectOutbound
@@ -51,6 +51,12 @@ from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
 
+STORE_AGAIN_S = 1.0
+"""How long to wait before an arrival that could not be stored (a full disk) is stored again."""
+ASK_AGAIN_S = 1.0
+"""How long to wait before libvirt, which did not answer, is asked again where a guest is."""
+STORE_AGAIN_S = 1.0
+"""How long to wait before an arrival that could not be stored (a full disk) is stored again."""
 FAILED_FLUSH_S = 1.0
 """How long a failed transfer tries to send its error to the other side."""
 
@@ -218,16 +224,13 @@ class Transfers:
         # This task inherits the context of the transfer that ended; its log lines are not about that port.
         structlog.contextvars.clear_contextvars()
         await self._contents.sweep(tuple(self._active))
-        await asyncio.to_thread(give_back)
+        await asyncio.to_thread(trim)
 
     # ---- a transfer's life ----
 
     def _begin(self, record: PortRecord) -> ActiveTransfer:
-        active = ActiveTransfer(
-            TransferJournal(self._journal, record),
-            self._reports.broker_client(record.port_id),
-            OutboundReports(self._reports, record.port_id),
-        )
+        broker, reports = self._reports.broker_client(record.port_id), OutboundReports(self._reports, record.port_id)
+        active = ActiveTransfer(TransferJournal(self._journal, record), broker, reports)
         self._active[record.port_id] = active
         self._metrics.transfers_active.labels(_DIRECTIONS[record.side]).inc()
         return active
@@ -244,10 +247,7 @@ class Transfers:
                 if error is None or not active.aborting:
                     self._reports.final(active.journal)
                 self._metrics.transfers_total.labels(direction, "finished" if error is None else "failed").inc()
-                if error is None:
-                    log.info("transfer finished", side=record.side)
-                else:
-                    log.info("transfer failed", side=record.side, code=error.code, error=error.detail)
+                _log_end(record.side, error)
             finally:
                 self._metrics.transfers_active.labels(direction).dec()
                 self._reports.ended(record.port_id)
@@ -269,7 +269,10 @@ class Transfers:
             failure = await self._failure(active, error.code, str(error))
         except Exception as error:  # whatever broke, the broker must hear it and what was created must be removed
             log.exception("transfer broke; this is a defect")
-            if active.journal.record.phase is not Phase.FINISH_PASSED:
+            if active.arrived:
+                # The guest runs here and the ledger says so: nothing of it is undone, whatever else failed.
+                return InboundFinished(port_id=record.port_id, epoch=record.agreement.epoch)
+            if active.journal.record.phase not in {Phase.FINISH_PASSED, Phase.DONE}:
                 await remove_created(active.journal, self._hypervisor)
             failure = await self._failure(active, "internal_error", f"{type(error).__name__}: {error}")
         return failure_message(record.port_id, record.side, failure)
@@ -303,9 +306,8 @@ class Transfers:
         finished = InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)
 
         async def on_running() -> None:
-            active.journal.conclude(Phase.DONE, finished)
-            self._reports.final(active.journal)
             active.arrived = True
+            await self._store_arrival(active, finished)
 
         try:
             await inbound.open()
@@ -320,13 +322,21 @@ class Transfers:
             await lanes.close()
         return finished
 
+    async def _store_arrival(self, active: ActiveTransfer, finished: InboundFinished) -> None:
+        """Store and tell that the guest runs here, however long a full disk makes that take."""
+        while True:
+            try:
+                active.journal.conclude(Phase.DONE, finished)
+                self._reports.final(active.journal)
+            except OSError as error:
+                log.error("arrival not stored, trying again", error=str(error))  # noqa: TRY400  # every second
+                await asyncio.sleep(STORE_AGAIN_S)
+            else:
+                return
+
     async def _recover(self, active: ActiveTransfer) -> PortMessage:
-        recovery = Recovery(
-            active.journal,
-            hypervisor=self._hypervisor,
-            broker=active.broker,
-            in_doubt=active.reporter.in_doubt,
-        )
+        doubt = active.reporter.in_doubt
+        recovery = Recovery(active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt)
         if active.journal.record.side is Side.OUTBOUND:
             active.cancel_with(recovery.guard.aborted.set)
         return await recover_when_possible(recovery)
@@ -338,8 +348,7 @@ class Transfers:
             if active is not None:
                 await active.over.wait()
             record = self._journal.get(command.port_id, command.side)
-            too_late = record is not None and record.phase in {Phase.DONE, Phase.QUARANTINED}
-            if record is not None and too_late and self._reports.final_again(record):
+            if record and record.phase in {Phase.DONE, Phase.QUARANTINED} and self._reports.final_again(record):
                 return  # the guest has left, or has arrived
             remaining: tuple[str, ...] = ()
             if record is not None:
@@ -357,13 +366,23 @@ class Transfers:
     async def _answer_whether_it_runs(self, port_id: UUID) -> None:
         with port_bound(port_id):
             record = self._journal.get(port_id, Side.INBOUND)
+            if record is not None and record.phase is Phase.DONE and self._reports.final_again(record):
+                return  # it has arrived; whatever became of the guest since, it belongs to this provider
             if record is not None and await self._hypervisor.is_running(record.agreement.vm_uuid):
                 self._reports.arrived(InboundFinished(port_id=port_id, epoch=record.agreement.epoch))
                 return
-            if record is not None:
-                await remove_created(TransferJournal(self._journal, record), self._hypervisor)
+            if record is not None and await remove_created(TransferJournal(self._journal, record), self._hypervisor):
+                log.warning("clean-up incomplete; the broker is not told that the VM is gone")
+                return
             detail = "this node has no such guest running"
             self._reports.failed(port_id, Side.INBOUND, TransferError("not_running_here", detail, guest_running=False))
+
+
+def _log_end(side: Side, error: TransferFailed | None) -> None:
+    if error is None:
+        log.info("transfer finished", side=side)
+    else:
+        log.info("transfer failed", side=side, code=error.code, error=error.detail)
 
 
 def _outbound_finished(port_id: UUID, result: OutboundResult) -> OutboundFinished:

@@ -101,9 +101,20 @@ class MigrationWatch:
                     await ask_for_switchover(self._lanes.control)
                     self._guard.post_copy = True
                     log.info("post-copy started")
-                    await self._hypervisor.start_post_copy(self._uuid)
+                    await self._start_post_copy()
                 case GiveUp(reason):
                     self._note_trouble("not_converging", reason)
         except (HypervisorError, QuestionError) as error:
             # The job may just have ended, or the switchover begun: the migration itself will say.
             log.info("downtime step failed", step=type(step).__name__, error=str(error))
+
+    async def _start_post_copy(self) -> None:
+        """Raises `HypervisorError` where libvirt refuses; then the guest is fenced in Finish as ever."""
+        try:
+            await self._hypervisor.start_post_copy(self._uuid)
+        except HypervisorError:
+            self._guard.post_copy = False
+            if self._guard.passed:
+                # QEMU's own switchover was faster, and Finish went out unfenced because post-copy was expected.
+                await self._hypervisor.freeze(self._uuid)
+            raise

@@ -58,7 +58,7 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets, SocketError
 from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain_xml import DomainXmlError
+from shared.domain import DomainXmlError
 from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState

@@ -23,7 +23,7 @@ from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import SeedingMeter
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain_xml import describe, guest_abi_differences
+from shared.domain import describe, guest_abi_differences
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of

@@ -18,21 +18,21 @@ import structlog
 
 from services.node_agent.dedup.base_images import BaseImages, ImageReader, OverlaysWanted, published
 from services.node_agent.dedup.block_index import BlockIndex
-from services.node_agent.dedup.cache import INDEX_KEPT_S, Kept
-from services.node_agent.dedup.early_transfer import send_early, take_early
+from services.node_agent.dedup.cache import INDEX_KEPT_S, Cache
+from services.node_agent.dedup.early_transfer import receive_early, send_early
 from services.node_agent.dedup.exchange import (
     EXCHANGE_WITHIN_S,
     AskingReader,
-    Learnt,
+    ExchangeResult,
     Sources,
     answer_offers,
-    give_again,
     index_images,
     offer_contents,
+    serve_blocks,
     tell_ready,
 )
 from services.node_agent.dedup.file_scans import FileScans
-from services.node_agent.dedup.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, take_seed
+from services.node_agent.dedup.seeding import Seeding, SeedKeeper, SeedPlace, SeedSource, SeedTuning, receive_seed
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, LiveVm
 from services.node_agent.lanes.core.errors import StreamError
@@ -42,7 +42,7 @@ from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.settings import NodeSection
 from services.node_agent.transfers.port_codecs import DonorCodecs, RecipientCodecs
-from shared.domain_xml import LayerFacts
+from shared.domain import LayerFacts
 from shared.messages.porting import ServiceChangeAgreement
 
 log = structlog.stdlib.get_logger(__name__)
@@ -69,7 +69,7 @@ class PortContents:
         self._bases = BaseImages(settings.state_dir / "indexes")
         self._reader = ImageReader(self._bases)
         self._scans: dict[UUID, FileScans] = {}
-        self._kept = Kept(
+        self._kept = Cache(
             settings.state_dir / "contents",
             self._index,
             keep_s=settings.keep_contents_s,
@@ -134,7 +134,7 @@ class PortContents:
             log.warning("base images cannot be indexed", error=str(error))
 
 
-def seed_place(kept: Kept, agreement: ServiceChangeAgreement) -> SeedPlace:
+def seed_place(kept: Cache, agreement: ServiceChangeAgreement) -> SeedPlace:
     """Where this node stores the seed of a port."""
     return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
 
@@ -145,7 +145,7 @@ class OutboundContents:
     def __init__(
         self,
         settings: NodeSection,
-        kept: Kept,
+        kept: Cache,
         reader: ImageReader,
         agreement: ServiceChangeAgreement,
         scans: FileScans,
@@ -153,7 +153,7 @@ class OutboundContents:
         """`scans` may have begun; they are closed with this."""
         self._reader = reader
         self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
-        self._learnt: Learnt | None = None
+        self._learnt: ExchangeResult | None = None
         folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
         self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
         self._scans = scans
@@ -222,7 +222,7 @@ class OutboundContents:
         if self._learnt is None:
             return
         try:
-            await give_again(self._learnt)
+            await serve_blocks(self._learnt)
         finally:
             if self._learnt.known is not None:
                 self._learnt.known.close()
@@ -247,11 +247,11 @@ class InboundContents:
             stream.reset("this node receives no seed")
             return
         self._seeded = True
-        await take_seed(stream, self._sources, self._seed)
+        await receive_seed(stream, self._sources, self._seed)
 
     async def receive_early(self, stream: LaneStream) -> None:
-        """Store what comes while the hypervisors prepare themselves. Raises as `early_transfer.take_early`."""
-        await take_early(stream, self.codecs.port, self.codecs.arrivals)
+        """Store what comes while the hypervisors prepare themselves. Raises as `early_transfer.receive_early`."""
+        await receive_early(stream, self.codecs.port, self.codecs.arrivals)
 
     async def bases(self, wanted: OverlaysWanted) -> Mapping[str, Path] | None:
         """The catalogue's own file for every target; None where one is not published here, or none may be a base."""

@@ -109,8 +109,7 @@ def open_results(options: Options) -> Results:
         kept = json.loads(before.read_text("utf-8"))
         changed = [key for key, value in results.conditions.items() if kept.get(key) != value]
         if changed:
-            msg = f"{options.out} holds results for another {', '.join(changed)}: choose another --out"
-            raise ValueError(msg)
+            raise ValueError(f"{options.out} holds results for another {', '.join(changed)}: choose another --out")
         results.conditions |= {key: value for key, value in kept.items() if key not in {"absent", *results.conditions}}
     if (options.out / "timelines.json").exists():
         results.timelines = json.loads((options.out / "timelines.json").read_text("utf-8"))
@@ -235,8 +234,9 @@ def _stay(lab: Lab, options: Options, step: Step) -> None:
     before = guest.describe(lab, step.workload)
     there = _move(lab, options, step, before)
     if there.outcome != "completed":
-        msg = f"the port that {step.variant.label} is to come back from ended as {there.outcome}: {there.detail}"
-        raise LabError(msg)
+        raise LabError(
+            f"the port that {step.variant.label} is to come back from ended as {there.outcome}: {there.detail}"
+        )
     guest.thaw(lab)
     time.sleep(options.back_after_s)
 

@@ -1,4 +1,4 @@
-"""The guest of a run: started anew, settled, identified before the move and examined after it.
+"""The guest of a run: started, settled, identified before the move and examined after it.
 
 Owns what gates a row: the guest's own checkers of memory, disk and services, and the comparison of both images.
 """
@@ -173,8 +173,7 @@ def _wait_for_progress(lab: Lab, workload: str, *, since: dict[str, Any] | None)
         if not counter or report[counter] >= (since[counter] if since else 0) + share:
             return report
         if time.monotonic() > deadline:
-            msg = f"the guest's {counter} stand at {report[counter]} after {PROGRESS_WITHIN_S:.0f} s"
-            raise LabError(msg)
+            raise LabError(f"the guest's {counter} stand at {report[counter]} after {PROGRESS_WITHIN_S:.0f} s")
         time.sleep(0.5)
 
 
@@ -182,6 +181,5 @@ def _disk(lab: Lab, provider: str) -> Path:
     root = ElementTree.fromstring(lab.virsh(provider, "dumpxml", lab.guest(NAME).uuid))  # noqa: S314 - our own libvirtd
     source = root.find("devices/disk/source")
     if source is None:
-        msg = f"guest {NAME} has no disk"
-        raise LabError(msg)
+        raise LabError(f"guest {NAME} has no disk")
     return lab.host_path(provider, source.get("file", ""))

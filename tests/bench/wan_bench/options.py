@@ -30,6 +30,9 @@ vmport is asked never to use post-copy.
 Exit code: 0 all rows count; 1 some do not, or the lab failed; 2 wrong usage.
 """
 
+QUICK_WORKLOADS = "idle"
+QUICK_VARIANTS = "direct-cold,direct-base"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -80,13 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     top.add_argument("--out", type=Path, required=True, metavar="DIR", help="where results go; made if it is missing")
     top.add_argument("--link", default="100mbit", metavar="RATE", help="each uplink's rate, or none (default: 100mbit)")
     top.add_argument("--rtt", default="20ms", metavar="TIME", help="round trip between providers (default: 20ms)")
-    top.add_argument("--workloads", default=",".join(WORKLOADS), metavar="A,B", help="default: %(default)s")
-    top.add_argument("--runs", type=int, default=3, metavar="N", help="runs of each (default: 3)")
+    top.add_argument("--workloads", metavar="A,B", help=f"default: {','.join(WORKLOADS)}")
+    top.add_argument("--runs", type=int, metavar="N", help="runs of each (default: 3)")
     top.add_argument(
         "--variants",
-        default="stock,vmport",
         metavar="A,B",
         help=f"names, or all of a system, of {names} (default: all)",
+    )
+    top.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"one run each of {QUICK_VARIANTS} with {QUICK_WORKLOADS}; compare before and after a change",
     )
     top.add_argument("--without", default="", metavar="A,B", help=f"vmport without some of {', '.join(TECHNIQUES)}")
     top.add_argument("--ablation", action="store_true", help="vmport's variants also without each technique by itself")
@@ -110,18 +117,23 @@ def parse(argv: Sequence[str]) -> Options:
     """Options from words; ends the process with code 2 and a sentence for words that it cannot take."""
     parser = _parser()
     words = parser.parse_args(argv)
+    defaults = (QUICK_WORKLOADS, QUICK_VARIANTS, 1) if words.quick else (",".join(WORKLOADS), "stock,vmport", 3)
+    runs = defaults[2] if words.runs is None else words.runs
     try:
         parse_rate(words.link)
         parse_rtt(words.rtt)
-        workloads = _names(words.workloads)
+        workloads = _names(defaults[0] if words.workloads is None else words.workloads)
         for workload in workloads:
             if workload not in WORKLOADS:
                 raise UnknownName("workload", workload, WORKLOADS)
-        variants, without = find_variants(_names(words.variants)), _names(words.without)
+        variants, without = (
+            find_variants(_names(defaults[1] if words.variants is None else words.variants)),
+            _names(words.without),
+        )
         check_techniques(without)
     except ValueError as error:
         parser.error(str(error))
-    if words.runs < 1:
+    if runs < 1:
         parser.error("--runs: at least 1")
     return Options(
         out=words.out,
@@ -129,7 +141,7 @@ def parse(argv: Sequence[str]) -> Options:
         rtt=words.rtt,
         workloads=workloads,
         variants=variants,
-        runs=words.runs,
+        runs=runs,
         without=without,
         ablation=words.ablation,
         timeout_s=words.timeout,

@@ -155,8 +155,7 @@ def read_rows(path: Path) -> list[Row]:
         raw: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
         return [Row(**{**item, "without": tuple(item.get("without", ()))}) for item in raw]
     except (TypeError, AttributeError, ValueError) as error:
-        msg = f"{path} does not hold rows of this program: {error}"
-        raise ValueError(msg) from error
+        raise ValueError(f"{path} does not hold rows of this program: {error}") from error
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

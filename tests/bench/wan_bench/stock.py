@@ -94,8 +94,7 @@ def _make_disk(lab: Lab, before: Before, to: str) -> None:
     size = str(before.disk.stat().st_size)
     done = lab.exec(to, ["qemu-img", "create", "-q", "-f", "raw", inside, size])
     if done.returncode != 0:
-        msg = f"cannot make {inside} at {to}: {done.stderr.strip()}"
-        raise LabError(msg)
+        raise LabError(f"cannot make {inside} at {to}: {done.stderr.strip()}")
 
 
 def _start(
@@ -144,8 +143,7 @@ def _await_end(
         except subprocess.TimeoutExpired as error:
             process.kill()
             process.communicate(timeout=10)
-            msg = f"{variant.label} could not be aborted within {ABORTS_WITHIN_S:.0f} s"
-            raise LabError(msg) from error
+            raise LabError(f"{variant.label} could not be aborted within {ABORTS_WITHIN_S:.0f} s") from error
         return "timeout", f"aborted after {timeout_s:.0f} s"
     return ("completed", "") if process.returncode == 0 else ("failed", said.strip())
 
@@ -157,8 +155,7 @@ def _connected(lab: Lab, donor: str, to: str) -> Iterator[str]:
     socket = f"{RUN_DIR}/driver.sock"
     prepared = lab.exec(donor, ["sh", "-c", f"mkdir -p {RUN_DIR} && rm -f {socket}"])
     if prepared.returncode != 0:
-        msg = f"cannot make {RUN_DIR} at {donor}: {prepared.stderr.strip()}"
-        raise LabError(msg)
+        raise LabError(f"cannot make {RUN_DIR} at {donor}: {prepared.stderr.strip()}")
     with (
         _forwarder(lab, to, address, "unix:/run/libvirt/libvirt-sock"),
         _forwarder(lab, donor, f"unix:{socket}", address),
@@ -178,8 +175,7 @@ def _forwarder(lab: Lab, host: str, listen: str, to: str) -> Iterator[None]:
     )
     try:
         if process.stdout is None or process.stdout.readline() != "listening\n":
-            msg = f"the forwarder at {host} does not listen on {listen}"
-            raise LabError(msg)
+            raise LabError(f"the forwarder at {host} does not listen on {listen}")
         yield
     finally:
         process.terminate()

@@ -82,7 +82,7 @@ AUTO_CONVERGE = "auto-converge"
 TECHNIQUES = (*CodecTechnique, AUTO_CONVERGE)
 """What vmport can do without: the page codec's techniques, and QEMU's slowing down of a guest that writes too fast."""
 
-# What a variant needs, as settings of node agents: section and key, and what lacks without them.
+# What a variant needs, as settings of node agents: section and key, and what is missing without them.
 _ROUTES = {"direct": ("direct", "connect", "a direct route")}
 _KNOWLEDGE = {
     Knows.BASE_IMAGE: ("node", "base_image_dir", "a catalogue of base images"),

@@ -26,7 +26,7 @@ _ROUTE_SHARE = 0.95
 
 @dataclass
 class NodeAgents:
-    """The lab's node agents, started anew only when their settings change."""
+    """The lab's node agents, restarted only when their settings change."""
 
     lab: Lab
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -93,8 +93,7 @@ def _wait_until_known(lab: Lab, provider: str) -> None:
         if any(vm["uuid"] == uuid and vm["provider"] == provider for vm in known):
             return
         if time.monotonic() > deadline:
-            msg = f"the broker does not know the guest at {provider}: {shown.stderr or shown.stdout}"
-            raise LabError(msg)
+            raise LabError(f"the broker does not know the guest at {provider}: {shown.stderr or shown.stdout}")
         time.sleep(0.5)
 
 

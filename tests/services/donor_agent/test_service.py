@@ -46,7 +46,7 @@ from shared.messages.porting import (
 from shared.messages.service_change import PortCancelled, PortFailed, PortPhase
 from shared.messages.vm import VmState
 from shared.parties import BROKER, Party, donor, node
-from shared.store import OutboxRelay, Store, TimerRunner
+from shared.store import Store
 from shared.testing import ManualClock, MemoryBroker
 
 ALPHA = donor("alpha")
@@ -79,11 +79,11 @@ class World:
         """A running agent over the same file each time."""
         store = Store(f"sqlite:///{self.folder}/donor.db", ALPHA, clock=self.clock)
         async with store:
-            self.service = DonorService(store, PolicyFile.open(self.policy_path), self.settings, self.metrics)
+            policy = PolicyFile.open(self.policy_path)
+            self.service = DonorService(store, self.bus.bus(ALPHA), policy, self.settings, self.metrics)
             await self.service.start()
             self.store = store
-            self.relay = OutboxRelay(store, self.bus.bus(ALPHA))
-            self.timers = TimerRunner(store, self.service.on_timer)
+            self.relay, self.timers = self.service.relay, self.service.timers
             inbox = asyncio.get_running_loop().create_task(self.bus.bus(ALPHA).consume(self.service.handle))
             try:
                 yield self.service

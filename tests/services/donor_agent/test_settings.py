@@ -54,9 +54,13 @@ def test_another_role_cannot_be_a_donor_agent(tmp_path: Path) -> None:
         load(DonorSettings, written(tmp_path, MINIMAL.replace("donor.alpha", "recipient.alpha")))
 
 
+def _stored_in(folder: Path) -> str:
+    return MINIMAL.replace("/var/lib/vmport", str(folder))
+
+
 def test_the_program_checks_settings_and_policy(tmp_path: Path, capsys: Any) -> None:
     """An operator can try both before a restart."""
-    config = ["--config", str(written(tmp_path, MINIMAL))]
+    config = ["--config", str(written(tmp_path, _stored_in(tmp_path)))]
 
     assert main([*config, "--check-config"]) == ExitCode.OK
     assert main([*config, "--check-policy"]) == ExitCode.OK
@@ -67,10 +71,23 @@ def test_a_broken_policy_is_a_wrong_configuration(tmp_path: Path, capsys: Any) -
     """The program says which file and what, without a traceback."""
     broken = tmp_path / "policy.toml"
     broken.write_text("surprise = 1")
-    config = written(tmp_path, MINIMAL.replace(str(SAMPLE), str(broken)))
+    config = written(tmp_path, _stored_in(tmp_path).replace(str(SAMPLE), str(broken)))
 
     assert main(["--config", str(config), "--check-policy"]) == ExitCode.CONFIG
     assert "surprise" in capsys.readouterr().err
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
+    said = capsys.readouterr().err
+    assert f"{config}: donor.policy_file: {broken}: the policy is not valid: surprise: is no key of a policy" in said
+
+
+def test_the_store_needs_its_directory(tmp_path: Path, capsys: Any) -> None:
+    """SQLite makes a file, and no directory."""
+    config = written(tmp_path, MINIMAL.replace("/var/lib/vmport", "/no/such"))
+
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
+    assert f"{config}: store.url: /no/such/donor.db cannot be made: there is no directory /no/such" in (
+        capsys.readouterr().err
+    )
 
 
 def test_the_documented_sample_is_printed(capsys: Any) -> None:

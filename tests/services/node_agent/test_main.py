@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from services.node_agent.main import main
+from shared.certificates import issue, make_authority
 from shared.exit_codes import ExitCode
+
+BUS = '[bus]\nurl = "amqp://node.alpha.alpha-1:x@127.0.0.1/vmport"\n'
 
 
 def test_a_valid_configuration_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only the bus must be set."""
+    """Only the bus must be set; the directory for its state can be made."""
     config = tmp_path / "node.toml"
-    config.write_text('[bus]\nurl = "amqp://node.alpha.alpha-1:x@127.0.0.1/vmport"\n')
+    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/vmport/node"\n')
     assert main(["--config", str(config), "--check-config"]) == ExitCode.OK
     assert "node.alpha.alpha-1" in capsys.readouterr().out
 
@@ -24,6 +28,40 @@ def test_an_unknown_setting_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     config.write_text('[bus]\nurl = "amqp://node.alpha.alpha-1:x@127.0.0.1/vmport"\n[node]\nbridge = "x"\n')
     assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
     assert "node.bridge" in capsys.readouterr().err
+
+
+def test_files_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A certificate that is not there, and a state directory that cannot be: the start would fail, so this does."""
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'{BUS}[node]\nstate_dir = "{config}/node"\n'
+        '[tls]\ncertificate_file = "/no/cert"\nkey_file = "/no/key"\nauthority_file = "/no/authority"\n'
+    )
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
+    assert capsys.readouterr().err.splitlines()[1:] == [
+        f"{config}: node.state_dir: {config}/node cannot be used: {config} is no directory",
+        f"{config}: tls.certificate_file: /no/cert cannot be read: No such file or directory",
+        f"{config}: tls.key_file: /no/key cannot be read: No such file or directory",
+        f"{config}: tls.authority_file: /no/authority cannot be read: No such file or directory",
+    ]
+
+
+def test_certificate_and_key_must_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files that can be read are used as a lane would use them."""
+    now = datetime.now(UTC)
+    authority = make_authority("an authority", now=now)
+    ours, another = (issue("node.alpha.alpha-1", authority, now=now) for _ in range(2))
+    for name, text in (("crt", ours.certificate), ("key", ours.key), ("ca", authority.certificate)):
+        (tmp_path / name).write_text(text)
+    config = tmp_path / "node.toml"
+    config.write_text(
+        f'{BUS}[node]\nstate_dir = "{tmp_path}"\n[tls]\ncertificate_file = "{tmp_path}/crt"\n'
+        f'key_file = "{tmp_path}/key"\nauthority_file = "{tmp_path}/ca"\n'
+    )
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.OK
+    (tmp_path / "key").write_text(another.key)
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
+    assert f"{config}: tls.certificate_file: key or certificate cannot be used" in capsys.readouterr().err
 
 
 def test_every_setting_is_printed(capsys: pytest.CaptureFixture[str]) -> None:

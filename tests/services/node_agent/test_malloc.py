@@ -8,7 +8,7 @@ import sys
 PROGRAM = """
 import threading
 from pathlib import Path
-from services.node_agent.malloc import give_back, use_one_arena
+from services.node_agent.malloc import trim, use_one_arena
 
 PIECES, PIECE_BYTES = 20_000, 2_000
 last = []
@@ -21,12 +21,12 @@ def work():
     last.append(bytes(PIECE_BYTES))  # stays, above all the others
 
 use_one_arena()
-give_back()
+trim()
 before = resident_bytes()
 thread = threading.Thread(target=work)
 thread.start()
 thread.join()
-give_back()
+trim()
 print((resident_bytes() - before) / (PIECES * PIECE_BYTES))
 """
 

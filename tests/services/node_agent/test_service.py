@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from services.node_agent.dedup import file_scans
 from services.node_agent.dedup.blocks import Scanned, scan
+from services.node_agent.hypervisor import running_check
 from services.node_agent.hypervisor.disk_images import allocated_bytes
-from services.node_agent.state.journal import Phase
+from services.node_agent.hypervisor.interface import HypervisorError
+from services.node_agent.state.journal import Phase, PortRecord
+from services.node_agent.transfers import manager
 from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, ExpectOutbound, VmDescribed
 from shared.messages.porting import (
     AbortTransfer,
@@ -171,6 +176,62 @@ async def test_a_failure_is_reported_with_the_guests_state(world: World) -> None
     assert (outbound.side, outbound.guest_running) == (Side.OUTBOUND, True)
     assert "no machine type" in outbound.detail
     assert (inbound.side, inbound.guest_running) == (Side.INBOUND, False)
+
+
+async def test_a_full_disk_after_the_arrival_undoes_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guest runs here and the ledger says so; that it cannot be written down yet is retried, and told then."""
+    monkeypatch.setattr(manager, "STORE_AGAIN_S", 0.01)
+    store, full = world.beta.journal.store, [None] * 3
+
+    def store_when_there_is_room(record: PortRecord) -> None:
+        if record.phase is Phase.DONE and full:
+            full.pop()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        store(record)
+
+    monkeypatch.setattr(world.beta.journal, "store", store_when_there_is_room)
+    await world.start_port()
+    await world.hear(RECIPIENT, InboundFinished)
+    await world.over(world.beta)
+    assert full == []
+    assert world.beta.hypervisor.vms[VM].state is VmState.RUNNING
+    assert [path.name for path in world.beta.settings.image_dir.iterdir()] == ["web.raw"]
+    assert world.beta.journal.load()[0][0].phase is Phase.DONE
+
+
+@pytest.mark.parametrize("state", [VmState.PAUSED, VmState.SHUT_OFF])
+async def test_a_repeated_grant_removes_no_arrived_guest(world: World, state: VmState) -> None:
+    """Whatever became of the guest since its arrival (an operator's suspend, its own power-off), it is kept."""
+    await world.start_port()
+    await world.hear(RECIPIENT, InboundFinished)
+    await world.over(world.beta)
+    world.beta.hypervisor.vms[VM].state = state
+    await world.say(BROKER, BETA, SwitchoverGranted(port_id=world.agreement.port_id, epoch=2))
+    await world.hear(RECIPIENT, InboundFinished, count=2)
+    assert world.beta.hypervisor.vms[VM].state is state
+    assert (world.beta.settings.image_dir / "web.raw").exists()
+
+
+async def test_an_abort_while_libvirt_is_away_is_answered_when_it_is_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unknown is not "no": the broker would give the VM to the other side on that word."""
+    monkeypatch.setattr(running_check, "ASK_AGAIN_S", 0.01)
+    world.alpha.hypervisor.memory_flows.clear()
+    await world.start_port()
+    await world.hear(DONOR, OutboundStarted)
+    state, away = world.alpha.hypervisor.state, [None] * 5
+
+    async def state_when_back(uuid: UUID) -> VmState | None:
+        if away:
+            away.pop()
+            raise HypervisorError("look at the VM", "libvirtd is away")
+        return await state(uuid)
+
+    monkeypatch.setattr(world.alpha.hypervisor, "state", state_when_back)
+    await world.say(DONOR, ALPHA, AbortTransfer(port_id=world.agreement.port_id, side=Side.OUTBOUND, reason="x"))
+    assert (await world.hear(DONOR, TransferAborted)).guest_running
+    assert away == []
 
 
 async def test_a_grant_out_of_the_blue_starts_nothing(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from services.recipient_agent.domain import Prepared, file_stem, prepare
 from services.recipient_agent.testing import XML, make_identity, make_places, make_vm
-from shared.domain_xml import describe, guest_abi_differences
+from shared.domain import describe, guest_abi_differences
 from shared.messages.base import Refusal
 from shared.messages.vm import IdentityBundle
 

@@ -57,7 +57,7 @@ from shared.messages.porting import (
 from shared.messages.service_change import PortCancelled, PortFailed, PortLimits, PortPhase
 from shared.messages.vm import VmSummary
 from shared.parties import BROKER, Party, node, recipient
-from shared.store import OutboxRelay, Store, TimerRunner
+from shared.store import Store
 from shared.testing import ManualClock, MemoryBroker
 
 BETA = recipient("beta")
@@ -83,10 +83,9 @@ class World:
         """A running agent over the same file each time."""
         store = Store(f"sqlite:///{self.folder}/recipient.db", BETA, clock=self.clock)
         async with store:
-            self.service = RecipientService(store, self.terms, self.settings, self.metrics)
+            self.service = RecipientService(store, self.bus.bus(BETA), self.terms, self.settings, self.metrics)
             await self.service.start()
-            self.relay = OutboxRelay(store, self.bus.bus(BETA))
-            self.timers = TimerRunner(store, self.service.on_timer)
+            self.relay, self.timers = self.service.relay, self.service.timers
             inbox = asyncio.get_running_loop().create_task(self.bus.bus(BETA).consume(self.service.handle))
             try:
                 yield self.service

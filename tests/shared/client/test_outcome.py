@@ -1,11 +1,11 @@
-"""How a port ended, from what a watcher heard."""
+"""How a port ended, from the events that a watcher saw."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from uuid import UUID
 
-from shared.client.outcome import heard, started
+from shared.client.outcome import started, with_event
 from shared.messages import Message, Refusal
 from shared.messages.porting import OutboundStarted
 from shared.messages.queries import PortShown
@@ -48,7 +48,7 @@ FAILED = PortFailed(port_id=PORT, phase=PortPhase.SWITCHING, code="lost", detail
 def after(*events: Message) -> dict[str, object]:
     outcome = started(PORT)
     for event in events:
-        outcome = heard(outcome, event)
+        outcome = with_event(outcome, event)
     return {name: value for name, value in outcome if value != getattr(started(PORT), name)}
 
 
@@ -111,3 +111,13 @@ def test_events_of_no_consequence() -> None:
     """What says nothing about the outcome changes nothing."""
     assert after(OutboundStarted(port_id=PORT)) == {}
     assert after(PROGRESS)["outcome"] is PortPhase.TRANSFERRING
+
+
+def test_where_the_vm_runs_is_known_until_the_switchover(record: Callable[..., PortShown]) -> None:
+    """The donor runs it until then, and where there is no switchover; a record of a failure does not say."""
+    cancelled = PortCancelled(port_id=PORT, phase=PortPhase.TRANSFERRING)
+
+    assert after(record(PORT, PortPhase.TRANSFERRING), cancelled)["vm_runs_at"] == "alpha"
+    assert after(record(PORT, PortPhase.CANCELLED))["vm_runs_at"] == "alpha"
+    assert "vm_runs_at" not in after(record(PORT, PortPhase.TRANSFERRING), record(PORT, PortPhase.FAILED))
+    assert after(record(PORT, PortPhase.TRANSFERRING), FAILED)["vm_runs_at"] == "alpha"

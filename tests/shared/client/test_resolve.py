@@ -103,3 +103,13 @@ def test_whole_id() -> None:
     """A whole id needs no list; anything else is looked up."""
     assert whole_id(str(WEB.uuid)) == WEB.uuid
     assert whole_id("aaaa1111") is None
+
+
+@pytest.mark.parametrize(
+    ("given", "hinted"), [("fd", True), ("aaa", True), ("cccc", False), ("we", False), ("", False)]
+)
+def test_minimum_of_an_id(*, given: str, hinted: bool) -> None:
+    """What may be the beginning of an id but is too short for one gets the minimum told."""
+    with pytest.raises(NotFound) as caught:
+        find_vm(given, VMS)
+    assert ("give at least 4 characters" in str(caught.value)) is hinted

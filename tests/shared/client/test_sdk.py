@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 from uuid import UUID
 
 import pytest
 
 from shared.bus import BusDown
-from shared.client.sdk import (
-    MAX_WAITING_EVENTS,
+from shared.client.errors import (
     CancelNotPossible,
     NoAnswer,
+    NotFixedInTime,
     NotUnderstood,
     PortEndedOtherwise,
     PortNotAllowed,
     QuestionFailed,
-    TenantClient,
 )
+from shared.client.sdk import MAX_WAITING_EVENTS, TenantClient
 from shared.messages import AnyEnvelope, Message, Refusal
+from shared.messages.porting import PortingFixed
 from shared.messages.queries import PortShown
 from shared.messages.service_change import (
     CancelPort,
@@ -38,6 +38,7 @@ from shared.messages.service_change import (
     StreamProgress,
     TransferPhase,
 )
+from tests.support.scripted_broker import ScriptedBroker, agreement_of
 
 PORT = UUID(int=1)
 OTHER_PORT = UUID(int=2)
@@ -56,9 +57,6 @@ SLA = SlaRecord(
 )
 COMPLETED = PortCompleted(port_id=PORT, recipient="beta", epoch=2, sla=SLA, memory_bytes=1, disk_bytes=2, wire_bytes=3)
 
-# The scripted broker of conftest.py; importlib mode gives tests no way to name its type.
-Broker = Any
-
 
 def progress(percent: int, port_id: UUID = PORT) -> PortProgressed:
     return PortProgressed(
@@ -71,17 +69,17 @@ def progress(percent: int, port_id: UUID = PORT) -> PortProgressed:
     )
 
 
-def answering(*messages: Message) -> Callable[[Broker, AnyEnvelope], None]:
+def answering(*messages: Message) -> Callable[[ScriptedBroker, AnyEnvelope], None]:
     """A broker that says these when it hears a command."""
 
-    def script(broker: Broker, command: AnyEnvelope) -> None:
+    def script(broker: ScriptedBroker, command: AnyEnvelope) -> None:
         for message in messages:
             broker.say(message, cause=command)
 
     return script
 
 
-async def test_questions(broker: Broker) -> None:
+async def test_questions(broker: ScriptedBroker) -> None:
     """Each question is answered by its own answer, also when several are under way."""
     async with TenantClient(broker) as client:
         assert [vm.name for vm in await client.vms()] == ["web", "shop"]
@@ -90,7 +88,7 @@ async def test_questions(broker: Broker) -> None:
     assert broker.closed
 
 
-async def test_question_about_nothing(broker: Broker) -> None:
+async def test_question_about_nothing(broker: ScriptedBroker) -> None:
     """What is not there is said by the broker, with its code."""
     async with TenantClient(broker) as client:
         with pytest.raises(QuestionFailed, match="there is no port") as caught:
@@ -98,7 +96,7 @@ async def test_question_about_nothing(broker: Broker) -> None:
     assert caught.value.code == "not_found"
 
 
-async def test_silent_broker(broker: Broker) -> None:
+async def test_silent_broker(broker: ScriptedBroker) -> None:
     """A broker that does not answer does not hold anybody up."""
     broker.silent = True
     async with TenantClient(broker, timeout_s=0.01) as client:
@@ -108,7 +106,7 @@ async def test_silent_broker(broker: Broker) -> None:
             await client.create_port(REQUEST)
 
 
-async def test_bus_down(broker: Broker) -> None:
+async def test_bus_down(broker: ScriptedBroker) -> None:
     """A bus that cannot be reached ends the attempt at once, and is left."""
     broker.down = True
     with pytest.raises(BusDown):
@@ -117,7 +115,7 @@ async def test_bus_down(broker: Broker) -> None:
     assert broker.closed
 
 
-async def test_port_accepted(broker: Broker) -> None:
+async def test_port_accepted(broker: ScriptedBroker) -> None:
     """A port is created when the broker has recorded it; events of other ports settle nothing."""
     broker.on_command = answering(progress(5, OTHER_PORT), PortAccepted(port_id=OTHER_PORT), PortAccepted(port_id=PORT))
     async with TenantClient(broker) as client:
@@ -126,7 +124,7 @@ async def test_port_accepted(broker: Broker) -> None:
     assert broker.heard[-1].source == "tenant.acme"
 
 
-async def test_port_refused(broker: Broker) -> None:
+async def test_port_refused(broker: ScriptedBroker) -> None:
     """A refusal names who refuses, and each rule with its evidence."""
     broker.on_command = answering(PortRefused(port_id=PORT, refused_by="broker", refusals=(REFUSAL,)))
     async with TenantClient(broker) as client:
@@ -135,10 +133,10 @@ async def test_port_refused(broker: Broker) -> None:
     assert caught.value.refusals == (REFUSAL,)
 
 
-async def test_message_rejected(broker: Broker) -> None:
+async def test_message_rejected(broker: ScriptedBroker) -> None:
     """When the broker could not read a message, the tenant hears why instead of waiting."""
 
-    def reject(to: Broker, command: AnyEnvelope) -> None:
+    def reject(to: ScriptedBroker, command: AnyEnvelope) -> None:
         to.say(MessageRejected(code="unknown_version", reason="version 9", message_id=str(command.id)))
 
     broker.on_command = reject
@@ -147,7 +145,7 @@ async def test_message_rejected(broker: Broker) -> None:
             await client.create_port(REQUEST)
 
 
-async def test_plan(broker: Broker) -> None:
+async def test_plan(broker: ScriptedBroker) -> None:
     """A dry run ends with its plan, or with why there is none."""
     async with TenantClient(broker) as client:
         broker.on_command = answering(PortAccepted(port_id=PORT), PortPlanned(port_id=PORT, quotes=(), declined={}))
@@ -159,7 +157,7 @@ async def test_plan(broker: Broker) -> None:
             await client.plan(DRY)
 
 
-async def test_dry_run_is_not_mistaken(broker: Broker) -> None:
+async def test_dry_run_is_not_mistaken(broker: ScriptedBroker) -> None:
     """A plan needs a dry run and a port must not be one: the wrong call is found before anything is sent."""
     async with TenantClient(broker) as client:
         with pytest.raises(ValueError, match="plan"):
@@ -169,7 +167,7 @@ async def test_dry_run_is_not_mistaken(broker: Broker) -> None:
     assert broker.heard == []
 
 
-async def test_cancel(broker: Broker) -> None:
+async def test_cancel(broker: ScriptedBroker) -> None:
     """A cancel returns when the port is undone; too late is said as such."""
     async with TenantClient(broker) as client:
         broker.on_command = answering(PortCancelled(port_id=PORT, phase=PortPhase.TRANSFERRING))
@@ -188,7 +186,7 @@ async def watched(client: TenantClient, **options: float) -> list[Message]:
     return [envelope.data async for envelope in client.watch(PORT, **options)]
 
 
-async def test_watch_until_the_end(broker: Broker, record: Callable[..., PortShown]) -> None:
+async def test_watch_until_the_end(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
     """A watcher gets the record first, then each event, and stops at the end."""
     broker.ports[PORT] = record(PORT)
     events: list[Message] = [progress(10), progress(90), COMPLETED]
@@ -202,14 +200,14 @@ async def test_watch_until_the_end(broker: Broker, record: Callable[..., PortSho
     assert seen == [broker.ports[PORT], *events]
 
 
-async def test_watch_of_an_ended_port(broker: Broker, record: Callable[..., PortShown]) -> None:
+async def test_watch_of_an_ended_port(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
     """A port that ended before anybody looked is shown once."""
     broker.ports[PORT] = record(PORT, PortPhase.FAILED, failure="no route")
     async with TenantClient(broker) as client:
         assert await watched(client) == [broker.ports[PORT]]
 
 
-async def test_watch_finds_what_it_missed(broker: Broker, record: Callable[..., PortShown]) -> None:
+async def test_watch_finds_what_it_missed(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
     """Events lost while the bus was away are made up for by the record, which is shown only when it changed."""
     broker.ports[PORT] = record(PORT, PortPhase.TRANSFERRING)
     async with TenantClient(broker) as client:
@@ -222,10 +220,10 @@ async def test_watch_finds_what_it_missed(broker: Broker, record: Callable[..., 
     assert [data.summary.phase for data in seen if isinstance(data, PortShown)] == ["transferring", "completed"]
 
 
-async def test_watch_gives_up(broker: Broker, record: Callable[..., PortShown]) -> None:
+async def test_watch_gives_up(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
     """A watcher whom nobody answers is told that the port goes on, instead of hanging."""
     broker.ports[PORT] = record(PORT, PortPhase.TRANSFERRING)
-    async with TenantClient(broker, timeout_s=0.005) as client:
+    async with TenantClient(broker, timeout_s=0.5) as client:
         watching = client.watch(PORT, poll_s=0.001, give_up_s=0.02)
         await anext(watching)
         broker.silent = True
@@ -233,24 +231,82 @@ async def test_watch_gives_up(broker: Broker, record: Callable[..., PortShown]) 
             await anext(watching)
 
 
-async def test_watch_of_an_unknown_port(broker: Broker) -> None:
+async def test_watch_of_an_unknown_port(broker: ScriptedBroker) -> None:
     """There is nothing to wait for."""
     async with TenantClient(broker) as client:
         with pytest.raises(QuestionFailed):
             await watched(client)
 
 
-async def test_slow_watcher_keeps_the_end(broker: Broker, record: Callable[..., PortShown]) -> None:
+async def test_slow_watcher_keeps_the_end(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
     """Who reads slower than the port speaks loses old progress and never the end."""
     broker.ports[PORT] = record(PORT)
     async with TenantClient(broker) as client:
         seen = []
         async for envelope in client.watch(PORT):
             if isinstance(envelope.data, PortShown):
-                await client._hear(envelope)  # an answer that nobody waits for any more is dropped
+                await client._receive(envelope)  # an answer that nobody waits for any more is dropped
                 for count in range(MAX_WAITING_EVENTS + 50):
-                    await client._hear(envelope.model_copy(update={"data": progress(count % 100)}))
-                await client._hear(envelope.model_copy(update={"data": COMPLETED}))
+                    await client._receive(envelope.model_copy(update={"data": progress(count % 100)}))
+                await client._receive(envelope.model_copy(update={"data": COMPLETED}))
             seen.append(envelope.data)
     assert len(seen) == MAX_WAITING_EVENTS + 1
     assert seen[-1] == COMPLETED
+
+
+async def test_wait_fixed_by_an_event(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
+    """Events on the way to the agreement are passed over; the agreement is returned."""
+    broker.ports[PORT] = record(PORT, PortPhase.QUOTING)
+    agreement = agreement_of(PORT)
+    broker.after_record = (
+        lambda port: PortAccepted(port_id=port),
+        lambda port: PortingFixed(port_id=port, agreement=agreement),
+    )
+    async with TenantClient(broker) as client:
+        assert await client.wait_fixed(PORT) == agreement
+
+
+async def test_wait_fixed_by_the_record(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
+    """A port that was fixed before anybody waited is fixed, also when it is complete by now."""
+    for phase in (PortPhase.SCHEDULED, PortPhase.TRANSFERRING, PortPhase.COMPLETED):
+        broker.ports[PORT] = record(PORT, phase, agreement=agreement_of(PORT))
+        async with TenantClient(broker) as client:
+            assert await client.wait_fixed(PORT) == agreement_of(PORT)
+
+
+async def test_wait_fixed_of_a_port_that_ended(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
+    """Whatever ended the port is raised, from its record as from its events."""
+    refused = record(PORT, PortPhase.REFUSED, refusals=(REFUSAL,))
+    async with TenantClient(broker) as client:
+        broker.ports[PORT] = refused
+        with pytest.raises(PortNotAllowed, match="dues_open"):
+            await client.wait_fixed(PORT)
+        for phase in (PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.PLANNED):
+            broker.ports[PORT] = record(PORT, phase, failure="no route")
+            with pytest.raises(PortEndedOtherwise, match="no route") as caught:
+                await client.wait_fixed(PORT)
+            assert caught.value.phase is phase
+        broker.ports[PORT] = record(PORT)
+        broker.after_record = (lambda port: PortPlanned(port_id=port, quotes=(), declined={}),)
+        with pytest.raises(PortEndedOtherwise, match="dry run"):
+            await client.wait_fixed(PORT)
+
+
+async def test_wait_fixed_is_bounded(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
+    """After the limit the port goes on; the error has its id."""
+    broker.ports[PORT] = record(PORT)
+    async with TenantClient(broker) as client:
+        with pytest.raises(NotFixedInTime, match="it goes on") as caught:
+            await client.wait_fixed(PORT, timeout_s=0.02)
+    assert caught.value.port_id == PORT
+
+
+async def test_cancel_twice(broker: ScriptedBroker, record: Callable[..., PortShown]) -> None:
+    """Cancelling a cancelled port succeeds; a port that ended otherwise is not cancelled by it."""
+    broker.on_command = answering(CancelRefused(port_id=PORT, code="already_ended", detail="the port is over"))
+    async with TenantClient(broker) as client:
+        broker.ports[PORT] = record(PORT, PortPhase.CANCELLED)
+        assert await client.cancel(PORT) == PortCancelled(port_id=PORT, phase=PortPhase.CANCELLED)
+        broker.ports[PORT] = record(PORT, PortPhase.FAILED)
+        with pytest.raises(CancelNotPossible, match="over"):
+            await client.cancel(PORT)

@@ -17,6 +17,7 @@ from shared.client.units import (
     parse_rate_bytes_per_s,
     parse_time,
     parse_window,
+    value_of,
 )
 
 BERLIN = timezone(timedelta(hours=2))
@@ -61,20 +62,42 @@ def test_impossible_downtimes_are_rejected(text: str) -> None:
         ("6MB", 6_000_000),
         ("6MiB", 6 * 2**20),
         ("6 MB/s", 6_000_000),
-        ("100Mbps", 100_000_000),
-        ("0.5gib", 2**29),
+        ("6MBps", 6_000_000),
+        ("50Mbps", 6_250_000),
+        ("50mbps", 6_250_000),
+        ("50Mb/s", 6_250_000),
+        ("50Mbit/s", 6_250_000),
+        ("50 MBIT", 6_250_000),
+        ("50Mbits", 6_250_000),
+        ("8Mib/s", 2**20),
+        ("0.5GiB", 2**29),
     ],
 )
 def test_rates(text: str, bytes_per_s: int) -> None:
-    """bit is bits and B is bytes, with decimal or binary prefixes."""
+    """bit and b per second are bits, B is bytes, with decimal or binary prefixes."""
     assert parse_rate_bytes_per_s(text) == bytes_per_s
 
 
-@pytest.mark.parametrize("text", ["", "50", "50m", "mbit", "-5MB", "1TB", "10B", "5kbit", "2000GB"])
+@pytest.mark.parametrize("text", ["", "50", "50m", "mbit", "-5MB", "1TB", "10B", "5kbit", "2000GB", "50MBPS", "50mb/h"])
 def test_bad_rates_are_rejected(text: str) -> None:
     """What has no unit, or is outside what a port can do, is refused."""
     with pytest.raises(BadValue):
         parse_rate_bytes_per_s(text)
+
+
+@pytest.mark.parametrize("text", ["50mb", "50b", "50Mb", "0.5gib", "64kb"])
+def test_rates_that_may_mean_bits_or_bytes_are_rejected(text: str) -> None:
+    """A factor of eight is not guessed at; the error shows how to write either."""
+    with pytest.raises(BadValue, match=r"bits or bytes.*50Mbps.*6MB/s"):
+        parse_rate_bytes_per_s(text)
+
+
+def test_the_option_is_named() -> None:
+    """A command line has many values: the error says which one is wrong."""
+    with pytest.raises(BadValue, match=r"^--max-downtime: '500' is not valid: expected a number with ms") as caught:
+        value_of("--max-downtime", parse_downtime_ms, "500")
+    assert caught.value.option == "--max-downtime"
+    assert value_of("--max-downtime", parse_downtime_ms, "500ms") == 500
 
 
 @pytest.mark.parametrize(("text", "price"), [("12.50", "12.50"), ("0", "0"), (" 7.5 ", "7.5")])

@@ -80,7 +80,7 @@ class LaneAbortedError(LaneError):
 
 
 class LaneViolationError(LaneError):
-    """The other end broke the lane protocol or sent a frame that is none."""
+    """The other end broke the lane protocol or sent bytes that are no frame."""
 
     code = "lane_violation"
 
@@ -100,7 +100,7 @@ class LaneSecurityError(LaneError):
 
 
 class LaneRouteError(LaneError):
-    """The route failed in a way that waiting does not mend; `__cause__` is what it raised."""
+    """The route failed in a way that waiting does not repair; `__cause__` is what it raised."""
 
     code = "lane_route"
 

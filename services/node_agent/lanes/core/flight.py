@@ -1,34 +1,35 @@
 """Flight: how much of a lane's window may be taken now: about bandwidth x delay. Pure; time is an argument.
 
-It owns the estimate only; the window, what is under way in it, and who waits for room are others' matters. A lane has
-two: of its payloads' bytes, and of the raw bytes that the other application makes of them. Whichever is full, the link
-or the application, is the bottleneck; the other one keeps what it measured last (Rule 3).
+It owns the estimate only; it does not know the window's contents or who waits for room. A lane has two: one counts
+payload bytes, one the raw bytes that the other application decodes from them. Whichever is full shows the bottleneck,
+the link or that application; the other one keeps what it measured last (Rule 3).
 
-Theory of operation
--------------------
-What is under way beyond bandwidth x delay does not make a lane faster: it stands in queues, of the lane, of TCP, of the
-relay, where a switchover must wait for it. Every payload is a measurement: when it is put, so many bytes are under way
-with it, and all of them are consumed when it is. Hence bytes / time is the rate at which the other application took
-them, whatever bounded it: the link, a cap, or itself.
+The idea is that of BBR (Cardwell et al., "BBR: Congestion-Based Congestion Control", ACM Queue 14(5), 2016): the
+highest delivery rate and the shortest round trip of recent time, measured apart because no moment shows both.
+
+Theory of operation ------------------- Bytes in flight beyond bandwidth x delay do not make a lane faster: they wait in
+queues of the lane, of TCP and of the relay, and a switchover must wait for them. Every payload is a measurement: when
+it is sent, a known number of bytes is in flight with it, and all of them are consumed when it is. Hence bytes / time is
+the rate at which the other application consumed them, whatever the limit was: the link, a cap, or that application.
 
 Rule 1  The delay is the shortest time that any payload took, in this slot of `SLOT_S` or the one before.
-Rule 2  The flight is the highest rate of the last half second x (delay + slack). The slack is the queue that is meant
-        to stand: `SLACK_S`, and what payloads took beyond the delay, on average, when they met no queue of their own.
-        It hides the hiccups of two event loops: were they taken for a queue, less would be under way, which makes the
-        lane slower but them no shorter, and so on downwards. A link so fast that the whole window passes within the
-        slack has the whole window.
-Rule 3  Only a payload after which there was no room left says what the rate can be; with less under way it is the
-        application that was slow. So a pause changes nothing.
-Rule 4  No payload more than doubles what was under way with it: a burst that a shaper lets through is not its rate.
+Rule 2  The flight is the highest rate of the last half second x (delay + slack). The slack is the queue that is
+        wanted: `SLACK_S`, plus the average time that payloads took beyond the delay when they met no queue of their
+        own. It covers the hiccups of two event loops. If they were taken for a queue, less would be allowed, which
+        would make the lane slower but the hiccups no shorter, and so on downwards. A link so fast that the whole window
+        passes within the slack has the whole window.
+Rule 3  Only a payload after which there was no room left says what the rate can be; with less in flight, the
+        sending application was slow. So a pause changes nothing.
+Rule 4  No payload more than doubles what was in flight with it: a burst that a shaper lets through is not its rate.
         This is also how the flight grows, at the start and when a link becomes faster: once per delay.
-Rule 5  Where a queue always stands, its time would become the shortest seen, and be added again, slot after slot. So
+Rule 5  Where there is always a queue, its time would become part of the shortest delay seen, slot after slot. So
         each slot begins with a drain: the flight stays below bandwidth x delay until some payloads have been put into
         the pipe when it was empty. Slots begin at multiples of `SLOT_S` of the clock that the lanes of a host share:
-        they all drain at once, or each would take the others' queue for distance.
+        they all drain at once, or each would take the others' queue for delay.
 Rule 6  Never below `LEAST_BYTES`, nor, unless it drains, below two of the payloads that are really sent: one arrives
         while one is consumed.
-Rule 7  A new route is a new delay and a new rate: everything begins again, and what was put before measures nothing.
-Rule 8  A reader that stands still is not a slow link: it may wait for what has still to be sent behind (contents that
+Rule 7  A new route is a new delay and a new rate: everything begins again, and payloads sent before it measure nothing.
+Rule 8  A reader that has stopped is not a slow link: it may wait for something that is still to be sent (contents that
         another stream of the lane brings). When nothing was consumed for `STILL_S`, the whole window is allowed, until
         something is.
 """
@@ -50,8 +51,8 @@ STILL_S: Final = 1.0
 START_BYTES: Final = 512 * 1024
 LEAST_BYTES: Final = 64 * 1024
 _GROWTH: Final = 2.0
-_DRAINED: Final = 0.75  # part of bandwidth x delay; the rest is what the look at the delay costs
-_DRAIN_PAYLOADS: Final = 4  # a mean of fewer is none
+_DRAINED: Final = 0.75  # part of bandwidth x delay; the rest is the price of measuring the delay
+_DRAIN_PAYLOADS: Final = 4  # too few samples to average otherwise
 _DRAIN_LIMIT_S: Final = 0.5
 
 
@@ -66,7 +67,7 @@ class BestOfTwoSlots:
         self._before: float | None = None
 
     def add(self, value: float, now_s: float) -> float:
-        """Take one more; the best, which is this one when there was none for long."""
+        """Add a value; returns the best of both slots, which is this one after a long pause."""
         slot = int(now_s // self._slot_s)
         if slot != self._slot:
             self._before = self._now if slot == self._slot + 1 else None
@@ -76,8 +77,8 @@ class BestOfTwoSlots:
 
 
 @dataclass(frozen=True, slots=True)
-class _Put:
-    """A payload under way: when it was put, and how much was under way with it."""
+class _Sent:
+    """A payload in flight: when it was sent, and how many bytes were in flight with it."""
 
     at_s: float
     flight_bytes: int
@@ -95,11 +96,11 @@ class Flight:
         self._follow = follow
         self._window_bytes = 0
         self._allowed_bytes = 0
-        self._under_way: deque[_Put] = deque()
+        self._in_flight: deque[_Sent] = deque()
         self._begin_again()
 
     def _begin_again(self, now_s: float = 0.0) -> None:
-        self._of_another_route = len(self._under_way)
+        self._of_another_route = len(self._in_flight)
         self._delays = BestOfTwoSlots(SLOT_S, min)
         self._targets = BestOfTwoSlots(RATE_SLOT_S, max)
         self._largest = BestOfTwoSlots(RATE_SLOT_S, max)
@@ -107,13 +108,13 @@ class Flight:
         self._hiccup_s = 0.0
         self._target_bytes = float(START_BYTES)
         self._largest_bytes = 0
-        self._waits_since_s = now_s  # for anything that is under way to be consumed
+        self._waits_since_s = now_s  # for anything in flight to be consumed
         self._stands_still = False
         self._slot: int | None = None
         self._drains = False
-        self._drained = 0  # payloads that were put when it had drained, and consumed
+        self._drained = 0  # payloads sent after it had drained, and consumed
         self._drain_began_s = 0.0
-        self._empty_after_s = 0.0  # how long after its begin a drain has emptied what stood
+        self._empty_after_s = 0.0  # seconds from the begin of a drain until the queue is empty
 
     @property
     def window_bytes(self) -> int:
@@ -127,33 +128,33 @@ class Flight:
 
     @property
     def allowed_bytes(self) -> int:
-        """How much may be under way; the payload that reaches it may exceed it."""
+        """How many bytes may be in flight; the payload that reaches the limit may exceed it."""
         return self._allowed_bytes
 
     def has_room(self, unconsumed_bytes: int) -> bool:
-        """Whether another payload may be put while so much is under way; always when nothing is."""
+        """Whether another payload may be sent while `unconsumed_bytes` are in flight; always if none are."""
         return unconsumed_bytes < self._allowed_bytes
 
-    def put(self, size_bytes: int, *, unconsumed_bytes: int, now_s: float) -> None:
-        """A payload was put; with it so much is under way."""
+    def sent(self, size_bytes: int, *, unconsumed_bytes: int, now_s: float) -> None:
+        """A payload of `size_bytes` was sent; with it `unconsumed_bytes` are in flight."""
         if not self._follow:
             return
-        if not self._under_way:
+        if not self._in_flight:
             self._waits_since_s = now_s
         self._turn_slot(now_s)
         self._largest_bytes = int(self._largest.add(size_bytes, now_s))
         full = unconsumed_bytes >= min(self._allowed_bytes, self._window_bytes - size_bytes)
         alone = self._drains and now_s - self._drain_began_s >= self._empty_after_s
-        self._under_way.append(_Put(now_s, unconsumed_bytes, full=full and not self._drains, alone=alone))
+        self._in_flight.append(_Sent(now_s, unconsumed_bytes, full=full and not self._drains, alone=alone))
 
     def consumed(self, payloads: int, now_s: float) -> None:
-        """The other application consumed so many more, in the order in which they were put."""
+        """The other application consumed the next `payloads` payloads, in the order in which they were sent."""
         if not payloads or not self._follow:
             return
         self._waits_since_s, self._stands_still = now_s, False
-        # One report is one measurement: of all that it is about, the newest payload waited least for it.
+        # One report is one measurement: of the payloads in it, the newest one waited least for the ack.
         for _ in range(payloads):
-            newest = self._under_way.popleft()
+            newest = self._in_flight.popleft()
         of_this_route = payloads > self._of_another_route
         self._of_another_route = max(0, self._of_another_route - payloads)
         if of_this_route:
@@ -162,33 +163,33 @@ class Flight:
         self._allow()
 
     def restart(self, now_s: float) -> None:
-        """The route came, for the first time or again, or is another one."""
+        """The route is up, for the first time or again, or is another one."""
         self._begin_again(now_s)
         self._allow()
 
     def next_tick_s(self) -> float | None:
-        """When the reader will count as standing still, if nothing happens before; None when it cannot."""
-        if not self._under_way or self._stands_still:
+        """When the reader will count as stopped, if nothing is consumed before; None if nothing is in flight."""
+        if not self._in_flight or self._stands_still:
             return None
         return self._waits_since_s + max(STILL_S, 2 * (self._delay_s or 0.0))
 
     def tick(self, now_s: float) -> None:
-        """See whether the reader stands still."""
+        """Check whether the reader has stopped (Rule 8)."""
         due_s = self.next_tick_s()
         if due_s is not None and now_s >= due_s:
             self._stands_still = True
             self._allow()
 
-    def _measure(self, put: _Put, now_s: float) -> None:
-        took_s = max(0.0, now_s - put.at_s)
+    def _measure(self, sent: _Sent, now_s: float) -> None:
+        took_s = max(0.0, now_s - sent.at_s)
         self._delay_s = self._delays.add(took_s, now_s)
-        if put.alone:
+        if sent.alone:
             # The mean of this drain; the one before is forgotten with the first payload.
             self._drained += 1
             self._hiccup_s += (took_s - self._delay_s - self._hiccup_s) / self._drained
-        if put.full:
+        if sent.full:
             growth = min(_GROWTH, (self._delay_s + self._slack_s) / took_s) if took_s else _GROWTH
-            self._target_bytes = self._targets.add(put.flight_bytes * growth, now_s)
+            self._target_bytes = self._targets.add(sent.flight_bytes * growth, now_s)
 
     @property
     def _slack_s(self) -> float:
@@ -198,7 +199,7 @@ class Flight:
         """Begin to drain, or end it."""
         slot, before = int(now_s // SLOT_S), self._slot
         self._slot = slot
-        # Where the window is the bound, no more stands than the slack.
+        # Where the window is the limit, the queue is never longer than the slack: no need to drain.
         if before not in (None, slot) and self._delay_s is not None and self._target_bytes < self._window_bytes:
             self._drains = True
             self._drained = 0

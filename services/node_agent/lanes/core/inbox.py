@@ -1,11 +1,11 @@
-"""Inbox: the receiving half of a lane. Owns order, duplicates, gaps and what the application has consumed. Pure.
+"""Inbox: the receiving side of a lane. Owns order, duplicates, gaps and what the application has consumed. Pure.
 
 Rule 1: only the next number is taken; lower ones are duplicates, higher ones show a gap and are dropped, to be sent
         again.
 Rule 2: a gap is judged within the sender's newest pass only: a frame of an older pass says nothing about what was
         lost since.
-Rule 3: `consumed` is the end of the run of numbers whose every frame the application has finished with. What lies
-        between it and `received` is in this process' memory, and never more than the window that this end announced.
+Rule 3: `consumed` is the end of the run of numbers whose every frame the application has finished with. Frames
+        between it and `received` are in this process's memory, and never more than the window that this end announced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Inbox:
         """Whether frames after `received` were lost in the newest pass."""
         return self._highest_seen > self.received
 
-    def take(self, frame: Frame) -> bool:
+    def accept(self, frame: Frame) -> bool:
         """Whether the frame is numbered and next, hence to be delivered.
 
         Raises ValueError when it breaks the window.
@@ -50,7 +50,7 @@ class Inbox:
             self._unconsumed[self.received] = cost
             self.unconsumed_bytes += cost
             if self.unconsumed_bytes > self._window_bytes:
-                raise ValueError(f"{self.unconsumed_bytes} bytes under way, the window is {self._window_bytes}")
+                raise ValueError(f"{self.unconsumed_bytes} bytes in flight, the window is {self._window_bytes}")
         else:
             self._advance()
         return True

@@ -1,12 +1,12 @@
-"""Outbox: the sending half of a lane. Owns numbers, window and what may have to be sent again. Pure; builds no
+"""Outbox: the sending side of a lane. Owns numbers, window and what may have to be sent again. Pure; builds no
 frames.
 
 Rule 1: a unit is numbered when it is put, and kept until the other end says `received`; it counts against the window
         until it says `consumed`.
 Rule 2: units leave in the order of their numbers. `sent_through` is the last number sent in the current pass; every
         frame that leaves names it, so on a route that keeps order any later frame shows the other end what was lost.
-Rule 3: only the other end's report of a gap, made in the current pass, sends units again (go-back-N). Each going
-        back starts a new pass, so a report that is older than it changes nothing. A link that is merely slow causes
+Rule 3: only the other end's report of a gap, made in the current pass, sends units again (go-back-N). Each time
+        starts a new pass, so a report that is older changes nothing. A link that is merely slow causes
         no repetition at all.
 """
 
@@ -82,7 +82,7 @@ class Outbox:
         """Whether a DATA payload of this size fits the window now."""
         return self.unconsumed_bytes + payload_bytes + FRAME_COST_BYTES <= self.window_bytes
 
-    def put(
+    def append(
         self, frame_type: FrameType, stream_id: int, payload: memoryview | bytes = b"", *, raw_bytes: int = 0
     ) -> None:
         """Number and keep one unit; DATA counts against the window. `payload` must never change afterwards.
@@ -97,7 +97,7 @@ class Outbox:
             self.unconsumed_bytes += cost
             self.unconsumed_raw_bytes += raw_bytes
 
-    def take(self) -> tuple[Unit, bool]:
+    def next_unit(self) -> tuple[Unit, bool]:
         """The next unit to send, and whether it was sent before. Only when `pending`."""
         unit = self._kept[self._cursor]
         again = self._cursor <= self._highest_sent

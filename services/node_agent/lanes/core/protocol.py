@@ -9,12 +9,11 @@ Rule 1  Exactly once, in order. Numbered frames (OPEN, DATA, EOF, RESET, CLOSE) 
         outbox.py and inbox.py.
 Rule 2  Acks mean consumed. `received` frees the sender's copy; `consumed` frees the window, when the application has
         finished with the bytes (written them into its local socket). So the window bounds the sender's memory, the
-        relay's queue and the receiver's memory together, and a reader that stands still makes the writer at the
-        other end stand still. Within it the sender holds what is under way to about bandwidth x delay (flight.py), in
-        bytes of payloads and in the *raw* bytes that the other application makes of them: a few kB of references may
-        be megabytes to write, and then it is the slower one. A writer whom a switchover does not wait for may lead by
-        more of these. So that all this can be measured, acks come after `ACK_BYTES`, and when `ack_delay_s` has
-        passed.
+        relay's queue and the receiver's memory together, and a reader that stops reading stops the writer at the
+        other end. Within it the sender limits the bytes in flight to about bandwidth x delay (flight.py), both of
+        payloads and of the *raw* bytes that the other application decodes from them: a few kB of references may be
+        megabytes to write, and then it is the bottleneck. A writer that no switchover waits for may lead by more raw
+        bytes. For these measurements acks are sent after `ACK_BYTES`, and after `ack_delay_s`.
 Rule 3  Loss is seen, not guessed. Every frame names the last number sent before it in this pass; because the route
         keeps order, any frame that arrives shows what did not. After `resend_after_s` without progress the sender
         asks with a small ACK (REPLY_WANTED), which drives the same mechanism when the *last* frames were lost. Only
@@ -23,10 +22,10 @@ Rule 4  Resync. After the route came back an endpoint sends HELLO until a HELLO 
         frame before that. Since HELLO, too, names the last number sent, both ends then know what was lost on the way.
 Rule 5  Epochs. An endpoint has a random epoch for its whole life. A HELLO of a new epoch means that the other end
         lost its state; a HELLO that calls this end by an epoch that it never had means that this end did. Both end
-        the lane: its streams cannot be continued. Other frames of a foreign epoch are left-overs and are dropped.
+        the lane: its streams cannot be continued. Other frames of a foreign epoch are stale and are dropped.
 Rule 6  Silence. An idle end sends an ACK every `keepalive_s`; hearing nothing for `silence_s`, whether the route is
         up or not, is fatal, unless the other end has closed the lane.
-Rule 7  Streams of one lane share its window. A reader that stands still stops all of them: streams whose readers
+Rule 7  Streams of one lane share its window. A reader that stops stops all of them: streams whose readers
         wait for each other, or of which one is urgent, belong on different lanes. OPEN, EOF, RESET and CLOSE are
         outside the window (their number is bounded by `max_streams`), so a stream can always be given up.
 Rule 8  Secrecy. Every numbered unit is sealed (seal.py) when it gets its number and opened when it is delivered, so
@@ -35,10 +34,14 @@ Rule 8  Secrecy. Every numbered unit is sealed (seal.py) when it gets its number
         not sealed: whoever changes them can end or stall the lane, which a relay can anyway, but change no byte of it.
 Rule 9  Every violation raises a LaneError from the call that met it, and again from all later ones.
 
+This module is longer than others (about 600 lines, one class): the rules above are about one state, and to cut it would
+spread them over objects that must call each other once per frame.
+
     stream:  OPEN -> open -> EOF from one end -> half closed -> EOF from the other -> closed
              RESET from either end, at any time -> closed
     lane:    link_up -> HELLO/HELLO(REPLY) -> ready -> link_down/link_up -> resynced ... -> CLOSE, consumed -> closed
 """
+# Over 400 lines: the rules above hold only together, so the machine that keeps them stands in one place.
 
 from __future__ import annotations
 
@@ -87,7 +90,7 @@ from shared.page_stream.errors import FrameError
 from shared.page_stream.frame import Flag, Frame, FrameBytes, FrameType, decode_frame, encode_frame
 
 RAW_LIMIT_BYTES: Final = 1 << 40
-"""No limit: raw bytes that are under way are in nobody's memory."""
+"""No limit: raw bytes in flight are held in no memory; only the payloads are."""
 ACK_BYTES: Final = 128 * 1024
 """An ack is due when so much was consumed, or an eighth of the window where that is less. On loopback that costs 5 % of
 900 MB/s beside acks after 1 MiB; at 100 Mbit/s it is 95 acks and 5 kB a second (tests/bench/lane_throughput.py)."""
@@ -134,7 +137,7 @@ class LaneProtocol:
         self._said_s = now_s
         self._probe_at_s = now_s
         self._probe_pause_s = settings.resend_after_s
-        # Only counted, never decided upon.
+        # For statistics only.
         self._sent_frames = 0
         self._sent_bytes = 0
         self._resent_bytes = 0
@@ -145,7 +148,7 @@ class LaneProtocol:
         self._data_received_bytes = 0
         self._raw_sent_bytes = 0
         if opening := seal.begin():
-            self._outbox.put(FrameType.HANDSHAKE, 0, opening)
+            self._outbox.append(FrameType.HANDSHAKE, 0, opening)
 
     # What is true now ---------------------------------------------------------------------------------------------
 
@@ -244,9 +247,9 @@ class LaneProtocol:
             raw = size if raw_bytes is None else raw_bytes
             before_bytes = self._outbox.unconsumed_bytes
             self._put(FrameType.DATA, stream_id, payload, raw_bytes=raw)
-            under_way_bytes = self._outbox.unconsumed_bytes
-            self._flight.put(under_way_bytes - before_bytes, unconsumed_bytes=under_way_bytes, now_s=now_s)
-            self._raw_flight.put(raw, unconsumed_bytes=self._outbox.unconsumed_raw_bytes, now_s=now_s)
+            in_flight_bytes = self._outbox.unconsumed_bytes
+            self._flight.sent(in_flight_bytes - before_bytes, unconsumed_bytes=in_flight_bytes, now_s=now_s)
+            self._raw_flight.sent(raw, unconsumed_bytes=self._outbox.unconsumed_raw_bytes, now_s=now_s)
             self._data_sent_bytes += size
             self._raw_sent_bytes += raw
 
@@ -325,7 +328,7 @@ class LaneProtocol:
         if self._synced and self._outbox.pending:
             if not self._outbox.unanswered:
                 self._expect_progress()
-            unit, again = self._outbox.take()
+            unit, again = self._outbox.next_unit()
             data = self._encode(unit.type, stream_id=unit.stream_id, sequence=unit.sequence, payload=unit.payload)
             self._resent_bytes += len(data) if again else 0
             return data
@@ -391,7 +394,7 @@ class LaneProtocol:
             self._dropped_frames += 1
             return []
         self._heard_s = self._now_s
-        self._take_report(frame)
+        self._apply_report(frame)
         if not self._is_next(frame):
             self._dropped_frames += frame.numbered
             return []
@@ -408,7 +411,7 @@ class LaneProtocol:
         self._peer_max_payload_bytes = hello.max_payload_bytes
         self._outbox.window_bytes = min(hello.window_bytes, self.settings.window_bytes)
         self._flight.window_bytes = self._outbox.window_bytes
-        self._take_report(frame)
+        self._apply_report(frame)
         self._is_next(frame)
         if frame.flags & Flag.REPLY_WANTED:
             self._hello_due = (self._hello_due or Flag.NONE) | Flag.REPLY
@@ -435,22 +438,22 @@ class LaneProtocol:
         if not 0 < hello.max_payload_bytes <= hello.window_bytes - FRAME_COST_BYTES:
             raise ValueError(f"its window of {hello.window_bytes} bytes holds no payload of {hello.max_payload_bytes}")
 
-    def _take_report(self, frame: Frame) -> None:
-        under_way = self._outbox.unconsumed_payloads
+    def _apply_report(self, frame: Frame) -> None:
+        in_flight = self._outbox.unconsumed_payloads
         if self._outbox.report(
             received=frame.received,
             consumed=frame.consumed,
             pass_seen=frame.pass_seen,
             gap=bool(frame.flags & Flag.GAP),
         ):
-            payloads = under_way - self._outbox.unconsumed_payloads
+            payloads = in_flight - self._outbox.unconsumed_payloads
             for flight in self._flights:
                 flight.consumed(payloads, self._now_s)
             self._expect_progress()
 
     def _is_next(self, frame: Frame) -> bool:
         """Whether the frame is to be delivered; says at once what is missing, once per pass and whenever asked."""
-        is_next = self._inbox.take(frame)
+        is_next = self._inbox.accept(frame)
         if self._inbox.gap and self._gap_told_in_pass != self._inbox.pass_seen:
             self._gap_told_in_pass = self._inbox.pass_seen
             self._ack_now()
@@ -491,7 +494,7 @@ class LaneProtocol:
     def _on_handshake(self, frame: Frame) -> list[LaneEvent]:
         answer = self._seal.receive_handshake(frame.payload)
         if answer:
-            self._outbox.put(FrameType.HANDSHAKE, 0, answer)
+            self._outbox.append(FrameType.HANDSHAKE, 0, answer)
         if not self._seal.established:
             return []
         while self._unsealed:
@@ -521,7 +524,7 @@ class LaneProtocol:
             sealed = self._seal.seal(frame_type, stream_id, body)
         except SealError as error:
             self._fail(LaneSecurityError(lane=self.settings.lane, finding=str(error)), error)
-        self._outbox.put(frame_type, stream_id, sealed, raw_bytes=raw_bytes)
+        self._outbox.append(frame_type, stream_id, sealed, raw_bytes=raw_bytes)
 
     def _encode(
         self,

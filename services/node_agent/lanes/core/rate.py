@@ -3,7 +3,7 @@
 Rule 1  Tokens come at `rate_bytes_per_s`, up to a burst of `burst_s` seconds' worth.
 Rule 2  A taker may take when there is no debt, however much it takes: what it takes beyond the tokens becomes debt,
         and the next one waits until that is paid. So a frame larger than the burst passes, and the mean rate holds.
-Rule 3  Who must not wait (acks, return path, libvirt's calls) takes at once and leaves the debt to the others.
+Rule 3  What must not wait (acks, return path, libvirt's calls) takes at once; the others pay the debt.
 Rule 4  A change of the rate counts from its moment on; a debt stays the same in bytes.
 """
 
@@ -41,7 +41,7 @@ class TokenBucket:
             return 0.0
         return -self._tokens / self._rate
 
-    def take(self, size_bytes: int, now_s: float) -> None:
+    def consume(self, size_bytes: int, now_s: float) -> None:
         """Take, with or without having waited."""
         self._advance(now_s)
         if self._rate is not None:

@@ -1,4 +1,4 @@
-"""LaneSeal: what the lane protocol needs of whoever keeps its contents secret. Pure: the contract and its error only.
+"""LaneSeal: what the lane protocol needs of its encryption. Pure: the contract and its error only.
 
 The seal sits *above* numbers, acks and windows: a unit is sealed once, when it gets its number, and what is sent again
 is the same ciphertext; the other end opens units in the order of their numbers. So acks and windows count ciphertext

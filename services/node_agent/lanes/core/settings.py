@@ -22,14 +22,14 @@ class LaneSettings:
     role: LaneRole
     """INITIATOR at one end, ACCEPTOR at the other."""
     window_bytes: int = 8 * _MIB
-    """Most that may be under way in either direction: sent by one application, not yet consumed by the other."""
+    """Most bytes in flight in either direction: sent by one application, not yet consumed by the other."""
     window_follows_link: bool = True
-    """Whether this end takes less of the window where bandwidth x delay is less. A lane of small, urgent messages gains
-    nothing by it."""
+    """Whether this end uses less of the window where bandwidth x delay is less. Of no use to a lane of small, urgent
+    messages."""
     max_payload_bytes: int = 256 * 1024 + 4096
     """Largest DATA payload sent and accepted: a chunk and its codec's header."""
     ack_delay_s: float = 0.01
-    """How long an ack may wait for company when little was consumed."""
+    """How long an ack may wait for more to report when little was consumed."""
     resend_after_s: float = 2.0
     """Time without progress after which the other end is asked what it has; doubles up to `probe_limit_s`."""
     probe_limit_s: float = 30.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneStats:
-    """Counters only grow; the gauges say so.
+    """A snapshot. Counters only grow; fields that are gauges say so.
 
     `data_*` counts payloads once; `sent_*` and `received_*` count whole frames. *Raw* bytes are those that the
     application at the other end makes of the payloads.
@@ -47,15 +47,10 @@ class LaneStats:
 
     @property
     def link_is_full(self) -> bool:
-        """Whether as much is under way as the link takes, all but: what leaves now leaves at the link's rate."""
+        """Whether at least 3/4 of the in-flight limit is used, so that bytes now leave at the link's rate."""
         return 4 * self.unconsumed_out_bytes >= 3 * self.allowed_out_bytes > 0
 
     @property
     def reader_is_full(self) -> bool:
-        """Whether as much waits for the other application as it takes: what it takes now, it takes at its own rate."""
+        """Whether at least 3/4 of the raw limit is used, so that the other application now consumes at its own rate."""
         return 4 * self.unconsumed_out_raw_bytes >= 3 * self.allowed_out_raw_bytes > 0
-
-    def sent_rate_since(self, earlier: LaneStats) -> float:
-        """Bytes per second handed to the route since an earlier snapshot; 0.0 when no time has passed."""
-        elapsed_s = self.at_s - earlier.at_s
-        return (self.sent_bytes - earlier.sent_bytes) / elapsed_s if elapsed_s > 0 else 0.0

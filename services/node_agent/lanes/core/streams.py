@@ -1,5 +1,4 @@
-"""StreamTable: which streams of a lane are open, in which halves. Owns ids and the rules of half closing. Pure;
-holds no data.
+"""StreamTable: which streams of a lane are open, in which directions. Owns ids and the rules of half-closing. Pure.
 
 Ids are never used twice: the initiator opens 1, 3, 5, ..., the acceptor 2, 4, 6, ... An id below the newest of its
 kind that is not in the table is a closed stream's. Its late DATA (sent before our RESET arrived) is swallowed; DATA
@@ -15,7 +14,7 @@ from shared.page_stream.bodies import LaneRole
 
 
 @dataclass(slots=True)
-class _Halves:
+class _Directions:
     sends: bool = True
     receives: bool = True
 
@@ -26,7 +25,7 @@ class StreamTable:
     def __init__(self, *, role: LaneRole, max_streams: int) -> None:
         self._role = role
         self._max_streams = max_streams
-        self._open: dict[int, _Halves] = {}
+        self._open: dict[int, _Directions] = {}
         self._next_local_id = role.value
         self._newest_peer_id = 0
 
@@ -39,13 +38,13 @@ class StreamTable:
             raise ValueError(f"{self._max_streams} streams are open, which is the limit")
         stream_id = self._next_local_id
         self._next_local_id += 2
-        self._open[stream_id] = _Halves()
+        self._open[stream_id] = _Directions()
         return stream_id
 
     def check_sends(self, stream_id: int) -> None:
         """Raises ValueError unless this end may send on the stream."""
-        halves = self._open.get(stream_id)
-        if halves is None or not halves.sends:
+        directions = self._open.get(stream_id)
+        if directions is None or not directions.sends:
             raise ValueError(f"stream {stream_id} is not open for sending")
 
     def end_sending(self, stream_id: int) -> None:
@@ -71,13 +70,13 @@ class StreamTable:
         if self._count(local=False) >= self._max_streams:
             raise ValueError(f"it opened more than {self._max_streams} streams at once")
         self._newest_peer_id = stream_id
-        self._open[stream_id] = _Halves()
+        self._open[stream_id] = _Directions()
 
     def takes(self, stream_id: int) -> bool:
         """Whether the other end's DATA or EOF is to be delivered (True) or swallowed (False)."""
-        halves = self._open.get(stream_id)
-        if halves is not None:
-            if not halves.receives:
+        directions = self._open.get(stream_id)
+        if directions is not None:
+            if not directions.receives:
                 raise ValueError(f"it sent on stream {stream_id} after its EOF")
             return True
         self.check_known(stream_id)
@@ -95,8 +94,8 @@ class StreamTable:
         self._forget_if_done(stream_id)
 
     def _forget_if_done(self, stream_id: int) -> None:
-        halves = self._open[stream_id]
-        if not halves.sends and not halves.receives:
+        directions = self._open[stream_id]
+        if not directions.sends and not directions.receives:
             del self._open[stream_id]
 
     def _is_local(self, stream_id: int) -> bool:

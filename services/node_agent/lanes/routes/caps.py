@@ -1,4 +1,4 @@
-"""Caps: the bandwidth caps in force, per port and per provider that is spoken with, and who waits for them.
+"""Caps: the bandwidth caps in force, per port and per peer provider, and the waiting for them.
 
 Owns the waiting; rate.py owns the arithmetic, and where the figures come from is the caller's matter. Bulk waits, in
 the order of arrival, until both the port's and the pair's bucket let it pass; what is small and urgent is only charged.
@@ -13,7 +13,7 @@ from uuid import UUID
 from services.node_agent.lanes.core.rate import TokenBucket
 
 URGENT_BYTES: Final = 1024
-"""A frame of at most so many bytes (an ack, a question) waits for no cap."""
+"""A frame of at most this size (an ack, a request) waits for no cap."""
 
 
 class SharedBucket:
@@ -31,16 +31,16 @@ class SharedBucket:
         return self._bucket.rate_bytes_per_s
 
     def set_rate(self, rate_bytes_per_s: float | None) -> None:
-        """Another cap, at once, also for whoever waits. Raises ValueError unless positive."""
+        """Change the cap at once, also for tasks that wait now. Raises ValueError unless positive."""
         self._bucket.set_rate(rate_bytes_per_s, self._loop.time())
         self._changed.set()
 
     def charge(self, size_bytes: int) -> None:
         """Take without waiting."""
-        self._bucket.take(size_bytes, self._loop.time())
+        self._bucket.consume(size_bytes, self._loop.time())
 
-    async def pass_(self, size_bytes: int) -> None:
-        """Wait, then take."""
+    async def throttle(self, size_bytes: int) -> None:
+        """Wait until so many bytes may leave, and charge them."""
         if self._bucket.rate_bytes_per_s is None and not self._turn.locked():
             return
         async with self._turn:
@@ -55,17 +55,17 @@ class SharedBucket:
 
 
 class LaneCap:
-    """What one lane's link asks."""
+    """The caps that hold for one lane: its port's and its peer's."""
 
     def __init__(self, buckets: tuple[SharedBucket, ...], *, bulk: bool) -> None:
         self._buckets = buckets
         self._bulk = bulk
 
-    async def pass_(self, size_bytes: int) -> None:
+    async def throttle(self, size_bytes: int) -> None:
         """Return when so many bytes may leave."""
         for bucket in self._buckets:
             if self._bulk and size_bytes > URGENT_BYTES:
-                await bucket.pass_(size_bytes)
+                await bucket.throttle(size_bytes)
             else:
                 bucket.charge(size_bytes)
 
@@ -95,7 +95,7 @@ class Caps:
         self._agreed.pop(port_id, None)
 
     def set_rates(self, *, peers: dict[str, float], ports: dict[UUID, float]) -> None:
-        """What the operator says now, in bytes per second; who is not named has no cap of the operator's."""
+        """What the operator says now, in bytes per second; peers and ports that are not listed are uncapped."""
         self._peer_rates, self._port_rates = dict(peers), dict(ports)
         for provider, bucket in self._peers.items():
             bucket.set_rate(self._peer_rates.get(provider))

@@ -1,4 +1,4 @@
-"""The operator's bandwidth caps: a small TOML file looked at once a second, so that caps change while ports run.
+"""The operator's bandwidth caps: a small TOML file, checked once a second so that caps change while ports run.
 
     [peers]                    # bytes per second, all ports with a provider together
     beta = 12_500_000
@@ -24,7 +24,7 @@ from shared.parties import Name
 
 log = structlog.stdlib.get_logger(__name__)
 
-LOOK_EVERY_S = 1.0
+CHECK_EVERY_S = 1.0
 Rate = Annotated[int, Field(ge=16 * 1024, le=2**40)]
 
 
@@ -38,7 +38,7 @@ class CapsText(BaseModel):
 
 
 class CapsFile:
-    """Carries the file into `caps` whenever it changes."""
+    """Applies the file to `caps` whenever it changes."""
 
     def __init__(self, path: Path, caps: Caps) -> None:
         self._path = path
@@ -47,13 +47,13 @@ class CapsFile:
         self._known = False
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
-            self.look()
-            await asyncio.sleep(LOOK_EVERY_S)
+            self.check()
+            await asyncio.sleep(CHECK_EVERY_S)
 
-    def look(self) -> None:
-        """Look once."""
+    def check(self) -> None:
+        """Check once."""
         try:
             stat = self._path.stat()
             seen = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
@@ -65,7 +65,7 @@ class CapsFile:
         try:
             text = CapsText() if seen is None else CapsText.model_validate(tomllib.loads(self._path.read_text("utf-8")))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
-            log.warning("the caps file cannot be used; caps stay as they are", file=str(self._path), reason=str(error))
+            log.warning("caps file invalid, caps unchanged", file=str(self._path), reason=str(error))
             return
         self._caps.set_rates(peers=dict(text.peers), ports=dict(text.ports))
-        log.info("bandwidth caps in force", peers=dict(text.peers), ports={str(k): v for k, v in text.ports.items()})
+        log.info("bandwidth caps changed", peers=dict(text.peers), ports={str(k): v for k, v in text.ports.items()})

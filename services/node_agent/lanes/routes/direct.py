@@ -1,7 +1,7 @@
-"""Who connects to whom: a node agent's listener for direct lanes, and the connecting to another's.
+"""Direct lanes: a node agent's listener, and connecting to another agent's.
 
-The listener takes only connections for lanes that it expects at this moment; a port's id, which is random and known to
-the port's parties only, is what a stranger would have to guess to be given so much as an answer.
+The listener accepts connections only for lanes that it expects now. To get any answer, a stranger would have to guess a
+port's id, which is random and known to the port's parties only.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = structlog.stdlib.get_logger(__name__)
 PREFACE_WITHIN_S: Final = 3.0
 GROUP_WITHIN_S: Final = 5.0
 MAX_NEWCOMERS: Final = 64
-"""Connections that have not said yet what they are for."""
+"""Most connections at a time that have not sent their preface yet."""
 
 _SHORT_LIFE_S: Final = 10.0  # a connection that is lost sooner counts as a failure
 
@@ -52,7 +52,7 @@ class _Group:
 
 
 class DirectListener:
-    """Takes direct lanes of this node; one per process."""
+    """Accepts direct lanes of this node; one per process."""
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
@@ -80,7 +80,7 @@ class DirectListener:
         return forget
 
     async def close(self) -> None:
-        """Listen no more; lanes that stand are their owners'. Idempotent."""
+        """Stop listening; lanes that are connected belong to their owners. Idempotent."""
         if self._server is not None:
             self._server.close()
         await self._tasks.close()
@@ -101,7 +101,7 @@ class DirectListener:
             pipe.write(ACCEPTED)
             self._join(preface, pipe)
         except (LinkDown, ValueError, TimeoutError) as error:
-            log.debug("a direct connection is not taken", reason=str(error) or type(error).__name__)
+            log.debug("direct connection rejected", reason=str(error) or type(error).__name__)
             pipe.abort()
         finally:
             self._newcomers -= 1
@@ -152,9 +152,9 @@ class AwaitedWay:
             await self._waiting.get_nowait().close()
 
     def _arrived(self, connection: DirectConnection) -> None:
-        # The other end connects anew only when it has given the former one up.
+        # The other end connects again only after it has given up the former connection.
         if self._latest is not None:
-            self._latest.lose("the other end has connected anew")
+            self._latest.lose("the other end has connected again")
         self._latest = connection
         self._waiting.put_nowait(connection)
 
@@ -195,7 +195,7 @@ class ConnectingWay:
                 )
             except LinkDown as error:
                 self._failures += 1
-                log.info("no direct way", lane=str(self._lane), reason=error.reason)
+                log.info("direct route not available", lane=str(self._lane), reason=error.reason)
                 continue
             if self._connected_s is None or loop.time() - self._connected_s >= _SHORT_LIFE_S:
                 self._failures = 0

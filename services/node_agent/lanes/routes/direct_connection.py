@@ -1,8 +1,7 @@
 """DirectConnection: one lane's frames over one or several TCP connections between two node agents.
 
-Owns striping, order and the noticing of a dead route; who connects to whom is direct.py's matter, one connection's
-framing pipe.py's. It proves nobody: the lane's TLS inside does, and whoever else came to hold a connection could only
-end it.
+Owns striping, order and the detection of a dead route; direct.py connects, pipe.py frames one connection. It
+authenticates nobody: the lane's TLS inside does, and a stranger who got a connection could only end it.
 
     preface, once, from the end that connected:
         4 magic "VMPD" · u8 version (1) · 16 port id · u8 lane, by its place in Lane · u8 connection's number
@@ -10,8 +9,8 @@ end it.
     answer, once: u8 1
     then, both ways:  u32 length · u64 number of the frame within the group · the frame;  length 0: a sign of life
 
-Frames are numbered across the group, dealt to whichever connection has least to send, and put in order again by the
-other end. When one connection is lost the whole group is: the lane resumes, on another route or a new group.
+Frames are numbered across the group. Each goes to the connection with the fewest unsent bytes, and the other end puts
+them in order again. When one connection is lost the whole group is: the lane resumes, on another route or a new group.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ class DirectConnection:
         self.lost = asyncio.Event()
         self.why_lost = ""
         for pipe in pipes:
-            pipe.serve(self._take, self.lose, silence_s=SILENCE_S)
+            pipe.serve(self._receive_frame, self.lose, silence_s=SILENCE_S)
         self._tasks.spawn(self._watch(), name="watch")
 
     async def send(self, frame: bytes) -> None:
@@ -133,7 +132,7 @@ class DirectConnection:
         self._changed.set()
         await self._tasks.close()
 
-    def _take(self, number: int, frame: FrameBytes) -> None:
+    def _receive_frame(self, number: int, frame: FrameBytes) -> None:
         if self.lost.is_set():
             return
         self._heard_s = self._loop.time()

@@ -1,4 +1,4 @@
-"""Puts a lane's link together: relay, direct way, caps, counters."""
+"""Builds a lane's link: relay, direct route, caps, counters."""
 
 from __future__ import annotations
 

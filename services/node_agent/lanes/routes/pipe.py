@@ -1,7 +1,7 @@
 """Pipe: one TCP connection of a direct lane, cut into frames. Knows their framing, not their order or meaning.
 
-What comes is received by the kernel straight into its place: the bytes that are wanted next, never more. So the kernel
-can be told how many they are (SO_RCVLOWAT), and wakes this process a few times per frame, not once per segment: at
+The kernel copies received bytes directly into the frame: only the bytes that are needed next, never more. So it can be
+told their number (SO_RCVLOWAT, socket(7)) and wakes this process a few times per frame, not once per segment: at
 100 Mbit/s that is 100 to 200 wake-ups a second instead of thousands.
 """
 
@@ -18,7 +18,7 @@ from shared.page_stream.frame import HEADER_BYTES, MAX_PAYLOAD_BYTES, FrameBytes
 
 SEND_BUFFER_BYTES: Final = 512 * 1024
 WAKE_BYTES: Final = 64 * 1024
-"""At most so many bytes wait in the kernel unseen: 5 ms at 100 Mbit/s."""
+"""At most this many bytes wait unread in the kernel: 5 ms at 100 Mbit/s."""
 
 _HEAD: Final = struct.Struct(">IQ")
 _FRAME_LIMIT_BYTES: Final = HEADER_BYTES + MAX_PAYLOAD_BYTES
@@ -35,7 +35,7 @@ class Pipe(asyncio.BufferedProtocol):
         self._buffer = bytearray(opening_bytes)
         self._have = 0
         self._opening: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._take: Callable[[int, FrameBytes], None] | None = None
+        self._on_frame: Callable[[int, FrameBytes], None] | None = None
         self._lost: Callable[[str], None] | None = None
         self._number: int | None = None  # of the frame whose bytes are wanted; None: a head is
         self._woken_at_bytes = 1
@@ -55,14 +55,16 @@ class Pipe(asyncio.BufferedProtocol):
 
     # Frames ---------------------------------------------------------------------------------------------------------
 
-    def serve(self, take: Callable[[int, FrameBytes], None], lost: Callable[[str], None], *, silence_s: float) -> None:
-        """Give number and bytes of every frame, none for a sign of life, to `take`; say to `lost`, once, why there
+    def serve(
+        self, on_frame: Callable[[int, FrameBytes], None], lost: Callable[[str], None], *, silence_s: float
+    ) -> None:
+        """Give number and bytes of every frame, none for a sign of life, to `on_frame`; say to `lost`, once, why there
         will be no more. What is sent and not acknowledged for `silence_s` ends the connection.
         """
         if self._why_lost:
             lost(self._why_lost)
             return
-        self._take, self._lost = take, lost
+        self._on_frame, self._lost = on_frame, lost
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1000 * silence_s))
         self._transport.set_write_buffer_limits(high=SEND_BUFFER_BYTES)
         self._want_head()
@@ -109,12 +111,12 @@ class Pipe(asyncio.BufferedProtocol):
         self._have += nbytes
         if self._have < len(self._buffer):
             self._set_wake()
-        elif self._take is None:
+        elif self._on_frame is None:
             self._transport.pause_reading()
             if not self._opening.done():
                 self._opening.set_result(bytes(self._buffer))
         else:
-            self._take_wanted(self._take)
+            self._handle_wanted(self._on_frame)
 
     def pause_writing(self) -> None:
         """More waits than SEND_BUFFER_BYTES."""
@@ -132,15 +134,15 @@ class Pipe(asyncio.BufferedProtocol):
         self._writable.set()
         if not self._opening.done():
             self._opening.set_exception(LinkDown(self._why_lost))
-            self._opening.exception()  # heard or not: nobody may be waiting any more
+            self._opening.exception()  # mark it as retrieved: no task may be waiting any more
         if self._lost is not None:
             self._lost(self._why_lost)
 
-    def _take_wanted(self, take: Callable[[int, FrameBytes], None]) -> None:
+    def _handle_wanted(self, on_frame: Callable[[int, FrameBytes], None]) -> None:
         if self._number is not None:
             number, frame = self._number, self._buffer
             self._want_head()
-            take(number, frame)
+            on_frame(number, frame)
             return
         length, number = _HEAD.unpack(self._buffer)
         if length > _FRAME_LIMIT_BYTES:
@@ -151,7 +153,7 @@ class Pipe(asyncio.BufferedProtocol):
             self._want(length)
         else:
             self._want_head()
-            take(number, b"")
+            on_frame(number, b"")
 
     def _want_head(self) -> None:
         self._number = None

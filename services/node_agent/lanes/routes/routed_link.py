@@ -1,11 +1,11 @@
-"""RoutedLink: a lane's link over several routes: RabbitMQ always, direct TCP where there is a way. Chooses the route.
+"""RoutedLink: a lane's link over two routes: RabbitMQ always, direct TCP where possible. Chooses the route.
 
 Rule 1  Both routes are kept attached and listened to all the time; each end chooses by itself where it *sends*: direct
         while that stands, else the relay. The ends need not agree, because every frame is taken from wherever it comes.
 Rule 2  A change of the route is a LinkDown to the session, which resyncs at once (HELLO). Frames that still come by the
         old route are late, not wrong: the lane takes what is next and drops the rest.
-Rule 3  At the beginning the relay is used when the direct way has not come about within `direct_within_s`, or as soon
-        as the other end sends by the relay: it has no direct way, or has waited for it.
+Rule 3  At the beginning the relay is used if there is no direct route within `direct_within_s`, or as soon
+        as the other end sends by the relay: it has no direct route, or has waited for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ HELD_BYTES = 64 * 1024 * 1024
 
 
 class DirectWay(Protocol):
-    """How direct connections of one lane come about."""
+    """How a lane gets its direct connections."""
 
     async def connect(self) -> DirectConnection:
         """The next connection: made, or taken as it arrives; tries for ever."""
@@ -43,9 +43,9 @@ class DirectWay(Protocol):
 
 
 class Cap(Protocol):
-    """Who says when bytes may go."""
+    """Delays bytes to a rate."""
 
-    async def pass_(self, size_bytes: int) -> None:
+    async def throttle(self, size_bytes: int) -> None:
         """Return when so many bytes may leave."""
         ...
 
@@ -93,7 +93,7 @@ class RoutedLink:
     async def send(self, frame: bytes) -> None:
         """Send by the route in use, when the caps let it. Raises LinkDown when it is gone or a better one is there."""
         self._check_route()
-        await self._cap.pass_(len(frame))
+        await self._cap.throttle(len(frame))
         self._check_route()
         if self._using is Route.DIRECT and self._direct is not None:
             await self._direct.send(frame)
@@ -123,7 +123,7 @@ class RoutedLink:
             self._routes_changed.clear()
             await self._routes_changed.wait()
         if route is not self._using:
-            log.info("lane's route", lane=self._name, route=route.value, before=self._using and self._using.value)
+            log.info("lane route changed", lane=self._name, route=route.value, before=self._using and self._using.value)
         self._using = route
 
     async def close(self) -> None:
@@ -153,13 +153,13 @@ class RoutedLink:
                     self._routes_changed.clear()
                     await self._routes_changed.wait()
         except TimeoutError:
-            log.info("no direct way yet; the relay is used", lane=self._name)
+            log.info("no direct route yet, using the relay", lane=self._name)
 
     async def _guard(self, serve: Callable[[], Awaitable[None]]) -> None:
-        """What waiting does not mend ends the lane, not only this task."""
+        """An error that waiting does not repair ends the lane, not only this task."""
         try:
             await serve()
-        except Exception as error:  # noqa: BLE001  # told to whoever uses the link, by the next call
+        except Exception as error:  # noqa: BLE001  # raised again by the next call on the link
             self._broken = error
             self._wake()
 
@@ -170,7 +170,7 @@ class RoutedLink:
                 self._relay_up = True
                 self._wake()
                 while True:
-                    self._take(await self._relay.receive(), Route.RELAY)
+                    self._receive_frame(await self._relay.receive(), Route.RELAY)
             except LinkDown as error:
                 self._relay_up, self._relay_why = False, error.reason
                 self._wake()
@@ -181,9 +181,9 @@ class RoutedLink:
             try:
                 async with self._attached(await way.connect()) as connection:
                     while True:
-                        self._take(await connection.receive(), Route.DIRECT)
+                        self._receive_frame(await connection.receive(), Route.DIRECT)
             except LinkDown as error:
-                log.info("the direct route is lost", lane=self._name, reason=error.reason)
+                log.info("direct route lost", lane=self._name, reason=error.reason)
 
     @asynccontextmanager
     async def _attached(self, connection: DirectConnection) -> AsyncIterator[DirectConnection]:
@@ -197,7 +197,7 @@ class RoutedLink:
             self._wake()
             await connection.close()
 
-    def _take(self, frame: FrameBytes, route: Route) -> None:
+    def _receive_frame(self, frame: FrameBytes, route: Route) -> None:
         self._count(route, Direction.INBOUND, len(frame))
         if self._held_bytes + len(frame) > HELD_BYTES:
             return

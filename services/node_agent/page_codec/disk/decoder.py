@@ -47,7 +47,7 @@ class DiskDecoder:
         columns = self._waiting
         if columns is None:
             columns = _Columns.read(self._unpacker.unpack(payload))
-            self._store.put(Origin.DISK, columns.first, columns.full)
+            self._store.insert(Origin.DISK, columns.first, columns.full)
             self._waiting = columns
         chunk = columns.join(_fetch(self._store, columns))
         self._waiting = None

@@ -1,12 +1,12 @@
-"""Contents of a VM's disks that leave before its disk streams begin, so that those refer to them. Pure; both ends.
+"""The wire format of the early transfer: disk contents sent before the disk streams, which then refer to them. Pure.
 
 The first payload is a hello. Each other one is a batch (`batch`) of these columns; integers little-endian:
 
     first    u32: the number of the first content in origin DISK
     full     contents of 4 KiB; their numbers follow each other
 
-Nothing says where a content lies: the disk streams do. One that the guest overwrites before it is copied crossed for
-nothing, and no harm is done.
+No message says where a content belongs: the disk streams do. A content that the guest overwrites before it is copied
+was sent in vain, which costs bytes only.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class EarlyEncoder:
 
     @property
     def takes(self) -> bool:
-        """Whether more may go ahead. Without dedup nothing would refer to it."""
+        """Whether more may be sent. Without dedup nothing would refer to it."""
         return self.sent < self._most and Technique.DEDUP in self._port.techniques
 
     def greet(self) -> bytes:
@@ -77,17 +77,17 @@ class EarlyDecoder:
         self.stored = 0
         """Contents so far."""
 
-    def take(self, payload: bytes | memoryview) -> None:
+    def receive(self, payload: bytes | memoryview) -> None:
         """Store what came. Raises CodecError for damage and for numbers that are taken, OSError where it cannot."""
         if self._store is None:
             self._store = self._port.greet(payload)
             return
         columns = self._unpacker.unpack(payload)
         if len(columns) != _COLUMNS:
-            raise CodecError(finding=f"a batch of {len(columns)} columns where contents come ahead")
+            raise CodecError(finding=f"a batch of {len(columns)} columns in an early transfer")
         first, full = columns
         if len(first) != 4 or len(full) % CONTENT_BYTES or not len(full):
             raise CodecError(finding=f"{len(full)} bytes of contents with a number of {len(first)} bytes")
         pages = np.frombuffer(full, dtype=np.uint8).reshape(-1, CONTENT_BYTES)
-        self._store.put(Origin.DISK, int.from_bytes(first, "little"), pages)
+        self._store.insert(Origin.DISK, int.from_bytes(first, "little"), pages)
         self.stored += len(pages)

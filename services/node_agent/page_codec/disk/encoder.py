@@ -42,7 +42,7 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
 
-# Looking at an enum costs more than what is done with it, thousands of times a second.
+# To read an enum's member costs more than its use here, and this runs thousands of times a second.
 _ZERO, _FULL, _REFERENCE = (np.uint8(kind) for kind in (Run.ZERO, Run.FULL, Run.REFERENCE))
 _ORIGIN_NAMES: Final = tuple(origin.name.lower() for origin in sorted(Origin))
 
@@ -120,7 +120,7 @@ class DiskEncoder:
     def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
         """See `Adaptive`."""
         if self._pace is not None:
-            self._packer.level = self._pace.look(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
+            self._packer.level = self._pace.sample(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
 
     def encode(self, chunk: bytes) -> list[bytes]:
         """Payloads of at most a chunk each. Raises CodecError for a damaged stream."""

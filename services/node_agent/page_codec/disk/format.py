@@ -9,13 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES
-from services.node_agent.page_codec.contents import (
-    Origin,
-)
+from services.node_agent.page_codec.contents import Origin
 
 _COLUMNS: Final = 6
-
-
 _ORIGINS: Final = frozenset(Origin)
 
 

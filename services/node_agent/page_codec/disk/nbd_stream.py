@@ -48,6 +48,7 @@ _FLAG_FIXED_NEWSTYLE: Final = 1
 _CLIENT_FLAGS: Final = 3
 _FLAG_NO_ZEROES: Final = 2
 _FLAG_PAYLOAD_LEN: Final = 1 << 5
+_REPLY_FLAG_DONE: Final = 1  # the last chunk of its reply
 _REPLY_OFFSET_DATA: Final = 1
 _OPTION_EXPORT_NAME: Final = 1
 _OPTION_STARTTLS: Final = 5
@@ -145,7 +146,7 @@ class _Scanner(ABC):
                 if len(self._head) == self._need:
                     self._at_byte += end - at
                     at = end
-                    self._look()
+                    self._read_header()
                     continue
             self._at_byte += end - at
             at = end
@@ -153,19 +154,16 @@ class _Scanner(ABC):
             spans.append(Span(plain_from, size, None))
         return spans
 
-    def eof(self) -> None:
-        """The direction ended. Raises NbdError when it ended within a header or a payload."""
-        if not self.opaque and (self._head or self._payload_left):
-            raise self._error(f"the connection ended {'within a payload' if self._payload_left else 'within a header'}")
-
     @abstractmethod
-    def _look(self) -> None:
+    def _read_header(self) -> None:
         """The header has `_need` bytes: ask for more, or take it."""
 
     def _more(self, need: int) -> None:
         self._need = need
 
-    def _take(self, need: int, *, payload: int = 0, offset: int | None = None, limit: int = MAX_PAYLOAD_BYTES) -> None:
+    def _expect(
+        self, need: int, *, payload: int = 0, offset: int | None = None, limit: int = MAX_PAYLOAD_BYTES
+    ) -> None:
         """The header is complete: a payload follows, then a header that begins with `need` bytes."""
         if payload > limit:
             raise self._error(f"a payload of {payload} bytes is over the limit of {limit}")
@@ -174,12 +172,20 @@ class _Scanner(ABC):
         self._payload_left = payload
         self._offset = offset
 
-    def _pass(self) -> None:
+    def _pass_through(self) -> None:
         self._head.clear()
         self.opaque = True
 
     def _error(self, finding: str) -> NbdError:
         return NbdError(side=self._SIDE, at_byte=self._at_byte, finding=finding)
+
+
+class _Greeting:
+    """What a server says first (doc/proto.md, "Newstyle negotiation"), by where each part ends, in bytes."""
+
+    MAGIC_END: Final = 8
+    STYLE_END: Final = 16
+    FLAGS_END: Final = 18
 
 
 class _Phase(Enum):
@@ -199,33 +205,33 @@ class RequestScanner(_Scanner):
         self._need = 4
         self._phase = _Phase.GREETING
 
-    def _look(self) -> None:
+    def _read_header(self) -> None:
         if self._facts.tls:
-            self._pass()
+            self._pass_through()
             return
         match self._phase:
             case _Phase.GREETING:
-                self._take_flags()
+                self._read_flags()
             case _Phase.OPTIONS:
-                self._look_option()
+                self._read_option()
             case _Phase.TRANSMISSION:
-                self._look_request()
+                self._read_request()
             case _Phase.ENDED:
                 raise self._error("bytes after DISC")
 
-    def _take_flags(self) -> None:
+    def _read_flags(self) -> None:
         flags = int.from_bytes(self._head)
         if flags & ~_CLIENT_FLAGS or not flags & _FLAG_FIXED_NEWSTYLE:
-            self._pass()
+            self._pass_through()
             return
         self._facts.no_zeroes = bool(flags & _FLAG_NO_ZEROES)
         self._phase = _Phase.OPTIONS
-        self._take(4)
+        self._expect(4)
 
-    def _look_option(self) -> None:
+    def _read_option(self) -> None:
         if not _OPTION_MAGIC.startswith(self._head[:4]):
             self._phase = _Phase.TRANSMISSION
-            self._look_request()
+            self._read_request()
             return
         if len(self._head) < _OPTION.size:
             self._more(_OPTION.size)
@@ -238,9 +244,9 @@ class RequestScanner(_Scanner):
             self._phase = _Phase.TRANSMISSION
         elif option == _OPTION_STARTTLS:
             self._facts.starttls = True
-        self._take(4, payload=length, limit=MAX_OPTION_BYTES)
+        self._expect(4, payload=length, limit=MAX_OPTION_BYTES)
 
-    def _look_request(self) -> None:
+    def _read_request(self) -> None:
         head = self._head
         magic = int.from_bytes(head[:4])
         if magic == _REQUEST_MAGIC:
@@ -256,26 +262,26 @@ class RequestScanner(_Scanner):
             self._facts.extended = True
         else:
             raise self._error(f"a request begins with {magic:#010x}")
-        self._take_request(kind, flags, cookie, offset, length)
+        self._apply_command(kind, flags, cookie, offset, length)
 
-    def _take_request(self, kind: int, flags: int, cookie: int, offset: int, length: int) -> None:
+    def _apply_command(self, kind: int, flags: int, cookie: int, offset: int, length: int) -> None:
         try:
             command = Command(kind)
         except ValueError:
             raise self._error(f"request type {kind} is unknown") from None
         match command:
             case Command.WRITE:
-                self._take(4, payload=length, offset=offset)
+                self._expect(4, payload=length, offset=offset)
             case Command.DISC:
                 self._phase = _Phase.ENDED
-                self._take(1)
+                self._expect(1)
             case Command.READ if not self._facts.extended:
                 self._remember_read(cookie, offset, length)
-                self._take(4)
+                self._expect(4)
             case _ if self._facts.extended and flags & _FLAG_PAYLOAD_LEN:
-                self._take(4, payload=length)
+                self._expect(4, payload=length)
             case _:
-                self._take(4)
+                self._expect(4)
 
     def _remember_read(self, cookie: int, offset: int, length: int) -> None:
         if length > MAX_PAYLOAD_BYTES:
@@ -295,37 +301,37 @@ class ReplyScanner(_Scanner):
         self._need = len(_NBD_MAGIC)
         self._phase = _Phase.GREETING
 
-    def _look(self) -> None:
+    def _read_header(self) -> None:
         match self._phase:
             case _Phase.GREETING:
-                self._look_greeting()
+                self._read_greeting()
             case _Phase.OPTIONS:
-                self._look_option_reply()
+                self._read_option_reply()
             case _Phase.TRANSMISSION | _Phase.ENDED:
-                self._look_reply()
+                self._read_reply()
 
-    def _look_greeting(self) -> None:
+    def _read_greeting(self) -> None:
         match len(self._head):
-            case 8 if self._head == _NBD_MAGIC:
-                self._more(16)
-            case 16 if self._head[8:] == _OPTION_MAGIC:
-                self._more(18)
-            case 18:
+            case _Greeting.MAGIC_END if self._head == _NBD_MAGIC:
+                self._more(_Greeting.STYLE_END)
+            case _Greeting.STYLE_END if self._head[_Greeting.MAGIC_END :] == _OPTION_MAGIC:
+                self._more(_Greeting.FLAGS_END)
+            case _Greeting.FLAGS_END:
                 self._phase = _Phase.OPTIONS
-                self._take(4)
+                self._expect(4)
             case _:
-                self._pass()  # oldstyle, or no NBD at all
+                self._pass_through()  # oldstyle, or no NBD at all
 
-    def _look_option_reply(self) -> None:
+    def _read_option_reply(self) -> None:
         head = self._head
         if head[:4] != _OPTION_REPLY_MAGIC.to_bytes(8)[:4]:
             self._phase = _Phase.TRANSMISSION
             if not self._facts.export_name:
-                self._look_reply()
+                self._read_reply()
                 return
         if self._facts.export_name and self._phase is _Phase.TRANSMISSION:
             zeroes = 0 if self._facts.no_zeroes else _EXPORT_ZEROES
-            self._take(4, payload=_EXPORT_BYTES - len(head) + zeroes)
+            self._expect(4, payload=_EXPORT_BYTES - len(head) + zeroes)
             return
         if len(head) < _OPTION_REPLY.size:
             self._more(_OPTION_REPLY.size)
@@ -333,30 +339,30 @@ class ReplyScanner(_Scanner):
         magic, option, kind, length = _OPTION_REPLY.unpack(head)
         if magic != _OPTION_REPLY_MAGIC:
             raise self._error(f"an option reply begins with {magic:#018x}")
-        self._take(4, payload=length, limit=MAX_OPTION_BYTES)
+        self._expect(4, payload=length, limit=MAX_OPTION_BYTES)
         if option == _OPTION_STARTTLS and kind == _REPLY_ACK:
             if not self._facts.starttls:
                 raise self._error("TLS begins without being asked for")
             self._facts.tls = True
-            self._pass()
+            self._pass_through()
 
-    def _look_reply(self) -> None:
+    def _read_reply(self) -> None:
         head = self._head
         magic = int.from_bytes(head[:4])
         if magic == _SIMPLE_REPLY_MAGIC:
-            self._look_simple()
+            self._read_simple()
         elif magic == _STRUCTURED_REPLY_MAGIC:
             if len(head) < _STRUCTURED_REPLY.size + self._offset_bytes():
                 self._more(_STRUCTURED_REPLY.size + self._offset_bytes())
                 return
             _, flags, kind, cookie, length = _STRUCTURED_REPLY.unpack_from(head)
-            self._take_chunk(kind, flags, cookie, length, _STRUCTURED_REPLY.size)
+            self._read_chunk(kind, flags, cookie, length, _STRUCTURED_REPLY.size)
         elif magic == _EXTENDED_REPLY_MAGIC:
             if len(head) < _EXTENDED_REPLY.size + self._offset_bytes():
                 self._more(_EXTENDED_REPLY.size + self._offset_bytes())
                 return
             _, flags, kind, cookie, _, length = _EXTENDED_REPLY.unpack_from(head)
-            self._take_chunk(kind, flags, cookie, length, _EXTENDED_REPLY.size)
+            self._read_chunk(kind, flags, cookie, length, _EXTENDED_REPLY.size)
         else:
             raise self._error(f"a reply begins with {magic:#010x}")
 
@@ -365,20 +371,20 @@ class ReplyScanner(_Scanner):
         head = self._head
         return 8 if len(head) >= 8 and int.from_bytes(head[6:8]) == _REPLY_OFFSET_DATA else 0
 
-    def _look_simple(self) -> None:
+    def _read_simple(self) -> None:
         if len(self._head) < _SIMPLE_REPLY.size:
             self._more(_SIMPLE_REPLY.size)
             return
         _, error, cookie = _SIMPLE_REPLY.unpack(self._head)
         offset, length = self._facts.reads.pop(cookie, (None, 0))
-        self._take(4, payload=0 if error else length, offset=offset)
+        self._expect(4, payload=0 if error else length, offset=offset)
 
-    def _take_chunk(self, kind: int, flags: int, cookie: int, length: int, header: int) -> None:
-        if flags & 1:  # the last chunk of its reply
+    def _read_chunk(self, kind: int, flags: int, cookie: int, length: int, header: int) -> None:
+        if flags & _REPLY_FLAG_DONE:
             self._facts.reads.pop(cookie, None)
         if kind != _REPLY_OFFSET_DATA:
-            self._take(4, payload=length)
+            self._expect(4, payload=length)
             return
         if length < 8:
             raise self._error(f"a data chunk of {length} bytes has no offset")
-        self._take(4, payload=length - 8, offset=int.from_bytes(self._head[header : header + 8]))
+        self._expect(4, payload=length - 8, offset=int.from_bytes(self._head[header : header + 8]))

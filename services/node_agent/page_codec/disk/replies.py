@@ -1,4 +1,4 @@
-"""The way back of a disk stream: NBD's replies, scanned as they pass, in the chunk codec's payloads. Pure.
+"""The return path of a disk stream: NBD's replies, checked as they pass, in the chunk codec's payloads. Pure.
 
 Replies are few bytes (a mirrored disk is written, not read), so they are only checked: a server that breaks the
 protocol ends the port at the host where that is seen.

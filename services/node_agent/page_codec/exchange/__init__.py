@@ -1,1 +1,1 @@
-"""What both sides say about contents before and ahead of a transfer. Pure."""
+"""What both ends say about contents before a transfer (`known`) and before its window (`seed`). Pure."""

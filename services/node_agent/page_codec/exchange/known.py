@@ -1,9 +1,9 @@
-"""Which of its contents the donor need not send, because the recipient has them: the exchange before a transfer. Pure.
+"""The exchange before a transfer: which contents the donor need not send, because the recipient has them. Pure.
 
-The donor offers short keyed ids of its contents, in the order in which they lie; the recipient answers a batch with a
+The donor offers short keyed ids of its contents, in file order; the recipient answers a batch with a
 bit per offer. Short ids may collide, so an answer also carries a digest over the full digests of all its hits: where
-the donor's differs, the batch is dropped. So a hit is never a guess. Hits of the batches that the donor commits are
-numbered through, as origin KNOWN, at both ends.
+the donor's differs, the batch is dropped. So a hit is never a guess. The hits of all batches that
+the donor commits get consecutive numbers of origin KNOWN at both ends.
 
 Messages, one payload each, integers little-endian:
 
@@ -116,7 +116,7 @@ class Offered:
         shorts = short_ids(digests, self._key).astype("<u8")
         return bytes([OFFER]) + shorts.view(np.uint8).reshape(-1, 8)[:, :SHORT_BYTES].tobytes()
 
-    def take(self, digests: Digests, payload: bytes, *, keep: bool = True) -> Hits:
+    def receive_answer(self, digests: Digests, payload: bytes, *, keep: bool = True) -> Hits:
         """The answer to a batch: which of its contents have numbers from now on. Raises CodecError."""
         answer = Answer.decode(payload, len(digests))
         good = answer.proof == proof_of(digests[answer.hits], self._key)

@@ -1,19 +1,18 @@
-"""Contents that go ahead of a port's window: the wire format of seeding, both ends. Pure.
+"""The wire format of seeding: contents that are sent before a port's window. Both ends. Pure.
 
-The donor takes the VM's contents piece by piece, offers those of a piece, and sends what the recipient lacks. What the
-recipient stores is found by the exchange of the port itself (`known_exchange`), as what an earlier port left; so no
-number given here means anything later, and a seeding that breaks off leaves nothing half done.
+The donor takes the VM's contents piece by piece, offers those of a piece, and sends those that the recipient is
+missing. What the recipient stores is found later by the exchange of the port itself (`known`), like what an earlier
+port left. So no number given here is used later, and a seeding that is interrupted leaves nothing incomplete.
 
-Messages, one payload each, integers little-endian; those of `known_exchange` are as described there:
+Messages, one payload each, integers little-endian; those of `known` are as described there:
 
-    GREET   u8 1 · 32 bytes, the port's key                              donor
-    ROOM    u8 9 · u32 contents that the recipient will store            recipient; 0 ends the seeding
-    OFFER   u8 3 · 5 bytes per content, at most PIECE_CONTENTS           donor
-    ANSWER  u8 4 · 16 bytes, digest of the hits · bitmap                 recipient, one per OFFER
-    FILL    u8 10 · `zstd_codec` chunk of whole contents, at most 256 KiB   donor: those that ANSWER lacks, in order
-    STORED  u8 11 · u32 contents stored so far                           recipient, one per FILL
+    GREET   u8 1 · 32 bytes, the port's key                              donor ROOM    u8 9 · u32 contents that the
+    recipient will store            recipient; 0 ends the seeding OFFER   u8 3 · 5 bytes per content, at most
+    PIECE_CONTENTS           donor ANSWER  u8 4 · 16 bytes, digest of the hits · bitmap                 recipient, one
+    per OFFER FILL    u8 10 · `zstd_codec` chunk of whole contents, at most 256 KiB   donor: those that are no hits in
+    ANSWER, in order STORED  u8 11 · u32 contents stored so far                           recipient, one per FILL
 
-The donor has one piece under way at a time, so at most PIECE_CONTENTS contents are between the ends. Where the digest
+The donor has one piece in flight at a time, so at most PIECE_CONTENTS contents are between the ends. Where the digest
 of the hits is not the expected one, short ids collided, and all of the piece is sent.
 """
 
@@ -26,7 +25,14 @@ import numpy as np
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
 from services.node_agent.page_codec.contents import CONTENT_BYTES, Pages
 from services.node_agent.page_codec.digests import Digests, Hits
-from services.node_agent.page_codec.exchange.known import MAX_OFFERS, SHORT_BYTES, KnownTable, Offered, read_greet
+from services.node_agent.page_codec.exchange.known import (
+    MAX_OFFERS,
+    OFFER,
+    SHORT_BYTES,
+    KnownTable,
+    Offered,
+    read_greet,
+)
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 
 ROOM: Final = 9
@@ -40,7 +46,7 @@ LEVEL: Final = 3
 
 
 class SeedSender:
-    """The donor's side: `greet`, `enter`, then for each piece `offer`, `lacks`, `fill`, and `stored` for each FILL."""
+    """The donor's side: `greet`, `enter`; then per piece `offer`, `missing`, `fill`, and `stored` for each FILL."""
 
     def __init__(self, key: bytes) -> None:
         self._offered = Offered(key)
@@ -71,9 +77,9 @@ class SeedSender:
             raise ValueError(f"a piece of {len(digests)} contents, {self.takes} may be")
         return self._offered.offer(digests)
 
-    def lacks(self, digests: Digests, payload: bytes) -> Hits:
-        """The answer to it: what the recipient lacks. Raises CodecError."""
-        return ~self._offered.take(digests, payload, keep=False)
+    def missing(self, digests: Digests, payload: bytes) -> Hits:
+        """The answer to an offer: which contents (bool) the recipient is missing. Raises CodecError."""
+        return ~self._offered.receive_answer(digests, payload, keep=False)
 
     def fill(self, pages: Pages) -> list[bytes]:
         """The messages that bring these."""
@@ -105,15 +111,14 @@ class SeedReceiver:
         """The answer to the greeting."""
         return bytes([ROOM]) + self._room.to_bytes(4, "little")
 
-    def take(self, payload: bytes) -> tuple[bytes, Pages]:
+    def receive(self, payload: bytes) -> tuple[bytes, Pages]:
         """The answer to a message, to be sent when its contents are stored. Raises CodecError."""
-        match payload[:1]:
-            case b"\x03":  # OFFER
-                return self._answer(payload), _NOTHING
-            case b"\x0a":  # FILL
-                return self._filled(payload)
-            case kind:
-                raise CodecError(finding=f"message {kind.hex() or 'nothing'} is none of a seeding's")
+        kind = payload[0] if payload else None
+        if kind == OFFER:
+            return self._answer(payload), _NOTHING
+        if kind == FILL:
+            return self._filled(payload)
+        raise CodecError(finding=f"message {payload[:1].hex() or 'nothing'} is not one of a seeding's")
 
     def _answer(self, payload: bytes) -> bytes:
         self._due = (len(payload) - 1) // SHORT_BYTES

@@ -1,4 +1,4 @@
-"""One batch of the memory stream in the making: what goes for each element of a scan. Pure. See `memory_format`.
+"""One batch of the memory stream as it is built: what is sent for each element of a scan. Pure. See `format`.
 
 Of each page goes, in this order of preference: nothing, if the recipient's guest memory holds this very content at this
 place; a reference, if the recipient's store holds it; a delta to what was sent last, if a copy of that was kept; all
@@ -23,8 +23,8 @@ from services.node_agent.page_codec.contents import CONTENT_BYTES, UNKNOWN, Code
 from services.node_agent.page_codec.memory import xbzrle
 from services.node_agent.page_codec.memory.format import NAMED, MemoryColumn, MemoryKind
 from services.node_agent.page_codec.memory.held_pages import HeldPages
-from services.node_agent.page_codec.memory.incompressible import is_noise
-from services.node_agent.page_codec.memory.qemu_stream import Block, Kind, Scan
+from services.node_agent.page_codec.memory.incompressible import is_incompressible
+from services.node_agent.page_codec.memory.scan import Block, Kind, Scan
 from services.node_agent.page_codec.memory.sent_pages import UNNUMBERED, ZERO, PageNumbers, SentPages
 
 DELTA_LIMIT_BYTES: Final = 3072
@@ -34,7 +34,7 @@ _RECORD_BYTES: Final = 8 + CONTENT_BYTES
 Number = TypeVar("Number", np.int64, np.uint32)
 _AS_SENT: Final = np.array([MemoryKind.OPAQUE, MemoryKind.ZERO, MemoryKind.LITERAL], dtype=np.uint8)
 """By the parser's kind."""
-# To compare an array with an enum's member costs more than twice as much.
+# numpy converts an enum's member at each comparison: that costs more than twice as much as with a uint8.
 _OPAQUE, _REFERENCE = np.uint8(MemoryKind.OPAQUE), np.uint8(MemoryKind.REFERENCE)
 _IS_ZERO, _IS_PAGE = np.uint8(Kind.ZERO), np.uint8(Kind.PAGE)
 
@@ -70,22 +70,22 @@ class MemoryBatch:
         self._sizes: NDArray[np.int64] = np.empty(0, dtype=np.int64)
         self._deltas = b""
         self._hot = self._waits = np.empty(0, dtype=np.bool_)
-        self._literals = self._noise = memoryview(b"")
+        self._literals = self._incompressible = memoryview(b"")
 
     def columns(self) -> list[Column]:
         """What to send; changes the state accordingly."""
         if self._hold is not None:
-            self._hold.pass_by(self._scan.pages[self._scan.pages >= 0])
+            self._hold.observe_order(self._scan.pages[self._scan.pages >= 0])
         self._drop_older_versions()
         held = self._state.held
         if held is not None and len(held):
-            self._tally("held", held.drop(self._scan.pages[(self._scan.pages >= 0) & ~self._gone]))
+            self._tally("held", held.discard(self._scan.pages[(self._scan.pages >= 0) & ~self._gone]))
         zeros = np.flatnonzero((self._scan.kinds == _IS_ZERO) & ~self._gone)
         if len(zeros):
-            self._take_zeros(zeros)
+            self._add_zeros(zeros)
         pages = np.flatnonzero((self._scan.kinds == _IS_PAGE) & ~self._gone)
         if len(pages):
-            self._take_pages(pages)
+            self._add_pages(pages)
         return self._pack()
 
     # ---- what goes ----
@@ -108,18 +108,19 @@ class MemoryBatch:
             older[len(records) - 1 - newest] = False
             self._drop(records[older], "superseded")
 
-    def _take_zeros(self, rows: PageNumbers) -> None:
+    def _add_zeros(self, rows: PageNumbers) -> None:
         sent, pages = self._state.sent, self._scan.pages[rows]
         known = (sent.codes(pages) == ZERO) & (rows != self._must_go)
         self._drop(rows[known], "unchanged")
         sent.forget(pages[~known], ZERO)
         self._tally("zero", int((~known).sum()))
 
-    def _take_pages(self, rows: PageNumbers) -> None:
+    def _add_pages(self, rows: PageNumbers) -> None:
         sent, index, pages = self._state.sent, self._state.index, self._scan.pages[rows]
         contents = _gather(self._scan.buffer, self._scan.bodies[rows])
         before = sent.codes(pages)
         ids = index.ids(contents.reshape(-1).data) if index is not None else []
+        # find(), not place(): what waits or goes as a delta must get no number, since the recipient never stores it.
         codes = index.find(ids) if index is not None else np.full(len(rows), UNKNOWN, dtype=np.uint32)
         found = codes != UNKNOWN
         same = found & (codes == before) & (rows != self._must_go)
@@ -127,9 +128,9 @@ class MemoryBatch:
         self._waits = np.zeros(len(rows), dtype=np.bool_)
         self._hot = np.zeros(len(rows), dtype=np.bool_)
         if self._hold is not None:
-            self._hot = self._hold.count(pages) & (rows != self._must_go)
-        left = self._take_deltas(rows, contents, codes, np.flatnonzero(~found))
-        if (waiting := self._let_wait(pages, contents, left, np.full(len(left), CONTENT_BYTES))) is not None:
+            self._hot = self._hold.count_resent(pages) & (rows != self._must_go)
+        left = self._add_deltas(rows, contents, codes, np.flatnonzero(~found))
+        if (waiting := self._hold_back(pages, contents, left, np.full(len(left), CONTENT_BYTES))) is not None:
             left = left[~waiting]
         if index is not None:
             codes[left], fresh = index.place(Origin.MEMORY, [ids[at] for at in left.tolist()])
@@ -140,7 +141,7 @@ class MemoryBatch:
         whole = contents if len(left) == len(contents) else contents[left]
         if index is not None and self._state.keeper is not None:
             self._state.keeper(whole)
-        self._take_whole(rows[left], whole)
+        self._add_full(rows[left], whole)
         self._tally("reference", int((self._kinds[rows] == _REFERENCE).sum() - same.sum()))
         self._drop(rows[same], "unchanged")
         self._codes[rows] = codes
@@ -151,7 +152,7 @@ class MemoryBatch:
             pages, codes, contents, again = pages[went], codes[went], contents[went], again[went]
         sent.remember(pages, codes, contents, again=again)
 
-    def _take_deltas(self, rows: PageNumbers, contents: Pages, codes: Codes, left: PageNumbers) -> PageNumbers:
+    def _add_deltas(self, rows: PageNumbers, contents: Pages, codes: Codes, left: PageNumbers) -> PageNumbers:
         """Deltas for those of `left` that have a copy; returns the others, and those that changed too much.
 
         Of hot pages the delta may wait, too: then only its length is used.
@@ -163,8 +164,9 @@ class MemoryBatch:
         sizes, deltas = xbzrle.encode(old, contents[tried], limit_bytes=DELTA_LIMIT_BYTES)
         codes[tried[sizes >= 0]] = UNNUMBERED
         self._drop(rows[tried[sizes == 0]], "unchanged")
+        # encode() joins all deltas: those that wait are cut out of the bytes again, which is rare (hot pages only).
         changed, lengths = tried[sizes > 0], sizes[sizes > 0]
-        if (waiting := self._let_wait(pages, contents, changed, lengths)) is not None:
+        if (waiting := self._hold_back(pages, contents, changed, lengths)) is not None:
             deltas = np.frombuffer(deltas, dtype=np.uint8)[np.repeat(~waiting, lengths)].tobytes()
             changed, lengths = changed[~waiting], lengths[~waiting]
         self._kinds[rows[changed]] = MemoryKind.DELTA
@@ -172,25 +174,25 @@ class MemoryBatch:
         self._tally("delta", len(self._sizes))
         return np.setdiff1d(left, tried[sizes >= 0], assume_unique=True)
 
-    def _let_wait(
+    def _hold_back(
         self, pages: PageNumbers, contents: Pages, places: PageNumbers, sizes: NDArray[np.int64]
     ) -> NDArray[np.bool_] | None:
         """Let the hot ones of `places` wait, as far as there is room; which do, None if none is hot."""
         if self._hold is None or not len(hot := np.flatnonzero(self._hot[places])):
             return None
         waiting = np.zeros(len(places), dtype=np.bool_)
-        waiting[hot] = self._hold.put(pages[places[hot]], contents[places[hot]], sizes[hot])
+        waiting[hot] = self._hold.store(pages[places[hot]], contents[places[hot]], sizes[hot])
         self._waits[places[waiting]] = True
         return waiting
 
-    def _take_whole(self, rows: PageNumbers, contents: Pages) -> None:
-        noise = is_noise(contents)
-        if noise.any():
-            self._kinds[rows[noise]] = MemoryKind.NOISE
-            self._noise, contents = contents[noise].reshape(-1).data, contents[~noise]
+    def _add_full(self, rows: PageNumbers, contents: Pages) -> None:
+        incompressible = is_incompressible(contents)
+        if incompressible.any():
+            self._kinds[rows[incompressible]] = MemoryKind.INCOMPRESSIBLE
+            self._incompressible, contents = contents[incompressible].reshape(-1).data, contents[~incompressible]
         self._literals = contents.reshape(-1).data
-        self._tally("noise", int(noise.sum()))
-        self._tally("literal", int((~noise).sum()))
+        self._tally("incompressible", int(incompressible.sum()))
+        self._tally("literal", int((~incompressible).sum()))
 
     def _drop(self, rows: PageNumbers, why: str) -> None:
         self._gone[rows] = True
@@ -222,11 +224,11 @@ class MemoryBatch:
             MemoryColumn.DELTAS: self._deltas,
             MemoryColumn.LITERALS: self._literals,
             MemoryColumn.NUMBERED: bytes([state.index is not None]),
-            MemoryColumn.NOISE: self._noise,
+            MemoryColumn.INCOMPRESSIBLE: self._incompressible,
         }
         if len(codes):
             state.last_code = int(codes[-1])
-        return [Column(columns[column], stored=column is MemoryColumn.NOISE) for column in MemoryColumn]
+        return [Column(columns[column], stored=column is MemoryColumn.INCOMPRESSIBLE) for column in MemoryColumn]
 
     def _opaque(self, rows: PageNumbers) -> tuple[bytes, bytes]:
         """Lengths and bytes of what passes."""
@@ -252,7 +254,8 @@ class MemoryBatch:
 
 
 def _gather(buffer: bytes, bodies: PageNumbers) -> Pages:
-    """Contents that begin at these places, together."""
+    """Contents that begin at these places (int64, in `buffer`), together: shape (n, 4096)."""
+    # A run of PAGE records has one stride: a strided view and one copy, instead of a slice for each page.
     if len(bodies) > 1 and (bodies[1:] - bodies[:-1] == _RECORD_BYTES).all():
         shape, begin = (len(bodies), CONTENT_BYTES), int(bodies[0])
         return np.ascontiguousarray(np.ndarray(shape, np.uint8, buffer, begin, (_RECORD_BYTES, 1)))

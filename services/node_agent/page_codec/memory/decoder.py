@@ -1,4 +1,4 @@
-"""The recipient's end of the memory stream: batches in, a stream for QEMU out. Pure. See `memory_format`.
+"""The recipient's end of the memory stream: batches in, a stream for QEMU out. Pure. See `format`.
 
 It keeps no copy of the guest: references are resolved in the port's content store, deltas go on as XBZRLE records,
 which QEMU applies to its own memory. A reference to what another lane has still to bring raises ContentMissingError,

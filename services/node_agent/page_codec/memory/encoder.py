@@ -1,7 +1,7 @@
-"""The donor's end of the memory stream: QEMU's stream in, batches of news out. Pure. What a batch says is decided in
-`memory_batch`; here is what is held back, and when.
+"""The donor's end of the memory stream: QEMU's stream in, batches of new data out. Pure. `batch` decides what a batch
+says; here is what is held back, and when.
 
-Two things are held back. Bytes that came wait for company up to a batch, or until the caller flushes because the socket
+Two things are held back. Bytes wait until they fill a batch, or until the caller flushes because the socket
 pauses. Once the parser passes (device state, post-copy, unknown streams), chunks go on at once, each by itself.
 
 Hot pages wait longer (`held_pages`), and come out as records elsewhere in the stream than where QEMU wrote them:
@@ -25,7 +25,9 @@ from services.node_agent.page_codec.contents import CONTENT_BYTES, Pages
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.page_codec.memory.batch import MemoryBatch, MemoryState
 from services.node_agent.page_codec.memory.held_pages import DEFAULT_HOLD_BYTES, HeldPages
-from services.node_agent.page_codec.memory.qemu_stream import PAGE_BYTES, Kind, Mark, QemuStream, Scan
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BYTES
+from services.node_agent.page_codec.memory.qemu_stream import QemuStream
+from services.node_agent.page_codec.memory.scan import Kind, Mark, Scan
 from services.node_agent.page_codec.memory.sent_pages import PageNumbers, SentPages
 from services.node_agent.page_codec.pace import DEFAULT_LEVEL, Pace
 from services.node_agent.page_codec.port_codec import PortEncoder
@@ -71,7 +73,7 @@ class MemoryEncoder:
 
     @property
     def holds_back(self) -> bool:
-        """Whether bytes wait for company. Hot pages do not count: they have their own time."""
+        """Whether bytes wait to fill a batch. Hot pages do not count: they are released by other rules."""
         return self._unread_bytes > 0
 
     @property
@@ -89,15 +91,15 @@ class MemoryEncoder:
     @property
     def lead(self) -> float:
         """See `Leading`."""
-        if self.passing is not None or not self._stream.page_count:
+        if self.passthrough is not None or not self._stream.page_count:
             return 0.0
         to_go = 1 - self._furthest_page / self._stream.page_count
         return min(1.0, to_go / _FAR)
 
     @property
-    def passing(self) -> str | None:
+    def passthrough(self) -> str | None:
         """Why the stream is not looked into (any more)."""
-        return self._stream.passing
+        return self._stream.passthrough
 
     @property
     def tally(self) -> Counter[str]:
@@ -112,25 +114,25 @@ class MemoryEncoder:
     def adapt(self, *, busy_s: float, blocked_s: float, starved_s: float) -> None:
         """See `Adaptive`."""
         if self._pace is not None:
-            self._packer.level = self._pace.look(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
+            self._packer.level = self._pace.sample(busy_s=busy_s, blocked_s=blocked_s, starved_s=starved_s)
 
     def encode(self, chunk: bytes) -> list[bytes]:
         """See `ChunkEncoder`."""
         self._raw_bytes += len(chunk)
         self._unread.append(chunk)
         self._unread_bytes += len(chunk)
-        if self._unread_bytes < BATCH_BYTES and self.passing is None:
+        if self._unread_bytes < BATCH_BYTES and self.passthrough is None:
             return []
         payloads: list[bytes] = []
-        while self._unread_bytes >= BATCH_BYTES and self.passing is None:
-            payloads += self._read(self._take_unread(BATCH_BYTES))
-        if self.passing is not None:
-            payloads += self._pass_on(b"".join(self._take_unread(self._unread_bytes)))
+        while self._unread_bytes >= BATCH_BYTES and self.passthrough is None:
+            payloads += self._read(self._next_unread(BATCH_BYTES))
+        if self.passthrough is not None:
+            payloads += self._pass_through(b"".join(self._next_unread(self._unread_bytes)))
         return self._count(payloads)
 
     def flush(self) -> list[bytes]:
         """See `ChunkEncoder`."""
-        return self._count(self._read(self._take_unread(self._unread_bytes)) if self._unread_bytes else [])
+        return self._count(self._read(self._next_unread(self._unread_bytes)) if self._unread_bytes else [])
 
     def stats(self) -> CodecStats:
         """Counters so far."""
@@ -139,7 +141,7 @@ class MemoryEncoder:
         }
         return CodecStats(raw_bytes=self._raw_bytes, wire_bytes=self._wire_bytes, contents=contents)
 
-    def _take_unread(self, size: int) -> list[bytes | memoryview]:
+    def _next_unread(self, size: int) -> list[bytes | memoryview]:
         """The first `size` bytes of what waits for company, in parts: only the parser copies them."""
         parts, taken = [], 0
         while taken < size:
@@ -191,7 +193,7 @@ class MemoryEncoder:
                     self._holding = False
                 case Mark.RECORDS_END:
                     payloads += self._release(held, self._due(held))
-                case Mark.PASSES:
+                case Mark.PASSTHROUGH:
                     self._holding = False
                     payloads += self._release_before_end(held)
         if begin < len(scan.kinds):
@@ -241,11 +243,11 @@ class MemoryEncoder:
             inside = (pages >= block.first_page) & (pages < block.first_page + block.pages)
             pages = np.concatenate([pages[~inside], pages[inside]])
         return [
-            self._pack(_records(part, held.take(part)))
+            self._pack(_records(part, held.pop(part)))
             for part in (pages[at : at + _RELEASED_AT_ONCE] for at in range(0, len(pages), _RELEASED_AT_ONCE))
         ]
 
-    def _pass_on(self, data: bytes) -> list[bytes]:
+    def _pass_through(self, data: bytes) -> list[bytes]:
         self._state.tally["passed"] += len(data)
         payloads: list[bytes] = []
         for at in range(0, len(data), MAX_CHUNK_BYTES):

@@ -9,10 +9,10 @@ A batch stands for consecutive elements of the stream, one entry of KINDS each, 
     CODES    u32 per REFERENCE: its code, as the difference (mod 2^32) to the code before
     SIZES    u16 per DELTA: its length; DELTAS: their XBZRLE bytes
     LITERALS 4096 bytes per LITERAL
-    NOISE    4096 bytes per NOISE record, outside zstd
+    INCOMPRESSIBLE  4096 bytes per INCOMPRESSIBLE record, outside zstd
 
-LITERAL and NOISE records, in their common order, get the next numbers of origin MEMORY if their batch says so in
-NUMBERED (u8 0 or 1); references may point to contents of the same batch, before or after them.
+LITERAL and INCOMPRESSIBLE records, in their common order, get the next numbers of origin MEMORY if their batch says so
+in NUMBERED (u8 0 or 1); references may point to contents of the same batch, before or after them.
 
 Differences begin at 0 in every stream and run on over batches. The recipient writes records as QEMU does: without a
 name the flag CONTINUE. Elements that change nothing at the recipient are not there at all. A record of a page that
@@ -33,7 +33,7 @@ class MemoryKind(IntEnum):
     OPAQUE = 0
     ZERO = 1
     LITERAL = 2
-    NOISE = 3
+    INCOMPRESSIBLE = 3
     REFERENCE = 4
     DELTA = 5
 
@@ -51,4 +51,4 @@ class MemoryColumn(IntEnum):
     DELTAS = 7
     LITERALS = 8
     NUMBERED = 9
-    NOISE = 10
+    INCOMPRESSIBLE = 10

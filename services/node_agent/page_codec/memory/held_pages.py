@@ -55,20 +55,20 @@ class HeldPages:
     def __len__(self) -> int:
         return self._count
 
-    def pass_by(self, pages: PageNumbers) -> None:
+    def observe_order(self, pages: PageNumbers) -> None:
         """QEMU sent these pages, in this order."""
         if len(pages):
             self._round += int(pages[0] <= self._last_page) + int((pages[1:] <= pages[:-1]).sum())
             self._last_page = int(pages[-1])
 
-    def count(self, pages: PageNumbers) -> NDArray[np.bool_]:
+    def count_resent(self, pages: PageNumbers) -> NDArray[np.bool_]:
         """QEMU sent each of these pages once more; which are hot."""
         times = self._times[pages]
         self._times[pages] = np.minimum(times, _MOST_TIMES - 1) + 1
         return times >= HOT_AFTER
 
-    def put(self, pages: PageNumbers, contents: Pages, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Let these pages wait, of which none does; which found room. `sizes` is what each would take on the wire."""
+    def store(self, pages: PageNumbers, contents: Pages, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Hold back these pages, none of which is held; which (bool) found room. `sizes`: their bytes on the wire."""
         room = self.held_bytes + np.cumsum(sizes) <= self.limit_bytes
         room &= np.arange(len(pages)) < len(self._page_of) - self._count
         count = int(room.sum())
@@ -83,7 +83,7 @@ class HeldPages:
             self.held_bytes += int(sizes[room].sum())
         return room
 
-    def drop(self, pages: PageNumbers) -> int:
+    def discard(self, pages: PageNumbers) -> int:
         """Other versions of these pages came: those that wait are not needed any more. How many did."""
         if not self._count:
             return 0
@@ -101,8 +101,8 @@ class HeldPages:
         """All that wait, in ascending order."""
         return self._page_of[self._waiting()]
 
-    def take(self, pages: PageNumbers) -> Pages:
-        """The contents of pages that wait, which do not wait any longer; their heat is counted from anew."""
+    def pop(self, pages: PageNumbers) -> Pages:
+        """The contents of held pages, which are then held no longer; their count of resends starts again."""
         slots = self._slot_of[pages].astype(np.int64) - 1
         contents = self._contents[slots]
         self._times[pages] = 1

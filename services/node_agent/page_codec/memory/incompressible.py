@@ -16,8 +16,8 @@ _STRIDE: Final = 32
 _DISTINCT: Final = 88
 
 
-def is_noise(pages: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """For pages of shape (n, 4096)."""
+def is_incompressible(pages: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which of these pages, shape (n, 4096), look random: shape (n,)."""
     sample = pages[:, 7::_STRIDE].astype(np.int64)
     sample += 256 * np.arange(len(pages))[:, np.newaxis]
     seen = np.zeros(256 * len(pages), dtype=np.bool_)

@@ -6,7 +6,7 @@ commands of pre-copy, and the sections of `ram`:
     be64 address | flags        PAGE: 4096 bytes follow, ZERO: one byte 0, MEM_SIZE: the list of RAM blocks, EOS: end
     u8 length, name of block    unless the flag CONTINUE says that it is the block of the record before
 
-Whatever else comes is not judged: from its first byte on everything passes (`passing` says why), because its length
+Whatever else comes is not judged: from its first byte on everything passes (`passthrough` says why), because its length
 is not known here. That is so for device state (the end of every pre-copy), for post-copy, and for streams of another
 version or with capabilities that change the records. What is understood but contradicts itself raises
 DamagedStreamError.
@@ -18,42 +18,39 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from services.node_agent.page_codec.codec import CodecError
+from services.node_agent.page_codec.memory.qemu_format import (
+    FLAGS_MASK,
+    MAGIC,
+    PAGE_BITS,
+    PAGE_BYTES,
+    PRE_COPY_COMMANDS,
+    RAM_SECTION,
+    RAM_SECTION_VERSION,
+    VERSION,
+    XBZRLE_ENCODING,
+    RamFlag,
+    SectionType,
+)
+from services.node_agent.page_codec.memory.scan import Block, Kind, Mark, Scan, ScanBuilder
 
-PAGE_BYTES: Final = 4096
-PAGE_BITS: Final = 12
 MAX_ELEMENT_BYTES: Final = 8 * 1024
 """Longer than any that is understood; so little that a batch with the rest of the one before still fits a payload."""
 MAX_RAM_BYTES: Final = 1 << 42
-"""More guest memory than this passes unread."""
+"""More guest memory than this passes through unread."""
 
-FLAG_ZERO: Final = 0x02
-FLAG_MEM_SIZE: Final = 0x04
-FLAG_PAGE: Final = 0x08
-FLAG_EOS: Final = 0x10
-FLAG_CONTINUE: Final = 0x20
-FLAG_XBZRLE: Final = 0x40
-_FLAGS: Final = PAGE_BYTES - 1
-
-_MAGIC: Final = b"QEVM"
-_VERSION: Final = 3
-_FOOTER: Final = 0x7E
-_RAM: Final = b"ram"
-_RAM_VERSION: Final = 4
-_PRE_COPY_COMMANDS: Final = frozenset({1, 2, 3, 11})  # open return path, ping, post-copy is possible, switchover begins
 _MAX_NAME_BYTES: Final = 4096  # of a machine type
 _MAX_COMMAND_BYTES: Final = 4096  # QEMU's have 16 at most
+_MAX_CAPABILITIES: Final = 256  # more than any QEMU has
 _MAX_CAPABILITIES_BYTES: Final = 4096  # QEMU's take about 600 if all are on
 _BE64: Final = struct.Struct(">Q")
 _BE32: Final = struct.Struct(">I")
 _FIRST_SCAN: Final = 32
+_WINDOW_GROWTH: Final = 4
 
 
 class DamagedStreamError(CodecError):
@@ -69,72 +66,6 @@ class DamagedStreamError(CodecError):
         return f"QEMU's migration stream is damaged at byte {self.offset}: {self.finding}"
 
 
-class Kind(IntEnum):
-    """What an element of the stream is."""
-
-    OPAQUE = 0
-    ZERO = 1
-    PAGE = 2
-    DELTA = 3  # XBZRLE; only where they are asked for
-
-
-class Mark(IntEnum):
-    """A place between two elements that matters to who adds RAM records to the stream."""
-
-    RECORDS_END = 0
-    """Before the EOS of a section: the last place in it where records may stand."""
-    LAST_SECTION = 1
-    """Before the section END of `ram`: the guest is paused, and after this section there are no records."""
-    PASSES = 2
-    """Before the first byte that is not understood; see `QemuStream.in_records`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A RAM block. `first_page` numbers the pages of all blocks through."""
-
-    name: bytes
-    first_page: int
-    pages: int
-
-
-@dataclass(frozen=True, slots=True)
-class Scan:
-    """Consecutive elements of the stream, n of them; every byte of `buffer[:end]` belongs to exactly one.
-
-    Neighbours that are OPAQUE are one but for marks, and `part` joins those, too, so that a stream of many small ones
-    becomes no longer by being described.
-    `kinds` uint8; `starts` int64 is where an element begins, `bodies` where the bytes after a record's header do;
-    `pages` int64 is a record's page over all blocks, -1 for OPAQUE; `named` are records that carry their block's name.
-    `marks` tell in order which elements stand behind a place that matters, and why it does.
-    """
-
-    buffer: bytes
-    end: int
-    kinds: NDArray[np.uint8]
-    starts: NDArray[np.int64]
-    bodies: NDArray[np.int64]
-    pages: NDArray[np.int64]
-    named: NDArray[np.bool_]
-    marks: tuple[tuple[int, Mark], ...] = ()
-
-    def part(self, begin: int, end: int) -> Scan:
-        """The elements from `begin` up to `end`, without marks."""
-        is_opaque = self.kinds[begin:end] == Kind.OPAQUE
-        goes_on = np.zeros(end - begin, dtype=np.bool_)
-        goes_on[1:] = is_opaque[1:] & is_opaque[:-1]
-        rows: slice | NDArray[np.int64] = begin + np.flatnonzero(~goes_on) if goes_on.any() else slice(begin, end)
-        return Scan(
-            buffer=self.buffer,
-            end=int(self.starts[end]) if end < len(self.starts) else self.end,
-            kinds=self.kinds[rows],
-            starts=self.starts[rows],
-            bodies=self.bodies[rows],
-            pages=self.pages[rows],
-            named=self.named[rows],
-        )
-
-
 class _Short(Exception):
     """The element is not complete yet."""
 
@@ -148,7 +79,7 @@ class QemuStream:
     def __init__(self, *, deltas: bool = False) -> None:
         self._deltas = deltas
         self.blocks: list[Block] = []
-        self.passing: str | None = None
+        self.passthrough: str | None = None
         self._by_name: dict[bytes, Block] = {}
         self._block: Block | None = None
         self._rest = b""
@@ -157,7 +88,7 @@ class QemuStream:
         self._ram_section: int | None = None
         self._has_footers = False
         self._sizes_left = 0
-        self._found = _Found()
+        self._found = ScanBuilder()
         self._buffer = b""
 
     @property
@@ -180,8 +111,8 @@ class QemuStream:
         if self._ram_section is None:
             raise ValueError("no section of ram has begun")
         number = _BE32.pack(self._ram_section)
-        footer = bytes([_FOOTER]) + number if self._has_footers else b""
-        return b"\x02" + number, _BE64.pack(FLAG_EOS) + footer
+        footer = bytes([SectionType.FOOTER]) + number if self._has_footers else b""
+        return bytes([SectionType.PART]) + number, _BE64.pack(RamFlag.EOS) + footer
 
     @property
     def page_count(self) -> int:
@@ -189,22 +120,22 @@ class QemuStream:
         return self.blocks[-1].first_page + self.blocks[-1].pages if self.blocks else 0
 
     def feed(self, *parts: bytes | memoryview) -> Scan:
-        """All elements that are complete now, after more bytes. Once `passing` is set, every byte is OPAQUE at once."""
+        """All elements that `parts` complete. Once `passthrough` is set, every byte is OPAQUE at once."""
         self._buffer = buffer = b"".join((self._rest, *parts))
-        self._found = found = _Found()
-        at, passed = 0, self.passing is not None
+        self._found = found = ScanBuilder()
+        at, passed = 0, self.passthrough is not None
         try:
-            while self.passing is None and at < len(buffer):
+            while self.passthrough is None and at < len(buffer):
                 begin = at
                 at = self._next(at)
-                if self.passing is not None:
+                if self.passthrough is not None:
                     at = begin
         except (_Short, struct.error):
             if len(buffer) - at > MAX_ELEMENT_BYTES:
                 raise DamagedStreamError("an element has no end", offset=self._offset + at) from None
-        if self.passing is not None and at < len(buffer):
+        if self.passthrough is not None and at < len(buffer):
             if not passed:
-                found.mark(Mark.PASSES)
+                found.mark(Mark.PASSTHROUGH)
             found.opaque(at)
             at = len(buffer)
         self._rest = buffer[at:]
@@ -214,39 +145,39 @@ class QemuStream:
     # ---- elements that pass; each returns where the next one begins ----
 
     def _header(self, at: int) -> int:
-        head = self._take(at, 8)
-        if head != _MAGIC + _BE32.pack(_VERSION):
-            return self._pass("another stream version", at)
+        head = self._bytes(at, 8)
+        if head != MAGIC + _BE32.pack(VERSION):
+            return self._pass_through("another stream version", at)
         return self._opaque(at, at + 8, self._section)
 
     def _section(self, at: int) -> int:
         match self._buffer[at]:
-            case 7:  # configuration
+            case SectionType.CONFIGURATION:
                 size = self._be32(at + 1)
                 if size > _MAX_NAME_BYTES:
                     raise self._damaged("the machine type's name is too long", at)
                 return self._opaque(at, self._whole(at + 5 + size), self._section)
-            case 5:  # its subsections
+            case SectionType.SUBSECTION:  # of the configuration
                 return self._configuration(at)
-            case 8:  # command
+            case SectionType.COMMAND:
                 command, size = struct.unpack_from(">HH", self._buffer, at + 1)
-                if command not in _PRE_COPY_COMMANDS:
-                    return self._pass(f"post-copy or another mode (command {command})", at)
+                if command not in PRE_COPY_COMMANDS:
+                    return self._pass_through(f"post-copy or another mode (command {command})", at)
                 if size > _MAX_COMMAND_BYTES:
-                    return self._pass(f"command {command} of {size} bytes", at)
+                    return self._pass_through(f"command {command} of {size} bytes", at)
                 return self._opaque(at, self._whole(at + 5 + size), self._section)
-            case 1:  # start
+            case SectionType.START:
                 return self._start(at)
-            case 2 | 3 as kind:  # part, end
+            case SectionType.PART | SectionType.END as kind:
                 section = self._be32(at + 1)
                 if section != self._ram_section:
-                    return self._pass(f"section {section} is not of memory", at)
+                    return self._pass_through(f"section {section} is not of memory", at)
                 self._whole(at + 5)
-                if kind == 3:
+                if kind == SectionType.END:
                     self._found.mark(Mark.LAST_SECTION)
                 return self._opaque(at, at + 5, self._record)
             case kind:
-                return self._pass(f"section type {kind}", at)
+                return self._pass_through(f"section type {kind}", at)
 
     def _configuration(self, at: int) -> int:
         name, version_at = self._text(at + 1)
@@ -254,30 +185,30 @@ class QemuStream:
         match name:
             case b"configuration/target-page-bits":
                 if self._be32(body) != PAGE_BITS:
-                    return self._pass("the guest's pages are not of 4 KiB", at)
+                    return self._pass_through("the guest's pages are not of 4 KiB", at)
                 end = body + 4
             case b"configuration/uuid":
                 end = body + 16
             case b"configuration/capabilities":
                 end = body + 4
-                for _ in range(min(self._be32(body), 256)):
+                for _ in range(min(self._be32(body), _MAX_CAPABILITIES)):
                     _, end = self._text(end)
                     if end - body > _MAX_CAPABILITIES_BYTES:
-                        return self._pass("a list of capabilities that is too long", at)
+                        return self._pass_through("a list of capabilities that is too long", at)
             case _:
-                return self._pass(f"subsection {name!r}", at)
+                return self._pass_through(f"subsection {name!r}", at)
         return self._opaque(at, self._whole(end), self._section)
 
     def _start(self, at: int) -> int:
         name, end = self._text(at + 5)
         section, version = self._be32(at + 1), self._be32(end + 4)
-        if name != _RAM or version != _RAM_VERSION:
-            return self._pass(f"section {name!r} of version {version}", at)
+        if name != RAM_SECTION or version != RAM_SECTION_VERSION:
+            return self._pass_through(f"section {name!r} of version {version}", at)
         self._ram_section = section
         return self._opaque(at, end + 8, self._record)
 
     def _footer(self, at: int) -> int:
-        if self._buffer[at] != _FOOTER:
+        if self._buffer[at] != SectionType.FOOTER:
             return self._section(at)
         if self._be32(at + 1) != self._ram_section:
             raise self._damaged("the footer is of another section", at)
@@ -287,9 +218,9 @@ class QemuStream:
     def _block_size(self, at: int) -> int:
         name, end = self._text(at)
         size = self._be64(end)
-        if not name or name in self._by_name or size > self._sizes_left or size == 0 or size & _FLAGS:
+        if not name or name in self._by_name or size > self._sizes_left or size == 0 or size & FLAGS_MASK:
             # Blocks of huge pages have one more field where post-copy is possible; then the list cannot be read on.
-            return self._pass(f"a list of RAM blocks with {name!r} of {size} bytes", at)
+            return self._pass_through(f"a list of RAM blocks with {name!r} of {size} bytes", at)
         block = Block(name, self.page_count, size >> PAGE_BITS)
         self.blocks.append(block)
         self._by_name[name] = block
@@ -300,33 +231,33 @@ class QemuStream:
 
     def _record(self, at: int) -> int:
         head = self._be64(at)
-        flags = head & _FLAGS
+        flags = head & FLAGS_MASK
         match flags:
-            case 0x28:  # PAGE | CONTINUE
+            case RamFlag.PAGE_CONTINUED:
                 return self._run(at, flags, Kind.PAGE, PAGE_BYTES)
-            case 0x22:  # ZERO | CONTINUE
+            case RamFlag.ZERO_CONTINUED:
                 return self._run(at, flags, Kind.ZERO, 1)
-            case 0x40 | 0x60 if self._deltas:
+            case RamFlag.XBZRLE | RamFlag.XBZRLE_CONTINUED if self._deltas:
                 return self._delta(at, head)
-            case 0x08 | 0x02:
+            case RamFlag.PAGE | RamFlag.ZERO:
                 name, body = self._text(at + 8)
-                self._whole(body + (PAGE_BYTES if flags == FLAG_PAGE else 1))
+                self._whole(body + (PAGE_BYTES if flags == RamFlag.PAGE else 1))
                 self._enter(name, at)
-                if flags == FLAG_PAGE:
+                if flags == RamFlag.PAGE:
                     return self._page(at, head, body)
                 return self._zero(at, head, body)
-            case 0x10:  # EOS
-                if head != FLAG_EOS:
+            case RamFlag.EOS:
+                if head != RamFlag.EOS:
                     raise self._damaged(f"an end of records with address {head:#x}", at)
                 self._found.mark(Mark.RECORDS_END)
                 return self._opaque(at, at + 8, self._footer)
-            case 0x04:  # MEM_SIZE
-                self._sizes_left = head & ~_FLAGS
+            case RamFlag.MEM_SIZE:
+                self._sizes_left = head & ~FLAGS_MASK
                 if self.blocks or not 0 < self._sizes_left <= MAX_RAM_BYTES:
-                    return self._pass(f"a list of RAM blocks of {self._sizes_left} bytes in all", at)
+                    return self._pass_through(f"a list of RAM blocks of {self._sizes_left} bytes in all", at)
                 return self._opaque(at, at + 8, self._block_size)
             case _:
-                return self._pass(f"RAM records with flags {flags:#x}", at)
+                return self._pass_through(f"RAM records with flags {flags:#x}", at)
 
     def _page(self, at: int, head: int, body: int) -> int:
         """A PAGE record that names its block."""
@@ -348,7 +279,7 @@ class QemuStream:
         end, window = at, _FIRST_SCAN
         while count := min(window, (len(self._buffer) - end) // stride):
             heads = np.ndarray((count,), ">u8", self._buffer, end, (stride,)).astype(np.uint64)
-            good = (heads & _FLAGS) == flags
+            good = (heads & FLAGS_MASK) == flags
             run = count if good.all() else int(good.argmin())
             pages = (heads[:run] >> PAGE_BITS).view(np.int64)
             if (beyond := pages >= block.pages).any():
@@ -360,18 +291,18 @@ class QemuStream:
             end += run * stride
             if run < count:
                 break
-            window *= 4
+            window *= _WINDOW_GROWTH
         if end == at:
             raise _Short
         return end
 
     def _delta(self, at: int, head: int) -> int:
         body, name = at + 8, None
-        if not head & FLAG_CONTINUE:
+        if not head & RamFlag.CONTINUE:
             name, body = self._text(body)
         encoding, size = struct.unpack_from(">BH", self._buffer, body)
         end = self._whole(body + 3 + size)
-        if encoding != 1 or size > PAGE_BYTES:
+        if encoding != XBZRLE_ENCODING or size > PAGE_BYTES:
             raise self._damaged(f"a delta of {size} bytes in encoding {encoding}", at)
         if name is not None:
             self._enter(name, at)
@@ -400,8 +331,8 @@ class QemuStream:
         self._next = following
         return end
 
-    def _pass(self, reason: str, at: int) -> int:
-        self.passing = reason
+    def _pass_through(self, reason: str, at: int) -> int:
+        self.passthrough = reason
         return at
 
     def _damaged(self, finding: str, at: int) -> DamagedStreamError:
@@ -412,73 +343,17 @@ class QemuStream:
             raise _Short
         return end
 
-    def _take(self, at: int, size: int) -> bytes:
+    def _bytes(self, at: int, size: int) -> bytes:
         return self._buffer[at : self._whole(at + size)]
 
     def _text(self, at: int) -> tuple[bytes, int]:
         """A text with one byte of length, and where it ends."""
         self._whole(at + 1)
         end = at + 1 + self._buffer[at]
-        return self._take(at + 1, self._buffer[at]), end
+        return self._bytes(at + 1, self._buffer[at]), end
 
     def _be32(self, at: int) -> int:
         return int(_BE32.unpack_from(self._buffer, at)[0])
 
     def _be64(self, at: int) -> int:
         return int(_BE64.unpack_from(self._buffer, at)[0])
-
-
-class _Found:
-    """Collects the elements of one scan: single ones in lists, runs of zero pages as arrays between them."""
-
-    def __init__(self) -> None:
-        self._rows: list[tuple[int, int, int, int, bool]] = []
-        self._parts: list[NDArray[np.int64]] = []
-        self._closed = 0
-        self._marks: list[tuple[int, Mark]] = []
-
-    def mark(self, mark: Mark) -> None:
-        """The next element stands behind such a place."""
-        self._marks.append((self._closed + len(self._rows), mark))
-
-    def opaque(self, at: int) -> None:
-        here = self._closed + len(self._rows)
-        marked = bool(self._marks) and self._marks[-1][0] == here
-        if marked or not self._rows or self._rows[-1][0] != Kind.OPAQUE:
-            self._rows.append((Kind.OPAQUE, at, at, -1, False))
-
-    def record(self, kind: Kind, at: int, body: int, page: int, *, named: bool) -> None:
-        self._rows.append((kind, at, body, page, named))
-
-    def run(self, kind: Kind, at: int, stride: int, pages: NDArray[np.int64]) -> None:
-        self._close()
-        part = np.zeros((len(pages), 5), dtype=np.int64)
-        part[:, 0] = kind
-        part[:, 1] = at + stride * np.arange(len(pages))
-        part[:, 2] = part[:, 1] + 8
-        part[:, 3] = pages
-        self._parts.append(part)
-        self._closed += len(part)
-
-    def scan(self, buffer: bytes, end: int) -> Scan:
-        self._close()
-        table = self._parts[0] if len(self._parts) == 1 else np.concatenate([_NO_ROWS, *self._parts])
-        return Scan(
-            buffer=buffer,
-            end=end,
-            kinds=table[:, 0].astype(np.uint8),
-            starts=table[:, 1],
-            bodies=table[:, 2],
-            pages=table[:, 3],
-            named=table[:, 4].astype(np.bool_),
-            marks=tuple(self._marks),
-        )
-
-    def _close(self) -> None:
-        if self._rows:
-            self._parts.append(np.array(self._rows, dtype=np.int64))
-            self._closed += len(self._rows)
-            self._rows = []
-
-
-_NO_ROWS: Final = np.empty((0, 5), dtype=np.int64)

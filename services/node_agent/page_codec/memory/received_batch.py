@@ -1,4 +1,4 @@
-"""A memory batch as it arrived: its columns checked, and written as QEMU's stream. Pure. See `memory_format`."""
+"""A memory batch as it arrived: its columns checked, and written as QEMU's stream. Pure. See `format`."""
 
 from __future__ import annotations
 
@@ -21,25 +21,18 @@ from services.node_agent.page_codec.contents import (
     Pages,
 )
 from services.node_agent.page_codec.memory.format import NAMED, MemoryColumn, MemoryKind
-from services.node_agent.page_codec.memory.qemu_stream import (
-    FLAG_CONTINUE,
-    FLAG_PAGE,
-    FLAG_XBZRLE,
-    FLAG_ZERO,
-    PAGE_BITS,
-)
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BITS, XBZRLE_ENCODING, RamFlag
 
 MAX_OUT_BYTES: Final = 2 * MAX_CHUNK_BYTES
 """Most that a batch may become."""
 
-_FLAGS: Final = np.array([0, FLAG_ZERO, FLAG_PAGE, FLAG_PAGE, FLAG_PAGE, FLAG_XBZRLE], dtype=np.int64)
+_FLAGS: Final = np.array([0, RamFlag.ZERO, RamFlag.PAGE, RamFlag.PAGE, RamFlag.PAGE, RamFlag.XBZRLE], dtype=np.int64)
 _BODY_BYTES: Final = np.array([0, 1, CONTENT_BYTES, CONTENT_BYTES, CONTENT_BYTES, 3], dtype=np.int64)
 """By kind; opaque elements and deltas have their own length on top."""
 _HEAD_BYTES: Final = 8
-_ENCODING_XBZRLE: Final = b"\x01"
+_DELTA_ENCODING: Final = bytes([XBZRLE_ENCODING])
 
 Kinds = NDArray[np.uint8]
-Places = NDArray[np.int64]
 
 
 class ReceivedBatch:
@@ -58,7 +51,9 @@ class ReceivedBatch:
         self._codes: Codes = np.uint32(last_code) + np.cumsum(code_differences, dtype=np.uint32)
         self._deltas = _pieces(get(MemoryColumn.DELTAS), np.frombuffer(get(MemoryColumn.SIZES), dtype="<u2"))
         self._literals = np.frombuffer(get(MemoryColumn.LITERALS), dtype=np.uint8).reshape(-1, CONTENT_BYTES)
-        self._noise = np.frombuffer(get(MemoryColumn.NOISE), dtype=np.uint8).reshape(-1, CONTENT_BYTES)
+        self._incompressible = np.frombuffer(get(MemoryColumn.INCOMPRESSIBLE), dtype=np.uint8).reshape(
+            -1, CONTENT_BYTES
+        )
         self._to_number = bytes(get(MemoryColumn.NUMBERED)) == b"\x01"
         self.last_page = int(self._pages[-1]) if len(self._pages) else last_page
         self.last_code = int(self._codes[-1]) if len(self._codes) else last_code
@@ -82,7 +77,7 @@ class ReceivedBatch:
         if (self._named & (kinds == MemoryKind.OPAQUE)).any():
             raise ValueError("a name for what is no record")
         have = np.bincount(kinds, minlength=len(_FLAGS)).tolist()
-        of = (len(self._opaque), have[MemoryKind.ZERO], len(self._literals), len(self._noise))
+        of = (len(self._opaque), have[MemoryKind.ZERO], len(self._literals), len(self._incompressible))
         told = [*of, len(self._codes), len(self._deltas)]
         if have != told or len(self._pages) != len(kinds) - have[0] or len(self._names) != int(self._named.sum()):
             raise ValueError(f"kinds tell of {have} elements, columns of {told}")
@@ -99,7 +94,7 @@ class ReceivedBatch:
         """The stream's bytes. Raises CodecError; ContentMissingError where another call may succeed."""
         contents = self._contents(store)
         is_record = self._kinds != MemoryKind.OPAQUE
-        flags = _FLAGS[self._kinds[is_record]] | np.where(self._named[is_record], 0, FLAG_CONTINUE)
+        flags = _FLAGS[self._kinds[is_record]] | np.where(self._named[is_record], 0, RamFlag.CONTINUE)
         heads = ((self._pages << PAGE_BITS) | flags).astype(">u8").view(np.uint8).reshape(-1, _HEAD_BYTES)
         groups = _GROUPS[self._kinds] | np.where(self._named, NAMED, 0).astype(np.uint8)
         parts: list[bytes | memoryview] = []
@@ -137,7 +132,7 @@ class ReceivedBatch:
         kinds = self._kinds[_GROUPS[self._kinds] == MemoryKind.LITERAL]
         contents: Pages = np.empty((len(kinds), CONTENT_BYTES), dtype=np.uint8)
         contents[kinds == MemoryKind.LITERAL] = self._literals
-        contents[kinds == MemoryKind.NOISE] = self._noise
+        contents[kinds == MemoryKind.INCOMPRESSIBLE] = self._incompressible
         if self._to_number:
             store.append(Origin.MEMORY, contents[kinds != MemoryKind.REFERENCE])
             self._to_number = False
@@ -175,7 +170,7 @@ def _fetch(store: ContentStore, origin: int, numbers: Codes) -> Pages:
 
 
 def _delta(delta: memoryview) -> tuple[bytes, bytes, memoryview]:
-    return _ENCODING_XBZRLE, len(delta).to_bytes(2), delta
+    return _DELTA_ENCODING, len(delta).to_bytes(2), delta
 
 
 def _texts(data: memoryview) -> list[bytes]:

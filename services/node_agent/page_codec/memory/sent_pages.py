@@ -32,7 +32,9 @@ class SentPages:
     """Pages by their number over all RAM blocks. One call never names a page twice. At most `copies` are in `file`."""
 
     def __init__(self, pages: int, *, copies: int, file: CopyFile) -> None:
-        self._inverted: Codes = np.zeros(pages, dtype=np.uint32)  # so that nought, which costs nothing, is UNKNOWN
+        self._inverted: Codes = np.zeros(
+            pages, dtype=np.uint32
+        )  # inverted, so that UNKNOWN is 0 and untouched memory costs nothing
         self._slot_of = np.zeros(pages, dtype=np.int32)  # 0: none, so that untouched memory costs nothing
         self._file = file
         self._page_of = np.full(copies, -1, dtype=np.int64)
@@ -59,9 +61,9 @@ class SentPages:
         self._inverted[pages] = ~codes
         if self._file.broken:
             return
-        homeless = np.flatnonzero(self._slot_of[pages] == 0)
-        if len(homeless):
-            self._find_slots(pages[homeless], again[homeless])
+        slotless = np.flatnonzero(self._slot_of[pages] == 0)
+        if len(slotless):
+            self._find_slots(pages[slotless], again[slotless])
         slots = self._slot_of[pages].astype(np.int64) - 1  # only now: a page of this very batch may have lost its slot
         self._is_hot[slots[again & (slots >= 0)]] = True
         placed = slots >= 0
@@ -83,18 +85,18 @@ class SentPages:
         self._page_of[begin : self._used] = pages[:free]
         self._slot_of[pages[:free]] = np.arange(begin + 1, self._used + 1)
         if free < len(pages):
-            self._take_slots(pages[free:][again[free:]])
+            self._reassign_slots(pages[free:][again[free:]])
 
-    def _take_slots(self, pages: PageNumbers) -> None:
+    def _reassign_slots(self, pages: PageNumbers) -> None:
         """Give these pages slots of others, which may be pages of this very batch: those simply have no copy then."""
-        taken = self._take(len(pages))
+        taken = self._choose_slots(len(pages))
         losers = self._page_of[taken]
         self._slot_of[losers[losers >= 0]] = 0
         pages = pages[: len(taken)]
         self._page_of[taken] = pages
         self._slot_of[pages] = taken + 1
 
-    def _take(self, count: int) -> PageNumbers:
+    def _choose_slots(self, count: int) -> PageNumbers:
         """Slots to give to others, in turn: of pages that were sent once, and when there are none left, of any."""
         if not count or not len(self._page_of):
             return np.empty(0, dtype=np.int64)

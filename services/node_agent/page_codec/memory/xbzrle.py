@@ -25,18 +25,18 @@ def encode(old: Pages, new: Pages, *, limit_bytes: int) -> tuple[NDArray[np.int6
     deltas, one after the other.
     """
     changed = old != new
-    # One byte that stayed between two that changed costs less as new than two more run lengths.
+    # One unchanged byte between two changed ones is cheaper as new data than as two more run lengths.
     changed[:, 1:-1] |= changed[:, :-2] & changed[:, 2:]
     rows, starts, ends = _runs(changed)
-    same, news, sizes = _lengths(rows, starts, ends)
+    same, fresh, sizes = _lengths(rows, starts, ends)
     lengths = np.bincount(rows, weights=sizes, minlength=len(new)).astype(np.int64)
     too_long = lengths > limit_bytes
     if too_long.any():
         kept = ~too_long[rows]
-        same, news, sizes = same[kept], news[kept], sizes[kept]
+        same, fresh, sizes = same[kept], fresh[kept], sizes[kept]
         changed[too_long] = False
         lengths[too_long] = -1
-    return lengths, _write(same, news, sizes, new[changed])
+    return lengths, _write(same, fresh, sizes, new[changed])
 
 
 def _runs(changed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -54,16 +54,16 @@ def _lengths(
     """Of each run: bytes that stay before it, bytes that are new, and what both take in the delta."""
     before = np.zeros_like(starts)
     before[1:] = np.where(rows[1:] == rows[:-1], ends[:-1], 0)
-    same, news = starts - before, ends - starts
-    return same, news, 2 + (same > 127) + (news > 127) + news
+    same, fresh = starts - before, ends - starts
+    return same, fresh, 2 + (same > 127) + (fresh > 127) + fresh
 
 
-def _write(same: NDArray[np.int64], news: NDArray[np.int64], sizes: NDArray[np.int64], data: Pages) -> bytes:
+def _write(same: NDArray[np.int64], fresh: NDArray[np.int64], sizes: NDArray[np.int64], data: Pages) -> bytes:
     out = np.empty(int(sizes.sum()), dtype=np.uint8)
     at = np.cumsum(sizes) - sizes
-    at = _uleb128(out, _uleb128(out, at, same), news)
-    copied = np.cumsum(news) - news
-    out[np.repeat(at - copied, news) + np.arange(len(data))] = data
+    at = _uleb128(out, _uleb128(out, at, same), fresh)
+    copied = np.cumsum(fresh) - fresh
+    out[np.repeat(at - copied, fresh) + np.arange(len(data))] = data
     return out.tobytes()
 
 
@@ -73,24 +73,3 @@ def _uleb128(out: Pages, at: NDArray[np.int64], values: NDArray[np.int64]) -> ND
     out[at] = (values & 127) | (long << 7)
     out[at[long] + 1] = values[long] >> 7
     return at + 1 + long
-
-
-def apply(delta: bytes | memoryview, page: Pages) -> None:
-    """Change `page` (4096 bytes) in place, as QEMU does. Raises ValueError for what QEMU would refuse."""
-    at = place = 0
-    while at < len(delta):
-        same, begin = _read(delta, at)
-        news, begin = _read(delta, begin)
-        place += same
-        if (at and not same) or not news or place + news > PAGE_BYTES or begin + news > len(delta):
-            raise ValueError("not an XBZRLE delta of a page")
-        page[place : place + news] = np.frombuffer(delta[begin : begin + news], dtype=np.uint8)
-        at, place = begin + news, place + news
-
-
-def _read(delta: bytes | memoryview, at: int) -> tuple[int, int]:
-    if at < len(delta) and delta[at] < 128:
-        return delta[at], at + 1
-    if at + 1 < len(delta) and delta[at + 1] < 128:
-        return (delta[at] & 127) | delta[at + 1] << 7, at + 2
-    raise ValueError("not an XBZRLE delta of a page")

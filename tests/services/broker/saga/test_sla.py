@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from services.broker.saga import SagaBug
 from services.broker.saga.sla import measure
 from shared.messages.porting import VmProvisioned
 from tests.support.broker_samples import NOW, PORT, Conversation, outbound_finished, request
@@ -13,7 +14,7 @@ from tests.support.broker_samples import NOW, PORT, Conversation, outbound_finis
 
 def test_kept() -> None:
     """All within the promise: kept, without warnings."""
-    measured = measure(Conversation.begin(request()).completed().state)
+    measured = measure(Conversation.begin(request()).completed().moment)
     assert (measured.record.kept, measured.warnings) == (True, ())
     assert (measured.record.promised_total_s, measured.record.promised_downtime_ms) == (60.0, 500)
 
@@ -21,16 +22,16 @@ def test_kept() -> None:
 @pytest.mark.parametrize(("late_s", "downtime_ms", "kept"), [(60, 500, True), (61, 100, False), (5, 501, False)])
 def test_each_figure_counts(late_s: int, downtime_ms: int, kept: bool) -> None:  # noqa: FBT001  # pytest passes it
     """Total time is from the window to the arrival; one broken promise is enough."""
-    state = (
+    moment = (
         Conversation.begin(request())
         .completed()
-        .state.but(
+        .moment.with_(
             moving_since=NOW,
             arrived_at=NOW + timedelta(seconds=late_s),
             outbound=outbound_finished().model_copy(update={"downtime_ms": downtime_ms}),
         )
     )
-    measured = measure(state)
+    measured = measure(moment)
     assert (measured.record.kept, measured.record.measured_total_s) == (kept, float(late_s))
 
 
@@ -38,18 +39,18 @@ def test_each_figure_counts(late_s: int, downtime_ms: int, kept: bool) -> None: 
 def test_outage_is_recorded_and_not_judged(outage_ms: int | None) -> None:
     """The donor's figure or none; however long, no promise is broken by it."""
     outbound = outbound_finished().model_copy(update={"outage_ms": outage_ms})
-    measured = measure(Conversation.begin(request()).completed().state.but(outbound=outbound))
+    measured = measure(Conversation.begin(request()).completed().moment.with_(outbound=outbound))
     assert (measured.record.measured_outage_ms, measured.record.kept) == (outage_ms, True)
 
 
 def test_estimate_without_figures() -> None:
     """Without the donor's figures the downtime is the broker's estimate, and a warning says so."""
-    state = (
+    moment = (
         Conversation.begin(request())
         .completed()
-        .state.but(outbound=None, switchover_requested_at=NOW, arrived_at=NOW + timedelta(milliseconds=700))
+        .moment.with_(outbound=None, switchover_requested_at=NOW, arrived_at=NOW + timedelta(milliseconds=700))
     )
-    measured = measure(state)
+    measured = measure(moment)
     assert (measured.record.measured_downtime_ms, measured.record.measured_outage_ms) == (700, None)
     assert "estimate" in measured.warnings[0]
 
@@ -57,17 +58,17 @@ def test_estimate_without_figures() -> None:
 def test_warnings() -> None:
     """A downtime above the tenant's limit and a changed identity are told."""
     changed = VmProvisioned(port_id=PORT, identity_differences=("cpu: qemu64 became qemu32",))
-    talk = (
+    moment = (
         Conversation.begin(request(max_downtime_ms=1000))
         .completed()
-        .state.but(provisioned=changed, outbound=outbound_finished().model_copy(update={"downtime_ms": 1200}))
+        .moment.with_(provisioned=changed, outbound=outbound_finished().model_copy(update={"downtime_ms": 1200}))
     )
-    warnings = measure(talk).warnings
+    warnings = measure(moment).warnings
     assert "limit is 1000 ms" in warnings[0]
     assert "qemu32" in warnings[1]
 
 
 def test_nothing_moved() -> None:
     """A port that moved nothing has no record."""
-    with pytest.raises(ValueError, match="not moved"):
-        measure(Conversation.begin(request()).state)
+    with pytest.raises(SagaBug, match="a port in approval has no agreement"):
+        measure(Conversation.begin(request()).moment)

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from services.node_agent.dedup import base_images
 from services.node_agent.dedup.base_images import BaseImage, BaseImages, ImageReader, OverlaysWanted, published
-from shared.domain_xml import LayerFacts
+from shared.domain import LayerFacts
 
 CONTENT = b"a base image" * 1000
 IMAGE = BaseImage(blake3=blake3(CONTENT).hexdigest(), size_bytes=len(CONTENT), format="raw")

@@ -9,18 +9,18 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.node_agent.dedup.block_index import BlockIndex
-from services.node_agent.dedup.cache import Kept
+from services.node_agent.dedup.cache import Cache
 
 VM, OTHER_VM = uuid4(), uuid4()
 SIZE = 64 * 1024
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
-    return Kept(tmp_path / "kept", BlockIndex(tmp_path / "index"), keep_s=100.0, quota_bytes=3 * SIZE)
+def kept(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "kept", BlockIndex(tmp_path / "index"), keep_s=100.0, quota_bytes=3 * SIZE)
 
 
-def leave(kept: Kept, vm: UUID, port: UUID, written_s: float) -> Path:
+def leave(kept: Cache, vm: UUID, port: UUID, written_s: float) -> Path:
     folder = kept.folder(vm, port, "received")
     folder.mkdir(parents=True)
     file = folder / "memory.contents"
@@ -30,7 +30,7 @@ def leave(kept: Kept, vm: UUID, port: UUID, written_s: float) -> Path:
     return file
 
 
-def test_files_are_of_this_vm_and_of_other_ports(kept: Kept) -> None:
+def test_files_are_of_this_vm_and_of_other_ports(kept: Cache) -> None:
     """The newest first; another VM's contents, and those of the port itself, are never among them."""
     first, second, own = uuid4(), uuid4(), uuid4()
     old, new = leave(kept, VM, first, 10.0), leave(kept, VM, second, 20.0)
@@ -40,7 +40,7 @@ def test_files_are_of_this_vm_and_of_other_ports(kept: Kept) -> None:
     assert kept.files(uuid4(), but=own) == ()
 
 
-def test_old_ones_go(kept: Kept, tmp_path: Path) -> None:
+def test_old_ones_go(kept: Cache, tmp_path: Path) -> None:
     """After the time that is set; the VM's folder goes with the last of them."""
     file = leave(kept, VM, uuid4(), 1000.0)
     assert kept.sweep(1100.0, active=()) == SIZE
@@ -49,14 +49,14 @@ def test_old_ones_go(kept: Kept, tmp_path: Path) -> None:
     assert not list((tmp_path / "kept").iterdir())
 
 
-def test_the_oldest_go_when_the_quota_is_exceeded(kept: Kept) -> None:
+def test_the_oldest_go_when_the_quota_is_exceeded(kept: Cache) -> None:
     """Whatever VM they are of."""
     files = [leave(kept, vm, uuid4(), 1000.0 + at) for at, vm in enumerate([VM, OTHER_VM, VM, OTHER_VM, VM])]
     assert kept.sweep(1010.0, active=()) == 3 * SIZE
     assert [file.exists() for file in files] == [False, False, True, True, True]
 
 
-def test_a_port_under_way_keeps_its_own(kept: Kept) -> None:
+def test_a_port_under_way_keeps_its_own(kept: Cache) -> None:
     """However old or large."""
     port = uuid4()
     file = leave(kept, VM, port, 0.0)
@@ -64,6 +64,6 @@ def test_a_port_under_way_keeps_its_own(kept: Kept) -> None:
     assert file.exists()
 
 
-def test_nothing_there_is_nothing_to_do(kept: Kept) -> None:
+def test_nothing_there_is_nothing_to_do(kept: Cache) -> None:
     """On a new node."""
     assert kept.sweep(0.0, active=()) == 0

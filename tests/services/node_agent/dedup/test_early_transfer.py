@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import structlog.testing
 
-from services.node_agent.dedup.early_transfer import EARLY, send_early, take_early
-from services.node_agent.hypervisor.testing import DISK_BYTES
+from services.node_agent.dedup.early_transfer import EARLY, receive_early, send_early
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.session import LaneSession
@@ -66,7 +66,7 @@ class Sent:
                 near.open_stream(StreamKind.DISK, "next").write_eof()
                 stream = await far.accept()
                 if stream.label == EARLY:
-                    await take_early(stream, PortDecoder(lambda _: store), Arrivals())
+                    await receive_early(stream, PortDecoder(lambda _: store), Arrivals())
             for each in running:
                 each.cancel()
             await asyncio.gather(*running, return_exceptions=True)
@@ -107,7 +107,7 @@ async def test_a_port_sends_them(pair: Pair) -> None:
     assert failure is None
     assert isinstance(result, OutboundResult)
     counts = {line["event"]: line["contents"] for line in logs if "contents" in line}
-    assert counts["contents went early"] == counts["contents came early"] > 0
+    assert counts["early transfer sent"] == counts["early transfer received"] > 0
     assert pair.recipient.vms[VM].memory == pair.memory
 
 
@@ -118,7 +118,7 @@ async def test_what_cannot_be_stored_ends_the_port(pair: Pair, monkeypatch: pyte
         raise CodecError(finding="disk full")
 
     fill(pair)
-    monkeypatch.setattr("services.node_agent.transfers.port_contents.take_early", take)
+    monkeypatch.setattr("services.node_agent.transfers.port_contents.receive_early", take)
     async with asyncio.timeout(SOON_S):
         result, failure = await pair.run()
     assert isinstance(failure, TransferError)

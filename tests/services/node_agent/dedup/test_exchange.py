@@ -14,7 +14,7 @@ import pytest
 
 from services.node_agent.dedup.base_images import BaseImages
 from services.node_agent.dedup.block_index import BlockIndex
-from services.node_agent.dedup.exchange import CONTENTS, Learnt, Sources, give_again, offer_contents
+from services.node_agent.dedup.exchange import CONTENTS, ExchangeResult, Sources, offer_contents, serve_blocks
 from services.node_agent.dedup.file_scans import FileScans
 from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.session import LaneSession
@@ -48,7 +48,7 @@ class Port:
 
     donor: DonorCodecs
     recipient: RecipientCodecs
-    learnt: Learnt
+    learnt: ExchangeResult
     disk: Path
     image: Path
 
@@ -93,7 +93,7 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
         tasks = [loop.create_task(work) for work in (ends[0].run(), ends[1].run(), answer())]
         try:
             learnt = await offer_contents(ends[0], donor.port, [disk_file, tmp_path / "gone"], scans)
-            tasks.append(loop.create_task(give_again(learnt)))
+            tasks.append(loop.create_task(serve_blocks(learnt)))
             yield Port(donor, recipient, learnt, disk_file, images / "base.raw")
         finally:
             for task in tasks:

@@ -14,8 +14,8 @@ from blake3 import blake3
 
 from services.node_agent.dedup.base_images import BaseImage, OverlaysWanted
 from services.node_agent.dedup.overlay_request import ask_for_overlays
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.hypervisor.interface import HypervisorError, LiveVm
-from services.node_agent.hypervisor.testing import DISK_BYTES
 from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.outbound import OutboundResult

@@ -20,7 +20,7 @@ def one_pass(plan: SeedPlan, *pieces: list[int]) -> list[int]:
     for piece in pieces:
         found = digests(piece)
         rows = plan.choose(found)
-        plan.took(found[rows])
+        plan.stored(found[rows])
         taken += [piece[row] for row in rows.tolist()]
     plan.end_pass()
     return taken

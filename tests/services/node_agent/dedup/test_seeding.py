@@ -20,7 +20,7 @@ from services.node_agent.dedup.seeding import (
     SeedSource,
     SeedTuning,
     pause_s,
-    take_seed,
+    receive_seed,
 )
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.ram_layout import RamRange
@@ -96,7 +96,9 @@ class Seeded:
         async def take() -> None:
             stream = await far.accept()
             assert stream.label == SEED
-            await take_seed(stream, Sources(images=self.images, kept=(), index=BlockIndex(self.tmp / "i")), self.there)
+            await receive_seed(
+                stream, Sources(images=self.images, kept=(), index=BlockIndex(self.tmp / "i")), self.there
+            )
 
         loop = asyncio.get_running_loop()
         with SeedKeeper(self.here) as keeper:

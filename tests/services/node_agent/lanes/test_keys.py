@@ -61,13 +61,13 @@ async def test_given_files_are_used(tmp_path: Path) -> None:
 
 
 async def test_an_expired_certificate_is_refused(tmp_path: Path) -> None:
-    """A node says at its start that its certificate has ended, not in the middle of a port."""
+    """A node says at its start that its certificate has expired, not in the middle of a port."""
     authority = make_authority("provider alpha", now=NOW)
     pair = issue("node.alpha.alpha-1", authority, now=NOW, days=-0)
     files = {name: tmp_path / name for name in ("certificate_file", "key_file", "authority_file")}
     for file, text in zip(files.values(), (pair.certificate, pair.key, authority.certificate), strict=True):
         file.write_text(text)
-    with pytest.raises(ValueError, match="ended"):
+    with pytest.raises(ValueError, match="expired"):
         await load_lane_keys(TlsSection(**files), DirectSection(), name="x", state_dir=tmp_path)
 
 

@@ -10,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.node_agent.libvirt_rpc.gate import (
-    NON_SHARED_DISK,
-    NON_SHARED_INC,
-    POSTCOPY,
     Action,
-    Expected,
     FinishAnswered,
     PrepareAnswered,
     Refused,
@@ -24,6 +20,7 @@ from services.node_agent.libvirt_rpc.gate import (
     ToDonor,
     ToLibvirtd,
 )
+from services.node_agent.libvirt_rpc.gate_terms import NON_SHARED_DISK, NON_SHARED_INC, POSTCOPY, Expected
 from services.node_agent.libvirt_rpc.messages import (
     KEEPALIVE_PROGRAM,
     PING,

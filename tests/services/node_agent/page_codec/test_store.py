@@ -119,7 +119,7 @@ def test_contents_come_in_any_order(
     with FileStore(tmp_path_factory.mktemp("store"), keep=128) as store:
         there: set[int] = set()
         for first, count in parts:
-            store.put(Origin.DISK, first, pages(first, count))
+            store.insert(Origin.DISK, first, pages(first, count))
             there |= set(range(first, first + count))
             for number in every.tolist():
                 if number in there:
@@ -128,7 +128,7 @@ def test_contents_come_in_any_order(
                     with pytest.raises(ContentMissingError):
                         store.fetch(Origin.DISK, np.array([number], dtype=np.uint32))
             with pytest.raises(CodecError, match="came already"):
-                store.put(Origin.DISK, first + count - 1, pages(0, 1))
+                store.insert(Origin.DISK, first + count - 1, pages(0, 1))
         assert numbers_of(store.fetch(Origin.DISK, every)) == every.tolist()
         assert store.count(Origin.DISK) == len(every)
 
@@ -136,9 +136,9 @@ def test_contents_come_in_any_order(
 def test_a_number_far_ahead_is_refused(tmp_path: Path) -> None:
     """It would overwrite what may still be referred to."""
     with FileStore(tmp_path, keep=KEEP) as store:
-        store.put(Origin.DISK, KEEP // 2, pages(0, 1))
+        store.insert(Origin.DISK, KEEP // 2, pages(0, 1))
         with pytest.raises(CodecError, match="too far ahead"):
-            store.put(Origin.DISK, KEEP // 2 + 2, pages(0, 1))
+            store.insert(Origin.DISK, KEEP // 2 + 2, pages(0, 1))
 
 
 def test_however_many_gaps_there_are_they_can_be_filled() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from uuid import uuid4
 
@@ -94,3 +95,18 @@ def test_disks_in_quarantine_are_found_by_vm(journal: Journal, transfer: Transfe
     transfer.quarantine((str(kept), str(tmp_path / "erased")))
     assert journal.quarantined_disks(transfer.record.agreement.vm_uuid) == [kept]
     assert journal.quarantined_disks(uuid4()) == []
+
+
+def test_what_cannot_be_stored_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record in memory is never ahead of the one on disk."""
+    journal = Journal(tmp_path / "ports").open()
+    agreement = make_agreement(tmp_path / "x.raw", domain_xml=DOMAIN % "/a.raw")
+    transfer = TransferJournal(journal, PortRecord(side=Side.INBOUND, agreement=agreement))
+
+    def full(record: PortRecord) -> None:
+        raise OSError(errno.ENOSPC, f"no space for {record.port_id}")
+
+    monkeypatch.setattr(journal, "store", full)
+    with pytest.raises(OSError, match="no space"):
+        transfer.enter(Phase.DONE)
+    assert transfer.record.phase is Phase.PREPARING

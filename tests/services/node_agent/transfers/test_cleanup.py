@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
+import pytest
+
+from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Kind, PortRecord, TransferJournal
 from services.node_agent.transfers.cleanup import remove_created
@@ -51,3 +55,21 @@ async def test_what_cannot_be_removed_is_named_and_stays_in_the_journal(tmp_path
     journal.will_create(Kind.DISK, str(folder))
     assert await remove_created(journal, FakeHypervisor()) == (f"disk {folder}",)
     assert len(journal.record.made) == 1
+
+
+async def test_disks_stay_while_the_domain_may_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libvirt does not answer: the guest may run, and must not run on unlinked files."""
+    disk = tmp_path / "d.raw"
+    disk.touch()
+    hypervisor = FakeHypervisor()
+
+    async def unreachable(uuid: UUID) -> None:
+        raise HypervisorError(f"destroy VM {uuid}", "libvirtd is away")
+
+    monkeypatch.setattr(hypervisor, "destroy", unreachable)
+    journal = half(tmp_path)
+    journal.will_create(Kind.DISK, str(disk))
+    journal.will_create(Kind.DOMAIN, str(VM))
+    assert await remove_created(journal, hypervisor) == (f"domain {VM}", f"disk {disk}")
+    assert disk.exists()
+    assert len(journal.record.made) == 2

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from uuid import UUID
 
 import pytest
 
+from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.journal import Kind, Phase
 from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.outbound import OutboundResult
 from shared.messages.porting import Side
+from shared.messages.vm import VmState
 
 if TYPE_CHECKING:
     from tests.support.transfer_pair import Pair
@@ -69,3 +75,59 @@ async def test_a_cancelled_transfer_removes_what_it_made(pair: Pair) -> None:
     assert failure.code == "cancelled"
     assert not pair.image.exists()
     assert pair.journals[Side.INBOUND].record.made == ()
+
+
+async def test_a_guest_that_runs_is_kept_although_finish_was_not_answered(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libvirtd died after it had started the guest, and is away for a while: unknown is not "not running"."""
+    pair.inbound._tuning = replace(pair.inbound._tuning, ask_again_s=0.01)
+    pair.recipient.fail_finish = "this host's libvirtd ended the connection"
+    looks: list[VmState | HypervisorError] = [HypervisorError("look at the VM", "libvirtd is away")] * 3
+    looks.append(VmState.RUNNING)
+    state = pair.recipient.state
+
+    async def state_after_restart(uuid: UUID) -> VmState | None:
+        if not pair.inbound._granted:
+            return await state(uuid)
+        seen = looks.pop(0)
+        if isinstance(seen, HypervisorError):
+            raise seen
+        return seen
+
+    monkeypatch.setattr(pair.recipient, "state", state_after_restart)
+    await pair.inbound.open()
+    outbound = asyncio.ensure_future(pair.run_outbound())
+    assert await pair.run_inbound() is None
+    assert pair.running_reported.is_set()
+    assert looks == []
+    assert pair.image.exists()
+    pair.broker.arrived = True
+    assert isinstance(await outbound, OutboundResult)
+
+
+async def test_a_guest_that_did_not_start_is_reported_when_it_is_proven_gone(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not before: on this word the broker gives the VM back to the donor."""
+    pair.inbound._tuning = replace(pair.inbound._tuning, ask_again_s=0.01)
+    pair.recipient.fail_finish = "no such CPU"
+    destroy, away = pair.recipient.destroy, [None] * 3
+
+    async def destroy_when_back(uuid: UUID) -> None:
+        if away:
+            away.pop()
+            raise HypervisorError("destroy the VM", "libvirtd is away")
+        await destroy(uuid)
+
+    monkeypatch.setattr(pair.recipient, "destroy", destroy_when_back)
+    await pair.inbound.open()
+    outbound = asyncio.ensure_future(pair.run_outbound())
+    failure = await pair.run_inbound()
+    assert isinstance(failure, TransferError)
+    assert (failure.code, failure.guest_running) == ("finish_failed", False)
+    assert pair.journals[Side.INBOUND].record.made == ()
+    assert away == []
+    assert not pair.image.exists()
+    pair.outbound.cancel()
+    await outbound

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from services.node_agent.transfers.migration_watch import MigrationWatch
     from tests.support.transfer_pair import Pair
 
+VM = UUID("11111111-2222-3333-4444-555555555501")
 MEMORY = JobStats(memory_total_bytes=100, memory_processed_bytes=40, memory_remaining_bytes=60, memory_iteration=1)
 
 
@@ -102,3 +103,19 @@ async def test_a_new_limit_reaches_libvirt(pair: Pair) -> None:
     """In milliseconds."""
     await pair.outbound._make_watch()._carry_out(SetMaxDowntime(123))
     assert pair.donor.max_downtimes_ms == [123]
+
+
+@pytest.mark.parametrize("finish_is_out", [False, True])
+async def test_a_refused_post_copy_leaves_the_guest_fenced(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, *, finish_is_out: bool
+) -> None:
+    """The fake has no post-copy. Finish fences as ever; one that went out meanwhile, unfenced, is fenced now."""
+
+    async def granted(_: object) -> None:
+        return
+
+    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ask_for_switchover", granted)
+    pair.outbound._guard.passed = finish_is_out
+    await pair.outbound._make_watch()._carry_out(StartPostCopy())
+    assert not pair.outbound._guard.post_copy
+    assert pair.donor.vms[VM].frozen is finish_is_out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.node_agent.hypervisor.testing import DISK_BYTES
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.state.journal import Kind, Phase
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.outbound import OutboundResult

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.node_agent.hypervisor.testing import DISK_BYTES
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.lanes.core.errors import LaneError
 from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.page_codec.hello import Technique

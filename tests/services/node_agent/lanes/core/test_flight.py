@@ -22,22 +22,22 @@ class Sender:
         self.flight = Flight(follow=follow)
         self.flight.window_bytes = WINDOW_BYTES
         self.sizes: deque[int] = deque()
-        self.under_way_bytes = 0
+        self.in_flight_bytes = 0
         self.now_s = 1000.0
 
     def put(self, size_bytes: int = PAYLOAD_BYTES) -> None:
         self.sizes.append(size_bytes)
-        self.under_way_bytes += size_bytes
-        self.flight.put(size_bytes, unconsumed_bytes=self.under_way_bytes, now_s=self.now_s)
+        self.in_flight_bytes += size_bytes
+        self.flight.sent(size_bytes, unconsumed_bytes=self.in_flight_bytes, now_s=self.now_s)
 
     def fill(self, size_bytes: int = PAYLOAD_BYTES) -> None:
         """Put what there is room for."""
-        while self.flight.has_room(self.under_way_bytes) and self.under_way_bytes + size_bytes <= WINDOW_BYTES:
+        while self.flight.has_room(self.in_flight_bytes) and self.in_flight_bytes + size_bytes <= WINDOW_BYTES:
             self.put(size_bytes)
 
     def consume(self, payloads: int) -> None:
         for _ in range(payloads):
-            self.under_way_bytes -= self.sizes.popleft()
+            self.in_flight_bytes -= self.sizes.popleft()
         self.flight.consumed(payloads, self.now_s)
 
     def round(self, took_s: float, size_bytes: int = PAYLOAD_BYTES) -> None:

@@ -10,14 +10,14 @@ def filled(count: int) -> Outbox:
     outbox = Outbox()
     outbox.window_bytes = 100_000
     for number in range(count):
-        outbox.put(FrameType.DATA, 1, bytes([number]))
+        outbox.append(FrameType.DATA, 1, bytes([number]))
     return outbox
 
 
 def take(outbox: Outbox) -> list[tuple[int, bool]]:
     taken = []
     while outbox.pending:
-        unit, again = outbox.take()
+        unit, again = outbox.next_unit()
         taken.append((unit.sequence, again))
     return taken
 
@@ -73,8 +73,8 @@ def test_what_arrived_meanwhile_is_not_sent_again() -> None:
 def test_impossible_reports_are_refused(received: int, consumed: int, pass_seen: int, finding: str) -> None:
     """Nobody can have what was never sent."""
     outbox = filled(3)
-    outbox.take()
-    outbox.take()
+    outbox.next_unit()
+    outbox.next_unit()
     with pytest.raises(ValueError, match=finding):
         outbox.report(received=received, consumed=consumed, pass_seen=pass_seen, gap=False)
 
@@ -86,6 +86,6 @@ def test_window() -> None:
     outbox.window_bytes = 2 * FRAME_COST_BYTES
     assert outbox.has_room(FRAME_COST_BYTES)
     assert not outbox.has_room(FRAME_COST_BYTES + 1)
-    outbox.put(FrameType.OPEN, 1, b"outside the window")
-    outbox.put(FrameType.DATA, 1, b"x")
+    outbox.append(FrameType.OPEN, 1, b"outside the window")
+    outbox.append(FrameType.DATA, 1, b"x")
     assert not outbox.has_room(0)

@@ -20,7 +20,7 @@ def test_no_more_than_the_rate(takes: list[tuple[int, float]], rate: float) -> N
     for size, idle_s in takes:
         now_s += idle_s
         now_s += bucket.wait_s(now_s)
-        bucket.take(size, now_s)
+        bucket.consume(size, now_s)
         taken += size
         largest = max(largest, size)
         burst = max(MIN_BURST_BYTES, rate * 0.1)
@@ -33,7 +33,7 @@ def test_the_whole_rate_is_used() -> None:
     now_s, taken = 0.0, 0
     while now_s < 10:
         now_s += bucket.wait_s(now_s)
-        bucket.take(65_536, now_s)
+        bucket.consume(65_536, now_s)
         taken += 65_536
     assert taken == pytest.approx(10 * RATE, rel=0.02)
 
@@ -41,7 +41,7 @@ def test_the_whole_rate_is_used() -> None:
 def test_a_change_counts_at_once() -> None:
     """A debt in bytes is paid at the new rate."""
     bucket = TokenBucket(RATE, now_s=0.0)
-    bucket.take(1_000_000, 0.0)
+    bucket.consume(1_000_000, 0.0)
     assert bucket.wait_s(0.0) == pytest.approx(1.0)
     bucket.set_rate(10 * RATE, 0.5)
     assert bucket.wait_s(0.5) == pytest.approx(0.05)

@@ -15,7 +15,7 @@ from services.node_agent.page_codec.disk.early_stream import EarlyDecoder, Early
 from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
-from tests.services.node_agent.page_codec.disk.test_encoder import FLAGS, KEY, Ends, block, write
+from tests.support.disk_stream import FLAGS, KEY, Ends, block, write
 
 
 class EarlyEnds(Ends):
@@ -25,13 +25,13 @@ class EarlyEnds(Ends):
         super().__init__(folder, techniques=techniques)
         self.early = EarlyEncoder(self.port)
         self.taker = EarlyDecoder(self.decoder._port)
-        self.taker.take(self.early.greet())
+        self.taker.receive(self.early.greet())
 
     def send_early(self, data: bytes) -> int:
         """How many bytes it took."""
         payload = self.early.encode(data)
         if payload:
-            self.taker.take(payload)
+            self.taker.receive(payload)
         return len(payload)
 
 
@@ -65,7 +65,7 @@ def test_a_reference_waits_for_what_went_ahead(tmp_path: Path) -> None:
     assert ends.carry(payloads[:1]) == b""
     with pytest.raises(ContentMissingError):
         ends.decoder.decode(payloads[1])
-    ends.taker.take(batch)
+    ends.taker.receive(batch)
     assert ends.carry(payloads[1:]) == connection
 
 
@@ -118,9 +118,9 @@ def test_damage_is_an_error(tmp_path: Path, columns: tuple[bytes, ...]) -> None:
     """Nothing is stored."""
     with FileStore(tmp_path / "store", keep=1024) as store:
         decoder = EarlyDecoder(PortDecoder(lambda _: store))
-        decoder.take(EarlyEncoder(PortEncoder(KEY)).greet())
+        decoder.receive(EarlyEncoder(PortEncoder(KEY)).greet())
         with pytest.raises(CodecError):
-            decoder.take(BatchPacker().pack([Column(each) for each in columns]))
+            decoder.receive(BatchPacker().pack([Column(each) for each in columns]))
         assert (decoder.stored, store.count(Origin.DISK)) == (0, 0)
 
 
@@ -129,4 +129,4 @@ def test_a_number_is_taken_once(tmp_path: Path) -> None:
     ends = EarlyEnds(tmp_path / "store")
     ends.send_early(block(1))
     with pytest.raises(CodecError, match="came already"):
-        ends.taker.take(BatchPacker(level=STORED_LEVEL).pack([Column(bytes(4)), Column(block(2))]))
+        ends.taker.receive(BatchPacker(level=STORED_LEVEL).pack([Column(bytes(4)), Column(block(2))]))

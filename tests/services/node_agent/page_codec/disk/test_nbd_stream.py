@@ -21,6 +21,7 @@ from services.node_agent.page_codec.disk.nbd_stream import (
     RequestScanner,
     Span,
 )
+from tests.support.nbd_end import check_end
 
 FLAGS = struct.pack(">I", 3)
 GREETING = b"NBDMAGIC" + b"IHAVEOPT" + struct.pack(">H", 3)
@@ -133,8 +134,8 @@ def test_contents_are_found_wherever_the_stream_is_cut(talk: Talk, cuts: list[in
     requests, replies = RequestScanner(facts), ReplyScanner(facts)
     assert scan(requests, bytes(talk.requests), cuts) == talk.written
     assert scan(replies, bytes(talk.replies), cuts) == talk.read
-    requests.eof()
-    replies.eof()
+    check_end(requests)
+    check_end(replies)
     assert not requests.opaque
     assert not facts.reads
 
@@ -155,7 +156,7 @@ def test_noise_ends_in_an_error_or_passes(pieces: list[bytes], greeted: bool) ->
         with suppress(NbdError):
             for piece in [hello, *pieces] if greeted else pieces:
                 assert sum(span.end - span.start for span in scanner.scan(piece)) == len(piece)
-            scanner.eof()
+            check_end(scanner)
 
 
 def test_what_is_no_nbd_passes() -> None:
@@ -163,7 +164,7 @@ def test_what_is_no_nbd_passes() -> None:
     for scanner in (RequestScanner(NbdFacts()), ReplyScanner(NbdFacts())):
         assert scanner.scan(b"GET / HTTP/1.0\r\n\r\n") == [Span(0, 18, None)]
         assert scanner.opaque
-        scanner.eof()
+        check_end(scanner)
     old = ReplyScanner(NbdFacts())
     old.scan(b"NBDMAGIC\x00\x00\x42\x02\x81\x86\x12\x53" + bytes(136))
     assert old.opaque
@@ -178,7 +179,7 @@ def test_export_name_has_an_answer_of_its_own(no_zeroes: bool) -> None:  # noqa:
     assert scan(requests, sent, ()) == {len(sent) - 3 + at: 4096 + at for at in range(3)}
     answer = GREETING + option_reply(8, 1) + struct.pack(">QH", 2**31, 1) + bytes(0 if no_zeroes else 124) + simple(7)
     assert scan(replies, answer, range(0, len(answer), 3)) == {}
-    replies.eof()
+    check_end(replies)
     assert not replies.opaque
 
 
@@ -233,8 +234,8 @@ def test_an_early_end_is_noticed() -> None:
     scanner = RequestScanner(NbdFacts())
     scanner.scan(FLAGS + request(1, 1, 0, 100) + bytes(99))
     with pytest.raises(NbdError, match="within a payload"):
-        scanner.eof()
+        check_end(scanner)
     scanner = RequestScanner(NbdFacts())
     scanner.scan(FLAGS + b"IHAV")
     with pytest.raises(NbdError, match="within a header"):
-        scanner.eof()
+        check_end(scanner)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,19 +10,12 @@ from hypothesis import strategies as st
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.digests import Digests
 from services.node_agent.page_codec.exchange import known as ex
-from services.node_agent.page_codec.exchange.siphash import siphash
 
 KEY = bytes(range(32))
 
 
 def digests(values: list[int] | range) -> Digests:
     return np.array([(value, ~value & 0xFFFF_FFFF) for value in values], dtype=np.uint64).reshape(-1, 2)
-
-
-def test_siphash_is_siphash() -> None:
-    """The published vector for 16 bytes."""
-    message = np.frombuffer(bytes(range(16)), dtype="<u8").reshape(1, 2)
-    assert siphash(message, bytes(range(16))).tolist() == [struct.unpack("<Q", bytes.fromhex("db9bc2577fcc2a3f"))[0]]
 
 
 @given(st.lists(st.integers(0, 60), unique=True), st.lists(st.integers(0, 60)), st.integers(1, 20))
@@ -34,7 +25,7 @@ def test_hits_are_what_both_have(known: list[int], offered: list[int], at_once: 
     learnt: list[int] = []
     for at in range(0, len(offered), at_once):
         batch = offered[at : at + at_once]
-        hits = donor.take(digests(batch), recipient.answer(donor.offer(digests(batch))))
+        hits = donor.receive_answer(digests(batch), recipient.answer(donor.offer(digests(batch))))
         assert [value in known for value in batch] == hits.tolist()
         learnt += [value for value, hit in zip(batch, hits.tolist(), strict=True) if hit]
     rows = recipient.commit(donor.commit())
@@ -45,15 +36,15 @@ def test_a_collision_drops_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another content with the same short id is never taken for the offered one."""
     monkeypatch.setattr(ex, "short_ids", lambda found, _: np.zeros(len(found), dtype=np.uint64))
     donor, recipient = ex.Offered(KEY), ex.KnownTable(digests([1]), KEY)
-    assert not donor.take(digests([2]), recipient.answer(donor.offer(digests([2])))).any()
-    assert donor.take(digests([1]), recipient.answer(donor.offer(digests([1])))).all()
+    assert not donor.receive_answer(digests([2]), recipient.answer(donor.offer(digests([2])))).any()
+    assert donor.receive_answer(digests([1]), recipient.answer(donor.offer(digests([1])))).all()
     assert recipient.commit(donor.commit()).tolist() == [0]
 
 
 def test_a_sample_gets_no_numbers() -> None:
     """What was only asked about is offered again, once."""
     donor, recipient = ex.Offered(KEY), ex.KnownTable(digests(range(100)), KEY)
-    assert donor.take(digests([1]), recipient.answer(donor.offer(digests([1]))), keep=False).all()
+    assert donor.receive_answer(digests([1]), recipient.answer(donor.offer(digests([1]))), keep=False).all()
     assert recipient.commit(donor.commit()).tolist() == []
 
 

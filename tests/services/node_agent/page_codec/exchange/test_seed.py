@@ -40,11 +40,11 @@ def send(sender: ss.SeedSender, receiver: ss.SeedReceiver, values: list[int]) ->
     """One piece; what the recipient has to store of it."""
     pages = pages_of(values)
     digests = digests_of(pages)
-    answer, nothing = receiver.take(sender.offer(digests))
+    answer, nothing = receiver.receive(sender.offer(digests))
     assert not len(nothing)
     stored = []
-    for payload in sender.fill(pages[sender.lacks(digests, answer)]):
-        reply, found = receiver.take(payload)
+    for payload in sender.fill(pages[sender.missing(digests, answer)]):
+        reply, found = receiver.receive(payload)
         sender.stored(reply)
         stored.append(found)
     return stored
@@ -88,26 +88,26 @@ def test_the_sender_keeps_to_the_room() -> None:
 def test_the_receiver_keeps_to_the_room() -> None:
     """However much a donor sends, no more is stored."""
     sender, receiver = ends([], room=1)
-    receiver.take(sender._offered.offer(digests_of(pages_of([1, 2]))))
+    receiver.receive(sender._offered.offer(digests_of(pages_of([1, 2]))))
     with pytest.raises(CodecError, match="2 contents, 1 were allowed"):
-        receiver.take(sender.fill(pages_of([1, 2]))[0])
+        receiver.receive(sender.fill(pages_of([1, 2]))[0])
 
 
 def test_what_was_not_offered_is_not_taken() -> None:
     """A content without an offer, or one more than were offered, is an error."""
     sender, receiver = ends([])
     with pytest.raises(CodecError, match="0 contents that were offered"):
-        receiver.take(sender.fill(pages_of([1]))[0])
-    receiver.take(sender.offer(digests_of(pages_of([1]))))
+        receiver.receive(sender.fill(pages_of([1]))[0])
+    receiver.receive(sender.offer(digests_of(pages_of([1]))))
     with pytest.raises(CodecError, match="1 contents that were offered"):
-        receiver.take(sender.fill(pages_of([1, 2]))[0])
+        receiver.receive(sender.fill(pages_of([1, 2]))[0])
 
 
 def test_an_offer_is_a_piece_at_most() -> None:
     """So little is between the ends when the window opens."""
     _, receiver = ends([])
     with pytest.raises(CodecError, match="257 contents in one piece"):
-        receiver.take(bytes([ex.OFFER]) + bytes(257 * ex.SHORT_BYTES))
+        receiver.receive(bytes([ex.OFFER]) + bytes(257 * ex.SHORT_BYTES))
 
 
 @pytest.mark.parametrize("count", [0, 2, 1 << 31])
@@ -124,11 +124,11 @@ def test_any_message_is_read_or_refused(payload: bytes, at: int, damage: bytes) 
     """Noise, and a good message with noise in it, is a CodecError or something within the bounds."""
     sender, receiver = ends([1, 2])
     digests = digests_of(pages_of([1, 3]))
-    receiver.take(sender.offer(digests))
+    receiver.receive(sender.offer(digests))
     good = sender.fill(pages_of([3]))[0]
     for each in (payload, good[:at] + damage + good[at + len(damage) :], good[:at]):
         try:
-            _, pages = receiver.take(each)
+            _, pages = receiver.receive(each)
             assert len(pages) <= 2
         except CodecError:
             continue
@@ -138,6 +138,6 @@ def test_any_message_is_read_or_refused(payload: bytes, at: int, damage: bytes) 
         except CodecError:
             continue
     try:
-        assert len(sender.lacks(digests, payload)) == 2
+        assert len(sender.missing(digests, payload)) == 2
     except CodecError:
         return

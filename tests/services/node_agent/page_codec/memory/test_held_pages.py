@@ -19,15 +19,15 @@ def numbers(*pages: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 def put(held: HeldPages, pages: list[int], value: int = 1, *, size: int = 10) -> list[bool]:
     """Let pages filled with this value wait, each of which would take `size` bytes; which do."""
     contents = np.full((len(pages), 4096), value, dtype=np.uint8)
-    return list(map(bool, held.put(numbers(*pages), contents, np.full(len(pages), size, dtype=np.int64))))
+    return list(map(bool, held.store(numbers(*pages), contents, np.full(len(pages), size, dtype=np.int64))))
 
 
 def test_a_page_is_hot_when_it_was_sent_again_often() -> None:
     """The first time does not count, and other pages do not either; nor does the count run over."""
     held = HeldPages(8)
-    seen = [held.count(numbers(3, 5) if turn % 2 else numbers(3)).tolist()[0] for turn in range(600)]
+    seen = [held.count_resent(numbers(3, 5) if turn % 2 else numbers(3)).tolist()[0] for turn in range(600)]
     assert seen == [False] * (HOT_AFTER) + [True] * (600 - HOT_AFTER)
-    assert held.count(numbers(4, 5)).tolist() == [False, True]
+    assert held.count_resent(numbers(4, 5)).tolist() == [False, True]
 
 
 def test_what_waits_is_bounded_by_bytes() -> None:
@@ -35,7 +35,7 @@ def test_what_waits_is_bounded_by_bytes() -> None:
     held = HeldPages(8, limit_bytes=25)
     assert put(held, [1, 2, 3]) == [True, True, False]
     assert (len(held), held.held_bytes) == (2, 20)
-    assert held.drop(numbers(2, 3, 4)) == 1
+    assert held.discard(numbers(2, 3, 4)) == 1
     assert put(held, [4, 5]) == [True, False]
     assert held.pages().tolist() == [1, 4]
 
@@ -49,23 +49,23 @@ def test_what_waits_is_bounded_by_pages() -> None:
 def test_a_page_has_cooled_when_a_whole_round_went_by() -> None:
     """The round in which it came may just end; sections do not matter, only that page numbers begin again."""
     held = HeldPages(20, limit_bytes=LIMIT)
-    held.pass_by(numbers(1, 9))
+    held.observe_order(numbers(1, 9))
     put(held, [9])
     assert held.due().tolist() == []
-    held.pass_by(numbers(2))
-    held.pass_by(numbers(5, 12))
+    held.observe_order(numbers(2))
+    held.observe_order(numbers(5, 12))
     assert held.due().tolist() == []
-    held.pass_by(numbers(3, 4))
+    held.observe_order(numbers(3, 4))
     assert held.due().tolist() == [9]
 
 
 def test_a_page_alone_makes_a_round_each_time() -> None:
     """QEMU sends no page twice within a round."""
     held = HeldPages(20, limit_bytes=LIMIT)
-    held.pass_by(numbers(7))
+    held.observe_order(numbers(7))
     put(held, [3])
-    held.pass_by(numbers(7))
-    held.pass_by(numbers(7))
+    held.observe_order(numbers(7))
+    held.observe_order(numbers(7))
     assert held.due().tolist() == [3]
 
 
@@ -83,11 +83,11 @@ def test_a_page_that_goes_is_no_longer_hot() -> None:
     """It cooled; it must be sent again and again anew before it waits once more."""
     held = HeldPages(8, limit_bytes=LIMIT)
     for _ in range(5):
-        held.count(numbers(1))
+        held.count_resent(numbers(1))
     put(held, [1], 7)
-    assert held.take(numbers(1))[0, 100] == 7
+    assert held.pop(numbers(1))[0, 100] == 7
     assert (len(held), held.held_bytes) == (0, 0)
-    assert [held.count(numbers(1)).tolist() for _ in range(2)] == [[False], [True]]
+    assert [held.count_resent(numbers(1)).tolist() for _ in range(2)] == [[False], [True]]
 
 
 @given(
@@ -107,14 +107,14 @@ def test_the_newest_content_waits(limit: int, steps: list[tuple[str, list[int], 
         inside = sorted(set(pages) & set(waiting))
         match step:
             case "put":
-                assert held.drop(numbers(*pages)) == len(inside)
+                assert held.discard(numbers(*pages)) == len(inside)
                 waiting = {page: each for page, each in waiting.items() if page not in pages}
                 found = put(held, pages, value, size=size)
                 waiting |= {page: (value, size) for page, waits in zip(pages, found, strict=True) if waits}
             case "drop":
-                assert held.drop(numbers(*pages)) == len(inside)
+                assert held.discard(numbers(*pages)) == len(inside)
                 waiting = {page: each for page, each in waiting.items() if page not in pages}
             case _:
-                assert held.take(numbers(*inside))[:, 5].tolist() == [waiting.pop(page)[0] for page in inside]
+                assert held.pop(numbers(*inside))[:, 5].tolist() == [waiting.pop(page)[0] for page in inside]
         assert held.pages().tolist() == sorted(waiting)
         assert held.held_bytes == sum(size for _, size in waiting.values()) <= limit

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from services.node_agent.page_codec.memory.incompressible import is_noise
+from services.node_agent.page_codec.memory.incompressible import is_incompressible
 
 
 def test_random_pages_are_noise_and_programs_are_not() -> None:
     """Nearly all of either kind; text and zeros never."""
     random = np.random.default_rng(1).integers(0, 256, (500, 4096), dtype=np.uint8)
-    assert is_noise(random).mean() > 0.99
+    assert is_incompressible(random).mean() > 0.99
     code = np.frombuffer(Path(sys.executable).read_bytes()[: 500 * 4096], dtype=np.uint8)
-    assert is_noise(code[: len(code) // 4096 * 4096].reshape(-1, 4096)).mean() < 0.1
+    assert is_incompressible(code[: len(code) // 4096 * 4096].reshape(-1, 4096)).mean() < 0.1
     text = np.frombuffer((b"a line of text, with words in it\n" * 125)[:4096], dtype=np.uint8)
-    assert not is_noise(np.stack([text, np.zeros(4096, dtype=np.uint8)])).any()
+    assert not is_incompressible(np.stack([text, np.zeros(4096, dtype=np.uint8)])).any()

@@ -8,15 +8,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
-from services.node_agent.page_codec.memory.qemu_stream import (
-    PAGE_BYTES,
-    Block,
-    DamagedStreamError,
-    Kind,
-    Mark,
-    QemuStream,
-    Scan,
-)
+from services.node_agent.page_codec.memory.qemu_format import PAGE_BYTES
+from services.node_agent.page_codec.memory.qemu_stream import DamagedStreamError, QemuStream
+from services.node_agent.page_codec.memory.scan import Block, Kind, Mark, Scan
 from tests.support.migration_stream import BLOCKS, RAM_SECTION, StreamWriter
 
 RAM = b"pc.ram"
@@ -67,7 +61,7 @@ def test_pieces_give_the_same_elements_as_the_whole_and_lose_no_byte(stream: byt
     assert [each for each in pieces if each[0] != Kind.OPAQUE] == [each for each in found if each[0] != Kind.OPAQUE]
     assert b"".join(data for _, _, data in pieces) == stream
     assert parser.held_bytes == 0
-    assert parser.passing == whole.passing == "section type 4"
+    assert parser.passthrough == whole.passthrough == "section type 4"
 
 
 def test_one_byte_at_a_time_finds_every_page() -> None:
@@ -78,7 +72,7 @@ def test_one_byte_at_a_time_finds_every_page() -> None:
     scans = [parser.feed(stream[at : at + 1]) for at in range(len(stream))]
     records = [(kind, page) for scan in scans for kind, page, _ in elements(scan) if kind != Kind.OPAQUE]
     assert records == [(Kind.PAGE, 3), (Kind.ZERO, 4), (Kind.ZERO, 5), (Kind.PAGE, 64 + 8 + 1)]
-    assert parser.passing is None
+    assert parser.passthrough is None
 
 
 def marks(*scans: Scan) -> list[tuple[Mark, bytes]]:
@@ -96,7 +90,7 @@ def test_the_places_for_more_records_are_told() -> None:
         (Mark.RECORDS_END, bytes(5)),
         (Mark.LAST_SECTION, b"\3" + section),
         (Mark.RECORDS_END, bytes(5)),
-        (Mark.PASSES, b"\4\0\0\0\7"),
+        (Mark.PASSTHROUGH, b"\4\0\0\0\7"),
     ]
     assert marks(QemuStream().feed(stream)) == found
     parser = QemuStream()
@@ -126,7 +120,7 @@ def test_a_section_can_be_added(footer: bytes) -> None:
     parser.feed((0x02).to_bytes(8) + b"\6pc.ram\0")
     assert parser.block == Block(RAM, 0, BLOCKS[RAM])
     parser.feed(after + b"\3" + RAM_SECTION.to_bytes(4))
-    assert (parser.passing, parser.held_bytes) == (None, 0)
+    assert (parser.passthrough, parser.held_bytes) == (None, 0)
 
 
 def test_no_section_can_be_added_before_there_is_one() -> None:
@@ -150,7 +144,7 @@ def test_post_copy_passes_at_once(command: int) -> None:
     parser.feed(bytes(StreamWriter().header().part([(RAM, 1, content(1))]).data))
     tail = b"\x08" + command.to_bytes(2) + b"\0\4"
     assert elements(parser.feed(tail)) == [(Kind.OPAQUE, -1, tail)]
-    assert parser.passing is not None
+    assert parser.passthrough is not None
     assert elements(parser.feed(b"x")) == [(Kind.OPAQUE, -1, b"x")]
     assert parser.held_bytes == 0
 
@@ -166,7 +160,7 @@ def test_what_is_not_known_passes_untouched(head: bytes) -> None:
     scan = parser.feed(head)
     assert scan.buffer[: scan.end] == head
     assert set(scan.kinds.tolist()) == {Kind.OPAQUE}
-    assert parser.passing is not None
+    assert parser.passthrough is not None
 
 
 def test_a_command_longer_than_any_of_qemus_passes_at_once() -> None:
@@ -174,7 +168,7 @@ def test_a_command_longer_than_any_of_qemus_passes_at_once() -> None:
     parser = QemuStream()
     parser.feed(bytes(StreamWriter().header().data))
     parser.feed(b"\x08\0\2\xff\xff" + bytes(10))
-    assert parser.passing == "command 2 of 65535 bytes"
+    assert parser.passthrough == "command 2 of 65535 bytes"
     assert parser.held_bytes == 0
 
 
@@ -183,7 +177,7 @@ def test_a_list_of_capabilities_without_end_passes() -> None:
     parser = QemuStream()
     names = (b"\xff" + bytes(255)) * 20
     parser.feed(b"QEVM\0\0\0\3\5\x1aconfiguration/capabilities" + bytes(4) + (200).to_bytes(4) + names)
-    assert parser.passing == "a list of capabilities that is too long"
+    assert parser.passthrough == "a list of capabilities that is too long"
 
 
 def test_records_of_other_modes_pass() -> None:
@@ -192,7 +186,7 @@ def test_records_of_other_modes_pass() -> None:
         parser = QemuStream()
         parser.feed(bytes(StreamWriter().header().data) + b"\2\0\0\0\2")
         parser.feed((4096 | flags).to_bytes(8) + bytes(100))
-        assert parser.passing == f"RAM records with flags {flags:#x}"
+        assert parser.passthrough == f"RAM records with flags {flags:#x}"
 
 
 @pytest.mark.parametrize(

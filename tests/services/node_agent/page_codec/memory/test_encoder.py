@@ -4,118 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import hypothesis.strategies as st
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from services.node_agent.lanes.core.settings import LaneSettings
-from services.node_agent.page_codec.batch import BatchPacker, Column
-from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES, CodecError
-from services.node_agent.page_codec.contents import KEY_BYTES, ContentMissingError, Origin
 from services.node_agent.page_codec.hello import ALL, Technique
-from services.node_agent.page_codec.memory.decoder import MemoryDecoder
 from services.node_agent.page_codec.memory.encoder import BATCH_BYTES, MemoryEncoder
-from services.node_agent.page_codec.memory.format import MemoryColumn, MemoryKind
-from services.node_agent.page_codec.memory.qemu_stream import Kind, QemuStream
-from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
-from services.node_agent.page_codec.store import FileStore
+from services.node_agent.page_codec.memory.qemu_stream import QemuStream
+from services.node_agent.page_codec.memory.scan import Kind
+from services.node_agent.page_codec.port_codec import PortEncoder
 from shared.page_stream.bodies import LaneRole
-from tests.support.migration_stream import BLOCKS, RAM_SECTION, GuestMemory, StreamWriter
-
-PAGE = 4096
-RAM = b"pc.ram"
-KEY = bytes(range(KEY_BYTES))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FileStore:
-    """A recipient's store."""
-    return FileStore(tmp_path / "store", keep=1 << 20)
-
-
-@pytest.fixture
-def move(tmp_path: Path) -> Callable[..., tuple[bytes, MemoryEncoder]]:
-    """Sends a stream through an encoder and a decoder: what comes out, and the encoder."""
-    count = iter(range(10**6))
-
-    def through(
-        stream: bytes | list[bytes],
-        *,
-        step: int = 10**6,
-        flush_every: int = 0,
-        hold: int | None = None,
-        **options: object,
-    ) -> tuple[bytes, object]:
-        techniques = options.pop("techniques", ALL)
-        assert isinstance(techniques, frozenset)
-        encoder = MemoryEncoder(PortEncoder(KEY, techniques=techniques), **options)  # type: ignore[arg-type]  # by name
-        if hold is not None:
-            encoder.hold_at_most(hold)
-        pieces = [stream[at : at + step] for at in range(0, len(stream), step)] if isinstance(stream, bytes) else stream
-        with FileStore(tmp_path / str(next(count)), keep=1 << 20) as contents:
-            decoder = MemoryDecoder(PortDecoder(lambda _: contents))
-            out = bytearray()
-            for number, piece in enumerate(pieces):
-                payloads = encoder.encode(piece)
-                if flush_every and number % flush_every == 0:
-                    payloads += encoder.flush()
-                for payload in payloads:
-                    out += b"".join(decoder.decode(payload))
-            for payload in encoder.flush():
-                out += b"".join(decoder.decode(payload))
-        assert encoder.stats().raw_bytes == sum(map(len, pieces))
-        assert decoder.stats().wire_bytes == encoder.stats().wire_bytes
-        return bytes(out), encoder
-
-    return through  # type: ignore[return-value]  # the fixture's signature is for its users
-
-
-def memory(stream: bytes) -> str:
-    """The digest of the guest after this stream."""
-    guest = GuestMemory()
-    guest.feed(stream)
-    return guest.digest()
-
-
-def pages(stream: bytes) -> str:
-    """The digest of the guest's pages after this stream."""
-    guest = GuestMemory()
-    guest.feed(stream)
-    return guest.pages_digest()
-
-
-def text(seed: int) -> bytes:
-    """A page that compresses."""
-    return (f"line {seed} of a text that compresses well\n".encode() * 200)[:PAGE]
-
-
-def noise(seed: int) -> bytes:
-    """A page that does not."""
-    return random.Random(seed).randbytes(PAGE)  # noqa: S311  # the same bytes in every run
-
-
-def changed(page: bytes, at: int, value: bytes) -> bytes:
-    """The page with a few other bytes."""
-    return page[:at] + value + page[at + len(value) :]
-
-
-@st.composite
-def migrations(draw: st.DrawFn) -> bytes:
-    """Rounds in which pages are rewritten, swapped, zeroed and repeated."""
-    contents = [b"", text(1), text(2), noise(1), noise(2), changed(text(1), 100, b"XY"), changed(noise(1), 4000, b"Z")]
-    writer = StreamWriter().header()
-    block = st.sampled_from(sorted(BLOCKS))
-    for _ in range(draw(st.integers(1, 5))):
-        pages = []
-        for name in draw(st.lists(block, max_size=4)):
-            for number in draw(st.lists(st.integers(0, BLOCKS[name] - 1), max_size=12)):
-                pages.append((name, number, contents[draw(st.integers(0, len(contents) - 1))]))  # noqa: PERF401  # draws
-        writer.part(pages)
-    writer.part([], last=True).device_state(b"device" * 100)
-    return bytes(writer.data)
+from tests.support.memory_pages import KEY, PAGE, RAM, changed, memory, migrations, noise, pages, text
+from tests.support.migration_stream import BLOCKS, RAM_SECTION, StreamWriter
 
 
 @given(
@@ -147,39 +49,7 @@ def test_a_first_round_comes_out_byte_by_byte(move: Callable[..., tuple[bytes, M
     out, encoder = move(stream)
     assert out == stream
     assert encoder.tally["reference"] > 0
-    assert encoder.tally["noise"] == 16
-
-
-def test_each_technique_does_its_part(move: Callable[..., tuple[bytes, MemoryEncoder]]) -> None:
-    """The same content again is a reference, a small change a delta, no change nothing."""
-    first = [(RAM, number, noise(number)) for number in range(20)]
-    again = [(RAM, 30, noise(3)), (RAM, 4, changed(noise(4), 8, b"news")), (RAM, 5, noise(5))]
-    stream = bytes(StreamWriter().header().part(first).part(again).part([], last=True).data)
-    # The rounds must not meet in one batch, or the older version would not go at all.
-    out, encoder = move(stream, step=20_000, flush_every=1)
-    assert memory(out) == memory(stream)
-    assert {name: encoder.tally[name] for name in ("noise", "reference", "delta", "unchanged")} == {
-        "noise": 20,
-        "reference": 1,
-        "delta": 1,
-        "unchanged": 1,
-    }
-
-
-def test_of_two_versions_in_a_batch_only_the_newer_goes(move: Callable[..., tuple[bytes, MemoryEncoder]]) -> None:
-    """A page that is rewritten while it waits is replaced."""
-    rounds = [[(RAM, 7, noise(version)), (RAM, 8, b"")] for version in range(5)]
-    writer = StreamWriter().header()
-    for pages in rounds:
-        writer.part(pages)
-    stream = bytes(writer.part([], last=True).data)
-    out, encoder = move(stream)
-    assert memory(out) == memory(stream)
-    assert encoder.tally["noise"] == 1
-    assert encoder.tally["superseded"] == 8
-
-
-# ---- hot pages ----
+    assert encoder.tally["incompressible"] == 16
 
 
 def rounds(*pages: list[tuple[bytes, int, bytes]]) -> list[bytes]:
@@ -376,16 +246,13 @@ def test_payloads_may_wait_for_most_of_the_first_round_only() -> None:
     assert seen[-1] < 0.1
 
 
-# ---- what passes ----
-
-
 def test_post_copy_leaves_the_codec_at_once(move: Callable[..., tuple[bytes, MemoryEncoder]]) -> None:
     """Nothing waits for company after the command, and the bytes are QEMU's own."""
     head = bytes(StreamWriter().header().part([(RAM, 1, noise(1))]).command(6, b"\0" * 9).data)
     encoder = MemoryEncoder(PortEncoder(KEY))
     encoder.encode(head)
     encoder.flush()
-    assert encoder.passing is not None
+    assert encoder.passthrough is not None
     assert len(encoder.encode(b"\x02page")) == 1
     assert not encoder.holds_back
     out, _ = move(head + bytes(300_000))
@@ -405,15 +272,8 @@ def test_what_passes_may_continue_the_block_of_the_last_record(
     tail = b"\2\0\0\0\2" + (2 << 12 | 0x60).to_bytes(8) + b"\1\0\4" + b"\5\2ab"
     stream = first + bytes(again.data) + tail
     out, encoder = move(stream, step=len(first), flush_every=1, techniques=ALL - without)
-    assert encoder.passing is not None
+    assert encoder.passthrough is not None
     assert memory(out) == memory(stream)
-
-
-def test_many_small_elements_fit_one_batch(move: Callable[..., tuple[bytes, MemoryEncoder]]) -> None:
-    """Sections without a record cost no more than their bytes."""
-    stream = bytes(StreamWriter().header().data) + bytes(StreamWriter().part([]).data) * 20_000
-    out, _ = move(stream, step=MAX_CHUNK_BYTES)
-    assert out == stream
 
 
 def test_every_payload_fits_a_frame_of_its_lane() -> None:
@@ -434,83 +294,4 @@ def test_other_streams_pass(move: Callable[..., tuple[bytes, MemoryEncoder]]) ->
     stream = random.Random(3).randbytes(700_000)  # noqa: S311  # the same bytes in every run
     out, encoder = move(stream, step=100_000)
     assert out == stream
-    assert encoder.passing == "another stream version"
-
-
-def test_memory_refers_to_what_the_disk_sent(store: FileStore) -> None:
-    """The page cache costs a reference; if the block is not there yet, the same call succeeds later."""
-    port = PortEncoder(KEY)
-    blocks = noise(1) + noise(2)
-    port.contents.place(Origin.DISK, port.contents.ids(blocks))
-    stream = bytes(StreamWriter().header().part([(RAM, 3, noise(2)), (RAM, 4, noise(1))]).data)
-    encoder = MemoryEncoder(port)
-    payloads = encoder.encode(stream) + encoder.flush()
-    assert encoder.tally == {"reference": 2}
-    decoder = MemoryDecoder(PortDecoder(lambda _: store))
-    hello, batch = payloads
-    assert decoder.decode(hello) == []
-    for _ in range(2):
-        with pytest.raises(ContentMissingError):
-            decoder.decode(batch)
-    store.append(Origin.DISK, np.frombuffer(blocks, dtype=np.uint8).reshape(-1, PAGE))
-    assert b"".join(decoder.decode(batch)) == stream
-
-
-# ---- a peer that errs ----
-
-
-def batch(**columns: bytes) -> bytes:
-    """A payload with these columns, the others empty."""
-    given_columns = {MemoryColumn[name.upper()]: data for name, data in columns.items()}
-    return BatchPacker().pack([Column(given_columns.get(column, b"")) for column in MemoryColumn])
-
-
-def u32(*values: int) -> bytes:
-    """Little-endian."""
-    return b"".join(value.to_bytes(4, "little") for value in values)
-
-
-@pytest.mark.parametrize(
-    "payload",
-    [
-        batch(kinds=b"\x09"),
-        batch(kinds=bytes([MemoryKind.ZERO])),
-        batch(kinds=bytes([MemoryKind.ZERO]), pages=b"abc"),
-        batch(kinds=bytes([MemoryKind.ZERO]), pages=u32(0xFFFFFFFF)),
-        batch(kinds=bytes([0x80 | MemoryKind.ZERO]), pages=u32(1)),
-        batch(kinds=bytes([0x80 | MemoryKind.ZERO]), pages=u32(1), names=b"\x09short"),
-        batch(kinds=bytes([0x80]), opaque=u32(1), opaque_bytes=b"x"),
-        batch(kinds=bytes([MemoryKind.OPAQUE]), opaque=u32(3), opaque_bytes=b"x"),
-        batch(kinds=bytes([MemoryKind.LITERAL]), pages=u32(1), literals=bytes(100)),
-        batch(kinds=bytes([MemoryKind.REFERENCE]), pages=u32(1), codes=u32(5)),
-        batch(kinds=bytes([MemoryKind.REFERENCE]), pages=u32(1), codes=u32(3 << 30)),
-        batch(kinds=bytes([MemoryKind.REFERENCE]) * 200, pages=u32(1) * 200, codes=u32(0) * 200),
-        batch(kinds=bytes([MemoryKind.DELTA]), pages=u32(1), sizes=b"\5\0", deltas=b"ab"),
-        BatchPacker().pack([Column(b"")]),
-        b"\x03",
-        b"",
-        b"\x09what",
-    ],
-)
-def test_damaged_batches_are_refused(store: FileStore, payload: bytes) -> None:
-    """A batch that contradicts itself, or wants more than is there, is a codec error and nothing else."""
-    decoder = MemoryDecoder(PortDecoder(lambda _: store))
-    decoder.decode(PortEncoder(KEY).hello.encode())
-    with pytest.raises(CodecError):
-        decoder.decode(payload)
-
-
-@pytest.mark.parametrize("origin", [Origin.MEMORY, Origin.KNOWN])
-def test_what_can_never_come_is_not_waited_for(store: FileStore, origin: Origin) -> None:
-    """Only the disk lane may still bring a content that memory refers to."""
-    decoder = MemoryDecoder(PortDecoder(lambda _: store))
-    decoder.decode(PortEncoder(KEY).hello.encode())
-    with pytest.raises(CodecError) as raised:
-        decoder.decode(batch(kinds=bytes([MemoryKind.REFERENCE]), pages=u32(1), codes=u32(origin << 30 | 5)))
-    assert not isinstance(raised.value, ContentMissingError)
-
-
-def test_a_batch_before_the_hello_is_refused(store: FileStore) -> None:
-    """Who does not say the version is not understood."""
-    with pytest.raises(CodecError, match="before the hello"):
-        MemoryDecoder(PortDecoder(lambda _: store)).decode(batch())
+    assert encoder.passthrough == "another stream version"

@@ -1,0 +1,118 @@
+"""Handles requests for approval: the provider's records first, then what the VM's node reads of the live VM.
+
+The node is asked only when the records allow the port. The answer to the broker follows when the node has answered, or
+when its time is over.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from hashlib import sha256
+from uuid import UUID
+
+from services.donor_agent import records
+from services.donor_agent.approval import live_refusals, records_refusals
+from services.donor_agent.context import DonorContext
+from services.donor_agent.port_record import DonorPort, Phase
+from shared.bus import Reject
+from shared.logs import get_logger
+from shared.messages import AnyEnvelope, Envelope, Refusal, open_envelope
+from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
+from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.parties import BROKER
+from shared.provider_agent import codes_of, send_to_node, timer_key
+from shared.store import Timer, Transaction
+
+log = get_logger(__name__)
+
+DESCRIBE = "describe"
+"""The timer within which a node must describe a VM."""
+
+_MAY_ASK_AGAIN = frozenset({Phase.DESCRIBING, Phase.APPROVED, Phase.REJECTED})
+
+
+class ApprovalHandler:
+    """From the broker's request to the donor's answer."""
+
+    def __init__(self, context: DonorContext) -> None:
+        self._context = context
+
+    async def requested(self, tx: Transaction, envelope: Envelope[ApprovalRequested]) -> None:
+        """The broker asks whether a tenant may take a VM away."""
+        message = envelope.data
+        known = await records.load_port(tx, message.port_id)
+        if known is not None and known.phase not in _MAY_ASK_AGAIN:
+            raise Reject("port_under_way", f"port {message.port_id} is {known.phase.value}: it was approved before")
+        request = await self._context.request(
+            tx, message.port_id, tenant=message.tenant, vm_uuid=message.vm_uuid, recipient=message.recipient
+        )
+        port = DonorPort(
+            port_id=message.port_id,
+            tenant=message.tenant,
+            vm_uuid=message.vm_uuid,
+            node=request.located.node if request.located else "",
+            phase=Phase.DESCRIBING,
+            updated_at=tx.now,
+        )
+        refusals = records_refusals(self._context.read_policy(), request)
+        if refusals:
+            await self._refuse(tx, port, refusals, cause=envelope)
+            return
+        await records.save_port(tx, port)
+        due_at = tx.now + timedelta(seconds=self._context.settings.describe_within_s)
+        # The request itself is kept with the timer: the answer, when it is too late, refers to it.
+        await tx.arm(timer_key(DESCRIBE, port.port_id), due_at, {"cause": envelope.to_json().decode()})
+        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid)
+        await send_to_node(tx, port.node, describe, cause=envelope, deadline=due_at)
+
+    async def described(self, tx: Transaction, envelope: Envelope[VmDescribed], port: DonorPort) -> None:
+        """The node has read the live VM."""
+        if port.phase is not Phase.DESCRIBING:
+            log.info("late description ignored", vm=str(port.vm_uuid), phase=port.phase.value)
+            return
+        identity = envelope.data.identity
+        digest = sha256(identity.domain_xml.encode()).hexdigest()
+        if identity.node != port.node or digest != identity.domain_xml_sha256:
+            raise Reject("invalid_identity", f"the bundle's node or SHA-256 is not that of {envelope.source}'s XML")
+        refusals = live_refusals(identity.vm, vm_uuid=port.vm_uuid)
+        if refusals:
+            await self._refuse(tx, port, refusals, cause=envelope)
+            return
+        await tx.disarm(timer_key(DESCRIBE, port.port_id))
+        await records.save_port(tx, port.in_phase(Phase.APPROVED, tx.now, identity=identity))
+        partners = self._context.policy.partners
+        await tx.send(BROKER, DonorApproved(port_id=port.port_id, identity=identity, partners=partners), cause=envelope)
+        # The request may be a dry run, which the broker does not tell: so this is an approval, and no port yet.
+        log.info("approval given", vm=str(port.vm_uuid), node=port.node, tenant=port.tenant)
+
+    async def describe_failed(self, tx: Transaction, envelope: Envelope[DescribeFailed], port: DonorPort) -> None:
+        """The node cannot read the VM."""
+        if port.phase is not Phase.DESCRIBING:
+            return
+        message = envelope.data
+        unreadable = Refusal(
+            code=message.code, rule="The VM's node must be able to read the live VM.", evidence=message.detail
+        )
+        await self._refuse(tx, port, (unreadable,), cause=envelope)
+
+    async def describe_overdue(self, tx: Transaction, timer: Timer, port_id: UUID) -> None:
+        """The node did not answer in time."""
+        port = await records.load_port(tx, port_id)
+        if port is None or port.phase is not Phase.DESCRIBING:
+            return
+        silent = Refusal(
+            code="node_unreachable",
+            rule=f"The VM's node must describe the VM within {self._context.settings.describe_within_s:g} s.",
+            evidence=f"node {port.node} did not answer in time",
+        )
+        cause = open_envelope(str(timer.payload["cause"]).encode())
+        await self._refuse(tx, port, (silent,), cause=cause)
+
+    async def _refuse(
+        self, tx: Transaction, port: DonorPort, refusals: tuple[Refusal, ...], *, cause: AnyEnvelope
+    ) -> None:
+        await tx.disarm(timer_key(DESCRIBE, port.port_id))
+        await records.save_port(tx, port.in_phase(Phase.REJECTED, tx.now))
+        await tx.send(BROKER, DonorRejected(port_id=port.port_id, refusals=refusals), cause=cause)
+        self._context.count(tx, refusals)
+        log.info("approval refused", vm=str(port.vm_uuid), tenant=port.tenant, reason=codes_of(refusals))

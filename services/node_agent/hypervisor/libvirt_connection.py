@@ -1,0 +1,144 @@
+"""One connection to libvirtd: blocking calls in threads, libvirt's errors as ours, lifecycle events on the event loop.
+
+libvirt's event loop runs on a thread of its own, one per process. Events are stamped there, at once, and then handed to
+asyncio. Which calls are made is `libvirt_adapter`'s matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar, cast
+from uuid import UUID
+
+import libvirt
+
+from services.node_agent.hypervisor.interface import (
+    EventListener,
+    HypervisorError,
+    Lifecycle,
+    LifecycleEvent,
+    MigrationAborted,
+    VmNotFound,
+)
+from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
+
+R = TypeVar("R")
+MAX_BLOCKING_CALLS = 32
+"""Threads for libvirt. A migration holds one for as long as it runs."""
+KEEPALIVE_S, KEEPALIVE_MISSES = 5, 6
+"""libvirtd is given up after 30 s without an answer."""
+
+_LIFECYCLES: Mapping[int, Lifecycle] = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: Lifecycle.STARTED,
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: Lifecycle.SUSPENDED,
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: Lifecycle.RESUMED,
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: Lifecycle.STOPPED,
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: Lifecycle.STOPPED,
+}
+
+
+class _EventThread:
+    """libvirt's default event loop on a daemon thread; one for the process, since libvirt has one per process."""
+
+    _lock = threading.Lock()
+    _started = False
+
+    @classmethod
+    def start(cls) -> None:
+        with cls._lock:
+            if cls._started:
+                return
+            libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised; libvirt would print them as well
+            libvirt.virEventRegisterDefaultImpl()
+            threading.Thread(target=cls._run, name="libvirt-events", daemon=True).start()
+            cls._started = True
+
+    @staticmethod
+    def _run() -> None:
+        while True:
+            libvirt.virEventRunDefaultImpl()
+
+
+class LibvirtSession:
+    """A connection that reopens itself. Make it on the event loop that is to hear its events."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._pool = ThreadPoolExecutor(MAX_BLOCKING_CALLS, thread_name_prefix="libvirt")
+        self._connection: LibvirtConnection | None = None
+        self._connecting = threading.Lock()
+        self._listeners: list[EventListener] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def connect(self) -> None:
+        """Open the connection and subscribe to events."""
+        self._loop = asyncio.get_running_loop()
+        await self.call("connect to libvirt", self.open)
+
+    async def close(self) -> None:
+        """Close the connection; calls that still block end with it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await self.call("close libvirt", connection.close)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def listen(self, listener: EventListener) -> Callable[[], None]:
+        """Hear lifecycle events on the event loop."""
+        self._listeners.append(listener)
+
+        def stop() -> None:
+            if listener in self._listeners:
+                self._listeners.remove(listener)
+
+        return stop
+
+    def open(self) -> LibvirtConnection:
+        """The connection, reopened where libvirtd was restarted. Blocking: call it in a worker thread."""
+        with self._connecting:
+            if self._connection is not None and self._connection.isAlive():
+                return self._connection
+            _EventThread.start()
+            connection = cast("LibvirtConnection", libvirt.open(self._uri))
+            connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
+            connection.domainEventRegisterAny(None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, None)
+            self._connection = connection
+            return connection
+
+    def _on_lifecycle(
+        self, _connection: object, domain: LibvirtDomain, event: int, detail: int, _opaque: object
+    ) -> None:
+        at_s = time.monotonic()  # here, not on the event loop: a busy loop would make every outage longer
+        kind = _LIFECYCLES.get(event, Lifecycle.OTHER)
+        event_seen = LifecycleEvent(UUID(domain.UUIDString()), kind, at_s, f"{event}.{detail}")
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._notify, event_seen)
+
+    def _notify(self, event: LifecycleEvent) -> None:
+        for listener in tuple(self._listeners):
+            listener(event)
+
+    async def call(self, doing: str, function: Callable[[], R]) -> R:
+        """Run a blocking call in a worker thread. Raises `HypervisorError` for libvirt's own errors."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function)
+        except libvirt.libvirtError as error:
+            reason = error.get_error_message() or str(error)
+            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_ABORTED:
+                raise MigrationAborted(doing, reason) from error
+            raise HypervisorError(doing, reason) from error
+
+    def _lookup(self, uuid: UUID) -> LibvirtDomain:
+        try:
+            return self.open().lookupByUUIDString(str(uuid))
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                raise VmNotFound(uuid) from error
+            raise
+
+    async def with_domain(self, doing: str, uuid: UUID, function: Callable[[LibvirtDomain], R]) -> R:
+        """As `call`, with the VM's domain. Raises `VmNotFound`, too."""
+        return await self.call(f"{doing} VM {uuid}", lambda: function(self._lookup(uuid)))

@@ -1,0 +1,63 @@
+"""What the recipient agent's handlers share: terms, settings, metrics, and what the provider's nodes have."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from services.recipient_agent import records
+from services.recipient_agent.assessment import Suitable, Terms, assess
+from services.recipient_agent.capacity import Held, Nodes
+from services.recipient_agent.metrics import RecipientMetrics
+from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase
+from services.recipient_agent.settings import RecipientSection
+from shared.messages.base import Refusal
+from shared.messages.vm import HypervisorVersions, VmDescription
+from shared.provider_agent import count_refusals
+from shared.store import Transaction
+
+_COUNTED = HOLDS_CAPACITY | {Phase.PROVISIONED}
+
+
+class RecipientContext:
+    """One per recipient agent. ``nodes`` is replaced with each heartbeat."""
+
+    def __init__(self, terms: Terms, settings: RecipientSection, metrics: RecipientMetrics) -> None:
+        self.terms = terms
+        self.settings = settings
+        self.metrics = metrics
+        self.nodes = Nodes()
+
+    async def held(self, tx: Transaction, *, except_port: UUID | None = None) -> list[Held]:
+        """Reservations, but not this port's, and VMs that came by a port and are still on a node."""
+        everyone = await records.in_phases(tx, _COUNTED)
+        return [
+            each.as_held()
+            for each in everyone
+            if each.port_id != except_port and (each.holds_capacity or self.nodes.serves(each.vm.uuid) is not None)
+        ]
+
+    async def assess(
+        self, tx: Transaction, port_id: UUID, vm: VmDescription, donor: HypervisorVersions, *, tenant: str
+    ) -> Suitable | tuple[Refusal, ...]:
+        """Whether and where the VM can come, by what is known at this moment."""
+        return assess(
+            vm,
+            donor,
+            tenant=tenant,
+            nodes=self.nodes,
+            held=await self.held(tx, except_port=port_id),
+            terms=self.terms,
+            now=tx.now,
+        )
+
+    def is_heard(self, node: str, now: datetime) -> bool:
+        """Whether the node was heard lately."""
+        view = self.nodes.views.get(node)
+        if view is None:
+            return False
+        return (now - view.heard_at).total_seconds() <= self.settings.node_silent_after_s
+
+    def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
+        """Count refusals after the commit."""
+        count_refusals(tx, self.metrics.refusals_total, refusals)

@@ -1,0 +1,124 @@
+"""A tenant's limits: from the options as typed to `PortLimits`, and back to the words that a person checks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from decimal import ROUND_HALF_UP, Decimal
+from enum import StrEnum
+
+from shared.client.units import (
+    parse_downtime_ms,
+    parse_price,
+    parse_rate_bytes_per_s,
+    parse_time,
+    parse_window,
+    value_of,
+)
+from shared.errors import VmportError
+from shared.messages.service_change import PortLimits
+
+
+class BadLimits(VmportError):
+    """Two options do not fit together."""
+
+    code = "bad_value"
+
+
+class PostCopyChoice(StrEnum):
+    """May the guest run at the recipient before all of its memory is there?"""
+
+    NEVER = "never"
+    IF_NEEDED = "if-needed"
+    ALWAYS = "always"
+
+
+class OverlaysChoice(StrEnum):
+    """May a disk be an overlay on a base image of the recipient's?"""
+
+    NEVER = "never"
+    IF_KNOWN = "if-known"
+
+
+def limits_of(
+    *,
+    max_downtime: str = "1s",
+    window: str = "now",
+    deadline: str | None = None,
+    max_price: str | None = None,
+    bandwidth: str | None = None,
+    post_copy: PostCopyChoice = PostCopyChoice.NEVER,
+    stop_and_copy: bool = False,
+    seed: bool = False,
+    seed_bandwidth: str | None = None,
+    overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
+    now: datetime,
+) -> PortLimits:
+    """A tenant's limits from what was typed; raises `BadValue`, which names the option, or `BadLimits`."""
+    start, last = _times(window, deadline, now=now)
+    if seed and start is None:
+        raise BadLimits("--seed needs a --window that starts later: contents are sent before it")
+    if seed_bandwidth and not seed:
+        raise BadLimits("--seed-bandwidth is of use only with --seed")
+    return PortLimits(
+        max_downtime_ms=value_of("--max-downtime", parse_downtime_ms, max_downtime),
+        window_start=start,
+        deadline=last,
+        max_price_per_month=value_of("--max-price", parse_price, max_price) if max_price else None,
+        bandwidth_bytes_per_s=value_of("--bandwidth", parse_rate_bytes_per_s, bandwidth) if bandwidth else None,
+        post_copy={"never": "never", "if-needed": "if_needed", "always": "always"}[post_copy],
+        stop_and_copy=stop_and_copy,
+        seed=seed,
+        seed_bandwidth_bytes_per_s=(
+            value_of("--seed-bandwidth", parse_rate_bytes_per_s, seed_bandwidth) if seed_bandwidth else None
+        ),
+        overlays={"never": "never", "if-known": "if_known"}[overlays],
+    )
+
+
+def _times(window: str, deadline: str | None, *, now: datetime) -> tuple[datetime | None, datetime | None]:
+    start, end = value_of("--window", lambda text: parse_window(text, now=now), window)
+    until = value_of("--deadline", lambda text: parse_time(text, now=now), deadline) if deadline else None
+    if end is not None and until is not None:
+        raise BadLimits("--deadline: the --window has an end already; give one of them")
+    last = end or until
+    if last is not None and last <= (start or now):
+        option = f"--deadline {deadline}" if until else f"--window {window}"
+        raise BadLimits(f"{option}: the end must be later than now and than the start of the --window")
+    return start, last
+
+
+def rate_text(bytes_per_s: int) -> str:
+    """``50 Mbit/s (6.3 MB/s)``: both units, so that neither is taken for the other."""
+    return f"{_decimal(8 * bytes_per_s)}bit/s ({_decimal(bytes_per_s)}B/s)"
+
+
+def _decimal(count: int) -> str:
+    """``6.3 M``: one decimal at most, rounded half up."""
+    exponent = next((power for power in (4, 3, 2, 1) if count >= 1000**power), 0)
+    rounded = (Decimal(count) / 1000**exponent).quantize(Decimal("0.1"), ROUND_HALF_UP)
+    return f"{rounded:f}".removesuffix(".0") + " " + ("", "k", "M", "G", "T")[exponent]
+
+
+def limits_text(limits: PortLimits) -> str:
+    """What a port is limited by, in one line, as vmport has understood it."""
+    return "; ".join(_clauses(limits))
+
+
+def _clauses(limits: PortLimits) -> Iterator[str]:
+    yield f"downtime at most {limits.max_downtime_ms} ms"
+    yield "bandwidth " + (
+        "not limited" if limits.bandwidth_bytes_per_s is None else f"at most {rate_text(limits.bandwidth_bytes_per_s)}"
+    )
+    if limits.max_price_per_month is not None:
+        yield f"price at most {limits.max_price_per_month} per month"
+    yield f"from {zoned(limits.window_start)}" if limits.window_start else "starts at once"
+    if limits.deadline:
+        yield f"until {zoned(limits.deadline)}"
+    if limits.seed and limits.seed_bandwidth_bytes_per_s is not None:
+        yield f"seeding at most {rate_text(limits.seed_bandwidth_bytes_per_s)}"
+
+
+def zoned(moment: datetime) -> str:
+    """A time in its own zone, with the offset: ``2026-07-01 02:00:00 +0200``."""
+    return f"{moment:%Y-%m-%d %H:%M:%S %z}"

@@ -1,0 +1,183 @@
+"""The frame of a service that keeps state: messages and timers in, one transaction each, messages out.
+
+Donor agent, recipient agent and broker share it. The service says which function acts on which type of message
+(`Handlers.on`); the frame checks the deadline, marks the message as handled in the same transaction, and runs the
+outbox relay, the timers and the inbox side by side. A message is acknowledged after the commit, so a crash at any
+instant leaves either nothing or all of its effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Generic, TypeVar, cast
+
+from shared.bus import Bus, DeadLetter, Reject
+from shared.logs import get_logger, port_bound
+from shared.messages import AnyEnvelope, Envelope, Message
+from shared.metrics import StoreMetrics
+from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, Timer, TimerRunner, Transaction
+
+log = get_logger(__name__)
+
+M = TypeVar("M", bound=Message)
+H = TypeVar("H")
+
+
+class ByType(Generic[H]):
+    """What is registered per message type, found for a message's own type first, then for its base types."""
+
+    def __init__(self) -> None:
+        self._registered: dict[type[Message], H] = {}
+
+    def add(self, kind: type[Message], value: H) -> None:
+        """Register; a type that is registered twice is a mistake in the code and raises ValueError."""
+        if kind in self._registered:
+            raise ValueError(f"{kind.__name__} is registered already")
+        self._registered[kind] = value
+
+    def find(self, kind: type[Message]) -> H | None:
+        """What is registered for this type; None if nothing is."""
+        return next((self._registered[each] for each in kind.__mro__ if each in self._registered), None)
+
+
+Once = Callable[[Transaction, AnyEnvelope], Awaitable[None]]
+Every = Callable[[AnyEnvelope], Awaitable[None]]
+
+
+class Handlers:
+    """Which function acts on which type of message; each is given the type that it was registered for."""
+
+    def __init__(self, *, unknown_code: str) -> None:
+        self._unknown_code = unknown_code
+        self._once: ByType[Once] = ByType()
+        self._every: ByType[Every] = ByType()
+
+    def on(self, kind: type[M], handler: Callable[[Transaction, Envelope[M]], Awaitable[None]]) -> None:
+        """Call once per message of this type, in the transaction that marks the message as handled."""
+        # Erases the type in the table only: `find` returns what was added for this type or a base of it.
+        self._once.add(kind, cast("Once", handler))
+
+    def on_every(self, kind: type[M], handler: Callable[[Envelope[M]], Awaitable[None]]) -> None:
+        """Call for every delivery of this type, a repeated one too; the handler opens a transaction if it needs one.
+
+        For what is sent again and again anyway: heartbeats, progress, questions.
+        """
+        self._every.add(kind, cast("Every", handler))
+
+    def is_on_every(self, kind: type[Message]) -> bool:
+        """Whether this type is sent again and again anyway."""
+        return self._every.find(kind) is not None and self._once.find(kind) is None
+
+    async def dispatch(self, store: Store, envelope: AnyEnvelope) -> bool:
+        """Call the handler of the message's type; raises `Reject` where there is none.
+
+        True for what was registered with `on`: the service's state may have changed.
+        """
+        kind = type(envelope.data)
+        every = self._every.find(kind)
+        if every is not None:
+            await every(envelope)
+            return False
+        once = self._once.find(kind)
+        if once is None:
+            raise Reject(self._unknown_code, f"{store.party} has no use for {kind.__name__}")
+        async with store.transaction() as tx:
+            if await tx.first_time(envelope):
+                await once(tx, envelope)
+        return True
+
+
+class StatefulService(ABC):
+    """A service with a store and an inbox. ``await service.run()`` works until it is cancelled.
+
+    A subclass registers its handlers in ``__init__`` and says what to do when a stored deadline has passed. Tests may
+    call `handle`, ``relay.flush`` and ``timers.run_due`` themselves instead of `run`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        bus: Bus,
+        metrics: StoreMetrics,
+        *,
+        relay_policy: RelayPolicy | None = None,
+        unknown_code: str = "not_for_me",
+    ) -> None:
+        self.store = store
+        self.bus = bus
+        self.handlers = Handlers(unknown_code=unknown_code)
+        self.relay = OutboxRelay(store, bus, policy=relay_policy, on_depth=metrics.outbox_messages.set)
+        self.timers = TimerRunner(store, self.on_timer)
+
+    # ---- for subclasses -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Make ready: tables, what is remembered, timers. Called once, before the first message."""
+
+    @abstractmethod
+    async def time_passed(self, tx: Transaction, timer: Timer) -> None:
+        """A stored deadline has passed; it was claimed in this transaction."""
+
+    def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
+        """More work to run beside the frame's, by name, until cancelled."""
+        return {}
+
+    async def attempt(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work for one message. A subclass may repeat it."""
+        await work()
+
+    async def expired(self, envelope: AnyEnvelope) -> None:
+        """A message came after its deadline: its sender has given up, so that acting on it would be nobody's wish."""
+        level = log.debug if self.handlers.is_on_every(type(envelope.data)) else log.warning
+        level("expired message ignored", message=type(envelope.data).__name__, sender=envelope.source)
+
+    async def on_dead(self, letter: DeadLetter) -> None:
+        """A message was given up; the bus has logged and counted it."""
+        log.debug("dead letter", sender=letter.sender, code=letter.code, reason=letter.reason)
+
+    # ---- the frame ----------------------------------------------------------------------------------------------
+
+    async def run(self, running: Callable[[], None] | None = None) -> None:
+        """Start, call ``running``, then work until cancelled."""
+        await self.start()
+        if running is not None:
+            running()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.relay.run(), name="outbox")
+            group.create_task(self.timers.run(), name="timers")
+            for name, loop in self.loops().items():
+                group.create_task(loop, name=name)
+            group.create_task(self.bus.consume(self.handle, on_dead=self.on_dead), name="inbox")
+
+    async def handle(self, envelope: AnyEnvelope) -> None:
+        """Store the effect of one message; raises `Reject` where it can never be acted on."""
+        with port_bound(getattr(envelope.data, "port_id", None)):
+            await self.attempt(lambda: self._handle_once(envelope))
+
+    async def _handle_once(self, envelope: AnyEnvelope) -> None:
+        if envelope.expired(self.store.clock()):
+            await self.expired(envelope)
+            return
+        await self.dispatch(envelope)
+
+    async def dispatch(self, envelope: AnyEnvelope) -> bool:
+        """Call the handler of a message that came in time. True if state may have changed."""
+        return await self.handlers.dispatch(self.store, envelope)
+
+    async def on_timer(self, timer: Timer) -> None:
+        """Handle a stored deadline that has passed, unless another process has done so."""
+        async with self.store.transaction() as tx:
+            if not await tx.claim_timer(timer.key, timer.due_at):
+                return
+            await self.time_passed(tx, timer)
+
+    async def check_store(self) -> str | None:
+        """A check for ``/readyz``: None, or why the store cannot be used."""
+        try:
+            await self.store.check()
+        except StoreUnusable as error:
+            return str(error)
+        return None

@@ -1,0 +1,213 @@
+"""From the request to the agreement."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from services.broker.saga import Send
+from shared.messages import Refusal
+from shared.messages.approval import DonorApproved, DonorRejected
+from shared.messages.base import MAX_TEXT
+from shared.messages.porting import PortingFixed, QuoteDeclined, QuoteOffered, ReservationRefused
+from shared.messages.service_change import PortPhase, PortPlanned, PortRefused
+from tests.support.broker_samples import (
+    ALPHA,
+    BETA,
+    GAMMA,
+    LONG,
+    NOW,
+    PORT,
+    Conversation,
+    identity,
+    quote,
+    refusal,
+    request,
+    reserved,
+)
+
+P = PortPhase
+
+
+class TestPartners:
+    """A donor may restrict its VMs to its partners."""
+
+    def test_only_partners_are_asked(self) -> None:
+        """Of all candidates those that the donor names hear of the VM."""
+        talk = Conversation.begin(request(recipient="best"), candidates=("beta", "gamma"))
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), partners=("gamma", "delta")))
+        talk.expect(P.QUOTING, "recipient.gamma <- QuoteRequested")
+
+    def test_no_partner_among_the_candidates_is_a_refusal(self) -> None:
+        """The tenant reads which partners there are."""
+        talk = Conversation.begin(request())
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), partners=("delta",)))
+        assert talk.state.phase is P.REFUSED
+        answer = talk.sent(PortRefused)
+        assert [(found.code, "delta" in found.rule) for found in answer.refusals] == [("partner_not_allowed", True)]
+
+
+class TestChoosing:
+    """Refusals, quotes and reservations."""
+
+    def test_donor_rejects(self) -> None:
+        """The donor's refusals reach the tenant as they are."""
+        talk = Conversation.begin(request())
+        talk.hear(ALPHA, DonorRejected(port_id=PORT, refusals=(refusal("dues_open"),)))
+        talk.expect(P.REFUSED, "tenant.acme <- PortRefused", "end: refused dues_open")
+        refused = talk.sent(PortRefused)
+        assert refused.refused_by == "donor.alpha"
+
+    def test_donor_silent(self) -> None:
+        """Without the donor's answer the port fails, and the donor is told to forget it."""
+        talk = Conversation.begin(request()).deadline()
+        talk.expect(P.FAILED, "tenant.acme <- PortFailed", "donor.alpha <- PortFailed", "end: failed donor_silent")
+
+    @pytest.mark.parametrize("fault", ["other vm", "digest"])
+    def test_donor_describes_something_else(self, fault: str) -> None:
+        """A bundle of another VM, or one that does not fit its own digest, ends the port."""
+        bundle = (
+            identity(PORT) if fault == "other vm" else identity().model_copy(update={"domain_xml_sha256": "0" * 64})
+        )
+        talk = Conversation.begin(request()).hear(ALPHA, DonorApproved(port_id=PORT, identity=bundle))
+        talk.expect(P.FAILED, "tenant.acme <- PortFailed", "donor.alpha <- PortFailed", "end: failed identity_mismatch")
+
+    def test_only_recipient_declines(self) -> None:
+        """The named recipient's own reasons refuse the port, in its name."""
+        talk = self._quoting("beta")
+        talk.hear(BETA, QuoteDeclined(port_id=PORT, refusals=(refusal(),)))
+        talk.expect(
+            P.REFUSED,
+            "tenant.acme <- PortRefused",
+            "donor.alpha <- PortCancelled",
+            "recipient.beta <- ReleaseReservation",
+            "end: refused no_capacity",
+        )
+        refused = talk.sent(PortRefused)
+        assert refused.refused_by == "recipient.beta"
+
+    def test_offer_above_the_limit_is_refused_by_the_broker(self) -> None:
+        """That an offer breaks the tenant's limit is the broker's finding."""
+        talk = Conversation.begin(request(max_price_per_month="5.00"))
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote(price="9.00")))
+        refused = talk.sent(PortRefused)
+        assert (refused.refused_by, refused.refusals[0].code) == ("broker", "too_expensive")
+
+    def test_best_of_two(self) -> None:
+        """The cheapest acceptable offer is chosen once all have answered; the other one is let go when it is fixed."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="9.00"))).expect(P.QUOTING)
+        talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="8.00")))
+        talk.expect(P.RESERVING, "recipient.gamma <- ReservationRequested")
+        talk.hear(GAMMA, reserved("gamma"))
+        talk.expect(
+            P.PREPARING,
+            "tenant.acme <- PortingFixed",
+            "donor.alpha <- PortingFixed",
+            "recipient.gamma <- PortingFixed",
+            "recipient.beta <- ReleaseReservation",
+            "open lanes",
+        )
+
+    def test_next_best_after_refused_reservation(self) -> None:
+        """When the platform check refuses, the next best offer is tried with the whole time of the phase."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="7.00")))
+        talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="8.00")))
+        talk.pass_time(timedelta(seconds=10)).hear(BETA, ReservationRefused(port_id=PORT, refusals=(refusal(),)))
+        talk.expect(P.RESERVING, "recipient.beta <- ReleaseReservation", "recipient.gamma <- ReservationRequested")
+        assert talk.state.deadline == talk.now + talk.timing.reserving
+
+    def test_silent_reservation_then_nobody_left(self) -> None:
+        """A recipient that does not answer is let go; with nobody left the port is refused, with all reasons."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta")))
+        talk.hear(GAMMA, QuoteDeclined(port_id=PORT, refusals=(refusal("no_bridge"),)))
+        talk.deadline()
+        refused = talk.sent(PortRefused)
+        assert [each.code for each in refused.refusals] == ["no_offer", "no_answer", "no_bridge"]
+
+    def test_who_is_late_has_declined(self) -> None:
+        """At the deadline the offers that came are chosen from."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta"))).deadline()
+        talk.expect(P.RESERVING, "recipient.beta <- ReservationRequested")
+        assert talk.state.declined["gamma"][0].code == "no_answer"
+
+    def test_late_reservation_is_released(self) -> None:
+        """A reservation that comes after the choice went elsewhere does not hold capacity."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="7.00")))
+        talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="8.00"))).deadline()
+        talk.hear(BETA, reserved("beta")).expect(P.RESERVING, "recipient.beta <- ReleaseReservation")
+
+    def test_expired_reservation(self) -> None:
+        """A reservation that is over when it arrives is as good as none."""
+        talk = self._quoting("beta").hear(BETA, QuoteOffered(port_id=PORT, quote=quote()))
+        talk.hear(BETA, reserved(reserved_until=NOW))
+        assert talk.state.phase is P.REFUSED
+
+    def test_offer_in_the_name_of_another(self) -> None:
+        """A provider offers for itself only."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="0.01"))).expect(P.QUOTING)
+        assert talk.state.quotes == ()
+
+    def test_dry_run(self) -> None:
+        """A dry run ends with all offers, best first, and nothing is reserved."""
+        talk = Conversation.begin(request("best", dry_run=True), ("beta", "gamma"))
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+        talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="3.00")))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="2.00")))
+        talk.expect(
+            P.PLANNED,
+            "tenant.acme <- PortPlanned",
+            "donor.alpha <- PortCancelled",
+            "recipient.beta <- ReleaseReservation",
+            "recipient.gamma <- ReleaseReservation",
+            "end: planned planned",
+        )
+        planned = talk.sent(PortPlanned)
+        assert [offer.provider for offer in planned.quotes] == ["beta", "gamma"]
+
+    @staticmethod
+    def _quoting(to: str, candidates: tuple[str, ...] = ("beta",)) -> Conversation:
+        return Conversation.begin(request(to), candidates).hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+
+
+class TestAgreement:
+    """What the agreement says, and who holds it."""
+
+    def test_agreement_has_what_was_promised(self) -> None:
+        """The agreement holds the quote's promises, the next epoch, both nodes and the recipient's domain XML."""
+        talk = Conversation.begin(request(max_downtime_ms=700)).fixed()
+        fixed = talk.state.agreement
+        assert fixed is not None
+        assert (fixed.donor_node, fixed.recipient_node, fixed.epoch) == ("alpha-1", "beta-1", 2)
+        assert (fixed.promised_total_s, fixed.promised_downtime_ms) == (60.0, 500)
+        assert fixed.deadline == NOW + talk.timing.transfer
+
+    def test_everybody_holds_the_same_agreement(self) -> None:
+        """PortingFixed is one value for tenant, donor and recipient."""
+        talk = Conversation.begin(request()).fixed()
+        assert talk.last is not None
+        fixed = {
+            effect.message.agreement.model_dump_json()
+            for effect in talk.last.effects
+            if isinstance(effect, Send) and isinstance(effect.message, PortingFixed)
+        }
+        assert len(fixed) == 1
+
+
+def test_long_reasons_of_providers() -> None:
+    """Each provider's evidence gets its name in front; the refusal is clipped to what can be saved and sent."""
+    long = Refusal(code="no_capacity", rule="there is room", evidence=LONG)
+    talk = Conversation.begin(request("best"), ("beta", "gamma"))
+    talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+    for party in (BETA, GAMMA):
+        talk.hear(party, QuoteDeclined(port_id=PORT, refusals=(long,)))
+    refused = talk.sent(PortRefused)
+    assert [len(each.evidence) for each in refused.refusals[1:]] == [MAX_TEXT, MAX_TEXT]
+    assert talk.state.refusals == refused.refusals

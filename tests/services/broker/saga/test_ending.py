@@ -1,0 +1,105 @@
+"""How a port ends, and how a transfer is stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.messages.base import MAX_TEXT
+from shared.messages.porting import AbortTransfer, Side
+from shared.messages.service_change import CancelPort, PortFailed, PortPhase
+from shared.parties import Party
+from tests.support.broker_samples import (
+    ACME,
+    ALPHA,
+    BETA,
+    LONG,
+    PORT,
+    Conversation,
+    request,
+    transfer_aborted,
+    transfer_failed,
+)
+
+P = PortPhase
+
+
+def test_the_tenant_reads_what_both_sides_say() -> None:
+    """The side that reports first may only have noticed; the reason of the other one is added once."""
+    talk = Conversation.begin(request()).transferring()
+    talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+    talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True)).expect(P.ABORTING)
+    talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True)).expect(P.ABORTING)
+    assert talk.state.failure is not None
+    assert talk.state.failure.detail == "beta, inbound side: gone; alpha, outbound side: lane_lost: gone"
+
+
+@pytest.mark.parametrize(("side", "sender"), [(Side.OUTBOUND, ALPHA), (Side.INBOUND, BETA)])
+def test_failed_side_aborts_both(side: Side, sender: Party) -> None:
+    """When one side fails, both are stopped, and the port ends when both have confirmed."""
+    talk = Conversation.begin(request()).transferring()
+    talk.hear(sender, transfer_failed(side, guest_running=False))
+    talk.expect(P.ABORTING, "donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
+    talk.hear(BETA, transfer_aborted(Side.INBOUND)).expect(P.ABORTING)
+    talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND))
+    talk.expect(
+        P.FAILED,
+        "tenant.acme <- PortFailed",
+        "donor.alpha <- PortFailed",
+        "recipient.beta <- PortFailed",
+        "recipient.beta <- ReleaseReservation",
+        "close lanes",
+        "end: failed lane_lost",
+    )
+    assert {talk.sent(PortFailed, to=party).vm_runs_at for party in (ACME, ALPHA, BETA)} == {"alpha"}
+
+
+def test_abort_is_repeated_and_ends_without_confirmation() -> None:
+    """AbortTransfer is repeated to the side that has not answered; in the end the port ends without, and says so."""
+    talk = Conversation.begin(request()).transferring()
+    talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False)).hear(BETA, transfer_aborted(Side.INBOUND))
+    talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer")
+    talk.deadline()
+    assert talk.state.phase is P.FAILED
+    assert "outbound" in talk.state.warnings[0]
+
+
+def test_donor_guest_not_running_is_told() -> None:
+    """If the donor's VM does not run after the abort, the tenant hears of it."""
+    talk = Conversation.begin(request()).transferring()
+    talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False)).hear(BETA, transfer_aborted(Side.INBOUND))
+    talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND, guest_running=False))
+    assert all("does not run" in talk.sent(PortFailed, to=party).detail for party in (ACME, ALPHA, BETA))
+
+
+class TestLongText:
+    """Text from a provider is clipped; `Conversation` saves each state and reads it back."""
+
+    def test_both_reasons(self) -> None:
+        """The second report does not make the failure longer than a message."""
+        talk = Conversation.begin(request()).transferring()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False, detail=LONG))
+        talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True, detail=LONG)).expect(P.ABORTING)
+        assert talk.state.failure is not None
+        assert len(talk.state.failure.detail) == MAX_TEXT
+
+    def test_reason_of_the_abort(self) -> None:
+        """AbortTransfer carries the failure's detail, which may be as long as a message allows."""
+        talk = Conversation.begin(request()).transferring()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False, detail=LONG))
+        assert len(talk.sent(AbortTransfer, to=ALPHA).reason) == MAX_TEXT
+
+    def test_failure_with_warnings(self) -> None:
+        """The tenant is told the failure and the warnings in one text."""
+        talk = Conversation.begin(request()).transferring()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False, detail=LONG))
+        left = transfer_aborted(Side.INBOUND).model_copy(update={"left_overs": ("a" * 4000, "b" * 4000)})
+        talk.hear(BETA, left).expect(P.ABORTING)
+        assert [len(warning) for warning in talk.state.warnings] == [MAX_TEXT]
+        talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND))
+        assert len(talk.sent(PortFailed, to=ACME).detail) == MAX_TEXT
+
+    def test_reason_of_the_cancel(self) -> None:
+        """The tenant's own reason is kept as the failure's detail."""
+        talk = Conversation.begin(request()).transferring().hear(ACME, CancelPort(port_id=PORT, reason=LONG))
+        assert talk.state.failure is not None
+        assert len(talk.state.failure.detail) == MAX_TEXT

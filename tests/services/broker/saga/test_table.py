@@ -1,0 +1,54 @@
+"""The table itself."""
+
+from __future__ import annotations
+
+from typing import get_type_hints
+
+from services.broker.saga import TABLE, Heard, choosing
+from services.broker.saga.state import ENDS
+from services.broker.saga.table import ANYWHERE, SPEAKERS, on
+from shared.messages import MESSAGE_TYPES, Message, PortMessage
+from shared.messages.approval import DonorApproved
+from shared.messages.service_change import PortPhase, PortProgressed, PortRequested
+from shared.parties import Role
+
+
+def test_every_phase_has_its_row() -> None:
+    """All phases are there; all but the ends have a deadline and something that happens then."""
+    assert set(TABLE) == set(PortPhase)
+    for phase, row in TABLE.items():
+        waits = phase not in ENDS
+        assert (row.limit is not None, row.on_deadline is not None, bool(row.limit_text)) == (waits, waits, waits)
+
+
+def test_every_port_message_to_the_broker_has_a_speaker() -> None:
+    """No message that may be sent to the broker about a port is forgotten; the request and the progress go
+    elsewhere.
+    """
+    known = {kind for kind in MESSAGE_TYPES.values() if issubclass(kind, PortMessage) and Role.BROKER in kind.RECEIVERS}
+    assert known - {PortRequested, PortProgressed} == set(SPEAKERS)
+
+
+def test_each_handler_is_registered_for_its_type() -> None:
+    """The type that a handler declares is the type of the line: what mypy proves, seen at run time."""
+    lines = [line for row in TABLE.values() for line in row.hears] + list(ANYWHERE)
+    for line in lines:
+        assert get_type_hints(line.do)["heard"] in {Heard[line.message], Heard[Message]}  # type: ignore[name-defined]  # a type made at run time
+
+
+def test_handler_of_another_type_is_rejected() -> None:
+    """mypy refuses a handler of another message type; if it did not, the unused ignore would be an error."""
+    line = on(DonorApproved, choosing.donor_rejected)  # type: ignore[arg-type]  # the subject of this test
+    assert line.message is DonorApproved
+
+
+def test_no_message_is_listed_twice_in_a_phase() -> None:
+    """The first line would hide the second one."""
+    for row in TABLE.values():
+        kinds = [line.message for line in row.hears]
+        assert len(kinds) == len(set(kinds))
+
+
+def test_each_message_of_the_table_has_a_speaker() -> None:
+    """A line for a message that nobody may send would never be used."""
+    assert {line.message for row in TABLE.values() for line in row.hears} <= set(SPEAKERS)

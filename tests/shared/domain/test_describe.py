@@ -1,0 +1,86 @@
+"""What a VM is, read from its domain XML."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.domain import DomainXmlError, LayerFacts, describe
+from tests.support.domain_samples import DOMAIN, MAC, UUID
+
+
+def test_a_description_holds_what_makes_the_vm() -> None:
+    """Identity, shape, disks and cards are read from the XML."""
+    facts = describe(DOMAIN)
+    assert (
+        facts.uuid,
+        facts.name,
+        facts.virt_type,
+        facts.arch,
+        facts.machine,
+    ) == (UUID, "web", "qemu", "x86_64", "pc-q35-10.0")
+    assert (facts.memory_bytes, facts.vcpus, facts.cpu_model) == (256 * 1024 * 1024, 2, "qemu64")
+    assert facts.cpu_features == ("+hypervisor", "-svm")
+    assert (facts.firmware, facts.kernel) == ("bios", "/boot/alpha/vmlinuz")
+    (disk,) = facts.disks
+    assert (disk.target, disk.bus, disk.format, disk.source) == ("vda", "virtio", "qcow2", "/images/web.qcow2")
+    (nic,) = facts.nics
+    assert (nic.mac, nic.model, nic.bridge) == (MAC, "virtio", "br-alpha")
+    assert facts.blockers == ()
+
+
+def test_what_lies_beneath_a_disk_is_read_from_the_top_down() -> None:
+    """Up to the empty element that ends the chain; what is no file has no path."""
+    assert describe(DOMAIN).disks[0].layers == ()
+    chain = """<backingStore type='file' index='2'><format type='qcow2'/><source file='/images/b.qcow2'/>
+      <backingStore type='network' index='3'><format type='raw'/><source protocol='nbd' name='x'/><backingStore/>
+      </backingStore></backingStore>"""
+    layers = describe(DOMAIN.replace("<backingStore/>", chain)).disks[0].layers
+    assert (LayerFacts("/images/b.qcow2", "qcow2"), LayerFacts(None, "raw")) == layers
+
+
+ON_A_FILE = (
+    "<backingStore type='file'><format type='raw'/><source file='/b.raw'>%s</source><backingStore/></backingStore>"
+)
+
+
+@pytest.mark.parametrize(
+    ("chain", "layers"),
+    [
+        ("", (LayerFacts(None, ""),)),
+        (
+            "<backingStore type='file'><format type='qcow2'/><source file='/images/b.qcow2'/></backingStore>",
+            (LayerFacts("/images/b.qcow2", "qcow2"), LayerFacts(None, "")),
+        ),
+        (
+            "<backingStore type='file'><format type='raw'/><source file='/images/b.raw'/></backingStore>",
+            (LayerFacts("/images/b.raw", "raw"),),
+        ),
+        (
+            ON_A_FILE % "<slices><slice type='storage' offset='512' size='1024'/></slices>",
+            (LayerFacts(None, "raw"),),
+        ),
+        (
+            ON_A_FILE % "<seclabel model='dac' relabel='no'/>",
+            (LayerFacts("/b.raw", "raw"),),
+        ),
+    ],
+    ids=["nothing said", "no end", "raw is the end", "slice", "label"],
+)
+def test_a_layer_is_a_whole_file_and_a_chain_has_an_end(chain: str, layers: tuple[LayerFacts, ...]) -> None:
+    """Whatever else there may be is a layer, too, that nobody takes for a known image, or for none."""
+    assert describe(DOMAIN.replace("<backingStore/>", chain)).disks[0].layers == layers
+
+
+def test_an_efi_domain_is_told_from_a_bios_one() -> None:
+    """A pflash loader, or firmware='efi', is UEFI."""
+    xml = DOMAIN.replace("<kernel>", "<loader readonly='yes' type='pflash'>/fw.fd</loader><nvram>/v.fd</nvram><kernel>")
+    assert (describe(xml).firmware, describe(xml).loader, describe(xml).nvram) == ("uefi", "/fw.fd", "/v.fd")
+    assert describe(DOMAIN.replace("<os>", "<os firmware='efi'>")).firmware == "uefi"
+
+
+@pytest.mark.parametrize("element", ["name", "uuid", "memory", "vcpu"])
+def test_a_domain_without_a_necessary_part_is_rejected(element: str) -> None:
+    """The error names the element."""
+    cut = DOMAIN.replace(f"<{element}", f"<x{element}").replace(f"</{element}>", f"</x{element}>")
+    with pytest.raises(DomainXmlError, match=element):
+        describe(cut)
