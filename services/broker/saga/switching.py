@@ -1,4 +1,4 @@
-"""Switchover and what follows it: the commit of the epoch, the arrival, the completion, and the one case of giving a VM back. Pure.
+"""Switchover and what follows it: the commit of the epoch, the arrival, the completion; and giving a VM back. Pure.
 
 * The commit is the instant at which ownership passes. The step that grants switchover writes the new epoch to the
   ledger and the grant to the outbox, in one transaction: there is no grant without a commit.

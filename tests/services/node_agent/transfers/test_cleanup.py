@@ -67,7 +67,7 @@ async def test_disks_stay_while_the_domain_may_run(tmp_path: Path, monkeypatch: 
         raise HypervisorError(f"destroy VM {uuid}", "libvirtd is away")
 
     monkeypatch.setattr(hypervisor, "destroy", unreachable)
-    journal = half(tmp_path)
+    journal = transfer_journal(tmp_path)
     journal.will_create(Kind.DISK, str(disk))
     journal.will_create(Kind.DOMAIN, str(VM))
     assert await remove_created(journal, hypervisor) == (f"domain {VM}", f"disk {disk}")

@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 
 from services.node_agent.lanes.core.errors import StreamError
-from services.node_agent.libvirt_rpc.gate import Expected, GateRefusal, RpcGate
+from services.node_agent.libvirt_rpc.gate import RpcGate
+from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import REMOTE_PROGRAM, Frame, FrameParser, FrameType, Status
 from services.node_agent.transfers.gate_proxy import GateProxy
 from shared.messages.porting import SwitchoverDenied

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from services.node_agent.hypervisor.disk_images import DiskImageError
-from services.node_agent.hypervisor.testing import DISK_BYTES
+from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.settings import NodeSection
 from services.node_agent.state.journal import Journal, Kind, PortRecord, TransferJournal
 from services.node_agent.transfers.inbound_disks import InboundDisks
