@@ -1,7 +1,6 @@
-"""A small world around a real broker service: in-memory bus, a ledger on disk, and providers and a tenant that play
-their parts.
+"""A real broker service with an in-memory bus, a ledger on disk, and simulated providers and tenants.
 
-Each part answers by itself; `mute` takes an answer away, `script` replaces it, `say` adds what nobody asked for.
+Each party answers by itself; `mute` removes an answer, `script` replaces it, `say` sends a message unasked.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def settings(url: str) -> BrokerSettings:
 
 
 def good_parts(port_id: UUID, now: datetime = NOW) -> dict[tuple[Party, type[Message]], Part]:
-    """Who answers what with what, when all goes well. Node agents are played together with their provider's agents."""
+    """Each party's answers when all goes well. Node agents are simulated together with their provider's agents."""
 
     def about(message: Message) -> Message:
         return message.model_copy(update={"port_id": port_id})
@@ -189,11 +188,11 @@ class World:
         await self._buses[party].consume(handle)
 
     def mute(self, party: Party, kind: type[Message]) -> Part:
-        """Let a party not answer; returns what it would have said."""
+        """Remove a party's answer; returns it."""
         return self.parts.pop((party, kind))
 
     def script(self, party: Party, kind: type[Message], *answers: tuple[Party, Message]) -> None:
-        """Let a party answer otherwise."""
+        """Replace a party's answer."""
         self.parts[party, kind] = lambda _: list(answers)
 
     async def say(self, party: Party, message: Message, *, cause: AnyEnvelope | None = None) -> AnyEnvelope:
@@ -250,14 +249,14 @@ class World:
                 await breathe()
 
     async def deadline(self) -> None:
-        """Nothing happens until the deadline of the port's phase."""
+        """Advance to the deadline of the port's phase."""
         state = (await self.port()).state
         assert state.deadline is not None
         await self.clock.advance(max(0.0, (state.deadline - self.clock()).total_seconds()))
         await self.service.timers.run_due()
 
     async def wake(self) -> None:
-        """Nothing happens until the phase's own time."""
+        """Advance to the phase's wake-up time."""
         state = (await self.port()).state
         assert state.wake_at is not None
         await self.clock.advance(max(0.0, (state.wake_at - self.clock()).total_seconds()))

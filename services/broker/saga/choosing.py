@@ -210,10 +210,10 @@ def _choose(at: Moment) -> Decision:
         declined = {**state.declined, **choice.unacceptable}
         return plan(at, PortPlanned(port_id=state.port_id, quotes=choice.ranked, declined=declined))
     at = _declined(at, choice.unacceptable)
-    return _reserve(at, choice.ranked[0]) if choice.ranked else _nobody_left(at)
+    return _reserve(at, choice.ranked[0]) if choice.ranked else _no_offer_left(at)
 
 
-def _nobody_left(at: Moment) -> Decision:
+def _no_offer_left(at: Moment) -> Decision:
     """Refuse, with every provider's own reasons."""
     state = at.state
     if state.request.recipient != BEST:
@@ -275,7 +275,7 @@ def reserved(at: Moment, heard: Heard[Reserved]) -> Decision:
 
 
 def reserved_too_late(at: Moment, heard: Heard[Reserved]) -> Decision:
-    """A reservation that nobody waits for any more must not hold capacity."""
+    """A reservation that is no longer needed must not hold capacity."""
     if heard.sender == at.state.recipient_party and at.state.agreement is not None:
         return at.ignore("this reservation is already part of the agreement")
     provider = heard.sender.owner

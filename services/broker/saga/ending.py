@@ -83,7 +83,7 @@ def refused_by_broker(at: Moment, refusals: tuple[Refusal, ...]) -> Decision:
 
 
 def plan(at: Moment, planned: PortPlanned) -> Decision:
-    """End a dry run: the tenant gets the offers, everybody else is told to forget the port."""
+    """End a dry run: the tenant gets the offers, everybody else drops the port."""
     state = at.state
     return _close(
         at,

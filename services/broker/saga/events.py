@@ -1,4 +1,4 @@
-"""What a saga is told: a message, a time that has come, or a finished task of the shell. Past tense, plain values."""
+"""The events of a saga: a message, a time that has come, or a task that the shell has finished. Plain values."""
 
 from __future__ import annotations
 

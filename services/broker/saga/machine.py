@@ -108,7 +108,7 @@ def _checked(at: Moment, decision: Decision, allowed: tuple[PortPhase, ...]) -> 
         limit = TABLE[after.phase].limit
         if limit is None:
             raise SagaBug(f"{after.phase} has no deadline")
-        after = after.with_(deadline=limit(Moment(after, at.now, at.timing)))
+        after = after.with_(deadline=limit(replace(at, state=after)))
     effects = tuple(
         replace(effect, deadline=after.deadline) if isinstance(effect, Send) and effect.perishable else effect
         for effect in decision.effects

@@ -3,7 +3,7 @@
 * The commit is the instant at which ownership passes. The step that grants switchover writes the new epoch to the
   ledger and the grant to the outbox, in one transaction: there is no grant without a commit.
 * After the commit the port can only go forward, unless the recipient itself says that its transfer failed *and* that
-  no guest runs there. That answer is final: a node that has given it never runs this guest, whatever grant reaches it
+  no guest runs there. That answer is final: a node that has given it never runs this guest, even if a grant reaches it
   later. Only then does the next epoch give the VM back to the donor, and only then is the donor told to abort.
 * If the donor has already confirmed that the guest left, there is nothing to give back; then the port waits and calls
   an operator.
@@ -260,7 +260,7 @@ def ask_completion_again(at: Moment) -> Decision:
 
 
 def finishing_deadline(at: Moment) -> Decision:
-    """The VM runs at the recipient, whatever is late here: go on asking, and call an operator."""
+    """The VM runs at the recipient, only the completion is late: go on asking, and call an operator."""
     missing = [
         what
         for what, done in (("disconnection", at.state.disconnected), ("provisioning", at.state.provisioned))

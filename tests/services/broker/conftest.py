@@ -9,12 +9,13 @@ import pytest
 from shared.store import Store
 from shared.testing import ManualClock
 from tests.support.broker_ledger import open_ledger
+from tests.support.broker_samples import NOW
 
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Stands still."""
-    return ManualClock()
+    """Stands still at the time of the samples, unless a test moves it."""
+    return ManualClock(NOW)
 
 
 @pytest.fixture

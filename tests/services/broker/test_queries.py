@@ -9,12 +9,26 @@ from sqlalchemy import update
 
 from services.broker import ledger, queries
 from services.broker.tables import ports
+from shared.messages import Refusal
+from shared.messages.approval import DonorRejected
+from shared.messages.base import MAX_TEXT
+from shared.messages.porting import Side
 from shared.messages.queries import ListPorts, ListProviders, ListVms, PortShown, ShowPort
 from shared.messages.service_change import CancelPort, PortPhase, PortRequested
 from shared.store import Store
 from shared.testing import ManualClock
 from tests.support.broker_ledger import add, new_state, registered_vms
-from tests.support.broker_samples import ALPHA, PORT, VM, Conversation, progress, refusal, request
+from tests.support.broker_samples import (
+    ALPHA,
+    LONG,
+    PORT,
+    VM,
+    Conversation,
+    progress,
+    refusal,
+    request,
+    transfer_failed,
+)
 
 
 class TestQueries:
@@ -90,3 +104,29 @@ async def test_refused_request_is_recorded(store: Store) -> None:
     assert shown.failure is not None
     assert shown.failure.startswith("no_capacity")
     assert ALPHA.owner == state.request.donor
+
+
+async def test_long_failure_is_shown_clipped(store: Store) -> None:
+    """A failure as long as a message allows, with its code before it, still fits into the answer."""
+    talk = Conversation.begin(request()).transferring()
+    talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True, detail=LONG))
+    await add(store, talk.state)
+    async with store.reading() as connection:
+        shown = await queries.answer(connection, ShowPort(port_id=PORT), "acme")
+    assert isinstance(shown, PortShown)
+    assert shown.failure is not None
+    assert len(shown.failure) == MAX_TEXT
+    assert PortShown.model_validate_json(shown.model_dump_json()) == shown
+
+
+async def test_long_refusals_are_shown_clipped(store: Store) -> None:
+    """So do many refusals in one text."""
+    long = Refusal(code="no_capacity", rule="there is room", evidence=LONG)
+    talk = Conversation.begin(request()).hear(ALPHA, DonorRejected(port_id=PORT, refusals=(long, long)))
+    await add(store, talk.state)
+    async with store.reading() as connection:
+        shown = await queries.answer(connection, ShowPort(port_id=PORT), "acme")
+    assert isinstance(shown, PortShown)
+    assert shown.failure is not None
+    assert len(shown.failure) == MAX_TEXT
+    assert PortShown.model_validate_json(shown.model_dump_json()) == shown

@@ -73,9 +73,15 @@ def test_same_provider() -> None:
 
 
 def test_nobody_to_ask() -> None:
-    """The best of none is none: silent providers are not asked."""
+    """Silent providers are not asked, and without any other there is nobody to ask."""
     assert codes(replace(FACTS, silent=frozenset({"beta", "gamma"})), to="best") == ["no_recipient"]
     assert codes(replace(FACTS, silent=frozenset({"beta"})), to="beta") == [], "who is named is asked all the same"
+
+
+def test_unknown_recipient_names_the_known_ones() -> None:
+    """The tenant sees which names would do."""
+    (refusal,) = verify(request("delta"), "acme", FACTS, LIMITS, NOW)
+    assert refusal.evidence == "unknown provider 'delta'; known: alpha, beta, gamma"
 
 
 def test_all_broken_rules_are_named() -> None:

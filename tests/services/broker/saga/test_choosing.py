@@ -96,7 +96,7 @@ class TestChoosing:
         assert (refused.refused_by, refused.refusals[0].code) == ("broker", "too_expensive")
 
     def test_best_of_two(self) -> None:
-        """The cheapest acceptable offer is chosen once all have answered; the other one is let go when it is fixed."""
+        """Once all have answered, the cheapest acceptable offer is chosen; the agreement releases the other one."""
         talk = self._quoting("best", ("beta", "gamma"))
         talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="9.00"))).expect(P.QUOTING)
         talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="8.00")))
@@ -120,8 +120,8 @@ class TestChoosing:
         talk.expect(P.RESERVING, "recipient.beta <- ReleaseReservation", "recipient.gamma <- ReservationRequested")
         assert talk.state.deadline == talk.now + talk.timing.reserving
 
-    def test_silent_reservation_then_nobody_left(self) -> None:
-        """A recipient that does not answer is let go; with nobody left the port is refused, with all reasons."""
+    def test_silent_reservation_then_no_offer_left(self) -> None:
+        """A recipient that does not answer is released; with no offer left the port is refused, with all reasons."""
         talk = self._quoting("best", ("beta", "gamma"))
         talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta")))
         talk.hear(GAMMA, QuoteDeclined(port_id=PORT, refusals=(refusal("no_bridge"),)))

@@ -64,7 +64,7 @@ def test_abort_is_repeated_and_ends_without_confirmation() -> None:
 
 
 def test_donor_guest_not_running_is_told() -> None:
-    """If the donor's VM does not run after the abort, the tenant hears of it."""
+    """If the donor's VM does not run after the abort, the tenant is told."""
     talk = Conversation.begin(request()).transferring()
     talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False)).hear(BETA, transfer_aborted(Side.INBOUND))
     talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND, guest_running=False))

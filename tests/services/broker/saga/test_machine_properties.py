@@ -1,6 +1,4 @@
-"""The saga against everything: any message from anyone, in any order, repeated, lost or late, with time passing as
-it likes.
-"""
+"""The saga's invariants hold for any message from any party, in any order, repeated, lost or late, at any time."""
 
 from __future__ import annotations
 
@@ -125,7 +123,7 @@ END_NEWS = (PortCompleted, PortFailed, PortCancelled, PortRefused, PortPlanned)
 
 
 class SagaMachine(RuleBasedStateMachine):
-    """One port, and what the world has seen of it."""
+    """One port, and what all parties have seen of it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,7 +144,7 @@ class SagaMachine(RuleBasedStateMachine):
         smooth=st.integers(0, 14),
     )
     def begin(self, window: timedelta | None, deadline: bool, seed: bool, dry_run: bool, smooth: int) -> None:  # noqa: FBT001  # hypothesis
-        """A request, and the first events of the good path: the further, the deeper what follows."""
+        """A request, and the first events of the good path, so that the later phases are reached often."""
         limits: dict[str, Any] = {
             "window_start": NOW + window if window else None,
             "deadline": NOW + timedelta(hours=3) if deadline else None,
@@ -216,7 +214,7 @@ class SagaMachine(RuleBasedStateMachine):
                 assert send.to == BETA_NODE
                 assert (send.message.epoch, "beta") == self.ownership[-1], "granted is what was committed"
             case AbortTransfer():
-                assert not after.committed, "after the commit nobody is told to abort"
+                assert not after.committed, "no abort after the commit"
             case ReservationRequested():
                 self.holding.add(send.to)
             case ReleaseReservation():

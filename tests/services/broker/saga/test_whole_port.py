@@ -33,7 +33,7 @@ P = PortPhase
 
 
 def test_whole_conversation() -> None:
-    """Each party is asked in its turn, the epoch is committed once, and everybody hears of the end."""
+    """Each party is asked in its turn, the epoch is committed once, and every party is told the end."""
     talk = Conversation.begin(request())
     talk.expect(P.APPROVAL, "tenant.acme <- PortAccepted", "donor.alpha <- ApprovalRequested")
     talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
