@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from shared.parties import BROKER, donor, node, recipient, tenant
 from tests.support import libvirt_binding
@@ -14,6 +15,10 @@ from tests.support.postgres_server import PostgresServer
 from tests.support.rabbitmq_node import RabbitNode
 
 WITHOUT_LIBVIRT = pytest.StashKey[bool]()
+
+# A slow machine is no counterexample; what else is in force (CI derandomizes) stays.
+settings.register_profile("vmport", parent=settings(), deadline=None)
+settings.load_profile("vmport")
 
 PARTIES = (
     BROKER,
