@@ -1,0 +1,147 @@
+"""Requests for approval are answered by the records and by what the node reads of the live VM."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.donor_agent.testing import DESCRIPTION, PORT, SUMMARY, VM, make_identity
+from shared.messages import Message
+from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
+from shared.messages.nodes import (
+    DescribeFailed,
+    DescribeVm,
+    VmDescribed,
+)
+from shared.messages.porting import (
+    PortingFixed,
+)
+from shared.messages.vm import VmState
+from shared.parties import BROKER
+from tests.support.donor_world import NODE, POLICY, World
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        (ApprovalRequested(port_id=PORT, tenant="globex", vm_uuid=VM), "not_owner"),
+        (ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=uuid4()), "unknown_vm"),
+    ],
+)
+async def test_a_refused_request_is_answered_with_its_rule(running: World, asked: ApprovalRequested, code: str) -> None:
+    """The node is not even asked, and the refusal is counted."""
+    await running.beat()
+    await running.say(BROKER, asked)
+
+    (rejected,) = running.heard(BROKER, DonorRejected)
+    assert [refusal.code for refusal in rejected.refusals] == [code]
+    assert running.heard(NODE, DescribeVm) == []
+    assert running.metrics.refusals_total.labels(code)._value.get() == 1
+
+
+async def test_a_partner_list_is_heeded_when_the_recipient_is_known(world: World) -> None:
+    """The tenant hears at once, not when everything is fixed."""
+    world.policy_path.write_text('partners = ["gamma"]\n' + POLICY)
+    async with world.agent():
+        await world.beat()
+        await world.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM, recipient="beta"))
+
+    assert world.heard(BROKER, DonorRejected)[0].refusals[0].code == "partner_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (DescribeFailed(port_id=PORT, code="libvirt_failed", detail="no such domain"), "libvirt_failed"),
+        (
+            VmDescribed(
+                port_id=PORT,
+                identity=make_identity().model_copy(
+                    update={"vm": DESCRIPTION.model_copy(update={"blockers": ("a vTPM",)})}
+                ),
+            ),
+            "vm_blocked",
+        ),
+        (
+            VmDescribed(
+                port_id=PORT,
+                identity=make_identity().model_copy(
+                    update={"vm": DESCRIPTION.model_copy(update={"state": VmState.PAUSED})}
+                ),
+            ),
+            "vm_not_running",
+        ),
+    ],
+)
+async def test_what_the_node_finds_can_refuse(running: World, answer: Message, code: str) -> None:
+    """The live VM has the last word."""
+    await running.beat()
+    await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM))
+    await running.say(NODE, answer)
+
+    (rejected,) = running.heard(BROKER, DonorRejected)
+    assert [refusal.code for refusal in rejected.refusals] == [code]
+    await running.pass_time(60)
+    assert len(running.heard(BROKER, DonorRejected)) == 1
+
+
+async def test_a_node_that_does_not_answer_is_unreachable(running: World) -> None:
+    """The request ends at its deadline; what the node says later changes nothing."""
+    await running.beat()
+    await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM))
+    await running.pass_time(19)
+    assert running.heard(BROKER, DonorRejected) == []
+    await running.pass_time(1)
+    await running.say(NODE, VmDescribed(port_id=PORT, identity=make_identity()))
+
+    (rejected,) = running.heard(BROKER, DonorRejected)
+    assert [refusal.code for refusal in rejected.refusals] == ["node_unreachable"]
+    assert running.heard(BROKER, DonorApproved) == []
+
+
+async def test_a_silent_node_is_unreachable(running: World) -> None:
+    """A VM on a node that was not heard lately is not asked for."""
+    await running.beat()
+    await running.pass_time(31)
+    await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM))
+
+    assert running.heard(BROKER, DonorRejected)[0].refusals[0].code == "node_unreachable"
+
+
+async def test_a_forged_identity_is_not_passed_on(running: World) -> None:
+    """The XML's digest must be right."""
+    await running.beat()
+    await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM))
+    forged = make_identity().model_copy(update={"domain_xml_sha256": "0" * 64})
+    await running.say(NODE, VmDescribed(port_id=PORT, identity=forged))
+
+    assert running.heard(BROKER, DonorApproved) == []
+    assert running.dead_codes() == ["invalid_identity"]
+
+
+async def test_only_so_many_ports_at_once(world: World) -> None:
+    """Fixed ports count, approvals alone do not."""
+    second, third = SUMMARY.model_copy(update={"uuid": UUID(int=2)}), SUMMARY.model_copy(update={"uuid": UUID(int=3)})
+    world.policy_path.write_text(POLICY.replace("= 2\n", "= 1\n", 1))
+    async with world.agent():
+        await world.to_approved()
+        await world.beat(vms=(SUMMARY, second, third))
+        await world.say(BROKER, ApprovalRequested(port_id=UUID(int=2), tenant="acme", vm_uuid=second.uuid))
+        await world.say(BROKER, PortingFixed(port_id=PORT, agreement=world.agreement()))
+        await world.say(BROKER, ApprovalRequested(port_id=UUID(int=3), tenant="acme", vm_uuid=third.uuid))
+        await world.say(BROKER, ApprovalRequested(port_id=UUID(int=4), tenant="acme", vm_uuid=VM))
+
+    rejected = {r.port_id.int: [refusal.code for refusal in r.refusals] for r in world.heard(BROKER, DonorRejected)}
+    assert rejected == {3: ["too_many_ports"], 4: ["port_under_way", "too_many_ports"]}
+
+
+async def test_a_deadline_survives_a_restart(world: World) -> None:
+    """The node is silent while the agent is away; the request is refused when it is back."""
+    async with world.agent():
+        await world.beat()
+        await world.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM))
+    async with world.agent():
+        await world.pass_time(20)
+
+    assert world.heard(BROKER, DonorRejected)[0].refusals[0].code == "node_unreachable"

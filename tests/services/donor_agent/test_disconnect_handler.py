@@ -1,0 +1,62 @@
+"""A VM that left is disconnected once; its disks are erased after the quarantine."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from services.donor_agent.testing import PORT, VM
+from shared.messages.nodes import (
+    EraseQuarantine,
+)
+from shared.messages.porting import (
+    CompletionFailed,
+    DisconnectVm,
+    DisksErased,
+    VmDisconnected,
+)
+from shared.parties import BROKER
+from tests.support.donor_world import NODE, World
+
+
+@pytest.mark.parametrize("vm_uuid", [VM, UUID(int=1)])
+async def test_only_a_vm_that_left_by_this_port_is_disconnected(running: World, vm_uuid: UUID) -> None:
+    """A VM that is only approved, or another VM, is not touched."""
+    if vm_uuid == VM:
+        await running.to_approved()
+    else:
+        await running.to_left()
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=vm_uuid))
+
+    assert [failed.code for failed in running.heard(BROKER, CompletionFailed)] == ["not_approved"]
+    assert running.heard(NODE, DisconnectVm) == []
+
+
+async def test_disconnecting_again_is_answered_from_the_record(running: World) -> None:
+    """The quarantine's date does not move."""
+    await running.to_left()
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
+    await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
+    await running.pass_time(10)
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
+
+    first, second = running.heard(BROKER, VmDisconnected)
+    assert first == second
+    assert len(running.heard(NODE, DisconnectVm)) == 1
+
+
+async def test_a_node_that_does_not_erase_is_asked_again(running: World) -> None:
+    """Until it says that it has."""
+    await running.to_left()
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
+    await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
+    assert running.metrics.quarantined_bytes._value.get() == 1 << 28
+    await running.pass_time(100)
+    await running.pass_time(50)
+    await running.say(NODE, DisksErased(port_id=PORT, erased_bytes=5))
+    await running.pass_time(50)
+
+    assert len(running.heard(NODE, EraseQuarantine)) == 2
+    assert len(running.heard(BROKER, DisksErased)) == 1
+    assert running.metrics.quarantined_bytes._value.get() == 0

@@ -1,0 +1,21 @@
+"""The broker is told what this provider can take."""
+
+from __future__ import annotations
+
+from services.recipient_agent.capacity import GIB
+from shared.messages.nodes import CapacityReported
+from shared.parties import BROKER
+from tests.support.recipient_world import OTHER, World
+
+
+async def test_capacity_is_reported_when_nodes_come_and_at_intervals(running: World) -> None:
+    """Healthy nodes only, after reservations."""
+    await running.beat()
+    await running.beat()
+    await running.beat(OTHER, healthy=False)
+    await running.service.report(only_changes=False)
+    await running.settle()
+
+    reports = running.heard(BROKER, CapacityReported)
+    assert [(report.nodes_healthy, report.nodes) for report in reports] == [(1, 1), (1, 2), (1, 2)]
+    assert reports[0].memory_free_bytes == 7 * GIB - (512 << 20)

@@ -1,0 +1,182 @@
+"""Room is held for a quote that was taken, and released when it is not needed."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from services.recipient_agent.capacity import GIB, Quota
+from services.recipient_agent.testing import (
+    XML,
+    make_capacity,
+    make_identity,
+    make_terms,
+)
+from shared.messages import Message
+from shared.messages.porting import (
+    OpenInbound,
+    PortingFixed,
+    QuoteDeclined,
+    QuoteOffered,
+    ReleaseReservation,
+    ReservationRefused,
+    Reserved,
+    Side,
+    TransferFailed,
+    VmProvisioned,
+)
+from shared.messages.service_change import PortCancelled, PortFailed, PortPhase
+from shared.parties import BROKER
+from tests.support.recipient_world import NODE, PORT, PROVISION, World, arrived
+
+
+async def test_a_reservation_asked_for_again_is_the_same(running: World) -> None:
+    """In every phase, the broker gets the XML that was issued."""
+    await running.to_reserved()
+    await running.reserve()
+    await running.say(BROKER, PortingFixed(port_id=PORT, agreement=running.agreement()))
+    await running.reserve()
+
+    reserved = running.heard(BROKER, Reserved)
+    assert len({each.domain_xml for each in reserved}) == 1
+    assert len(reserved) == 3
+    assert running.reservations() == 1
+
+
+async def test_a_fixed_reservation_is_not_changed(running: World) -> None:
+    """Another XML for the same port is refused."""
+    await running.to_fixed()
+    await running.reserve(identity=make_identity(XML.replace("/donor/a.raw", "/donor/b.raw")))
+
+    assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["port_under_way"]
+
+
+async def test_a_reservation_needs_a_quote_that_was_made_and_holds(running: World) -> None:
+    """Unknown, changed and expired quotes are refused, each by its own code."""
+    await running.beat()
+    await running.quote()
+    quote = running.heard(BROKER, QuoteOffered)[0].quote
+    await running.reserve(UUID(int=8))
+    await running.reserve(quote=quote.model_copy(update={"price_per_month": quote.price_per_month / 2}))
+    await running.pass_time(601)
+    await running.beat()
+    await running.reserve()
+
+    codes = [[r.code for r in refused.refusals] for refused in running.heard(BROKER, ReservationRefused)]
+    assert codes == [["quote_unknown"], ["quote_differs"], ["quote_expired"]]
+    assert running.reservations() == 0
+
+
+async def test_the_xml_is_checked_before_anything_is_held(running: World) -> None:
+    """A VM that reaches into this host is refused."""
+    await running.beat()
+    await running.quote()
+    await running.reserve(identity=make_identity(XML.replace("/dev/urandom", "/dev/sda")))
+
+    assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["foreign_host_path"]
+    assert running.reservations() == 0
+
+
+async def test_the_last_room_is_given_once(running: World) -> None:
+    """A reservation takes its room away from later quotes; its own quote it does not disturb; released, it is free."""
+    await running.beat(capacity=make_capacity(memory_free_bytes=GIB + GIB // 4))
+    await running.quote()
+    await running.reserve()
+    other: dict[str, Any] = {"uuid": UUID(int=2), "name": "web-2", "nics": ()}
+    await running.quote(UUID(int=8), **other)
+    await running.quote(PORT)
+    await running.say(BROKER, ReleaseReservation(port_id=PORT, reason="not chosen"))
+    await running.quote(UUID(int=8), **other)
+
+    assert [r.code for r in running.heard(BROKER, QuoteDeclined)[0].refusals] == ["memory_short"]
+    assert [offer.port_id.int for offer in running.heard(BROKER, QuoteOffered)] == [7, 7, 8]
+
+
+async def test_a_reservation_ends_by_itself(running: World) -> None:
+    """Until the porting is fixed it is held for a while only."""
+    await running.to_reserved()
+    await running.pass_time(299)
+    assert running.reservations() == 1
+    await running.pass_time(1)
+    assert running.reservations() == 0
+    await running.say(BROKER, OpenInbound(port_id=PORT, agreement=running.agreement()))
+
+    (failed,) = running.heard(BROKER, TransferFailed)
+    assert (failed.code, failed.side, failed.guest_running) == ("not_reserved", Side.INBOUND, False)
+    assert "expired" in failed.detail
+
+
+async def test_a_fixed_reservation_holds_until_long_after_its_deadline(running: World) -> None:
+    """An hour for the port, an hour of grace; then, if no node knows of it, it is free."""
+    await running.to_fixed()
+    await running.pass_time(7199)
+    assert running.reservations() == 1
+    await running.pass_time(1)
+    assert running.reservations() == 0
+
+
+async def test_a_reservation_that_a_node_still_carries_out_is_not_released_by_a_clock(running: World) -> None:
+    """The heartbeat says that the port has a half there."""
+    await running.to_open()
+    await running.beat(ports=(PORT,))
+    await running.pass_time(7200)
+
+    assert running.reservations() == 1
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        PortFailed(port_id=PORT, phase=PortPhase.TRANSFERRING, code="x", detail="y", vm_runs_at="alpha"),
+        PortCancelled(port_id=PORT, phase=PortPhase.TRANSFERRING),
+        ReleaseReservation(port_id=PORT, reason="x"),
+    ],
+)
+async def test_an_ended_port_frees_its_room(running: World, end: Message) -> None:
+    """And the same VM may come another time."""
+    await running.to_open()
+    await running.say(BROKER, end)
+    assert running.reservations() == 0
+    await running.quote(UUID(int=8))
+
+    assert [offer.port_id.int for offer in running.heard(BROKER, QuoteOffered)] == [7, 8]
+
+
+async def test_a_port_that_failed_after_the_vm_arrived_keeps_its_room(running: World) -> None:
+    """The VM runs here, so its room is not free."""
+    await running.to_open()
+    failed = PortFailed(port_id=PORT, phase=PortPhase.FINISHING, code="x", detail="y", vm_runs_at="beta")
+    await running.say(BROKER, failed)
+
+    assert running.reservations() == 1
+
+
+async def test_a_quota_counts_what_came_and_is_still_here(world: World) -> None:
+    """One VM per tenant: a second is refused while the first is here, and welcome when it has left again."""
+    world.terms = make_terms(quota_per_tenant=Quota(vms=1))
+    other: dict[str, Any] = {"uuid": UUID(int=2), "name": "web-2", "nics": ()}
+    async with world.agent():
+        await world.to_open()
+        await world.beat(vms=(arrived(),))
+        await world.say(BROKER, PROVISION)
+        await world.say(NODE, VmProvisioned(port_id=PORT))
+        await world.quote(UUID(int=8), **other)
+        await world.quote(UUID(int=9), tenant="globex", **other)
+        await world.clock.advance(1)
+        await world.beat(vms=())
+        await world.quote(UUID(int=8), **other)
+
+    assert [r.code for r in world.heard(BROKER, QuoteDeclined)[0].refusals] == ["quota_tenant"]
+    assert [offer.port_id.int for offer in world.heard(BROKER, QuoteOffered)] == [7, 9, 8]
+
+
+async def test_a_reservation_survives_a_restart_and_still_expires(world: World) -> None:
+    """It holds room in the new process, until its own time."""
+    async with world.agent():
+        await world.to_reserved()
+    async with world.agent():
+        assert world.reservations() == 1
+        await world.pass_time(300)
+        assert world.reservations() == 0
