@@ -121,8 +121,27 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
 
 
 @contextmanager
+def log_scope(**facts: Any) -> Iterator[None]:
+    """Put these facts on every line that is logged inside; those that are None are left out.
+
+    What `bind_log` adds inside ends with it, too.
+    """
+    before = structlog.contextvars.get_contextvars()
+    structlog.contextvars.bind_contextvars(**{key: str(value) for key, value in facts.items() if value is not None})
+    try:
+        yield
+    finally:
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(**before)
+
+
+def bind_log(**facts: Any) -> None:
+    """Put these facts on every line from now on, until the innermost `log_scope` ends."""
+    structlog.contextvars.bind_contextvars(**facts)
+
+
+@contextmanager
 def port_bound(port_id: UUID | str | None, **facts: Any) -> Iterator[None]:
     """Put the port's id (and other facts) on every line that is logged inside."""
-    bound = {key: str(value) for key, value in {"port_id": port_id, **facts}.items() if value is not None}
-    with structlog.contextvars.bound_contextvars(**bound):
+    with log_scope(port_id=port_id, **facts):
         yield

@@ -16,7 +16,7 @@ from uuid import UUID
 from prometheus_client import Counter
 
 from shared.bus import Bus, Reject
-from shared.logs import port_bound
+from shared.logs import bind_log
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal
 from shared.messages.nodes import NodeHeartbeat
 from shared.metrics import AgentMetrics
@@ -202,8 +202,8 @@ class ProviderAgent(StatefulService, Generic[P]):
         """Call the handler of a port's timer."""
         what, _, port = timer.key.partition(":")
         port_id = UUID(port)
-        with port_bound(port_id):
-            await self._timer_handlers[what](tx, timer, port_id)
+        bind_log(port_id=port)
+        await self._timer_handlers[what](tx, timer, port_id)
 
     # ---- at intervals -------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Generic, TypeVar, cast
 
 from shared.bus import Bus, DeadLetter, Reject
-from shared.logs import get_logger, port_bound
+from shared.logs import get_logger, log_scope, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message
 from shared.metrics import StoreMetrics
 from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, Timer, TimerRunner, Transaction
@@ -68,7 +68,7 @@ class Handlers:
 
     def is_on_every(self, kind: type[Message]) -> bool:
         """Whether this type is sent again and again anyway."""
-        return self._every.find(kind) is not None and self._once.find(kind) is None
+        return self._every.find(kind) is not None
 
     async def dispatch(self, store: Store, envelope: AnyEnvelope) -> bool:
         """Call the handler of the message's type; raises `Reject` where there is none.
@@ -169,10 +169,12 @@ class StatefulService(ABC):
 
     async def on_timer(self, timer: Timer) -> None:
         """Handle a stored deadline that has passed, unless another process has done so."""
-        async with self.store.transaction() as tx:
-            if not await tx.claim_timer(timer.key, timer.due_at):
-                return
-            await self.time_passed(tx, timer)
+        # What is logged after the commit is about the same port: the scope ends after the transaction.
+        with log_scope():
+            async with self.store.transaction() as tx:
+                if not await tx.claim_timer(timer.key, timer.due_at):
+                    return
+                await self.time_passed(tx, timer)
 
     async def check_store(self) -> str | None:
         """A check for ``/readyz``: None, or why the store cannot be used."""

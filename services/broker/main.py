@@ -27,8 +27,7 @@ async def serve(runtime: Runtime[BrokerSettings]) -> None:
     runtime.stack.push_async_callback(lane_admin.close)
     service = BrokerService(settings, store, runtime.bus, lane_admin, BrokerMetrics(runtime.metrics.registry))
     runtime.check("store", service.check_store)
-    runtime.running()
-    await service.run()
+    await service.run(runtime.running)
 
 
 def _migrate(settings: BrokerSettings | None) -> str:

@@ -68,7 +68,7 @@ class LaneKeeper:
             try:
                 await self.work()
             except (BusDown, SQLAlchemyError, TimeoutError) as error:
-                log.warning("lanes cannot be declared or removed now; trying again", error=str(error))
+                log.warning("lanes unavailable; trying again", error=str(error))
                 wait_s = self._retry_s
             try:
                 async with asyncio.timeout(wait_s):

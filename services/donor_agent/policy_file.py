@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from services.donor_agent.policy import Policy, PolicyError, parse_policy
+from shared.logs import get_logger
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 _Stamp = tuple[int, int, int]
 
@@ -48,7 +47,7 @@ class PolicyFile:
 
     def _broken(self, problem: str) -> None:
         if problem != self.problem:
-            log.error("policy file is broken; the last good one stays in force", file=str(self.path), error=problem)
+            log.error("policy file invalid; last valid one stays in force", file=str(self.path), error=problem)
         # No stamp: look again each time, since a file half written now may have the same stamp when it is whole.
         self.problem, self._stamp = problem, None
 

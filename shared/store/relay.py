@@ -10,7 +10,6 @@ row lock (or SQLite's one writer) serialises, such as one port.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -22,13 +21,14 @@ from sqlalchemy import delete, func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.bus import Bus, BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages import MessageError, open_envelope
 from shared.parties import Party
 from shared.store.settings import StoreSettings
 from shared.store.store import Store
 from shared.store.tables import inbox, outbox
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class OutboxRelay:
         try:
             waiting = await self._waiting()
         except SQLAlchemyError:
-            log.exception("the outbox cannot be read; trying again")
+            log.exception("outbox unreadable; trying again")
             return
         now = self._store.clock()
         for recipient, not_before in waiting:
@@ -166,10 +166,10 @@ class OutboxRelay:
             async with self._turns:
                 await self._drain(recipient)
         except BusDown as error:
-            log.warning("the bus is down; outgoing messages wait: %s", error)
+            log.warning("bus down; outgoing messages wait", error=str(error))
             self._pause()
         except SQLAlchemyError:
-            log.exception("the outbox cannot be used; messages to %s may be published twice", recipient)
+            log.exception("outbox unusable; messages may be published twice", to=recipient)
             self._pause()
         finally:
             del self._draining[recipient]
@@ -229,21 +229,24 @@ class OutboxRelay:
         """Publish one message; False if it must be tried again later. An expired one counts as done."""
         now = self._store.clock()
         if row.expires_at is not None and row.expires_at < now:
-            log.info("dropped %s %s to %s: expired at %s", row.type, row.message_id, to, row.expires_at.isoformat())
+            expired_at = row.expires_at.isoformat()
+            log.info("message dropped", reason=f"expired at {expired_at}", **_facts(to, row))
             return True
         if now - row.created_at > self._policy.give_up_after:
-            log.error(
-                "dropped %s %s to %s: undeliverable since %s", row.type, row.message_id, to, row.created_at.isoformat()
-            )
+            since = row.created_at.isoformat()
+            log.error("message dropped", reason=f"undeliverable since {since}", **_facts(to, row))
             return True
         try:
             await self._bus.publish(to, open_envelope(row.envelope.encode()))
         except MessageError as error:
-            log.error("dropped %s %s to %s: this release cannot read it back: %s", row.type, row.message_id, to, error)  # noqa: TRY400  # no traceback needed
+            reason = "this release cannot read it back"
+            log.error("message dropped", reason=reason, error=str(error), **_facts(to, row))  # noqa: TRY400  # no traceback needed
             return True
         except Undeliverable as error:
             await self._postpone(row, str(error))
-            log.warning("cannot deliver %s to %s (attempt %d): %s", row.type, to, row.attempts + 1, error)
+            log.warning(
+                "message not delivered; trying again", attempt=row.attempts + 1, error=str(error), **_facts(to, row)
+            )
             return False
         return True
 
@@ -288,10 +291,14 @@ class OutboxRelay:
                 await self.prune()
                 self._pruned_at = now
         except SQLAlchemyError:
-            log.exception("the outbox cannot be tidied up; trying again later")
+            log.exception("outbox cannot be pruned; trying again")
 
     async def prune(self) -> None:
         """Delete published messages and inbox marks that are older than the policy keeps them."""
         async with self._store.transaction() as tx:
             await tx.execute(delete(outbox).where(outbox.c.sent_at < tx.now - self._policy.keep_sent))
             await tx.execute(delete(inbox).where(inbox.c.received_at < tx.now - self._policy.keep_inbox))
+
+
+def _facts(to: Party, row: _Pending) -> dict[str, str]:
+    return {"message": row.type, "message_id": str(row.message_id), "to": str(to)}

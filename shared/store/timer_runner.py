@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,10 +16,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from shared.logs import get_logger
 from shared.store.store import Store
 from shared.store.tables import timers
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class TimerRunner:
             try:
                 wait_s = await self._step()
             except SQLAlchemyError:
-                log.exception("the timer table cannot be read; trying again")
+                log.exception("timers unreadable; trying again")
                 wait_s = self._retry_s
             try:
                 async with asyncio.timeout(wait_s):
@@ -93,6 +93,6 @@ class TimerRunner:
                 await self._handler(timer)
             except Exception:
                 # A deadline must not be lost because its handler failed once, nor stop the other deadlines.
-                log.exception("the handler of timer %s failed; it will be called again", timer.key)
+                log.exception("timer handler failed; it will be called again", timer=timer.key)
                 self._held[timer.key] = now + timedelta(seconds=self._retry_s)
         return len(due)

@@ -13,7 +13,7 @@ import pytest
 import structlog
 
 from shared.config import LogSettings
-from shared.logs import configure, get_logger, port_bound
+from shared.logs import bind_log, configure, get_logger, log_scope, port_bound
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +127,19 @@ def test_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     """The caller says which setting it is."""
     with pytest.raises(OSError, match="No such file"):
         configure(LogSettings(file=tmp_path / "none" / "x.log"), service="s", party="p")
+
+
+def test_what_is_bound_inside_a_scope_ends_with_it() -> None:
+    """Facts that become known on the way are on all later lines of the scope, and on none after it."""
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        log = get_logger("vmport.test")
+        with log_scope(port_id="p1", vm=None):
+            bind_log(dry_run=True)
+            with port_bound("p2"):
+                log.info("inner")
+            log.info("outer")
+        log.info("after")
+    inner, outer, after = ({key: line[key] for key in line if key in {"port_id", "vm", "dry_run"}} for line in lines)
+    assert inner == {"port_id": "p2", "dry_run": True}
+    assert outer == {"port_id": "p1", "dry_run": True}
+    assert after == {}

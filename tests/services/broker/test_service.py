@@ -526,13 +526,13 @@ class TestCompletion:
     async def test_store_away_for_a_while(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A message that finds the ledger locked by somebody else is not lost."""
         failures = iter([ConnectionError("away"), ConnectionError("away")])
-        real = world.service._dispatch
+        real = world.service.dispatch
 
         async def flaky(envelope: object) -> None:
             for failure in failures:
                 raise failure
             await real(envelope)  # type: ignore[arg-type]  # passed through
 
-        monkeypatch.setattr(world.service, "_dispatch", flaky)
+        monkeypatch.setattr(world.service, "dispatch", flaky)
         await world.ask_for_port()
         await world.until_told(ACME, PortCompleted)

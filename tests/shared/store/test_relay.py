@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
+import structlog
 from sqlalchemy import select, update
 
 from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
@@ -149,41 +150,42 @@ async def test_bus_down_is_waited_for(store: Store, bus: FlakyBus) -> None:
         assert {row.attempts for row in await connection.execute(select(outbox.c.attempts))} == {0}
 
 
-async def test_expired_is_dropped(
-    store: Store, bus: FlakyBus, clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_expired_is_dropped(store: Store, bus: FlakyBus, clock: ManualClock) -> None:
     """A message past its deadline is not published, and the log says so."""
-    caplog.set_level("INFO")
     await send(store, ACME, lifetime=timedelta(seconds=5))
     kept = await send(store, ACME, lifetime=timedelta(seconds=50))
     await clock.advance(10)
-    await OutboxRelay(store, bus).flush()
+    with structlog.testing.capture_logs() as logs:
+        await OutboxRelay(store, bus).flush()
     assert bus.taken == [(ACME, kept)]
-    assert "expired" in caplog.text
+    assert [(line["event"], line["log_level"], line["to"]) for line in logs] == [("message dropped", "info", str(ACME))]
+    assert "expired" in logs[0]["reason"]
     assert await store.outbox_depth() == 0
 
 
-async def test_given_up_after_long(
-    store: Store, bus: FlakyBus, clock: ManualClock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_given_up_after_long(store: Store, bus: FlakyBus, clock: ManualClock) -> None:
     """What could not be delivered for a week is dropped with an error."""
     bus.failures[ACME] = Undeliverable(ACME, "no inbox")
     await send(store, ACME)
     await clock.advance(8 * 24 * 3600)
-    await OutboxRelay(store, bus).flush()
+    with structlog.testing.capture_logs() as logs:
+        await OutboxRelay(store, bus).flush()
     assert await store.outbox_depth() == 0
-    assert "undeliverable since" in caplog.text
+    assert [(line["event"], line["log_level"]) for line in logs] == [("message dropped", "error")]
+    assert "undeliverable since" in logs[0]["reason"]
 
 
-async def test_unreadable_row_does_not_block(store: Store, bus: FlakyBus, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unreadable_row_does_not_block(store: Store, bus: FlakyBus) -> None:
     """A message that this release cannot read back is dropped with an error, and the next one goes."""
     await send(store, ACME)
     async with store.transaction() as tx:
         await tx.execute(update(outbox).values(envelope="{}"))
     good = await send(store, ACME)
-    await OutboxRelay(store, bus).flush()
+    with structlog.testing.capture_logs() as logs:
+        await OutboxRelay(store, bus).flush()
     assert bus.taken == [(ACME, good)]
-    assert "cannot read it back" in caplog.text
+    assert [(line["event"], line["log_level"]) for line in logs] == [("message dropped", "error")]
+    assert "cannot read it back" in logs[0]["reason"]
 
 
 async def test_not_marked_is_published_again(store: Store, bus: FlakyBus) -> None:
