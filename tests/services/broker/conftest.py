@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from shared.store import Store
 from shared.testing import ManualClock
 from tests.support.broker_ledger import open_ledger
 from tests.support.broker_samples import NOW
+from tests.support.broker_world import World
 
 
 @pytest.fixture
@@ -23,3 +25,10 @@ async def store(store_url: str, clock: ManualClock) -> AsyncIterator[Store]:
     """A migrated ledger that knows one VM of acme at alpha, and beta's capacity."""
     async with open_ledger(store_url, clock) as opened:
         yield opened
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    """A running broker."""
+    async with World(f"sqlite:///{tmp_path}/ledger.db") as made:
+        yield made
