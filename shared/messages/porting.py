@@ -179,6 +179,21 @@ class Side(StrEnum):
     INBOUND = "inbound"
 
 
+class GuestPaused(PortMessage):
+    """The donor's node has sent everything for this epoch, and the guest stands still there and is fenced.
+
+    Without it the broker commits nothing: the recipient's word alone does not take a VM from its donor. Repeated until
+    the broker has answered with `SwitchoverState`.
+    """
+
+    SENDERS: ClassVar = frozenset({Role.NODE})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    LIFETIME: ClassVar = timedelta(seconds=60)
+
+    vm_uuid: UUID
+    epoch: int
+
+
 class RequestSwitchover(PortMessage):
     """The recipient's node holds libvirt's Finish call and asks for the VM. The guest is paused meanwhile."""
 
@@ -229,6 +244,10 @@ class SwitchoverState(PortMessage):
     arrived: bool = Field(
         default=False,
         description="The recipient has said that the guest runs there; only then may the donor's copy go.",
+    )
+    ready: bool = Field(
+        default=False,
+        description="The broker could commit the switchover now. Without it the guest is not paused for a switchover.",
     )
 
 

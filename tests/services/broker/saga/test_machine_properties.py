@@ -55,7 +55,7 @@ from shared.messages.service_change import (
     PortPlanned,
     PortRefused,
 )
-from shared.parties import Party, tenant
+from shared.parties import Party, node, tenant
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
@@ -211,7 +211,8 @@ class SagaMachine(RuleBasedStateMachine):
         match send.message:
             case SwitchoverGranted():
                 assert after.committed
-                assert send.to == BETA_NODE
+                assert before.agreement is not None
+                assert send.to == node("beta", before.agreement.recipient_node), "granted to who asked"
                 assert (send.message.epoch, "beta") == self.ownership[-1], "granted is what was committed"
             case AbortTransfer():
                 assert not after.committed, "no abort after the commit"
