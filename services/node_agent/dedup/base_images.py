@@ -16,17 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-import structlog
 from blake3 import blake3
 from pydantic import Field
 
 from services.node_agent.dedup.blocks import STAMP_BYTES, stamp_of
 from services.node_agent.hypervisor import disk_images
 from shared.domain import LayerFacts
+from shared.logs import get_logger
 from shared.messages.base import Bytes, Value
 from shared.messages.vm import DiskTarget
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 MAX_DISKS: Final = 64
 KNOWN_WITHIN_S: Final = 8.0

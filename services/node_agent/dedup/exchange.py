@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from services.node_agent.dedup.base_images import published
@@ -33,9 +32,10 @@ from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.contents import ContentMissingError, Numbers, Origin, Pages
 from services.node_agent.page_codec.exchange import known as exchange
 from services.node_agent.page_codec.port_codec import PortEncoder
+from shared.logs import get_logger
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 CONTENTS = "contents"
 ANSWER_WITHIN_S = 60.0

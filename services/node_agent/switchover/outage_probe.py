@@ -19,13 +19,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.switchover.outage_meter import FRAME_BYTES, OutageMeter, neighbours, parse_mac, socket_filter
 from shared.domain import NicFacts, describe
+from shared.logs import get_logger
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 FINISH_WITHIN_S = 1.0
 """How long the end of a port waits for the guest's answers from the recipient."""

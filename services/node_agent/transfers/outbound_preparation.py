@@ -12,8 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from services.node_agent.dedup.overlay_request import ask_for_overlays
 from services.node_agent.dedup.seeding import Seeding, SeedSource
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, MigrationAborted
@@ -24,12 +22,13 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import SeedingMeter
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import describe, guest_abi_differences
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 GREETING_BYTES = 64 * 1024
 """More than NBD says before it writes."""

@@ -13,8 +13,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
 from services.node_agent.page_codec.contents import KEY_BYTES, Origin, Pages
@@ -30,9 +28,10 @@ from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
 from services.node_agent.page_codec.store import FileStore, KnownReader
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
+from shared.logs import get_logger
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 Pair = tuple[ChunkEncoder, ChunkDecoder]
 

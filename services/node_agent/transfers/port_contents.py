@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.dedup.base_images import BaseImages, ImageReader, OverlaysWanted, published
 from services.node_agent.dedup.block_index import BlockIndex
 from services.node_agent.dedup.cache import INDEX_KEPT_S, Cache
@@ -43,9 +41,10 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.settings import NodeSection
 from services.node_agent.transfers.port_codecs import DonorCodecs, RecipientCodecs
 from shared.domain import LayerFacts
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 SENT = "sent"
 RECEIVED = "received"
