@@ -210,7 +210,7 @@ class Outbound:
         vm = await self._preparation.check_vm()
         self._was_running = True
         self._contents.scan_ahead(Path(file) for file in vm.files)
-        self._outage.open(vm.domain_xml)
+        self._outage.open(vm.domain)
         self._journal.remember_disks(vm.files)
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()

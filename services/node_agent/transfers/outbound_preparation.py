@@ -93,7 +93,7 @@ class OutboundPreparation:
             vm_uuid=self._agreement.vm_uuid,
             disks=[Path(file) for file in vm.files],
             disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
-            ram=ram_ranges(vm.domain_xml),
+            ram=ram_ranges(vm.domain),
         )
         with self._contents.seeding(self._lanes.disk, source, self._hypervisor) as seeding:
             running = self._tasks.spawn(seeding.run(), name="seed")
@@ -131,7 +131,7 @@ class OutboundPreparation:
             raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
         if vm.description.blockers:
             raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
-        if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
+        if differences := guest_abi_differences(vm.domain, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
         return vm
 
@@ -178,7 +178,7 @@ class OutboundPreparation:
 
     async def _send_early(self, vm: LiveVm) -> None:
         """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""
-        disks = describe(vm.domain_xml).disks
+        disks = describe(vm.domain).disks
         images = [Path(disk.source) for disk in disks if disk.format == "raw" and not disk.read_only]
         try:
             await self._contents.send_early(self._lanes.disk, images, over=self._disks_flow)
