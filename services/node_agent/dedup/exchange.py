@@ -196,17 +196,17 @@ async def _offer_file(counted: _CountedStream, offered: exchange.Offered, found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where the recipient looks. `images` is its catalogue of published base images, `kept` is of this VM only."""
+    """Where the recipient looks. `images` is its catalogue of published base images, `cached` is of this VM only."""
 
     images: Path | None
-    kept: tuple[Path, ...]
+    cached: tuple[Path, ...]
     index: BlockIndex
 
     def load(self) -> tuple[list[Path], NDArray[np.int64], Scanned]:
         """All files, and for every content its file and block. Blocking."""
         files: list[Path] = []
         scans: list[Scanned] = []
-        for path in (*self.kept, *published(self.images)):
+        for path in (*self.cached, *published(self.images)):
             try:
                 scans.append(self.index.look_up(path, limit=exchange.MAX_OFFERS))
             except OSError as error:
