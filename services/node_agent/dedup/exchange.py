@@ -117,6 +117,7 @@ async def _offer(
     for path in files:
         left = exchange.MAX_OFFERS - offered.offers - exchange.SAMPLE
         found = await scans.of(path, limit=max(left, 0))
+        # What an earlier file has already is not offered twice.
         found = found.only(~np.isin(found.digests[:, 0], seen))
         if await _worth(counted, offered, found):
             seen = np.concatenate((seen, found.digests[:, 0]))
@@ -252,6 +253,7 @@ class AskingReader:
                 number = await self._wanted.get()
                 path = self._known.path_of(number)
                 log.warning("cached block changed, refetching", file=str(path), number=number)
+                # The index is of a version of the file that no longer exists; the next port scans it again.
                 index.forget(path)
                 await stream.write(exchange.ask([number]))
                 content = exchange.read_give(await stream.read())

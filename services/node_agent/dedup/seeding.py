@@ -246,6 +246,7 @@ class SeedPlace:
 
     def room(self) -> int:
         """How many contents fit. Raises OSError."""
+        # The folder may not exist yet; the nearest parent that does is on the same file system.
         there = next(path for path in self.folder.parents if path.exists())
         free_bytes = shutil.disk_usage(there).free
         return min(min(self.most_bytes, free_bytes // 2) // CONTENT_BYTES, MAX_OFFERS)
