@@ -153,7 +153,7 @@ def _copy_checkout(copy: Path) -> None:
 
 def judge(name: str, found: Iterable[tuple[Mutant, int]], arguments: Sequence[Mapping[str, str]]) -> Result:
     """Count; a survivor is looked up in the arguments."""
-    why = {(entry["function"], entry["was"], entry["became"]): entry["why"] for entry in arguments}
+    why = {(entry["function"], entry["was"].strip(), entry["became"]): entry["why"] for entry in arguments}
     result = Result(name)
     for mutant, status in found:
         if mutant.words:
