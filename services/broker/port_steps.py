@@ -38,7 +38,6 @@ from services.broker.saga import (
 )
 from shared.logs import get_logger, port_bound
 from shared.messages import AnyEnvelope
-from shared.messages.porting import QuerySwitchover
 from shared.messages.service_change import PortPhase, PortRequested
 from shared.parties import BROKER, Name
 from shared.store import Timer, Transaction
@@ -129,7 +128,7 @@ class Stepper:
             message_id=envelope.id if envelope is not None else None,
             body=body if body is not None and len(body) <= LARGEST_RECORDED_BODY else None,
         )
-        if not _is_ownership_query(decision, before, envelope):
+        if not decision.quiet:
             await ledger.record(tx, state.port_id, entry)
         for effect in decision.effects:
             await self._apply_effect(tx, state, effect, envelope)
@@ -172,7 +171,7 @@ class Stepper:
     ) -> None:
         state = decision.state
         level = log.warning if decision.verdict is Verdict.REFUSED else log.info
-        level = log.debug if kind == QuerySwitchover.__name__ and decision.verdict is Verdict.HANDLED else level
+        level = log.debug if decision.quiet else level
         was = before.phase if before is not None else None
         level("port step", event_type=kind, sender=sender, was=was, phase=state.phase, reason=decision.note)
         if before is not None and before.phase is not state.phase:
@@ -194,12 +193,6 @@ class Stepper:
             if end.sla.measured_outage_ms is not None:
                 self._metrics.outage_seconds.observe(end.sla.measured_outage_ms / 1000)
             self._metrics.promises_total.labels("yes" if end.sla.kept else "no").inc()
-
-
-def _is_ownership_query(decision: Decision, before: SagaState | None, envelope: AnyEnvelope | None) -> bool:
-    """Whether a node only asked who owns the VM: a waiting node asks every second, which would fill the record."""
-    asked = envelope is not None and isinstance(envelope.data, QuerySwitchover)
-    return asked and decision.verdict is Verdict.HANDLED and decision.state == before
 
 
 def _sender_and_type(envelope: AnyEnvelope) -> tuple[str, str]:

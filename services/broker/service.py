@@ -29,7 +29,7 @@ from shared.bus import Bus, DeadLetter, LaneAdmin, Reject
 from shared.logs import bind_log, get_logger, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal
 from shared.messages.nodes import CapacityReported, InventoryReported
-from shared.messages.porting import RequestSwitchover
+from shared.messages.porting import GuestPaused, RequestSwitchover
 from shared.messages.queries import Question
 from shared.messages.service_change import (
     CancelPort,
@@ -70,7 +70,8 @@ class BrokerService(StatefulService):
     def _listen(self) -> None:
         self.handlers.on(PortRequested, self._port_requested)
         self.handlers.on(CancelPort, self._cancel_requested)
-        self.handlers.on(RequestSwitchover, self._switchover_requested)
+        self.handlers.on(RequestSwitchover, self._switchover_message)
+        self.handlers.on(GuestPaused, self._switchover_message)
         self.handlers.on(PortMessage, self._port_message)
         self.handlers.on(InventoryReported, self._inventory_reported)
         self.handlers.on(CapacityReported, self._capacity_reported)
@@ -117,13 +118,15 @@ class BrokerService(StatefulService):
         refused = CancelRefused(port_id=port_id, code="unknown_port", detail="there is no such port of yours")
         await tx.send(envelope.sender, refused, cause=envelope, correlation_id=port_id)
 
-    async def _switchover_requested(self, tx: Transaction, envelope: Envelope[RequestSwitchover]) -> None:
+    async def _switchover_message(
+        self, tx: Transaction, envelope: Envelope[RequestSwitchover] | Envelope[GuestPaused]
+    ) -> None:
         started_s = time.monotonic()
         stored = await self._load(tx, envelope.data.port_id)
         if stored is None:
             raise Reject("unknown_port", f"there is no port {envelope.data.port_id}")
         decision = await self._step(tx, stored, envelope)
-        if decision.state.committed:
+        if decision.state.committed and not stored.state.committed:
             seconds = self._metrics.switchover_commit_seconds
             tx.after_commit(lambda: seconds.observe(time.monotonic() - started_s))
 

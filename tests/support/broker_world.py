@@ -55,6 +55,7 @@ from tests.support.broker_samples import (
     PORT,
     VM,
     capacity,
+    guest_paused,
     identity,
     inventory,
     outbound_finished,
@@ -102,6 +103,7 @@ def good_parts(port_id: UUID, now: datetime = NOW) -> dict[tuple[Party, type[Mes
         (BETA, OpenInbound): lambda _: [(BETA, InboundOpened(port_id=port_id))],
         (ALPHA, StartOutbound): lambda _: [
             (ALPHA, OutboundStarted(port_id=port_id)),
+            (ALPHA_NODE, about(guest_paused())),
             (BETA_NODE, about(request_switchover())),
         ],
         (BETA_NODE, SwitchoverGranted): lambda _: [

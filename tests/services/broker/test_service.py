@@ -56,6 +56,7 @@ from tests.support.broker_samples import (
     GAMMA,
     PORT,
     VM,
+    guest_paused,
     inventory,
     refusal,
     request,
@@ -401,9 +402,9 @@ class TestStrangers:
 
     async def test_expired_message(self, world: World) -> None:
         """A request for switchover that nobody waits for any more commits nothing."""
-        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)))
+        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)), (ALPHA_NODE, guest_paused()))
         await world.ask_for_port()
-        await world.until_told(ALPHA, StartOutbound)
+        await world.until_told(ALPHA_NODE, SwitchoverState)
         old = seal(request_switchover(), source=BETA_NODE, message_id=uuid4(), now=world.clock() - timedelta(minutes=5))
         await world.broker.bus(BETA_NODE).publish(BROKER, old)
         await world.broker.wait_idle()
@@ -444,7 +445,7 @@ class TestCompletion:
     async def test_switchover_is_fast(self, world: World) -> None:
         """From the request for switchover to the grant at the node no poll is waited for."""
         world.mute(BETA_NODE, SwitchoverGranted)
-        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)))
+        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)), (ALPHA_NODE, guest_paused()))
         await world.ask_for_port()
         await world.until_phase(PortPhase.TRANSFERRING)
         await world.broker.wait_idle()
