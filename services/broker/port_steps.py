@@ -103,10 +103,15 @@ class Stepper:
         await self._apply(tx, stored.state, decision, about, envelope)
         return decision
 
-    async def rearm(self, tx: Transaction, state: SagaState) -> None:
-        """Set a port's timers to what its state says, whatever they were before."""
-        await _set_timer(tx, state.port_id, "deadline", state.deadline)
-        await _set_timer(tx, state.port_id, "wake", state.wake_at)
+    async def rearm(self, tx: Transaction, state: SagaState, *, after: datetime | None = None) -> None:
+        """Set a port's timers to what its state says, whatever they were before; the port is locked.
+
+        With ``after`` only those that are due later: for a timer that was taken, but too early, because the clock has
+        stepped back or the state is newer than the timer. Otherwise the port would wait without it for ever.
+        """
+        for kind, due_at in (("deadline", state.deadline), ("wake", state.wake_at)):
+            if after is None or (due_at is not None and due_at > after):
+                await _set_timer(tx, state.port_id, kind, due_at)
 
     async def _apply(
         self,

@@ -166,6 +166,11 @@ class World:
             self._running = asyncio.get_running_loop().create_task(self.service.run())
             await asyncio.wait_for(self.bus.consuming.wait(), 20)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the broker has ended by itself."""
+        return self._running is None or self._running.done()
+
     async def stop(self) -> None:
         """The broker process dies."""
         if self._running is not None:
