@@ -197,7 +197,7 @@ class ProviderAgent(StatefulService, Generic[P]):
         async with self.store.transaction() as tx:
             await self.save_node(tx, name, envelope.data)
         self._saved[name] = lasting
-        # The broker hears of a change at once.
+        # The broker is told of a change at once.
         await self.report(only_changes=True)
 
     async def time_passed(self, tx: Transaction, timer: Timer) -> None:

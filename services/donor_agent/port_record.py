@@ -1,4 +1,4 @@
-"""What becomes of a VM's disks after it left: disconnected, in quarantine, erased. Pure: the clock is an input.
+"""What the donor agent keeps of one port, from approval to the erased disks. Pure: the clock is an input.
 
 The quarantine starts when the node says that it disconnected the VM, not when it was asked. A repeated answer does not
 start it again. It ends only for a port that completed, and is counted again from then: of a port that has not, the

@@ -1,4 +1,4 @@
-"""Two broker processes on one ledger and one inbox: they share the work, and together do each thing once."""
+"""Two broker processes on one ledger and one inbox: they share the work, and each step is taken once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.broker_world import World, settings
 
 
 async def test_one_port(store_url: str) -> None:
-    """A port whose messages go now to one broker, now to the other, completes as if there were one."""
+    """A port whose messages reach either broker in turn completes as if there were one broker."""
     async with World(store_url) as world, Store(store_url, BROKER, clock=world.clock) as store:
         metrics = BrokerMetrics(Metrics(service="second", version="0").registry)
         second = BrokerService(settings(store_url), store, world.broker.bus(BROKER, prefetch=1), world.lanes, metrics)

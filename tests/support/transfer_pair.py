@@ -258,7 +258,7 @@ class Pair:
             without=self.without if side is Side.INBOUND else (),
         )
 
-    def kept(self, side: Side) -> set[str]:
+    def cached(self, side: Side) -> set[str]:
         """Names of the folders of contents that a side has of the VM."""
         return {path.name.partition(".")[2] for path in (self.tmp / f"{side}-state" / "contents").glob("*/*")}
 

@@ -27,8 +27,8 @@ SYSTEM_DRIVER = "qemu:///system"
 
 PASSED_FEATURES = frozenset({4, 6, 8, 10, 11, 13, 14, 15})
 """VIR_DRV_FEATURE_*: MIGRATION_P2P, MIGRATION_V3, XML_MIGRATABLE, PROGRAM_KEEPALIVE, MIGRATION_OFFLINE,
-MIGRATION_PARAMS,
-REMOTE_EVENT_CALLBACK, REMOTE_CLOSE_CALLBACK. Any other (file descriptors, typed strings) is answered with no."""
+MIGRATION_PARAMS, REMOTE_EVENT_CALLBACK, REMOTE_CLOSE_CALLBACK. Any other (file descriptors, typed strings) is answered
+with no."""
 
 PASSED_PARAMS = frozenset(
     {
@@ -147,6 +147,7 @@ def _checked_params(
             raise GateRefusal("rpc_parameter", f"migration parameter {param.field!r}")
         if param.field in exact and param.value != exact[param.field]:
             raise GateRefusal("rpc_parameter", f"{param.field} is {param.value!r}, agreed is {exact[param.field]!r}")
+        # This field occurs once for each disk.
         if param.field == "migrate_disks" and param.value not in expected.disks:
             raise GateRefusal("rpc_parameter", f"disk {param.value!r} is not part of the agreement")
         checked.append(_substituted(param, expected) if param.field == "destination_xml" else param)
@@ -174,6 +175,7 @@ def check_cookie(cookie: bytes, expected: Expected) -> None:
     # lxml's other defaults are the safe ones: no network, no external DTD, no huge trees.
     parser = etree.XMLParser(resolve_entities=False)
     try:
+        # libvirt sends the cookie as a C string, with the NUL at its end.
         root = etree.fromstring(cookie.rstrip(b"\0"), parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise GateRefusal("rpc_cookie", f"the migration cookie is not readable: {error}") from error

@@ -9,9 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import structlog
-
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     QuerySwitchover,
@@ -21,7 +20,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 REPEAT_S = 2.0
 Answer = SwitchoverGranted | SwitchoverDenied | SwitchoverState

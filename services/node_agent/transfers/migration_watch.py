@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, JobStats
 from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.switchover.convergence import GiveUp, Ladder, SetMaxDowntime, StartPostCopy, Step
@@ -16,9 +14,10 @@ from services.node_agent.transfers.downtime_control import DowntimeControl
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class MigrationWatch:

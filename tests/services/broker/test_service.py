@@ -214,7 +214,7 @@ class TestCancel:
     """The tenant takes it back."""
 
     async def test_during_transfer(self, world: World) -> None:
-        """Both halves are stopped, then the port is cancelled; a switchover after that is denied."""
+        """Both sides are stopped, then the port is cancelled; a switchover after that is denied."""
         world.mute(ALPHA, StartOutbound)
         await world.ask_for_port()
         await world.until_told(ALPHA, StartOutbound)

@@ -94,7 +94,7 @@ async def test_two_runners_one_effect(store: Store) -> None:
 
 
 async def test_runs_by_itself(store_url: str) -> None:
-    """The task waits for the earliest deadline, and hears of one that is armed meanwhile."""
+    """The task waits for the earliest deadline, and notices one that is armed meanwhile."""
     async with Store(store_url, BROKER, clock=utc_now) as store:
         await store.create_schema()
         handler = Handler(store)
