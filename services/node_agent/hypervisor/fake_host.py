@@ -93,6 +93,8 @@ class FakeHost:
         self.pace_s = 0.0
         self.fail_finish: str | None = None
         self.fail_prepare: str | None = None
+        self.observer: Callable[[UUID], None] = lambda _: None
+        """Called after each change of a VM's vCPUs, whether libvirtd notices or not."""
         self.after_cont: Callable[[UUID], None] | None = None
         """Called in Finish when the guest runs and libvirtd has not answered yet."""
         self.may_start: Callable[[UUID], str | None] = lambda _: None
@@ -125,6 +127,7 @@ class FakeHost:
 
     def notify(self, uuid: UUID, kind: Lifecycle) -> None:
         """Tell the listeners of an event that happens now; nobody hears it while libvirtd is away."""
+        self.observer(uuid)
         if not self.libvirtd_up:
             return
         for listener in tuple(self.listeners):
@@ -152,7 +155,7 @@ class FakeHost:
             del self.vms[uuid]
         self.notify(uuid, Lifecycle.STOPPED)
 
-    def start(self, uuid: UUID) -> None:
+    def power_on(self, uuid: UUID) -> None:
         """Boot a VM that is shut off: an operator, or autostart. Raises `HypervisorError` where the hook refuses."""
         self.ask_libvirtd()
         vm = self.vm(uuid)
@@ -225,7 +228,7 @@ class FakeHost:
         for uuid, vm in tuple(self.vms.items()):
             if vm.autostart and vm.state is VmState.SHUT_OFF:
                 with contextlib.suppress(HypervisorError):
-                    self.start(uuid)
+                    self.power_on(uuid)
 
     # ---- contents ----
 
