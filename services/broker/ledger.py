@@ -200,10 +200,9 @@ async def active_phases(connection: AsyncConnection) -> Sequence[PortPhase]:
     return [PortPhase(row.phase) for row in rows]
 
 
-async def active_states(connection: AsyncConnection) -> Sequence[SagaState]:
+async def active_ports(connection: AsyncConnection) -> Sequence[UUID]:
     """All ports under way; at start, to see that each one's timers are set."""
-    rows = await connection.execute(select(ports.c.state).where(ports.c.active))
-    return [SagaState.model_validate_json(row.state) for row in rows]
+    return list(await connection.scalars(select(ports.c.port_id).where(ports.c.active)))
 
 
 async def port_under_way(connection: AsyncConnection, vm_uuid: UUID) -> UUID | None:

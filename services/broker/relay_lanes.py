@@ -18,7 +18,7 @@ from services.broker.tables import lane_jobs
 from shared.bus import BusDown, LaneAdmin, LaneEnds
 from shared.logs import get_logger
 from shared.parties import Party
-from shared.store import Store, Transaction
+from shared.store import Store, StoreDown, Transaction
 
 log = get_logger(__name__)
 
@@ -67,7 +67,7 @@ class LaneKeeper:
             wait_s = self._poll_s
             try:
                 await self.work()
-            except (BusDown, SQLAlchemyError, TimeoutError) as error:
+            except (BusDown, StoreDown, SQLAlchemyError, TimeoutError) as error:
                 log.warning("lanes unavailable; trying again", error=str(error))
                 wait_s = self._retry_s
             try:

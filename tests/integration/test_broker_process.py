@@ -32,6 +32,7 @@ from tests.support.broker_samples import (
     BETA_NODE,
     VM,
     capacity,
+    guest_paused,
     inventory,
     request,
     request_switchover,
@@ -154,6 +155,7 @@ async def test_killed_in_the_middle(rabbitmq: RabbitNode, broker: Process, tasks
     await play.say(ACME, request(port_id=port_id))
     await play.until(ALPHA, StartOutbound)
     await broker.end(signal.SIGKILL)
+    await play.say(ALPHA_NODE, guest_paused().model_copy(update={"port_id": port_id}))
     await play.say(BETA_NODE, request_switchover().model_copy(update={"port_id": port_id}))
     await broker.start()
     await play.until(BETA_NODE, SwitchoverGranted)
@@ -176,6 +178,7 @@ async def test_switchover_is_granted_quickly(
     await play.say(ACME, request(port_id=port_id))
     await play.until(ALPHA, StartOutbound)
     asked_s = time.perf_counter()
+    await play.say(ALPHA_NODE, guest_paused().model_copy(update={"port_id": port_id}))
     await play.say(BETA_NODE, request_switchover().model_copy(update={"port_id": port_id}))
     granted_s = await play.until(BETA_NODE, SwitchoverGranted) - asked_s
     record_property("switchover_grant_ms", round(granted_s * 1000, 1))

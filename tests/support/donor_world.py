@@ -29,6 +29,7 @@ from shared.messages.porting import (
     ServiceChangeAgreement,
     StartOutbound,
 )
+from shared.messages.service_change import PortCompleted, SlaRecord
 from shared.parties import BROKER, Party, donor, node
 from shared.store import Store
 from shared.testing import ManualClock, MemoryBroker
@@ -132,6 +133,23 @@ class World:
         await self.say(NODE, FINISHED)
 
 
+COMPLETED = PortCompleted(
+    port_id=PORT,
+    recipient="beta",
+    epoch=2,
+    sla=SlaRecord(
+        promised_total_s=60,
+        measured_total_s=42,
+        promised_downtime_ms=500,
+        measured_downtime_ms=120,
+        price_per_month="12.50",
+        currency="EUR",
+        kept=True,
+    ),
+    memory_bytes=1,
+    disk_bytes=1,
+    wire_bytes=1,
+)
 FINISHED = OutboundFinished(port_id=PORT, downtime_ms=100, total_ms=1000, memory_bytes=1, disk_bytes=1, wire_bytes=1)
 
 

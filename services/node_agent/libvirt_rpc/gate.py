@@ -147,6 +147,8 @@ class RpcGate:
 
     def receive_from_donor(self, data: bytes) -> list[Action]:
         """Judge what the donor's libvirtd sent."""
+        if self.step is Step.SHUT:
+            return []
         actions: list[Action] = []
         try:
             for frame in self._from_donor.receive_data(data):
