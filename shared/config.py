@@ -92,7 +92,7 @@ class BusSettings(Section):
         default=0.2, description="First pause before connecting again; it doubles each time, with jitter."
     )
     reconnect_max_s: Annotated[float, Field(gt=0, le=600)] = Field(
-        default=10.0, description="Longest pause before connecting again."
+        default=3.0, description="Longest pause before connecting again; after an outage a port waits for so long."
     )
 
     @field_validator("url")

@@ -24,8 +24,12 @@ class TimingSettings(Section):
     reserving_s: Seconds = Field(
         default=30, description="The chosen recipient's reservation; then the next best is asked."
     )
-    preparing_s: Seconds = Field(default=120, description="Lanes, disks and sockets at the recipient.")
-    starting_s: Seconds = Field(default=60, description="The start of the migration at the donor.")
+    preparing_s: Seconds = Field(
+        default=300, description="Lanes, disks and sockets at the recipient; longer than an outage of minutes."
+    )
+    starting_s: Seconds = Field(
+        default=300, description="The start of the migration at the donor; longer than an outage of minutes."
+    )
     transfer_s: Seconds = Field(default=4 * 3600, description="The whole move, when the tenant sets no deadline.")
     silence_s: Seconds = Field(
         default=420,

@@ -128,6 +128,9 @@ class Reporter:
         if progress.phase is TransferPhase.MEMORY and progress.memory.processed_bytes:
             self.flowing.set()
 
+    def held(self, *, held: bool) -> None:
+        """Nothing is held off here."""
+
     async def in_doubt(self, reason: str) -> None:
         """Nothing is doubted here."""
         raise AssertionError(reason)

@@ -172,6 +172,7 @@ class Heard:
     starts: int = 0
     percents: list[int] = field(default_factory=list)
     phases: list[TransferPhase] = field(default_factory=list)
+    holds: list[bool] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -183,6 +184,10 @@ class Heard:
         """A percent."""
         self.percents.append(progress.percent)
         self.phases.append(progress.phase)
+
+    def held(self, *, held: bool) -> None:
+        """The switchover is held off."""
+        self.holds.append(held)
 
     async def in_doubt(self, reason: str) -> None:
         """The outcome is unknown."""

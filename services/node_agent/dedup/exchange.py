@@ -26,6 +26,7 @@ from services.node_agent.dedup.file_scans import FileScans
 from services.node_agent.dedup.known_blocks import KnownBlocks
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.core.errors import LaneError, StreamError
+from services.node_agent.lanes.patience import answer_within
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import CodecError
@@ -39,10 +40,10 @@ log = get_logger(__name__)
 
 CONTENTS = "contents"
 ANSWER_WITHIN_S = 60.0
-"""For one message of the other end."""
+"""For one message of the other end, outages of the link not counted."""
 EXCHANGE_WITHIN_S = 25.0
-"""At the donor, for the whole exchange: an early start of the transfer is worth more. What the recipient indexed
-meanwhile serves the next port."""
+"""At the donor, for the whole exchange, outages of the link not counted: an early start of the transfer is worth more.
+What the recipient indexed meanwhile serves the next port."""
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class _CountedStream:
         await self._stream.write(payload)
 
     async def receive(self) -> bytes:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with answer_within(self._stream, ANSWER_WITHIN_S):
             payload = await self._stream.read()
         self.bytes += len(payload)
         return payload
@@ -94,7 +95,7 @@ async def offer_contents(
     result = ExchangeResult(stream)
     counted = _CountedStream(stream)
     try:
-        async with asyncio.timeout(within_s):
+        async with answer_within(stream, within_s):
             await _offer(counted, port, files, scans, result)
         if result.known is None:
             stream.write_eof()

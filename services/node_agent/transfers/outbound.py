@@ -46,6 +46,7 @@ from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
 from services.node_agent.switchover.finish_guard import DonorFinishGuard
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
+from services.node_agent.switchover.readiness import SwitchoverReadiness
 from services.node_agent.switchover.verdict import Verdict
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.migration_watch import MigrationWatch
@@ -142,6 +143,7 @@ class Outbound:
         self._guard = DonorFinishGuard(
             agreement, hypervisor=hypervisor, broker=broker, journal=journal, in_doubt=reporter.in_doubt, clock=clock
         )
+        self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
         self._preparation = self._make_preparation(now)
 
         self._connections = OutboundConnections(
@@ -257,6 +259,7 @@ class Outbound:
             watch_every_s=self._tuning.watch_every_s,
             progress_every_s=self._tuning.progress_every_s,
             clock=self._clock,
+            not_ready=lambda: self._readiness.problem,
         )
 
     async def _migrate(self, plan: MigrationPlan) -> None:
@@ -320,6 +323,7 @@ class Outbound:
 
     def _on_memory_flows(self) -> None:
         self._outage.memory_flows()
+        self._tasks.spawn(self._readiness.run(), name="readiness")
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:
         if event.vm_uuid != self._agreement.vm_uuid or self._guard.passed:

@@ -32,8 +32,8 @@ HELD_BYTES = 64 * 1024 * 1024
 class DirectWay(Protocol):
     """How a lane gets its direct connections."""
 
-    async def connect(self) -> DirectConnection:
-        """The next connection: made, or taken as it arrives; tries for ever."""
+    async def connect(self, has_route: Callable[[], bool]) -> DirectConnection:
+        """The next connection: made, or taken as it arrives; tries for ever, in haste while there is no route."""
         ...
 
     async def close(self) -> None:
@@ -178,7 +178,7 @@ class RoutedLink:
     async def _serve_direct(self, way: DirectWay) -> None:
         while not self._closed:
             try:
-                async with self._attached(await way.connect()) as connection:
+                async with self._attached(await way.connect(lambda: self._relay_up)) as connection:
                     while True:
                         self._receive_frame(await connection.receive(), Route.DIRECT)
             except LinkDown as error:
