@@ -25,6 +25,7 @@ from services.node_agent.vm_commands import VmCommands
 from shared.backoff import Backoff
 from shared.messages import AnyEnvelope, Message, seal
 from shared.messages.porting import (
+    GuestPaused,
     InboundOpened,
     OpenInbound,
     QuerySwitchover,
@@ -154,11 +155,15 @@ class World:
 
         async def handle(envelope: AnyEnvelope) -> None:
             message = envelope.data
-            if isinstance(message, RequestSwitchover | QuerySwitchover):
-                self.ledger.asked.append(message)
-                self.ledger.was_asked.set()
-                if not self.ledger.silent:
-                    await self.say(BROKER, envelope.sender, self.ledger.answer(message))
+            if isinstance(message, RequestSwitchover | QuerySwitchover | GuestPaused):
+                self.ledger.hear(message)
+                if self.ledger.silent:
+                    return
+                committed = self.ledger.committed
+                if (answer := self.ledger.answer(message)) is not None:
+                    await self.say(BROKER, envelope.sender, answer)
+                if self.ledger.committed and not committed:
+                    await self.say(BROKER, ALPHA, self.ledger.state())
 
         await bus.consume(handle)
 

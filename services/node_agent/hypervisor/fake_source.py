@@ -53,7 +53,8 @@ class FakeSource:
             raise HypervisorError(doing, str(error)) from error
         finally:
             self._host.jobs.pop(plan.vm_uuid, None)
-        self._host.stop(plan.vm_uuid)
+        if plan.vm_uuid in self._host.vms and vm.state is not VmState.SHUT_OFF:
+            self._host.stop(plan.vm_uuid)
 
     async def _peer_to_peer(self, plan: MigrationPlan, vm: FakeVm, job: FakeJob) -> None:
         path = parse_qs(urlsplit(plan.driver_uri).query)["socket"][0]

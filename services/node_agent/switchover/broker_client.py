@@ -14,6 +14,7 @@ import structlog
 from shared.bus import BusDown, Undeliverable
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
+    GuestPaused,
     QuerySwitchover,
     RequestSwitchover,
     SwitchoverDenied,
@@ -37,9 +38,18 @@ class BrokerClient:
         self._port_id = port_id
         self._publish = publish
         self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
+        self._listeners: list[Callable[[SwitchoverState], None]] = []
+
+    def listen(self, listener: Callable[[SwitchoverState], None]) -> Callable[[], None]:
+        """Hear all that the broker says about the owner, asked or not; returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def deliver(self, answer: Answer) -> None:
-        """Take an answer; the oldest is dropped if nobody waits."""
+        """Take an answer, or what the broker says unasked; the oldest is dropped if nobody waits."""
+        if isinstance(answer, SwitchoverState):
+            for listener in tuple(self._listeners):
+                listener(answer)
         if self._answers.full():
             self._answers.get_nowait()
         self._answers.put_nowait(answer)
@@ -67,6 +77,11 @@ class BrokerClient:
         """Ask who owns the VM, once; None when no answer came within `repeat_s`."""
         answer = await self._ask(QuerySwitchover(port_id=self._port_id))
         return answer if isinstance(answer, SwitchoverState) else None
+
+    async def say_paused(self, vm_uuid: UUID, epoch: int) -> bool:
+        """Say once that all was sent and the guest stands still; whether the broker answered within `repeat_s`."""
+        answer = await self._ask(GuestPaused(port_id=self._port_id, vm_uuid=vm_uuid, epoch=epoch))
+        return isinstance(answer, SwitchoverState)
 
     async def _ask(self, question: PortMessage) -> Answer | None:
         while not self._answers.empty():

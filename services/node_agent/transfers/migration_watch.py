@@ -8,11 +8,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, JobStats
-from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.switchover.convergence import GiveUp, Ladder, SetMaxDowntime, StartPostCopy, Step
-from services.node_agent.switchover.finish_guard import DonorFinishGuard
-from services.node_agent.switchover.post_copy_request import ask_for_switchover
 from services.node_agent.transfers.downtime_control import DowntimeControl
+from services.node_agent.transfers.finish_guard import DonorFinishGuard
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
@@ -98,23 +96,9 @@ class MigrationWatch:
                     log.debug("maximum downtime set", milliseconds=milliseconds)
                     await self._hypervisor.set_max_downtime(self._uuid, milliseconds)
                 case StartPostCopy():
-                    await ask_for_switchover(self._lanes.control)
-                    self._guard.post_copy = True
-                    log.info("post-copy started")
-                    await self._start_post_copy()
+                    self._guard.want_post_copy()
                 case GiveUp(reason):
                     self._note_trouble("not_converging", reason)
-        except (HypervisorError, QuestionError) as error:
+        except HypervisorError as error:
             # The job may just have ended, or the switchover begun: the migration itself will say.
             log.info("downtime step failed", step=type(step).__name__, error=str(error))
-
-    async def _start_post_copy(self) -> None:
-        """Raises `HypervisorError` where libvirt refuses; then the guest is fenced in Finish as ever."""
-        try:
-            await self._hypervisor.start_post_copy(self._uuid)
-        except HypervisorError:
-            self._guard.post_copy = False
-            if self._guard.passed:
-                # QEMU's own switchover was faster, and Finish went out unfenced because post-copy was expected.
-                await self._hypervisor.freeze(self._uuid)
-            raise
