@@ -13,10 +13,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from uuid import UUID
 
+STOPPED_WITHIN_S = 1.0
+"""How long a thread may be busy in the kernel before it stops."""
 GONE_WITHIN_S = 5.0
 """A killed process may be busy in the kernel for a moment, writing to a disk."""
 
@@ -30,8 +33,10 @@ class ProcessFence:
         self._pid_dir = pid_dir
 
     def freeze(self, uuid: UUID) -> bool:
-        """Stop the process; False if it is not found or may not be signalled."""
-        return any(_signal(pid, uuid, signal.SIGSTOP) for pid in self._pids(uuid))
+        """Stop the process, and return when all its threads stand; False if it is not found or may not be signalled, or
+        does not stop in time.
+        """
+        return any(_signal(pid, uuid, signal.SIGSTOP) and _stops(pid) for pid in self._pids(uuid))
 
     def thaw(self, uuid: UUID) -> bool:
         """Let the process continue; no effect if it is not stopped."""
@@ -101,9 +106,30 @@ def _command_line(pid: int) -> str:
         return ""
 
 
+def _stops(pid: int) -> bool:
+    """A signal reaches each thread when it next leaves the kernel, or guest mode."""
+    deadline_s = time.monotonic() + STOPPED_WITHIN_S
+    while not all(_state(Path(f"/proc/{pid}/task/{thread}/stat")) == "T" for thread in _threads(pid)):
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def _threads(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+
+
 def _is_stopped(pid: int) -> bool:
+    return _state(Path(f"/proc/{pid}/stat")) == "T"
+
+
+def _state(stat: Path) -> str:
     try:
         # proc_pid_stat(5): the name in parentheses may contain anything; the state follows the last parenthesis.
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        return stat.read_text().rpartition(")")[2].split()[0]
     except (OSError, IndexError):
-        return False
+        return ""

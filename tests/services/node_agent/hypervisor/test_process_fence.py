@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from services.node_agent.hypervisor import process_fence
 from services.node_agent.hypervisor.process_fence import ProcessFence
 
 UUID = uuid4()
@@ -81,9 +83,8 @@ def test_a_killed_process_is_gone_when_the_call_returns(process: subprocess.Pope
     """Only then it can neither run nor write."""
     (tmp_path / "web.pid").write_text(str(process.pid))
     fence = ProcessFence(tmp_path)
-    fence.freeze(UUID)
-    assert until(process, stopped=True)
-    assert fence.kill_frozen(UUID)
+    assert fence.freeze(UUID)
+    assert fence.kill_frozen(UUID), "a frozen process stands when the call returns"
     assert state(process) == "Z"
 
 
@@ -125,3 +126,14 @@ def test_without_a_process_there_is_no_fence(tmp_path: Path, content: str) -> No
     (tmp_path / "web.pid").write_text(content)
     assert not fence.freeze(UUID)
     assert not fence.kill_frozen(UUID)
+
+
+def test_a_process_that_does_not_stop_is_no_fence(
+    process: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is busy in the kernel may run on for a while."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    monkeypatch.setattr(process_fence, "STOPPED_WITHIN_S", 0.01)
+    monkeypatch.setattr(process_fence, "_state", lambda _: "D")
+    assert not ProcessFence(tmp_path).freeze(UUID)
+    process.send_signal(signal.SIGCONT)
