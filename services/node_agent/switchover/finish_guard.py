@@ -15,6 +15,7 @@ import structlog
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.switchover.verdict import Verdict, donor_verdict
 from shared.messages.porting import ServiceChangeAgreement
 
@@ -43,6 +44,7 @@ class DonorFinishGuard:
         self._journal = journal
         self._in_doubt = in_doubt
         self._clock = clock
+        self.start_fence = StartFence(hypervisor, journal)
         self.post_copy = False
         self.passed = False
         self.aborted = asyncio.Event()
@@ -56,6 +58,7 @@ class DonorFinishGuard:
         if not self.post_copy:
             fenced = await self._hypervisor.freeze(self._agreement.vm_uuid)
             log.info("guest frozen for the switchover", fence=fenced)
+        self.start_fence.close("the switchover was asked for")
         self._journal.enter(Phase.FINISH_PASSED)
 
     async def after_finish(self, error: str | None) -> Verdict:

@@ -225,6 +225,7 @@ class Outbound:
             memory_bytes=vm.description.memory_bytes,
         )
         self._journal.enter(Phase.TRANSFERRING)
+        await self._guard.start_fence.hold_autostart(is_on=vm.description.autostart)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         # No bandwidth of libvirt's: the lanes hold the cap, which is on what crosses the wire, after the codec.
@@ -363,6 +364,8 @@ class Outbound:
         )
 
     async def _failure(self, error: Exception) -> TransferError:
+        if self._stays():
+            await self._guard.start_fence.open()
         running = await self._run_again()
         if self._preparation.cancelled.is_set():
             return TransferError("cancelled", "the transfer was stopped on request", guest_running=running)
@@ -372,6 +375,11 @@ class Outbound:
         code = error.code if isinstance(error, VmportError) else "outbound_failed"
         detail = str(error) or type(error).__name__
         return TransferError(code, detail, guest_running=running)
+
+    def _stays(self) -> bool:
+        """Whether the VM is this host's without doubt: nobody may run it elsewhere, or the ledger gave it back."""
+        given_back = self._guard.verdict is Verdict.RUNS_HERE or self._guard.aborted.is_set()
+        return given_back or not self._guard.start_fence.closed
 
     async def _run_again(self) -> bool:
         """The guest stays here: make sure that it runs, whatever libvirt left. After post-copy began it must not."""

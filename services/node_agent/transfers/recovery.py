@@ -70,6 +70,7 @@ class Recovery:
             verdict = await self.guard.outcome_unknown("this node agent was restarted during the switchover")
             stays = verdict is Verdict.RUNS_HERE
         if stays:
+            await self.guard.start_fence.open()
             await self._run_here()
         else:
             await self._hypervisor.destroy(uuid)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -72,19 +74,17 @@ def test_every_setting_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "image_dir" in capsys.readouterr().out
 
 
-def test_a_state_directory_serves_one_process(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_directory_serves_one_process(tmp_path: Path) -> None:
     """A second agent ends as for any wrong setting, and names directory and process; it touches no journal."""
-    monkeypatch.setenv("VMPORT_TELEMETRY__PORT", "0")
     config = tmp_path / "node.toml"
-    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/node"\n')
+    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/node"\n[telemetry]\nport = 0\n')
     lock = StateLock(tmp_path / "node")
     lock.acquire()
     try:
-        assert main(["--config", str(config)]) == ExitCode.CONFIG
+        command = [sys.executable, "-m", "services.node_agent.main", "--config", str(config)]
+        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     finally:
         lock.release()
-    said = capfd.readouterr().err
-    assert f"{tmp_path}/node is in use by process {os.getpid()}" in said
+    assert second.returncode == ExitCode.CONFIG
+    assert f"{tmp_path}/node is in use by process {os.getpid()}" in second.stderr
     assert not (tmp_path / "node" / "ports").exists()

@@ -56,6 +56,7 @@ async def test_the_guest_is_fenced_and_finish_remembered(guarded: Guarded) -> No
     assert guarded.guard.passed
     assert guarded.vm.frozen
     assert guarded.journal.record.phase is Phase.FINISH_PASSED
+    assert guarded.guard.start_fence.closed
 
 
 async def test_post_copy_needs_no_fence(guarded: Guarded) -> None:
