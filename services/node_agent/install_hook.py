@@ -8,15 +8,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from services.node_agent.hypervisor.start_hook import hook_problem, hook_text, install, unseen_problem
+from services.node_agent.hypervisor.start_hook import hook_problem, hook_text, install, reload_libvirtd, unseen_problem
 from services.node_agent.settings import NodeSection, NodeSettings
 from shared.config import CONFIG_VARIABLE, ConfigError, read_sources
 from shared.exit_codes import ExitCode
 
 NAME = "vmport-node install-hook"
 _EPILOG = """\
-libvirtd looks for hooks when it starts: restart it once after the first installation (guests go on running). Later
-installations need no restart.
+libvirtd looks for hooks when it starts and when it reloads (SIGHUP), so it is told to reload once the hook is written.
+Guests go on running.
 
 exit codes: 0 done, or with --check: in place; 1 the file cannot be written; 78 the settings are wrong, or with --check:
 not in place.
@@ -36,15 +36,16 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(text)
         return ExitCode.OK
     problem = hook_problem(hook, settings.given_away_dir)
+    unseen = unseen_problem(hook, settings.libvirt_socket.parent.parent)
     if options.check:
-        return _check(problem or unseen_problem(hook, settings.libvirt_socket.parent.parent), hook)
-    if problem is None:
+        return _check(problem or unseen, hook)
+    if problem is None and unseen is None:
         sys.stdout.write(f"{NAME}: {hook} is in place\n")
         return ExitCode.OK
     if options.dry_run:
-        sys.stdout.write(f"{NAME}: would write {hook}: {problem}\n")
+        sys.stdout.write(f"{NAME}: would {f'write {hook}: {problem}' if problem else f'reload libvirtd: {unseen}'}\n")
         return ExitCode.OK
-    return _install(hook, settings)
+    return _install(hook, settings) if problem else _reload(hook, settings)
 
 
 def _check(problem: str | None, hook: Path) -> int:
@@ -62,8 +63,17 @@ def _install(hook: Path, settings: NodeSection) -> int:
         sys.stderr.write(f"{NAME}: {hook} cannot be written: {error.strerror}\n")
         return ExitCode.CRASHED
     sys.stdout.write(f"{NAME}: {hook} written\n")
-    if (unseen := unseen_problem(hook, settings.libvirt_socket.parent.parent)) is not None:
-        sys.stdout.write(f"{NAME}: {unseen}\n")
+    return _reload(hook, settings)
+
+
+def _reload(hook: Path, settings: NodeSection) -> int:
+    try:
+        told = reload_libvirtd(hook, settings.libvirt_socket.parent.parent)
+    except OSError as error:
+        sys.stderr.write(f"{NAME}: libvirtd cannot be reloaded: {error.strerror}; restart it\n")
+        return ExitCode.CRASHED
+    for name in told:
+        sys.stdout.write(f"{NAME}: {name} reloaded\n")
     return ExitCode.OK
 
 

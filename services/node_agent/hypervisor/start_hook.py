@@ -7,7 +7,9 @@ Source: https://libvirt.org/hooks.html; scripts in qemu.d since libvirt 6.5.
 from __future__ import annotations
 
 import os
+import signal
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -53,17 +55,31 @@ def hook_problem(hook: Path, given_away: Path) -> str | None:
 def unseen_problem(hook: Path, run_dir: Path) -> str | None:
     """Why libvirtd does not know of the hook, in one clause; None where it does, or that cannot be told.
 
-    libvirtd looks for hooks once, when it starts. `run_dir` has its pid file.
+    libvirtd looks for hooks when it starts, and when it is told to reload. `run_dir` has its pid file.
     """
     try:
         installed_s = hook.stat().st_mtime
     except OSError:
         return None
-    for name in ("virtqemud", "libvirtd"):
-        started_s = _started_s(run_dir / f"{name}.pid")
-        if started_s is not None and installed_s > started_s + _CLOCK_SLACK_S:
-            return f"{name} runs since before {hook} was installed, and does not know of it: restart {name}"
+    for daemon in _daemons(run_dir):
+        if installed_s > daemon.started_s + _CLOCK_SLACK_S:
+            return (
+                f"{daemon.name} runs since before {hook} was installed, and does not know of it: reload {daemon.name}"
+            )
     return None
+
+
+def reload_libvirtd(hook: Path, run_dir: Path) -> tuple[str, ...]:
+    """Have a libvirtd that runs look for hooks, which disturbs no guest; return the names of the daemons.
+
+    The hook's time becomes that of a hook that was there when they started. Raises OSError.
+    """
+    told = []
+    for daemon in _daemons(run_dir):
+        os.kill(daemon.pid, signal.SIGHUP)
+        os.utime(hook, (daemon.started_s, daemon.started_s))
+        told.append(daemon.name)
+    return tuple(told)
 
 
 def install(hook: Path, given_away: Path) -> None:
@@ -103,14 +119,32 @@ class StartHook:
         return (f"start hook: {problem}",) if problem is not None and self._required else ()
 
 
-def _started_s(pid_file: Path) -> float | None:
-    """When the process of a pid file started, in seconds since the epoch; None where that cannot be told."""
+@dataclass(frozen=True, slots=True)
+class _Daemon:
+    """A daemon of libvirt that runs. `started_s` is in seconds since the epoch."""
+
+    name: str
+    pid: int
+    started_s: float
+
+
+def _daemons(run_dir: Path) -> tuple[_Daemon, ...]:
+    found = (_daemon(name, run_dir / f"{name}.pid") for name in ("virtqemud", "libvirtd"))
+    return tuple(daemon for daemon in found if daemon is not None)
+
+
+def _daemon(name: str, pid_file: Path) -> _Daemon | None:
+    """What a pid file tells of; None where that process is gone, or is another one by now."""
     try:
         pid = int(pid_file.read_text())
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        head, _, tail = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+        fields = tail.split()
+        if head.partition("(")[2] != name:
+            return None
         booted_s = next(
             int(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")
         )
-        return booted_s + int(fields[_START_TICKS_FIELD - 3]) / os.sysconf("SC_CLK_TCK")
+        started_s = booted_s + int(fields[_START_TICKS_FIELD - 3]) / os.sysconf("SC_CLK_TCK")
     except (OSError, ValueError, IndexError, StopIteration):
         return None
+    return _Daemon(name, pid, started_s)

@@ -68,6 +68,12 @@ def test_certificate_and_key_must_fit(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"{config}: tls.certificate_file: key or certificate cannot be used" in capsys.readouterr().err
 
 
+def test_the_hook_is_installed_by_a_command(tmp_path: Path) -> None:
+    """`vmport-node install-hook`, with its own options."""
+    assert main(["install-hook", "--state-dir", str(tmp_path), "--hook", str(tmp_path / "vmport")]) == ExitCode.OK
+    assert (tmp_path / "vmport").read_text().startswith("#!/bin/sh\n")
+
+
 def test_every_setting_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """An operator starts from the sample."""
     assert main(["--print-config"]) == ExitCode.OK

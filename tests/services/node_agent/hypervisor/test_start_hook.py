@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from services.node_agent.hypervisor.start_hook import (
     hook_problem,
     hook_text,
     install,
+    reload_libvirtd,
     unseen_problem,
 )
 from services.node_agent.metrics import NodeMetrics
@@ -138,14 +142,43 @@ def test_a_path_that_no_shell_takes_is_refused() -> None:
             hook_text(Path(path))
 
 
-def test_a_libvirtd_that_started_before_the_hook_does_not_know_it(hooked: Hooked) -> None:
-    """By its pid file; without one nothing is said."""
-    assert unseen_problem(hooked.hook, hooked.run_dir) is None
-    (hooked.run_dir / "libvirtd.pid").write_text(f"{os.getpid()}\n")
+@pytest.fixture
+def libvirtd(hooked: Hooked, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has the daemon's name and pid file, and that ends by SIGHUP."""
+    program = tmp_path / "libvirtd"
+    shutil.copy("/bin/sleep", program)
+    process = subprocess.Popen([program, "60"])
+    (hooked.run_dir / "libvirtd.pid").write_text(f"{process.pid}\n")
+    yield process
+    process.kill()
+    process.wait(timeout=10)
+
+
+def test_a_libvirtd_that_started_before_the_hook_does_not_know_it(
+    hooked: Hooked, libvirtd: subprocess.Popen[bytes]
+) -> None:
+    """By its pid file; a reload makes it look, and nothing is missing then."""
     os.utime(hooked.hook, (2_000_000_000, 2_000_000_000))
-    assert "restart libvirtd" in (unseen_problem(hooked.hook, hooked.run_dir) or "")
+    assert "reload libvirtd" in (unseen_problem(hooked.hook, hooked.run_dir) or "")
+    assert reload_libvirtd(hooked.hook, hooked.run_dir) == ("libvirtd",)
+    assert libvirtd.wait(timeout=10) == -signal.SIGHUP
+    assert hooked.hook.stat().st_mtime < 2_000_000_000
+
+
+def test_a_hook_that_was_there_before_libvirtd_is_known(hooked: Hooked, libvirtd: subprocess.Popen[bytes]) -> None:
+    """Nothing is to be done; the daemon is let be."""
     os.utime(hooked.hook, (1000, 1000))
     assert unseen_problem(hooked.hook, hooked.run_dir) is None
+    assert libvirtd.poll() is None
+
+
+def test_a_process_of_another_name_is_not_told_anything(hooked: Hooked) -> None:
+    """A pid file of a daemon that is gone may name anybody; without one nothing is said."""
+    os.utime(hooked.hook, (2_000_000_000, 2_000_000_000))
+    assert unseen_problem(hooked.hook, hooked.run_dir) is None
+    (hooked.run_dir / "libvirtd.pid").write_text(f"{os.getpid()}\n")
+    assert unseen_problem(hooked.hook, hooked.run_dir) is None
+    assert reload_libvirtd(hooked.hook, hooked.run_dir) == ()
 
 
 @pytest.mark.parametrize("required", [False, True])
