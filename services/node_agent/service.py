@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.messenger import Messenger
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
@@ -109,10 +108,7 @@ class NodeService:
                     return _busy(command.port_id, Side.OUTBOUND)
                 return await self._commands.disconnect(command)
             case EraseQuarantine(port_id=port_id):
-                try:
-                    return await self._commands.erase(port_id)
-                except DiskImageError as error:
-                    return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code=error.code, detail=str(error))
+                return await self._commands.erase(port_id)
 
 
 def _busy(port_id: UUID, side: Side) -> CompletionFailed:

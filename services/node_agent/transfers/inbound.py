@@ -133,8 +133,9 @@ class Inbound:
 
     async def _check_host(self) -> None:
         uuid = self._agreement.vm_uuid
-        if await self._hypervisor.state(uuid) is not None:
-            raise HypervisorError("make room for the VM", f"this host has a VM {uuid} already")
+        here = f"this host has a VM {uuid} already" if await self._hypervisor.state(uuid) is not None else None
+        if (reason := here or self._journal.given_away.why_not(uuid, self._agreement.epoch)) is not None:
+            raise HypervisorError("make room for the VM", reason)
         facts = describe(self._agreement.domain_xml)
         if facts.uuid != str(uuid):
             raise DomainXmlError(f"the agreed XML is of VM {facts.uuid}, not of {uuid}")
@@ -270,7 +271,7 @@ class Inbound:
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
         self._gate = GateProxy(reader, writer, stream, gate, self)
-        with self._connections.track(writer):
+        with self._connections.track(writer), self._journal.given_away.admitted(agreement.vm_uuid):
             await self._gate.run()
         if not self._running.is_set():
             self._note_trouble("donor_gave_up", "the donor's hypervisor ended the migration")

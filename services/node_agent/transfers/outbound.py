@@ -235,6 +235,7 @@ class Outbound:
             memory_bytes=vm.description.memory_bytes,
         )
         self._journal.enter(Phase.TRANSFERRING)
+        await self._guard.start_fence.hold_autostart(is_on=vm.description.autostart)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         # No bandwidth of libvirt's: the lanes hold the cap, which is on what crosses the wire, after the codec.
