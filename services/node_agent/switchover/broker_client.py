@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -41,13 +42,14 @@ class BrokerClient:
         self.readiness: BrokerReadiness | None = None
         """Asks on its own whether the broker could commit; hears all answers about ownership."""
 
-    def deliver(self, answer: Answer, *, question: UUID | None = None) -> None:
-        """Take the answer to the question of this id; the oldest is dropped if nobody waits.
+    def deliver(self, answer: Answer, *, question: UUID | None = None, sent_at: datetime | None = None) -> None:
+        """Take the answer to the question of this id, sent at this time by the broker's clock. The oldest is dropped if
+        nobody waits.
 
         An answer to `readiness` is no answer to a later question: it may be older than the commit.
         """
         if self.readiness is not None and isinstance(answer, SwitchoverState):
-            self.readiness.heard(answer, question=question)
+            self.readiness.heard(answer, question=question, sent_at=sent_at)
             if self.readiness.asked(question) and not (answer.committed or answer.ended):
                 return
         if self._answers.full():
