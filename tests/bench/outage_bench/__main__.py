@@ -17,7 +17,11 @@ from tests.support.link_cut import WRITER, CutInMemoryPhase
 
 @dataclass(frozen=True)
 class Cost:
-    """One pair of ports. `late_s` is what the port took longer than the outage lasted; ratios are with by without."""
+    """One pair of ports. `late_s` is what the port took longer than the outage lasted; ratios are with by without.
+
+    `resent_bytes` is what the lanes sent again in the port with the outage; all else that came on top is what the guest
+    wrote meanwhile.
+    """
 
     outage_s: float
     without_s: float
@@ -27,11 +31,12 @@ class Cost:
     without_bytes: int
     with_bytes: int
     bytes_ratio: float
+    resent_bytes: int
     completed: bool
     mismatches: int
 
 
-def cost(without: PortRun, with_outage: PortRun, *, outage_s: float, mismatches: int) -> Cost:
+def cost(without: PortRun, with_outage: PortRun, *, outage_s: float, mismatches: int, resent_bytes: int = 0) -> Cost:
     """Compare two ports of equal guests; bytes are those of the lanes, repetitions included."""
     completed = (without.outcome, with_outage.outcome) == ("completed", "completed")
     seconds = [run.result["sla"]["measured_total_s"] if completed else 0.0 for run in (without, with_outage)]
@@ -45,23 +50,34 @@ def cost(without: PortRun, with_outage: PortRun, *, outage_s: float, mismatches:
         without_bytes=sizes[0],
         with_bytes=sizes[1],
         bytes_ratio=round(sizes[1] / sizes[0], 4) if completed else 0.0,
+        resent_bytes=resent_bytes,
         completed=completed,
         mismatches=mismatches,
     )
 
 
-def measure(lab: Lab, number: int, *, host: str, seconds: float) -> Cost:
+def resent_bytes(lab: Lab) -> int:
+    """What both nodes' lanes have sent again so far."""
+    lines = [line for name in ("node-alpha", "node-beta") for line in lab.metrics(name).splitlines()]
+    found = (line for line in lines if line.startswith("vmport_lane_retransmitted_bytes_total{"))
+    return int(sum(float(line.rpartition(" ")[2]) for line in found))
+
+
+def measure(lab: Lab, number: int, *, host: str, seconds: float, workload: str) -> Cost:
     """Port two equal guests from alpha to beta, the second with an outage."""
     names = f"plain{number}", f"cut{number}"
-    runs = []
+    runs, before_bytes = [], 0
     outage = CutInMemoryPhase(lab, host, seconds)
     for name in names:
-        spec = GuestSpec(name=name, provider="alpha", memory_mib=256, workload="writer", settings=WRITER)
-        lab.guest_start(spec)
+        settings = WRITER if workload == "writer" else {}
+        lab.guest_start(GuestSpec(name=name, provider="alpha", memory_mib=256, workload=workload, settings=settings))
+        before_bytes = resent_bytes(lab)
         runs.append(run_port(lab, name, to="beta", on_event=outage if name == names[1] else lambda _: None))
     outage.finish()
     report = lab.guest_report(names[1])
-    found = cost(runs[0], runs[1], outage_s=outage.cut_s, mismatches=report["mismatches"] + report["disk_mismatches"])
+    wrong = report.get("mismatches", 0) + report.get("disk_mismatches", 0)
+    again = resent_bytes(lab) - before_bytes
+    found = cost(runs[0], runs[1], outage_s=outage.cut_s, mismatches=wrong, resent_bytes=again)
     for name in names:
         lab.guest_remove(name)
     return found
@@ -73,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="how long the link is away")
     parser.add_argument("--host", choices=("alpha", "beta"), default="alpha", help="whose link; alpha is the donor")
     parser.add_argument("--link", default="30mbit", help="rate of each provider's uplink")
+    parser.add_argument("--workload", choices=("idle", "writer"), default="writer", help="what the guest does")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--lab", default="outage", help="name of the lab, which is taken down first")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
@@ -84,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lab.up(LabOptions(link=options.link))
         lab.guest_build()
         for number in range(options.runs):
-            found.append(measure(lab, number, host=options.host, seconds=options.seconds))
+            found.append(measure(lab, number, host=options.host, seconds=options.seconds, workload=options.workload))
             sys.stdout.write(json.dumps(asdict(found[-1])) + "\n")
             sys.stdout.flush()
     finally:
