@@ -147,8 +147,8 @@ class Inbound:
     # ---- running ----
 
     async def run(self, on_running: Callable[[], Awaitable[None]]) -> None:
-        """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once. Raises
-        `TransferError`, having removed what was made; after the commit only what never ran.
+        """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once.
+        Raises `TransferError`, having removed what was made; after the commit only what never ran.
         """
         acceptors = [
             self._tasks.spawn(self._accept(session, serve), name=name)
