@@ -25,6 +25,7 @@ from services.node_agent.vm_commands import VmCommands
 from shared.backoff import Backoff
 from shared.messages import AnyEnvelope, Message, seal
 from shared.messages.porting import (
+    GuestPaused,
     InboundOpened,
     OpenInbound,
     QuerySwitchover,
@@ -154,7 +155,7 @@ class World:
 
         async def handle(envelope: AnyEnvelope) -> None:
             message = envelope.data
-            if isinstance(message, RequestSwitchover | QuerySwitchover):
+            if isinstance(message, RequestSwitchover | QuerySwitchover | GuestPaused):
                 if not self._is_about_readiness(envelope):
                     self.ledger.asked.append(message)
                     self.ledger.was_asked.set()

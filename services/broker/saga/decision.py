@@ -48,6 +48,8 @@ class Decision:
     verdict: Verdict = Verdict.HANDLED
     rearm: bool = False
     """Start the phase's deadline again, although the phase stays the same."""
+    quiet: bool = False
+    """Somebody repeats what is known, as nodes do every second or two: not worth a line in the port's record."""
 
     def after(self, *effects: Effect, note: str) -> Decision:
         """The same decision with these effects before its own, and another note."""
@@ -95,9 +97,12 @@ class Moment:
 
     # Decisions
 
-    def stay(self, *effects: Effect, note: str = "", rearm: bool = False, **changes: Any) -> Decision:
+    def stay(
+        self, *effects: Effect, note: str = "", rearm: bool = False, quiet: bool = False, **changes: Any
+    ) -> Decision:
         """Remain in the phase."""
-        return Decision(self.state.with_(**changes) if changes else self.state, effects, note, rearm=rearm)
+        state = self.state.with_(**changes) if changes else self.state
+        return Decision(state, effects, note, rearm=rearm, quiet=quiet)
 
     def go(self, phase: PortPhase, *effects: Effect, note: str = "", rearm: bool = False, **changes: Any) -> Decision:
         """Enter a phase; `step` sets its deadline. A phase that is entered again needs ``rearm``."""

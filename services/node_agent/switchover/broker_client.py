@@ -10,10 +10,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     QuerySwitchover,
@@ -23,7 +22,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 REPEAT_S = 2.0
 Answer = SwitchoverGranted | SwitchoverDenied | SwitchoverState

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from shared.logs import get_logger
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 DRIVER = "driver"
 SWITCHOVER = "switchover"

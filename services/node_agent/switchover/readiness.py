@@ -18,19 +18,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
-import structlog
-
 from services.node_agent.lanes.core.errors import LaneError, StreamError, StreamResetError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from shared.bus import BusDown, Undeliverable
 from shared.clocks import ClockOffsets
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import QuerySwitchover, SwitchoverState
 from shared.page_stream.bodies import StreamKind
 from shared.parties import BROKER
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 READY: Final = "ready"
 ASK: Final = b"?"

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from services.node_agent.dedup.early_transfer import EARLY
 from services.node_agent.dedup.exchange import CONTENTS
 from services.node_agent.dedup.overlay_request import OVERLAYS
@@ -53,12 +51,13 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
 from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 LAST_BYTES_S = 5.0
 _STREAM_ERRORS = (SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError)

@@ -7,8 +7,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Final
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, JobStats
 from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.switchover.convergence import (
@@ -25,11 +23,12 @@ from services.node_agent.transfers.downtime_control import DowntimeControl
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.tasks import Tasks
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 ASK_AGAIN_S: Final = 2.0
 """At least so long between two questions for post-copy."""

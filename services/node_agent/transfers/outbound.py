@@ -32,8 +32,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
 from services.node_agent.hypervisor.interface import (
     Hypervisor,
     HypervisorError,
@@ -61,12 +59,13 @@ from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import DomainXmlError
 from shared.errors import VmportError
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 FIRST_DOWNTIME_MS = 50
@@ -214,7 +213,7 @@ class Outbound:
         vm = await self._preparation.check_vm()
         self._was_running = True
         self._contents.scan_ahead(Path(file) for file in vm.files)
-        self._outage.open(vm.domain_xml)
+        self._outage.open(vm.domain)
         self._journal.remember_disks(vm.files)
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.journal import PortRecord, TransferJournal
@@ -20,6 +18,7 @@ from services.node_agent.switchover.readiness import BrokerReadiness
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.progress import Progress
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     InboundFinished,
@@ -31,7 +30,7 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortProgressed
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def failure_message(port_id: UUID, side: Side, error: TransferError) -> TransferFailed:

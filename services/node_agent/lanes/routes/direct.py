@@ -14,16 +14,15 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.lanes.routes.direct_connection import ACCEPTED, PREFACE_BYTES, DirectConnection, Preface
 from services.node_agent.lanes.routes.link import LinkDown
 from services.node_agent.lanes.routes.pipe import Pipe
 from shared.backoff import Backoff
+from shared.logs import get_logger
 from shared.tasks import Tasks
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 PREFACE_WITHIN_S: Final = 3.0
 GROUP_WITHIN_S: Final = 5.0

@@ -16,15 +16,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.lanes.routes.direct_connection import DirectConnection
 from services.node_agent.lanes.routes.link import LaneLink, LinkDown
 from services.node_agent.metrics import Direction, Route
+from shared.logs import get_logger
 from shared.page_stream.frame import FrameBytes
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 HELD_BYTES = 64 * 1024 * 1024
 """More than any window. What comes beyond it is dropped, as a lossy route may."""
