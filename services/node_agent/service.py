@@ -63,7 +63,7 @@ class NodeService:
             case AbortTransfer() as command:
                 self._transfers.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
-                self._switchover(answer, envelope.causationid)
+                self._switchover(answer, envelope)
             case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
                 self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
             case other:
@@ -74,11 +74,11 @@ class NodeService:
             raise Reject("wrong_node", f"port {agreement.port_id} is for node {provider}/{name}, this is {self._party}")
 
     def _switchover(
-        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, question: UUID | None
+        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, envelope: AnyEnvelope
     ) -> None:
         active = self._transfers.active(answer.port_id)
         if active is not None:
-            active.broker.deliver(answer, question=question)
+            active.broker.deliver(answer, question=envelope.causationid, sent_at=envelope.time)
         elif isinstance(answer, SwitchoverGranted):
             self._transfers.resolve(answer.port_id)
         else:
