@@ -10,20 +10,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
 import structlog
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import QuestionError
-from services.node_agent.state.journal import TransferJournal
+from services.node_agent.state.journal import Phase
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
 from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
-from shared.messages.porting import ServiceChangeAgreement, SwitchoverState
+from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks
 
 log = structlog.stdlib.get_logger(__name__)
@@ -56,26 +57,39 @@ class GuardTuning:
     post_copy_again_s: float = 5.0
 
 
+class Leaving(Protocol):
+    """What is agreed about a guest that leaves; a ServiceChangeAgreement is one."""
+
+    @property
+    def vm_uuid(self) -> UUID: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def donor(self) -> str: ...
+
+
 class DonorFinishGuard:
     """One port's donor side. `run` until cancelled; what is told before is heard then."""
 
     def __init__(
         self,
-        agreement: ServiceChangeAgreement,
+        agreement: Leaving,
         *,
         hypervisor: Hypervisor,
         broker: BrokerClient,
-        journal: TransferJournal,
+        store: Callable[[Phase], None],
+        was_running: bool,
         in_doubt: Callable[[str], Awaitable[None]],
         ask_for_post_copy: Callable[[], Awaitable[None]] | None = None,
         tuning: GuardTuning | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
+        """`store` writes a phase to the journal, raises OSError; `was_running` is whether the guest is to run on if it
+        stays. `ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
         self._agreement = agreement
         self._hypervisor = hypervisor
         self._broker = broker
-        self._journal = journal
+        self._store = store
         self._in_doubt = in_doubt
         self._ask_for_post_copy = ask_for_post_copy
         self._tuning = tuning or GuardTuning()
@@ -87,7 +101,6 @@ class DonorFinishGuard:
         self._passes: asyncio.Future[str | None] = loop.create_future()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
         self._end: asyncio.Future[End] = loop.create_future()
-        was_running = journal.record.was_running
         self._machine: Ownership[Donor] = Ownership(Donor(agreement.donor, was_running=was_running), self._perform)
         self.passed = False
         """Whether Finish goes out, or went: QEMU is stopped then, and connections mean nothing any more."""
@@ -110,9 +123,9 @@ class DonorFinishGuard:
 
     # ---- what is heard ----
 
-    def restarted(self) -> None:
-        """A former process has left the transfer as the journal says."""
-        self._machine.tell(ev.Restarted(self._journal.record.phase))
+    def restarted(self, phase: Phase) -> None:
+        """A former process has left the transfer in this phase."""
+        self._machine.tell(ev.Restarted(phase))
 
     def guest_runs(self) -> None:
         """The guest runs here, and is to run on if it stays."""
@@ -172,7 +185,7 @@ class DonorFinishGuard:
     async def _perform(self, command: do.Command) -> ev.Event | None:
         match command:
             case do.Store(phase):
-                return store_phase(self._journal, phase)
+                return store_phase(self._store, phase)
             case do.Freeze():
                 return await self._freeze()
             case do.KillFrozen():
@@ -265,7 +278,7 @@ class DonorFinishGuard:
     async def _look(self, *, again: bool) -> None:
         if again:
             await asyncio.sleep(self._tuning.look_again_s)
-        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement))
+        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid))
 
     async def _destroy(self) -> None:
         uuid = self._agreement.vm_uuid

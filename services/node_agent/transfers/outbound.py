@@ -30,9 +30,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 import structlog
 
@@ -50,6 +51,7 @@ from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
 from services.node_agent.switchover.post_copy_request import ask_for_switchover
+from services.node_agent.transfers.cleanup import forget_directory
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
 from services.node_agent.transfers.migration_watch import MigrationWatch
@@ -62,7 +64,7 @@ from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import DomainXmlError
 from shared.errors import VmportError
-from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.porting import OutboundFinished, ServiceChangeAgreement
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
@@ -88,6 +90,10 @@ class OutboundResult:
     wire_bytes: int
     seeded_bytes: int
     post_copy: bool
+
+    def message(self, port_id: UUID) -> OutboundFinished:
+        """As the broker understands it."""
+        return OutboundFinished(port_id=port_id, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +151,8 @@ class Outbound:
             agreement,
             hypervisor=hypervisor,
             broker=broker,
-            journal=journal,
+            store=journal.enter,
+            was_running=journal.record.was_running,
             in_doubt=reporter.in_doubt,
             ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
@@ -211,7 +218,7 @@ class Outbound:
             await self._contents.close_scans()
             await self._connections.drain(LAST_BYTES_S)
             self._sockets.remove()
-            self._journal.discard_kind(Kind.DIRECTORY)
+            forget_directory(self._journal)
 
     # ---- preparing ----
 
