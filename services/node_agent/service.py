@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.messenger import Messenger
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
 from shared.bus import Reject
+from shared.logs import get_logger
 from shared.messages import AnyEnvelope
 from shared.messages.base import PortMessage
 from shared.messages.nodes import DescribeVm, EraseQuarantine, ExpectOutbound
@@ -34,7 +33,7 @@ from shared.messages.porting import (
 from shared.parties import Party
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class NodeService:
@@ -65,7 +64,7 @@ class NodeService:
             case AbortTransfer() as command:
                 self._transfers.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
-                self._transfers.answered(answer)
+                self._transfers.answered(answer, question=envelope.causationid)
             case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
                 self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
             case other:

@@ -200,6 +200,7 @@ class Heard:
     starts: int = 0
     percents: list[int] = field(default_factory=list)
     phases: list[TransferPhase] = field(default_factory=list)
+    holds: list[bool] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -211,6 +212,10 @@ class Heard:
         """A percent."""
         self.percents.append(progress.percent)
         self.phases.append(progress.phase)
+
+    def held(self, *, held: bool) -> None:
+        """The switchover is held off."""
+        self.holds.append(held)
 
     async def in_doubt(self, reason: str) -> None:
         """The outcome is unknown."""
@@ -286,7 +291,7 @@ class Pair:
             without=self.without if side is Side.INBOUND else (),
         )
 
-    def kept(self, side: Side) -> set[str]:
+    def cached(self, side: Side) -> set[str]:
         """Names of the folders of contents that a side has of the VM."""
         return {path.name.partition(".")[2] for path in (self.tmp / f"{side}-state" / "contents").glob("*/*")}
 

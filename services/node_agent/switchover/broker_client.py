@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import structlog
-
+from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     GuestPaused,
@@ -22,7 +22,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 REPEAT_S = 2.0
 Answer = SwitchoverGranted | SwitchoverDenied | SwitchoverState
@@ -38,6 +38,8 @@ class BrokerClient:
         self._port_id = port_id
         self._publish = publish
         self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
+        self.readiness: BrokerReadiness | None = None
+        """Asks on its own whether the broker could commit; hears all answers about ownership."""
         self._listeners: list[Callable[[SwitchoverState], None]] = []
 
     def listen(self, listener: Callable[[SwitchoverState], None]) -> Callable[[], None]:
@@ -45,9 +47,17 @@ class BrokerClient:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def deliver(self, answer: Answer) -> None:
-        """Take an answer, or what the broker says unasked; the oldest is dropped if nobody waits."""
+    def deliver(self, answer: Answer, *, question: UUID | None = None) -> None:
+        """Take the answer to the question of this id, or what the broker says unasked; the oldest is dropped if nobody
+        waits.
+
+        An answer to `readiness` is no answer to a later question: it may be older than the commit.
+        """
         if isinstance(answer, SwitchoverState):
+            if self.readiness is not None:
+                self.readiness.heard(answer, question=question)
+                if self.readiness.asked(question) and not (answer.committed or answer.ended):
+                    return
             for listener in tuple(self._listeners):
                 listener(answer)
         if self._answers.full():

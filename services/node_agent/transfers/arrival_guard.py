@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor
 from services.node_agent.state.journal import Kind, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
@@ -21,10 +19,11 @@ from services.node_agent.transfers.machine import Recipient, RecipientPhase
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
+from shared.logs import get_logger
 from shared.messages.porting import SwitchoverDenied, SwitchoverState
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Arrival(StrEnum):
@@ -74,7 +73,7 @@ class ArrivalGuard:
         self._question: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
         self._wanted = False
-        self._left_overs: tuple[str, ...] = ()
+        self._remaining: tuple[str, ...] = ()
         loop = asyncio.get_running_loop()
         self._decision: asyncio.Future[SwitchoverDenied | None] = loop.create_future()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
@@ -177,14 +176,14 @@ class ArrivalGuard:
     def _settle(self, arrival: Arrival) -> None:
         if not self._outcome.done():
             code, detail = self._machine.state.trouble or ("inbound_failed", "the transfer ended without a reason")
-            self._outcome.set_result(Outcome(arrival, code, detail, self._left_overs))
+            self._outcome.set_result(Outcome(arrival, code, detail, self._remaining))
 
     async def _remove(self) -> ev.Event:
         """Files may stay and are named. A domain may not: on this word the broker lets the donor run its copy."""
         while True:
-            self._left_overs = await self._remove_once()
-            if not any(name.startswith(Kind.DOMAIN) for name in self._left_overs):
-                return ev.Removed(self._left_overs)
+            self._remaining = await self._remove_once()
+            if not any(name.startswith(Kind.DOMAIN) for name in self._remaining):
+                return ev.Removed(self._remaining)
             await asyncio.sleep(self._look_again_s)
 
     async def _ask_for_vm(self) -> None:

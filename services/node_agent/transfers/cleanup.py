@@ -7,14 +7,13 @@ import shutil
 from collections.abc import Iterable
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Kind, Made, Phase, PortRecord, TransferJournal
+from shared.logs import get_logger
 from shared.messages.porting import Side
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 _ORDER = (Kind.DOMAIN, Kind.DISK, Kind.DIRECTORY)
 """A domain first: it holds the disks open and would write to them."""
@@ -51,7 +50,7 @@ async def remove(
     return tuple(gone), tuple(remaining)
 
 
-def left_overs(record: PortRecord) -> tuple[Made, ...]:
+def still_to_remove(record: PortRecord) -> tuple[Made, ...]:
     """What of an ended transfer's record is to be removed, although that has failed before.
 
     Of a guest that has arrived, or that may have run here, nothing goes but the directory of its sockets.

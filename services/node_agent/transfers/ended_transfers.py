@@ -9,21 +9,19 @@ from collections.abc import Callable, Collection
 from uuid import UUID
 from weakref import WeakValueDictionary
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard, Outcome
-from services.node_agent.transfers.cleanup import forget, left_overs, remove, remove_created
+from services.node_agent.transfers.cleanup import forget, remove, remove_created, still_to_remove
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.reporting import TransferReports
 from services.node_agent.transfers.stray_guests import StrayGuests
-from shared.logs import port_bound
+from shared.logs import get_logger, port_bound
 from shared.messages.porting import AbortTransfer, Side, SwitchoverState
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 NOT_HERE = "not_running_here"
 _ENDED = {Phase.DONE, Phase.FAILED, Phase.KEPT, Phase.QUARANTINED}
@@ -128,10 +126,10 @@ class EndedTransfers:
         finally:
             del self._asking[record.port_id]
 
-    async def remove_left_overs(self, active: Callable[[], Collection[UUID]]) -> None:
+    async def remove_again(self, active: Callable[[], Collection[UUID]]) -> None:
         """Try once to remove what ended transfers left behind. `active` are the ports that are under way."""
         for record in self._journal.load()[0]:
-            if record.phase in _ENDED and record.port_id not in active() and (things := left_overs(record)):
+            if record.phase in _ENDED and record.port_id not in active() and (things := still_to_remove(record)):
                 with port_bound(record.port_id):
                     async with self._lock(record.port_id):
                         gone, _ = await remove(things, record, self._hypervisor)

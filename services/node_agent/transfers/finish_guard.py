@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.state.journal import Phase
@@ -24,10 +22,11 @@ from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
+from shared.logs import get_logger
 from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 ANSWER_WITHIN_S = 10.0
 """An answer to Finish that takes longer is probably lost. Asking too early costs only a question."""

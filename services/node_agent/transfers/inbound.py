@@ -26,8 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from services.node_agent.dedup.early_transfer import EARLY
 from services.node_agent.dedup.exchange import CONTENTS
 from services.node_agent.dedup.overlay_request import OVERLAYS
@@ -44,6 +42,7 @@ from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import DRIVER, SWITCHOVER, answer_switchover
+from services.node_agent.switchover.readiness import READY, answer_readiness
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
 from services.node_agent.transfers.cleanup import forget_directory, remove_created
 from services.node_agent.transfers.errors import TransferError
@@ -54,13 +53,15 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.tasks import Tasks
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 LAST_BYTES_S = 5.0
+_STREAM_ERRORS = (SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,7 @@ class Inbound:
             agreement, image_dir=tuning.image_dir, journal=journal, contents=contents, tasks=self._tasks
         )
         self._connections = Connections()
+        self._broker = broker
         self._gate: GateProxy | None = None
         self._guard = ArrivalGuard(
             journal, hypervisor=hypervisor, broker=broker, remove=self._remove, look_again_s=tuning.ask_again_s
@@ -210,6 +212,8 @@ class Inbound:
                     await self._on_driver(stream)
                 case label if label == SWITCHOVER and self._gate is not None:
                     await self._on_switchover_question(stream, self._gate)
+                case label if label == READY:
+                    await answer_readiness(stream, self._broker.readiness)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:
@@ -220,9 +224,7 @@ class Inbound:
             self._guard.trouble(refusal.code, str(refusal))
             # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
             stream.write_eof()
-        except (
-            SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError
-        ) as error:  # fmt: skip
+        except _STREAM_ERRORS as error:
             code = error.code if isinstance(error, VmportError) else "driver_connection"
             self._guard.trouble(code, str(error))
             stream.reset(str(error))

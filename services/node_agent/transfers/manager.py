@@ -37,7 +37,7 @@ from services.node_agent.transfers.recovery import Recovery
 from services.node_agent.transfers.reporting import OutboundReports, TransferReports, failure_message
 from services.node_agent.transfers.stray_guests import StrayGuests
 from shared.domain import DomainXmlError
-from shared.logs import port_bound
+from shared.logs import get_logger, port_bound
 from shared.messages.base import PortMessage
 from shared.messages.nodes import ExpectOutbound
 from shared.messages.porting import (
@@ -52,13 +52,13 @@ from shared.messages.porting import (
 )
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 STORE_AGAIN_S = 1.0
 """How long to wait before an end that could not be stored (a full disk) is stored again."""
 RECOVER_AGAIN_S = 1.0
 """How long to wait before a transfer that broke in its switchover is recovered."""
-LEFT_OVERS_EVERY_S = 60.0
+REMOVE_AGAIN_S = 60.0
 """How often it is tried to remove what ended transfers left behind."""
 FAILED_FLUSH_S = 1.0
 """How long a failed transfer tries to send its error to the other side."""
@@ -195,12 +195,14 @@ class Transfers:
             await active.over.wait()
         await self._ended.confirm_abort(command)
 
-    def answered(self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState) -> None:
-        """The broker's answer about a switchover. A grant without an active transfer asks whether the guest runs
-        here."""
+    def answered(
+        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, *, question: UUID | None
+    ) -> None:
+        """The broker's answer about a switchover, to the question of this id. A grant without an active transfer asks
+        whether the guest runs here."""
         active = self._active.get(answer.port_id)
         if active is not None:
-            active.broker.deliver(answer)
+            active.broker.deliver(answer, question=question)
         elif isinstance(answer, SwitchoverGranted):
             self._tasks.spawn(self._ended.answer_grant(answer.port_id), name=f"resolve {answer.port_id}")
         elif not (isinstance(answer, SwitchoverState) and self._ended.deliver(answer.port_id, answer)):
@@ -225,14 +227,14 @@ class Transfers:
                 self._tasks.spawn(self._carry_out(active, self._recover), name=f"recover {record.port_id}")
         explained = tuple(active.journal.record.agreement.vm_uuid for active in self._active.values())
         self._tasks.spawn(self._strays.find(explained, self._journal.damaged()), name="find stray guests")
-        self._tasks.spawn(self._remove_left_overs(), name="remove left-overs")
+        self._tasks.spawn(self._remove_again(), name="remove again")
         self._sweep()
         return tuple(damaged)
 
-    async def _remove_left_overs(self) -> None:
+    async def _remove_again(self) -> None:
         while True:
-            await self._ended.remove_left_overs(lambda: self._active)
-            await asyncio.sleep(LEFT_OVERS_EVERY_S)
+            await self._ended.remove_again(lambda: self._active)
+            await asyncio.sleep(REMOVE_AGAIN_S)
 
     async def stop(self, within_s: float) -> None:
         """Give active transfers `within_s` seconds to end in order, then leave; the next process recovers the rest."""

@@ -35,8 +35,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.interface import (
     Hypervisor,
     HypervisorError,
@@ -51,6 +49,7 @@ from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
 from services.node_agent.switchover.post_copy_request import ask_for_switchover
+from services.node_agent.switchover.readiness import SwitchoverReadiness
 from services.node_agent.transfers.cleanup import forget_directory
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
@@ -64,11 +63,12 @@ from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import DomainXmlError
 from shared.errors import VmportError
+from shared.logs import get_logger
 from shared.messages.porting import OutboundFinished, ServiceChangeAgreement
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 FIRST_DOWNTIME_MS = 50
@@ -158,6 +158,7 @@ class Outbound:
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
             clock=clock,
         )
+        self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
         self._preparation = self._make_preparation(now)
 
         self._connections = OutboundConnections(
@@ -226,7 +227,7 @@ class Outbound:
         agreement = self._agreement
         vm = await self._preparation.check_vm()
         self._contents.scan_ahead(Path(file) for file in vm.files)
-        self._outage.open(vm.domain_xml)
+        self._outage.open(vm.domain)
         self._journal.remember_vm(vm.files)
         self._guard.guest_runs()
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
@@ -274,6 +275,7 @@ class Outbound:
             watch_every_s=self._tuning.watch_every_s,
             progress_every_s=self._tuning.progress_every_s,
             clock=self._clock,
+            not_ready=lambda: self._readiness.problem,
         )
 
     async def _migrate(self, plan: MigrationPlan) -> None:
@@ -328,6 +330,7 @@ class Outbound:
 
     def _on_memory_flows(self) -> None:
         self._outage.memory_flows()
+        self._tasks.spawn(self._readiness.run(), name="readiness")
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:
         if event.vm_uuid != self._agreement.vm_uuid or self._guard.passed:

@@ -8,20 +8,19 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Phase
 from services.node_agent.transfers.machine import Donor, Guest, Recipient, step
 from services.node_agent.transfers.machine.commands import Command
 from services.node_agent.transfers.machine.events import Event, LibvirtSaid, Stored, StoreFailed
+from shared.logs import get_logger
 from shared.tasks import first_of
 
 S = TypeVar("S", Donor, Recipient)
 T = TypeVar("T")
 Perform = Callable[[Command], Awaitable[Event | None]]
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Ownership(Generic[S]):

@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor
 from services.node_agent.state.journal import TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
@@ -25,11 +23,12 @@ from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
 from services.node_agent.transfers.cleanup import forget_directory, remove_created
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import InboundFinished, Side
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 CODE = "node_agent_restarted"
 

@@ -12,19 +12,17 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor
 from services.node_agent.state.journal import DamagedRecord, Phase
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, End, GuardTuning
 from services.node_agent.transfers.reporting import TransferReports
-from shared.logs import port_bound
+from shared.logs import get_logger, port_bound
 from shared.messages.porting import Side, SwitchoverState
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 CODE = "journal_damaged"
 

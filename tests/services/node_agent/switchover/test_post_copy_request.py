@@ -80,4 +80,5 @@ async def test_no_answer_is_no_denial(how: str) -> None:
     async with lane(lose) as control:
         with pytest.raises(QuestionError) as caught:
             await ask_for_switchover(control, within_s=0.2)
+        assert control.stats().open_streams == 0
     assert not isinstance(caught.value, PostCopyDenied)

@@ -27,6 +27,9 @@ OVER_THERE = state(committed=True, owner=RECIPIENT, ended=True)
 HERE = state(committed=False, owner=DONOR)
 READY = state(committed=False, owner=DONOR, ready=True)
 OVER_HERE = state(committed=False, owner=DONOR, ended=True)
+COMMITTED_TO_US = state(committed=True, owner=DONOR, arrived=True)
+OTHERS = state(committed=False, owner=RECIPIENT, arrived=True)
+"""Contradictions, which a broker never says: neither is a reason to kill a copy."""
 BACK = state(committed=True, owner=DONOR)
 NONE, RUNS, FAILED = Reply.NONE, Reply.RUNS, Reply.FAILED
 
@@ -50,6 +53,9 @@ NONE, RUNS, FAILED = Reply.NONE, Reply.RUNS, Reply.FAILED
         (READY, FAILED, False, Verdict.WAIT),
         (READY, RUNS, False, Verdict.WAIT),
         (OVER_HERE, NONE, False, Verdict.RUNS_HERE),
+        (COMMITTED_TO_US, NONE, False, Verdict.WAIT),
+        (OTHERS, NONE, False, Verdict.WAIT),
+        (OTHERS, RUNS, False, Verdict.WAIT),
         (BACK, RUNS, False, Verdict.WAIT),
         (BACK, FAILED, False, Verdict.RUNS_HERE),
     ],

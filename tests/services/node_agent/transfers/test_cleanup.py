@@ -11,7 +11,7 @@ import pytest
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Kind, Made, Phase, PortRecord, TransferJournal
-from services.node_agent.transfers.cleanup import forget_directory, left_overs, remove_created
+from services.node_agent.transfers.cleanup import forget_directory, remove_created, still_to_remove
 from shared.messages.porting import Side
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
@@ -121,4 +121,4 @@ def test_what_an_ended_transfer_may_have_left_behind(
     record = transfer_journal(tmp_path).record.model_copy(
         update={"side": side, "phase": phase, "made": tuple(Made(kind=kind, id="x") for kind in Kind)}
     )
-    assert {made.kind for made in left_overs(record)} == kinds
+    assert {made.kind for made in still_to_remove(record)} == kinds

@@ -96,9 +96,9 @@ async def test_a_damaged_record_of_an_arrival_lets_nothing_be_said(world: World)
     assert world.beta.hypervisor.vms[VM].state is VmState.RUNNING
 
 
-async def test_left_overs_are_removed_when_it_is_possible(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_remains_is_removed_when_it_is_possible(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """libvirt is away when a transfer fails, and when the agent starts again; then it is back."""
-    monkeypatch.setattr(manager, "LEFT_OVERS_EVERY_S", 0.02)
+    monkeypatch.setattr(manager, "REMOVE_AGAIN_S", 0.02)
     run_dir = world.beta.settings.run_dir / str(world.agreement.port_id)
     run_dir.mkdir(parents=True)
     image = world.beta.settings.image_dir / "web.raw"

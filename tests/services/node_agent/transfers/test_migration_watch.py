@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats
-from services.node_agent.switchover.convergence import GiveUp, SetMaxDowntime, StartPostCopy
+from services.node_agent.switchover.convergence import NEVER_MS, GiveUp, SetMaxDowntime, StartPostCopy
 from shared.messages.service_change import TransferPhase
 
 if TYPE_CHECKING:
@@ -103,3 +103,48 @@ async def test_a_new_limit_reaches_libvirt(pair: Pair) -> None:
     """In milliseconds."""
     await pair.outbound._make_watch()._carry_out(SetMaxDowntime(123))
     assert pair.donor.max_downtimes_ms == [123]
+
+
+async def test_a_switchover_is_held_off_while_the_broker_is_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the least, and the end of the memory is not read; both are taken back when the broker is there."""
+    problem: str | None = "waiting for the broker"
+    stops: list[bool] = []
+
+    def stop_reading(_: object, *, stopped: bool) -> None:
+        stops.append(stopped)
+
+    monkeypatch.setattr(pair.lanes_a, "stop_reading", stop_reading)
+    watch = pair.outbound._make_watch()
+    watch._not_ready = lambda: problem
+    for stats in (MEMORY, JobStats(memory_total_bytes=100, memory_iteration=2)):
+        watch._hold_if_not_ready(stats)
+        for step in watch._downtime.sample(stats, may_switch=watch._held is None):
+            await watch._carry_out(step)
+    assert stops == [False, True]
+    assert pair.donor.max_downtimes_ms == [NEVER_MS]
+    problem = None
+    watch._hold_if_not_ready(JobStats(memory_total_bytes=100, memory_iteration=2))
+    assert stops[-1] is False
+    assert pair.heard.holds == [True, False]
+
+
+async def test_a_paused_guest_is_not_held(pair: Pair) -> None:
+    """It would only wait longer."""
+    watch = pair.outbound._make_watch()
+    watch._not_ready = lambda: "waiting for the broker"
+    watch._paused = lambda: True
+    watch._hold_if_not_ready(JobStats(memory_total_bytes=100, memory_iteration=2))
+    assert watch._held is None
+
+
+async def test_a_report_that_takes_long_delays_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ is away: the guest's migration is watched all the same, and one report waits, not many."""
+    reports: list[object] = []
+
+    async def stuck(progress: object, *, wire_bytes: int) -> None:  # noqa: ARG001  # the reporter's shape
+        reports.append(progress)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pair.heard, "progressed", stuck)
+    async with watching(pair, Job(*[MEMORY] * 20), monkeypatch):
+        assert len(reports) == 1
