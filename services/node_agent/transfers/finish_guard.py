@@ -24,7 +24,7 @@ from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
 from shared.logs import get_logger
 from shared.messages.porting import SwitchoverState
-from shared.tasks import Tasks
+from shared.tasks import Tasks, first_of
 
 log = get_logger(__name__)
 
@@ -318,17 +318,21 @@ class DonorFinishGuard:
         }
 
     async def _say_paused_then_ask(self) -> None:
-        """Repeat until the broker answers; then its push is enough, unless the recipient's answer stays away."""
-        agreement = self._agreement
-        while not await self._broker.say_paused(agreement.vm_uuid, agreement.epoch):
-            if not self._undecided:
-                return
+        """Say it until the broker answers; then its push is enough, unless the recipient's answer stays away. Where
+        there is something to decide before that, the ledger is asked at once.
+        """
+        await first_of(self._say_paused(), self._hurry.wait())
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self._hurry.wait()
         except TimeoutError:
             log.warning("no reply to finish; asking the broker")
         await self._ask_ledger()
+
+    async def _say_paused(self) -> None:
+        agreement = self._agreement
+        while self._undecided and not await self._broker.say_paused(agreement.vm_uuid, agreement.epoch):
+            pass
 
     async def _ask_ledger(self) -> None:
         while self._undecided:
