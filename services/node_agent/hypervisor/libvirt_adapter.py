@@ -17,7 +17,6 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images, host_capabilities
-from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import (
     EventListener,
     HypervisorError,
@@ -29,12 +28,11 @@ from services.node_agent.hypervisor.interface import (
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import (
     STATES,
-    domain_xmls,
+    files_in_use,
     job_stats,
     live_vm,
     mib_per_s,
     summary,
-    volume_path,
 )
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
@@ -185,24 +183,9 @@ class LibvirtHypervisor(RunningCheck):
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""
-        return await self._session.call("read which files are in use", lambda: self._read_files_in_use(besides))
-
-    def _read_files_in_use(self, besides: UUID | None) -> dict[str, str]:
-        connection = self._session.open()
-        found: dict[str, str] = {}
-        for domain in connection.listAllDomains():
-            if UUID(domain.UUIDString()) == besides:
-                continue
-            try:
-                xmls = domain_xmls(domain)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                    raise
-                continue  # it ended meanwhile, and has nothing in use
-            for xml in xmls:
-                for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
-                    found.setdefault(path, domain.name())
-        return found
+        return await self._session.call(
+            "read which files are in use", lambda: files_in_use(self._session.open(), besides)
+        )
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Read guest-physical memory."""

@@ -128,6 +128,24 @@ def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | 
         raise
 
 
+def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
+    """Which files each VM of the host has, but one, by the VM's name. Blocking. Raises libvirt's errors."""
+    found: dict[str, str] = {}
+    for domain in connection.listAllDomains():
+        if UUID(domain.UUIDString()) == besides:
+            continue
+        try:
+            xmls = domain_xmls(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            continue  # it ended meanwhile, and has nothing in use
+        for xml in xmls:
+            for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
+                found.setdefault(path, domain.name())
+    return found
+
+
 def allocated_or_zero(path: str | None) -> int:
     """A layer below a disk need not be a file, or may have no name any more: QEMU has it open, and the VM runs."""
     try:

@@ -10,26 +10,25 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import QuestionError
-from services.node_agent.state.journal import Phase, TransferJournal
+from services.node_agent.state.journal import Phase
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
 from services.node_agent.switchover.start_fence import StartFence
+from services.node_agent.transfers.ledger_questions import LedgerQuestions
 from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement, SwitchoverState
+from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks
 
 log = get_logger(__name__)
-
-ANSWER_WITHIN_S = 10.0
-"""An answer to Finish that takes longer is probably lost. Asking too early costs only a question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,39 +55,53 @@ class GuardTuning:
     post_copy_again_s: float = 5.0
 
 
+class Leaving(Protocol):
+    """What is agreed about a guest that leaves; a ServiceChangeAgreement is one."""
+
+    @property
+    def vm_uuid(self) -> UUID: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def donor(self) -> str: ...
+
+
 class DonorFinishGuard:
     """One port's donor side. `run` until cancelled; what is told before is heard then."""
 
     def __init__(
         self,
-        agreement: ServiceChangeAgreement,
+        agreement: Leaving,
         *,
         hypervisor: Hypervisor,
         broker: BrokerClient,
-        journal: TransferJournal,
+        store: Callable[[Phase], None],
+        was_running: bool,
         in_doubt: Callable[[str], Awaitable[None]],
+        start_fence: StartFence | None = None,
         ask_for_post_copy: Callable[[], Awaitable[None]] | None = None,
         tuning: GuardTuning | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
+        """`store` writes a phase to the journal, raises OSError; `was_running` is whether the guest is to run on if it
+        stays. `ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
         self._agreement = agreement
         self._hypervisor = hypervisor
         self._broker = broker
-        self._journal = journal
+        self._store = store
         self._in_doubt = in_doubt
         self._ask_for_post_copy = ask_for_post_copy
         self._tuning = tuning or GuardTuning()
         self._clock = clock
-        self.start_fence = StartFence(hypervisor, journal)
+        self._start_fence = start_fence
         self._tasks = Tasks("finish guard")
-        self._asking: asyncio.Task[None] | None = None
-        self._hurry = asyncio.Event()
+        self._questions = LedgerQuestions(
+            broker, agreement.vm_uuid, agreement.epoch, undecided=lambda: self._undecided, tasks=self._tasks
+        )
         loop = asyncio.get_running_loop()
         self._passes: asyncio.Future[str | None] = loop.create_future()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
         self._end: asyncio.Future[End] = loop.create_future()
-        was_running = journal.record.was_running
         self._machine: Ownership[Donor] = Ownership(Donor(agreement.donor, was_running=was_running), self._perform)
         self.passed = False
         """Whether Finish goes out, or went: QEMU is stopped then, and connections mean nothing any more."""
@@ -111,9 +124,9 @@ class DonorFinishGuard:
 
     # ---- what is heard ----
 
-    def restarted(self) -> None:
-        """A former process has left the transfer as the journal says."""
-        self._machine.tell(ev.Restarted(self._journal.record.phase))
+    def restarted(self, phase: Phase) -> None:
+        """A former process has left the transfer in this phase."""
+        self._machine.tell(ev.Restarted(phase))
 
     def guest_runs(self) -> None:
         """The guest runs here, and is to run on if it stays."""
@@ -211,10 +224,9 @@ class DonorFinishGuard:
     def _begin(self, command: do.Command) -> None:
         match command:
             case do.SayPaused():
-                self._ask(self._say_paused_then_ask())
+                self._questions.say_paused()
             case do.AskLedger():
-                self._hurry.set()
-                self._ask(self._ask_ledger())
+                self._questions.ask()
             case do.LookAtGuest(again):
                 self._beside(self._look(again=again), "look at the guest")
             case do.Destroy():
@@ -231,19 +243,21 @@ class DonorFinishGuard:
 
     def _declare(self, phase: Phase) -> ev.Event:
         """Store it; before the guest may run elsewhere, nobody may boot it here any more."""
-        if phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
+        if self._start_fence is not None and phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
             try:
-                self.start_fence.close("the switchover was asked for")
+                self._start_fence.close("the switchover was asked for")
             except OSError as error:
                 return ev.StoreFailed(str(error))
-        return store_phase(self._journal, phase)
+        return store_phase(self._store, phase)
 
     # ---- the guest ----
 
     async def _may_be_started(self) -> None:
         """The VM is this host's without doubt."""
+        if self._start_fence is None:
+            return
         try:
-            await self.start_fence.open()
+            await self._start_fence.open()
         except OSError as error:
             # AbortTransfer tries it again; until then libvirt's hook refuses a start and says why.
             log.error("fence against starts not opened", error=str(error))  # noqa: TRY400  # a full disk, no defect
@@ -286,7 +300,7 @@ class DonorFinishGuard:
     async def _look(self, *, again: bool) -> None:
         if again:
             await asyncio.sleep(self._tuning.look_again_s)
-        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement))
+        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid))
 
     async def _destroy(self) -> None:
         uuid = self._agreement.vm_uuid
@@ -310,12 +324,6 @@ class DonorFinishGuard:
             # The broker's own deadlines end the port, then; the ledger is asked all the same.
             log.error("doubt not stored", error=str(error))  # noqa: TRY400  # a full disk, no defect
 
-    def _ask(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._asking is not None and not self._asking.done():
-            work.close()
-            return
-        self._asking = self._tasks.spawn(work, name="ask the broker")
-
     @property
     def _undecided(self) -> bool:
         return self._machine.state.phase in {
@@ -325,24 +333,6 @@ class DonorFinishGuard:
             DonorPhase.FREEZING,
             DonorPhase.UNDECIDED,
         }
-
-    async def _say_paused_then_ask(self) -> None:
-        """Repeat until the broker answers; then its push is enough, unless the recipient's answer stays away."""
-        agreement = self._agreement
-        while not await self._broker.say_paused(agreement.vm_uuid, agreement.epoch):
-            if not self._undecided:
-                return
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                await self._hurry.wait()
-        except TimeoutError:
-            log.warning("no reply to finish; asking the broker")
-        await self._ask_ledger()
-
-    async def _ask_ledger(self) -> None:
-        while self._undecided:
-            await self._broker.query()
-            await asyncio.sleep(self._broker.repeat_s / 2)
 
     # ---- post-copy ----
 

@@ -6,14 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
-from services.node_agent.state.journal import Phase, TransferJournal
+from services.node_agent.state.journal import Phase
 from services.node_agent.transfers.machine import Donor, Guest, Recipient, step
 from services.node_agent.transfers.machine.commands import Command
 from services.node_agent.transfers.machine.events import Event, LibvirtSaid, Stored, StoreFailed
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement
 from shared.tasks import first_of
 
 S = TypeVar("S", Donor, Recipient)
@@ -67,20 +67,20 @@ class Ownership(Generic[S]):
         return future.result()
 
 
-def store_phase(journal: TransferJournal, phase: Phase) -> Stored | StoreFailed:
+def store_phase(store: Callable[[Phase], None], phase: Phase) -> Stored | StoreFailed:
     """Carry out `Store`."""
     try:
-        journal.enter(phase)
+        store(phase)
     except OSError as error:
         log.error("journal cannot be written", phase=phase, error=str(error))  # noqa: TRY400  # a full disk, no defect
         return StoreFailed(str(error))
     return Stored()
 
 
-async def look_at_guest(hypervisor: Hypervisor, agreement: ServiceChangeAgreement) -> LibvirtSaid:
+async def look_at_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> LibvirtSaid:
     """Carry out `LookAtGuest`. No answer of libvirt's is an answer, too: unknown."""
     try:
-        return LibvirtSaid(Guest.of(await hypervisor.state(agreement.vm_uuid)))
+        return LibvirtSaid(Guest.of(await hypervisor.state(vm_uuid)))
     except HypervisorError as error:
-        log.warning("guest state unknown", vm=str(agreement.vm_uuid), error=str(error))
+        log.warning("guest state unknown", vm=str(vm_uuid), error=str(error))
         return LibvirtSaid(Guest.UNKNOWN)

@@ -156,6 +156,8 @@ def ended_after_post_copy_was_wanted(state: Donor, event: ev.MigrationEnded) -> 
 def judge(state: Donor, event: ev.Event) -> DonorDecision:
     """Remember what was heard, and do as the ledger says, once it says something."""
     state = remember(state, event).state
+    if isinstance(event, ev.FinishAnswered) and not _committed(state):
+        state = state.with_(ledger=None)  # what the ledger said before may be older than a commit
     verdict = donor_verdict(state.ledger, donor=state.provider, reply=state.reply, aborted=state.aborted)
     if verdict is Verdict.RUNS_THERE:
         if state.post_copy:
