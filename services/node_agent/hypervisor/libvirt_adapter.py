@@ -183,9 +183,8 @@ class LibvirtHypervisor(RunningCheck):
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""
-        return await self._session.call(
-            "read which files are in use", lambda: files_in_use(self._session.open(), besides)
-        )
+        doing = "read which files are in use"
+        return await self._session.call(doing, lambda: files_in_use(self._session.open(), besides))
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Read guest-physical memory."""

@@ -13,6 +13,7 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from shared.domain import LayerFacts, VmFacts, describe, parse

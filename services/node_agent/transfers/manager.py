@@ -203,9 +203,8 @@ class Transfers:
         question: UUID | None,
         sent_at: datetime | None = None,
     ) -> None:
-        """The broker's answer about a switchover, to the question of this id, sent at this time. A grant without an active transfer
-        asks
-        whether the guest runs here."""
+        """The broker's answer about a switchover, to the question of this id, sent at this time. A grant without an
+        active transfer asks whether the guest runs here."""
         active = self._active.get(answer.port_id)
         if active is not None:
             active.broker.deliver(answer, question=question, sent_at=sent_at)

@@ -11,6 +11,7 @@ import pytest
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Kind, Phase, PortRecord, TransferJournal
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.recovery import CODE, Recovery
 from shared.messages.porting import InboundFinished, Side
