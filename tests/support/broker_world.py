@@ -124,10 +124,14 @@ def _abort(envelope: AnyEnvelope) -> Answers:
 
 
 class World:
-    """Use as ``async with World(url) as world``. The clock stands still unless a test moves it."""
+    """Use as ``async with World(url) as world``. The clock stands still unless a test moves it.
 
-    def __init__(self, url: str, *, port_id: UUID = PORT) -> None:
+    Without ``run`` the ledger is there and no broker: the test runs its own.
+    """
+
+    def __init__(self, url: str, *, port_id: UUID = PORT, run: bool = True) -> None:
         self.url = url
+        self._run = run
         self.clock = ManualClock(NOW)
         self.broker = MemoryBroker(*PARTIES)
         self.lanes = MemoryLaneAdmin()
@@ -139,7 +143,7 @@ class World:
         self._running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        await self.start(run=self._run)
         for party in PARTIES:
             if party != BROKER:
                 self._buses[party] = self.broker.bus(party)
