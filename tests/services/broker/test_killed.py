@@ -44,6 +44,7 @@ async def run(world: World, end: type[Message], *, brokers: int) -> Plan:
             ended.result()
         await told
     finally:
+        plan.over = True
         for each in (*lives, told):
             each.cancel()
         await asyncio.gather(*lives, told, return_exceptions=True)
