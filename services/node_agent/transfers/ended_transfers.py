@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 from services.node_agent.hypervisor.interface import Hypervisor
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard, Outcome
 from services.node_agent.transfers.cleanup import forget, remove, remove_created, still_to_remove
 from services.node_agent.transfers.errors import TransferError
@@ -83,7 +84,9 @@ class EndedTransfers:
     async def _confirm_outbound(self, record: PortRecord) -> None:
         if record.phase in {Phase.DONE, Phase.QUARANTINED} and self._reports.final_again(record):
             return  # the guest has left
-        remaining = await remove_created(TransferJournal(self._journal, record), self._hypervisor)
+        journal = TransferJournal(self._journal, record)
+        await StartFence(self._hypervisor, journal).open()  # the VM is the donor's, or it would not be said
+        remaining = await remove_created(journal, self._hypervisor)
         if not remaining:
             self._journal.remove(record.port_id, record.side)
         running = await self._hypervisor.is_running(record.agreement.vm_uuid)

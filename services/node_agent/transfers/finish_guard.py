@@ -15,13 +15,14 @@ from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import QuestionError
-from services.node_agent.state.journal import Phase
+from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
-from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
+from services.node_agent.switchover.start_fence import StartFence
+from services.node_agent.transfers.machine import Donor, DonorPhase
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
-from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
+from services.node_agent.transfers.ownership import Ownership, clear_copy, freeze_guest, look_at_guest, store_phase
 from shared.logs import get_logger
 from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks, first_of
@@ -77,13 +78,15 @@ class DonorFinishGuard:
         hypervisor: Hypervisor,
         broker: BrokerClient,
         store: Callable[[Phase], None],
+        stays: Callable[[], Awaitable[None]],
         was_running: bool,
         in_doubt: Callable[[str], Awaitable[None]],
         ask_for_post_copy: Callable[[], Awaitable[None]] | None = None,
         tuning: GuardTuning | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`store` writes a phase to the journal, raises OSError; `was_running` is whether the guest is to run on if it
+        """`store` writes a phase to the journal, as `declaring` makes it; `stays` is called when the VM is this host's
+        without doubt; both raise OSError. `was_running` is whether the guest is to run on if it
         stays. `ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
         self._agreement = agreement
         self._hypervisor = hypervisor
@@ -93,6 +96,7 @@ class DonorFinishGuard:
         self._ask_for_post_copy = ask_for_post_copy
         self._tuning = tuning or GuardTuning()
         self._clock = clock
+        self._stays = stays
         self._tasks = Tasks("finish guard")
         self._asking: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -186,13 +190,16 @@ class DonorFinishGuard:
             case do.Store(phase):
                 return store_phase(self._store, phase)
             case do.Freeze():
-                return await self._freeze()
+                return await freeze_guest(self._hypervisor, self._agreement.vm_uuid)
             case do.KillFrozen():
                 return await self._kill_frozen()
             case do.Thaw() | do.AbortJob() | do.Resume():
                 await self._let_run(command)
             case do.TellDoubt(reason):
                 await self._tell_doubt(reason)
+            case do.Stayed():
+                await self._may_be_started()
+                self._settle(command)
             case _:
                 self._settle(command)
         return None
@@ -239,14 +246,13 @@ class DonorFinishGuard:
 
     # ---- the guest ----
 
-    async def _freeze(self) -> ev.Event:
+    async def _may_be_started(self) -> None:
+        """The VM is this host's without doubt."""
         try:
-            fenced = await self._hypervisor.freeze(self._agreement.vm_uuid)
-        except HypervisorError as error:
-            log.warning("guest not frozen", vm=str(self._agreement.vm_uuid), error=str(error))
-            return ev.FreezeFailed(str(error))
-        log.info("guest frozen for the switchover", fence=fenced)
-        return ev.Frozen(fenced)
+            await self._stays()
+        except OSError as error:
+            # AbortTransfer tries it again; until then libvirt's hook refuses a start and says why.
+            log.error("fence against starts not opened", error=str(error))  # noqa: TRY400  # a full disk, no defect
 
     async def _kill_frozen(self) -> ev.Event:
         self.settled_at_s = self._clock()
@@ -280,16 +286,7 @@ class DonorFinishGuard:
         self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid))
 
     async def _destroy(self) -> None:
-        uuid = self._agreement.vm_uuid
-        while True:
-            try:
-                await self._hypervisor.kill_frozen(uuid)
-                await self._hypervisor.destroy(uuid)
-                if Guest.of(await self._hypervisor.state(uuid)) is Guest.NOT_THERE:
-                    break
-            except HypervisorError as error:
-                log.warning("copy of the guest that has left not cleared yet", vm=str(uuid), error=str(error))
-            await asyncio.sleep(self._tuning.look_again_s)
+        await clear_copy(self._hypervisor, self._agreement.vm_uuid, again_s=self._tuning.look_again_s)
         self._machine.tell(ev.Destroyed())
 
     # ---- the broker ----
@@ -375,3 +372,14 @@ class DonorFinishGuard:
 def _set(future: asyncio.Future[Any], value: object) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def declaring(journal: TransferJournal, fence: StartFence) -> Callable[[Phase], None]:
+    """What stores a phase; before the guest may run elsewhere, nobody may boot it here any more. Raises OSError."""
+
+    def store(phase: Phase) -> None:
+        if phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
+            fence.close("the switchover was asked for")
+        journal.enter(phase)
+
+    return store

@@ -102,6 +102,7 @@ class Inbound:
             agreement, image_dir=tuning.image_dir, journal=journal, contents=contents, tasks=self._tasks
         )
         self._connections = Connections()
+        self._has_memory = asyncio.Event()
         self._broker = broker
         self._gate: GateProxy | None = None
         self._guard = ArrivalGuard(
@@ -136,8 +137,9 @@ class Inbound:
 
     async def _check_host(self) -> None:
         uuid = self._agreement.vm_uuid
-        if await self._hypervisor.state(uuid) is not None:
-            raise HypervisorError("make room for the VM", f"this host has a VM {uuid} already")
+        here = f"this host has a VM {uuid} already" if await self._hypervisor.state(uuid) is not None else None
+        if (reason := here or self._journal.given_away.why_not(uuid, self._agreement.epoch)) is not None:
+            raise HypervisorError("make room for the VM", reason)
         facts = describe(self._agreement.domain_xml)
         if facts.uuid != str(uuid):
             raise DomainXmlError(f"the agreed XML is of VM {facts.uuid}, not of {uuid}")
@@ -150,7 +152,7 @@ class Inbound:
     async def run(self, on_running: Callable[[], Awaitable[None]]) -> None:
         """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once.
 
-        Raises `TransferError`. What was made is removed then, unless Finish was passed: `kept` says so.
+        Raises `TransferError`. What was made is removed then, unless Finish was passed.
         """
         guarding = self._tasks.spawn(self._guard.run(), name="arrival guard")
         acceptors = [
@@ -245,7 +247,7 @@ class Inbound:
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
         self._gate = GateProxy(reader, writer, stream, gate, self._guard)
-        with self._connections.track(writer):
+        with self._connections.track(writer), self._journal.given_away.admitted(agreement.vm_uuid):
             await self._gate.run()
         self._guard.trouble("donor_gave_up", "the donor's hypervisor ended the migration")
 
@@ -260,14 +262,12 @@ class Inbound:
         await self._pump(Lane.MEMORY, self._sockets.memory, stream)
 
     async def _on_urgent(self, stream: LaneStream) -> None:
+        await self._has_memory.wait()  # QEMU tells its connections apart by their order
         await self._pump(Lane.URGENT, self._sockets.memory, stream)
 
     async def _on_disk(self, stream: LaneStream) -> None:
-        if stream.label == SEED:
-            await self._on_seed(stream)
-            return
-        if stream.label == EARLY:
-            await self._on_early(stream)
+        if stream.label in {SEED, EARLY}:
+            await (self._on_seed(stream) if stream.label == SEED else self._on_early(stream))
             return
         self._disks.write_back()
         await self._pump(Lane.DISK, self._sockets.disk, stream)
@@ -291,6 +291,8 @@ class Inbound:
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
         try:
             reader, writer = await connect_when_there(path, within_s=self._tuning.socket_within_s)
+            if lane is Lane.MEMORY:
+                self._has_memory.set()
             with self._connections.track(writer):
                 await self._lanes.pump(lane, reader, writer, stream)
         except (SocketError, LaneError, StreamError, CodecError, OSError) as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -123,7 +124,9 @@ class Transfers:
         self._reports = TransferReports(messenger, metrics)
         self._tasks = Tasks("ports")
         self._active: dict[UUID, ActiveTransfer] = {}
-        self._strays = StrayGuests(hypervisor, self._reports, provider=messenger.provider, tasks=self._tasks)
+        self._strays = StrayGuests(
+            hypervisor, self._reports, journal.given_away, provider=messenger.provider, tasks=self._tasks
+        )
         self._ended = EndedTransfers(journal, hypervisor, self._reports, self._strays)
 
     def ports(self) -> tuple[UUID, ...]:
@@ -196,13 +199,19 @@ class Transfers:
         await self._ended.confirm_abort(command)
 
     def answered(
-        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, *, question: UUID | None
+        self,
+        answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState,
+        *,
+        question: UUID | None,
+        sent_at: datetime,
     ) -> None:
-        """The broker's answer about a switchover, to the question of this id. A grant without an active transfer asks
-        whether the guest runs here."""
+        """The broker's answer about a switchover, to the question of this id, sent at this time.
+
+        A grant without an active transfer asks whether the guest runs here.
+        """
         active = self._active.get(answer.port_id)
         if active is not None:
-            active.broker.deliver(answer, question=question)
+            active.broker.deliver(answer, question=question, sent_at=sent_at)
         elif isinstance(answer, SwitchoverGranted):
             self._tasks.spawn(self._ended.answer_grant(answer.port_id), name=f"resolve {answer.port_id}")
         elif not (isinstance(answer, SwitchoverState) and self._ended.deliver(answer.port_id, answer)):
@@ -218,6 +227,7 @@ class Transfers:
 
     def recover(self) -> tuple[str, ...]:
         """Bring what the former process left to an end; returns names of damaged journal files."""
+        self._journal.given_away.dismiss_all()
         records, damaged = self._journal.load()
         for record in records:
             if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT}:

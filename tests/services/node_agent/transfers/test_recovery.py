@@ -11,6 +11,7 @@ import pytest
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Kind, Phase, PortRecord, TransferJournal
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.recovery import CODE, Recovery
 from shared.messages.porting import InboundFinished, Side
@@ -58,6 +59,28 @@ async def test_a_guest_that_was_leaving_runs_on(tmp_path: Path) -> None:
     error = await former.failure()
     assert (error.code, error.guest_running) == (CODE, True)
     assert former.doubts == []
+
+
+async def test_a_guest_that_stays_may_be_started_here(tmp_path: Path) -> None:
+    """The ledger says so: the fence against starts is opened, autostart is as before."""
+    former = Restarted(tmp_path, Side.OUTBOUND, Phase.FINISH_PASSED, VmState.PAUSED)
+    fence = StartFence(former.hypervisor, former.journal)
+    await fence.hold_autostart(is_on=True)
+    fence.close("x")
+    former.broker.ended = True
+    assert (await former.failure()).guest_running
+    assert not fence.closed
+    assert former.hypervisor.vms[VM].autostart
+
+
+async def test_a_guest_that_has_left_may_not_be_started_here(tmp_path: Path) -> None:
+    """The fence outlives the transfer."""
+    former = Restarted(tmp_path, Side.OUTBOUND, Phase.FINISH_PASSED, VmState.PAUSED)
+    fence = StartFence(former.hypervisor, former.journal)
+    fence.close("x")
+    former.broker.committed = former.broker.arrived = True
+    await former.failure()
+    assert fence.closed
 
 
 async def test_a_guest_that_has_left_does_not_run_here(tmp_path: Path) -> None:
