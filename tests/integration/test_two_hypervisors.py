@@ -498,7 +498,7 @@ async def test_the_donors_libvirtd_is_restarted_in_the_switchover(port: Port) ->
 
     async def restart() -> None:
         port.ledger.at_switchover = None
-        await asyncio.to_thread(port.hosts.kill_libvirtd, "alpha")
+        await asyncio.to_thread(port.hosts.restart_libvirtd, "alpha")
 
     port.reporter.may_doubt = True
     port.ledger.at_switchover = restart

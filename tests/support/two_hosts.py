@@ -6,8 +6,6 @@ for both node agents.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +16,9 @@ from uuid import UUID, uuid4
 
 from deploy.labkit import guests, processes
 from deploy.labkit.guest_domain import Domain, domain_xml, newest_machine
-from deploy.labkit.hosts import start_libvirtd, wait_for_libvirtd
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.plan import GUEST_BRIDGE
-from deploy.labkit.processes import is_alive, run, wait_until
+from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord
 from services.node_agent.hypervisor.libvirt_adapter import LibvirtHypervisor
 
@@ -106,19 +103,6 @@ class TwoHosts:
             done = self.lab.plan.host_run_dir(provider) / "libvirt" / "qemu" / "autostarted"
             done.unlink(missing_ok=True)
         self.lab.up(LabOptions(services=False))
-
-    def kill_libvirtd(self, provider: str) -> None:
-        """Kill a host's libvirtd and start it again; its QEMUs live on."""
-        name = f"libvirtd-{provider}"
-        record, _ = self.lab.processes()[name]
-        children = Path(f"/proc/{record.pid}/task/{record.pid}/children").read_text(encoding="utf-8").split()
-        daemons = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "libvirtd"]
-        for pid in (*daemons, record.pid):
-            os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: not is_alive(record), what=f"the end of {name}", timeout_s=10)
-        started = start_libvirtd(self.lab.plan, self.lab._state, provider)
-        self.lab._record(name, started)
-        wait_for_libvirtd(self.lab.plan, provider, started)
 
     def remove(self, uuid: UUID) -> None:
         """Take the guest away from wherever it is."""

@@ -84,9 +84,9 @@ class EndedTransfers:
     async def _confirm_outbound(self, record: PortRecord) -> None:
         if record.phase in {Phase.DONE, Phase.QUARANTINED} and self._reports.final_again(record):
             return  # the guest has left
-        transfer = TransferJournal(self._journal, record)
-        await StartFence(self._hypervisor, transfer).open()  # the VM is the donor's, or it would not be said
-        remaining = await remove_created(transfer, self._hypervisor)
+        journal = TransferJournal(self._journal, record)
+        await StartFence(self._hypervisor, journal).open()  # the VM is the donor's, or it would not be said
+        remaining = await remove_created(journal, self._hypervisor)
         if not remaining:
             self._journal.remove(record.port_id, record.side)
         running = await self._hypervisor.is_running(record.agreement.vm_uuid)

@@ -152,7 +152,7 @@ class Inbound:
     async def run(self, on_running: Callable[[], Awaitable[None]]) -> None:
         """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once.
 
-        Raises `TransferError`. What was made is removed then, unless Finish was passed: `kept` says so.
+        Raises `TransferError`. What was made is removed then, unless Finish was passed.
         """
         guarding = self._tasks.spawn(self._guard.run(), name="arrival guard")
         acceptors = [

@@ -124,7 +124,9 @@ class Transfers:
         self._reports = TransferReports(messenger, metrics)
         self._tasks = Tasks("ports")
         self._active: dict[UUID, ActiveTransfer] = {}
-        self._strays = StrayGuests(hypervisor, self._reports, provider=messenger.provider, tasks=self._tasks)
+        self._strays = StrayGuests(
+            hypervisor, self._reports, journal.given_away, provider=messenger.provider, tasks=self._tasks
+        )
         self._ended = EndedTransfers(journal, hypervisor, self._reports, self._strays)
 
     def ports(self) -> tuple[UUID, ...]:
@@ -201,10 +203,12 @@ class Transfers:
         answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState,
         *,
         question: UUID | None,
-        sent_at: datetime | None = None,
+        sent_at: datetime,
     ) -> None:
-        """The broker's answer about a switchover, to the question of this id, sent at this time. A grant without an
-        active transfer asks whether the guest runs here."""
+        """The broker's answer about a switchover, to the question of this id, sent at this time.
+
+        A grant without an active transfer asks whether the guest runs here.
+        """
         active = self._active.get(answer.port_id)
         if active is not None:
             active.broker.deliver(answer, question=question, sent_at=sent_at)

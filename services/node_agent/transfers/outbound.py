@@ -53,7 +53,7 @@ from services.node_agent.switchover.readiness import BrokerReadiness, Switchover
 from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.cleanup import forget_directory
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
+from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning, declaring
 from services.node_agent.transfers.migration_watch import MigrationWatch
 from services.node_agent.transfers.outbound_connections import OutboundConnections
 from services.node_agent.transfers.outbound_preparation import OutboundPreparation
@@ -153,10 +153,10 @@ class Outbound:
             agreement,
             hypervisor=hypervisor,
             broker=broker,
-            store=journal.enter,
+            store=declaring(journal, self._start_fence),
+            stays=self._start_fence.open,
             was_running=journal.record.was_running,
             in_doubt=reporter.in_doubt,
-            start_fence=self._start_fence,
             ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
             clock=clock,

@@ -12,7 +12,7 @@ from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Phase
 from services.node_agent.transfers.machine import Donor, Guest, Recipient, step
 from services.node_agent.transfers.machine.commands import Command
-from services.node_agent.transfers.machine.events import Event, LibvirtSaid, Stored, StoreFailed
+from services.node_agent.transfers.machine.events import Event, FreezeFailed, Frozen, LibvirtSaid, Stored, StoreFailed
 from shared.logs import get_logger
 from shared.tasks import first_of
 
@@ -84,3 +84,27 @@ async def look_at_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> LibvirtSaid:
     except HypervisorError as error:
         log.warning("guest state unknown", vm=str(vm_uuid), error=str(error))
         return LibvirtSaid(Guest.UNKNOWN)
+
+
+async def freeze_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> Frozen | FreezeFailed:
+    """Carry out `Freeze`."""
+    try:
+        fenced = await hypervisor.freeze(vm_uuid)
+    except HypervisorError as error:
+        log.warning("guest not frozen", vm=str(vm_uuid), error=str(error))
+        return FreezeFailed(str(error))
+    log.info("guest frozen for the switchover", fence=fenced)
+    return Frozen(fenced)
+
+
+async def clear_copy(hypervisor: Hypervisor, vm_uuid: UUID, *, again_s: float) -> None:
+    """Carry out `Destroy`: its process first, which needs no libvirtd, then libvirt's view of it, however long."""
+    while True:
+        try:
+            await hypervisor.kill_frozen(vm_uuid)
+            await hypervisor.destroy(vm_uuid)
+            if Guest.of(await hypervisor.state(vm_uuid)) is Guest.NOT_THERE:
+                return
+        except HypervisorError as error:
+            log.warning("copy of the guest that has left not cleared yet", vm=str(vm_uuid), error=str(error))
+        await asyncio.sleep(again_s)

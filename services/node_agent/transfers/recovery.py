@@ -23,7 +23,7 @@ from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
 from services.node_agent.transfers.cleanup import forget_directory, remove_created
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
+from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning, declaring
 from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import InboundFinished, Side
@@ -48,14 +48,15 @@ class Recovery:
     ) -> None:
         self._journal = journal
         self._hypervisor = hypervisor
+        fence = StartFence(hypervisor, journal)
         self._leaving = DonorFinishGuard(
             journal.record.agreement,
             hypervisor=hypervisor,
             broker=broker,
-            store=journal.enter,
+            store=declaring(journal, fence),
+            stays=fence.open,
             was_running=journal.record.was_running,
             in_doubt=in_doubt,
-            start_fence=StartFence(hypervisor, journal),
             tuning=GuardTuning(look_again_s=look_again_s),
         )
         self._arriving = ArrivalGuard(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor
+from services.node_agent.state.given_away import GivenAway
 from services.node_agent.state.journal import DamagedRecord, Phase
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.transfers.errors import TransferError
@@ -49,6 +50,7 @@ class StrayGuests:
         self,
         hypervisor: Hypervisor,
         reports: TransferReports,
+        given_away: GivenAway,
         *,
         provider: str,
         tasks: Tasks,
@@ -56,6 +58,7 @@ class StrayGuests:
     ) -> None:
         self._hypervisor = hypervisor
         self._reports = reports
+        self._given_away = given_away
         self._provider = provider
         self._tasks = tasks
         self._tuning = tuning
@@ -107,12 +110,16 @@ class StrayGuests:
         async def in_doubt(reason: str) -> None:
             self._reports.in_doubt(record.port_id, reason)
 
+        async def may_start() -> None:
+            self._given_away.take_back(leaving.vm_uuid, record.port_id)
+
         broker = self._reports.broker_client(record.port_id)
         guard = DonorFinishGuard(
             leaving,
             hypervisor=self._hypervisor,
             broker=broker,
             store=_nothing_to_store,
+            stays=may_start,
             was_running=True,
             in_doubt=in_doubt,
             tuning=self._tuning,

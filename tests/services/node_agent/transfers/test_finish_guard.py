@@ -16,8 +16,9 @@ from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import Answer
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers import finish_guard
-from services.node_agent.transfers.finish_guard import DonorFinishGuard, End, GuardTuning, Outcome
+from services.node_agent.transfers.finish_guard import DonorFinishGuard, End, GuardTuning, Outcome, declaring
 from shared.messages.base import PortMessage
 from shared.messages.porting import GuestPaused, Side, SwitchoverState
 from shared.messages.vm import VmState
@@ -39,11 +40,13 @@ class Guarded:
         self.doubts: list[str] = []
         self.post_copy_answers: list[Exception | None] = []
         self.post_copy_asked = 0
+        self.fence = StartFence(self.hypervisor, self.journal)
         self.guard = DonorFinishGuard(
             agreement,
             hypervisor=self.hypervisor,
             broker=self.broker.client(),
-            store=self.journal.enter,
+            store=declaring(self.journal, self.fence),
+            stays=self.fence.open,
             was_running=True,
             in_doubt=self.in_doubt,
             ask_for_post_copy=self.ask_for_post_copy,
