@@ -104,6 +104,13 @@ class Stepper:
         await self._apply(tx, stored.state, decision, about, envelope)
         return decision
 
+    def answers(self, stored: StoredPort, question: Heard[QuerySwitchover], now: datetime) -> tuple[Send, ...] | None:
+        """What the saga answers to a question that changes nothing; None when it must be taken as a step."""
+        decision = step(stored.state, question, now, self._timing)
+        sends = tuple(effect for effect in decision.effects if isinstance(effect, Send))
+        is_only_an_answer = decision.verdict is Verdict.HANDLED and decision.state == stored.state
+        return sends if is_only_an_answer and len(sends) == len(decision.effects) else None
+
     async def rearm(self, tx: Transaction, state: SagaState) -> None:
         """Set a port's timers to what its state says, whatever they were before."""
         await _set_timer(tx, state.port_id, "deadline", state.deadline)

@@ -50,6 +50,8 @@ class Message(Value):
     RECEIVERS: ClassVar[frozenset[Role]] = frozenset()
     LIFETIME: ClassVar[timedelta | None] = None
     """After this long an undelivered message is worth nothing; None where it must be acted on however late."""
+    URGENT: ClassVar[bool] = False
+    """A guest may stand still until it is answered: it goes to the receiver's urgent inbox, where there is one."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

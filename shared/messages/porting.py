@@ -188,6 +188,7 @@ class GuestPaused(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    URGENT: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
@@ -199,6 +200,7 @@ class RequestSwitchover(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    URGENT: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
@@ -210,6 +212,7 @@ class SwitchoverGranted(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.BROKER})
     RECEIVERS: ClassVar = frozenset({Role.NODE})
+    URGENT: ClassVar = True
 
     epoch: int
 
@@ -219,6 +222,7 @@ class SwitchoverDenied(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.BROKER})
     RECEIVERS: ClassVar = frozenset({Role.NODE})
+    URGENT: ClassVar = True
 
     code: Code
     detail: Text
@@ -229,6 +233,7 @@ class QuerySwitchover(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    URGENT: ClassVar = True
 
 
 class SwitchoverState(PortMessage):
@@ -236,6 +241,7 @@ class SwitchoverState(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.BROKER})
     RECEIVERS: ClassVar = frozenset({Role.NODE})
+    URGENT: ClassVar = True
 
     committed: bool
     owner: Name

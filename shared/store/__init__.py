@@ -8,12 +8,13 @@ what they mean.
 from shared.store.engine import StoreUnusable, UtcDateTime, async_url, upsert
 from shared.store.relay import OutboxRelay, RelayPolicy
 from shared.store.settings import StoreSettings
-from shared.store.store import Store, Transaction, utc_now
+from shared.store.store import Outgoing, Store, Transaction, utc_now
 from shared.store.tables import inbox, outbox, store_metadata, timers
 from shared.store.timer_runner import Timer, TimerRunner
 
 __all__ = [
     "OutboxRelay",
+    "Outgoing",
     "RelayPolicy",
     "Store",
     "StoreSettings",

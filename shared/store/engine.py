@@ -61,9 +61,30 @@ def async_url(url: str) -> URL:
 def make_engine(url: str) -> AsyncEngine:
     """An engine whose transactions behave alike on both databases. Connects to nothing yet."""
     target = async_url(url)
-    if target.get_backend_name() != "sqlite":
-        return create_async_engine(target, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=30)
-    engine = create_async_engine(target, connect_args={"timeout": BUSY_TIMEOUT_S})
+    if target.get_backend_name() == "sqlite":
+        return _sqlite_engine(target, pool_size=10)
+    return create_async_engine(
+        target, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=30, pool_use_lifo=True
+    )
+
+
+def make_urgent_engine(url: str) -> AsyncEngine:
+    """An engine with connections of its own for work that must not wait for one, nor for a test of one.
+
+    A connection that the server has closed is found by the first statement on it, which fails; the work is then tried
+    again, as after any loss of the database.
+    """
+    target = async_url(url)
+    if target.get_backend_name() == "sqlite":
+        return _sqlite_engine(target, pool_size=2)
+    return create_async_engine(target, pool_size=2, max_overflow=10, pool_timeout=30, pool_use_lifo=True)
+
+
+def _sqlite_engine(target: URL, *, pool_size: int) -> AsyncEngine:
+    # More connections than the pool keeps are opened and closed each time, each with a thread of its own.
+    engine = create_async_engine(
+        target, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=pool_size, max_overflow=10, pool_use_lifo=True
+    )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine

@@ -13,12 +13,13 @@ from uuid import UUID, uuid4
 import pika
 import pytest
 
-from shared.bus import Bus, BusDown, DeadLetter, Reject, Session, Undeliverable
+from shared.bus import Bus, BusDown, DeadLetter, Reject, Session, Undeliverable, UrgentBus
 from shared.messages import AnyEnvelope, Message, seal
+from shared.messages.porting import QuerySwitchover
 from shared.messages.queries import ListVms, VmsListed
 from shared.messages.service_change import CancelPort, CancelRefused, PortAccepted
 from shared.metrics import Metrics
-from shared.parties import BROKER, Party, donor, tenant
+from shared.parties import BROKER, Party, donor, node, tenant
 from shared.rabbit.bus import RabbitBus
 from shared.rabbit.session import open_session
 from shared.tasks import Tasks
@@ -27,13 +28,13 @@ from shared.topology import dead_queue, to_exchange
 from tests.support.rabbitmq_node import RabbitNode
 from tests.support.tcp_proxy import TcpProxy
 
-ACME, GLOBEX, ALPHA = tenant("acme"), tenant("globex"), donor("alpha")
+ACME, GLOBEX, ALPHA, ALPHA_NODE = tenant("acme"), tenant("globex"), donor("alpha"), node("alpha", "alpha-1")
 WAIT_S = 20.0
 NOW = datetime.now(UTC)
 
 
 class World(Protocol):
-    """A bus with these three tenants and agents on it, and the means to look at it and to break it."""
+    """A bus with these tenants, agents and nodes on it, and the means to look at it and to break it."""
 
     async def bus(self, party: Party) -> Bus: ...
 
@@ -54,7 +55,7 @@ class MemoryWorld:
     """The bus in memory."""
 
     def __init__(self) -> None:
-        self.broker = MemoryBroker(BROKER, ACME, GLOBEX, ALPHA)
+        self.broker = MemoryBroker(BROKER, ACME, GLOBEX, ALPHA, ALPHA_NODE)
 
     async def bus(self, party: Party) -> Bus:
         return self.broker.bus(party)
@@ -484,3 +485,27 @@ async def test_close_is_idempotent(world: World) -> None:
     await bus.close()
     await bus.close()
     assert not await bus.ready()
+
+
+async def test_urgent_messages_wait_behind_nothing(world: World, tasks: Tasks) -> None:
+    """They have an inbox of their own: it is delivered while the ordinary one is stuck, and not by its consumer."""
+    stuck = asyncio.Event()
+    ordinary, urgent = Ear(), Ear()
+
+    async def hang(envelope: AnyEnvelope) -> None:
+        ordinary.heard.append(envelope)
+        await stuck.wait()
+
+    broker = cast("UrgentBus", await world.bus(BROKER))
+    tasks.spawn(broker.consume(hang), name="ordinary")
+    tasks.spawn(broker.consume_urgent(urgent.handle, on_dead=urgent.on_dead), name="urgent")
+    for _ in range(3):
+        await (await world.bus(ACME)).publish(BROKER, question())
+    asked = [sealed(QuerySwitchover(port_id=uuid4()), ALPHA_NODE) for _ in range(3)]
+    sender = await world.bus(ALPHA_NODE)
+    for envelope in asked:
+        await sender.publish(BROKER, envelope)
+    await urgent.until(lambda: len(urgent.heard) == len(asked))
+    assert urgent.ids == [envelope.id for envelope in asked]
+    assert all(isinstance(envelope.data, ListVms) for envelope in ordinary.heard)
+    stuck.set()

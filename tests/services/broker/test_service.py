@@ -47,6 +47,7 @@ from shared.messages.service_change import (
     PortRefused,
 )
 from shared.parties import BROKER, Party, donor
+from shared.store import inbox
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
@@ -387,8 +388,23 @@ class TestStrangers:
         await world.until_told(ALPHA_NODE, SwitchoverState, times=3)
         async with world.store.reading() as connection:
             types = [row.type for row in await connection.execute(select(port_events.c.type))]
+            marks = [row.sender for row in await connection.execute(select(inbox.c.sender))]
         assert "QuerySwitchover" not in types
-        assert types[-1] == "RequestSwitchover"
+        assert "RequestSwitchover" in types
+        assert marks.count(str(ALPHA_NODE)) == 0
+
+    async def test_grant_passes_a_crowd(self, world: World) -> None:
+        """The grant is published although the outbox relay has much to say to others first."""
+        world.mute(BETA_NODE, SwitchoverGranted)
+        world.parts[ALPHA, StartOutbound] = lambda _: []
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        for _ in range(50):
+            await world.say(ACME, ListVms())
+        await world.say(BETA_NODE, request_switchover())
+        await world.until_told(BETA_NODE, SwitchoverGranted)
+        assert world.told(ACME).count("VmsListed") < 50
+        await world.until_told(ACME, VmsListed, times=50)
 
     async def test_garbage_from_a_tenant(self, world: World) -> None:
         """A proven tenant is told that its message was given up, and why; an unproven sender is not."""

@@ -250,3 +250,29 @@ class TestOpening:
             await store.open()
         await store.close()
         assert "secret" not in str(caught.value)
+
+
+async def test_outgoing_messages_keep_their_order(store: Store) -> None:
+    """Rows of one transaction are numbered in the order of ``send``."""
+    port_ids = [uuid4() for _ in range(5)]
+    async with store.transaction() as tx:
+        for port_id in port_ids:
+            await tx.send(ACME, PortAccepted(port_id=port_id))
+    assert [each.envelope.subject for each in tx.outgoing] == [str(each) for each in port_ids]
+    async with store.reading() as connection:
+        rows = list(await connection.execute(select(outbox).order_by(outbox.c.id)))
+    assert [(row.id, str(row.message_id)) for row in rows] == [
+        (each.row_id, str(each.envelope.id)) for each in tx.outgoing
+    ]
+
+
+async def test_urgent_work_is_not_for_the_relay_at_once(store: Store) -> None:
+    """Who does the work publishes what it says; the relay takes it up a little later."""
+    with store.turns.urgent():
+        async with store.transaction() as tx:
+            await tx.send(ACME, PortAccepted(port_id=uuid4()))
+    assert store.urgent_outgoing == tx.outgoing
+    assert store.take_outgoing() == set()
+    async with store.reading() as connection:
+        row = (await connection.execute(select(outbox))).one()
+    assert row.not_before > row.created_at
