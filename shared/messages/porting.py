@@ -13,7 +13,19 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Code, Milliseconds, PortMessage, Price, Refusal, Seconds, Text, Timestamp, Value
+from shared.messages.base import (
+    Bytes,
+    Code,
+    Epoch,
+    Milliseconds,
+    PortMessage,
+    Price,
+    Refusal,
+    Seconds,
+    Text,
+    Timestamp,
+    Value,
+)
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
@@ -114,7 +126,7 @@ class ServiceChangeAgreement(Value):
     donor_node: Name
     recipient: Name
     recipient_node: Name
-    epoch: int = Field(ge=1, description="The epoch that the switchover will commit.")
+    epoch: Epoch = Field(ge=1, description="The epoch that the switchover will commit.")
     window_start: Timestamp
     deadline: Timestamp
     promised_total_s: Seconds
@@ -192,7 +204,7 @@ class GuestPaused(PortMessage):
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
-    epoch: int
+    epoch: Epoch
 
 
 class RequestSwitchover(PortMessage):
@@ -204,7 +216,7 @@ class RequestSwitchover(PortMessage):
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
-    epoch: int
+    epoch: Epoch
 
 
 class SwitchoverGranted(PortMessage):
@@ -214,7 +226,7 @@ class SwitchoverGranted(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.NODE})
     URGENT: ClassVar = True
 
-    epoch: int
+    epoch: Epoch
 
 
 class SwitchoverDenied(PortMessage):
@@ -245,7 +257,7 @@ class SwitchoverState(PortMessage):
 
     committed: bool
     owner: Name
-    epoch: int
+    epoch: Epoch
     ended: bool = Field(description="The port is over; what remains of it may be removed.")
     arrived: bool = Field(
         default=False,
@@ -285,7 +297,7 @@ class InboundFinished(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
 
-    epoch: int
+    epoch: Epoch
 
 
 class TransferFailed(PortMessage):

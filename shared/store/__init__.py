@@ -5,7 +5,7 @@ calls back when a stored deadline passes. The tables of the service itself are t
 what they mean.
 """
 
-from shared.store.engine import StoreUnusable, UtcDateTime, async_url, upsert
+from shared.store.engine import StoreUnusable, UnstorableValue, UtcDateTime, async_url, upsert
 from shared.store.relay import OutboxRelay, RelayPolicy
 from shared.store.settings import StoreSettings
 from shared.store.store import Outgoing, Store, Transaction, utc_now
@@ -22,6 +22,7 @@ __all__ = [
     "Timer",
     "TimerRunner",
     "Transaction",
+    "UnstorableValue",
     "UtcDateTime",
     "async_url",
     "inbox",

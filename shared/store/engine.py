@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, DateTime, Dialect, Executable, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
@@ -36,6 +36,19 @@ class StoreUnusable(VmportError):
         self.url = url
         self.reason = reason
         super().__init__(f"store {url}: {reason}")
+
+
+class UnstorableValue(VmportError, ValueError):
+    """The database refuses a value: too long, too large, or of characters that it does not store. Trying again is of
+    no use.
+    """
+
+    code = "unstorable_value"
+
+
+def refuses_value(error: DBAPIError) -> bool:
+    """Whether this is PostgreSQL's "data exception", which is about a value and not about the database."""
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith("22")
 
 
 def async_url(url: str) -> URL:

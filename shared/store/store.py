@@ -17,12 +17,21 @@ from typing import Any, Self
 from uuid import UUID, uuid4
 
 from sqlalchemy import CursorResult, Executable, MetaData, Table, delete, func, insert, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.messages import AnyEnvelope, Message, seal
 from shared.parties import Party
-from shared.store.engine import READ_ONLY, StoreUnusable, async_url, make_engine, make_urgent_engine, upsert
+from shared.store.engine import (
+    READ_ONLY,
+    StoreUnusable,
+    UnstorableValue,
+    async_url,
+    make_engine,
+    make_urgent_engine,
+    refuses_value,
+    upsert,
+)
 from shared.store.tables import inbox, outbox, store_metadata, timers
 from shared.store.turns import Turns
 
@@ -235,18 +244,17 @@ class Store:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A transaction that may write: commits at the end of the block, rolls back if it raises.
 
-        Keep it short: on SQLite there is one at a time.
+        Keep it short: on SQLite there is one at a time. Raises `UnstorableValue` for what can never be stored.
         """
-        async with self.turns.writing(), self._engine_at_hand().begin() as connection:
-            tx = Transaction(
-                connection,
-                party=self.party,
-                now=self.clock(),
-                new_id=self._new_id,
-                relay_after=URGENT_RELAY_AFTER if self.turns.is_urgent else timedelta(0),
-            )
-            yield tx
-            await tx.store_outgoing()
+        try:
+            async with self.turns.writing(), self._engine_at_hand().begin() as connection:
+                tx = self._new_transaction(connection)
+                yield tx
+                await tx.store_outgoing()
+        except DBAPIError as error:
+            if refuses_value(error):
+                raise UnstorableValue(f"the database refuses a value: {error.orig}") from error
+            raise
         # Only reached after a commit: an exception leaves through the yield.
         tx.run_hooks()
         if self.turns.is_urgent:
@@ -256,6 +264,15 @@ class Store:
             self.outgoing.set()
         if tx.has_timers:
             self.timers_changed.set()
+
+    def _new_transaction(self, connection: AsyncConnection) -> Transaction:
+        return Transaction(
+            connection,
+            party=self.party,
+            now=self.clock(),
+            new_id=self._new_id,
+            relay_after=URGENT_RELAY_AFTER if self.turns.is_urgent else timedelta(0),
+        )
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:

@@ -509,3 +509,38 @@ async def test_urgent_messages_wait_behind_nothing(world: World, tasks: Tasks) -
     assert urgent.ids == [envelope.id for envelope in asked]
     assert all(isinstance(envelope.data, ListVms) for envelope in ordinary.heard)
     stuck.set()
+
+
+async def test_bad_messages_of_one_party_hold_up_nobody(world: World, tasks: Tasks) -> None:
+    """More messages that no handler can act on than the bus hands over at once: another's question is heard at once."""
+    ear = await listen(world, BROKER, tasks)
+    ear.fail = lambda envelope: OverflowError("date value out of range") if envelope.source == str(ACME) else None
+    bad = await world.bus(ACME)
+    for _ in range(40):
+        await bad.publish(BROKER, question())
+    asked = sealed(ListVms(), GLOBEX)
+    await (await world.bus(GLOBEX)).publish(BROKER, asked)
+    began_s = asyncio.get_running_loop().time()
+    await ear.until(lambda: bool(ear.heard))
+    assert asyncio.get_running_loop().time() - began_s < 5
+    assert ear.ids == [asked.id]
+    await ear.until(lambda: len(ear.letters) == 40)
+    assert {letter.code for letter in ear.letters} == {"handler_failed"}
+    assert ear.attempts == 41
+
+
+async def test_failing_messages_of_one_party_leave_room_for_others(world: World, tasks: Tasks) -> None:
+    """Also when each might succeed later: of one party only a few are held."""
+    ear = await listen(world, BROKER, tasks)
+    ear.fail = lambda envelope: OSError("disk on strike") if envelope.source == str(ACME) else None
+    first = sealed(ListVms(), GLOBEX)
+    bad, good = await world.bus(ACME), await world.bus(GLOBEX)
+    await bad.publish(BROKER, question())
+    await good.publish(BROKER, first)
+    await ear.until(lambda: bool(ear.heard))
+    for _ in range(40):
+        await bad.publish(BROKER, question())
+    last = sealed(ListVms(), GLOBEX)
+    await good.publish(BROKER, last)
+    await ear.until(lambda: len(ear.heard) == 2)
+    assert ear.ids == [first.id, last.id]

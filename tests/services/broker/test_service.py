@@ -432,6 +432,18 @@ class TestStrangers:
         await world.service.handle(report)
         assert world.metrics.registry_conflicts_total._value.get() == 1
 
+    async def test_bad_requests_of_one_tenant_hold_up_nobody(self, world: World) -> None:
+        """More requests for the year 9999 than the bus hands over at once: another tenant is answered at once."""
+        for _ in range(40):
+            sealed = seal(request(), source=ACME, message_id=uuid4(), now=world.clock())
+            body = json.loads(sealed.to_json())
+            body["data"]["limits"]["window_start"] = "9999-12-31T23:59:59Z"
+            world.broker.put_raw(BROKER, json.dumps(body).encode(), user_id=str(ACME))
+        await world.say(GLOBEX, ListVms())
+        await world.until_told(GLOBEX, VmsListed)
+        await world.broker.wait_idle()
+        assert [letter.code for letter in world.broker.dead[BROKER]] == ["invalid_body"] * 40
+
 
 class TestCompletion:
     """After the switchover only forward."""

@@ -15,7 +15,7 @@ from sqlalchemy import Column, MetaData, String, Table, insert, select
 from shared.messages import AnyEnvelope, seal
 from shared.messages.service_change import CancelPort, PortAccepted
 from shared.parties import BROKER, tenant
-from shared.store import Store, StoreUnusable, UtcDateTime, async_url, inbox, outbox, timers
+from shared.store import Store, StoreUnusable, UnstorableValue, UtcDateTime, async_url, inbox, outbox, timers
 from shared.testing import ManualClock
 
 ACME = tenant("acme")
@@ -276,3 +276,12 @@ async def test_urgent_work_is_not_for_the_relay_at_once(store: Store) -> None:
     async with store.reading() as connection:
         row = (await connection.execute(select(outbox))).one()
     assert row.not_before > row.created_at
+
+
+async def test_value_that_can_never_be_stored(store: Store) -> None:
+    """It is told from a database that is away: trying again is of no use. SQLite has no limit for text."""
+    if store.dialect == "sqlite":
+        return
+    with pytest.raises(UnstorableValue, match="too long"):
+        async with store.transaction() as tx:
+            await tx.execute(insert(things).values(name="x" * 21))
