@@ -5,7 +5,7 @@ calls back when a stored deadline passes. The tables of the service itself are t
 what they mean.
 """
 
-from shared.store.engine import StoreUnusable, UnstorableValue, UtcDateTime, async_url, upsert
+from shared.store.engine import StoreDown, StoreUnusable, UnstorableValue, UtcDateTime, async_url, upsert
 from shared.store.relay import OutboxRelay, RelayPolicy
 from shared.store.settings import StoreSettings
 from shared.store.store import Outgoing, Store, Transaction, utc_now
@@ -17,6 +17,7 @@ __all__ = [
     "Outgoing",
     "RelayPolicy",
     "Store",
+    "StoreDown",
     "StoreSettings",
     "StoreUnusable",
     "Timer",

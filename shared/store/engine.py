@@ -5,14 +5,24 @@ Owns what differs between the two engines; no other module asks which one it has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, DateTime, Dialect, Executable, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
@@ -20,6 +30,12 @@ from shared.errors import VmportError
 
 BUSY_TIMEOUT_S = 10.0
 """How long a SQLite connection waits for another process that writes, for example a migration by hand."""
+
+CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 60.0
+"""A PostgreSQL server that vanished without a word must not be waited for until TCP gives up, which takes minutes."""
+
+_LIMITS = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S}
 
 READ_ONLY = "vmport_read_only"
 """Execution option of a connection that will not write: SQLite then takes no write lock."""
@@ -46,9 +62,52 @@ class UnstorableValue(VmportError, ValueError):
     code = "unstorable_value"
 
 
-def refuses_value(error: DBAPIError) -> bool:
+def refuses_value(error: Exception) -> bool:
     """Whether this is PostgreSQL's "data exception", which is about a value and not about the database."""
-    return str(getattr(error.orig, "sqlstate", None) or "").startswith("22")
+    return isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", None) or "").startswith("22")
+
+
+class StoreDown(StoreUnusable):
+    """The database is away, locked or full at this moment: nothing is wrong with what was asked, so ask again."""
+
+    code = "store_down"
+
+
+_OWN_FAULT = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+"""What a statement does wrong itself; another try would fail in the same way."""
+
+
+def is_down(error: Exception) -> bool:
+    """Whether an error says that the database cannot be used now: away, restarting, a stand-by, locked, full.
+
+    Drivers also raise what SQLAlchemy does not wrap: errors of their own, and of the operating system. The latter count
+    only where SQLAlchemy called the driver, so that a handler's own trouble with a file is not taken for it.
+    """
+    if isinstance(error, DBAPIError):
+        return not isinstance(error, _OWN_FAULT)
+    if isinstance(error, PoolTimeoutError) or any(
+        base.__module__.startswith("asyncpg.") for base in type(error).__mro__
+    ):
+        return True
+    if not isinstance(error, OSError):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("sqlalchemy.") for frame, _ in frames)
+
+
+@contextmanager
+def down_raised(shown_url: str) -> Iterator[None]:
+    """Raise `StoreDown` for whatever the driver raises inside when the database cannot be used now, and
+    `UnstorableValue` for a value that it never takes.
+    """
+    try:
+        yield
+    except Exception as error:
+        if refuses_value(error):
+            raise UnstorableValue(f"the database refuses a value: {error}") from error
+        if is_down(error):
+            raise StoreDown(shown_url, f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def async_url(url: str) -> URL:
@@ -77,7 +136,13 @@ def make_engine(url: str) -> AsyncEngine:
     if target.get_backend_name() == "sqlite":
         return _sqlite_engine(target, pool_size=10)
     return create_async_engine(
-        target, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=30, pool_use_lifo=True
+        target,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=30,
+        pool_use_lifo=True,
+        connect_args=_LIMITS,
     )
 
 
@@ -90,7 +155,9 @@ def make_urgent_engine(url: str) -> AsyncEngine:
     target = async_url(url)
     if target.get_backend_name() == "sqlite":
         return _sqlite_engine(target, pool_size=2)
-    return create_async_engine(target, pool_size=2, max_overflow=10, pool_timeout=30, pool_use_lifo=True)
+    return create_async_engine(
+        target, pool_size=2, max_overflow=10, pool_timeout=30, pool_use_lifo=True, connect_args=_LIMITS
+    )
 
 
 def _sqlite_engine(target: URL, *, pool_size: int) -> AsyncEngine:

@@ -24,6 +24,7 @@ from shared.bus import Bus, BusDown, Undeliverable
 from shared.logs import get_logger
 from shared.messages import MessageError, open_envelope
 from shared.parties import Party
+from shared.store.engine import StoreDown
 from shared.store.settings import StoreSettings
 from shared.store.store import URGENT_RELAY_AFTER, Outgoing, Store
 from shared.store.tables import inbox, outbox
@@ -159,7 +160,7 @@ class OutboxRelay:
             await asyncio.sleep(self._policy.mark_after_s)
             try:
                 await self._mark_direct()
-            except SQLAlchemyError:
+            except (StoreDown, SQLAlchemyError):
                 log.exception("outbox unusable; messages may be published twice")
 
     async def _mark_direct(self) -> None:
@@ -183,7 +184,7 @@ class OutboxRelay:
         self._scan_again_in(self._policy.poll_s, at_latest=False)
         try:
             waiting = await self._waiting()
-        except SQLAlchemyError:
+        except (StoreDown, SQLAlchemyError):
             log.exception("outbox unreadable; trying again")
             return
         now = self._store.clock()
@@ -214,7 +215,7 @@ class OutboxRelay:
         except BusDown as error:
             log.warning("bus down; outgoing messages wait", error=str(error))
             self._pause()
-        except SQLAlchemyError:
+        except (StoreDown, SQLAlchemyError):
             log.exception("outbox unusable; messages may be published twice", to=recipient)
             self._pause()
         finally:
@@ -323,7 +324,7 @@ class OutboxRelay:
         if self._store.dialect == "sqlite":
             yield
             return
-        async with self._store.engine.begin() as connection:
+        async with self._store.reading() as connection:
             await connection.execute(
                 text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"vmport.outbox.{recipient}"}
             )
@@ -338,7 +339,7 @@ class OutboxRelay:
             if self._pruned_at is None or now - self._pruned_at >= self._policy.prune_every:
                 await self.prune()
                 self._pruned_at = now
-        except SQLAlchemyError:
+        except (StoreDown, SQLAlchemyError):
             log.exception("outbox cannot be pruned; trying again")
 
     async def prune(self) -> None:

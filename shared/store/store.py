@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 from sqlalchemy import CursorResult, Executable, MetaData, Table, delete, func, insert, select, text
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.messages import AnyEnvelope, Message, seal
@@ -25,11 +25,10 @@ from shared.parties import Party
 from shared.store.engine import (
     READ_ONLY,
     StoreUnusable,
-    UnstorableValue,
     async_url,
+    down_raised,
     make_engine,
     make_urgent_engine,
-    refuses_value,
     upsert,
 )
 from shared.store.tables import inbox, outbox, store_metadata, timers
@@ -244,17 +243,14 @@ class Store:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A transaction that may write: commits at the end of the block, rolls back if it raises.
 
-        Keep it short: on SQLite there is one at a time. Raises `UnstorableValue` for what can never be stored.
+        Keep it short: on SQLite there is one at a time. Raises `StoreDown` while the database cannot be used; if that
+        happens at the commit, it may be durable all the same. Raises `UnstorableValue` for what can never be stored.
         """
-        try:
+        with down_raised(self.shown_url):
             async with self.turns.writing(), self._engine_at_hand().begin() as connection:
                 tx = self._new_transaction(connection)
                 yield tx
                 await tx.store_outgoing()
-        except DBAPIError as error:
-            if refuses_value(error):
-                raise UnstorableValue(f"the database refuses a value: {error.orig}") from error
-            raise
         # Only reached after a commit: an exception leaves through the yield.
         tx.run_hooks()
         if self.turns.is_urgent:
@@ -276,12 +272,16 @@ class Store:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection with one consistent view, for reading only; never waits for writers, but for urgent work."""
+        """A connection with one consistent view, for reading only; never waits for writers, but for urgent work. Raises
+        `StoreDown` as `transaction` does.
+        """
         await self.turns.give_way()
-        async with self._engine_at_hand().connect() as connection:
+        async with AsyncExitStack() as stack:
+            stack.enter_context(down_raised(self.shown_url))
+            connection = await stack.enter_async_context(self._engine_at_hand().connect())
             await connection.execution_options(**{READ_ONLY: True})
-            async with connection.begin():
-                yield connection
+            await stack.enter_async_context(connection.begin())
+            yield connection
 
     def _engine_at_hand(self) -> AsyncEngine:
         return self._urgent_engine if self.turns.is_urgent else self.engine

@@ -39,11 +39,12 @@ class PostgresServer:
         self._gid = user.pw_gid if user is not None else None
 
     def start(self) -> None:
-        """Make the cluster and wait until it answers."""
+        """Make the cluster, if it was not started before, and wait until it answers."""
         if self._uid is not None and self._gid is not None:
             os.chown(self._directory, self._uid, self._gid)
         data = str(self._directory / "data")
-        self._run("initdb", "-D", data, "-U", "vmport", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        if not Path(data).exists():
+            self._run("initdb", "-D", data, "-U", "vmport", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         output = self._directory / "output.log"
         with output.open("ab") as log:
             self._server = subprocess.Popen(
@@ -77,6 +78,13 @@ class PostgresServer:
         assert self._server is not None
         children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
         return [self._server.pid, *map(int, children)]
+
+    def stop(self) -> None:
+        """Stop at once, as by a crash of the server; `start` goes on with the same data."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+            server.wait(STOP_TIMEOUT_S)
 
     def close(self) -> None:
         """Stop and remove everything; idempotent."""
