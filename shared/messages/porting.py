@@ -194,8 +194,7 @@ class Side(StrEnum):
 class GuestPaused(PortMessage):
     """The donor's node has sent everything for this epoch, and the guest stands still there and is fenced.
 
-    Without it the broker commits nothing: the recipient's word alone does not take a VM from its donor. Repeated until
-    the broker has answered with `SwitchoverState`.
+    Without it the broker commits nothing. It is repeated until the broker has answered with `SwitchoverState`.
     """
 
     SENDERS: ClassVar = frozenset({Role.NODE})

@@ -42,6 +42,10 @@ RETRY_AFTER_S = 0.05
 """A channel that broke under a publish is replaced after this."""
 
 
+ROUNDABOUT_S = 60.0
+"""An urgent exchange that is missing or full is tried again after this; a missing one costs the channel each time."""
+
+
 class NotStored(VmportError):
     """RabbitMQ took the message and did not store it; publishing it again at once is of no use."""
 
@@ -139,8 +143,8 @@ class RabbitBus:
         self._publisher = Publisher(self._publishing, timeout_s=settings.publish_timeout_s)
         self._inbox = Subscription(self._consuming, settings, self._prepare)
         self._express = _Express(settings, metrics) if has_urgent_inbox(settings.party) else None
-        self._roundabout: set[str] = set()
-        """Urgent exchanges that RabbitMQ does not have; their messages go to the ordinary inbox."""
+        self._roundabout: dict[str, float] = {}
+        """Urgent exchanges that could not be used, and until when their messages go to the ordinary inbox."""
         self.consuming = self._inbox.active
         """Set while RabbitMQ delivers to this consumer."""
 
@@ -181,18 +185,19 @@ class RabbitBus:
         self._metrics.messages_published_total.labels(kind).inc()
 
     async def _route(self, to: Party, kind: type[Message], message: aio_pika.Message) -> None:
-        """Publish to the exchange for this type; an urgent one that is not there yet has a way round."""
+        """Publish to the exchange for this type; one for urgent messages that is missing or full has a way round."""
         exchange = exchange_for(to, kind)
         urgent = kind.URGENT and self._express is not None
         publisher = self._express.publisher if urgent and self._express is not None else self._publisher
-        if exchange not in self._roundabout:
+        now_s = asyncio.get_running_loop().time()
+        if self._roundabout.get(exchange, 0.0) <= now_s:
             try:
                 await publisher.publish(exchange, message)
             except NotStored as error:
                 if exchange == to_exchange(to):
                     raise
                 log.warning("no urgent inbox; the ordinary one is used", to=str(to), error=str(error))
-                self._roundabout.add(exchange)
+                self._roundabout[exchange] = now_s + ROUNDABOUT_S
             else:
                 return
         await publisher.publish(to_exchange(to), message)
