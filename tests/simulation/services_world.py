@@ -81,6 +81,7 @@ class World:
     """One schedule of the services tier."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
+        self._loop = asyncio.get_running_loop()
         self.plan = plan
         self.port_id = PORT
         self.folder = folder
@@ -128,7 +129,7 @@ class World:
 
     def now_s(self) -> float:
         """Seconds since the start."""
-        return asyncio.get_running_loop().time() - 1000.0
+        return self._loop.time() - 1000.0
 
     def say(self, source: str, text: str, to: str = "") -> None:
         """Something for the chart."""
