@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -91,6 +90,8 @@ class World:
         self.accepted = False
         self.owner = "alpha"
         self.epoch = 1
+        self.commit: tuple[str, int] | None = None
+        """An epoch that the broker writes in a transaction that is not committed yet."""
         self.may_be_off = False
         """A fault has ended the guest, or paused it: nobody promises that it runs."""
         chance = random.Random(f"weather {plan.seed}")  # noqa: S311  # a schedule, no secret
@@ -142,6 +143,10 @@ class World:
         self.outcome.digest = hash((self.outcome.digest, process.name, kind, detail)) & 0xFFFFFFFFFFFF
         self._steps_in_stage[process.name] = self._steps_in_stage.get(process.name, 0) + 1
         self._steps_in_stage["*"] = self._steps_in_stage.get("*", 0) + 1
+        if kind == "committed" and self.commit is not None and process.name == "broker":
+            owner, epoch = self.commit
+            self.commit = None
+            self.committed(owner, epoch)
         self.check.copies()
         if self._pending:
             self._strike()
@@ -245,6 +250,8 @@ class World:
         self._going -= 1
 
     def _crash(self, name: str) -> None:
+        if name == "broker":
+            self.commit = None
         self.processes[name].crash()
 
     def start(self, name: str) -> None:
@@ -373,7 +380,7 @@ class World:
         return self.outcome
 
     async def _know_each_other(self) -> None:
-        for _ in range(100):
+        for _ in range(1000):
             await asyncio.sleep(0.5)
             if self.check.registry_is_full():
                 return
@@ -397,7 +404,8 @@ def _nothing() -> None:
 
 def simulate(plan: Plan, base: Path) -> Outcome:
     """Run one schedule."""
-    folder = Path(tempfile.mkdtemp(prefix="w", dir=base))
+    folder = base / "w"  # always the same: databases are known by their paths
+    folder.mkdir()
     structlog.contextvars.clear_contextvars()
     world: list[World] = []
 
@@ -424,8 +432,9 @@ async def _commit_and_tell(tx: Any, effect: Any, port_id: UUID) -> None:
     await _commit_epoch(tx, effect, port_id)
     world = _CURRENT_WORLD[0]
     if world is not None:
-        tx.after_commit(lambda: world.committed(effect.owner, effect.epoch))
+        world.commit = (effect.owner, effect.epoch)
 
 
 ledger.commit_epoch = _commit_and_tell  # type: ignore[assignment]  # the same arguments
 parties.poll_seldom()
+parties.reuse_engines()
