@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
-import structlog
+from shared.logs import get_logger
 
 T = TypeVar("T")
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Tasks:

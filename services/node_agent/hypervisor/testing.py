@@ -24,7 +24,7 @@ from services.node_agent.hypervisor.interface import (
     MigrationPlan,
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
-from shared.domain import describe
+from shared.domain import describe, parse
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -115,7 +115,8 @@ class FakeHypervisor(FakeHost, RunningCheck):
         """One VM."""
         self.ask_libvirtd()
         vm = self.vm(uuid)
-        facts = describe(vm.domain_xml)
+        domain = parse(vm.domain_xml)
+        facts = describe(domain)
         blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
         if vm.state is VmState.SHUT_OFF:
             blockers.append("not_running: the VM does not run; only a running VM is ported")
@@ -147,7 +148,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
             blockers=tuple(blockers),
         )
         layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
-        return LiveVm(description, vm.domain_xml, tuple(disk.source for disk in facts.disks), layers)
+        return LiveVm(description, vm.domain_xml, domain, tuple(disk.source for disk in facts.disks), layers)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
