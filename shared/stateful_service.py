@@ -147,7 +147,7 @@ class StatefulService(ABC):
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def expired(self, envelope: AnyEnvelope) -> None:
-        """A message came after its deadline: its sender has given up, so that acting on it would be nobody's wish."""
+        """A message came after its deadline: its sender has given up, so it must not be acted on."""
         level = log.debug if self.handlers.is_on_every(type(envelope.data)) else log.warning
         level("expired message ignored", message=type(envelope.data).__name__, sender=envelope.source)
 

@@ -47,7 +47,7 @@ class Tasks:
         return len(self._tasks)
 
     async def close(self) -> None:
-        """Cancel what still runs and wait for it; idempotent. Raises ExceptionGroup of what went wrong meanwhile."""
+        """Cancel what still runs and wait for it; idempotent. Raises ExceptionGroup of the tasks' errors."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
