@@ -180,7 +180,7 @@ class Migration:
         if self.at_gate:
             self._answer_from_recipient("this host's libvirtd ended the connection")
         elif self.runs:
-            world.after(0.0, lambda: world.in_node("beta", self._trouble))
+            world.after(0.0, self._trouble_at_recipient)
             self._lane_ends()
 
     def node_died(self, name: str) -> None:
@@ -206,7 +206,7 @@ class Migration:
 
     def _silent_donor(self, number: int) -> None:
         if self._number == number and not self.runs:
-            self._world.in_node("beta", self._trouble)
+            self._trouble_at_recipient()
 
     def _silent_recipient(self, number: int) -> None:
         if self._number == number and self.runs:
@@ -224,7 +224,10 @@ class Migration:
         world = self._world
         if not self.at_gate:
             self._cancel_incoming()
-        world.after(0.0, lambda: world.in_node("beta", self._trouble))
+        world.after(0.0, self._trouble_at_recipient)
+
+    def _trouble_at_recipient(self) -> None:
+        self._world.in_node("beta", self._trouble)
 
     def _trouble(self) -> None:
         node = self._world.nodes["beta"]

@@ -200,7 +200,7 @@ class DonorNode(CoreNode):
                 if answer is not None:
                     events.append(answer)
 
-    def _perform(self, command: do.Command) -> ev.Event | None:
+    def _perform(self, command: do.Command) -> ev.Event | None:  # noqa: PLR0912  # one line for each command
         world, host = self.world, self.host
         world.step(self.name, type(command).__name__)
         match command:

@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,7 @@ class CoreBroker:
             if due is not None and key not in self._armed:
                 self._armed.add(key)
                 delay_s = (due - self.world.now()).total_seconds()
-                timers = self._timers
-                self.world.after(max(0.0, delay_s), lambda event=event: self._fire(event, timers))
+                self.world.after(max(0.0, delay_s), partial(self._fire, event, self._timers))
 
     def forget_timers(self) -> None:
         """What is armed now will not fire."""
@@ -324,7 +324,7 @@ class CoreWorld:
                 self._handling = None
         for name, waiting in self._queues.items():
             if waiting and name != to and self.lives(name) and not self._cut[name] and self._handling is None:
-                self.after(0.0, lambda name=name: self._drain(name))
+                self.after(0.0, partial(self._drain, name))
 
     def acknowledged(self, to: str, message: Message, number: int) -> None:
         """What a service with a store has acknowledged, it has stored."""
@@ -346,7 +346,7 @@ class CoreWorld:
             self._relay(to, source, message, number)
 
     def _relay(self, agent: str, source: str, message: Message, number: int) -> None:
-        """One commit: a provider's agent passes the broker's commands to its node, and the node's answers to the broker, once."""
+        """A provider's agent passes the broker's commands to its node and the node's answers to the broker, once."""
         if number in self._seen[agent]:
             return
         to = {"donor": "alpha", "recipient": "beta"}[agent] if source == "broker" else "broker"
@@ -399,7 +399,7 @@ class CoreWorld:
         counted = self._steps.get(fault.party if fault.kind == "crash" else "*", 0)
         return here > wanted or (here == wanted and counted > fault.after)
 
-    def _befall(self, fault: Fault) -> None:
+    def _befall(self, fault: Fault) -> None:  # noqa: PLR0912  # one line for each kind
         self.outcome.cells.add((str(self.stage), fault.kind, fault.party))
         self.say(
             fault.party if fault.party in self._queues else "broker", f"{fault.kind} {fault.party} {fault.for_s} s"

@@ -82,7 +82,8 @@ def poll_seldom() -> None:
 
 
 _ENGINES: dict[str, AsyncEngine] = {}
-_make_engine = store_module.make_engine
+_store: Any = store_module
+_make_engine = _store.make_engine
 
 
 def reuse_engines() -> None:
@@ -91,11 +92,12 @@ def reuse_engines() -> None:
     def make_engine(url: str) -> AsyncEngine:
         engine = _ENGINES.get(url)
         if engine is None:
-            engine = _ENGINES[url] = _make_engine(url)
+            made: AsyncEngine = _make_engine(url)
+            engine = _ENGINES[url] = made
         engine.sync_engine.dispose(close=False)
         return engine
 
-    store_module.make_engine = make_engine  # type: ignore[assignment]  # with a memory
+    _store.make_engine = make_engine
 
 
 class Parts(Protocol):
@@ -263,6 +265,11 @@ def node_settings(world: Parts, party: Party) -> NodeSection:
         outage_probe=False,
         without=("base", "kept"),
     )
+
+
+def hook(_state_dir: Path) -> str | None:
+    """The libvirt hook of a host whose node agent has this state directory; there is none yet."""
+    return None
 
 
 async def run_node(world: Parts, process: Process, party: Party) -> None:

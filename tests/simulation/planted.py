@@ -5,6 +5,7 @@ Each is a window in which the promise once did not hold, or a mistake that any o
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Final
 
 BUGS: Final = (
@@ -22,8 +23,5 @@ BUGS: Final = (
 
 def plant(name: str, tier: str) -> None:
     """Put a bug into this program, for good."""
-    if tier == "core":
-        from tests.simulation import planted_core as patches  # noqa: PLC0415  # only one tier is loaded
-    else:
-        from tests.simulation import planted_services as patches  # type: ignore[no-redef]  # noqa: PLC0415  # as above
-    patches.PATCHES[name]()
+    # Only one tier is loaded: the other one changes what time is.
+    import_module(f"tests.simulation.planted_{tier}").PATCHES[name]()
