@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guests, hosts, network, processes, rabbit, services
+from deploy.labkit import guests, hosts, network, processes, rabbit, services, small_disks
 from deploy.labkit.errors import LabError, NotRemoved
 from deploy.labkit.lab_base import need_root
 from deploy.labkit.lab_guests import LabGuests
@@ -31,6 +31,8 @@ class LabOptions:
     rtt: str | None = None
     services: bool = True
     """Whether vmport's own processes are started, too."""
+    small_disks: bool = False
+    """Whether image folders and nodes' state folders get small file systems of their own (a new lab only)."""
 
 
 class Lab(LabGuests):
@@ -44,6 +46,8 @@ class Lab(LabGuests):
             network.ensure_namespaces(self.plan)
             self._save()
             network.ensure_wan(self.plan)
+            if options.small_disks:
+                small_disks.mount(self.plan)
             self._start_daemons()
             for host in self.plan.wan_hosts:
                 self._record(f"forwarder-{host}", network.ensure_uplink(self.plan, self._state, host))
@@ -65,6 +69,7 @@ class Lab(LabGuests):
                     break
                 processes.end(found, grace_s=_GRACE_S)
             network.remove_namespaces(self.plan.namespace_prefix)
+            small_disks.unmount(self.plan)
             for folder in (self.plan.run_dir, self.plan.state_dir):
                 shutil.rmtree(folder, ignore_errors=True)
             left = self._remaining()
@@ -189,6 +194,24 @@ class Lab(LabGuests):
         """End one of vmport's processes by SIGTERM, or at once by SIGKILL; its record stays until the next start."""
         record = self.process(self.service(name).name)
         processes.end([record], grace_s=0.0 if kill else 30.0)
+
+    def start_libvirtd(self, provider: str) -> None:
+        """Start a provider's libvirtd if it does not run, and wait until it answers. Raises `LabError`."""
+        with self._locked():
+            daemon = hosts.start_libvirtd(self.plan, self._state, provider)
+            self._record(f"libvirtd-{provider}", daemon)
+        hosts.wait_for_libvirtd(self.plan, provider, daemon)
+
+    def start_rabbitmq(self) -> None:
+        """Start RabbitMQ if it does not run, and wait until it speaks AMQP. Raises `LabError`."""
+        with self._locked():
+            node = rabbit.start_rabbitmq(self.plan, self._state)
+            self._record(rabbit.RABBITMQ, node)
+        rabbit.wait_for_rabbitmq(self.plan, node)
+
+    def queue_names(self) -> list[str]:
+        """Every queue of the lab's RabbitMQ. Raises `CommandFailed`."""
+        return rabbit.queue_names(self.plan)
 
     def health(self, name: str) -> Health:
         """What /readyz of one of vmport's processes says."""
