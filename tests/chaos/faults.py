@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,13 +181,12 @@ FAULTS: Mapping[str, Fault] = {
 """By name, the quick ones first."""
 
 
-def matrix(only: str | None = None, phase: str | None = None) -> list[tuple[str, Phase]]:
-    """All cells, or those of one fault (or of all whose name begins so) and one phase."""
+def matrix(only: Collection[str] = (), phases: Collection[str] = ()) -> list[tuple[str, Phase]]:
+    """All cells, or those of some faults (by name, or by the beginning of their names) and of some phases."""
     return [
         (name, instant)
         for name, fault in FAULTS.items()
+        if not only or any(name == wanted or (wanted not in FAULTS and name.startswith(wanted)) for wanted in only)
         for instant in Phase
-        if instant in fault.phases
-        if only is None or name == only or (only not in FAULTS and name.startswith(only))
-        if phase is None or instant == phase
+        if instant in fault.phases and (not phases or instant in phases)
     ]

@@ -1,8 +1,9 @@
 """Breaks one thing after the other in a lab while a guest is ported, and verifies what came of it.
 
     tests/chaos/run --json F                      all cells: every fault at every phase (about two hours)
-    tests/chaos/run --only kill-broker --json F   one fault, or all whose name begins so
-    tests/chaos/run --phase committed --json F    one phase
+    tests/chaos/run --only kill-broker --json F   one fault, or all whose name begins so; may be repeated
+    tests/chaos/run --phase committed --json F    one phase; may be repeated
+    tests/chaos/run --resume --json F             what F does not hold, and what it holds as bad
     tests/chaos/run --list                        the cells, and what each fault does; runs nothing
     tests/chaos/run --table F                     the table of a finished run, for docs/reliability.md
 
@@ -36,7 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.table is not None:
         print(table(from_json(options.table.read_text(encoding="utf-8"))), end="")
         return 0
+    if options.json is None and not options.list:
+        print("--json F is needed: it is the result", file=sys.stderr)
+        return 2
     wanted = matrix(options.only, options.phase)
+    known = from_json(options.json.read_text(encoding="utf-8")) if options.resume and options.json else []
+    good = [cell for cell in known if not cell.problems()]
+    wanted = [(fault, phase) for fault, phase in wanted if not any(_is(cell, fault, phase) for cell in good)]
     if not wanted:
         print("no such cell; --list shows all", file=sys.stderr)
         return 2
@@ -46,22 +53,28 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{name:22} {FAULTS[name].text}\n{'':22} {phases}")
         print(f"{len(wanted)} cells")
         return 0
-    if options.json is None:
-        print("--json F is needed: it is the result", file=sys.stderr)
-        return 2
     # A run that is ended by SIGTERM takes its lab down, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     watch_ahead_of_others()
-    cells = run(Lab(options.lab), wanted, result=options.json, settle_s=options.settle, logs=options.logs)
+    cells = run(Lab(options.lab), wanted, result=options.json, settle_s=options.settle, logs=options.logs, known=good)
     print(table(cells), end="")
     return int(any(cell.problems() for cell in cells))
 
 
 def run(
-    lab: Lab, wanted: Sequence[tuple[str, Phase]], *, result: Path | None, settle_s: float, logs: Path | None = None
+    lab: Lab,
+    wanted: Sequence[tuple[str, Phase]],
+    *,
+    result: Path | None,
+    settle_s: float,
+    logs: Path | None = None,
+    known: Sequence[Cell] = (),
 ) -> list[Cell]:
-    """Run cells in a new lab, which is taken down afterwards. A bad cell is followed by a new lab, too."""
-    cells: list[Cell] = []
+    """Run cells in a new lab, which is taken down afterwards; returns them behind the known ones.
+
+    A bad cell is followed by a new lab, too.
+    """
+    cells: list[Cell] = [*known]
     site: Site | None = None
     lab.down()
     try:
@@ -87,6 +100,10 @@ def run(
     finally:
         lab.down()
     return cells
+
+
+def _is(cell: Cell, fault: str, phase: Phase) -> bool:
+    return (cell.fault, cell.phase) == (fault, phase)
 
 
 def _one(site: Site, name: str, phase: Phase, settle_s: float) -> Cell:
@@ -117,8 +134,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--only", metavar="FAULT", help="this fault, or all whose name begins so")
-    parser.add_argument("--phase", choices=[str(phase) for phase in Phase])
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="FAULT", help="this fault, or all whose name begins so"
+    )
+    parser.add_argument("--phase", action="append", default=[], choices=[str(phase) for phase in Phase])
+    parser.add_argument("--resume", action="store_true", help="keep the good cells of --json and run the rest")
     parser.add_argument("--list", action="store_true", help="show the cells and run nothing")
     parser.add_argument("--lab", metavar="NAME", default=LAB_NAME, help="which lab; it is taken down first")
     parser.add_argument("--json", type=Path, metavar="F", help="write the cells there, after each")

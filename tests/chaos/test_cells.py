@@ -55,9 +55,9 @@ def test_the_table_has_a_row_per_fault_and_names_what_is_wrong() -> None:
 
 def test_every_fault_can_be_chosen_alone_or_by_the_beginning_of_its_name() -> None:
     """All cells are those of all faults, and no fault leads to a port of which nothing is right."""
-    assert sum(len(matrix(name)) for name in FAULTS) == len(matrix())
-    assert {fault for fault, _ in matrix("reboot", "arrived")} == {"reboot-donor", "reboot-recipient"}
-    assert matrix("no-such-fault") == []
+    assert sum(len(matrix([name])) for name in FAULTS) == len(matrix())
+    assert {fault for fault, _ in matrix(["reboot"], ["arrived"])} == {"reboot-donor", "reboot-recipient"}
+    assert matrix(["no-such-fault"]) == []
     assert all(FAULTS[name].allowed(phase) for name, phase in matrix())
 
 
