@@ -16,6 +16,13 @@ from sqlalchemy import Connection, text
 
 from shared.store import Store, StoreUnusable
 
+
+class SchemaUnknown(StoreUnusable):
+    """The ledger's schema is not one that this release knows; another try would find the same."""
+
+    code = "schema_unknown"
+
+
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('vmport.broker.migrations', 0))"
 
 
@@ -31,7 +38,7 @@ def head_revision() -> str:
 
 
 async def migrate(store: Store) -> str:
-    """Upgrade to the newest revision and return its name; raises `StoreUnusable` for a schema that a later release
+    """Upgrade to the newest revision and return its name; raises `SchemaUnknown` for a schema that a later release
     made.
     """
 
@@ -48,4 +55,4 @@ async def migrate(store: Store) -> str:
             return await tx.connection.run_sync(upgrade)
     except CommandError as error:
         reason = f"its schema does not fit this release ({error}); was it made by a later one?"
-        raise StoreUnusable(store.shown_url, reason) from error
+        raise SchemaUnknown(store.shown_url, reason) from error

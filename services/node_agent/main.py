@@ -23,6 +23,7 @@ from services.node_agent.metrics import NodeMetrics
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection, NodeSettings
 from services.node_agent.state.journal import Journal
+from services.node_agent.state.lock import StateInUse, StateLock
 from services.node_agent.state.outbox import Outbox
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
@@ -87,10 +88,15 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
 
 
 def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journal, Outbox]:
+    lock = StateLock(state_dir)
+    runtime.stack.callback(lock.release)
     try:
+        lock.acquire()
         journal = Journal(state_dir / "ports").open()
         outbox = Outbox(state_dir / "outbox", runtime.bus)
         outbox.open()
+    except StateInUse as error:
+        raise ConfigError((Problem("node.state_dir", "", str(error)),)) from error
     except OSError as error:
         raise ConfigError((Problem("node.state_dir", "", f"{state_dir} cannot be used: {error.strerror}"),)) from error
     return journal, outbox

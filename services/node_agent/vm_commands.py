@@ -16,7 +16,7 @@ from uuid import UUID
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, VmNotFound
 from services.node_agent.state.journal import Journal, Phase, TransferJournal
-from shared.domain import DomainXmlError, guest_abi_differences, identity_snapshot, parse
+from shared.domain import DomainSource, DomainXmlError, guest_abi_differences, identity_snapshot, parse
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
@@ -77,7 +77,7 @@ class VmCommands:
             vm = await self._hypervisor.describe(command.vm_uuid)
             await self._hypervisor.define(vm.domain_xml)
             await self._hypervisor.set_autostart(command.vm_uuid, enabled=command.autostart)
-            differences = _identity_differences(command.donor_xml, vm.domain_xml)
+            differences = _identity_differences(command.donor_xml, vm.domain)
         except (HypervisorError, DomainXmlError) as error:
             return _not_yet(command.port_id, Side.INBOUND, error)
         return VmProvisioned(port_id=command.port_id, identity_differences=tuple(differences))
@@ -123,7 +123,7 @@ def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:
     return CompletionFailed(port_id=port_id, side=side, code=code, detail=str(error))
 
 
-def _identity_differences(donors: str, ours: str) -> list[str]:
+def _identity_differences(donors: DomainSource, ours: DomainSource) -> list[str]:
     before, after = parse(donors), parse(ours)
     old, new = identity_snapshot(before), identity_snapshot(after)
     changed = [

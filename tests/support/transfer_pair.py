@@ -38,6 +38,7 @@ from shared.domain import HostPlaces, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
+    GuestPaused,
     QuerySwitchover,
     RequestSwitchover,
     ReservedDisk,
@@ -150,7 +151,7 @@ class FakeBroker:
                     return SwitchoverDenied(port_id=self.port_id, code="cancelled", detail=self.denies)
                 self.committed = True
                 return SwitchoverGranted(port_id=self.port_id, epoch=epoch)
-            case QuerySwitchover():
+            case QuerySwitchover() | GuestPaused():
                 owner = "beta" if self.committed else "alpha"
                 return SwitchoverState(
                     port_id=self.port_id,
@@ -171,6 +172,7 @@ class Heard:
     starts: int = 0
     percents: list[int] = field(default_factory=list)
     phases: list[TransferPhase] = field(default_factory=list)
+    holds: list[bool] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -182,6 +184,10 @@ class Heard:
         """A percent."""
         self.percents.append(progress.percent)
         self.phases.append(progress.phase)
+
+    def held(self, *, held: bool) -> None:
+        """The switchover is held off."""
+        self.holds.append(held)
 
     async def in_doubt(self, reason: str) -> None:
         """The outcome is unknown."""
@@ -257,7 +263,7 @@ class Pair:
             without=self.without if side is Side.INBOUND else (),
         )
 
-    def kept(self, side: Side) -> set[str]:
+    def cached(self, side: Side) -> set[str]:
         """Names of the folders of contents that a side has of the VM."""
         return {path.name.partition(".")[2] for path in (self.tmp / f"{side}-state" / "contents").glob("*/*")}
 

@@ -1,9 +1,9 @@
 """The saga of a port: a pure, table-driven state machine whose state is a value that can be saved.
 
 ``table`` has the theory and the table, ``machine`` runs it. ``state``, ``events``, ``effects`` and ``decision`` are
-the values; ``choosing``, ``moving``, ``switching`` and ``ending`` are the handlers, one module per part of the
-conversation. ``quotes`` ranks offers, ``sla`` compares promises with measurements, ``diagram`` draws the table. Nothing
-here knows a clock, a database or a bus.
+the values; ``choosing``, ``moving``, ``switching``, ``arrival``, ``finishing`` and ``ending`` are the handlers, one
+module per part of the conversation. ``quotes`` ranks offers, ``sla`` compares promises with measurements, ``diagram``
+draws the table. Nothing here knows a clock, a database or a bus.
 """
 
 from services.broker.saga.choosing import begin, begin_refused

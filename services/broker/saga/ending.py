@@ -14,7 +14,14 @@ from services.broker.saga.effects import CloseLanes, Effect, RecordEnd, Send
 from services.broker.saga.events import Heard
 from services.broker.saga.state import Failure, SagaState
 from shared.messages import Message, Refusal
-from shared.messages.porting import AbortTransfer, ReleaseReservation, Side, TransferAborted, TransferFailed
+from shared.messages.porting import (
+    AbortTransfer,
+    ReleaseReservation,
+    Side,
+    SwitchoverDenied,
+    TransferAborted,
+    TransferFailed,
+)
 from shared.messages.service_change import (
     PortCancelled,
     PortCompleted,
@@ -156,11 +163,18 @@ def fail(at: Moment, code: str, detail: str) -> Decision:
 
 
 def abort(at: Moment, failure: Failure, *effects: Effect, note: str = "") -> Decision:
-    """Stop the transfer on both sides; the port ends when both have confirmed. From now on switchover is denied."""
+    """Stop the transfer on both sides; the port ends when both have confirmed. From now on switchover is denied, also
+    to a node that has asked for it and waits.
+    """
     at = at.with_(failure=failure, aborted=())
+    denials: tuple[Effect, ...] = ()
+    if at.state.switchover_requested_at is not None and not at.state.reverted:
+        denied = SwitchoverDenied(port_id=at.state.port_id, code=failure.code, detail=at.failure.detail)
+        denials = (Send(at.recipient_node, denied),)
     return at.go(
         PortPhase.ABORTING,
         *effects,
+        *denials,
         *_abort_questions(at),
         note=note or f"{failure.code}: {failure.detail}",
         wake_at=at.now + at.timing.retry(0),
@@ -176,7 +190,7 @@ def _abort_questions(at: Moment) -> tuple[Effect, ...]:
     """AbortTransfer to each side that has not confirmed yet."""
     sides = {Side.OUTBOUND: at.state.donor_party, Side.INBOUND: at.recipient_party}
     return tuple(
-        Send(party, AbortTransfer(port_id=at.state.port_id, side=side, reason=at.failure.detail))
+        Send(party, AbortTransfer(port_id=at.state.port_id, side=side, reason=at.failure.detail, epoch=at.state.epoch))
         for side, party in sides.items()
         if side not in at.state.aborted
     )

@@ -93,12 +93,23 @@ class SagaState(Saved):
     moving_since: Timestamp | None = Field(
         default=None, description="When the window opened for this port; seeding before it does not count."
     )
-    switchover_requested_at: Timestamp | None = None
+    guest_paused_at: Timestamp | None = Field(
+        default=None, description="When the broker heard from the donor's node that all is sent and the guest stands."
+    )
+    switchover_requested_at: Timestamp | None = Field(
+        default=None, description="When the recipient's node first asked for the VM; it is granted or denied."
+    )
     arrived_at: Timestamp | None = Field(
         default=None, description="When the broker heard that the VM runs at the recipient."
     )
     outbound: OutboundFinished | None = None
     outbound_trouble: Text = ""
+    donor_stopped: bool = Field(
+        default=False, description="The donor reported a failure of its side, and that the guest does not run there."
+    )
+    donor_runs: bool = Field(
+        default=False, description="The donor's newest word is that its copy runs, although ownership has passed."
+    )
     disconnected: VmDisconnected | None = None
     provisioned: VmProvisioned | None = None
 
@@ -157,6 +168,11 @@ class SagaState(Saved):
         if self.donor_node is None or self.recipient_node is None:
             return None
         return LaneEnds(self.port_id, self.donor_node, self.recipient_node)
+
+    @property
+    def donor_let_go(self) -> bool:
+        """Whether the donor itself has said that the guest no longer runs there."""
+        return (self.outbound is not None or self.donor_stopped) and not self.donor_runs
 
     @property
     def holders(self) -> tuple[Name, ...]:

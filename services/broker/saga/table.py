@@ -27,7 +27,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from services.broker.saga import choosing, ending, moving, switching
+from services.broker.saga import arrival, choosing, ending, finishing, moving, switching
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.events import Heard
 from services.broker.saga.state import SagaState
@@ -36,6 +36,7 @@ from shared.messages.approval import DonorApproved, DonorRejected
 from shared.messages.porting import (
     CompletionFailed,
     DisksErased,
+    GuestPaused,
     InboundFinished,
     InboundOpened,
     OutboundFinished,
@@ -133,6 +134,10 @@ def _recipient_node(state: SagaState) -> tuple[Party | None, ...]:
     return (state.recipient_node,)
 
 
+def _donor_node(state: SagaState) -> tuple[Party | None, ...]:
+    return (state.donor_node,)
+
+
 def _nodes(state: SagaState) -> tuple[Party | None, ...]:
     return (state.donor_node, state.recipient_node)
 
@@ -150,6 +155,7 @@ SPEAKERS: Mapping[type[Message], _Speakers] = {
     ReservationRefused: _candidates,
     InboundOpened: _recipient,
     OutboundStarted: _donor,
+    GuestPaused: _donor_node,
     RequestSwitchover: _recipient_node,
     QuerySwitchover: _nodes,
     InboundFinished: _recipient,
@@ -195,11 +201,16 @@ def _port_deadline(at: Moment) -> datetime:
 
 ANYWHERE: tuple[On, ...] = (
     on(QuerySwitchover, switching.tell_owner),
+    on(GuestPaused, switching.pause_known),
     on(RequestSwitchover, switching.deny_switchover),
     on(Reserved, choosing.reserved_too_late),
 )
 """Answers to messages that a phase does not list itself."""
 
+_SWITCHOVER = (
+    on(GuestPaused, switching.guest_paused, to=(P.SWITCHING,)),
+    on(RequestSwitchover, switching.request_switchover, to=(P.SWITCHING,)),
+)
 _FAILED_BEFORE_COMMIT = on(TransferFailed, moving.transfer_failed, to=(P.ABORTING,))
 
 TABLE: Mapping[PortPhase, Phase] = {
@@ -252,8 +263,8 @@ TABLE: Mapping[PortPhase, Phase] = {
     P.STARTING: Phase(
         hears=(
             on(OutboundStarted, moving.outbound_started, to=(P.TRANSFERRING,)),
-            # Node to broker is one hop, node to agent to broker two: this may overtake OutboundStarted.
-            on(RequestSwitchover, switching.grant_switchover, to=(P.SWITCHING,)),
+            # Node to broker is one hop, node to agent to broker two: these may overtake OutboundStarted.
+            *_SWITCHOVER,
             _FAILED_BEFORE_COMMIT,
         ),
         limit=_within_port("starting"),
@@ -262,7 +273,7 @@ TABLE: Mapping[PortPhase, Phase] = {
         cancel=Cancel.ABORTS,
     ),
     P.TRANSFERRING: Phase(
-        hears=(on(RequestSwitchover, switching.grant_switchover, to=(P.SWITCHING,)), _FAILED_BEFORE_COMMIT),
+        hears=(*_SWITCHOVER, _FAILED_BEFORE_COMMIT),
         limit=_within_port("silence"),
         limit_text="timing.silence_s after the last progress, at most the port's deadline",
         on_deadline=Then(moving.transfer_deadline, to=(P.ABORTING,)),
@@ -271,40 +282,42 @@ TABLE: Mapping[PortPhase, Phase] = {
     P.SWITCHING: Phase(
         hears=(
             on(RequestSwitchover, switching.grant_again),
-            on(InboundFinished, switching.inbound_finished, to=(P.FINISHING,)),
-            on(OutboundFinished, switching.outbound_finished, to=(P.FINISHING,)),
-            on(TransferFailed, switching.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
+            on(InboundFinished, arrival.inbound_finished, to=(P.FINISHING,)),
+            on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
+            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
         ),
         limit=_after("switching"),
         limit_text="timing.switching_s",
-        on_deadline=Then(switching.switching_deadline, to=(P.RESOLVING, P.FINISHING)),
+        on_deadline=Then(arrival.switching_deadline, to=(P.RESOLVING, P.FINISHING)),
         cancel=Cancel.TOO_LATE,
     ),
     P.RESOLVING: Phase(
         hears=(
             on(RequestSwitchover, switching.grant_again),
-            on(InboundFinished, switching.inbound_finished, to=(P.FINISHING,)),
-            on(OutboundFinished, switching.outbound_finished, to=(P.FINISHING,)),
-            on(TransferFailed, switching.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
+            on(InboundFinished, arrival.inbound_finished, to=(P.FINISHING,)),
+            on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
+            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
         ),
         limit=_after("resolving"),
         limit_text="timing.resolving_s, repeated",
-        on_deadline=Then(switching.resolving_deadline, to=(P.FINISHING,)),
-        on_wake=Then(switching.ask_arrival_again),
+        on_deadline=Then(arrival.resolving_deadline, to=(P.FINISHING,)),
+        on_wake=Then(arrival.ask_arrival_again),
         cancel=Cancel.TOO_LATE,
     ),
     P.FINISHING: Phase(
         hears=(
             on(RequestSwitchover, switching.grant_again),
-            on(OutboundFinished, switching.late_figures),
-            on(VmDisconnected, switching.vm_disconnected, to=(P.COMPLETED,)),
-            on(VmProvisioned, switching.vm_provisioned, to=(P.COMPLETED,)),
-            on(CompletionFailed, switching.completion_failed),
+            on(InboundFinished, finishing.arrival_known),
+            on(OutboundFinished, finishing.late_figures),
+            on(TransferFailed, finishing.failed_while_finishing),
+            on(VmDisconnected, finishing.vm_disconnected, to=(P.COMPLETED,)),
+            on(VmProvisioned, finishing.vm_provisioned, to=(P.COMPLETED,)),
+            on(CompletionFailed, finishing.completion_failed),
         ),
         limit=_after("finishing"),
         limit_text="timing.finishing_s, repeated",
-        on_deadline=Then(switching.finishing_deadline),
-        on_wake=Then(switching.ask_completion_again),
+        on_deadline=Then(finishing.finishing_deadline),
+        on_wake=Then(finishing.ask_completion_again),
         cancel=Cancel.TOO_LATE,
     ),
     P.ABORTING: Phase(
@@ -320,7 +333,7 @@ TABLE: Mapping[PortPhase, Phase] = {
     ),
     P.COMPLETED: Phase(
         hears=(
-            on(DisksErased, switching.disks_erased),
+            on(DisksErased, finishing.disks_erased),
             on(RequestSwitchover, switching.tell_owner),
         ),
         cancel=Cancel.ENDED,

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 from uuid import UUID
 
-from shared.domain import LayerFacts
+from shared.domain import Domain, LayerFacts
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
@@ -53,6 +53,8 @@ class LiveVm:
 
     description: VmDescription
     domain_xml: str
+    domain: Domain = field(repr=False, compare=False)
+    """`domain_xml` as it was read; each step that needs more of it takes this, and reads no XML again."""
     files: tuple[str, ...] = ()
     """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any. What lies
     beneath its disks is not among them: it is not the VM's own."""

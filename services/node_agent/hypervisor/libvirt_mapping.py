@@ -15,7 +15,7 @@ import libvirt
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
-from shared.domain import LayerFacts, VmFacts, describe
+from shared.domain import LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -92,7 +92,8 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     if active:
         flags |= libvirt.VIR_DOMAIN_XML_MIGRATABLE
     xml = domain.XMLDesc(flags)
-    facts = describe(xml)
+    read = parse(xml)
+    facts = describe(read)
     blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
@@ -102,7 +103,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     # The migratable XML leaves out what libvirt itself found beneath a disk.
     live = describe(domain.XMLDesc(0)) if active else facts
     layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, files, layers)
+    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers)
 
 
 def allocated_or_zero(path: str | None) -> int:

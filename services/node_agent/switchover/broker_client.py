@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import structlog
-
+from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     QuerySwitchover,
@@ -21,7 +21,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 REPEAT_S = 2.0
 Answer = SwitchoverGranted | SwitchoverDenied | SwitchoverState
@@ -37,9 +37,18 @@ class BrokerClient:
         self._port_id = port_id
         self._publish = publish
         self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
+        self.readiness: BrokerReadiness | None = None
+        """Asks on its own whether the broker could commit; hears all answers about ownership."""
 
-    def deliver(self, answer: Answer) -> None:
-        """Take an answer; the oldest is dropped if nobody waits."""
+    def deliver(self, answer: Answer, *, question: UUID | None = None) -> None:
+        """Take the answer to the question of this id; the oldest is dropped if nobody waits.
+
+        An answer to `readiness` is no answer to a later question: it may be older than the commit.
+        """
+        if self.readiness is not None and isinstance(answer, SwitchoverState):
+            self.readiness.heard(answer, question=question)
+            if self.readiness.asked(question) and not (answer.committed or answer.ended):
+                return
         if self._answers.full():
             self._answers.get_nowait()
         self._answers.put_nowait(answer)

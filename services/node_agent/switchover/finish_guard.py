@@ -10,15 +10,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.verdict import Verdict, donor_verdict
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 ANSWER_WITHIN_S = 10.0
 """An answer to Finish that takes longer is probably lost. Asking too early costs only a question."""

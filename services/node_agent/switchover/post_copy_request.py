@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from shared.logs import get_logger
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 DRIVER = "driver"
 SWITCHOVER = "switchover"
@@ -27,12 +26,16 @@ async def ask_for_switchover(control: LaneSession, *, within_s: float = ANSWER_W
     """Return when the broker has committed the switchover. Raises `QuestionError`; then it may still be committed."""
     try:
         stream = control.open_stream(StreamKind.CONTROL, SWITCHOVER)
+    except (LaneError, ValueError) as error:
+        raise QuestionError(f"switchover was not granted: {error}") from error
+    try:
         stream.write_eof()
         async with asyncio.timeout(within_s):
             answer = await stream.read()
     except (LaneError, StreamError) as error:
         raise QuestionError(f"switchover was not granted: {error}") from error
     except TimeoutError:
+        stream.reset("no answer in time; it is asked again")
         raise QuestionError(f"switchover was not granted: no answer within {within_s:.0f} s") from None
     if answer != GRANTED:
         raise QuestionError(f"switchover was not granted: {answer.decode(errors='replace')[:500]}")

@@ -36,7 +36,7 @@ from services.node_agent.transfers.port_lanes import PortRoutes
 from services.node_agent.transfers.recovery import Recovery, recover_when_possible
 from services.node_agent.transfers.reporting import OutboundReports, TransferReports, failure_message
 from shared.domain import DomainXmlError
-from shared.logs import port_bound
+from shared.logs import get_logger, port_bound
 from shared.messages.base import PortMessage
 from shared.messages.nodes import ExpectOutbound
 from shared.messages.porting import (
@@ -49,14 +49,12 @@ from shared.messages.porting import (
 )
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 STORE_AGAIN_S = 1.0
 """How long to wait before an arrival that could not be stored (a full disk) is stored again."""
 ASK_AGAIN_S = 1.0
 """How long to wait before libvirt, which did not answer, is asked again where a guest is."""
-STORE_AGAIN_S = 1.0
-"""How long to wait before an arrival that could not be stored (a full disk) is stored again."""
 FAILED_FLUSH_S = 1.0
 """How long a failed transfer tries to send its error to the other side."""
 

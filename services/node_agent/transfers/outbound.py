@@ -32,8 +32,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import structlog
-
 from services.node_agent.hypervisor.interface import (
     Hypervisor,
     HypervisorError,
@@ -48,6 +46,7 @@ from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
 from services.node_agent.switchover.finish_guard import DonorFinishGuard
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
+from services.node_agent.switchover.readiness import SwitchoverReadiness
 from services.node_agent.switchover.verdict import Verdict
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.migration_watch import MigrationWatch
@@ -60,12 +59,13 @@ from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import DomainXmlError
 from shared.errors import VmportError
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 FIRST_DOWNTIME_MS = 50
@@ -143,6 +143,7 @@ class Outbound:
         self._guard = DonorFinishGuard(
             agreement, hypervisor=hypervisor, broker=broker, journal=journal, in_doubt=reporter.in_doubt, clock=clock
         )
+        self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
         self._preparation = self._make_preparation(now)
 
         self._connections = OutboundConnections(
@@ -211,7 +212,7 @@ class Outbound:
         vm = await self._preparation.check_vm()
         self._was_running = True
         self._contents.scan_ahead(Path(file) for file in vm.files)
-        self._outage.open(vm.domain_xml)
+        self._outage.open(vm.domain)
         self._journal.remember_disks(vm.files)
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
@@ -258,6 +259,7 @@ class Outbound:
             watch_every_s=self._tuning.watch_every_s,
             progress_every_s=self._tuning.progress_every_s,
             clock=self._clock,
+            not_ready=lambda: self._readiness.problem,
         )
 
     async def _migrate(self, plan: MigrationPlan) -> None:
@@ -321,6 +323,7 @@ class Outbound:
 
     def _on_memory_flows(self) -> None:
         self._outage.memory_flows()
+        self._tasks.spawn(self._readiness.run(), name="readiness")
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:
         if event.vm_uuid != self._agreement.vm_uuid or self._guard.passed:

@@ -71,9 +71,10 @@ class OutboundConnections:
                 self._note_trouble("driver_connection", str(error))
 
     async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._memory_flows()
         # QEMU's first connection is the migration stream; in post-copy a second one carries what the guest waits for.
         first, self._has_memory = not self._has_memory, True
+        if first:
+            self._memory_flows()
         await self._pump(Lane.MEMORY if first else Lane.URGENT, StreamKind.MEMORY, reader, writer)
 
     async def _on_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -14,8 +14,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
@@ -23,11 +21,12 @@ from services.node_agent.switchover.finish_guard import DonorFinishGuard
 from services.node_agent.switchover.verdict import Verdict
 from services.node_agent.transfers.cleanup import remove_created
 from services.node_agent.transfers.errors import TransferError
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import InboundFinished, Side
 from shared.messages.vm import VmState
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 CODE = "node_agent_restarted"
 SETTLE_S = 20.0

@@ -9,8 +9,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.lanes.core.errors import LaneError, StreamError
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc.messages import FrameParser
@@ -25,9 +23,10 @@ from services.node_agent.libvirt_rpc.relay import (
     local_answer,
 )
 from services.node_agent.switchover.verdict import Verdict
+from shared.logs import get_logger
 from shared.tasks import first_error
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 _READ_BYTES = 256 * 1024
 _HANG_UP_S = 5.0

@@ -14,7 +14,7 @@ from tests.support.donor_world import World
 
 
 async def test_inventory_is_reported_when_it_changes(running: World) -> None:
-    """A new VM at once, the same news not again; a VM that has left is not served here any more."""
+    """A new VM at once, what is known already not again; a VM that has left is not served here any more."""
     await running.beat()
     await running.beat()
     assert [len(report.vms) for report in running.heard(BROKER, InventoryReported)] == [1]

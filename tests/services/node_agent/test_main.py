@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from services.node_agent.main import main
+from services.node_agent.state.lock import StateLock
 from shared.certificates import issue, make_authority
 from shared.exit_codes import ExitCode
 
@@ -68,3 +70,21 @@ def test_every_setting_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """An operator starts from the sample."""
     assert main(["--print-config"]) == ExitCode.OK
     assert "image_dir" in capsys.readouterr().out
+
+
+def test_a_state_directory_serves_one_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second agent ends as for any wrong setting, and names directory and process; it touches no journal."""
+    monkeypatch.setenv("VMPORT_TELEMETRY__PORT", "0")
+    config = tmp_path / "node.toml"
+    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/node"\n')
+    lock = StateLock(tmp_path / "node")
+    lock.acquire()
+    try:
+        assert main(["--config", str(config)]) == ExitCode.CONFIG
+    finally:
+        lock.release()
+    said = capfd.readouterr().err
+    assert f"{tmp_path}/node is in use by process {os.getpid()}" in said
+    assert not (tmp_path / "node" / "ports").exists()

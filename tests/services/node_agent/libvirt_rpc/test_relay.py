@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.node_agent.libvirt_rpc.messages import (
+    ERR_OPERATION_DENIED,
     KEEPALIVE_PROGRAM,
     PING,
     PONG_FRAME,
@@ -130,3 +131,30 @@ def test_goodbyes_can_be_answered_here() -> None:
     assert answer is not None
     assert (answer.serial, answer.type, answer.status) == (4, FrameType.REPLY, Status.OK)
     assert local_answer(FINISH) is None
+    assert (answer.program, answer.procedure, answer.payload) == (REMOTE_PROGRAM, Procedure.CONNECT_CLOSE, b"")
+    unregister = local_answer(encode_call(PlainCall(Procedure.UNREGISTER_CLOSE_CALLBACK), 5))
+    assert unregister is not None
+    assert (unregister.procedure, unregister.serial) == (Procedure.UNREGISTER_CLOSE_CALLBACK, 5)
+
+
+def test_a_keepalive_of_the_recipient_hides_no_reply() -> None:
+    """What comes behind it in the same bytes is taken."""
+    reply = Frame(REMOTE_PROGRAM, 60, FrameType.REPLY, 1, Status.OK, b"\0\0\0\1").to_bytes()
+    assert DonorRelay(VM, "web").receive_from_lane(PONG_FRAME.to_bytes() + reply) == [ToLocal(reply)]
+
+
+def test_libvirtd_hears_that_the_operation_was_denied() -> None:
+    """VIR_ERR_OPERATION_DENIED: not an internal error, for which it would blame itself."""
+    relay = relay_in_finish()
+    assert relay.refuse("no") == [ToLocal(encode_error(FINISH, "no", ERR_OPERATION_DENIED).to_bytes())]
+
+
+def test_only_a_call_is_a_finish() -> None:
+    """A message of the same number is not."""
+    message = Frame(REMOTE_PROGRAM, Procedure.MIGRATE_FINISH3_PARAMS, FrameType.MESSAGE, 3, Status.OK, b"").to_bytes()
+    assert DonorRelay(VM, "web").receive_from_local(message) == [ToLane(message)]
+
+
+def test_an_answer_that_was_not_kept_is_not_released() -> None:
+    """Finish is out, its answer has not come."""
+    assert relay_in_finish().release() == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID, uuid4
 
 from services.node_agent.switchover.broker_client import Answer, BrokerClient
+from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.bus import BusDown
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
@@ -92,3 +94,38 @@ async def test_old_answers_are_forgotten() -> None:
     assert answer is not None
     assert answer.committed
     assert isinstance(script.heard[0].port_id, UUID)
+
+
+async def test_an_answer_about_readiness_answers_no_later_question() -> None:
+    """It may be older than the commit: a donor that took it for the ledger's word would let its copy run."""
+    question = uuid4()
+
+    async def publish(_: PortMessage, __: UUID) -> None:
+        return
+
+    script = Script(None)
+    script.talk.readiness = BrokerReadiness(PORT, publish, clock=lambda: 0.0)
+    script.talk.readiness._asked[question] = 0.0
+    waiting = asyncio.ensure_future(script.talk.query())
+    await asyncio.sleep(0)
+    script.talk.deliver(state(), question=question)
+    assert await waiting is None
+    assert script.talk.readiness.is_fresh
+
+
+async def test_a_commit_is_an_answer_whoever_asked() -> None:
+    """It is never taken back without a word."""
+    question = uuid4()
+
+    async def publish(_: PortMessage, __: UUID) -> None:
+        return
+
+    script = Script(None)
+    script.talk.readiness = BrokerReadiness(PORT, publish, clock=lambda: 0.0)
+    script.talk.readiness._asked[question] = 0.0
+    waiting = asyncio.ensure_future(script.talk.query())
+    await asyncio.sleep(0)
+    script.talk.deliver(state(committed=True, owner="beta"), question=question)
+    answer = await waiting
+    assert answer is not None
+    assert answer.committed

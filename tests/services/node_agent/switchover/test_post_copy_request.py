@@ -21,6 +21,7 @@ from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
+from services.node_agent.switchover.post_copy_request import ask_for_switchover
 from shared.page_stream.bodies import LaneRole, StreamKind
 
 WANTED = OverlaysWanted(
@@ -103,3 +104,15 @@ async def test_a_question_that_makes_no_sense_is_refused(question: bytes) -> Non
         await stream.write(question)
         stream.write_eof()
         assert "overlays" in await refused
+
+
+async def test_a_question_without_an_answer_leaves_no_stream() -> None:
+    """It is asked again and again during an outage; each one ends."""
+
+    async def silent(stream: LaneStream) -> None:
+        await stream.read()
+
+    async with lane(silent) as control:
+        with pytest.raises(QuestionError, match="no answer"):
+            await ask_for_switchover(control, within_s=0.05)
+        assert control.stats().open_streams == 0

@@ -22,6 +22,9 @@ ARRIVED = state(committed=True, owner=RECIPIENT, arrived=True)
 OVER_THERE = state(committed=True, owner=RECIPIENT, ended=True)
 HERE = state(committed=False, owner=DONOR)
 OVER_HERE = state(committed=False, owner=DONOR, ended=True)
+COMMITTED_TO_US = state(committed=True, owner=DONOR, arrived=True)
+OTHERS = state(committed=False, owner=RECIPIENT, arrived=True)
+"""Contradictions, which a broker never says: neither is a reason to kill a copy."""
 
 
 @pytest.mark.parametrize(
@@ -37,6 +40,8 @@ OVER_HERE = state(committed=False, owner=DONOR, ended=True)
         (HERE, False, False, Verdict.WAIT),
         (HERE, True, False, Verdict.RUNS_HERE),
         (OVER_HERE, False, False, Verdict.RUNS_HERE),
+        (COMMITTED_TO_US, False, False, Verdict.WAIT),
+        (OTHERS, False, False, Verdict.WAIT),
     ],
 )
 def test_verdicts(

@@ -11,7 +11,8 @@ from uuid import UUID
 import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats
-from services.node_agent.switchover.convergence import GiveUp, SetMaxDowntime, StartPostCopy, Step
+from services.node_agent.lanes.core.errors import QuestionError
+from services.node_agent.switchover.convergence import NEVER_MS, GiveUp, SetMaxDowntime, StartPostCopy, Step
 from shared.messages.service_change import TransferPhase
 
 if TYPE_CHECKING:
@@ -119,3 +120,73 @@ async def test_a_refused_post_copy_leaves_the_guest_fenced(
     await pair.outbound._make_watch()._carry_out(StartPostCopy())
     assert not pair.outbound._guard.post_copy
     assert pair.donor.vms[VM].frozen is finish_is_out
+
+
+async def test_a_question_for_post_copy_that_failed_is_asked_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The link was away: until post-copy has started the ladder is not over."""
+    asked: list[bool] = []
+
+    async def ask(_: object) -> None:
+        asked.append(True)
+        if len(asked) < 3:
+            raise QuestionError("no answer within 30 s")
+
+    async def started(_: UUID) -> None:
+        return None
+
+    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ask_for_switchover", ask)
+    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ASK_AGAIN_S", 0.0)
+    monkeypatch.setattr(pair.donor, "start_post_copy", started)
+    watch = pair.outbound._make_watch()
+    watch._downtime._ladder.post_copy = "always"
+    second_round = JobStats(memory_total_bytes=100, memory_iteration=2)
+    for _ in range(5):
+        for step in watch._downtime.sample(second_round):
+            await watch._carry_out(step)
+    assert len(asked) == 3
+    assert pair.outbound._guard.post_copy
+
+
+async def test_a_switchover_is_held_off_while_the_broker_is_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the least, and the end of the memory is not read; both are taken back when the broker is there."""
+    problem: str | None = "waiting for the broker"
+    stops: list[bool] = []
+
+    def stop_reading(_: object, *, stopped: bool) -> None:
+        stops.append(stopped)
+
+    monkeypatch.setattr(pair.lanes_a, "stop_reading", stop_reading)
+    watch = pair.outbound._make_watch()
+    watch._not_ready = lambda: problem
+    for stats in (MEMORY, JobStats(memory_total_bytes=100, memory_iteration=2)):
+        watch._hold_if_not_ready(stats)
+        for step in watch._downtime.sample(stats, may_switch=watch._held is None):
+            await watch._carry_out(step)
+    assert stops == [False, True]
+    assert pair.donor.max_downtimes_ms == [NEVER_MS]
+    problem = None
+    watch._hold_if_not_ready(JobStats(memory_total_bytes=100, memory_iteration=2))
+    assert stops[-1] is False
+    assert pair.heard.holds == [True, False]
+
+
+async def test_a_paused_guest_is_not_held(pair: Pair) -> None:
+    """It would only wait longer."""
+    watch = pair.outbound._make_watch()
+    watch._not_ready = lambda: "waiting for the broker"
+    watch._paused = lambda: True
+    watch._hold_if_not_ready(JobStats(memory_total_bytes=100, memory_iteration=2))
+    assert watch._held is None
+
+
+async def test_a_report_that_takes_long_delays_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ is away: the guest's migration is watched all the same, and one report waits, not many."""
+    reports: list[object] = []
+
+    async def stuck(progress: object, *, wire_bytes: int) -> None:  # noqa: ARG001  # the reporter's shape
+        reports.append(progress)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pair.heard, "progressed", stuck)
+    async with watching(pair, Job(*[MEMORY] * 20), monkeypatch):
+        assert len(reports) == 1
