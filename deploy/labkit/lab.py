@@ -187,8 +187,16 @@ class Lab(LabGuests):
         """
         service = self.service(name)
         with self._locked():
-            self._start_services([service], overrides)
+            self._start_services([service], {service.role: overrides or {}})
         return self.process(name)
+
+    def start_services(self, overrides: Mapping[str, Mapping[str, str]]) -> None:
+        """Start all of vmport's processes together, and wait until they are ready. Raises `LabError`.
+
+        `overrides` are as those of `start_service`, for each role: broker, donor, recipient, node.
+        """
+        with self._locked():
+            self._start_services(services.services(self.plan), overrides)
 
     def stop_service(self, name: str, *, kill: bool = False) -> None:
         """End one of vmport's processes by SIGTERM, or at once by SIGKILL; its record stays until the next start."""
@@ -261,10 +269,12 @@ class Lab(LabGuests):
             self._record(hosts.holder_name(provider), hosts.ensure_holder(self.plan, self._state, provider))
             self._record(f"libvirtd-{provider}", hosts.start_libvirtd(self.plan, self._state, provider))
 
-    def _start_services(self, wanted: Sequence[Service], overrides: Mapping[str, str] | None = None) -> None:
+    def _start_services(
+        self, wanted: Sequence[Service], overrides: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         running = {}
         for service in wanted:
-            running[service] = services.start(self.plan, self._state, service, overrides)
+            running[service] = services.start(self.plan, self._state, service, (overrides or {}).get(service.role))
             self._record(service.name, running[service])
         services.wait_until_ready(self.plan, running, timeout_s=60)
 

@@ -17,7 +17,9 @@ from tests.chaos.site import Site
 WINDOW_AHEAD = "+6s"
 _QUEUED_S = 0.3
 """Longer than what two nodes need to tell a stopped broker that the guest is frozen and that Finish waits."""
-_STEP_S = 15.0
+_STEP_S = 30.0
+_FROZEN_S = 240.0
+"""For a transfer of memory on a machine that does much else."""
 
 
 class MissedInstant(NotReached):
@@ -76,7 +78,13 @@ def _wait_for_data(tenant: Tenant, kind: str) -> None:
 def _hold_frozen(site: Site, log: BrokerLog, tenant: Tenant, vm_uuid: str) -> None:
     _wait_for_data(tenant, "memory")
     (pid,) = site.qemus(vm_uuid)[site.donor]
-    wait_for("the frozen guest", lambda: is_stopped(pid), 60, poll_s=0.0005)
+
+    def frozen() -> bool:
+        if tenant.outcome is not None:
+            raise NotReached(f"the port ended before its guest was frozen: {tenant.outcome}")
+        return is_stopped(pid)
+
+    wait_for("the frozen guest", frozen, _FROZEN_S, poll_s=0.0005)
     site.hold("broker")
     time.sleep(_QUEUED_S)
     if log.committed(tenant.port_id):

@@ -53,8 +53,7 @@ class Site:
     def up(self) -> None:
         """Bring everything up."""
         self.lab.up(LabOptions(link=LINK, services=False, small_disks=True))
-        for service in services(self.lab.plan):
-            self.start(service.name)
+        self.lab.start_services(_OVERRIDES)
         self.lab.guest_build()
 
     def start(self, name: str) -> None:
