@@ -79,6 +79,11 @@ def count_refusals(tx: Transaction, counter: Counter, refusals: Iterable[Refusal
         tx.after_commit(counter.labels(code).inc)
 
 
+def silence_s(heard_at: datetime, now: datetime) -> float:
+    """For how many seconds a node has not been heard."""
+    return max(0.0, (now - heard_at).total_seconds())
+
+
 async def send_to_node(
     tx: Transaction, name: str, message: Message, *, cause: AnyEnvelope | None, deadline: datetime | None
 ) -> None:

@@ -7,7 +7,7 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -196,6 +196,16 @@ async def active_phases(connection: AsyncConnection) -> Sequence[PortPhase]:
     """The phases of all ports under way; for metrics."""
     rows = await connection.execute(select(ports.c.phase).where(ports.c.active))
     return [PortPhase(row.phase) for row in rows]
+
+
+async def oldest_since(connection: AsyncConnection, phases: Collection[PortPhase]) -> dict[PortPhase, datetime]:
+    """Since when the oldest port of each of these phases has been in it; for metrics."""
+    statement = select(ports.c.state).where(ports.c.active, ports.c.phase.in_([phase.value for phase in phases]))
+    oldest: dict[PortPhase, datetime] = {}
+    for row in await connection.execute(statement):
+        state = SagaState.model_validate_json(row.state)
+        oldest[state.phase] = min(oldest.get(state.phase, state.phase_since), state.phase_since)
+    return oldest
 
 
 async def active_ports(connection: AsyncConnection) -> Sequence[UUID]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
+from services.broker import settle
 from services.broker.metrics import BrokerMetrics
 from services.broker.migrate import SchemaUnknown, migrate
 from services.broker.saga.diagram import markdown
@@ -17,6 +19,7 @@ from shared.runtime import Action, Runtime, run_service
 from shared.store import Store
 
 ABOUT = "vmport's broker: verifies, fixes and records ports, and says who serves a VM."
+SEE_ALSO = "To settle a port that waits for an operator: vmport-broker settle --help."
 
 
 async def serve(runtime: Runtime[BrokerSettings]) -> None:
@@ -56,9 +59,14 @@ def _print_saga(_settings: BrokerSettings | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the broker; returns its exit code."""
+    """Run the broker, or settle a port; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["settle"]:
+        return settle.main(arguments[1:])
     actions: tuple[Action[BrokerSettings], ...] = (
         Action("--print-saga", "print the saga's state diagram and deadlines as Markdown and exit", _print_saga),
         Action("--migrate", "bring the ledger's schema up to date and exit", _migrate, needs_settings=True),
     )
-    return run_service("vmport-broker", BrokerSettings, serve, about=ABOUT, actions=actions, argv=argv)
+    return run_service(
+        "vmport-broker", BrokerSettings, serve, about=ABOUT, see_also=SEE_ALSO, actions=actions, argv=arguments
+    )

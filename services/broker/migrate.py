@@ -56,3 +56,15 @@ async def migrate(store: Store) -> str:
     except CommandError as error:
         reason = f"its schema does not fit this release ({error}); was it made by a later one?"
         raise SchemaUnknown(store.shown_url, reason) from error
+
+
+async def check_schema(store: Store) -> None:
+    """Raise `SchemaUnknown` unless the ledger has this release's schema; changes nothing."""
+
+    def revision(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    async with store.reading() as connection:
+        found = await connection.run_sync(revision)
+    if found != head_revision():
+        raise SchemaUnknown(store.shown_url, f"its schema is at revision {found}, this release needs {head_revision()}")

@@ -29,6 +29,7 @@ from services.broker.saga import (
     RecordEnd,
     SagaState,
     Send,
+    Settled,
     Timing,
     Verdict,
     WakeUp,
@@ -208,7 +209,7 @@ def _event_name(event: Event) -> str:
     match event:
         case Heard():
             return type(event.message).__name__
-        case DeadlinePassed() | WakeUp() | LanesOpened():
+        case DeadlinePassed() | WakeUp() | LanesOpened() | Settled():
             return type(event).__name__
 
 

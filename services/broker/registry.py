@@ -8,7 +8,7 @@ conflict.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,10 +18,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
 from services.broker.rules import Facts, KnownVm
-from services.broker.tables import conflicts, epochs, providers, vms
+from services.broker.tables import conflicts, epochs, nodes, providers, vms
 from shared.messages.nodes import CapacityReported, InventoryReported, OwnedVm
 from shared.messages.service_change import PortRequested
-from shared.parties import Name
+from shared.parties import Name, Party
 from shared.store import Transaction
 
 CHUNK = 500
@@ -34,6 +34,7 @@ FUTURE_TOLERANCE = timedelta(minutes=5)
 async def take_inventory(tx: Transaction, provider: Name, report: InventoryReported) -> int:
     """Enter a provider's inventory; returns how many of its VMs belong to another provider."""
     at = min(report.at, tx.now + FUTURE_TOLERANCE)
+    await _hear_nodes(tx, provider, report.nodes_silent_s)
     if not await _newer(tx, provider, at):
         return 0
     conflicting: list[UUID] = []
@@ -137,6 +138,7 @@ async def _flag(tx: Transaction, provider: Name, vm_uuid: UUID) -> None:
 async def take_capacity(tx: Transaction, provider: Name, report: CapacityReported) -> None:
     """Enter a provider's free capacity."""
     at = min(report.at, tx.now + FUTURE_TOLERANCE)
+    await _hear_nodes(tx, provider, report.nodes_silent_s)
     await _touch(tx, provider)
     await tx.execute(
         update(providers)
@@ -150,6 +152,22 @@ async def take_capacity(tx: Transaction, provider: Name, report: CapacityReporte
             disk_free_bytes=report.disk_free_bytes,
         )
     )
+
+
+async def _hear_nodes(tx: Transaction, provider: Name, silent_s: Mapping[Name, float]) -> None:
+    """Note when each node was heard; the newest of what both agents say counts."""
+    known = {row.name: row.heard_at for row in await tx.execute(select(nodes).where(nodes.c.provider == provider))}
+    for name, seconds in sorted(silent_s.items()):
+        heard_at = tx.now - timedelta(seconds=seconds)
+        if name not in known or known[name] < heard_at:
+            await tx.upsert(nodes, {"provider": provider, "name": name, "heard_at": heard_at}, key=("provider", "name"))
+
+
+async def node_heard_at(connection: AsyncConnection, party: Party) -> datetime | None:
+    """When a node was last heard by an agent of its provider; None if it never was."""
+    mine = (nodes.c.provider == party.owner) & (nodes.c.name == party.node)
+    found: datetime | None = (await connection.execute(select(nodes.c.heard_at).where(mine))).scalar_one_or_none()
+    return found
 
 
 async def facts_for(

@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.broker import ledger, queries, registry
 from services.broker.ledger import LedgerConflict, StoredPort
-from services.broker.metrics import BrokerMetrics
+from services.broker.metrics import WAITING, BrokerMetrics
 from services.broker.port_steps import Stepper, read_timer
 from services.broker.progress import ProgressRelay
 from services.broker.relay_lanes import LaneKeeper
@@ -228,6 +228,9 @@ class BrokerService(StatefulService):
             try:
                 async with self.store.reading() as connection:
                     self._metrics.show_active(await ledger.active_phases(connection))
+                    since = await ledger.oldest_since(connection, WAITING)
+                now = self.store.clock()
+                self._metrics.show_waiting({phase: (now - at).total_seconds() for phase, at in since.items()})
             except (StoreDown, SQLAlchemyError) as error:
                 log.warning("ledger unavailable for gauges", error=str(error))
             await asyncio.sleep(GAUGES_INTERVAL_S)

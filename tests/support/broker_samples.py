@@ -23,9 +23,11 @@ from services.broker.saga import (
     LanesOpened,
     Moment,
     OpenLanes,
+    Owner,
     RecordEnd,
     SagaState,
     Send,
+    Settled,
     Timing,
     WakeUp,
     begin,
@@ -286,6 +288,10 @@ class Conversation:
         assert self.state.deadline is not None
         self.now = max(self.now, self.state.deadline)
         return self._take(DeadlinePassed(last_heard))
+
+    def settle(self, owner: str, evidence: str = "looked at both hosts") -> Conversation:
+        """An operator decides."""
+        return self._take(Settled(owner=Owner(owner), by="root@broker-1", evidence=evidence))
 
     def wake(self) -> Conversation:
         """Nothing happens until the phase's own time."""

@@ -157,10 +157,14 @@ class World:
             message = envelope.data
             if isinstance(message, RequestSwitchover | QuerySwitchover | GuestPaused):
                 if not self._is_about_readiness(envelope):
-                    self.ledger.asked.append(message)
-                    self.ledger.was_asked.set()
-                if not self.ledger.silent:
-                    await self.say(BROKER, envelope.sender, self.ledger.answer(message))
+                    self.ledger.hear(message)
+                if self.ledger.silent:
+                    return
+                committed = self.ledger.committed
+                if (answer := self.ledger.answer(message)) is not None:
+                    await self.say(BROKER, envelope.sender, answer)
+                if self.ledger.committed and not committed:
+                    await self.say(BROKER, ALPHA, self.ledger.state())
 
         await bus.consume(handle)
 

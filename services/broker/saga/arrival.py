@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 from services.broker.saga.decision import Decision, Moment
-from services.broker.saga.effects import Alarm, CommitEpoch, Send
+from services.broker.saga.effects import Alarm, CommitEpoch
 from services.broker.saga.ending import abort
 from services.broker.saga.events import Heard
 from services.broker.saga.finishing import donor_failed, finish
 from services.broker.saga.state import Failure
-from services.broker.saga.switching import grant_to_recipient, ownership
+from services.broker.saga.switching import grant_to_recipient, state_to_donor
 from shared.messages.porting import InboundFinished, OutboundFinished, TransferFailed
 from shared.messages.service_change import PortPhase
 
@@ -60,7 +60,7 @@ def give_back(at: Moment, failure: Failure) -> Decision:
         reverted,
         failure,
         CommitEpoch(agreed.vm_uuid, epoch, agreed.donor, agreed.donor_node),
-        Send(at.donor_node, ownership(reverted, phase=PortPhase.ABORTING)),
+        state_to_donor(reverted, phase=PortPhase.ABORTING),
         note=f"epoch {epoch} committed back to {agreed.donor}: {failure.detail}",
     )
 

@@ -6,6 +6,8 @@
   failure that says so), or an operator's. A donor that says nothing is asked: its node is told who owns the VM and that
   it has arrived, and answers with its word.
 * A donor that says that its copy runs is told the same, and an operator is called.
+* After an operator has settled the port (`settling`), the deadline ends it: what is not confirmed then is a debt that
+  the tenant's message names. Who comes back later pays it.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import Alarm, Effect, Send
 from services.broker.saga.ending import complete
 from services.broker.saga.events import Heard
-from services.broker.saga.switching import ownership
+from services.broker.saga.switching import state_to_donor
 from shared.messages.porting import (
     CompletionFailed,
     DisconnectVm,
@@ -35,36 +37,41 @@ from shared.messages.service_change import PortPhase
 def finish(at: Moment, note: str) -> Decision:
     """Enter the phase. A donor whose word is missing is asked until it speaks, and an operator is called."""
     alarms: tuple[Effect, ...] = ()
-    if not at.state.donor_let_go and not at.state.donor_runs:
+    if not at.state.may_disconnect and not at.state.donor_runs:
         alarms = (Alarm("donor_silent", "the VM has arrived, and the donor does not say that it let it go"),)
     return at.go(PortPhase.FINISHING, *alarms, *_questions(at), note=note, wake_at=_wake_at(at, 0))
 
 
 def _questions(at: Moment) -> tuple[Effect, ...]:
     """What is asked now: provisioning first, then the disconnection; and the donor's word, if it is missing."""
-    state, vm_uuid = at.state, at.agreement.vm_uuid
+    state = at.state
     effects: list[Effect] = []
     if state.provisioned is None:
         provision = ProvisionVm(
             port_id=state.port_id,
-            vm_uuid=vm_uuid,
+            vm_uuid=at.agreement.vm_uuid,
             autostart=at.identity.vm.autostart,
             donor_xml=at.identity.domain_xml,
         )
         effects.append(Send(at.recipient_party, provision))
-    elif state.disconnected is None and state.donor_let_go:
-        effects.append(Send(state.donor_party, DisconnectVm(port_id=state.port_id, vm_uuid=vm_uuid)))
+    elif state.disconnected is None and state.may_disconnect:
+        effects.append(_disconnect(at))
     if _word_missing(at):
-        effects.append(_tell_donor(at))
+        effects.append(state_to_donor(at, phase=PortPhase.FINISHING))
     return tuple(effects)
 
 
+def _disconnect(at: Moment) -> Effect:
+    return Send(at.state.donor_party, DisconnectVm(port_id=at.state.port_id, vm_uuid=at.agreement.vm_uuid))
+
+
+def ask_all(at: Moment, note: str) -> Decision:
+    """Ask for whatever is open, and start the phase's time again."""
+    return at.stay(*_questions(at), note=note, rearm=True, wake_at=None)
+
+
 def _word_missing(at: Moment) -> bool:
-    return at.state.disconnected is None and not at.state.donor_let_go
-
-
-def _tell_donor(at: Moment) -> Effect:
-    return Send(at.donor_node, ownership(at, phase=PortPhase.FINISHING))
+    return at.state.disconnected is None and not at.state.may_disconnect
 
 
 def _wake_at(at: Moment, retries: int) -> datetime | None:
@@ -82,7 +89,7 @@ def donor_failed(at: Moment, report: TransferFailed) -> tuple[Moment, tuple[Effe
     if not report.guest_running:
         return known, (), f"donor: {trouble}"
     alarm = Alarm("runs_at_donor_after_commit", f"the donor reports that its copy of the VM runs: {trouble}")
-    return known, (alarm, Send(at.donor_node, ownership(known))), f"donor: {trouble}"
+    return known, (alarm, state_to_donor(known)), f"donor: {trouble}"
 
 
 def late_figures(at: Moment, heard: Heard[OutboundFinished]) -> Decision:
@@ -159,7 +166,10 @@ def ask_completion_again(at: Moment) -> Decision:
 
 
 def finishing_deadline(at: Moment) -> Decision:
-    """The VM runs at the recipient, only the completion is late: go on asking, and call an operator."""
+    """The completion is late: go on asking, and call an operator. Once one has settled the port, it ends so."""
+    if at.state.settled is not None:
+        debts = tuple(f"Not confirmed: {what}." for what in missing(at))
+        return complete(at.with_(warnings=(*at.state.warnings, *debts)))
     alarm = Alarm("completion_late", f"still missing: {' and '.join(missing(at))}")
     return at.stay(alarm, *_questions(at), note=alarm.detail, rearm=True)
 
@@ -167,9 +177,8 @@ def finishing_deadline(at: Moment) -> Decision:
 def missing(at: Moment) -> tuple[str, ...]:
     """What is not confirmed yet, in words."""
     state = at.state
-    donor_word = not state.donor_let_go and state.disconnected is None
     facts = (
-        (f"the word of {state.request.donor} that the guest left", donor_word),
+        (f"the word of {state.request.donor} that the guest left", _word_missing(at)),
         (f"the disconnection at {state.request.donor}", state.disconnected is None),
         (f"the provisioning at {at.recipient}", state.provisioned is None),
     )
@@ -182,3 +191,27 @@ def missing(at: Moment) -> tuple[str, ...]:
 def disks_erased(at: Moment, heard: Heard[DisksErased]) -> Decision:
     """The donor's quarantine is over; only recorded."""
     return at.stay(note=f"{heard.sender.owner} erased the VM's disks")
+
+
+def provisioned_late(at: Moment, heard: Heard[VmProvisioned]) -> Decision:
+    """A debt of the recipient is paid; now the donor may pay its own."""
+    note = f"provisioned at {heard.sender.owner}, after the end"
+    if at.state.provisioned is None and at.state.disconnected is None:
+        return at.stay(_disconnect(at), note=note)
+    return at.stay(note=note)
+
+
+def disconnected_late(at: Moment, heard: Heard[VmDisconnected]) -> Decision:
+    """A debt of the donor is paid, or its answer comes again."""
+    return at.stay(note=f"disconnected at {heard.sender.owner}, after the end")
+
+
+def failed_late(at: Moment, heard: Heard[TransferFailed]) -> Decision:
+    """A word about the guest after the end: an alarm, if it is not where the record says."""
+    report = heard.message
+    note = f"{heard.sender.owner}: {report.code}: {report.detail}"
+    is_donor = heard.sender == at.state.donor_party
+    if report.guest_running is not is_donor:
+        return at.stay(note=note)
+    code = "runs_at_donor_after_commit" if is_donor else "lost_after_arrival"
+    return at.stay(Alarm(code, f"after the port's end: {note}"), state_to_donor(at), note=note)

@@ -50,6 +50,19 @@ class Failure(Saved):
     detail: Text
 
 
+class Settlement(Saved):
+    """An operator's decision who owns the VM, where the parties could not say it."""
+
+    owner: Name
+    by: Text
+    at: Timestamp
+    evidence: Text
+
+    def __str__(self) -> str:
+        """For the record, and for the tenant."""
+        return f"Settled for {self.owner} by {self.by} at {self.at.isoformat()}: {self.evidence}"
+
+
 class SagaState(Saved):
     """Everything about one port. ``version`` is the version of this format."""
 
@@ -119,6 +132,10 @@ class SagaState(Saved):
     aborted: tuple[Side, ...] = Field(
         default=(), description="Sides that have confirmed that their transfer is stopped."
     )
+    contradiction: Text = Field(
+        default="", description="A side's word against the abort; the abort ends only with words that agree again."
+    )
+    settled: Settlement | None = None
     warnings: tuple[Text, ...] = ()
     sla: SlaRecord | None = None
 
@@ -173,6 +190,11 @@ class SagaState(Saved):
     def donor_let_go(self) -> bool:
         """Whether the donor itself has said that the guest no longer runs there."""
         return (self.outbound is not None or self.donor_stopped) and not self.donor_runs
+
+    @property
+    def may_disconnect(self) -> bool:
+        """Whether the donor may be told to take the VM off: after its own word, or an operator's."""
+        return self.donor_let_go or self.settled is not None
 
     @property
     def holders(self) -> tuple[Name, ...]:

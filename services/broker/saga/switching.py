@@ -34,12 +34,12 @@ def guest_paused(at: Moment, heard: Heard[GuestPaused]) -> Decision:
         return _not_agreed(at, heard)
     refusal = _not_now(at)
     if refusal is not None:
-        return at.stay(_state_to_donor(at), note=f"no switchover: {refusal[1]}")
+        return at.stay(state_to_donor(at), note=f"no switchover: {refusal[1]}")
     repeated = at.state.guest_paused_at is not None
     paused = at.with_(guest_paused_at=at.state.guest_paused_at or at.now)
     if at.state.switchover_requested_at is not None:
         return _commit(paused)
-    return paused.stay(_state_to_donor(paused), note="guest paused; the recipient has not asked yet", quiet=repeated)
+    return paused.stay(state_to_donor(paused), note="guest paused; the recipient has not asked yet", quiet=repeated)
 
 
 def request_switchover(at: Moment, heard: Heard[RequestSwitchover]) -> Decision:
@@ -78,7 +78,7 @@ def _commit(at: Moment) -> Decision:
         CommitEpoch(agreed.vm_uuid, agreed.epoch, agreed.recipient, agreed.recipient_node),
         grant_to_recipient(committed),
         # The donor knows of the commit before the recipient's answer to Finish reaches it.
-        Send(at.donor_node, ownership(committed, phase=PortPhase.SWITCHING)),
+        state_to_donor(committed, phase=PortPhase.SWITCHING),
         note=f"epoch {agreed.epoch} committed to {agreed.recipient}",
     )
 
@@ -145,7 +145,7 @@ def ownership(at: Moment, *, phase: PortPhase | None = None) -> SwitchoverState:
         owner=state.owner,
         epoch=state.epoch,
         ended=state.ended,
-        arrived=state.arrived_at is not None,
+        arrived=state.committed and state.arrived_at is not None,
         ready=moving and _not_now(at) is None,
     )
 
@@ -155,5 +155,6 @@ def grant_to_recipient(at: Moment) -> Effect:
     return Send(at.recipient_node, SwitchoverGranted(port_id=at.state.port_id, epoch=at.state.epoch))
 
 
-def _state_to_donor(at: Moment) -> Effect:
-    return Send(at.donor_node, ownership(at))
+def state_to_donor(at: Moment, *, phase: PortPhase | None = None) -> Effect:
+    """Tell the donor's node who owns the VM; ``phase`` as in `ownership`."""
+    return Send(at.donor_node, ownership(at, phase=phase))

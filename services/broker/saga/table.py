@@ -13,7 +13,7 @@ it from this table. The table keeps these rules:
    later is denied. An edge to SWITCHING decides that there is no abort: a cancel that comes later is too late.
 3. **Every wait ends.** Each phase except the ends has a deadline and a handler for it. Before the commit that handler
    gives up, and the VM stays. After the commit it asks again and calls an operator, because only going forward is
-   right.
+   right; the operator can settle the port, so that it ends whatever became of its parties.
 4. **No message can raise an error.** A message that the phase does not understand is recorded and ignored. A duplicate
    finds the state that the first one made, and changes nothing. A message from the wrong party is recorded and refused.
 5. **Nothing stays behind.** Each edge to an end releases all reservations and closes the lanes.
@@ -27,9 +27,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from services.broker.saga import arrival, choosing, ending, finishing, moving, switching
+from services.broker.saga import arrival, choosing, ending, finishing, moving, settling, switching
 from services.broker.saga.decision import Decision, Moment
-from services.broker.saga.events import Heard
+from services.broker.saga.events import Heard, Settled
 from services.broker.saga.state import SagaState
 from shared.messages import Message
 from shared.messages.approval import DonorApproved, DonorRejected
@@ -86,6 +86,14 @@ class Then:
     to: tuple[PortPhase, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """What an operator's decision does in a phase, and where that can lead (besides staying)."""
+
+    do: Callable[[Moment, Settled], Decision]
+    to: tuple[PortPhase, ...] = ()
+
+
 class Cancel(StrEnum):
     """What the tenant's cancel does in a phase."""
 
@@ -107,6 +115,7 @@ class Phase:
     on_deadline: Then | None = None
     on_wake: Then | None = None
     on_lanes: Then | None = None
+    on_settled: Settle | None = None
 
 
 # Who may send what. A party that the port does not name is refused.
@@ -213,6 +222,11 @@ _SWITCHOVER = (
 )
 _FAILED_BEFORE_COMMIT = on(TransferFailed, moving.transfer_failed, to=(P.ABORTING,))
 
+_AGAINST_THE_END = (
+    on(OutboundFinished, ending.contradicted_late),
+    on(InboundFinished, ending.contradicted_late),
+)
+
 TABLE: Mapping[PortPhase, Phase] = {
     P.APPROVAL: Phase(
         hears=(
@@ -302,6 +316,7 @@ TABLE: Mapping[PortPhase, Phase] = {
         limit_text="timing.resolving_s, repeated",
         on_deadline=Then(arrival.resolving_deadline, to=(P.FINISHING,)),
         on_wake=Then(arrival.ask_arrival_again),
+        on_settled=Settle(settling.settle_resolving, to=(P.FINISHING, P.ABORTING)),
         cancel=Cancel.TOO_LATE,
     ),
     P.FINISHING: Phase(
@@ -316,30 +331,37 @@ TABLE: Mapping[PortPhase, Phase] = {
         ),
         limit=_after("finishing"),
         limit_text="timing.finishing_s, repeated",
-        on_deadline=Then(finishing.finishing_deadline),
+        on_deadline=Then(finishing.finishing_deadline, to=(P.COMPLETED,)),
         on_wake=Then(finishing.ask_completion_again),
+        on_settled=Settle(settling.settle_finishing, to=(P.ABORTING,)),
         cancel=Cancel.TOO_LATE,
     ),
     P.ABORTING: Phase(
         hears=(
             on(TransferAborted, ending.transfer_aborted, to=(P.FAILED, P.CANCELLED)),
             on(TransferFailed, ending.other_side_failed),
+            on(OutboundFinished, ending.contradicted),
+            on(InboundFinished, ending.contradicted),
         ),
         limit=_after("aborting"),
         limit_text="timing.aborting_s",
         on_deadline=Then(ending.abort_deadline, to=(P.FAILED, P.CANCELLED)),
         on_wake=Then(ending.ask_abort_again),
+        on_settled=Settle(settling.settle_aborting, to=(P.FAILED, P.CANCELLED, P.FINISHING)),
         cancel=Cancel.UNDER_WAY,
     ),
     P.COMPLETED: Phase(
         hears=(
             on(DisksErased, finishing.disks_erased),
+            on(VmProvisioned, finishing.provisioned_late),
+            on(VmDisconnected, finishing.disconnected_late),
+            on(TransferFailed, finishing.failed_late),
             on(RequestSwitchover, switching.tell_owner),
         ),
         cancel=Cancel.ENDED,
     ),
-    P.FAILED: Phase(hears=(), cancel=Cancel.ENDED),
-    P.CANCELLED: Phase(hears=(), cancel=Cancel.ENDED),
+    P.FAILED: Phase(hears=_AGAINST_THE_END, cancel=Cancel.ENDED),
+    P.CANCELLED: Phase(hears=_AGAINST_THE_END, cancel=Cancel.ENDED),
     P.REFUSED: Phase(hears=(), cancel=Cancel.ENDED),
     P.PLANNED: Phase(hears=(), cancel=Cancel.ENDED),
 }

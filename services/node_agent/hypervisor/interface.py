@@ -115,6 +115,8 @@ class LifecycleEvent:
     kind: Lifecycle
     at_s: float
     detail: str = ""
+    by_operator: bool = False
+    """Somebody asked for it; no migration did it."""
 
 
 EventListener = Callable[[LifecycleEvent], None]
@@ -194,6 +196,13 @@ class Hypervisor(Protocol):
         """End the guest at once; nothing happens where it does not run."""
         ...
 
+    async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
+        """End a transient guest whose disks are these files. Nothing happens where no VM of this UUID has them.
+
+        Raises `HypervisorError` where a lasting VM has them, or where it cannot be told.
+        """
+        ...
+
     # ---- migration ----
 
     async def migrate(self, plan: MigrationPlan) -> None:
@@ -233,4 +242,15 @@ class Hypervisor(Protocol):
 
     async def thaw(self, uuid: UUID) -> None:
         """Undo `freeze`; nothing happens where nothing is frozen."""
+        ...
+
+    async def kill_frozen(self, uuid: UUID) -> bool:
+        """Kill the VM's process if it is frozen, and return when it is gone; False where there was nothing to kill.
+
+        Waits for nobody: not for the host's daemon, which cannot talk to a frozen VM.
+        """
+        ...
+
+    async def frozen(self) -> frozenset[UUID]:
+        """The VMs of this host that are frozen, whoever froze them."""
         ...

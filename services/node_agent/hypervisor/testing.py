@@ -200,6 +200,15 @@ class FakeHypervisor(FakeHost, RunningCheck):
             self._reachable(uuid)
             self.stop(uuid)
 
+    async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
+        """End it if it has these disks and does not last."""
+        vm = self.vms.get(uuid)
+        if vm is None or not {disk.source for disk in describe(vm.domain_xml).disks} & set(disks):
+            return
+        if vm.persistent:
+            raise HypervisorError(f"destroy VM {uuid}", "a lasting VM of this host uses the port's disks")
+        await self.destroy(uuid)
+
     async def job(self, uuid: UUID) -> JobStats | None:
         """The running migration."""
         self.ask_libvirtd()
@@ -266,6 +275,18 @@ class FakeHypervisor(FakeHost, RunningCheck):
         if vm.unreachable:
             raise HypervisorError(f"change VM {uuid}", "cannot acquire state change lock (held by reconnect)")
         return vm
+
+    async def kill_frozen(self, uuid: UUID) -> bool:
+        """End it if it is frozen."""
+        vm = self.vms.get(uuid)
+        if vm is None or not vm.frozen:
+            return False
+        self.stop(uuid)
+        return True
+
+    async def frozen(self) -> frozenset[UUID]:
+        """Those that are frozen."""
+        return frozenset(uuid for uuid, vm in self.vms.items() if vm.frozen)
 
     async def migrate(self, plan: MigrationPlan) -> None:
         """Move a VM as libvirt does. It goes on when its caller is cancelled, and ends with its libvirtd."""

@@ -14,6 +14,7 @@ from shared.bus import BusDown, Undeliverable
 from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
+    GuestPaused,
     QuerySwitchover,
     RequestSwitchover,
     SwitchoverDenied,
@@ -39,16 +40,26 @@ class BrokerClient:
         self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
         self.readiness: BrokerReadiness | None = None
         """Asks on its own whether the broker could commit; hears all answers about ownership."""
+        self._listeners: list[Callable[[SwitchoverState], None]] = []
+
+    def listen(self, listener: Callable[[SwitchoverState], None]) -> Callable[[], None]:
+        """Hear all that the broker says about the owner, asked or not; returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def deliver(self, answer: Answer, *, question: UUID | None = None) -> None:
-        """Take the answer to the question of this id; the oldest is dropped if nobody waits.
+        """Take the answer to the question of this id, or what the broker says unasked; the oldest is dropped if nobody
+        waits.
 
         An answer to `readiness` is no answer to a later question: it may be older than the commit.
         """
-        if self.readiness is not None and isinstance(answer, SwitchoverState):
-            self.readiness.heard(answer, question=question)
-            if self.readiness.asked(question) and not (answer.committed or answer.ended):
-                return
+        if isinstance(answer, SwitchoverState):
+            if self.readiness is not None:
+                self.readiness.heard(answer, question=question)
+                if self.readiness.asked(question) and not (answer.committed or answer.ended):
+                    return
+            for listener in tuple(self._listeners):
+                listener(answer)
         if self._answers.full():
             self._answers.get_nowait()
         self._answers.put_nowait(answer)
@@ -76,6 +87,11 @@ class BrokerClient:
         """Ask who owns the VM, once; None when no answer came within `repeat_s`."""
         answer = await self._ask(QuerySwitchover(port_id=self._port_id))
         return answer if isinstance(answer, SwitchoverState) else None
+
+    async def say_paused(self, vm_uuid: UUID, epoch: int) -> bool:
+        """Say once that all was sent and the guest stands still; whether the broker answered within `repeat_s`."""
+        answer = await self._ask(GuestPaused(port_id=self._port_id, vm_uuid=vm_uuid, epoch=epoch))
+        return isinstance(answer, SwitchoverState)
 
     async def _ask(self, question: PortMessage) -> Answer | None:
         while not self._answers.empty():

@@ -22,8 +22,15 @@ ANSWER_WITHIN_S = 30.0
 GRANTED = b"granted"
 
 
+class PostCopyDenied(QuestionError):
+    """The broker has not committed, and says why. No answer at all is not this."""
+
+
 async def ask_for_switchover(control: LaneSession, *, within_s: float = ANSWER_WITHIN_S) -> None:
-    """Return when the broker has committed the switchover. Raises `QuestionError`; then it may still be committed."""
+    """Return when the broker has committed the switchover.
+
+    Raises `PostCopyDenied`; or `QuestionError`, where it may have been committed or may still be: ask again.
+    """
     try:
         stream = control.open_stream(StreamKind.CONTROL, SWITCHOVER)
     except (LaneError, ValueError) as error:
@@ -37,8 +44,10 @@ async def ask_for_switchover(control: LaneSession, *, within_s: float = ANSWER_W
     except TimeoutError:
         stream.reset("no answer in time; it is asked again")
         raise QuestionError(f"switchover was not granted: no answer within {within_s:.0f} s") from None
+    if not answer:
+        raise QuestionError("switchover was not granted: the recipient ended the question")
     if answer != GRANTED:
-        raise QuestionError(f"switchover was not granted: {answer.decode(errors='replace')[:500]}")
+        raise PostCopyDenied(f"switchover was not granted: {answer.decode(errors='replace')[:500]}")
 
 
 async def answer_switchover(stream: LaneStream, refusal: str | None) -> None:

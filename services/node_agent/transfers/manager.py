@@ -159,7 +159,7 @@ class Transfers:
         record = self._journal.get(agreement.port_id, side)
         if record is not None and self._reports.final_again(record):
             return
-        record = PortRecord(side=side, agreement=agreement)
+        record = PortRecord(side=side, agreement=agreement, was_running=False)
         self._journal.store(record)
         perform = self._outbound if side is Side.OUTBOUND else self._inbound
         active = self._begin(record)
@@ -336,7 +336,7 @@ class Transfers:
         doubt = active.reporter.in_doubt
         recovery = Recovery(active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt)
         if active.journal.record.side is Side.OUTBOUND:
-            active.cancel_with(recovery.guard.aborted.set)
+            active.cancel_with(recovery.guard.abort)
         return await recover_when_possible(recovery)
 
     # ---- answers ----

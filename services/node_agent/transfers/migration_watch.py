@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Final
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, JobStats
-from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.switchover.convergence import (
     GiveUp,
     Ladder,
@@ -17,9 +16,8 @@ from services.node_agent.switchover.convergence import (
     Step,
     first_round_is_all_but_over,
 )
-from services.node_agent.switchover.finish_guard import DonorFinishGuard
-from services.node_agent.switchover.post_copy_request import ask_for_switchover
 from services.node_agent.transfers.downtime_control import DowntimeControl
+from services.node_agent.transfers.finish_guard import DonorFinishGuard
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
@@ -72,7 +70,6 @@ class MigrationWatch:
         self._clock = clock
         self._not_ready = not_ready
         self._held: str | None = None
-        self._ask_again_s = 0.0
         self._tasks = Tasks("migration watch")
         self._reporting: asyncio.Task[None] | None = None
         limits = agreement.limits
@@ -150,29 +147,15 @@ class MigrationWatch:
                     log.debug("maximum downtime set", milliseconds=milliseconds)
                     await self._hypervisor.set_max_downtime(self._uuid, milliseconds)
                 case StartPostCopy():
-                    if self._clock() < self._ask_again_s:
+                    # Asked for until it has started; the guard repeats the question by itself.
+                    self._guard.want_post_copy()
+                    if not self._guard.post_copy:
                         return
-                    self._ask_again_s = self._clock() + ASK_AGAIN_S
-                    await ask_for_switchover(self._lanes.control)
-                    self._guard.post_copy = True
-                    await self._start_post_copy()
-                    log.info("post-copy started")
                 case GiveUp(reason):
                     self._note_trouble("not_converging", reason)
-        except (HypervisorError, QuestionError) as error:
+        except HypervisorError as error:
             # The job may just have ended, or the switchover begun: the migration itself will say. Else it is tried
             # again: the ladder is not told that it was done.
             log.info("downtime step failed", step=type(step).__name__, error=str(error))
         else:
             self._downtime.carried_out(step)
-
-    async def _start_post_copy(self) -> None:
-        """Raises `HypervisorError` where libvirt refuses; then the guest is fenced in Finish as ever."""
-        try:
-            await self._hypervisor.start_post_copy(self._uuid)
-        except HypervisorError:
-            self._guard.post_copy = False
-            if self._guard.passed:
-                # QEMU's own switchover was faster, and Finish went out unfenced because post-copy was expected.
-                await self._hypervisor.freeze(self._uuid)
-            raise

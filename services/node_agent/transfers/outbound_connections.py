@@ -11,8 +11,8 @@ from services.node_agent.lanes.core.errors import LaneError, StreamError
 from services.node_agent.libvirt_rpc.messages import RpcError
 from services.node_agent.libvirt_rpc.relay import DonorRelay
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.switchover.finish_guard import DonorFinishGuard
 from services.node_agent.switchover.post_copy_request import DRIVER
+from services.node_agent.transfers.finish_guard import DonorFinishGuard
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets
 from services.node_agent.transfers.relay_proxy import RelayProxy

@@ -135,3 +135,27 @@ class TestFinishing:
         talk.expect(P.COMPLETED)
         assert talk.last is not None
         assert talk.last.verdict is Verdict.HANDLED
+
+
+class TestAfterTheEnd:
+    """Words that come when the port is completed."""
+
+    def test_copy_that_comes_up_at_the_donor(self) -> None:
+        """An alarm, and its node is told who owns the VM."""
+        talk = Conversation.begin(request()).completed()
+        talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True))
+        talk.expect(P.COMPLETED, "alarm: runs_at_donor_after_commit", "node.alpha.alpha-1 <- SwitchoverState")
+        talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=False)).expect(P.COMPLETED)
+
+    def test_guest_lost_at_the_recipient(self) -> None:
+        """An alarm, too."""
+        talk = Conversation.begin(request()).completed()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        talk.expect(P.COMPLETED, "alarm: lost_after_arrival", "node.alpha.alpha-1 <- SwitchoverState")
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=True)).expect(P.COMPLETED)
+
+    def test_repeated_answers(self) -> None:
+        """They are recorded, and lead to nothing."""
+        talk = Conversation.begin(request()).completed()
+        talk.hear(BETA, VmProvisioned(port_id=PORT)).expect(P.COMPLETED)
+        talk.hear(ALPHA, VmDisconnected(port_id=PORT)).expect(P.COMPLETED)

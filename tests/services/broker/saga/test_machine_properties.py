@@ -17,9 +17,11 @@ from services.broker.saga import (
     Heard,
     LanesOpened,
     OpenLanes,
+    Owner,
     RecordEnd,
     SagaState,
     Send,
+    Settled,
     Timing,
     WakeUp,
     begin,
@@ -221,8 +223,8 @@ class SagaMachine(RuleBasedStateMachine):
                 assert effect.epoch == self.ownership[-1][0] + 1, "epochs grow one by one"
                 assert effect.owner != self.ownership[-1][1], "an epoch changes the owner"
                 self.ownership.append((effect.epoch, effect.owner))
-                assert not (effect.owner == "beta" and self.abort_decided), "an abort that was decided stays so"
-                if effect.owner == "beta":
+                if effect.owner == "beta" and after.settled is None:
+                    assert not self.abort_decided, "an abort that was decided stays so"
                     assert {"GuestPaused", "RequestSwitchover"} <= self.words, "both nodes have said their word"
                 opens = self.state.request.limits.window_start or NOW
                 assert effect.owner == "alpha" or self.now >= opens - self.timing.clock_difference, "only in the window"
@@ -245,7 +247,10 @@ class SagaMachine(RuleBasedStateMachine):
             case AbortTransfer():
                 assert not after.committed, "no abort after the commit"
             case DisconnectVm():
-                assert {"let go", "provisioned"} <= self.words, "the donor has let go, the recipient has it for good"
+                assert "provisioned" in self.words, "the recipient has it for good"
+                assert "let go" in self.words or after.settled is not None, (
+                    "the donor has let go, or an operator says so"
+                )
             case ReservationRequested():
                 self.holding.add(send.to)
             case ReleaseReservation():
@@ -288,6 +293,12 @@ class SagaMachine(RuleBasedStateMachine):
         if self.state.wake_at is not None and not early:
             self.now = max(self.now, self.state.wake_at)
         self.take(WakeUp())
+
+    @rule(owner=st.sampled_from(list(Owner)))
+    def operator_settles(self, owner: Owner) -> None:
+        before = self.state
+        self.take(Settled(owner=owner, by="root@broker-1", evidence="looked"))
+        assert self.state == before or self.state.settled is not None, "a decision stands in the state"
 
     @rule(seconds=st.sampled_from([1, 20, 3600]))
     def time_passes(self, seconds: int) -> None:

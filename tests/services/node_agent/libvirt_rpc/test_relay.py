@@ -93,20 +93,30 @@ def test_finish_waits_until_it_is_passed() -> None:
     assert relay.pass_finish() == []
 
 
-def test_a_good_answer_is_kept_until_released() -> None:
+def test_a_good_answer_is_kept_until_confirmed() -> None:
     """The shell hears it first."""
     relay = relay_in_finish()
     assert relay.receive_from_lane(GOOD) == [FinishAnswered(None)]
-    assert relay.release() == [ToLocal(GOOD)]
+    assert relay.confirm() == [ToLocal(GOOD)]
     assert not relay.finish_open
-    assert relay.release() == []
+    assert relay.confirm() == []
 
 
 def test_a_bad_answer_is_kept_too() -> None:
     """Its reason is told to the shell."""
     relay = relay_in_finish()
     assert relay.receive_from_lane(BAD) == [FinishAnswered("no")]
-    assert relay.release() == [ToLocal(BAD)]
+    assert relay.refuse("the port failed") == [ToLocal(BAD)]
+
+
+def test_an_answer_that_is_not_the_ledgers_is_replaced() -> None:
+    """libvirtd hears the verdict, whatever the recipient said."""
+    relay = relay_in_finish()
+    relay.receive_from_lane(BAD)
+    assert told(relay.confirm()).status == Status.OK
+    relay = relay_in_finish()
+    relay.receive_from_lane(GOOD)
+    assert decode_error(told(relay.refuse("given back"))).message == "given back"
 
 
 def test_a_lost_answer_can_be_made_up() -> None:
@@ -121,7 +131,7 @@ def test_a_lost_answer_can_be_made_up() -> None:
 def test_nothing_is_made_up_without_a_finish() -> None:
     """No answer to a question that was not asked."""
     relay = DonorRelay(VM, "web")
-    assert relay.confirm() == relay.refuse("x") == relay.release() == []
+    assert relay.confirm() == relay.refuse("x") == []
 
 
 def test_goodbyes_can_be_answered_here() -> None:

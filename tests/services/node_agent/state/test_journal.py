@@ -34,7 +34,7 @@ def test_a_record_survives(journal: Journal, transfer: TransferJournal) -> None:
     """What was stored is read back, equal."""
     transfer.will_create(Kind.DISK, "/images/x.raw")
     transfer.enter(Phase.OPEN)
-    transfer.remember_disks(("/a.raw",))
+    transfer.remember_vm(("/a.raw",))
     assert journal.get(transfer.record.port_id, Side.INBOUND) == transfer.record
     assert journal.load() == ([transfer.record], [])
     assert transfer.record.made == (Made(kind=Kind.DISK, id="/images/x.raw"),)

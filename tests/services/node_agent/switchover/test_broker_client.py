@@ -10,6 +10,7 @@ from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.bus import BusDown
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
+    GuestPaused,
     QuerySwitchover,
     RequestSwitchover,
     SwitchoverDenied,
@@ -129,3 +130,22 @@ async def test_a_commit_is_an_answer_whoever_asked() -> None:
     answer = await waiting
     assert answer is not None
     assert answer.committed
+
+
+async def test_the_pause_is_said_once_and_tells_whether_it_was_heard() -> None:
+    """The broker answers with what it knows of the owner."""
+    script = Script(None, BusDown(), state())
+    assert [await script.talk.say_paused(VM, 2) for _ in range(3)] == [False, False, True]
+    assert script.heard == [GuestPaused(port_id=PORT, vm_uuid=VM, epoch=2)] * 3
+
+
+async def test_what_the_broker_says_unasked_is_heard_at_once() -> None:
+    """Also while nobody waits; a denial is no word about the owner."""
+    script, heard = Script(), list[SwitchoverState]()
+    stop = script.talk.listen(heard.append)
+    script.talk.deliver(state(committed=True, owner="beta"))
+    script.talk.deliver(DENIED)
+    assert heard == [state(committed=True, owner="beta")]
+    stop()
+    script.talk.deliver(state())
+    assert len(heard) == 1

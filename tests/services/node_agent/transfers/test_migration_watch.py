@@ -11,8 +11,7 @@ from uuid import UUID
 import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats
-from services.node_agent.lanes.core.errors import QuestionError
-from services.node_agent.switchover.convergence import NEVER_MS, GiveUp, SetMaxDowntime, StartPostCopy, Step
+from services.node_agent.switchover.convergence import NEVER_MS, GiveUp, SetMaxDowntime, StartPostCopy
 from shared.messages.service_change import TransferPhase
 
 if TYPE_CHECKING:
@@ -75,23 +74,23 @@ async def test_a_frozen_guest_is_not_asked(pair: Pair, monkeypatch: pytest.Monke
     assert job.asked == 0
 
 
-@pytest.mark.parametrize("step", [SetMaxDowntime(20), StartPostCopy()])
-async def test_a_step_that_fails_is_left_to_the_migration(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, step: Step
-) -> None:
+async def test_a_step_that_fails_is_left_to_the_migration(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job may just have ended; nothing is in trouble."""
 
     async def fails(*_: object) -> None:
         raise HypervisorError("step", "no job")
 
-    async def granted(*_: object) -> None:
-        return None
-
-    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ask_for_switchover", granted)
-    for name in ("set_max_downtime", "start_post_copy"):
-        monkeypatch.setattr(pair.donor, name, fails)
-    await pair.outbound._make_watch()._carry_out(step)
+    monkeypatch.setattr(pair.donor, "set_max_downtime", fails)
+    await pair.outbound._make_watch()._carry_out(SetMaxDowntime(20))
     assert pair.outbound._trouble is None
+
+
+async def test_post_copy_is_the_guards_matter(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It declares, asks and starts it."""
+    wanted: list[bool] = []
+    monkeypatch.setattr(pair.outbound._guard, "want_post_copy", lambda: wanted.append(True))
+    await pair.outbound._make_watch()._carry_out(StartPostCopy())
+    assert wanted == [True]
 
 
 async def test_a_guest_that_does_not_converge_ends_the_port(pair: Pair) -> None:
@@ -104,47 +103,6 @@ async def test_a_new_limit_reaches_libvirt(pair: Pair) -> None:
     """In milliseconds."""
     await pair.outbound._make_watch()._carry_out(SetMaxDowntime(123))
     assert pair.donor.max_downtimes_ms == [123]
-
-
-@pytest.mark.parametrize("finish_is_out", [False, True])
-async def test_a_refused_post_copy_leaves_the_guest_fenced(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, *, finish_is_out: bool
-) -> None:
-    """The fake has no post-copy. Finish fences as ever; one that went out meanwhile, unfenced, is fenced now."""
-
-    async def granted(_: object) -> None:
-        return
-
-    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ask_for_switchover", granted)
-    pair.outbound._guard.passed = finish_is_out
-    await pair.outbound._make_watch()._carry_out(StartPostCopy())
-    assert not pair.outbound._guard.post_copy
-    assert pair.donor.vms[VM].frozen is finish_is_out
-
-
-async def test_a_question_for_post_copy_that_failed_is_asked_again(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The link was away: until post-copy has started the ladder is not over."""
-    asked: list[bool] = []
-
-    async def ask(_: object) -> None:
-        asked.append(True)
-        if len(asked) < 3:
-            raise QuestionError("no answer within 30 s")
-
-    async def started(_: UUID) -> None:
-        return None
-
-    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ask_for_switchover", ask)
-    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ASK_AGAIN_S", 0.0)
-    monkeypatch.setattr(pair.donor, "start_post_copy", started)
-    watch = pair.outbound._make_watch()
-    watch._downtime._ladder.post_copy = "always"
-    second_round = JobStats(memory_total_bytes=100, memory_iteration=2)
-    for _ in range(5):
-        for step in watch._downtime.sample(second_round):
-            await watch._carry_out(step)
-    assert len(asked) == 3
-    assert pair.outbound._guard.post_copy
 
 
 async def test_a_switchover_is_held_off_while_the_broker_is_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
