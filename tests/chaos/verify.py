@@ -156,8 +156,8 @@ def remaining(site: Site, port_id: str, guest: GuestRecord, *, place: str) -> li
         found += _node_files(site, provider, port_id, moved=moved)
     pids = site.qemus(guest.uuid)
     found += [f"{provider}: QEMU {pid}" for provider in pids if provider != place for pid in pids[provider]]
-    found += [f"queue {name}" for name in site.lab.queue_names() if port_id in name]
-    return found
+    queues = sum(port_id in name for name in site.lab.queue_names())
+    return found + ([f"{queues} queues"] if queues else [])
 
 
 def _images(site: Site, provider: str, port_id: str, guest: GuestRecord, *, place: str) -> list[str]:
