@@ -122,6 +122,12 @@ class StoreMetrics:
             "Messages stored here that the bus has not confirmed yet.",
             registry=registry,
         )
+        self.clock_offset_seconds = Gauge(
+            "vmport_clock_offset_seconds",
+            "How far a party's clock is ahead of this host's, by its messages; 0 below 5 s.",
+            ("party",),
+            registry=registry,
+        )
 
 
 class AgentMetrics:

@@ -10,6 +10,7 @@ from deploy.labkit import processes
 from deploy.labkit.errors import CommandFailed, LabError
 from deploy.labkit.plan import LabPlan
 from deploy.labkit.state import LabState, ProcessRecord
+from services.node_agent.hypervisor.start_hook import install
 
 # libvirtd's QEMU processes become orphans, and libvirt waits until their pid is gone: a host's first process reaps them
 # at once, that of a container perhaps seconds later. tini stands for it here, and libvirtd ends with it.
@@ -19,6 +20,9 @@ ENVIRONMENT = {
     "LANG": "C.UTF-8",
     "HOME": "/root",
 }
+
+START_HOOK = Path("hooks/qemu.d/vmport")
+"""libvirt's hook that keeps VMs which left from being started, in a host's /etc/libvirt."""
 
 _LIBVIRTD_CONF = """\
 # Lab only: sockets stand inside folders of root's.
@@ -85,6 +89,8 @@ def start_libvirtd(plan: LabPlan, state: LabState, provider: str) -> ProcessReco
     if not libvirtd_conf.exists():
         libvirtd_conf.write_text(_LIBVIRTD_CONF.format(host_uuid=uuid.uuid4()), encoding="utf-8")
     (config / "qemu.conf").write_text(_QEMU_CONF, encoding="utf-8")
+    # Before libvirtd starts: it looks for hooks then.
+    install(config / START_HOOK, plan.node_state_dir(provider) / "given-away")
     for folder in ("images", "boot"):
         (plan.host_dir(provider) / "var-lib-libvirt" / folder).mkdir(parents=True, exist_ok=True)
     (plan.host_dir(provider) / "var-log-libvirt" / "qemu").mkdir(parents=True, exist_ok=True)  # consoles' logs

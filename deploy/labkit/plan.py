@@ -134,6 +134,10 @@ class LabPlan:
         """Databases and state files of the services."""
         return self.state_dir / "data"
 
+    def node_state_dir(self, provider: str) -> Path:
+        """What the provider's node agent keeps; visible at the same path in its host."""
+        return self.data_dir / f"node-{provider}"
+
     def host_dir(self, provider: str) -> Path:
         """What stands for the provider host's /etc, /var/lib and so on."""
         return self.state_dir / "hosts" / provider

@@ -137,7 +137,7 @@ def _recipient(plan: LabPlan, provider: str) -> dict[str, Any]:
 def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
     return {
         "node": {
-            "state_dir": str(plan.data_dir / service.name),
+            "state_dir": str(plan.node_state_dir(service.host)),
             "bridges": [GUEST_BRIDGE],
             "accelerators": ["kvm", "qemu"] if accelerator == "kvm" else ["qemu"],
             "heartbeat_s": 2.0,

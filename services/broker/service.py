@@ -12,7 +12,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
@@ -25,11 +25,12 @@ from services.broker.progress import ProgressRelay
 from services.broker.relay_lanes import LaneKeeper
 from services.broker.saga import DeadlinePassed, Decision, Event, Heard, LanesOpened, SagaState, Verdict, WakeUp
 from services.broker.settings import BrokerSettings
+from services.broker.their_clock import on_our_clock
 from shared.bus import Bus, DeadLetter, LaneAdmin, Reject
 from shared.logs import bind_log, get_logger, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal
-from shared.messages.nodes import CapacityReported, InventoryReported
-from shared.messages.porting import GuestPaused, RequestSwitchover
+from shared.messages.nodes import CapacityReported, ClockDiffers, InventoryReported
+from shared.messages.porting import GuestPaused, QuerySwitchover, RequestSwitchover
 from shared.messages.queries import Question
 from shared.messages.service_change import (
     CancelPort,
@@ -65,6 +66,7 @@ class BrokerService(StatefulService):
         self.lanes = LaneKeeper(store, lane_admin, self._lanes_opened)
         self._stepper = Stepper(settings.timing.timing(), settings.limits.limits(), metrics, wake_lanes=self.lanes.wake)
         self._progress = ProgressRelay(store)
+        self._told_of_clock: set[str] = set()
         self._listen()
 
     def _listen(self) -> None:
@@ -113,7 +115,7 @@ class BrokerService(StatefulService):
         stored = await self._load(tx, envelope.data.port_id)
         if stored is None:
             raise Reject("unknown_port", f"there is no port {envelope.data.port_id}")
-        await self._step(tx, stored, envelope)
+        await self._step(tx, stored, on_our_clock(envelope, tx.now))
 
     async def _cancel_requested(self, tx: Transaction, envelope: Envelope[CancelPort]) -> None:
         port_id = envelope.data.port_id
@@ -172,6 +174,7 @@ class BrokerService(StatefulService):
         conflicts = await registry.take_inventory(tx, provider, envelope.data)
         if conflicts:
             tx.after_commit(lambda: self._conflicts_found(provider, conflicts))
+        await self._tell_if_clock_differs(tx, envelope)
 
     def _conflicts_found(self, provider: str, conflicts: int) -> None:
         self._metrics.registry_conflicts_total.inc(conflicts)
@@ -179,6 +182,16 @@ class BrokerService(StatefulService):
 
     async def _capacity_reported(self, tx: Transaction, envelope: Envelope[CapacityReported]) -> None:
         await registry.take_capacity(tx, envelope.sender.owner, envelope.data)
+        await self._tell_if_clock_differs(tx, envelope)
+
+    async def _tell_if_clock_differs(self, tx: Transaction, report: AnyEnvelope) -> None:
+        """So that an agent whose clock is wrong believes in none of our deadlines too early; and once when it is right
+        again.
+        """
+        ahead_s = self.clocks.ahead(report.source, tx.now).total_seconds()
+        if ahead_s or report.source in self._told_of_clock:
+            await tx.send(report.sender, ClockDiffers(reported_at=report.time, ahead_s=ahead_s), cause=report)
+            (self._told_of_clock.add if ahead_s else self._told_of_clock.discard)(report.source)
 
     async def _question(self, envelope: Envelope[Question]) -> None:
         async with self.store.reading() as connection:
@@ -210,7 +223,10 @@ class BrokerService(StatefulService):
         log.warning(
             "expired message ignored", message=type(envelope.data).__name__, sender=envelope.source, reason=reason
         )
-        if not isinstance(envelope.data, PortMessage) or isinstance(envelope.data, PortRequested):
+        if isinstance(envelope.data, Question):
+            # A tenant's clock is not known, and its session's queue is gone if it no longer waits.
+            await self._question(cast("Envelope[Question]", envelope))
+        if not isinstance(envelope.data, PortMessage) or isinstance(envelope.data, PortRequested | QuerySwitchover):
             return
         async with self.store.transaction() as tx:
             stored = await ledger.load(tx, envelope.data.port_id)

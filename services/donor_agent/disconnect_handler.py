@@ -62,7 +62,8 @@ class DisconnectHandler:
         if port.phase not in _MAY_DISCONNECT:
             raise Reject("not_asked", f"nobody asked {envelope.source} to disconnect the VM of port {port.port_id}")
         if port.phase not in _DISCONNECTED:
-            port = port.disconnected(envelope.data.quarantined_disks, tx.now, self._context.settings.quarantine)
+            said, quarantine = envelope.data, self._context.settings.quarantine
+            port = port.disconnected(said.quarantined_disks, tx.now, quarantine, left=said.left_disks)
             await records.save_port(tx, port)
             await _set_timer(tx, port)
             self._context.inventory = self._context.inventory.forget(port.node, port.vm_uuid)
@@ -108,6 +109,9 @@ async def _set_timer(tx: Transaction, port: DonorPort) -> None:
 
 async def _report_disconnected(tx: Transaction, cause: AnyEnvelope, port: DonorPort) -> None:
     disconnected = VmDisconnected(
-        port_id=port.port_id, quarantined_disks=port.quarantined_disks, quarantine_until=port.quarantine_until
+        port_id=port.port_id,
+        quarantined_disks=port.quarantined_disks,
+        left_disks=port.left_disks,
+        quarantine_until=port.quarantine_until,
     )
     await tx.send(BROKER, disconnected, cause=cause)

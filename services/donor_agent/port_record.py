@@ -57,6 +57,7 @@ class DonorPort(BaseModel):
     identity: IdentityBundle | None = None
     agreement: ServiceChangeAgreement | None = None
     quarantined_disks: tuple[str, ...] = ()
+    left_disks: tuple[str, ...] = ()
     quarantined_bytes: int = 0
     quarantine_until: datetime | None = None
     completed_at: datetime | None = None
@@ -65,13 +66,20 @@ class DonorPort(BaseModel):
         """The same port, one step on."""
         return self.model_copy(update={"phase": phase, "updated_at": now, **facts})
 
-    def disconnected(self, disks: tuple[str, ...], now: datetime, quarantine: timedelta) -> Self:
-        """The node has disconnected the VM; the quarantine clock starts, once."""
+    def disconnected(
+        self, disks: tuple[str, ...], now: datetime, quarantine: timedelta, *, left: tuple[str, ...] = ()
+    ) -> Self:
+        """The node has disconnected the VM; the quarantine clock starts, once. `left` says which disks have none."""
         if self.phase in {Phase.QUARANTINED, Phase.ERASED}:
             return self
         size = sum(disk.virtual_size_bytes for disk in self.identity.vm.disks) if self.identity and disks else 0
         return self.in_phase(
-            Phase.QUARANTINED, now, quarantined_disks=disks, quarantined_bytes=size, quarantine_until=now + quarantine
+            Phase.QUARANTINED,
+            now,
+            quarantined_disks=disks,
+            left_disks=left,
+            quarantined_bytes=size,
+            quarantine_until=now + quarantine,
         )
 
     def completed(self, now: datetime, quarantine: timedelta) -> Self:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from services.node_agent import install_hook
 from services.node_agent.heartbeat import Heartbeat
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.libvirt_adapter import LibvirtHypervisor
+from services.node_agent.hypervisor.start_hook import StartHook
 from services.node_agent.lanes.keys import LaneKeys, load_lane_keys
 from services.node_agent.lanes.routes.caps import Caps
 from services.node_agent.lanes.routes.caps_file import CapsFile
@@ -33,7 +35,10 @@ from shared.logs import get_logger
 from shared.rabbit.lanes import RabbitLanes
 from shared.runtime import Runtime, run_service, version
 
-ABOUT = "Runs beside libvirtd on one host: moves VMs in and out, and tells its provider what the host has."
+ABOUT = (
+    "Runs beside libvirtd on one host: moves VMs in and out, and tells its provider what the host has. "
+    "`vmport-node install-hook --help`: libvirt's hook that keeps VMs which left from being started here."
+)
 
 log = get_logger(__name__)
 
@@ -58,7 +63,12 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
     )
     commands = VmCommands(
-        hypervisor, journal, node=runtime.party.node, lane=keys.endpoint, described=transfers.described
+        hypervisor,
+        journal,
+        node=runtime.party.node,
+        lane=keys.endpoint,
+        described=transfers.described,
+        metrics=metrics,
     )
     service = NodeService(runtime.party, transfers, commands, messenger)
     heartbeat = Heartbeat(
@@ -69,11 +79,10 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         every_s=settings.heartbeat_s,
         agent_version=version(),
         ports=transfers.ports,
-        problems=transfers.problems,
+        problems=_problems(transfers, _make_hook(settings, metrics)),
     )
     runtime.check("libvirt", heartbeat.check)
-    for name in transfers.recover():
-        log.error("damaged journal file set aside; check what its port left behind", file=name)
+    _recover(transfers)
     runtime.running()
     try:
         async with asyncio.TaskGroup() as group:
@@ -100,6 +109,25 @@ def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journa
     except OSError as error:
         raise ConfigError((Problem("node.state_dir", "", f"{state_dir} cannot be used: {error.strerror}"),)) from error
     return journal, outbox
+
+
+def _make_hook(settings: NodeSection, metrics: NodeMetrics) -> StartHook:
+    return StartHook(
+        settings.start_hook,
+        settings.given_away_dir,
+        run_dir=settings.libvirt_socket.parent.parent,
+        required=settings.require_hook,
+        metrics=metrics,
+    )
+
+
+def _recover(transfers: Transfers) -> None:
+    for name in transfers.recover():
+        log.error("damaged journal file set aside; check what its port left behind", file=name)
+
+
+def _problems(transfers: Transfers, hook: StartHook) -> Callable[[], tuple[str, ...]]:
+    return lambda: (*transfers.problems(), *hook.problems())
 
 
 async def _open_routes(runtime: Runtime[NodeSettings], metrics: NodeMetrics, caps: Caps) -> LaneRoutes:
@@ -166,8 +194,11 @@ def check(settings: NodeSettings) -> list[Finding]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program; returns its exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["install-hook"]:
+        return install_hook.main(arguments[1:])
     use_one_arena()
-    return run_service("vmport-node", NodeSettings, serve, about=ABOUT, check=check, argv=argv)
+    return run_service("vmport-node", NodeSettings, serve, about=ABOUT, check=check, argv=arguments)
 
 
 if __name__ == "__main__":

@@ -123,6 +123,16 @@ class NodeMetrics:
             ("state",),
             registry=registry,
         )
+        self.start_hook = Gauge(
+            "vmport_node_start_hook",
+            "1 where libvirt's hook that refuses to start VMs which left this host is in place, else 0.",
+            registry=registry,
+        )
+        self.second_copies_total = Counter(
+            "vmport_node_second_copies_total",
+            "Copies of VMs that had left for good, found alive at this node and destroyed.",
+            registry=registry,
+        )
         for direction in Direction:
             self.transfers_active.labels(direction).set(0)
         for lane in Lane:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.messenger import Messenger
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
@@ -64,7 +63,7 @@ class NodeService:
             case AbortTransfer() as command:
                 self._transfers.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
-                self._switchover(answer, envelope.causationid)
+                self._switchover(answer, envelope)
             case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
                 self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
             case other:
@@ -75,11 +74,11 @@ class NodeService:
             raise Reject("wrong_node", f"port {agreement.port_id} is for node {provider}/{name}, this is {self._party}")
 
     def _switchover(
-        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, question: UUID | None
+        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, envelope: AnyEnvelope
     ) -> None:
         active = self._transfers.active(answer.port_id)
         if active is not None:
-            active.broker.deliver(answer, question=question)
+            active.broker.deliver(answer, question=envelope.causationid, sent_at=envelope.time)
         elif isinstance(answer, SwitchoverGranted):
             self._transfers.resolve(answer.port_id)
         else:
@@ -109,10 +108,7 @@ class NodeService:
                     return _busy(command.port_id, Side.OUTBOUND)
                 return await self._commands.disconnect(command)
             case EraseQuarantine(port_id=port_id):
-                try:
-                    return await self._commands.erase(port_id)
-                except DiskImageError as error:
-                    return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code=error.code, detail=str(error))
+                return await self._commands.erase(port_id)
 
 
 def _busy(port_id: UUID, side: Side) -> CompletionFailed:

@@ -41,6 +41,16 @@ class NodeSection(Section):
         default=Path("/var/lib/libvirt/images"),
         description="Where disks of arriving VMs are made, and nowhere else; its file system gives the disk capacity.",
     )
+    start_hook: Path = Field(
+        default=Path("/etc/libvirt/hooks/qemu.d/vmport"),
+        description="libvirt's hook that refuses to start a VM which has left this host. `vmport-node install-hook` "
+        "writes it, this agent only looks whether it is there.",
+    )
+    require_hook: bool = Field(
+        default=False,
+        description="Take part in no port while that hook is not in place. Without this it is a warning in the log, "
+        "and a metric.",
+    )
     bridges: tuple[str, ...] = Field(default=(), description="Bridges that guests may use.", examples=[["vmbr0"]])
     accelerators: tuple[Literal["kvm", "qemu"], ...] = Field(
         default=(),
@@ -118,6 +128,11 @@ class NodeSection(Section):
         default=5.0,
         description="How long libvirt may take to end an aborted migration; then its connection is closed.",
     )
+
+    @property
+    def given_away_dir(self) -> Path:
+        """Files about VMs that this host gave away; libvirt's hook reads them."""
+        return self.state_dir / "given-away"
 
 
 class TlsSection(Section):

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
+import time
 from collections.abc import Callable
-from pathlib import Path
 from uuid import UUID
 
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, VmNotFound
-from services.node_agent.state.journal import Journal, Phase, TransferJournal
+from services.node_agent.metrics import NodeMetrics
+from services.node_agent.quarantine import erase, move_away, plan_quarantine
+from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from shared.domain import DomainSource, DomainXmlError, guest_abi_differences, identity_snapshot, parse
+from shared.logs import get_logger
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
@@ -30,7 +32,10 @@ from shared.messages.porting import (
 )
 from shared.messages.vm import IdentityBundle, VmState
 
-QUARANTINE_SUFFIX = ".quarantine"
+log = get_logger(__name__)
+
+KEEP_ERASED_S = 30 * 86_400.0
+"""How long it is remembered that a port's disks were erased."""
 
 
 class VmCommands:
@@ -44,6 +49,7 @@ class VmCommands:
         node: str,
         lane: LaneEndpoint,
         described: Callable[[LiveVm], None],
+        metrics: NodeMetrics,
     ) -> None:
         """`described` is called after each describe."""
         self._described = described
@@ -51,6 +57,7 @@ class VmCommands:
         self._journal = journal
         self._node = node
         self._lane = lane
+        self._metrics = metrics
 
     async def describe(self, command: DescribeVm) -> VmDescribed | DescribeFailed:
         """Read the live VM."""
@@ -72,35 +79,67 @@ class VmCommands:
         return VmDescribed(port_id=command.port_id, identity=bundle)
 
     async def provision(self, command: ProvisionVm) -> VmProvisioned | CompletionFailed:
-        """Define the running VM as it runs, set autostart, compare it with what the donor had."""
+        """Define the running VM as it runs, set autostart, compare it with what the donor had.
+
+        A VM that ended before it was defined (its owner switched it off, QEMU crashed, the host was restarted) is
+        defined as it was agreed.
+        """
+        record = self._journal.get(command.port_id, Side.INBOUND)
         try:
-            vm = await self._hypervisor.describe(command.vm_uuid)
-            await self._hypervisor.define(vm.domain_xml)
+            domain_xml = await self._arrived_xml(command, record)
+            await self._hypervisor.define(domain_xml)
             await self._hypervisor.set_autostart(command.vm_uuid, enabled=command.autostart)
-            differences = _identity_differences(command.donor_xml, vm.domain)
-        except (HypervisorError, DomainXmlError) as error:
+            differences = _identity_differences(command.donor_xml, domain_xml)
+            if record is not None:
+                self._journal.given_away.has_returned(command.vm_uuid, record.agreement.epoch)
+        except (HypervisorError, DomainXmlError, disk_images.DiskImageError, OSError) as error:
             return _not_yet(command.port_id, Side.INBOUND, error)
         return VmProvisioned(port_id=command.port_id, identity_differences=tuple(differences))
 
-    async def disconnect(self, command: DisconnectVm) -> VmDisconnected | CompletionFailed:
-        """Undefine the VM and put its files out of reach, in the same directory."""
+    async def _arrived_xml(self, command: ProvisionVm, record: PortRecord | None) -> str:
         try:
-            state = await self._hypervisor.state(command.vm_uuid)
-            if state in {VmState.RUNNING, VmState.PAUSED}:
-                raise HypervisorError("disconnect a VM", f"{command.vm_uuid} is {state} here")
-            record = self._journal.get(command.port_id, Side.OUTBOUND)
+            return (await self._hypervisor.describe(command.vm_uuid)).domain_xml
+        except VmNotFound:
+            arrived = record is not None and record.phase is Phase.DONE
+            if record is None or not arrived or record.agreement.vm_uuid != command.vm_uuid:
+                raise
+            # The guest that arrived was transient, so nothing of it is left in libvirt.
+            log.warning("arrived VM ended before it was defined; defining it as agreed", vm=str(command.vm_uuid))
+            return record.agreement.domain_xml
+
+    async def disconnect(self, command: DisconnectVm) -> VmDisconnected | CompletionFailed:
+        """Undefine the VM and put its files out of reach, in the same directory. Files of others are left alone."""
+        record = self._journal.get(command.port_id, Side.OUTBOUND)
+        try:
+            await self._end_copy(command, record)
             if record is None:
                 await self._undefine(command.vm_uuid)
                 return VmDisconnected(port_id=command.port_id)
-            transfer = TransferJournal(self._journal, record)
-            if record.phase is not Phase.QUARANTINED:
-                transfer.quarantine(tuple(_quarantined(path, command.port_id) for path in record.disks))
+            in_use = await self._hypervisor.files_in_use(besides=command.vm_uuid)
+            plan = await asyncio.to_thread(plan_quarantine, record.disks, command.port_id, in_use)
+            if (record.phase, record.quarantined_disks, record.left_disks) != (Phase.QUARANTINED, plan.kept, plan.left):
+                TransferJournal(self._journal, record).quarantine(plan.kept, plan.left)
             await self._undefine(command.vm_uuid)
-            for path in record.disks:
-                await asyncio.to_thread(_move_away, path, _quarantined(path, command.port_id))
-        except (HypervisorError, OSError) as error:
+            await asyncio.to_thread(move_away, plan)
+        except (HypervisorError, DomainXmlError, OSError) as error:
             return _not_yet(command.port_id, Side.OUTBOUND, error)
-        return VmDisconnected(port_id=command.port_id, quarantined_disks=transfer.record.quarantined_disks)
+        for sentence in plan.left:
+            log.warning("disk not put into quarantine", port_id=str(command.port_id), reason=sentence)
+        return VmDisconnected(port_id=command.port_id, quarantined_disks=plan.kept, left_disks=plan.left)
+
+    async def _end_copy(self, command: DisconnectVm, record: PortRecord | None) -> None:
+        """Make sure that no copy of the VM is alive here. Raises `HypervisorError` where one is and may be the VM."""
+        state = await self._hypervisor.state(command.vm_uuid)
+        if state not in {VmState.RUNNING, VmState.PAUSED}:
+            return
+        # Proof that it is elsewhere: the transfer is over, and this port's file is there, which goes when the ledger
+        # gives the VM back and when it comes here again.
+        over = record is not None and record.phase in {Phase.DONE, Phase.FAILED, Phase.QUARANTINED}
+        if not over or not self._journal.given_away.given_by(command.vm_uuid, command.port_id):
+            raise HypervisorError("disconnect a VM", f"{command.vm_uuid} is {state} here")
+        log.error("second copy of a VM that has left; destroying it", vm=str(command.vm_uuid), state=str(state))
+        await self._hypervisor.destroy(command.vm_uuid)
+        self._metrics.second_copies_total.inc()
 
     async def _undefine(self, uuid: UUID) -> None:
         try:
@@ -108,14 +147,24 @@ class VmCommands:
         except VmNotFound:
             return
 
-    async def erase(self, port_id: UUID) -> DisksErased:
-        """Erase what is in quarantine. Raises `DiskImageError`."""
+    async def erase(self, port_id: UUID) -> DisksErased | CompletionFailed:
+        """Erase what is in quarantine, and that no VM of this host has."""
         record = self._journal.get(port_id, Side.OUTBOUND)
-        erased = 0
-        for path in record.quarantined_disks if record else ():
-            erased += await asyncio.to_thread(disk_images.erase, path)
-        self._journal.remove(port_id, Side.OUTBOUND)
-        return DisksErased(port_id=port_id, erased_bytes=erased)
+        if record is None or record.phase is not Phase.QUARANTINED:
+            detail = "nothing is known of this port's disks; look for *.quarantine files of it, and erase them by hand"
+            return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code="unknown_port", detail=detail)
+        if record.is_erased and record.last_word is not None:
+            return DisksErased.model_validate_json(record.last_word.body)
+        try:
+            # Of every VM: also of this one, which may be here again.
+            in_use = await self._hypervisor.files_in_use()
+            erased = await asyncio.to_thread(erase, record.quarantined_disks, in_use)
+            answer = DisksErased(port_id=port_id, erased_bytes=erased)
+            TransferJournal(self._journal, record).erased(answer)
+            self._journal.remove_erased(time.time() - KEEP_ERASED_S)
+        except (HypervisorError, DomainXmlError, disk_images.DiskImageError, OSError) as error:
+            return _not_yet(port_id, Side.OUTBOUND, error)
+        return answer
 
 
 def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:
@@ -130,14 +179,3 @@ def _identity_differences(donors: DomainSource, ours: DomainSource) -> list[str]
         f"{key}: {old.get(key)} became {new.get(key)}" for key in sorted({*old, *new}) if old.get(key) != new.get(key)
     ]
     return changed + guest_abi_differences(before, after)
-
-
-def _quarantined(path: str, port_id: UUID) -> str:
-    return f"{path}.{port_id}{QUARANTINE_SUFFIX}"
-
-
-def _move_away(path: str, quarantined: str) -> None:
-    """Rename; a second call finds it done."""
-    if Path(path).exists():
-        os.replace(path, quarantined)
-        os.chmod(quarantined, 0o600)

@@ -10,6 +10,7 @@ from shared.domain.describe import DiskFacts, LayerFacts, NicFacts, VmFacts, des
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
 from shared.domain.identity import identity_snapshot
+from shared.domain.named_files import NamedFile, named_files
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.rewrite import HostPlaces, rewrite_for_host
 
@@ -23,11 +24,13 @@ __all__ = [
     "DomainXmlError",
     "HostPlaces",
     "LayerFacts",
+    "NamedFile",
     "NicFacts",
     "VmFacts",
     "describe",
     "guest_abi_differences",
     "identity_snapshot",
+    "named_files",
     "parse",
     "rewrite_for_host",
 ]

@@ -19,6 +19,7 @@ class BlockerCode(StrEnum):
     SHARED_FILESYSTEM = "shared_filesystem"
     SHARED_MEMORY = "shared_memory"
     SHARED_DISK = "shared_disk"
+    READ_ONLY_DISK = "read_only_disk"
     DISK_KIND = "disk_kind"
     REMOVABLE_MEDIA = "removable_media"
     NETWORK_KIND = "network_kind"
@@ -93,6 +94,9 @@ def _disk_blockers(disk: etree._Element) -> Iterator[Blocker]:
         return
     if disk.find("shareable") is not None:
         yield Blocker(BlockerCode.SHARED_DISK, f"disk {name} is shared with other VMs")
+    if disk.find("readonly") is not None:
+        # libvirt refuses it too, but only when the migration has begun.
+        yield Blocker(BlockerCode.READ_ONLY_DISK, f"disk {name} is read-only, and is not copied; detach it first")
     if device != "disk" or kind not in {"file", "block"}:
         yield Blocker(BlockerCode.DISK_KIND, f"disk {name} is a {kind} {device}; only files and block devices move")
     elif source_of(disk) is None:

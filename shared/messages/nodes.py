@@ -114,3 +114,13 @@ class CapacityReported(Message):
     memory_free_bytes: Bytes
     disk_free_bytes: Bytes
     nodes_silent_s: dict[Name, Seconds] = Field(default_factory=dict, description=SILENT)
+
+
+class ClockDiffers(Message):
+    """The broker tells an agent that their clocks differ; by the answer's own time the agent measures by how much."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT})
+
+    reported_at: Timestamp = Field(description="When the report was sent that this answers, by the agent's clock.")
+    ahead_s: float = Field(description="By how much the agent's clock is ahead of the broker's; negative: behind.")

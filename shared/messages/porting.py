@@ -360,6 +360,10 @@ class VmDisconnected(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.BROKER})
 
     quarantined_disks: tuple[Text, ...] = ()
+    left_disks: tuple[Text, ...] = Field(
+        default=(),
+        description="One sentence for each disk that was left as it is: a device, or what another VM has, too.",
+    )
     quarantine_until: Timestamp | None = Field(default=None, description="Set by the donor agent's policy.")
 
 

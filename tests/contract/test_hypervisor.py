@@ -172,6 +172,31 @@ async def test_what_lies_beneath_a_disk_is_told_apart_from_it(host: Host) -> Non
     assert str(host.base) not in live.files
 
 
+async def test_files_in_use_are_named_with_their_vm(host: Host) -> None:
+    """Of all VMs, running or defined, with what lies beneath their disks; not of the one that does not count."""
+    hypervisor = host.hypervisor
+    live = await hypervisor.describe(host.running)
+    await hypervisor.define(host.shut_off_xml)
+    off = describe(host.shut_off_xml)
+    in_use = await hypervisor.files_in_use()
+    for path in (*live.files, str(host.base)):
+        assert in_use[path] == live.description.name
+    assert in_use[off.disks[0].source] == off.name
+    others = await hypervisor.files_in_use(besides=host.running)
+    assert not {*live.files, str(host.base)} & set(others)
+    assert off.disks[0].source in others
+    await hypervisor.undefine(UUID(off.uuid), keep_nvram=True)
+    assert off.disks[0].source not in await hypervisor.files_in_use()
+
+
+async def test_a_vm_that_runs_is_not_started_again(host: Host) -> None:
+    """Nothing happens; a VM that is not there cannot be started."""
+    await host.hypervisor.start(host.running)
+    assert await host.hypervisor.state(host.running) is VmState.RUNNING
+    with pytest.raises(VmNotFound):
+        await host.hypervisor.start(uuid4())
+
+
 async def test_a_vm_without_a_migration_has_no_job(host: Host) -> None:
     """And aborting nothing is no error."""
     assert await host.hypervisor.job(host.running) is None
@@ -240,6 +265,8 @@ async def test_the_end_of_a_vm_is_heard(host: Host) -> None:
     assert event.vm_uuid == host.running
     assert await host.hypervisor.state(host.running) is VmState.SHUT_OFF
     await host.hypervisor.destroy(host.running)
+    await host.hypervisor.start(host.running)
+    assert await host.hypervisor.state(host.running) is VmState.RUNNING
 
 
 async def test_a_frozen_vm_is_killed_and_its_host_notices(host: Host, request: pytest.FixtureRequest) -> None:

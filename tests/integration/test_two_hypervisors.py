@@ -17,6 +17,7 @@ from uuid import UUID, uuid4
 import numpy as np
 import pytest
 
+from deploy.labkit.errors import CommandFailed
 from deploy.labkit.processes import run
 from services.node_agent.hypervisor.disk_images import allocated_bytes
 from services.node_agent.lanes.endpoint import LaneEnd
@@ -25,6 +26,7 @@ from services.node_agent.lanes.routes.factory import URGENT_LANES
 from services.node_agent.lanes.routes.routed_link import RoutedLink
 from services.node_agent.lanes.testing import MemoryRoute
 from services.node_agent.settings import NodeSection
+from services.node_agent.state.given_away import GivenAway, GivenAwayVm
 from services.node_agent.state.journal import Journal, PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.transfers.errors import TransferError
@@ -184,7 +186,12 @@ class Port:
         }
         self.image = self.images["vda"]
         agreement = self._agreement()
-        stores = {side: Journal(self.hosts.folder / f"{self.port_id}-{side}").open() for side in Side}
+        # Beside its journal a node has the files that libvirt's hook at its host reads.
+        state_dir = self.hosts.lab.plan.node_state_dir
+        stores = {
+            side: Journal(state_dir(provider) / f"ports-{self.port_id}").open()
+            for side, provider in ((Side.OUTBOUND, "alpha"), (Side.INBOUND, "beta"))
+        }
         journals = {
             side: TransferJournal(store, PortRecord(side=side, agreement=agreement)) for side, store in stores.items()
         }
@@ -405,6 +412,25 @@ def comparing(port: Port) -> list[str]:
 
     port.ledger.at_switchover = compare
     return compared
+
+
+async def test_a_guest_that_left_is_not_started_at_the_donor(port: Port) -> None:
+    """Its autostart is off, and virsh is refused; at the recipient, which gave it away once, it arrives."""
+    virsh, plan = port.hosts.lab.virsh, port.hosts.lab.plan
+    await asyncio.to_thread(virsh, "alpha", "autostart", str(port.uuid))
+    before = port.inbound._agreement.model_copy(update={"port_id": uuid4(), "epoch": 1})
+    returned = GivenAway(plan.node_state_dir("beta") / "given-away")
+    returned.store(GivenAwayVm.by(before, since="2026-01-01T00:00:00+00:00", reason="x"))
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert await port.states() == (VmState.SHUT_OFF, VmState.RUNNING)
+    assert not (await port.donor.describe(port.uuid)).description.autostart
+    with pytest.raises(CommandFailed, match="gave it away"):
+        await asyncio.to_thread(virsh, "alpha", "start", str(port.uuid))
+    await asyncio.to_thread(port.hosts.restart_libvirtd, "beta")
+    await same_guest(port)
+    assert await port.states() == (VmState.SHUT_OFF, VmState.RUNNING)
 
 
 async def test_an_overlay_arrives_as_an_overlay(overlaid_port: Port) -> None:

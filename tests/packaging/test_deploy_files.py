@@ -40,6 +40,12 @@ def read_unit(path: Path) -> configparser.ConfigParser:
     return unit
 
 
+def commands_before(path: Path) -> list[str]:
+    """What a unit runs before its program; configparser keeps only the last of several."""
+    lines = path.read_text().splitlines()
+    return [line.removeprefix("ExecStartPre=") for line in lines if line.startswith("ExecStartPre=")]
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_sample_settings_are_what_the_program_prints(role: str) -> None:
     """deploy/config/ROLE.toml equals --print-config; deploy/config/render writes it anew."""
@@ -80,7 +86,9 @@ def test_units_run_what_is_installed(path: Path) -> None:
     assert Path(executable).name == path.stem
     assert Path(executable).name in scripts
     assert arguments == ["--config", f"/etc/vmport/{path.stem.removeprefix('vmport-')}.toml"]
-    assert service["ExecStartPre"] == service["ExecStart"] + " --check-config"
+    install_hook = "+/opt/vmport/bin/vmport-node install-hook --config /etc/vmport/node.toml"
+    more = [install_hook] if path.stem == "vmport-node" else []
+    assert commands_before(path) == [service["ExecStart"] + " --check-config", *more]
     assert service["RestartPreventExitStatus"] == "78"
 
 

@@ -264,7 +264,9 @@ async def run_node(world: Parts, process: Process, party: Party) -> None:
         keys=PLAIN_KEYS,
         metrics=NODE_METRICS,
     )
-    commands = VmCommands(hypervisor, journal, node=party.node, lane=PLAIN_KEYS.endpoint, described=lambda _vm: None)
+    commands = VmCommands(
+        hypervisor, journal, node=party.node, lane=PLAIN_KEYS.endpoint, metrics=NODE_METRICS, described=lambda _vm: None
+    )
     service = NodeService(party, transfers, commands, messenger)
     heartbeat = Heartbeat(
         hypervisor,

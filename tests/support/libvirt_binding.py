@@ -16,6 +16,7 @@ MODULES = frozenset(
     {
         "tests/services/node_agent/hypervisor/test_libvirt_mapping.py",
         "tests/contract/test_hypervisor.py",
+        "tests/integration/test_start_hook.py",
         "tests/integration/test_two_hypervisors.py",
         "tests/services/node_agent/test_main.py",
     }

@@ -92,6 +92,7 @@ class NodeUnderTest:
             node=self.party.node,
             lane=self.keys.endpoint,
             described=self.transfers.described,
+            metrics=self.metrics,
         )
         self.service = NodeService(self.party, self.transfers, commands, self.messenger)
         self.transfers.recover()

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
-from deploy.labkit import guests
+from deploy.labkit import guests, processes
 from deploy.labkit.guest_domain import Domain, domain_xml, newest_machine
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.plan import GUEST_BRIDGE
@@ -95,6 +95,14 @@ class TwoHosts:
     def report(self, record: GuestRecord) -> dict[str, Any]:
         """What the guest says of itself."""
         return guests.wait_until_ready(self.lab.plan, record, timeout_s=30)
+
+    def restart_libvirtd(self, provider: str, *, as_at_boot: bool = False) -> None:
+        """End a provider's libvirtd and start it again; guests go on. At a boot it starts VMs that have autostart."""
+        processes.end([self.lab.process(f"libvirtd-{provider}")], grace_s=10)
+        if as_at_boot:
+            done = self.lab.plan.host_run_dir(provider) / "libvirt" / "qemu" / "autostarted"
+            done.unlink(missing_ok=True)
+        self.lab.up(LabOptions(services=False))
 
     def remove(self, uuid: UUID) -> None:
         """Take the guest away from wherever it is."""

@@ -18,6 +18,8 @@ QEMU_IMG_TIMEOUT_S = 60.0
 ERASE_CHUNK_BYTES = 4 << 20
 FORMATS = ("raw", "qcow2")
 _HEADER_BYTES = 80
+_MOST_NAME_BYTES = 1023
+"""The longest name of a backing file."""
 _EXTERNAL_DATA = 1 << 2
 """QCOW2, incompatible features: the disk's contents lie in another file."""
 
@@ -73,6 +75,23 @@ def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
     )
     features = int.from_bytes(header[72:80], "big") if version >= 3 else 0
     return None if backing or encrypted or features & _EXTERNAL_DATA else "qcow2"
+
+
+def backing_file(path: str) -> str | None:
+    """What a QCOW2 image's header names as the image beneath, as it stands there; None for nothing.
+
+    Also None for what is no QCOW2 image, or cannot be read. Needs no QEMU, so a lock is no obstacle.
+    """
+    try:
+        with open(path, "rb") as file:
+            header = file.read(_HEADER_BYTES)
+            at, size = int.from_bytes(header[8:16], "big"), int.from_bytes(header[16:20], "big")
+            if header[:4] != QCOW2_MAGIC or at == 0 or not 0 < size <= _MOST_NAME_BYTES:
+                return None
+            file.seek(at)
+            return file.read(size).decode(errors="surrogateescape")
+    except (OSError, OverflowError, ValueError):
+        return None
 
 
 async def create(path: str, image_format: str, size_bytes: int) -> None:
@@ -143,10 +162,13 @@ def remove(path: str) -> bool:
 def erase(path: str) -> int:
     """Overwrite a regular file's allocated extents with zeros, then remove it. Returns the bytes overwritten.
 
-    Blocking. Raises DiskImageError.
+    Blocking. Raises DiskImageError, also for a link: what it leads to may be anybody's.
     """
     try:
-        with open(path, "r+b", buffering=0) as file:
+        # Looked at before it is opened: to open a device or a pipe is to use it.
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise DiskImageError(path, "is not a regular file; it is not erased")
+        with open(path, "r+b", buffering=0, opener=_no_link) as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):
                 raise DiskImageError(path, "is not a regular file; it is not erased")
@@ -158,6 +180,10 @@ def erase(path: str) -> int:
         raise DiskImageError(path, error.strerror or str(error)) from error
     remove(path)
     return erased
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _overwrite(descriptor: int, size: int) -> int:

@@ -57,7 +57,7 @@ class LiveVm:
     """`domain_xml` as it was read; each step that needs more of it takes this, and reads no XML again."""
     files: tuple[str, ...] = ()
     """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any. What lies
-    beneath its disks is not among them: it is not the VM's own."""
+    beneath its disks is not among them, nor are read-only disks: they are not the VM's own."""
     layers: Mapping[str, tuple[LayerFacts, ...]] = field(default_factory=dict)
     """By target, what lies beneath the disks that are overlays, top down."""
 
@@ -167,6 +167,14 @@ class Hypervisor(Protocol):
         """Whether it runs; waits while that cannot be known. Never raises `HypervisorError`."""
         ...
 
+    async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
+        """Paths of all files and block devices that VMs of this host have as disks, beneath them or to boot from, and
+        the name of a VM that has each; `besides` is a VM that does not count.
+
+        All definitions, running or not. Paths have no symbolic links. Asks no guest's QEMU.
+        """
+        ...
+
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Guest-physical memory of a running VM, at most MAX_PEEK_BYTES; the guest runs on and notices nothing.
 
@@ -186,6 +194,10 @@ class Hypervisor(Protocol):
 
     async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:
         """Start the VM with the host, or not."""
+        ...
+
+    async def start(self, uuid: UUID) -> None:
+        """Boot a VM that is defined and off; nothing happens where it is not off."""
         ...
 
     async def resume(self, uuid: UUID) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images, host_capabilities
+from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import (
     EventListener,
     HypervisorError,
@@ -26,7 +27,15 @@ from services.node_agent.hypervisor.interface import (
     VmNotFound,
 )
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
-from services.node_agent.hypervisor.libvirt_mapping import STATES, job_stats, live_vm, mib_per_s, summary
+from services.node_agent.hypervisor.libvirt_mapping import (
+    STATES,
+    domain_xmls,
+    job_stats,
+    live_vm,
+    mib_per_s,
+    summary,
+    volume_path,
+)
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
@@ -174,6 +183,27 @@ class LibvirtHypervisor(RunningCheck):
         except VmNotFound:
             return None
 
+    async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
+        """Read every definition, and the headers of the images that they name."""
+        return await self._session.call("read which files are in use", lambda: self._read_files_in_use(besides))
+
+    def _read_files_in_use(self, besides: UUID | None) -> dict[str, str]:
+        connection = self._session.open()
+        found: dict[str, str] = {}
+        for domain in connection.listAllDomains():
+            if UUID(domain.UUIDString()) == besides:
+                continue
+            try:
+                xmls = domain_xmls(domain)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                    raise
+                continue  # it ended meanwhile, and has nothing in use
+            for xml in xmls:
+                for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
+                    found.setdefault(path, domain.name())
+        return found
+
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Read guest-physical memory."""
         physical = libvirt.VIR_MEMORY_PHYSICAL
@@ -200,6 +230,10 @@ class LibvirtHypervisor(RunningCheck):
     async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:
         """Set autostart."""
         await self._session.with_domain("set autostart of", uuid, lambda d: d.setAutostart(int(enabled)))
+
+    async def start(self, uuid: UUID) -> None:
+        """Boot the VM."""
+        await self._session.with_domain("start", uuid, lambda d: None if d.isActive() else d.create())
 
     async def resume(self, uuid: UUID) -> None:
         """Run the vCPUs of a paused guest."""

@@ -14,7 +14,7 @@ import libvirt
 
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
-from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
+from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from shared.domain import LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
@@ -99,11 +99,33 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     if domain.snapshotNum():
         blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
-    files = (*(disk.source for disk in facts.disks), *((facts.nvram,) if facts.nvram else ()))
+    own_disks = (disk.source for disk in facts.disks if not disk.read_only)
+    files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
     # The migratable XML leaves out what libvirt itself found beneath a disk.
     live = describe(domain.XMLDesc(0)) if active else facts
     layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
     return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers)
+
+
+def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:
+    """A VM's XML as it runs, and as it will run after its next start. Blocking. Raises libvirt's errors."""
+    if not domain.isActive():
+        return (domain.XMLDesc(0),)
+    lasting = (domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),) if domain.isPersistent() else ()
+    return (domain.XMLDesc(0), *lasting)
+
+
+def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | None:
+    """Where a volume of a storage pool lies; None where there is no such pool or volume.
+
+    Blocking. Raises libvirt's errors, also for a pool that is not active: what is not known is not "nothing".
+    """
+    try:
+        return connection.storagePoolLookupByName(pool).storageVolLookupByName(volume).path()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() in {libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL}:
+            return None
+        raise
 
 
 def allocated_or_zero(path: str | None) -> int:

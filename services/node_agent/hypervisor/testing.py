@@ -7,7 +7,7 @@ other end talks to (`fake_destination`). It is held to the same contract as the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from uuid import UUID
@@ -15,6 +15,7 @@ from uuid import UUID
 from services.node_agent.hypervisor.fake_destination import serve_libvirtd
 from services.node_agent.hypervisor.fake_host import DISK_BYTES, FakeHost, FakeVm
 from services.node_agent.hypervisor.fake_source import FakeSource
+from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import (
     MAX_PEEK_BYTES,
     EventListener,
@@ -148,12 +149,22 @@ class FakeHypervisor(FakeHost, RunningCheck):
             blockers=tuple(blockers),
         )
         layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
-        return LiveVm(description, vm.domain_xml, domain, tuple(disk.source for disk in facts.disks), layers)
+        files = tuple(disk.source for disk in facts.disks if not disk.read_only)
+        return LiveVm(description, vm.domain_xml, domain, files, layers)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
         self.ask_libvirtd()
         return self.vms[uuid].state if uuid in self.vms else None
+
+    async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
+        """As the definitions say, and the headers of the images that they name."""
+        return {
+            path: describe(vm.domain_xml).name
+            for uuid, vm in reversed(self.vms.items())
+            if uuid != besides
+            for path in files_of(vm.domain_xml, lambda _pool, _volume: None)
+        }
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """As much of `memory`, and zeros."""
@@ -186,6 +197,12 @@ class FakeHypervisor(FakeHost, RunningCheck):
         """Remember it."""
         self.ask_libvirtd()
         self.vm(uuid).autostart = enabled
+
+    async def start(self, uuid: UUID) -> None:
+        """Boot it."""
+        vm = self.vm(uuid)
+        if vm.state is VmState.SHUT_OFF:
+            self.let_run(uuid, vm)
 
     async def resume(self, uuid: UUID) -> None:
         """Run, if it may."""

@@ -15,8 +15,9 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.node_agent.state.files import write_atomically
+from services.node_agent.state.given_away import GivenAway
 from shared.messages.base import MESSAGE_TYPES, PortMessage
-from shared.messages.porting import ServiceChangeAgreement, Side
+from shared.messages.porting import DisksErased, ServiceChangeAgreement, Side
 
 
 class Phase(StrEnum):
@@ -96,6 +97,12 @@ class PortRecord(BaseModel):
     was_running: bool = True
     """Donor: whether the guest ran before the migration paused it; an operator may have suspended it."""
     quarantined_disks: tuple[str, ...] = ()
+    left_disks: tuple[str, ...] = ()
+    """Donor: one sentence for each image that was not put into quarantine, because it is not the VM's alone."""
+    autostart: bool = False
+    """Donor: the VM was started with its host, and is not while it leaves; if it stays, it is again."""
+    boot_id: str = ""
+    """Donor: which boot of the host it was, when autostart was taken off."""
     last_word: LastWord | None = None
 
     @property
@@ -103,12 +110,19 @@ class PortRecord(BaseModel):
         """The port."""
         return self.agreement.port_id
 
+    @property
+    def is_erased(self) -> bool:
+        """Whether the quarantine is over; the record is kept for a while, to answer the same when asked again."""
+        return self.last_word is not None and self.last_word.type == DisksErased.__name__
+
 
 class Journal:
     """A directory of records."""
 
     def __init__(self, directory: Path) -> None:
+        """`directory` is for the transfers; beside it are the files about VMs that were given away."""
         self._directory = directory
+        self.given_away = GivenAway(directory.parent / "given-away")
 
     def open(self) -> Self:
         """Make the directory; raises OSError."""
@@ -141,6 +155,13 @@ class Journal:
         """Delete a transfer's record; nothing happens where there is none."""
         self._path(port_id, side).unlink(missing_ok=True)
 
+    def remove_erased(self, before_s: float) -> None:
+        """Delete records of ports whose disks were erased before this time, in seconds since the epoch."""
+        for record in self.load()[0]:
+            path = self._path(record.port_id, record.side)
+            if record.is_erased and path.stat().st_mtime < before_s:
+                path.unlink()
+
     def quarantined_disks(self, vm_uuid: UUID) -> list[Path]:
         """Disks of a VM that has left this host and that wait here for their erasure."""
         records, _ = self.load()
@@ -162,6 +183,11 @@ class TransferJournal:
     def __init__(self, journal: Journal, record: PortRecord) -> None:
         self._journal = journal
         self.record = record
+
+    @property
+    def given_away(self) -> GivenAway:
+        """The files about VMs that this host gave away."""
+        return self._journal.given_away
 
     def enter(self, phase: Phase) -> None:
         """Store a new phase."""
@@ -202,9 +228,18 @@ class TransferJournal:
         if self.record.last_word is not None:
             self._store(last_word=self.record.last_word.model_copy(update={"told": True}))
 
-    def quarantine(self, disks: tuple[str, ...]) -> None:
-        """Store which disks wait for erasure."""
-        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks)
+    def remember_autostart(self, *, on: bool, boot_id: str = "") -> None:
+        """Store whether the VM is to be started with its host again, if it stays."""
+        if (self.record.autostart, self.record.boot_id) != (on, boot_id):
+            self._store(autostart=on, boot_id=boot_id)
+
+    def quarantine(self, disks: tuple[str, ...], left: tuple[str, ...] = ()) -> None:
+        """Store which disks wait for erasure, and which are left as they are."""
+        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks, left_disks=left)
+
+    def erased(self, message: DisksErased) -> None:
+        """Store that the quarantine is over, and the answer for whoever asks again."""
+        self._store(quarantined_disks=(), last_word=LastWord.of(message))
 
     def _store(self, **changes: object) -> None:
         # Stored first: what this process believes must never be ahead of what its successor will read.

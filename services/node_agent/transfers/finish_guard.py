@@ -14,9 +14,10 @@ from typing import Any
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import QuestionError
-from services.node_agent.state.journal import TransferJournal
+from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
@@ -79,6 +80,7 @@ class DonorFinishGuard:
         self._ask_for_post_copy = ask_for_post_copy
         self._tuning = tuning or GuardTuning()
         self._clock = clock
+        self.start_fence = StartFence(hypervisor, journal)
         self._tasks = Tasks("finish guard")
         self._asking: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -171,7 +173,7 @@ class DonorFinishGuard:
     async def _perform(self, command: do.Command) -> ev.Event | None:
         match command:
             case do.Store(phase):
-                return store_phase(self._journal, phase)
+                return self._declare(phase)
             case do.Freeze():
                 return await self._freeze()
             case do.KillFrozen():
@@ -180,6 +182,9 @@ class DonorFinishGuard:
                 await self._let_run(command)
             case do.TellDoubt(reason):
                 await self._tell_doubt(reason)
+            case do.Stayed():
+                await self._may_be_started()
+                self._settle(command)
             case _:
                 self._settle(command)
         return None
@@ -224,7 +229,24 @@ class DonorFinishGuard:
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.spawn(work, name=name)
 
+    def _declare(self, phase: Phase) -> ev.Event:
+        """Store it; before the guest may run elsewhere, nobody may boot it here any more."""
+        if phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
+            try:
+                self.start_fence.close("the switchover was asked for")
+            except OSError as error:
+                return ev.StoreFailed(str(error))
+        return store_phase(self._journal, phase)
+
     # ---- the guest ----
+
+    async def _may_be_started(self) -> None:
+        """The VM is this host's without doubt."""
+        try:
+            await self.start_fence.open()
+        except OSError as error:
+            # AbortTransfer tries it again; until then libvirt's hook refuses a start and says why.
+            log.error("fence against starts not opened", error=str(error))  # noqa: TRY400  # a full disk, no defect
 
     async def _freeze(self) -> ev.Event:
         try:

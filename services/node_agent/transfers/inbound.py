@@ -106,6 +106,7 @@ class Inbound:
         self._connections = Connections()
         self._over = asyncio.Event()
         self._running = asyncio.Event()
+        self._has_memory = asyncio.Event()
         self._trouble: tuple[str, str] | None = None
         self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
         self._gate: GateProxy | None = None
@@ -133,8 +134,9 @@ class Inbound:
 
     async def _check_host(self) -> None:
         uuid = self._agreement.vm_uuid
-        if await self._hypervisor.state(uuid) is not None:
-            raise HypervisorError("make room for the VM", f"this host has a VM {uuid} already")
+        here = f"this host has a VM {uuid} already" if await self._hypervisor.state(uuid) is not None else None
+        if (reason := here or self._journal.given_away.why_not(uuid, self._agreement.epoch)) is not None:
+            raise HypervisorError("make room for the VM", reason)
         facts = describe(self._agreement.domain_xml)
         if facts.uuid != str(uuid):
             raise DomainXmlError(f"the agreed XML is of VM {facts.uuid}, not of {uuid}")
@@ -146,7 +148,6 @@ class Inbound:
 
     async def run(self, on_running: Callable[[], Awaitable[None]]) -> None:
         """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once.
-
         Raises `TransferError`, having removed what was made; after the commit only what never ran.
         """
         acceptors = [
@@ -270,7 +271,7 @@ class Inbound:
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
         self._gate = GateProxy(reader, writer, stream, gate, self)
-        with self._connections.track(writer):
+        with self._connections.track(writer), self._journal.given_away.admitted(agreement.vm_uuid):
             await self._gate.run()
         if not self._running.is_set():
             self._note_trouble("donor_gave_up", "the donor's hypervisor ended the migration")
@@ -286,14 +287,12 @@ class Inbound:
         await self._pump(Lane.MEMORY, self._sockets.memory, stream)
 
     async def _on_urgent(self, stream: LaneStream) -> None:
+        await self._has_memory.wait()  # QEMU tells its connections apart by their order
         await self._pump(Lane.URGENT, self._sockets.memory, stream)
 
     async def _on_disk(self, stream: LaneStream) -> None:
-        if stream.label == SEED:
-            await self._on_seed(stream)
-            return
-        if stream.label == EARLY:
-            await self._on_early(stream)
+        if stream.label in {SEED, EARLY}:
+            await (self._on_seed(stream) if stream.label == SEED else self._on_early(stream))
             return
         self._disks.write_back()
         await self._pump(Lane.DISK, self._sockets.disk, stream)
@@ -317,6 +316,8 @@ class Inbound:
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
         try:
             reader, writer = await connect_when_there(path, within_s=self._tuning.socket_within_s)
+            if lane is Lane.MEMORY:
+                self._has_memory.set()
             with self._connections.track(writer):
                 await self._lanes.pump(lane, reader, writer, stream)
         except (SocketError, LaneError, StreamError, CodecError, OSError) as error:

@@ -26,6 +26,7 @@ from services.node_agent.metrics import Direction, NodeMetrics
 from services.node_agent.settings import NodeSection
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.cleanup import remove_created
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.factory import TransferFactory
@@ -53,8 +54,6 @@ log = get_logger(__name__)
 
 STORE_AGAIN_S = 1.0
 """How long to wait before an arrival that could not be stored (a full disk) is stored again."""
-ASK_AGAIN_S = 1.0
-"""How long to wait before libvirt, which did not answer, is asked again where a guest is."""
 FAILED_FLUSH_S = 1.0
 """How long a failed transfer tries to send its error to the other side."""
 
@@ -193,6 +192,7 @@ class Transfers:
 
     def recover(self) -> tuple[str, ...]:
         """Bring what the former process left to an end; returns names of damaged journal files."""
+        self._journal.given_away.dismiss_all()
         records, damaged = self._journal.load()
         for record in records:
             if record.phase in {Phase.DONE, Phase.FAILED}:
@@ -349,6 +349,8 @@ class Transfers:
             if record and record.phase in {Phase.DONE, Phase.QUARANTINED} and self._reports.final_again(record):
                 return  # the guest has left, or has arrived
             remaining: tuple[str, ...] = ()
+            if record is not None and command.side is Side.OUTBOUND:  # the VM is the donor's, or it would not be said
+                await StartFence(self._hypervisor, TransferJournal(self._journal, record)).open()
             if record is not None:
                 remaining = await remove_created(TransferJournal(self._journal, record), self._hypervisor)
                 if not remaining:

@@ -48,7 +48,7 @@ from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
 from services.node_agent.switchover.post_copy_request import ask_for_switchover
-from services.node_agent.switchover.readiness import SwitchoverReadiness
+from services.node_agent.switchover.readiness import BrokerReadiness, SwitchoverReadiness
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
 from services.node_agent.transfers.migration_watch import MigrationWatch
@@ -152,7 +152,7 @@ class Outbound:
             clock=clock,
         )
         self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
-        self._preparation = self._make_preparation(now)
+        self._preparation = self._make_preparation(now, broker.readiness)
 
         self._connections = OutboundConnections(
             agreement,
@@ -163,7 +163,7 @@ class Outbound:
             trouble=self._note_trouble,
         )
 
-    def _make_preparation(self, now: Callable[[], datetime]) -> OutboundPreparation:
+    def _make_preparation(self, now: Callable[[], datetime], readiness: BrokerReadiness | None) -> OutboundPreparation:
         return OutboundPreparation(
             self._agreement,
             hypervisor=self._hypervisor,
@@ -177,6 +177,7 @@ class Outbound:
             seeding_every_s=self._tuning.seeding_every_s,
             clock=self._clock,
             now=now,
+            readiness=readiness,
         )
 
     def cancel(self) -> None:
@@ -235,6 +236,7 @@ class Outbound:
             memory_bytes=vm.description.memory_bytes,
         )
         self._journal.enter(Phase.TRANSFERRING)
+        await self._guard.start_fence.hold_autostart(is_on=vm.description.autostart)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         # No bandwidth of libvirt's: the lanes hold the cap, which is on what crosses the wire, after the codec.

@@ -21,6 +21,7 @@ from services.broker.tables import ports as ports_table
 from shared.bus import BusDown, LaneEnds
 from shared.messages import Message, seal
 from shared.messages.approval import ApprovalRequested, DonorRejected
+from shared.messages.nodes import ClockDiffers
 from shared.messages.porting import (
     AbortTransfer,
     DisconnectVm,
@@ -29,6 +30,7 @@ from shared.messages.porting import (
     ProvisionVm,
     QuerySwitchover,
     QuoteDeclined,
+    QuoteOffered,
     QuoteRequested,
     ReleaseReservation,
     ReservationRequested,
@@ -39,7 +41,7 @@ from shared.messages.porting import (
     SwitchoverState,
     VmProvisioned,
 )
-from shared.messages.queries import ListVms, PortShown, ShowPort, VmsListed
+from shared.messages.queries import ListPorts, ListVms, PortShown, PortsListed, ShowPort, VmsListed
 from shared.messages.service_change import (
     CancelPort,
     CancelRefused,
@@ -64,8 +66,10 @@ from tests.support.broker_samples import (
     GAMMA,
     PORT,
     VM,
+    capacity,
     guest_paused,
     inventory,
+    quote,
     refusal,
     request,
     request_switchover,
@@ -525,3 +529,43 @@ class TestCompletion:
         monkeypatch.setattr(world.service, "dispatch", flaky)
         await world.ask_for_port()
         await world.until_told(ACME, PortCompleted)
+
+
+class TestClocks:
+    """Providers' clocks may be wrong by ten minutes."""
+
+    @pytest.mark.parametrize("ahead_s", [600, -600])
+    async def test_a_provider_is_told_that_its_clock_differs(self, world: World, ahead_s: int) -> None:
+        """Its reports are taken, and it is told; and once more when its clock is right again."""
+        ahead = timedelta(seconds=ahead_s)
+        for each in (ahead, ahead, ahead, timedelta(0), timedelta(0), timedelta(0), timedelta(0)):
+            now = world.clock() + each
+            await world.service.handle(seal(capacity(now), source=BETA, message_id=uuid4(), now=now))
+            await world.clock.advance(5)
+        told = [each.data for each in world.broker.received(BETA) if isinstance(each.data, ClockDiffers)]
+        await world.broker.wait_idle()
+        assert {round(each.ahead_s) for each in told} >= {ahead_s, 0}
+        assert told[-1].ahead_s == 0
+
+    @pytest.mark.parametrize("ahead_s", [600, -600])
+    async def test_an_offer_by_a_wrong_clock_is_taken(self, world: World, ahead_s: int) -> None:
+        """It has not expired."""
+        now = world.clock() + timedelta(seconds=ahead_s)
+
+        world.mute(BETA, QuoteRequested)
+        await world.ask_for_port()
+        await world.until_told(BETA, QuoteRequested)
+        offer = QuoteOffered(port_id=PORT, quote=quote("beta", valid_until=now + timedelta(minutes=2)))
+        await world.service.handle(seal(offer, source=BETA, message_id=uuid4(), now=now))
+        asked = (await world.until_told(BETA, ReservationRequested)).data
+        assert isinstance(asked, ReservationRequested)
+
+    async def test_a_tenants_question_is_answered_whatever_its_clock(self, world: World) -> None:
+        """Who asks once shows nothing of its clock."""
+        old = world.clock() - timedelta(minutes=10)
+        await world.service.handle(
+            seal(ListPorts(), source=ACME, message_id=uuid4(), now=old, deadline=old + timedelta(seconds=10))
+        )
+        answer = (await world.until_told(ACME, PortsListed)).data
+        assert isinstance(answer, PortsListed)
+        assert answer.ports == ()

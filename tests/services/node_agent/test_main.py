@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,25 +68,29 @@ def test_certificate_and_key_must_fit(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"{config}: tls.certificate_file: key or certificate cannot be used" in capsys.readouterr().err
 
 
+def test_the_hook_is_installed_by_a_command(tmp_path: Path) -> None:
+    """`vmport-node install-hook`, with its own options."""
+    assert main(["install-hook", "--state-dir", str(tmp_path), "--hook", str(tmp_path / "vmport")]) == ExitCode.OK
+    assert (tmp_path / "vmport").read_text().startswith("#!/bin/sh\n")
+
+
 def test_every_setting_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     """An operator starts from the sample."""
     assert main(["--print-config"]) == ExitCode.OK
     assert "image_dir" in capsys.readouterr().out
 
 
-def test_a_state_directory_serves_one_process(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_state_directory_serves_one_process(tmp_path: Path) -> None:
     """A second agent ends as for any wrong setting, and names directory and process; it touches no journal."""
-    monkeypatch.setenv("VMPORT_TELEMETRY__PORT", "0")
     config = tmp_path / "node.toml"
-    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/node"\n')
+    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/node"\n[telemetry]\nport = 0\n')
     lock = StateLock(tmp_path / "node")
     lock.acquire()
     try:
-        assert main(["--config", str(config)]) == ExitCode.CONFIG
+        command = [sys.executable, "-m", "services.node_agent.main", "--config", str(config)]
+        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     finally:
         lock.release()
-    said = capfd.readouterr().err
-    assert f"{tmp_path}/node is in use by process {os.getpid()}" in said
+    assert second.returncode == ExitCode.CONFIG
+    assert f"{tmp_path}/node is in use by process {os.getpid()}" in second.stderr
     assert not (tmp_path / "node" / "ports").exists()

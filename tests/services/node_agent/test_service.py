@@ -7,7 +7,7 @@ import errno
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -15,6 +15,7 @@ from services.node_agent.dedup import file_scans
 from services.node_agent.dedup.blocks import Scanned, scan
 from services.node_agent.hypervisor.disk_images import allocated_bytes
 from services.node_agent.hypervisor.interface import HypervisorError
+from services.node_agent.state.given_away import ARRIVING, GivenAwayVm
 from services.node_agent.state.journal import Phase, PortRecord
 from services.node_agent.transfers import manager
 from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, ExpectOutbound, VmDescribed
@@ -29,6 +30,7 @@ from shared.messages.porting import (
     OutboundFinished,
     OutboundStarted,
     ProvisionVm,
+    QuerySwitchover,
     Side,
     SwitchoverGranted,
     TransferAborted,
@@ -73,7 +75,10 @@ async def test_a_port_from_command_to_erased_disks(world: World) -> None:
     assert (await world.hear(DONOR, DisksErased)).erased_bytes > 0
     with pytest.raises(OSError, match="No such file"):
         allocated_bytes_or_raise(kept)
-    assert world.alpha.journal.load() == ([], [])
+    ((record,), damaged) = world.alpha.journal.load()
+    assert (record.is_erased, record.quarantined_disks, damaged) == (True, (), [])
+    # Its own definition is gone, but a restored one would not be started either.
+    assert world.alpha.journal.given_away.given_by(VM, port_id)
 
 
 def allocated_bytes_or_raise(path: str) -> None:
@@ -102,6 +107,74 @@ async def test_what_a_disk_lay_on_is_neither_put_away_nor_erased(world: World) -
     await world.say(DONOR, ALPHA, EraseQuarantine(port_id=world.agreement.port_id))
     await world.hear(DONOR, DisksErased)
     assert base.read_bytes() == b"an operating system"
+
+
+async def test_a_vm_that_leaves_is_fenced_before_finish(world: World) -> None:
+    """While the ledger is silent: this host would not boot the VM, and libvirt's hook would refuse it."""
+    world.ledger.silent = True
+    world.alpha.hypervisor.vms[VM].autostart = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    assert not world.alpha.hypervisor.vms[VM].autostart
+    assert world.alpha.journal.given_away.given_by(VM, world.agreement.port_id)
+
+
+async def test_a_vm_that_stays_is_not_fenced(world: World) -> None:
+    """The switchover was refused: it is started with its host again, and by whoever wants."""
+    world.ledger.denies = "too late"
+    world.alpha.hypervisor.vms[VM].autostart = True
+    await world.start_port()
+    assert (await world.hear(DONOR, TransferFailed)).guest_running
+    assert world.alpha.hypervisor.vms[VM].autostart
+    assert world.alpha.journal.given_away.get(VM) is None
+
+
+async def test_a_vm_that_stays_after_a_crash_is_not_fenced(world: World) -> None:
+    """The next agent asks the ledger; meanwhile the fence holds."""
+    world.ledger.silent = True
+    world.alpha.hypervisor.vms[VM].autostart = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    await world.alpha.kill()
+    await world.alpha.start()
+    await world.hear(BROKER, QuerySwitchover)
+    assert world.alpha.journal.given_away.given_by(VM, world.agreement.port_id)
+    world.ledger.ended = True
+    world.ledger.silent = False
+    await world.over(world.alpha)
+    assert world.alpha.hypervisor.vms[VM].autostart
+    assert world.alpha.journal.given_away.get(VM) is None
+
+
+async def test_a_vm_comes_back_to_a_host_that_gave_it_away(world: World) -> None:
+    """It is let in while it arrives; only when it is provisioned may it be started there by itself again."""
+    given_away = world.beta.journal.given_away
+    before = world.agreement.model_copy(update={"epoch": 1, "port_id": uuid4()})
+    given_away.store(GivenAwayVm.by(before, since="", reason=""))
+    mark = given_away.directory / f"{VM}{ARRIVING}"
+    world.ledger.silent = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    assert mark.exists()
+    world.ledger.silent = False
+    await world.hear(RECIPIENT, InboundFinished)
+    await world.over(world.beta)
+    assert not mark.exists()
+    assert given_away.get(VM) is not None
+    provision = ProvisionVm(port_id=world.agreement.port_id, vm_uuid=VM, autostart=True, donor_xml=world.domain_xml)
+    await world.say(RECIPIENT, BETA, provision)
+    await world.hear(RECIPIENT, VmProvisioned)
+    assert given_away.get(VM) is None
+
+
+async def test_a_vm_does_not_come_back_by_an_old_port(world: World) -> None:
+    """The epoch says which port is the later one."""
+    given_away = world.beta.journal.given_away
+    given_away.store(GivenAwayVm.by(world.agreement.model_copy(update={"port_id": uuid4()}), since="", reason=""))
+    await world.say(RECIPIENT, BETA, OpenInbound(port_id=world.agreement.port_id, agreement=world.agreement))
+    failed = await world.hear(RECIPIENT, TransferFailed)
+    assert "took VM" in failed.detail
+    assert VM not in world.beta.hypervisor.vms
 
 
 async def test_commands_may_come_twice(world: World) -> None:

@@ -6,14 +6,24 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import LiveVm
 from services.node_agent.hypervisor.testing import FakeHypervisor
+from services.node_agent.metrics import NodeMetrics
+from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
-from shared.messages.porting import CompletionFailed, DisconnectVm, ProvisionVm, Side, VmDisconnected, VmProvisioned
+from shared.messages.porting import (
+    CompletionFailed,
+    DisconnectVm,
+    DisksErased,
+    ProvisionVm,
+    Side,
+    VmDisconnected,
+    VmProvisioned,
+)
 from shared.messages.vm import VmState
 from shared.testing import make_lane_endpoint
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
@@ -32,20 +42,32 @@ class Host:
         self.agreement = make_agreement(folder / "x.raw", domain_xml=self.domain_xml)
         self.port_id = self.agreement.port_id
         self.described: list[LiveVm] = []
+        self.registry = CollectorRegistry()
         self.commands = VmCommands(
             self.hypervisor,
             self.journal,
             node="alpha-1",
             lane=make_lane_endpoint(),
             described=self.described.append,
+            metrics=NodeMetrics(self.registry),
         )
 
-    def guest_left(self) -> None:
-        """The port has succeeded: the VM is shut off here."""
+    def guest_left(self, *more_disks: Path, phase: Phase = Phase.DONE) -> None:
+        """The port has succeeded: the VM is shut off here, and given away."""
         self.hypervisor.vms[VM].state = VmState.SHUT_OFF
-        self.journal.store(
-            PortRecord(side=Side.OUTBOUND, agreement=self.agreement, phase=Phase.DONE, disks=(str(self.disk),))
-        )
+        disks = (str(self.disk), *map(str, more_disks))
+        self.journal.store(PortRecord(side=Side.OUTBOUND, agreement=self.agreement, phase=phase, disks=disks))
+        self.journal.given_away.store(GivenAwayVm.by(self.agreement, since="2026-01-01T00:00:00+00:00", reason="x"))
+
+    def guest_arrived(self, phase: Phase = Phase.DONE) -> ProvisionVm:
+        """The port that brought it has succeeded here; the guest is transient, as libvirt has it. The command."""
+        self.hypervisor.vms[VM].persistent = False
+        self.journal.store(PortRecord(side=Side.INBOUND, agreement=self.agreement, phase=phase))
+        return ProvisionVm(port_id=self.port_id, vm_uuid=VM, autostart=True, donor_xml=self.domain_xml)
+
+    def second_copies(self) -> float | None:
+        """How many were counted."""
+        return self.registry.get_sample_value("vmport_node_second_copies_total")
 
     async def disconnect(self) -> VmDisconnected | CompletionFailed:
         """As the donor agent asks."""
@@ -109,13 +131,16 @@ async def test_a_running_vm_is_not_disconnected(host: Host) -> None:
     assert host.disk.exists()
 
 
-async def test_erasing_removes_disks_and_record(host: Host) -> None:
-    """Again there is nothing left to erase."""
+async def test_erasing_removes_the_disks_once(host: Host) -> None:
+    """Asked again, also by one who lost the first answer, it says the same."""
     host.guest_left()
     await host.disconnect()
-    assert (await host.commands.erase(host.port_id)).erased_bytes > 0
-    assert host.journal.load() == ([], [])
-    assert (await host.commands.erase(host.port_id)).erased_bytes == 0
+    first, second = await host.commands.erase(host.port_id), await host.commands.erase(host.port_id)
+    assert isinstance(first, DisksErased)
+    assert first.erased_bytes > 0
+    assert first == second
+    assert host.journal.quarantined_disks(VM) == []
+    assert not list(host.disk.parent.glob("*.quarantine"))
 
 
 async def test_a_disk_that_cannot_be_erased_stays_recorded(host: Host) -> None:
@@ -126,6 +151,129 @@ async def test_a_disk_that_cannot_be_erased_stays_recorded(host: Host) -> None:
     (kept,) = kept_disks(answer)
     kept.unlink()
     kept.mkdir()
-    with pytest.raises(DiskImageError):
-        await host.commands.erase(host.port_id)
+    failed = await host.commands.erase(host.port_id)
+    assert isinstance(failed, CompletionFailed)
+    assert "not a regular file" in failed.detail
     assert host.journal.quarantined_disks(VM) == [kept]
+
+
+async def test_nothing_is_erased_without_a_record(host: Host) -> None:
+    """ "Erased 0 bytes" would end the quarantine of disks that still lie there."""
+    answer = await host.commands.erase(uuid4())
+    assert isinstance(answer, CompletionFailed)
+    assert (answer.code, answer.side) == ("unknown_port", Side.OUTBOUND)
+    assert "nothing is known of this port's disks" in answer.detail
+    host.guest_left()
+    assert isinstance(await host.commands.erase(host.port_id), CompletionFailed)
+
+
+async def test_what_another_vm_uses_is_left_alone(host: Host) -> None:
+    """It is neither renamed nor erased, and the answer names it and who has it; again the same."""
+    shared = host.disk.with_name("shared.raw")
+    shared.write_bytes(b"both")
+    host.hypervisor.add(other_vm(host.disk.with_name("other.raw"), shared), state=VmState.SHUT_OFF)
+    host.guest_left(shared)
+    first, second = await host.disconnect(), await host.disconnect()
+    assert isinstance(first, VmDisconnected)
+    assert first == second
+    assert [disk.name for disk in kept_disks(first)] == [f"web.raw.{host.port_id}.quarantine"]
+    (sentence,) = first.left_disks
+    assert str(shared) in sentence
+    assert "VM other" in sentence
+    assert shared.read_bytes() == b"both"
+    await host.commands.erase(host.port_id)
+    assert shared.read_bytes() == b"both"
+
+
+async def test_what_another_vm_uses_by_now_is_not_erased(host: Host) -> None:
+    """The others are; the answer is an error that names it, so that it is asked again."""
+    second = host.disk.with_name("second.raw")
+    second.write_bytes(b"data")
+    host.guest_left(second)
+    answer = await host.disconnect()
+    assert isinstance(answer, VmDisconnected)
+    first_kept, second_kept = kept_disks(answer)
+    host.hypervisor.add(other_vm(first_kept), state=VmState.SHUT_OFF)
+    failed = await host.commands.erase(host.port_id)
+    assert isinstance(failed, CompletionFailed)
+    assert failed.code == "disk_in_use"
+    assert str(first_kept) in failed.detail
+    assert first_kept.read_bytes() == b"data" * 1024
+    assert not second_kept.exists()
+
+
+async def test_a_second_copy_of_a_vm_that_left_is_destroyed(host: Host) -> None:
+    """Booted by its host or by somebody: the ledger has given the VM away, and this port's file proves it."""
+    host.guest_left()
+    host.hypervisor.vms[VM].state = VmState.RUNNING
+    answer = await host.disconnect()
+    assert isinstance(answer, VmDisconnected)
+    assert VM not in host.hypervisor.vms
+    assert not host.disk.exists()
+    assert host.second_copies() == 1
+
+
+@pytest.mark.parametrize("state", [VmState.RUNNING, VmState.PAUSED])
+async def test_a_copy_without_proof_is_not_destroyed(host: Host, state: VmState) -> None:
+    """The transfer is not over; or the VM was given back; or it has come again by a later port."""
+    vm = host.hypervisor.vms[VM]
+    host.guest_left(phase=Phase.FINISH_PASSED)
+    vm.state = state
+    assert isinstance(await host.disconnect(), CompletionFailed)
+    host.guest_left()
+    vm.state = state
+    host.journal.given_away.take_back(VM, host.port_id)
+    assert isinstance(await host.disconnect(), CompletionFailed)
+    later = GivenAwayVm.by(host.agreement.model_copy(update={"port_id": uuid4(), "epoch": 4}), since="", reason="")
+    host.journal.given_away.store(later)
+    assert isinstance(await host.disconnect(), CompletionFailed)
+    assert (vm.state, host.disk.exists(), host.second_copies()) == (state, True, 0)
+
+
+async def test_a_vm_that_ended_before_it_was_defined_is_defined_as_agreed(host: Host) -> None:
+    """Its owner switched it off, QEMU crashed, or the host was restarted: libvirt has nothing of it any more."""
+    command = host.guest_arrived()
+    await host.hypervisor.destroy(VM)
+    assert VM not in host.hypervisor.vms
+    first, second = await host.commands.provision(command), await host.commands.provision(command)
+    assert isinstance(first, VmProvisioned)
+    assert first == second
+    assert first.identity_differences == ()
+    vm = host.hypervisor.vms[VM]
+    assert (vm.domain_xml, vm.persistent, vm.autostart) == (host.agreement.domain_xml, True, True)
+    assert vm.state is VmState.SHUT_OFF
+
+
+@pytest.mark.parametrize("phase", [Phase.OPEN, Phase.FINISH_PASSED, Phase.FAILED])
+async def test_a_vm_that_never_arrived_is_not_defined(host: Host, phase: Phase) -> None:
+    """It would be a second definition of a VM that is another host's."""
+    command = host.guest_arrived(phase)
+    await host.hypervisor.destroy(VM)
+    answer = await host.commands.provision(command)
+    assert isinstance(answer, CompletionFailed)
+    assert answer.code == "vm_not_found"
+    assert VM not in host.hypervisor.vms
+
+
+async def test_a_vm_that_came_back_may_be_started_here_again(host: Host) -> None:
+    """The file of the port by which it had left goes; that of a later one stays."""
+    earlier = host.agreement.model_copy(update={"port_id": uuid4(), "epoch": host.agreement.epoch - 1})
+    later = host.agreement.model_copy(update={"port_id": uuid4(), "epoch": host.agreement.epoch + 1})
+    command = host.guest_arrived()
+    for agreement, stays in ((earlier, False), (later, True)):
+        host.journal.given_away.store(GivenAwayVm.by(agreement, since="", reason=""))
+        assert isinstance(await host.commands.provision(command), VmProvisioned)
+        assert (host.journal.given_away.get(VM) is not None) is stays
+
+
+def other_vm(*disks: Path) -> str:
+    """Another VM of this host, with these disks."""
+    first, *more = disks
+    xml = (DOMAIN % first).replace(str(VM), str(uuid4())).replace("<name>web<", "<name>other<")
+    for number, disk in enumerate(more):
+        xml = xml.replace(
+            "<interface",
+            f"<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{disk}'/>"
+            f"<target dev='vd{'bcd'[number]}' bus='virtio'/></disk><interface",
+        )
+    return xml

@@ -23,6 +23,10 @@ from tests.support.domain_samples import DOMAIN, PLACES, with_device
             "<disk type='file' device='disk'><source file='/s'/><target dev='vdb'/><shareable/></disk>",
             BlockerCode.SHARED_DISK,
         ),
+        (
+            "<disk type='file' device='disk'><source file='/s'/><target dev='vdb'/><readonly/></disk>",
+            BlockerCode.READ_ONLY_DISK,
+        ),
         ("<disk type='network' device='disk'><source name='p/x'/><target dev='vdb'/></disk>", BlockerCode.DISK_KIND),
         (
             "<disk type='file' device='cdrom'><source file='/x.iso'/><target dev='sda'/></disk>",

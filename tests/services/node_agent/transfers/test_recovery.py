@@ -55,6 +55,28 @@ async def test_a_guest_that_was_leaving_runs_on(tmp_path: Path) -> None:
     assert former.doubts == []
 
 
+async def test_a_guest_that_stays_may_be_started_here(tmp_path: Path) -> None:
+    """The ledger says so: the fence against starts is opened, autostart is as before."""
+    former = Restarted(tmp_path, Side.OUTBOUND, Phase.FINISH_PASSED, VmState.PAUSED)
+    fence = former.recovery.guard.start_fence
+    await fence.hold_autostart(is_on=True)
+    fence.close("x")
+    former.broker.ended = True
+    assert (await former.failure()).guest_running
+    assert not fence.closed
+    assert former.hypervisor.vms[VM].autostart
+
+
+async def test_a_guest_that_has_left_may_not_be_started_here(tmp_path: Path) -> None:
+    """The fence outlives the transfer."""
+    former = Restarted(tmp_path, Side.OUTBOUND, Phase.FINISH_PASSED, VmState.PAUSED)
+    fence = former.recovery.guard.start_fence
+    fence.close("x")
+    former.broker.committed = former.broker.arrived = True
+    await former.failure()
+    assert fence.closed
+
+
 async def test_a_guest_that_has_left_does_not_run_here(tmp_path: Path) -> None:
     """The broker says that it runs at the recipient: the copy is destroyed."""
     former = Restarted(tmp_path, Side.OUTBOUND, Phase.FINISH_PASSED, VmState.PAUSED)
