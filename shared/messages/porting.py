@@ -192,10 +192,7 @@ class Side(StrEnum):
 
 
 class GuestPaused(PortMessage):
-    """The donor's node has sent everything for this epoch, and the guest stands still there and is fenced.
-
-    Without it the broker commits nothing. It is repeated until the broker has answered with `SwitchoverState`.
-    """
+    """The donor's node has sent all and fenced its guest; without it nothing is committed. Repeated until heard."""
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
@@ -264,7 +261,7 @@ class SwitchoverState(PortMessage):
     )
     ready: bool = Field(
         default=False,
-        description="The broker could commit the switchover now. Without it the guest is not paused for a switchover.",
+        description="The broker could commit now; the guest is not paused while it could not.",
     )
 
 

@@ -88,7 +88,7 @@ class Migration:
     def _finish_arrives(self) -> None:
         world = self._world
         self.at_gate = True
-        world.in_node("beta", lambda: world.nodes["beta"].finish_came())
+        world.in_node("beta", world.nodes["beta"].finish_came)
 
     def answer(self, *, runs_there: bool, reason: str) -> None:
         """Finish is answered to alpha's libvirtd, if it waits: it confirms."""

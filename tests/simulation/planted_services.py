@@ -11,8 +11,9 @@ from uuid import UUID
 from sqlalchemy import text
 
 from services.broker.service import BrokerService
-from services.node_agent import vm_commands
+from services.node_agent import quarantine, vm_commands
 from services.node_agent.hypervisor.interface import HypervisorError
+from services.node_agent.quarantine import QuarantinePlan
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.transfers.gate_proxy import GateProxy
 from shared.consumer import Consumer
@@ -61,13 +62,14 @@ def _ack_before_store() -> None:
 
 
 def _disconnected_twice() -> None:
-    move = vm_commands._move_away
+    move = quarantine.move_away
 
-    def again(path: str, quarantined: str) -> None:
-        Path(quarantined).unlink(missing_ok=True)
-        move(path, quarantined)
+    def again(plan: QuarantinePlan) -> None:
+        for quarantined in plan.kept:
+            Path(quarantined).unlink(missing_ok=True)
+        move(plan)
 
-    vm_commands._move_away = again
+    vm_commands.move_away = again  # type: ignore[attr-defined]  # planted
 
 
 def _host() -> Any:

@@ -8,16 +8,18 @@ raises `Died`; whatever the code does on its way out reaches nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker.metrics import BrokerMetrics
 from services.broker.service import BrokerService
-from shared.bus import DeadLetter, Handler, LaneAdmin, LaneEnds
+from shared.bus import Handler, LaneAdmin, LaneEnds
+from shared.consumer import OnDead
 from shared.messages import AnyEnvelope
 from shared.metrics import BusMetrics, Metrics
 from shared.parties import BROKER, Party
@@ -117,7 +119,8 @@ class MortalStore(Store):
                 with self._at_work():
                     async with super().transaction() as tx:
                         yield tx
-                        point = f"commit of {doing.get()}, to {', '.join(sorted(tx.outgoing_to)) or 'nobody'}"
+                        told = sorted({str(to) for to, *_ in tx._unstored})
+                        point = f"commit of {doing.get()}, to {', '.join(told) or 'nobody'}"
                         if self._life.is_last(f"before {point}"):
                             raise Died
             except Died:
@@ -162,10 +165,16 @@ class MortalBus:
         await self._bus.publish(to, envelope)
         await self._life.come_to(f"after {point}")
 
-    async def consume(
-        self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
-    ) -> None:
-        """As the real one; the handler's work is named. A handler in which the process died goes no further."""
+    async def consume(self, handler: Handler, *, on_dead: OnDead | None = None) -> None:
+        """As the real one."""
+        await self._consume(self._bus.consume, handler, on_dead)
+
+    async def consume_urgent(self, handler: Handler, *, on_dead: OnDead | None = None) -> None:
+        """As the real one."""
+        await self._consume(self._bus.consume_urgent, handler, on_dead)
+
+    async def _consume(self, consume: Any, handler: Handler, on_dead: OnDead | None) -> None:
+        """The handler's work is named. A handler in which the process died goes no further."""
         died = asyncio.Event()
 
         async def named(envelope: AnyEnvelope) -> None:
@@ -176,7 +185,7 @@ class MortalBus:
                 died.set()
                 await asyncio.Event().wait()
 
-        consuming = asyncio.ensure_future(self._bus.consume(named, on_dead=on_dead))
+        consuming = asyncio.ensure_future(consume(named, on_dead=on_dead))
         dying = asyncio.ensure_future(died.wait())
         try:
             await asyncio.wait({consuming, dying}, return_when=asyncio.FIRST_COMPLETED)
