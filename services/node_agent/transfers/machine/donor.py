@@ -166,7 +166,7 @@ def judge(state: Donor, event: ev.Event) -> DonorDecision:
     if verdict is Verdict.RUNS_HERE:
         return _go(state, P.GIVING_BACK, do.Store(Phase.RETURNING))
     match event:
-        case ev.LaneLost() | ev.MigrationEnded():
+        case ev.LaneLost() | ev.MigrationEnded() if state.reply is Reply.NONE:
             return _doubt(state)
         case ev.FinishAnswered():
             return Decision(state, (do.AskLedger(),))
