@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -94,6 +95,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, write."""
     options = parse(arguments)
+    # SIGTERM ends it as Ctrl-C does: no server is left behind.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     figures = asyncio.run(measure(options))
     text = json.dumps(figures, indent=1)
     sys.stdout.write(text + "\n")
