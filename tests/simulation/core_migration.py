@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from services.node_agent.hypervisor.fake_host import MigrationPhase
@@ -60,9 +61,9 @@ class Migration:
         if not self.runs:
             return
         if not world.lanes_up or not world.nodes["beta"].alive:
-            self._later(1.0, lambda: self._next_round(left))
+            self._later(1.0, partial(self._next_round, left))
         elif left:
-            self._later(ROUND_S, lambda: self._next_round(left - 1))
+            self._later(ROUND_S, partial(self._next_round, left - 1))
         else:
             self._last_round()
 
@@ -130,6 +131,8 @@ class Migration:
         world, beta = self._world, self._world.hosts["beta"]
         vm = beta.vm
         if not self.at_gate:
+            # The gate finds its connection closed when it passes Finish on.
+            world.after(0.0, self._trouble_at_recipient)
             return
         if vm is None or vm.off or not beta.libvirtd or vm.phase is not MigrationPhase.PREPARE:
             self._answer_from_recipient("this host's libvirtd ended the connection")
@@ -151,6 +154,8 @@ class Migration:
         self._cancel_incoming()
         if self.at_gate:
             self._answer_from_recipient("cancelled")
+        else:
+            self._world.after(0.0, self._trouble_at_recipient)
 
     def _cancel_incoming(self) -> None:
         beta = self._world.hosts["beta"]
