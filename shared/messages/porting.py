@@ -259,10 +259,7 @@ class SwitchoverState(PortMessage):
         default=False,
         description="The recipient has said that the guest runs there; only then may the donor's copy go.",
     )
-    ready: bool = Field(
-        default=False,
-        description="The broker could commit now; the guest is not paused while it could not.",
-    )
+    ready: bool = Field(default=False, description="The broker could commit now; without that no guest is paused.")
 
 
 class OutboundFinished(PortMessage):

@@ -8,7 +8,7 @@ raises `Died`; whatever the code does on its way out reaches nobody.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -58,7 +58,7 @@ class Life:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._dying = False
-        self._gone = asyncio.Event()
+        self.gone = asyncio.Event()
         self._working = 0
         """How many tasks are in the middle of a statement, or of a transaction."""
         self._left = asyncio.Event()
@@ -66,7 +66,7 @@ class Life:
     async def use(self) -> None:
         """Something outside of the process is used."""
         if self._dying:
-            await self._gone.wait()
+            await self.gone.wait()
             raise Died
 
     @contextmanager
@@ -92,7 +92,7 @@ class Life:
         while self._working:
             self._left.clear()
             await self._left.wait()
-        self._gone.set()
+        self.gone.set()
         raise Died
 
     async def come_to(self, point: str) -> None:
@@ -245,4 +245,19 @@ async def _one_life(world: World, life: Life) -> None:
         # More in its hands would be delivered more often than RabbitMQ allows, by so many deaths in a row.
         bus = MortalBus(world.broker.bus(BROKER, prefetch=1), life)
         metrics = BrokerMetrics(Metrics(service="mortal", version="0").registry)
-        await BrokerService(settings(world.url), store, bus, MortalLanes(world.lanes, life), metrics).run()
+        service = BrokerService(settings(world.url), store, bus, MortalLanes(world.lanes, life), metrics)
+        await _until_death(service.run(), life)
+
+
+async def _until_death(running: Coroutine[Any, Any, None], life: Life) -> None:
+    """Any task of the process may be the one that dies; one whose end nobody waits for ends the process, too."""
+    service, death = asyncio.ensure_future(running), asyncio.ensure_future(life.gone.wait())
+    try:
+        await asyncio.wait({service, death}, return_when=asyncio.FIRST_COMPLETED)
+        if service.done():
+            service.result()
+    finally:
+        for each in (service, death):
+            each.cancel()
+        await asyncio.gather(service, death, return_exceptions=True)
+    raise Died
