@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -92,7 +92,7 @@ class BusSettings(Section):
         default=0.2, description="First pause before connecting again; it doubles each time, with jitter."
     )
     reconnect_max_s: Annotated[float, Field(gt=0, le=600)] = Field(
-        default=10.0, description="Longest pause before connecting again."
+        default=3.0, description="Longest pause before connecting again; after an outage a port waits for so long."
     )
 
     @field_validator("url")
@@ -260,19 +260,23 @@ S = TypeVar("S", bound=ServiceSettings)
 
 @dataclass(frozen=True, slots=True)
 class Sources(Generic[S]):
-    """What file, environment and command line say, kept apart, so that a problem names the one that it comes from."""
+    """What file, environment and caller say, kept apart, so that a problem names the one that it comes from.
+
+    ``spelled`` is how the caller's user writes an argument: ``--url`` on the command line.
+    """
 
     model: type[S]
     path: Path | None
     from_file: Table
     from_env: Table
-    from_command_line: Table
+    from_caller: Table
     program: str
+    spelled: Callable[[str], str]
 
     def settings(self) -> S:
         """All of them as one, validated; raises `ConfigError`."""
         try:
-            return self.model(**merge(merge(self.from_file, self.from_env), self.from_command_line))
+            return self.model(**merge(merge(self.from_file, self.from_env), self.from_caller))
         except ValidationError as error:
             raise ConfigError(self._problems_of(error)) from error
 
@@ -301,8 +305,8 @@ class Sources(Generic[S]):
     def _problem(self, location: list[str], what: str, *, key: str | None = None) -> Problem:
         """``key`` is the one inside this table that is to blame."""
         blamed = [*location, key] if key else location
-        if blamed and reaches(self.from_command_line, blamed):
-            return Problem("--" + blamed[-1].replace("_", "-"), "", what)
+        if blamed and reaches(self.from_caller, blamed):
+            return Problem(self.spelled(blamed[-1]), "", what)
         if blamed and reaches(self.from_env, blamed):
             return Problem(_variable_in_use(blamed), "", what)
         return Problem(str(self.path or "settings"), ".".join(location), what)
@@ -313,23 +317,38 @@ class Sources(Generic[S]):
         return Problem(
             "no settings file",
             "",
-            f"neither --config nor {CONFIG_VARIABLE} names one{own}; "
+            f"neither {self.spelled('config')} nor {CONFIG_VARIABLE} names one{own}; "
             f"'{self.program} --print-config > {target}' writes a documented sample to fill in",
         )
 
 
-def load(
-    model: type[S], path: Path | None, *, command_line: Mapping[str, Any] | None = None, program: str = "vmport"
-) -> S:
-    """Read the file, lay the environment and then the command line over it, validate; raises `ConfigError`.
+def as_option(name: str) -> str:
+    """How an argument is written on the command line."""
+    return "--" + name.replace("_", "-")
 
-    ``command_line`` is a table like the file's; its keys are the options' names.
+
+def load(
+    model: type[S],
+    path: Path | None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    program: str = "vmport",
+    spelled: Callable[[str], str] = as_option,
+) -> S:
+    """Read the file, lay the environment and then the caller's arguments over it, validate; raises `ConfigError`.
+
+    ``arguments`` is a table like the file's; its keys are the arguments' names, which ``spelled`` writes in errors.
     """
-    return read_sources(model, path, command_line=command_line, program=program).settings()
+    return read_sources(model, path, arguments=arguments, program=program, spelled=spelled).settings()
 
 
 def read_sources(
-    model: type[S], path: Path | None, *, command_line: Mapping[str, Any] | None = None, program: str = "vmport"
+    model: type[S],
+    path: Path | None,
+    *,
+    arguments: Mapping[str, Any] | None = None,
+    program: str = "vmport",
+    spelled: Callable[[str], str] = as_option,
 ) -> Sources[S]:
     """The same, not yet validated. Raises `ConfigError` for what cannot be read."""
     from_file = read_toml(path) if path else {}
@@ -337,7 +356,7 @@ def read_sources(
         from_env = EnvSettingsSource(model)()
     except ValueError as error:
         raise ConfigError(_not_json(model)) from error
-    return Sources(model, path, from_file, from_env, dict(command_line or {}), program)
+    return Sources(model, path, from_file, from_env, dict(arguments or {}), program, spelled)
 
 
 def read_toml(path: Path) -> Table:

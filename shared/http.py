@@ -1,7 +1,7 @@
-"""The telemetry endpoint of a process: ``/metrics``, ``/healthz``, ``/readyz``. Measures only the event loop itself.
+"""The telemetry endpoint of a process: ``/metrics``, ``/healthz``, ``/readyz``. Also measures the event loop's lag.
 
 * ``/metrics``: Prometheus text, or OpenMetrics where the scraper asks for it.
-* ``/healthz``: 200 as long as the event loop turns. A stuck process does not answer; that is the sign to restart it.
+* ``/healthz``: 200 as long as the event loop runs. A process that does not answer is stuck and has to be restarted.
 * ``/readyz``: 200 when every named check holds, else 503; JSON with the reason of each check that does not.
 """
 
@@ -21,7 +21,7 @@ from shared.errors import VmportError
 from shared.metrics import Metrics
 
 Check = Callable[[], Awaitable[str | None]]
-"""Answers None when all is well, else the reason why not."""
+"""Returns None if all is well, else the reason why it is not."""
 
 CHECK_TIMEOUT_S = 2.0
 LAG_INTERVAL_S = 1.0
@@ -35,7 +35,7 @@ class TelemetryFailed(VmportError):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the checks said: reasons by name, None where all is well."""
+    """Results of the checks: reasons by name, None where all is well."""
 
     reasons: dict[str, str | None]
 
@@ -54,26 +54,26 @@ class Verdict:
 
 
 class Health:
-    """The named checks of a process, and whether it runs."""
+    """The named checks of a process, and its state: starting, running or stopping."""
 
     def __init__(self) -> None:
         self._checks: dict[str, Check] = {}
         self._state = "starting"
 
     def add(self, name: str, check: Check) -> None:
-        """Ask this from now on; a check of the same name is replaced."""
+        """Add a check; one of the same name is replaced."""
         self._checks[name] = check
 
     def running(self) -> None:
-        """The service is set up and works."""
+        """Set the state to running: the service is set up."""
         self._state = "running"
 
     def stopping(self) -> None:
-        """The service takes no new work."""
+        """Set the state to stopping: the service takes no new work."""
         self._state = "stopping"
 
     async def verdict(self) -> Verdict:
-        """Ask every check, side by side; one that fails or hangs counts as a reason."""
+        """Run all checks at the same time; one that fails or hangs is a reason, too."""
         names = list(self._checks)
         answers = await asyncio.gather(*(self._ask(self._checks[name]) for name in names))
         state = None if self._state == "running" else f"the service is {self._state}"
@@ -103,7 +103,7 @@ class TelemetryServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The TCP port that it listens on; 0 while it does not listen."""
         if self._runner is None or not self._runner.addresses:
             return 0
         return int(self._runner.addresses[0][1])
@@ -121,7 +121,7 @@ class TelemetryServer:
             await runner.cleanup()
             where = f"{self._settings.host}:{self._settings.port}"
             raise TelemetryFailed(
-                f"cannot listen on {where}: {error.strerror}; set [telemetry] host and port to what is free"
+                f"cannot listen on {where}: {error.strerror}; set [telemetry] host and port to a free address"
             ) from error
         self._runner = runner
         self._lag = asyncio.get_running_loop().create_task(self._watch_lag(), name="telemetry: loop lag")

@@ -1,4 +1,4 @@
-"""Who may speak on the bus: parties, their roles and their names. Pure; owns the naming rule and nothing else.
+"""Parties on the bus, their roles and their names. Pure; owns the naming rule and nothing else.
 
 A party's name is also its RabbitMQ user and its CloudEvents source: ``broker``, ``donor.alpha``, ``recipient.alpha``,
 ``node.alpha.alpha-1``, ``tenant.acme``.
@@ -52,7 +52,7 @@ _PARTY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """One speaker on the bus. ``owner`` is the provider or the tenant; ``node`` only a node has."""
+    """One sender or receiver on the bus. ``owner`` is the provider or tenant; ``node`` is empty but for a node."""
 
     role: Role
     owner: str = ""
@@ -112,7 +112,7 @@ def _checked(name: str) -> str:
 
 
 PARTY_PATTERN = rf"^(?:broker|(?:tenant|donor|recipient)\.{NAME_PATTERN}|node\.{NAME_PATTERN}\.{NAME_PATTERN})$"
-"""The rule of names once more, as a foreign client's JSON Schema library reads it: without named groups."""
+"""The same rule for JSON Schema libraries, many of which know no named groups."""
 
 PartyName = Annotated[
     str,

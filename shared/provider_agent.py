@@ -16,13 +16,15 @@ from uuid import UUID
 from prometheus_client import Counter
 
 from shared.bus import Bus, Reject
-from shared.logs import bind_log
+from shared.logs import bind_log, get_logger
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal
 from shared.messages.nodes import NodeHeartbeat
 from shared.metrics import AgentMetrics
 from shared.parties import BROKER, Role, node
 from shared.stateful_service import StatefulService
-from shared.store import RelayPolicy, Store, Timer, Transaction
+from shared.store import RelayPolicy, Store, StoreDown, Timer, Transaction
+
+log = get_logger(__name__)
 
 HOUSEKEEPING_EVERY = timedelta(hours=1)
 
@@ -75,6 +77,11 @@ def count_refusals(tx: Transaction, counter: Counter, refusals: Iterable[Refusal
     """Count each refusal by its code, once the transaction is durable."""
     for code in codes_of(refusals):
         tx.after_commit(counter.labels(code).inc)
+
+
+def silence_s(heard_at: datetime, now: datetime) -> float:
+    """For how many seconds a node has not been heard."""
+    return max(0.0, (now - heard_at).total_seconds())
 
 
 async def send_to_node(
@@ -195,7 +202,7 @@ class ProviderAgent(StatefulService, Generic[P]):
         async with self.store.transaction() as tx:
             await self.save_node(tx, name, envelope.data)
         self._saved[name] = lasting
-        # The broker hears of a change at once.
+        # The broker is told of a change at once.
         await self.report(only_changes=True)
 
     async def time_passed(self, tx: Transaction, timer: Timer) -> None:
@@ -219,10 +226,13 @@ class ProviderAgent(StatefulService, Generic[P]):
     async def run_reports(self) -> None:
         """Report at intervals and when asked to, and delete old records. Until cancelled."""
         while True:
-            await self.report(only_changes=self._report_now.is_set())
-            self._report_now.clear()
-            await self._clean()
-            await self.show_figures()
+            try:
+                await self.report(only_changes=self._report_now.is_set())
+                self._report_now.clear()
+                await self._clean()
+                await self.show_figures()
+            except StoreDown as error:
+                log.warning("store unavailable; report skipped", error=str(error))
             try:
                 async with asyncio.timeout(self._agent_settings.report_every_s):
                     await self._report_now.wait()

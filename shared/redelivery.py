@@ -2,11 +2,11 @@
 
 Rule 1. Deliveries of one conversation are handled in the order of their arrival, also while one of them fails: a
         transfer must not be opened after it was aborted because the opening had to be tried again.
-Rule 2. A failing conversation holds up nobody else.
-Rule 3. Nothing is stored here that the bus does not hold unacknowledged, so the prefetch bounds it.
+Rule 2. A failing conversation does not delay another one.
+Rule 3. Every delivery that is held here is unacknowledged on the bus, so the prefetch limits their number.
 
-The bus's own requeueing cannot keep rule 1 (what was prefetched overtakes) nor delay, so a failed delivery is kept, and
-tried again here; the bus gets it back only when this process or its connection dies.
+RabbitMQ's requeueing breaks rule 1 (prefetched deliveries overtake) and cannot delay. So a failed delivery stays here
+and is tried again here; RabbitMQ gets it back only when this process or its connection dies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Generic, TypeVar
 from shared.backoff import Backoff
 
 MAX_ATTEMPTS = 10
-"""Then the delivery is given up. With `RETRY` that is about a minute and a half after the first attempt."""
+"""After so many attempts a delivery is given up: with `RETRY` about 90 s after the first one."""
 
 RETRY = Backoff(min_s=0.1, max_s=30.0, jitter=0.3)
 
@@ -34,7 +34,7 @@ class _Held(Generic[T]):
 
 
 class Conversations(Generic[T]):
-    """Deliveries that wait for their turn."""
+    """Deliveries that wait to be handled, in order within each conversation. ``T`` is a delivery."""
 
     def __init__(self, *, backoff: Backoff = RETRY, max_attempts: int = MAX_ATTEMPTS) -> None:
         self._backoff = backoff
@@ -47,13 +47,13 @@ class Conversations(Generic[T]):
         return len(self._fresh) + sum(len(held.items) for held in self._held.values()) + (self._current is not None)
 
     def arrived(self, conversation: Hashable, item: T) -> None:
-        """A delivery came in."""
+        """Add a delivery that arrived."""
         self._fresh.append((conversation, item))
 
     def take(self, now_s: float) -> T | None:
-        """The delivery to handle now, if any. Answer with `succeeded` or `failed` before the next call."""
+        """The delivery to handle now, or None. Call `succeeded` or `failed` before the next call."""
         if self._current is not None:
-            raise RuntimeError("the delivery in hand has no verdict yet")
+            raise RuntimeError("the current delivery was neither succeeded nor failed yet")
         due = [(held.due_s, index, key) for index, (key, held) in enumerate(self._held.items()) if held.due_s <= now_s]
         if due:
             key = min(due)[2]
@@ -69,12 +69,12 @@ class Conversations(Generic[T]):
         return None
 
     def next_due_s(self) -> float | None:
-        """When a failed delivery is to be tried again."""
+        """When the first of the failed deliveries is tried again, by `take`'s clock; None if there is none."""
         return min((held.due_s for held in self._held.values()), default=None)
 
     def succeeded(self) -> None:
-        """The delivery in hand is done with, for good or ill."""
-        key, _ = self._in_hand()
+        """The current delivery needs no other attempt: it was handled or given up."""
+        key, _ = self._current_one()
         self._current = None
         held = self._held.get(key)
         if held is None:
@@ -84,11 +84,12 @@ class Conversations(Generic[T]):
             del self._held[key]
 
     def failed(self, now_s: float, chance: float) -> float | None:
-        """The delivery in hand is to be tried again: after how many seconds, or None when it has had all its attempts.
+        """Try the current delivery again later. Returns after how many seconds; None if it had all its attempts.
 
-        After None the caller gives it up and then calls `succeeded`.
+        ``chance`` is a random number from 0 to 1, for jitter. After None the caller gives the delivery up and
+        then calls `succeeded`.
         """
-        key, item = self._in_hand()
+        key, item = self._current_one()
         held = self._held.get(key)
         failures = (held.failures if held else 0) + 1
         if failures >= self._max_attempts:
@@ -100,7 +101,7 @@ class Conversations(Generic[T]):
         self._current = None
         return delay_s
 
-    def _in_hand(self) -> tuple[Hashable, T]:
+    def _current_one(self) -> tuple[Hashable, T]:
         if self._current is None:
-            raise RuntimeError("no delivery is in hand")
+            raise RuntimeError("there is no current delivery")
         return self._current

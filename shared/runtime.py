@@ -96,15 +96,17 @@ def run_service(
     serve: Serve[S],
     *,
     about: str,
+    see_also: str = "",
     actions: Sequence[Action[S]] = (),
     check: CheckSettings[S] | None = None,
     argv: Sequence[str] | None = None,
 ) -> int:
     """A service's whole ``main``: returns the process's exit code (`ExitCode`).
 
-    ``check`` adds to what ``--check-config`` tries besides the files that the settings name.
+    ``see_also`` ends the description in ``--help``. ``check`` adds to what ``--check-config`` tries besides the files
+    that the settings name.
     """
-    options = _parser(name, about, actions).parse_args(argv)
+    options = _parser(name, f"{about} {see_also}".strip(), actions).parse_args(argv)
     if options.print_config:
         sys.stdout.write(render(model, title=f"Settings of {name}. {about}"))
         return ExitCode.OK

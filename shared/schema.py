@@ -1,7 +1,7 @@
-"""The wire contract for people without our code: JSON Schema 2020-12 of every message in its envelope, and AsyncAPI 3.
+"""The messages for clients in other languages: JSON Schema 2020-12 of every message in its envelope, and AsyncAPI 3.
 
-Derived from the models, the roles that they name and the topology, so that it cannot differ from them. Pure; `vmport
-schema` prints it. It is a little narrower than the reader: a price is a decimal string, ``specversion`` is required.
+Derived from the models, their roles and the topology, so that it cannot differ from them. Pure; `vmport schema` prints
+it. It is a little stricter than what vmport accepts: a price is a decimal string, ``specversion`` is required.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from shared.parties import BROKER, Party, Role
 DIALECT = GenerateJsonSchema.schema_dialect
 SCHEMA_ID = "urn:vmport:schema"
 MODE: JsonSchemaMode = "validation"
-"""What a reader accepts; what we write satisfies it too."""
+"""The schema of what is accepted; what vmport sends satisfies it, too."""
 
 
 class _Generator(GenerateJsonSchema):
-    """Pydantic's generator, with decimals as the strings that we send: floats would lose a foreign client's cents."""
+    """Pydantic's generator, with decimals as strings, as vmport sends them: a float would lose a client's cents."""
 
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
         places = schema.get("decimal_places") or 0
@@ -51,7 +51,7 @@ def definitions(ref_template: str = "#/$defs/{model}") -> dict[str, Any]:
 
 
 def json_schema() -> dict[str, Any]:
-    """One schema that every control message satisfies."""
+    """One schema for all control messages; each of them satisfies it."""
     return {
         "$schema": DIALECT,
         "$id": SCHEMA_ID,
@@ -87,7 +87,7 @@ _PLACEHOLDERS = {
     Role.RECIPIENT: Party(Role.RECIPIENT, "{provider}"),
     Role.NODE: Party(Role.NODE, "{provider}", "{node}"),
 }
-"""A party per role with the names still open, as channel addresses have them."""
+"""One party per role, with placeholders for names, as channel addresses have them."""
 
 _EXAMPLES = {
     Role.TENANT: Party(Role.TENANT, "acme"),
@@ -99,7 +99,7 @@ _EXAMPLES = {
 
 
 def asyncapi() -> dict[str, Any]:
-    """An AsyncAPI 3.0 document: a channel per role's inbox, an operation per pair of roles that talk, every message."""
+    """An AsyncAPI 3.0 document: a channel per role's inbox, an operation per pair of roles that talk, all messages."""
     return {
         "asyncapi": "3.0.0",
         "id": "urn:vmport",
@@ -122,7 +122,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def _channel(role: Role) -> dict[str, Any]:
-    """What a role's inbox takes. The address is the exchange to publish to; the queue behind it is the receiver's."""
+    """Messages that a role's inbox takes. The address is the exchange to publish to, the queue is the receiver's."""
     party = _PLACEHOLDERS[role]
     exchange, queue = topology.to_exchange(party), topology.inbox_queue(party)
     channel: dict[str, Any] = {
@@ -165,7 +165,7 @@ def _operations() -> dict[str, Any]:
 
 
 def _may_write(sender: Role, receiver: Role) -> bool:
-    """Whether these two talk at all: the roles that a relayed message names make pairs that have no right to meet."""
+    """Whether the sender may publish to the receiver at all; roles of relayed messages also make pairs that may not."""
     rights = topology.permissions_of(_EXAMPLES[sender])
     return sender is not receiver and bool(re.search(rights.write, topology.to_exchange(_EXAMPLES[receiver])))
 
@@ -205,12 +205,12 @@ def _summary(kind: type[Message]) -> str:
 
 
 def _public_name(name: str) -> str:
-    """``Envelope_PortRequested_`` is pydantic's name for what we call ``PortRequestedEnvelope``."""
+    """pydantic's ``Envelope_PortRequested_`` as ``PortRequestedEnvelope``."""
     return re.sub(r"^Envelope_(\w+)_$", r"\1Envelope", name)
 
 
 def _roles(kind: type[Message]) -> dict[str, Any]:
-    """Who may say it to whom; readers that do not know these keywords ignore them."""
+    """Who may send it to whom, and how long it is valid; readers that do not know these keywords ignore them."""
     roles: dict[str, Any] = {
         "x-senders": sorted(kind.SENDERS),
         "x-receivers": sorted(kind.RECEIVERS),
@@ -221,7 +221,7 @@ def _roles(kind: type[Message]) -> dict[str, Any]:
 
 
 def _pin(envelope: dict[str, Any], kind: type[Message]) -> None:
-    """Say what the envelope of exactly this message says."""
+    """Narrow the envelope's schema, in place, to this one message type."""
     envelope["title"] = f"{kind.__name__}Envelope"
     envelope["description"] = _summary(kind)
     for name, value in (

@@ -17,9 +17,13 @@ from shared.bus import Bus, DeadLetter, Reject
 from shared.logs import get_logger, log_scope, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message
 from shared.metrics import StoreMetrics
-from shared.store import OutboxRelay, RelayPolicy, Store, StoreUnusable, Timer, TimerRunner, Transaction
+from shared.store import OutboxRelay, RelayPolicy, Store, StoreDown, StoreUnusable, Timer, TimerRunner, Transaction
 
 log = get_logger(__name__)
+
+SHORTEST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+"""Between two attempts while the database is away."""
 
 M = TypeVar("M", bound=Message)
 H = TypeVar("H")
@@ -115,7 +119,9 @@ class StatefulService(ABC):
 
     @abstractmethod
     async def start(self) -> None:
-        """Make ready: tables, what is remembered, timers. Called once, before the first message."""
+        """Make ready: tables, what is remembered, timers. Called before the first message, and again if the database
+        went away meanwhile.
+        """
 
     @abstractmethod
     async def time_passed(self, tx: Transaction, timer: Timer) -> None:
@@ -126,11 +132,22 @@ class StatefulService(ABC):
         return {}
 
     async def attempt(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do the work for one message. A subclass may repeat it."""
-        await work()
+        """Do the work for one message, or for the start. While the database is away, wait for it: no message is given
+        up because of that. A subclass may repeat the work for reasons of its own.
+        """
+        pause_s = SHORTEST_PAUSE_S
+        while True:
+            try:
+                await work()
+            except StoreDown as error:
+                log.warning("store unavailable; waiting", error=str(error))
+            else:
+                return
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def expired(self, envelope: AnyEnvelope) -> None:
-        """A message came after its deadline: its sender has given up, so that acting on it would be nobody's wish."""
+        """A message came after its deadline: its sender has given up, so it must not be acted on."""
         level = log.debug if self.handlers.is_on_every(type(envelope.data)) else log.warning
         level("expired message ignored", message=type(envelope.data).__name__, sender=envelope.source)
 
@@ -142,7 +159,7 @@ class StatefulService(ABC):
 
     async def run(self, running: Callable[[], None] | None = None) -> None:
         """Start, call ``running``, then work until cancelled."""
-        await self.start()
+        await self.attempt(self.start)
         if running is not None:
             running()
         async with asyncio.TaskGroup() as group:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Self, TypeVar
 
-import structlog
+from shared.logs import get_logger
 
 T = TypeVar("T")
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class Tasks:
@@ -47,7 +47,7 @@ class Tasks:
         return len(self._tasks)
 
     async def close(self) -> None:
-        """Cancel what still runs and wait for it; idempotent. Raises ExceptionGroup of what went wrong meanwhile."""
+        """Cancel what still runs and wait for it; idempotent. Raises ExceptionGroup of the tasks' errors."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -1,16 +1,17 @@
 """The bus's topology as data: names, exchanges, queues, bindings and who may do what. Pure; declares nothing itself.
 
-Each party P has a fanout exchange ``vmport.to.P`` bound to its inbox ``vmport.inbox.P``; publishing to P is publishing
+Each party P has a fanout exchange ``vmport.to.P``, bound to its inbox ``vmport.inbox.P``; a message for P is published
 to that exchange. A fanout needs no routing key, so rights on exchange names are a boundary (topic rights are not: a CC
-header or a dead-letter key passes them). What is given up lies in ``vmport.dead.P``. An administrator makes all of it
-from `definitions`; no party may configure anything, except a tenant its session queues and the broker a port's lanes.
+header or a dead-letter key passes them). P's dead letters are in ``vmport.dead.P``. An administrator creates all of it
+from `definitions`. No party may declare anything, except a tenant its session queues and the broker a port's lanes.
 
-* Inboxes are quorum queues that refuse what they cannot hold (the sender keeps it in its outbox), and dead-letter at
+* Inboxes are quorum queues. A full one refuses messages (the sender keeps them in its outbox); dead-lettering is at
   least once. Their delivery limit counts crashes and lost connections; the consumer counts a handler's failures.
-* A tenant's inbox drops its oldest messages instead: a tenant that never reads must not stop the broker, and every
-  event is in the broker's record, which the tenant can ask for.
+* A tenant's full inbox drops its oldest messages instead: a tenant that never reads must not stop the broker, and
+  every event is in the broker's record, which the tenant can ask for.
 * Dead letters are evidence, not work: bounded, kept 30 days, oldest dropped first.
-* A lane's queue is classic and its frames are transient: the lane protocol resends. Its byte limit is a fuse.
+* A lane's queue is classic and its frames are transient: the lane protocol resends. Its byte limit only protects the
+  RabbitMQ node from a broken sender.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ DEAD_MAX_BYTES = 64 * 1024 * 1024
 DEAD_TTL_MS = 30 * 24 * 3600 * 1000
 SESSION_MAX_BYTES = 16 * 1024 * 1024
 LANE_EXPIRES_MS = 600_000
-"""A lane's queue goes by itself when nobody consumed it for this long; longer than a lane's silence deadline."""
+"""RabbitMQ removes a lane's queue without a consumer after this long; it is longer than a lane's silence deadline."""
 LANE_MAX_BYTES = 64 * 1024 * 1024
-"""Eight default windows of 8 MiB: a correct lane never comes near, a broken one cannot fill the node."""
+"""Eight default windows of 8 MiB: a correct lane never reaches it, and a broken one cannot fill the node's disk."""
 
 Arguments = Mapping[str, str | int]
 
@@ -60,22 +61,22 @@ class Lane(StrEnum):
 
 
 def to_exchange(party: Party) -> str:
-    """Where to publish what is meant for a party."""
+    """The exchange to which messages for a party are published."""
     return f"vmport.to.{party}"
 
 
 def inbox_queue(party: Party) -> str:
-    """Where a party reads."""
+    """The queue that a party reads."""
     return f"vmport.inbox.{party}"
 
 
 def dead_exchange(party: Party) -> str:
-    """Where a party's consumer puts what it gives up."""
+    """The exchange to which a party's consumer sends messages that it cannot handle."""
     return f"vmport.dead.{party}"
 
 
 def dead_queue(party: Party) -> str:
-    """Where an operator finds what a party's consumer gave up."""
+    """The queue in which an operator finds the messages that a party's consumer could not handle."""
     return f"vmport.dead.{party}"
 
 
@@ -85,12 +86,12 @@ def session_queue(party: Party, session: str) -> str:
 
 
 def lane_exchange(port_id: UUID, lane: Lane, sender: Party) -> str:
-    """Where a node publishes its frames of one lane."""
+    """The exchange to which a node publishes its frames of one lane."""
     return f"vmport.lane.{port_id}.{lane}.from.{sender}"
 
 
 def lane_queue(port_id: UUID, lane: Lane, receiver: Party) -> str:
-    """Where a node reads the other node's frames of one lane."""
+    """The queue from which a node reads the other node's frames of one lane."""
     return f"vmport.lane.{port_id}.{lane}.to.{receiver}"
 
 
@@ -111,7 +112,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """Everything that reaches the exchange reaches the queue."""
+    """Every message of the exchange is put into the queue."""
 
     exchange: str
     queue: str
@@ -119,7 +120,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Exchanges, queues and bindings, in the order in which they can be made."""
+    """Exchanges, queues and bindings, in the order in which they can be declared."""
 
     exchanges: tuple[Exchange, ...] = ()
     queues: tuple[Queue, ...] = ()
@@ -177,7 +178,7 @@ LANE_ARGUMENTS: Arguments = {
 
 
 def party_topology(party: Party) -> Topology:
-    """What one party needs."""
+    """Exchanges and queues of one party."""
     return Topology(
         exchanges=(Exchange(to_exchange(party)), Exchange(dead_exchange(party))),
         queues=(Queue(inbox_queue(party), inbox_arguments(party)), Queue(dead_queue(party), DEAD_ARGUMENTS)),
@@ -189,7 +190,7 @@ def party_topology(party: Party) -> Topology:
 
 
 def topology_for(parties: Iterable[Party]) -> Topology:
-    """What these parties need, ordered by name."""
+    """Exchanges and queues of these parties, ordered by the parties' names."""
     return sum((party_topology(party) for party in sorted(parties, key=str)), Topology())
 
 
@@ -214,7 +215,7 @@ def _exactly(*patterns: str) -> str:
 
 
 def permissions_of(party: Party) -> Permissions:
-    """What a party may do. The patterns name roles, so a new node or tenant changes nobody else's rights."""
+    """What a party may do. The patterns name roles, so a new node or tenant changes no other party's rights."""
     me = re.escape(str(party)).replace(r"\-", "-")
     any_name = NAME_PATTERN
     inbox, dead = rf"vmport\.inbox\.{me}", rf"vmport\.dead\.{me}"
@@ -229,7 +230,7 @@ def permissions_of(party: Party) -> Permissions:
                 _exactly(session), _exactly(to_broker, dead, session), _exactly(inbox, session, rf"vmport\.to\.{me}")
             )
         case Role.BROKER:
-            # It makes lanes, yet can neither write a frame (no write on "from") nor read one (no read on "to").
+            # It declares lanes, yet can neither write a frame (no write on "from") nor read one (no read on "to").
             ends = rf"{lane}\.(from|to)\.{any_node}"
             everybody = rf"vmport\.to\.(broker|(tenant|donor|recipient)\.{any_name}|{any_node})"
             return Permissions(
@@ -316,7 +317,7 @@ def definitions(users: Mapping[Party, Credential], *, vhost: str = "vmport") -> 
 
 
 _OPERATOR_POLICIES: dict[str, dict[str, Any]] = {
-    # Who declares a queue chooses its arguments; an operator policy bounds them whatever was chosen.
+    # The client that declares a queue chooses its arguments; an operator policy limits them, whatever it chose.
     "vmport-sessions": {
         "pattern": r"^vmport\.session\.",
         "apply-to": "queues",

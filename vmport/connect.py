@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from shared.client.sdk import TenantClient
 
 
+def _as_argument(name: str) -> str:
+    """How an error names an argument of `connect`."""
+    return f"argument {name!r}"
+
+
 @asynccontextmanager
 async def connect(
     url: str | None = None, *, config: Path | None = None, timeout_s: float = 10.0
@@ -29,6 +34,6 @@ async def connect(
     from vmport.quiet import silence  # noqa: PLC0415
 
     silence()
-    settings = load_settings(url=url, config=config, home=Path.home())
+    settings = load_settings(url=url, config=config, home=Path.home(), spelled=_as_argument)
     async with TenantClient(await open_bus(settings), timeout_s=timeout_s) as client:
         yield client

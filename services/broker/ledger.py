@@ -7,7 +7,7 @@ the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,9 +27,7 @@ from shared.store import Transaction
 
 
 class LedgerConflict(VmportError):
-    """The ledger refuses a change: it is not what the change was decided on. The step is taken again from what is
-    stored.
-    """
+    """The ledger has changed since the step was decided; the step is decided again on what is stored now."""
 
     code = "ledger_conflict"
 
@@ -114,7 +112,7 @@ async def add(tx: Transaction, state: SagaState) -> None:
 
 
 async def save(tx: Transaction, before: StoredPort, state: SagaState) -> None:
-    """The port after a step; raises `LedgerConflict` if somebody else took a step meanwhile."""
+    """The port after a step; raises `LedgerConflict` if another broker took a step meanwhile."""
     changes = _columns(state, tx.now) | {"version": before.version + 1}
     if before.state.ended:
         del changes["ended_at"]
@@ -126,7 +124,7 @@ async def save(tx: Transaction, before: StoredPort, state: SagaState) -> None:
 
 
 async def save_progress(tx: Transaction, progress: PortProgressed) -> None:
-    """The newest progress; it is not a step, and only the newest is kept."""
+    """Store the newest progress, and forget the one before; it is no step."""
     await tx.execute(
         update(ports)
         .where(ports.c.port_id == progress.port_id)
@@ -200,10 +198,19 @@ async def active_phases(connection: AsyncConnection) -> Sequence[PortPhase]:
     return [PortPhase(row.phase) for row in rows]
 
 
-async def active_states(connection: AsyncConnection) -> Sequence[SagaState]:
+async def oldest_since(connection: AsyncConnection, phases: Collection[PortPhase]) -> dict[PortPhase, datetime]:
+    """Since when the oldest port of each of these phases has been in it; for metrics."""
+    statement = select(ports.c.state).where(ports.c.active, ports.c.phase.in_([phase.value for phase in phases]))
+    oldest: dict[PortPhase, datetime] = {}
+    for row in await connection.execute(statement):
+        state = SagaState.model_validate_json(row.state)
+        oldest[state.phase] = min(oldest.get(state.phase, state.phase_since), state.phase_since)
+    return oldest
+
+
+async def active_ports(connection: AsyncConnection) -> Sequence[UUID]:
     """All ports under way; at start, to see that each one's timers are set."""
-    rows = await connection.execute(select(ports.c.state).where(ports.c.active))
-    return [SagaState.model_validate_json(row.state) for row in rows]
+    return list(await connection.scalars(select(ports.c.port_id).where(ports.c.active)))
 
 
 async def port_under_way(connection: AsyncConnection, vm_uuid: UUID) -> UUID | None:

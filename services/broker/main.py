@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 
+from services.broker import settle
 from services.broker.metrics import BrokerMetrics
-from services.broker.migrate import migrate
+from services.broker.migrate import SchemaUnknown, migrate
 from services.broker.saga.diagram import markdown
 from services.broker.service import BrokerService
 from services.broker.settings import BrokerSettings
+from shared.config import ConfigError, Problem
 from shared.parties import BROKER
 from shared.rabbit.lanes import RabbitLaneAdmin
 from shared.runtime import Action, Runtime, run_service
 from shared.store import Store
 
 ABOUT = "vmport's broker: verifies, fixes and records ports, and says who serves a VM."
+SEE_ALSO = "To settle a port that waits for an operator: vmport-broker settle --help."
 
 
 async def serve(runtime: Runtime[BrokerSettings]) -> None:
     """Open the ledger, bring its schema up to date, work."""
     settings = runtime.settings
     store = await runtime.stack.enter_async_context(Store(settings.store.url.get_secret_value(), BROKER))
-    await migrate(store)
+    await _up_to_date(store)
     lane_admin = RabbitLaneAdmin(settings.bus, runtime.metrics.bus)
     runtime.stack.push_async_callback(lane_admin.close)
     service = BrokerService(settings, store, runtime.bus, lane_admin, BrokerMetrics(runtime.metrics.registry))
     runtime.check("store", service.check_store)
     await service.run(runtime.running)
+
+
+async def _up_to_date(store: Store) -> str:
+    try:
+        return await migrate(store)
+    except SchemaUnknown as error:
+        # A restart would not help; systemd is told so by the exit code.
+        raise ConfigError((Problem("store.url", "", str(error)),)) from error
 
 
 def _migrate(settings: BrokerSettings | None) -> str:
@@ -37,7 +49,7 @@ def _migrate(settings: BrokerSettings | None) -> str:
 
     async def run() -> str:
         async with Store(url, BROKER) as store:
-            return f"{store.shown_url} is at revision {await migrate(store)}"
+            return f"{store.shown_url} is at revision {await _up_to_date(store)}"
 
     return asyncio.run(run())
 
@@ -47,9 +59,14 @@ def _print_saga(_settings: BrokerSettings | None) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the broker; returns its exit code."""
+    """Run the broker, or settle a port; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["settle"]:
+        return settle.main(arguments[1:])
     actions: tuple[Action[BrokerSettings], ...] = (
         Action("--print-saga", "print the saga's state diagram and deadlines as Markdown and exit", _print_saga),
         Action("--migrate", "bring the ledger's schema up to date and exit", _migrate, needs_settings=True),
     )
-    return run_service("vmport-broker", BrokerSettings, serve, about=ABOUT, actions=actions, argv=argv)
+    return run_service(
+        "vmport-broker", BrokerSettings, serve, about=ABOUT, see_also=SEE_ALSO, actions=actions, argv=arguments
+    )

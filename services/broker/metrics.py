@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -17,6 +17,9 @@ PORT_OUTCOMES = (
     PortPhase.REFUSED,
     PortPhase.PLANNED,
 )
+
+WAITING = (PortPhase.RESOLVING, PortPhase.FINISHING, PortPhase.ABORTING)
+"""Phases that no deadline may end: an operator may have to settle the port."""
 
 
 class BrokerMetrics:
@@ -34,6 +37,12 @@ class BrokerMetrics:
         self.ports_active = Gauge(
             "vmport_ports_active",
             "Ports under way, by phase.",
+            ("phase",),
+            registry=registry,
+        )
+        self.waiting_oldest_seconds = Gauge(
+            "vmport_ports_waiting_oldest_seconds",
+            "For how long the oldest port has been in a phase that may wait for an operator, by phase; 0 if none is.",
             ("phase",),
             registry=registry,
         )
@@ -75,6 +84,8 @@ class BrokerMetrics:
         )
         for outcome in PORT_OUTCOMES:
             self.ports_total.labels(outcome)
+        for phase in WAITING:
+            self.waiting_oldest_seconds.labels(phase).set(0)
         for phase in set(PortPhase) - set(PORT_OUTCOMES):
             self.ports_active.labels(phase).set(0)
             self.phase_duration_seconds.labels(phase)
@@ -86,3 +97,8 @@ class BrokerMetrics:
             counts[phase] = counts.get(phase, 0) + 1
         for phase, count in counts.items():
             self.ports_active.labels(phase).set(count)
+
+    def show_waiting(self, oldest_s: Mapping[PortPhase, float]) -> None:
+        """Set ``waiting_oldest_seconds``: for how long the oldest port has been in each phase of `WAITING`."""
+        for phase in WAITING:
+            self.waiting_oldest_seconds.labels(phase).set(oldest_s.get(phase, 0.0))

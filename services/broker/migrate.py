@@ -16,6 +16,13 @@ from sqlalchemy import Connection, text
 
 from shared.store import Store, StoreUnusable
 
+
+class SchemaUnknown(StoreUnusable):
+    """The ledger's schema is not one that this release knows; another try would find the same."""
+
+    code = "schema_unknown"
+
+
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('vmport.broker.migrations', 0))"
 
 
@@ -31,7 +38,7 @@ def head_revision() -> str:
 
 
 async def migrate(store: Store) -> str:
-    """Upgrade to the newest revision and return its name; raises `StoreUnusable` for a schema that a later release
+    """Upgrade to the newest revision and return its name; raises `SchemaUnknown` for a schema that a later release
     made.
     """
 
@@ -48,4 +55,16 @@ async def migrate(store: Store) -> str:
             return await tx.connection.run_sync(upgrade)
     except CommandError as error:
         reason = f"its schema does not fit this release ({error}); was it made by a later one?"
-        raise StoreUnusable(store.shown_url, reason) from error
+        raise SchemaUnknown(store.shown_url, reason) from error
+
+
+async def check_schema(store: Store) -> None:
+    """Raise `SchemaUnknown` unless the ledger has this release's schema; changes nothing."""
+
+    def revision(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    async with store.reading() as connection:
+        found = await connection.run_sync(revision)
+    if found != head_revision():
+        raise SchemaUnknown(store.shown_url, f"its schema is at revision {found}, this release needs {head_revision()}")

@@ -29,6 +29,7 @@ from services.broker.saga import (
     RecordEnd,
     SagaState,
     Send,
+    Settled,
     Timing,
     Verdict,
     WakeUp,
@@ -38,7 +39,6 @@ from services.broker.saga import (
 )
 from shared.logs import get_logger, port_bound
 from shared.messages import AnyEnvelope
-from shared.messages.porting import QuerySwitchover
 from shared.messages.service_change import PortPhase, PortRequested
 from shared.parties import BROKER, Name
 from shared.store import Timer, Transaction
@@ -104,10 +104,15 @@ class Stepper:
         await self._apply(tx, stored.state, decision, about, envelope)
         return decision
 
-    async def rearm(self, tx: Transaction, state: SagaState) -> None:
-        """Set a port's timers to what its state says, whatever they were before."""
-        await _set_timer(tx, state.port_id, "deadline", state.deadline)
-        await _set_timer(tx, state.port_id, "wake", state.wake_at)
+    async def rearm(self, tx: Transaction, state: SagaState, *, after: datetime | None = None) -> None:
+        """Set a port's timers to what its state says, whatever they were before; the port is locked.
+
+        With ``after`` only those that are due later: for a timer that was taken, but too early, because the clock has
+        stepped back or the state is newer than the timer. Otherwise the port would wait without it for ever.
+        """
+        for kind, due_at in (("deadline", state.deadline), ("wake", state.wake_at)):
+            if after is None or (due_at is not None and due_at > after):
+                await _set_timer(tx, state.port_id, kind, due_at)
 
     async def _apply(
         self,
@@ -129,7 +134,7 @@ class Stepper:
             message_id=envelope.id if envelope is not None else None,
             body=body if body is not None and len(body) <= LARGEST_RECORDED_BODY else None,
         )
-        if not _is_ownership_query(decision, before, envelope):
+        if not decision.quiet:
             await ledger.record(tx, state.port_id, entry)
         for effect in decision.effects:
             await self._apply_effect(tx, state, effect, envelope)
@@ -172,7 +177,7 @@ class Stepper:
     ) -> None:
         state = decision.state
         level = log.warning if decision.verdict is Verdict.REFUSED else log.info
-        level = log.debug if kind == QuerySwitchover.__name__ and decision.verdict is Verdict.HANDLED else level
+        level = log.debug if decision.quiet else level
         was = before.phase if before is not None else None
         level("port step", event_type=kind, sender=sender, was=was, phase=state.phase, reason=decision.note)
         if before is not None and before.phase is not state.phase:
@@ -196,12 +201,6 @@ class Stepper:
             self._metrics.promises_total.labels("yes" if end.sla.kept else "no").inc()
 
 
-def _is_ownership_query(decision: Decision, before: SagaState | None, envelope: AnyEnvelope | None) -> bool:
-    """Whether a node only asked who owns the VM: a waiting node asks every second, which would fill the record."""
-    asked = envelope is not None and isinstance(envelope.data, QuerySwitchover)
-    return asked and decision.verdict is Verdict.HANDLED and decision.state == before
-
-
 def _sender_and_type(envelope: AnyEnvelope) -> tuple[str, str]:
     return envelope.source, type(envelope.data).__name__
 
@@ -210,7 +209,7 @@ def _event_name(event: Event) -> str:
     match event:
         case Heard():
             return type(event.message).__name__
-        case DeadlinePassed() | WakeUp() | LanesOpened():
+        case DeadlinePassed() | WakeUp() | LanesOpened() | Settled():
             return type(event).__name__
 
 

@@ -1,6 +1,6 @@
 """Answers to tenants' questions, out of the ledger. Reads only; a tenant sees only what is its own.
 
-What belongs to somebody else is answered like what does not exist, so that nobody can find out which ids are in use.
+What belongs to another tenant is answered like what does not exist, so that nobody can find out which ids are in use.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from shared.parties import Name
 
 
 async def answer(connection: AsyncConnection, question: Message, tenant: Name) -> Message | None:
-    """The answer to a question; None if it is none."""
+    """The answer to a question; None for a message that is no question."""
     match question:
         case ListVms():
             return await _vms(connection, tenant)

@@ -1,14 +1,14 @@
 """The registry: who serves this VM. Fed by the providers' reports, and by switchover through the ledger.
 
 A provider may say what it has, not whose it is against the ownership log: a report that lists a VM whose newest
-epoch belongs to another provider changes nothing; it is kept as a conflict, which blocks ports of that VM until an
-operator has settled it. While a port of the VM is under way, its donor and its recipient may both see it: that is no
+epoch belongs to another provider changes nothing; it is recorded as a conflict, which blocks ports of that VM until an
+operator has resolved it. While a port of the VM is under way, its donor and its recipient may both see it: that is no
 conflict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -18,22 +18,23 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
 from services.broker.rules import Facts, KnownVm
-from services.broker.tables import conflicts, epochs, providers, vms
+from services.broker.tables import conflicts, epochs, nodes, providers, vms
 from shared.messages.nodes import CapacityReported, InventoryReported, OwnedVm
 from shared.messages.service_change import PortRequested
-from shared.parties import Name
+from shared.parties import Name, Party
 from shared.store import Transaction
 
 CHUNK = 500
-"""VMs per statement; databases bound the number of parameters."""
+"""VMs per statement, because databases limit the number of parameters."""
 
 FUTURE_TOLERANCE = timedelta(minutes=5)
-"""A report that claims to come from later than this would silence all honest ones; it is taken as of now."""
+"""A report from further in the future would hide all later ones; its time is cut to now plus this."""
 
 
 async def take_inventory(tx: Transaction, provider: Name, report: InventoryReported) -> int:
     """Enter a provider's inventory; returns how many of its VMs belong to another provider."""
     at = min(report.at, tx.now + FUTURE_TOLERANCE)
+    await _hear_nodes(tx, provider, report.nodes_silent_s)
     if not await _newer(tx, provider, at):
         return 0
     conflicting: list[UUID] = []
@@ -56,7 +57,7 @@ async def take_inventory(tx: Transaction, provider: Name, report: InventoryRepor
 
 
 async def _newer(tx: Transaction, provider: Name, at: datetime) -> bool:
-    """Note the report's time; False for one that a later one has overtaken."""
+    """Record the report's time; False if a later report was recorded before."""
     seen = (await tx.execute(select(providers.c.inventory_at).where(providers.c.name == provider))).scalar_one_or_none()
     if seen is not None and seen > at:
         return False
@@ -73,7 +74,7 @@ async def _touch(tx: Transaction, provider: Name) -> None:
 
 
 async def _enter_vms(tx: Transaction, provider: Name, listed: Sequence[OwnedVm], at: datetime) -> list[UUID]:
-    """Enter a part of a report, with few statements, because all ports wait meanwhile; returns what is another's."""
+    """Enter a part of a report; returns the VMs that belong to others. Few statements: all ports wait meanwhile."""
     statement = (
         select(vms, epochs.c.committed_at)
         .join(epochs, (epochs.c.vm_uuid == vms.c.uuid) & (epochs.c.epoch == vms.c.epoch))
@@ -88,7 +89,7 @@ async def _enter_vms(tx: Transaction, provider: Name, listed: Sequence[OwnedVm],
         if row is None:
             await _found(tx, provider, owned, at)
         elif at < row.committed_at:
-            # Written before the VM changed its owner the last time, so it says nothing about now.
+            # Written before the VM last changed its owner, so it says nothing about the present.
             seen += [row.uuid] if row.provider == provider else []
         elif row.provider == provider:
             await _describe(tx, row, owned)
@@ -103,7 +104,7 @@ async def _enter_vms(tx: Transaction, provider: Name, listed: Sequence[OwnedVm],
 
 
 async def _found(tx: Transaction, provider: Name, owned: OwnedVm, at: datetime) -> None:
-    """A VM that nobody had reported: it belongs to who reports it first, from epoch 1 on."""
+    """A VM that was never reported: it belongs to the provider that reports it first, from epoch 1 on."""
     await tx.execute(
         insert(vms).values(uuid=owned.vm.uuid, provider=provider, epoch=1, reported_at=at, **_facts(owned))
     )
@@ -111,7 +112,7 @@ async def _found(tx: Transaction, provider: Name, owned: OwnedVm, at: datetime) 
 
 
 async def _describe(tx: Transaction, row: Row[Any], owned: OwnedVm) -> None:
-    """What its owner says about a VM."""
+    """Update what the VM's owner reports about it."""
     facts = _facts(owned)
     if any(getattr(row, name) != value for name, value in facts.items()):
         await tx.execute(update(vms).where(vms.c.uuid == row.uuid).values(**facts))
@@ -127,7 +128,7 @@ def _facts(owned: OwnedVm) -> dict[str, Any]:
 
 
 async def _flag(tx: Transaction, provider: Name, vm_uuid: UUID) -> None:
-    """Keep the conflict, since when and until when."""
+    """Record a conflict, with the times of the first and the last report."""
     mine = (conflicts.c.vm_uuid == vm_uuid) & (conflicts.c.provider == provider)
     first = (await tx.execute(select(conflicts.c.first_seen).where(mine))).scalar_one_or_none()
     values = {"vm_uuid": vm_uuid, "provider": provider, "first_seen": first or tx.now, "last_seen": tx.now}
@@ -135,8 +136,9 @@ async def _flag(tx: Transaction, provider: Name, vm_uuid: UUID) -> None:
 
 
 async def take_capacity(tx: Transaction, provider: Name, report: CapacityReported) -> None:
-    """Enter what a provider can take."""
+    """Enter a provider's free capacity."""
     at = min(report.at, tx.now + FUTURE_TOLERANCE)
+    await _hear_nodes(tx, provider, report.nodes_silent_s)
     await _touch(tx, provider)
     await tx.execute(
         update(providers)
@@ -152,13 +154,29 @@ async def take_capacity(tx: Transaction, provider: Name, report: CapacityReporte
     )
 
 
+async def _hear_nodes(tx: Transaction, provider: Name, silent_s: Mapping[Name, float]) -> None:
+    """Note when each node was heard; the newest of what both agents say counts."""
+    known = {row.name: row.heard_at for row in await tx.execute(select(nodes).where(nodes.c.provider == provider))}
+    for name, seconds in sorted(silent_s.items()):
+        heard_at = tx.now - timedelta(seconds=seconds)
+        if name not in known or known[name] < heard_at:
+            await tx.upsert(nodes, {"provider": provider, "name": name, "heard_at": heard_at}, key=("provider", "name"))
+
+
+async def node_heard_at(connection: AsyncConnection, party: Party) -> datetime | None:
+    """When a node was last heard by an agent of its provider; None if it never was."""
+    mine = (nodes.c.provider == party.owner) & (nodes.c.name == party.node)
+    found: datetime | None = (await connection.execute(select(nodes.c.heard_at).where(mine))).scalar_one_or_none()
+    return found
+
+
 async def facts_for(
     connection: AsyncConnection, request: PortRequested, tenant: Name, *, now: datetime, silent_after: timedelta
 ) -> Facts:
     """What the rules need to know about a request."""
     row = (await connection.execute(select(vms).where(vms.c.uuid == request.vm_uuid))).one_or_none()
     claims = await connection.execute(select(conflicts.c.provider).where(conflicts.c.vm_uuid == request.vm_uuid))
-    # Only who reports capacity has a recipient agent that could answer.
+    # Only a provider that reports capacity has a recipient agent that could answer.
     known = list(await connection.execute(select(providers).where(providers.c.capacity_at.is_not(None))))
     return Facts(
         vm=KnownVm(row.uuid, row.name, row.provider, row.node, row.tenant, row.epoch) if row else None,

@@ -1,7 +1,7 @@
-"""Has the relay's queues of each port declared and removed, however often the broker or RabbitMQ stop meanwhile.
+"""Declares and removes each port's queues on the relay, also when the broker or RabbitMQ stops meanwhile.
 
-The wish is stored with the step that has it (`want`); the keeper carries wishes out and marks them done. Both are
-idempotent, so a wish that is carried out twice, by two brokers even, does no harm.
+The wanted state is stored in the transaction of the saga's step (`want`); `LaneKeeper` brings it about and marks it
+done. Both are idempotent, so that doing it twice, even by two brokers, does no harm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from services.broker.tables import lane_jobs
 from shared.bus import BusDown, LaneAdmin, LaneEnds
 from shared.logs import get_logger
 from shared.parties import Party
-from shared.store import Store, Transaction
+from shared.store import Store, StoreDown, Transaction
 
 log = get_logger(__name__)
 
@@ -26,7 +26,7 @@ Wanted = Literal["open", "closed"]
 
 
 async def want(tx: Transaction, ends: LaneEnds, wanted: Wanted) -> None:
-    """Store the wish; the keeper is to be woken after the commit."""
+    """Store the wanted state of a port's queues; call `LaneKeeper.wake` after the commit."""
     values = {
         "port_id": ends.port_id,
         "donor_node": str(ends.donor_node),
@@ -57,17 +57,17 @@ class LaneKeeper:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """A wish was stored."""
+        """Something new is wanted."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Carry out wishes as they come; one that fails is tried again."""
+        """Bring about what is wanted, as it is stored; try again what has failed."""
         while True:
             self._wake.clear()
             wait_s = self._poll_s
             try:
                 await self.work()
-            except (BusDown, SQLAlchemyError, TimeoutError) as error:
+            except (BusDown, StoreDown, SQLAlchemyError, TimeoutError) as error:
                 log.warning("lanes unavailable; trying again", error=str(error))
                 wait_s = self._retry_s
             try:
@@ -77,7 +77,7 @@ class LaneKeeper:
                 continue
 
     async def work(self) -> None:
-        """Carry out all stored wishes once."""
+        """Bring about everything that is wanted now, once."""
         async with self._store.reading() as connection:
             rows = list(await connection.execute(select(lane_jobs).where(~lane_jobs.c.done)))
         for row in rows:

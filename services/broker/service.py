@@ -15,21 +15,21 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.broker import ledger, queries, registry
 from services.broker.ledger import LedgerConflict, StoredPort
-from services.broker.metrics import BrokerMetrics
+from services.broker.metrics import WAITING, BrokerMetrics
 from services.broker.port_steps import Stepper, read_timer
 from services.broker.progress import ProgressRelay
 from services.broker.relay_lanes import LaneKeeper
-from services.broker.saga import DeadlinePassed, Decision, Event, Heard, LanesOpened, SagaState, WakeUp
+from services.broker.saga import DeadlinePassed, Decision, Event, Heard, LanesOpened, SagaState, Verdict, WakeUp
 from services.broker.settings import BrokerSettings
 from shared.bus import Bus, DeadLetter, LaneAdmin, Reject
 from shared.logs import bind_log, get_logger, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal
 from shared.messages.nodes import CapacityReported, InventoryReported
-from shared.messages.porting import RequestSwitchover
+from shared.messages.porting import GuestPaused, RequestSwitchover
 from shared.messages.queries import Question
 from shared.messages.service_change import (
     CancelPort,
@@ -43,13 +43,13 @@ from shared.messages.service_change import (
 )
 from shared.parties import BROKER, BadPartyName, Party, Role
 from shared.stateful_service import StatefulService
-from shared.store import RelayPolicy, Store, Timer, Transaction
+from shared.store import RelayPolicy, Store, StoreDown, Timer, Transaction
 
 log = get_logger(__name__)
 
 GAUGES_INTERVAL_S = 5.0
-STORE_PATIENCE_S = 60.0
-"""How long a message waits for a database that is away before it goes back to the bus."""
+CONFLICT_PAUSES_S = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Before a step is decided again after another broker's; then the message goes back to the bus."""
 
 
 class BrokerService(StatefulService):
@@ -70,7 +70,8 @@ class BrokerService(StatefulService):
     def _listen(self) -> None:
         self.handlers.on(PortRequested, self._port_requested)
         self.handlers.on(CancelPort, self._cancel_requested)
-        self.handlers.on(RequestSwitchover, self._switchover_requested)
+        self.handlers.on(RequestSwitchover, self._switchover_message)
+        self.handlers.on(GuestPaused, self._switchover_message)
         self.handlers.on(PortMessage, self._port_message)
         self.handlers.on(InventoryReported, self._inventory_reported)
         self.handlers.on(CapacityReported, self._capacity_reported)
@@ -82,12 +83,18 @@ class BrokerService(StatefulService):
         return {"lanes": self.lanes.run(), "gauges": self._show_gauges()}
 
     async def start(self) -> None:
-        """Set the timers of all ports under way again; whatever is overdue fires at once."""
-        async with self.store.transaction() as tx:
-            states = await ledger.active_states(tx.connection)
-            for state in states:
-                await self._stepper.rearm(tx, state)
-        log.info("resumed", ports=len(states))
+        """Set the timers of all ports under way again; whatever is overdue fires at once.
+
+        Each port is locked for that: another broker may take its steps meanwhile, and its newer timers must stand.
+        """
+        async with self.store.reading() as connection:
+            port_ids = await ledger.active_ports(connection)
+        for port_id in port_ids:
+            async with self.store.transaction() as tx:
+                stored = await ledger.load(tx, port_id)
+                if stored is not None:
+                    await self._stepper.rearm(tx, stored.state)
+        log.info("resumed", ports=len(port_ids))
 
     # ---- ports --------------------------------------------------------------------------------------------------
 
@@ -117,13 +124,15 @@ class BrokerService(StatefulService):
         refused = CancelRefused(port_id=port_id, code="unknown_port", detail="there is no such port of yours")
         await tx.send(envelope.sender, refused, cause=envelope, correlation_id=port_id)
 
-    async def _switchover_requested(self, tx: Transaction, envelope: Envelope[RequestSwitchover]) -> None:
+    async def _switchover_message(
+        self, tx: Transaction, envelope: Envelope[RequestSwitchover] | Envelope[GuestPaused]
+    ) -> None:
         started_s = time.monotonic()
         stored = await self._load(tx, envelope.data.port_id)
         if stored is None:
             raise Reject("unknown_port", f"there is no port {envelope.data.port_id}")
         decision = await self._step(tx, stored, envelope)
-        if decision.state.committed:
+        if decision.state.committed and not stored.state.committed:
             seconds = self._metrics.switchover_commit_seconds
             tx.after_commit(lambda: seconds.observe(time.monotonic() - started_s))
 
@@ -146,7 +155,9 @@ class BrokerService(StatefulService):
         stored = await self._load(tx, port_id)
         if stored is not None:
             event: Event = DeadlinePassed(stored.progress_at) if kind == "deadline" else WakeUp()
-            await self._stepper.step(tx, stored, event, None)
+            decision = await self._stepper.step(tx, stored, event, None)
+            if decision.verdict is Verdict.IGNORED:
+                await self._stepper.rearm(tx, stored.state, after=tx.now)
 
     async def _lanes_opened(self, tx: Transaction, port_id: UUID) -> None:
         with port_bound(port_id):
@@ -209,34 +220,34 @@ class BrokerService(StatefulService):
                 await ledger.record(tx, envelope.data.port_id, line)
 
     async def attempt(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Take a step again when another broker was faster; wait for a database that is away, within bounds."""
-        give_up_at_s = time.monotonic() + STORE_PATIENCE_S
-        pause_s = 0.05
-        while True:
-            try:
-                await work()
-            except (LedgerConflict, IntegrityError) as error:
-                # Another broker took a step of this port, or entered the same port, between our look and our commit.
-                if time.monotonic() > give_up_at_s or pause_s > 1.0:
-                    raise
-                log.info("ledger changed meanwhile; deciding again", error=str(error))
-            except (DBAPIError, ConnectionError) as error:
-                if time.monotonic() > give_up_at_s:
-                    raise
-                log.warning("ledger unavailable; waiting", error=str(error))
-            else:
-                return
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 2.0)
+        """Wait for a database that is away; take a step again when another broker was faster."""
+        await super().attempt(lambda: _decide_again(work))
 
     async def _show_gauges(self) -> None:
         while True:
             try:
                 async with self.store.reading() as connection:
                     self._metrics.show_active(await ledger.active_phases(connection))
-            except SQLAlchemyError as error:
+                    since = await ledger.oldest_since(connection, WAITING)
+                now = self.store.clock()
+                self._metrics.show_waiting({phase: (now - at).total_seconds() for phase, at in since.items()})
+            except (StoreDown, SQLAlchemyError) as error:
                 log.warning("ledger unavailable for gauges", error=str(error))
             await asyncio.sleep(GAUGES_INTERVAL_S)
+
+
+async def _decide_again(work: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a step that was decided on what is no longer true, a few times."""
+    for pause_s in CONFLICT_PAUSES_S:
+        try:
+            await work()
+        except (LedgerConflict, IntegrityError) as error:
+            # Another broker took a step of this port, or entered the same port, between our look and our commit.
+            log.info("ledger changed meanwhile; deciding again", error=str(error))
+        else:
+            return
+        await asyncio.sleep(pause_s)
+    await work()
 
 
 def _mark_dry_run(state: SagaState) -> None:

@@ -17,41 +17,43 @@ Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
 
 class TimingSettings(Section):
-    """How long each phase of a port may take. Before the switchover a phase that passes its time ends the port
-    safely.
-    """
+    """How long each phase of a port may take. Before the switchover a phase that takes longer ends the port safely."""
 
     approval_s: Seconds = Field(default=30, description="The donor's answer to the request.")
-    quoting_s: Seconds = Field(default=15, description="All recipients' offers; who is late has declined.")
+    quoting_s: Seconds = Field(default=15, description="All recipients' offers; a recipient that is late has declined.")
     reserving_s: Seconds = Field(
         default=30, description="The chosen recipient's reservation; then the next best is asked."
     )
-    preparing_s: Seconds = Field(default=120, description="Lanes, disks and sockets at the recipient.")
-    starting_s: Seconds = Field(default=60, description="The start of the migration at the donor.")
+    preparing_s: Seconds = Field(
+        default=300, description="Lanes, disks and sockets at the recipient; longer than an outage of minutes."
+    )
+    starting_s: Seconds = Field(
+        default=300, description="The start of the migration at the donor; longer than an outage of minutes."
+    )
     transfer_s: Seconds = Field(default=4 * 3600, description="The whole move, when the tenant sets no deadline.")
     silence_s: Seconds = Field(
         default=420,
         description="A transfer whose node reports no progress for so long is aborted; lanes survive shorter outages.",
     )
     switching_s: Seconds = Field(
-        default=60, description="From the grant until the VM is reported to run; then it is asked for."
+        default=60, description="From the grant until the VM is reported to run; then the recipient is asked."
     )
     resolving_s: Seconds = Field(
-        default=600, description="Between two calls for an operator while the arrival is unknown."
+        default=600, description="Between two alarms for an operator while it is unknown whether the VM arrived."
     )
     finishing_s: Seconds = Field(
-        default=120, description="Between two calls for an operator while the completion is late."
+        default=120, description="Between two alarms for an operator while the completion is late."
     )
     aborting_s: Seconds = Field(
-        default=120, description="The halves' confirmation of an abort; then the port ends without."
+        default=120, description="Both nodes' confirmation of an abort; then the port ends without it."
     )
     seed_ahead_s: Annotated[float, Field(ge=0, le=30 * 24 * 3600)] = Field(
         default=6 * 3600,
-        description="How long before its window a port that is to be seeded begins to send contents ahead.",
+        description="How long before its window a port with seeding starts to send contents.",
     )
     clock_difference_s: Seconds = Field(
         default=60,
-        description="By how much a node's clock may be ahead; a switchover that comes earlier still is denied.",
+        description="By how much a node's clock may be ahead; a switchover that is requested even earlier is denied.",
     )
     first_retry_s: Seconds = Field(default=2, description="First pause before a question is repeated; it doubles.")
     longest_retry_s: Seconds = Field(default=60, description="Longest pause before a question is repeated.")
@@ -68,12 +70,14 @@ class LimitSettings(Section):
         default=50, description="Ports of one tenant that may be under way at once, dry runs included."
     )
     farthest_window_days: Annotated[float, Field(gt=0)] = Field(
-        default=90, description="How far ahead a window may start."
+        default=90, description="How far in the future a window may start."
     )
     shortest_deadline_s: Seconds = Field(default=30, description="Least time between start and deadline.")
-    window_tolerance_s: Seconds = Field(default=60, description="A window that started so long ago still means: now.")
+    window_tolerance_s: Seconds = Field(
+        default=60, description="A window that started no longer ago than this means: now."
+    )
     provider_silent_s: Seconds = Field(
-        default=120, description='A provider not heard for so long is not asked when the recipient is "best".'
+        default=120, description='A provider that sent no report for so long is not asked when the recipient is "best".'
     )
 
     def limits(self) -> Limits:

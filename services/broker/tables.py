@@ -142,6 +142,15 @@ providers = Table(
 )
 """Providers by their own reports; times are those of the reports."""
 
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("provider", NAME, primary_key=True),
+    Column("name", NAME, primary_key=True),
+    Column("heard_at", UtcDateTime, nullable=False),
+)
+"""When each node was last heard by an agent of its provider, by the broker's clock."""
+
 sla_records = Table(
     "sla_records",
     metadata,

@@ -1,4 +1,7 @@
-"""Handles what comes after the VM has left: disconnect it, keep its disks in quarantine, erase them."""
+"""Handles what comes after the VM has left: disconnect it, keep its disks in quarantine, erase them.
+
+The quarantine ends at a stored timer, which is set when the node has disconnected the VM *and* the port has completed.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope
 from shared.messages.nodes import EraseQuarantine
 from shared.messages.porting import CompletionFailed, DisconnectVm, DisksErased, Side, VmDisconnected
+from shared.messages.service_change import PortCompleted
 from shared.parties import BROKER
 from shared.provider_agent import pass_to_broker, pass_to_node, send_to_node, timer_key
 from shared.store import Timer, Transaction
@@ -61,14 +65,28 @@ class DisconnectHandler:
             said, quarantine = envelope.data, self._context.settings.quarantine
             port = port.disconnected(said.quarantined_disks, tx.now, quarantine, left=said.left_disks)
             await records.save_port(tx, port)
-            await tx.arm(timer_key(ERASE, port.port_id), port.quarantine_until or tx.now)
+            await _set_timer(tx, port)
             self._context.inventory = self._context.inventory.forget(port.node, port.vm_uuid)
         await _report_disconnected(tx, envelope, port)
+
+    async def completed(self, tx: Transaction, envelope: Envelope[PortCompleted]) -> None:
+        """The port is complete: from now on the disks in quarantine are nobody's only ones."""
+        port = await records.load_port(tx, envelope.data.port_id)
+        if port is None or port.completed_at is not None:
+            return
+        port = port.completed(tx.now, self._context.settings.quarantine)
+        await records.save_port(tx, port)
+        await _set_timer(tx, port)
+        log.info("port completed", vm=str(port.vm_uuid))
 
     async def erase_due(self, tx: Transaction, timer: Timer, port_id: UUID) -> None:
         """The quarantine is over. The node is asked again until it says that the disks are erased."""
         port = await records.load_port(tx, port_id)
         if port is None or port.phase is not Phase.QUARANTINED:
+            return
+        if port.erase_at is None:
+            # A timer that an earlier release set when the VM was disconnected.
+            log.error("quarantine kept", vm=str(port.vm_uuid), reason="the port's completion was never heard")
             return
         again_at = tx.now + timedelta(seconds=self._context.settings.erase_again_s)
         await send_to_node(tx, port.node, EraseQuarantine(port_id=port_id), cause=None, deadline=again_at)
@@ -82,6 +100,11 @@ class DisconnectHandler:
         await records.save_port(tx, port.erased(tx.now))
         await pass_to_broker(tx, envelope)
         log.info("quarantine erased", vm=str(port.vm_uuid), bytes=envelope.data.erased_bytes)
+
+
+async def _set_timer(tx: Transaction, port: DonorPort) -> None:
+    if port.erase_at is not None:
+        await tx.arm(timer_key(ERASE, port.port_id), port.erase_at)
 
 
 async def _report_disconnected(tx: Transaction, cause: AnyEnvelope, port: DonorPort) -> None:

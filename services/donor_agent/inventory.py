@@ -19,7 +19,7 @@ from shared.messages.vm import VmState, VmSummary
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What one node last said, and when this agent heard it by its own clock."""
+    """What a node reported last; `heard_at` is by this agent's clock, `said_at` by the node's."""
 
     heard_at: datetime
     said_at: datetime
@@ -30,12 +30,12 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All nodes of the provider that were ever heard since their record was kept."""
+    """All nodes of the provider with what they reported last, by name."""
 
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
 
     def heard(self, node: str, heartbeat: NodeHeartbeat, now: datetime) -> Inventory:
-        """Take a heartbeat in; one that was said before the last one taken is older news and changes nothing."""
+        """With this heartbeat; one that is older than the node's last one changes nothing."""
         known = self.nodes.get(node)
         if known is not None and heartbeat.at < known.said_at:
             return self
@@ -44,7 +44,7 @@ class Inventory:
         return replace(self, nodes={**self.nodes, node: view})
 
     def locate(self, vm_uuid: UUID, now: datetime) -> Located | None:
-        """Where a VM is. If several nodes name it, where it runs, then the node heard last, then by name."""
+        """Where a VM is. If several nodes report it: where it runs, then the node heard last, then by name."""
         found = [
             (vm.state is not VmState.RUNNING, (now - view.heard_at).total_seconds(), node, vm, view.problems)
             for node, view in self.nodes.items()
@@ -57,7 +57,7 @@ class Inventory:
         return Located(vm, node, silent_s, problems)
 
     def forget(self, node: str, vm_uuid: UUID) -> Inventory:
-        """Drop a VM that has left for good, before the node's next heartbeat says so."""
+        """Without a VM that has left for good, before the node's next heartbeat says so."""
         view = self.nodes.get(node)
         if view is None:
             return self
@@ -79,7 +79,7 @@ class Inventory:
         )
 
     def owned(self, policy: Policy) -> tuple[OwnedVm, ...]:
-        """Every VM with exactly one owner by the policy; a VM that two nodes name stands once. Ordered by uuid."""
+        """Every VM with exactly one owner by the policy; a VM that two nodes report is listed once. Ordered by uuid."""
         chosen: dict[UUID, tuple[tuple[bool, float, str], OwnedVm]] = {}
         for node, view in self.nodes.items():
             for vm in view.vms:

@@ -7,6 +7,7 @@ from services.donor_agent.context import DonorContext
 from services.donor_agent.port_record import GONE
 from shared.messages.nodes import InventoryReported, OwnedVm
 from shared.parties import BROKER
+from shared.provider_agent import silence_s
 from shared.store import Transaction
 
 
@@ -27,7 +28,8 @@ class InventoryReport:
         served = tuple(each for each in owned if each.vm.uuid not in elsewhere)
         if not inventory.nodes or (only_changes and served == self._reported):
             return
-        await tx.send(BROKER, InventoryReported(at=tx.now, vms=served))
+        silent = {name: silence_s(view.heard_at, tx.now) for name, view in inventory.nodes.items()}
+        await tx.send(BROKER, InventoryReported(at=tx.now, vms=served, nodes_silent_s=silent))
         tx.after_commit(lambda: self._sent(served))
 
     def _sent(self, served: tuple[OwnedVm, ...]) -> None:

@@ -1,7 +1,8 @@
-"""What becomes of a VM's disks after it left: disconnected, in quarantine, erased. Pure: the clock is an input.
+"""What the donor agent keeps of one port, from approval to the erased disks. Pure: the clock is an input.
 
 The quarantine starts when the node says that it disconnected the VM, not when it was asked. A repeated answer does not
-start it again: the tenant was told a date.
+start it again. It ends only for a port that completed, and is counted again from then: of a port that has not, the
+disks may be the VM's only ones.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class DonorPort(BaseModel):
     left_disks: tuple[str, ...] = ()
     quarantined_bytes: int = 0
     quarantine_until: datetime | None = None
+    completed_at: datetime | None = None
 
     def in_phase(self, phase: Phase, now: datetime, **facts: object) -> Self:
         """The same port, one step on."""
@@ -79,6 +81,18 @@ class DonorPort(BaseModel):
             quarantined_bytes=size,
             quarantine_until=now + quarantine,
         )
+
+    def completed(self, now: datetime, quarantine: timedelta) -> Self:
+        """The broker says that the port completed; what is in quarantine stays there for the whole time from now."""
+        if self.completed_at is not None:
+            return self
+        until = now + quarantine if self.phase is Phase.QUARANTINED else self.quarantine_until
+        return self.model_copy(update={"completed_at": now, "quarantine_until": until})
+
+    @property
+    def erase_at(self) -> datetime | None:
+        """When the disks may be erased; None while they are not in quarantine, or the port has not completed."""
+        return self.quarantine_until if self.phase is Phase.QUARANTINED and self.completed_at is not None else None
 
     def erased(self, now: datetime) -> Self:
         """The node has erased the disks."""

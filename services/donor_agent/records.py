@@ -1,4 +1,4 @@
-"""The donor agent's tables: ports with their whole record, and what its nodes last said. SQL lives here only.
+"""The donor agent's tables: ports with their whole record, and what its nodes reported last. SQL lives here only.
 
 A port's record is one JSON value beside the columns that are searched; ``shared.store`` gives the transaction.
 """
@@ -74,7 +74,7 @@ async def vms_in(tx: Transaction, phases: frozenset[Phase]) -> frozenset[UUID]:
 
 
 async def outbound_ports(tx: Transaction) -> frozenset[UUID]:
-    """Ports that may have a half on a node of this provider because this agent started it."""
+    """Ports whose transfer may run on a node of this provider because this agent started it."""
     phases = [phase.value for phase in UNDER_WAY]
     statement = select(ports.c.port_id).where(ports.c.phase.in_(phases))
     return frozenset(row.port_id for row in await tx.execute(statement))

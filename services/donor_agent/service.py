@@ -79,9 +79,9 @@ class DonorService(ProviderAgent[DonorPort]):
         self.pass_on(OutboundStarted, TransferFailed, TransferAborted, CompletionFailed)
         self.handlers.on(PortFailed, transfer.failed)
         self.handlers.on(PortCancelled, transfer.cancelled)
-        self.handlers.on(PortCompleted, transfer.completed)
 
         self.handlers.on(DisconnectVm, disconnect.disconnect)
+        self.handlers.on(PortCompleted, disconnect.completed)
         self.on_node(VmDisconnected, disconnect.disconnected)
         self.on_node(DisksErased, disconnect.erased)
         self.on_port_timer(ERASE, disconnect.erase_due)

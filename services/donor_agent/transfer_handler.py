@@ -22,7 +22,7 @@ from shared.messages.porting import (
     TransferAborted,
     TransferFailed,
 )
-from shared.messages.service_change import PortCancelled, PortCompleted, PortFailed
+from shared.messages.service_change import PortCancelled, PortFailed
 from shared.parties import BROKER
 from shared.provider_agent import codes_of, pass_to_broker, pass_to_node, send_to_node, timer_key
 from shared.store import Transaction
@@ -138,10 +138,6 @@ class TransferHandler:
     async def cancelled(self, tx: Transaction, envelope: Envelope[PortCancelled]) -> None:
         """The tenant has cancelled the port."""
         await self._end(tx, envelope, reason="cancelled")
-
-    async def completed(self, _tx: Transaction, _envelope: Envelope[PortCompleted]) -> None:
-        """The port is complete; what is left here is the quarantine."""
-        log.info("port completed")
 
     async def _end(
         self, tx: Transaction, envelope: Envelope[PortFailed] | Envelope[PortCancelled], *, reason: str

@@ -8,19 +8,18 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LifecycleEvent
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.porting import Side
 from shared.messages.vm import VmState, VmSummary
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 SETTLE_S = 0.3
 """After a VM changed: several changes come together."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from services.node_agent.state.outbox import Outbox
 from shared.bus import Bus
@@ -42,6 +42,11 @@ class Messenger:
     async def publish_to_broker(self, message: PortMessage) -> None:
         """As `publish`, to the broker."""
         await self.publish(BROKER, message)
+
+    async def publish_to_broker_as(self, message: PortMessage, message_id: UUID) -> None:
+        """As `publish`, to the broker, under an id by which the answer is known."""
+        sealed = seal(message, source=self._bus.party, message_id=message_id, now=self._now())
+        await self._bus.publish(BROKER, sealed)
 
     def _sealed(self, message: Message, cause: AnyEnvelope | None) -> AnyEnvelope:
         return seal(message, source=self._bus.party, message_id=uuid4(), now=self._now(), cause=cause)

@@ -112,6 +112,11 @@ class NodeMetrics:
             buckets=DOWNTIME_BUCKETS_S,
             registry=registry,
         )
+        self.switchovers_held = Gauge(
+            "vmport_switchovers_held",
+            "Outbound transfers whose switchover is held off, because the broker could not commit it now.",
+            registry=registry,
+        )
         self.vms = Gauge(
             "vmport_node_vms",
             "VMs that libvirt knows at this node, by state.",

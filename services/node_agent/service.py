@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.messenger import Messenger
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
 from shared.bus import Reject
+from shared.logs import get_logger
 from shared.messages import AnyEnvelope
 from shared.messages.base import PortMessage
 from shared.messages.nodes import DescribeVm, EraseQuarantine, ExpectOutbound
@@ -33,7 +32,7 @@ from shared.messages.porting import (
 from shared.parties import Party
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class NodeService:
@@ -64,7 +63,7 @@ class NodeService:
             case AbortTransfer() as command:
                 self._transfers.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
-                self._switchover(answer)
+                self._switchover(answer, envelope.causationid)
             case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
                 self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
             case other:
@@ -74,10 +73,12 @@ class NodeService:
         if (provider, name) != (self._party.owner, self._party.node):
             raise Reject("wrong_node", f"port {agreement.port_id} is for node {provider}/{name}, this is {self._party}")
 
-    def _switchover(self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState) -> None:
+    def _switchover(
+        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, question: UUID | None
+    ) -> None:
         active = self._transfers.active(answer.port_id)
         if active is not None:
-            active.broker.deliver(answer)
+            active.broker.deliver(answer, question=question)
         elif isinstance(answer, SwitchoverGranted):
             self._transfers.resolve(answer.port_id)
         else:

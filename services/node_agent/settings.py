@@ -69,7 +69,8 @@ class NodeSection(Section):
         default=1.0, description="How often a transfer's progress is measured and reported."
     )
     peer_ready_within_s: Seconds = Field(
-        default=60.0, description="How long the other node agent may take to answer on the lanes."
+        default=180.0,
+        description="How long the other node agent may take to answer on the lanes; longer than an outage of minutes.",
     )
     lane_silence_s: Annotated[float, Field(ge=35, le=540)] = Field(
         default=300.0, description="A lane has failed when it was silent for this long; it survives shorter outages."

@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, VmNotFound
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.quarantine import erase, move_away, plan_quarantine
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
-from shared.domain import DomainXmlError, guest_abi_differences, identity_snapshot, parse
+from shared.domain import DomainSource, DomainXmlError, guest_abi_differences, identity_snapshot, parse
+from shared.logs import get_logger
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
@@ -33,7 +32,7 @@ from shared.messages.porting import (
 )
 from shared.messages.vm import IdentityBundle, VmState
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 KEEP_ERASED_S = 30 * 86_400.0
 """How long it is remembered that a port's disks were erased."""
@@ -173,7 +172,7 @@ def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:
     return CompletionFailed(port_id=port_id, side=side, code=code, detail=str(error))
 
 
-def _identity_differences(donors: str, ours: str) -> list[str]:
+def _identity_differences(donors: DomainSource, ours: DomainSource) -> list[str]:
     before, after = parse(donors), parse(ours)
     old, new = identity_snapshot(before), identity_snapshot(after)
     changed = [

@@ -1,4 +1,4 @@
-"""What this provider's nodes have, and what is left for newcomers: heartbeats minus VMs minus reservations. Pure.
+"""What this provider's nodes have, and what is left for new VMs: heartbeats minus VMs minus reservations. Pure.
 
 A reservation counts until its VM shows up in a heartbeat of its node (memory, vCPUs) or the port ends (disk, whose file
 grows while it is filled). What is counted twice for a moment errs towards refusing, never towards overselling.
@@ -52,7 +52,7 @@ class Quota(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """What one node last said, and when this agent heard it by its own clock."""
+    """What a node reported last; `heard_at` is by this agent's clock, `said_at` by the node's."""
 
     name: str
     heard_at: datetime
@@ -98,7 +98,7 @@ class Nodes:
     views: Mapping[str, NodeView] = field(default_factory=dict)
 
     def heard(self, node: str, heartbeat: NodeHeartbeat, now: datetime) -> Nodes:
-        """Take a heartbeat in; one that was said before the last one taken is older news and changes nothing."""
+        """With this heartbeat; one that is older than the node's last one changes nothing."""
         known = self.views.get(node)
         if known is not None and heartbeat.at < known.said_at:
             return self
@@ -124,12 +124,12 @@ class Nodes:
         return next((vm for view in self.in_order() for vm in view.vms if vm.uuid == vm_uuid), None)
 
     def busy_with(self, port_id: UUID) -> bool:
-        """Whether a node says that it has a half of this port."""
+        """Whether a node reports a transfer of this port."""
         return any(port_id in view.ports for view in self.views.values())
 
 
 def room_on(node: NodeView, held: Iterable[Held], overcommit: Overcommit) -> Room:
-    """What is left on a node for a newcomer. Leave the newcomer's own reservation out of ``held``."""
+    """What is left on a node for a new VM; its own reservation must not be in ``held``."""
     here = [h for h in held if h.node == node.name and h.reserved]
     counted = {vm.uuid for vm in node.vms}
     coming = [h for h in here if h.vm_uuid not in counted]

@@ -6,6 +6,7 @@ from services.recipient_agent.capacity import room_on
 from services.recipient_agent.context import RecipientContext
 from shared.messages.nodes import CapacityReported
 from shared.parties import BROKER
+from shared.provider_agent import silence_s
 from shared.store import Transaction
 
 
@@ -34,6 +35,7 @@ class CapacityReport:
             nodes=counts[1],
             memory_free_bytes=sum(max(room.memory_bytes, 0) for room in rooms),
             disk_free_bytes=sum(max(room.disk_bytes, 0) for room in rooms),
+            nodes_silent_s={name: silence_s(view.heard_at, tx.now) for name, view in context.nodes.views.items()},
         )
         await tx.send(BROKER, report)
         tx.after_commit(lambda: self._sent(counts))

@@ -1,7 +1,7 @@
-"""The domain XML as it will run on a chosen node: host-side parts are ours, what the guest sees is the donor's. Pure.
+"""The domain XML for a chosen node: host-side parts are this provider's, what the guest sees is the donor's. Pure.
 
-The donor's XML is foreign input. It must be the VM that was quoted, it may name nothing of this host but what we put
-there ourselves, and the guest ABI of the result is compared with the original before anybody gets an answer.
+The donor's XML is foreign input. It must be the VM that was quoted, it may name nothing of this host but what this
+agent put there, and the guest ABI of the result is compared with the original before the broker gets an answer.
 """
 
 from __future__ import annotations

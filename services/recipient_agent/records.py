@@ -1,4 +1,4 @@
-"""The recipient agent's tables: quotes given, reservations, what nodes last said. SQL lives here only.
+"""The recipient agent's tables: quotes, reservations, and what its nodes reported last. SQL lives here only.
 
 A record is one JSON value beside the columns that are searched; ``shared.store`` gives the transaction.
 """

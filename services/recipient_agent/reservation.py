@@ -118,7 +118,7 @@ class Reservation(BaseModel):
         return self.model_copy(update={"phase": Phase.RELEASED, "reason": reason, "updated_at": now})
 
     def on_clock(self, now: datetime, *, node_knows_it: bool, after_deadline_s: float) -> Self:
-        """Its time is over: release it, unless a node still has the VM or a half of the port; then hold on."""
+        """Its time is over: release it, unless a node still has the VM or a transfer of the port; then keep it."""
         if self.phase not in HOLDS_CAPACITY or now < self.until:
             return self
         if self.phase is Phase.HERE or (self.phase is not Phase.HELD and node_knows_it):

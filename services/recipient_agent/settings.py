@@ -42,7 +42,7 @@ class RecipientSection(Section):
     )
     after_deadline_s: Seconds = Field(
         default=3600.0,
-        description="How long after the agreed deadline a fixed reservation holds if nothing is heard of its port.",
+        description="How long after the agreed deadline a fixed reservation holds if no node reports its port.",
     )
     keep_records_days: Annotated[float, Field(gt=0, le=3650)] = Field(
         default=90.0, description="Days for which records of ended ports are kept here."

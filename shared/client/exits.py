@@ -48,7 +48,7 @@ def exit_code_of(error: Exception) -> ExitCode:
         case PortNotAllowed(refusals=refusals):
             return exit_code_of_refusals(refusals)
         case PortEndedOtherwise(phase=phase):
-            # A completed port ends no command that waits for it: somebody has tried to cancel it, too late.
+            # Only a cancel that came too late meets a completed port here; commands that wait for the end succeed.
             return ExitCode.REFUSED if phase is PortPhase.COMPLETED else _OF_PHASE.get(phase, ExitCode.PORT_FAILED)
         case NoAnswer() | NotFixedInTime() | TimeoutError():
             return ExitCode.TIMED_OUT

@@ -194,7 +194,7 @@ def _create_and_wait(session: Session, create: following.FindPort, wait_s: float
 def list_ports(
     context: typer.Context,
     *,
-    active: Annotated[bool, typer.Option("--active", help="Only ports that are under way.")] = False,
+    active: Annotated[bool, typer.Option("--active", help="Only ports that have not ended.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many, the newest first.")] = 100,
 ) -> None:
     """List your ports, the newest first.

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from shared.config import CONFIG_VARIABLE, ENV_PREFIX, ConfigError, LogSettings, Problem, Section, ServiceSettings, load
+from shared.config import (
+    CONFIG_VARIABLE,
+    ENV_PREFIX,
+    ConfigError,
+    LogSettings,
+    Problem,
+    Section,
+    ServiceSettings,
+    as_option,
+    load,
+)
 from shared.parties import Role
 
 USER_CONFIG = Path(".config/vmport/vmport.toml")
@@ -35,17 +46,12 @@ class ClientSettings(ServiceSettings):
 
 
 _BUS_VARIABLES = f"{ENV_PREFIX}BUS"
-_NOTHING_FOUND = Problem(
-    "no settings found",
-    "",
-    f"looked for --url, --config, {CONFIG_VARIABLE}, {_BUS_VARIABLES}__URL and ~/{USER_CONFIG}\n"
-    f"  mkdir -p ~/{USER_CONFIG.parent}; vmport --print-config > ~/{USER_CONFIG}    writes a sample to fill in\n"
-    f"  export {_BUS_VARIABLES}__URL=amqp://tenant.NAME:PASSWORD@HOST:5672/vmport    is enough for a first try",
-)
 
 
-def load_settings(*, url: str | None, config: Path | None, home: Path) -> ClientSettings:
-    """The settings of a tenant's program; raises `ConfigError`.
+def load_settings(
+    *, url: str | None, config: Path | None, home: Path, spelled: Callable[[str], str] = as_option
+) -> ClientSettings:
+    """The settings of a tenant's program; raises `ConfigError`, which names the arguments as ``spelled`` writes them.
 
     The file is ``config``, else what ``VMPORT_CONFIG`` names, else `USER_CONFIG` in ``home`` if it exists. The
     environment wins over it, and ``url`` wins over both.
@@ -54,10 +60,21 @@ def load_settings(*, url: str | None, config: Path | None, home: Path) -> Client
     named = os.environ.get(CONFIG_VARIABLE)
     file = config or (Path(named) if named else own if own.exists() else None)
     if url is None and file is None and not any(name.upper().startswith(_BUS_VARIABLES) for name in os.environ):
-        raise ConfigError((_NOTHING_FOUND,))
-    settings = load(ClientSettings, file, command_line={"bus": {"url": url}} if url else {})
+        raise ConfigError((_nothing_found(spelled),))
+    settings = load(ClientSettings, file, arguments={"bus": {"url": url}} if url else {}, spelled=spelled)
     _check_password_file(settings)
     return settings
+
+
+def _nothing_found(spelled: Callable[[str], str]) -> Problem:
+    return Problem(
+        "no settings found",
+        "",
+        f"looked for {spelled('url')}, {spelled('config')}, {CONFIG_VARIABLE}, {_BUS_VARIABLES}__URL "
+        f"and ~/{USER_CONFIG}\n"
+        f"  mkdir -p ~/{USER_CONFIG.parent}; vmport --print-config > ~/{USER_CONFIG}    writes a sample to fill in\n"
+        f"  export {_BUS_VARIABLES}__URL=amqp://tenant.NAME:PASSWORD@HOST:5672/vmport    is enough for a first try",
+    )
 
 
 def _check_password_file(settings: ClientSettings) -> None:

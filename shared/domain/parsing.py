@@ -35,11 +35,11 @@ _MAC = re.compile(r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")
 
 
 class Domain:
-    """One ``<domain>`` document that was read. Nobody changes it: who needs another one works on `tree_copy`."""
+    """One ``<domain>`` document that was read. It is never changed: to change a document, work on `tree_copy`."""
 
     def __init__(self, root: etree._Element) -> None:
         self.root = root
-        """For reading only; it is shared by everybody who was given this value."""
+        """For reading only: all users of this value share it."""
 
     def tree_copy(self) -> etree._Element:
         """The document, for changing."""

@@ -11,10 +11,12 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Code, Message, PortMessage, Text, Timestamp, Value
+from shared.messages.base import Bytes, Code, Message, PortMessage, Seconds, Text, Timestamp, Value
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.vm import HostCapacity, HostPlatform, IdentityBundle, VmSummary
 from shared.parties import Name, Role
+
+SILENT = "For how long each node has not been heard by this agent."
 
 
 class NodeHeartbeat(Message):
@@ -96,6 +98,7 @@ class InventoryReported(Message):
 
     at: Timestamp
     vms: tuple[OwnedVm, ...]
+    nodes_silent_s: dict[Name, Seconds] = Field(default_factory=dict, description=SILENT)
 
 
 class CapacityReported(Message):
@@ -110,3 +113,4 @@ class CapacityReported(Message):
     nodes: int
     memory_free_bytes: Bytes
     disk_free_bytes: Bytes
+    nodes_silent_s: dict[Name, Seconds] = Field(default_factory=dict, description=SILENT)

@@ -190,6 +190,7 @@ class PortProgressed(PortMessage):
         default=0, description="Bytes that the lanes have carried, both directions, after compression."
     )
     eta_s: Seconds | None = None
+    waiting_for: Text | None = Field(default=None, description="Why the switchover is held off, if it is.")
 
 
 class CancelPort(PortMessage):

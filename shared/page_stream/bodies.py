@@ -27,10 +27,10 @@ _HELLO: Final = struct.Struct(">QIIBH")
 
 
 class LaneRole(IntEnum):
-    """Which half of the stream ids an endpoint opens; the two ends of a lane have different roles."""
+    """Which stream ids an endpoint opens, odd or even; the two ends of a lane have different roles."""
 
-    INITIATOR = 1  # by convention the donor's node agent
-    ACCEPTOR = 2  # by convention the recipient's
+    INITIATOR = 1  # the donor's node agent
+    ACCEPTOR = 2  # the recipient's
 
     @property
     def peer(self) -> LaneRole:
@@ -51,7 +51,7 @@ _KINDS: Final = {kind.value: kind for kind in StreamKind}
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who the sender is, whom it believes to talk to, and what it accepts."""
+    """The sender's role and limits, and the epoch of the endpoint that it believes to talk to (0: unknown)."""
 
     peer_epoch: int
     window_bytes: int
@@ -115,7 +115,7 @@ def decode_open(body: memoryview | bytes) -> Open:
 
 
 def encode_reason(reason: str) -> bytes:
-    """Body of a RESET or an ABORT: the reason, cut to MAX_REASON_BYTES at a character's border."""
+    """Body of a RESET or an ABORT: the reason, cut to MAX_REASON_BYTES between two characters."""
     return reason.encode("utf-8", "replace")[:MAX_REASON_BYTES].decode("utf-8", "ignore").encode()
 
 

@@ -1,4 +1,4 @@
-"""Why bytes that claim to be a page-stream frame are not one. One class per finding; the facts are attributes."""
+"""Errors of bytes that are no valid page-stream frame. One class per reason; the facts are attributes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ShortFrameError(FrameError):
 
 
 class TrailingBytesError(FrameError):
-    """More bytes than header and payload account for; a frame is exactly one message of the route."""
+    """More bytes than header and payload; a message of the route is exactly one frame."""
 
     def __init__(self, *, have_bytes: int, need_bytes: int) -> None:
         self.have_bytes = have_bytes
@@ -38,7 +38,7 @@ class BadMagicError(FrameError):
 
 
 class UnknownVersionError(FrameError):
-    """A version of the wire format that this release does not speak."""
+    """A version of the wire format that this release does not know."""
 
     def __init__(self, *, version: int) -> None:
         self.version = version

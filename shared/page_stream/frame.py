@@ -1,7 +1,7 @@
-"""The binary frame of the page stream, version 2 (version 1 was not sealed). Owns header, sizes and types; knows
-nothing of acks' meaning or of any route.
+"""The binary frame of the page stream, version 2 (version 1 was not sealed). Owns header, sizes and types; what acks
+mean is the lane protocol's.
 
-One frame is one message of the route (an AMQP body, later one TLS record batch): header, then exactly `payload
+One frame is one message of the route (an AMQP body, or one frame on a TCP connection): header, then exactly `payload
 length` bytes. All integers are unsigned and big-endian.
 
     offset size field
@@ -50,11 +50,11 @@ HEADER_BYTES: Final = _HEADER.size
 _EMPTY: Final = memoryview(b"")
 
 FrameBytes = bytes | bytearray
-"""One whole frame as it came; never changed after that."""
+"""One whole received frame; it is never changed, because decoded payloads are views of it."""
 
 
 class FrameType(IntEnum):
-    """What a frame is; values are the wire's."""
+    """What a frame is, by its code on the wire."""
 
     HELLO = 1
     ACK = 2
@@ -74,7 +74,7 @@ _BY_CODE: Final = {kind.value: kind for kind in FrameType}
 
 
 class Flag(IntFlag):
-    """Bits of the header's flags; values are the wire's."""
+    """Bits of the header's flags on the wire."""
 
     NONE = 0
     REPLY_WANTED = 1  # answer at once: with HELLO to a HELLO, with ACK to an ACK
@@ -132,7 +132,7 @@ def encode_frame(frame: Frame) -> bytes:
 
 
 def decode_frame(data: FrameBytes) -> Frame:
-    """The frame that `data` is, all of it. Raises a FrameError; never allocates more than a fixed-size Frame."""
+    """Decode `data`, which must be exactly one frame. Raises FrameError. The payload is not copied."""
     have = len(data)
     if have < HEADER_BYTES:
         raise ShortFrameError(have_bytes=have, need_bytes=HEADER_BYTES)

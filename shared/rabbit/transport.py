@@ -24,6 +24,9 @@ from shared.rabbit.channels import ChannelGuard
 READ_LIMIT_BYTES = 1024 * 1024
 """Buffered before reading pauses; larger than asyncio's own, which costs a tenth of a lane's throughput."""
 
+TCP_CONNECT_S = 4.0
+"""One attempt to open the TCP connection, of the time for connecting and logging in."""
+
 HEAD_BYTES = constants.FRAME_HEADER_SIZE
 _FLAGS = slice(12, 14)
 """Where a content header's flags stand in its payload (AMQP 0-9-1, 2.3.5.2: class, weight, body size, flags)."""
@@ -127,7 +130,9 @@ class TolerantTransport(TransportFactory):
 
         reader = TolerantReader(on_method, loop=loop)
         protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-        transport, _ = await loop.create_connection(lambda: protocol, url.host, url.port, ssl=context, **kwargs)
+        # The kernel repeats a lost SYN after 1, 3, 7, 15 ... s: a new attempt meets a link that is back much sooner.
+        async with asyncio.timeout(TCP_CONNECT_S):
+            transport, _ = await loop.create_connection(lambda: protocol, url.host, url.port, ssl=context, **kwargs)
         writer = GuardedWriter(transport, protocol, reader, loop)
         writer.guard = guard
         return reader, writer

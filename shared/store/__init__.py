@@ -5,7 +5,7 @@ calls back when a stored deadline passes. The tables of the service itself are t
 what they mean.
 """
 
-from shared.store.engine import StoreUnusable, UtcDateTime, async_url, upsert
+from shared.store.engine import StoreDown, StoreUnusable, UtcDateTime, async_url, upsert
 from shared.store.relay import OutboxRelay, RelayPolicy
 from shared.store.settings import StoreSettings
 from shared.store.store import Store, Transaction, utc_now
@@ -16,6 +16,7 @@ __all__ = [
     "OutboxRelay",
     "RelayPolicy",
     "Store",
+    "StoreDown",
     "StoreSettings",
     "StoreUnusable",
     "Timer",

@@ -5,14 +5,24 @@ Owns what differs between the two engines; no other module asks which one it has
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, DateTime, Dialect, Executable, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
@@ -20,6 +30,10 @@ from shared.errors import VmportError
 
 BUSY_TIMEOUT_S = 10.0
 """How long a SQLite connection waits for another process that writes, for example a migration by hand."""
+
+CONNECT_TIMEOUT_S = 10.0
+COMMAND_TIMEOUT_S = 60.0
+"""A PostgreSQL server that vanished without a word must not be waited for until TCP gives up, which takes minutes."""
 
 READ_ONLY = "vmport_read_only"
 """Execution option of a connection that will not write: SQLite then takes no write lock."""
@@ -36,6 +50,45 @@ class StoreUnusable(VmportError):
         self.url = url
         self.reason = reason
         super().__init__(f"store {url}: {reason}")
+
+
+class StoreDown(StoreUnusable):
+    """The database is away, locked or full at this moment: nothing is wrong with what was asked, so ask again."""
+
+    code = "store_down"
+
+
+_OWN_FAULT = (IntegrityError, ProgrammingError, DataError, NotSupportedError)
+"""What a statement does wrong itself; another try would fail in the same way."""
+
+
+def is_down(error: Exception) -> bool:
+    """Whether an error says that the database cannot be used now: away, restarting, a stand-by, locked, full.
+
+    Drivers also raise what SQLAlchemy does not wrap: errors of their own, and of the operating system. The latter count
+    only where SQLAlchemy called the driver, so that a handler's own trouble with a file is not taken for it.
+    """
+    if isinstance(error, DBAPIError):
+        return not isinstance(error, _OWN_FAULT)
+    if isinstance(error, PoolTimeoutError) or any(
+        base.__module__.startswith("asyncpg.") for base in type(error).__mro__
+    ):
+        return True
+    if not isinstance(error, OSError):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__", "").startswith("sqlalchemy.") for frame, _ in frames)
+
+
+@contextmanager
+def down_raised(shown_url: str) -> Iterator[None]:
+    """Raise `StoreDown` for whatever the driver raises inside when the database cannot be used now."""
+    try:
+        yield
+    except Exception as error:
+        if is_down(error):
+            raise StoreDown(shown_url, f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def async_url(url: str) -> URL:
@@ -62,7 +115,10 @@ def make_engine(url: str) -> AsyncEngine:
     """An engine whose transactions behave alike on both databases. Connects to nothing yet."""
     target = async_url(url)
     if target.get_backend_name() != "sqlite":
-        return create_async_engine(target, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=30)
+        limits = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S}
+        return create_async_engine(
+            target, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=30, connect_args=limits
+        )
     engine = create_async_engine(target, connect_args={"timeout": BUSY_TIMEOUT_S})
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)

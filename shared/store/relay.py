@@ -24,6 +24,7 @@ from shared.bus import Bus, BusDown, Undeliverable
 from shared.logs import get_logger
 from shared.messages import MessageError, open_envelope
 from shared.parties import Party
+from shared.store.engine import StoreDown
 from shared.store.settings import StoreSettings
 from shared.store.store import Store
 from shared.store.tables import inbox, outbox
@@ -137,7 +138,7 @@ class OutboxRelay:
         self._scan_again_in(self._policy.poll_s, at_latest=False)
         try:
             waiting = await self._waiting()
-        except SQLAlchemyError:
+        except (StoreDown, SQLAlchemyError):
             log.exception("outbox unreadable; trying again")
             return
         now = self._store.clock()
@@ -168,7 +169,7 @@ class OutboxRelay:
         except BusDown as error:
             log.warning("bus down; outgoing messages wait", error=str(error))
             self._pause()
-        except SQLAlchemyError:
+        except (StoreDown, SQLAlchemyError):
             log.exception("outbox unusable; messages may be published twice", to=recipient)
             self._pause()
         finally:
@@ -275,7 +276,7 @@ class OutboxRelay:
         if self._store.dialect == "sqlite":
             yield
             return
-        async with self._store.engine.begin() as connection:
+        async with self._store.reading() as connection:
             await connection.execute(
                 text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"vmport.outbox.{recipient}"}
             )
@@ -290,7 +291,7 @@ class OutboxRelay:
             if self._pruned_at is None or now - self._pruned_at >= self._policy.prune_every:
                 await self.prune()
                 self._pruned_at = now
-        except SQLAlchemyError:
+        except (StoreDown, SQLAlchemyError):
             log.exception("outbox cannot be pruned; trying again")
 
     async def prune(self) -> None:

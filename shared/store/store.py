@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.messages import AnyEnvelope, Message, seal
 from shared.parties import Party
-from shared.store.engine import READ_ONLY, StoreUnusable, async_url, make_engine, upsert
+from shared.store.engine import READ_ONLY, StoreUnusable, async_url, down_raised, make_engine, upsert
 from shared.store.tables import inbox, outbox, store_metadata, timers
 
 Clock = Callable[[], datetime]
@@ -193,9 +193,11 @@ class Store:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """A transaction that may write: commits at the end of the block, rolls back if it raises.
 
-        Keep it short: on SQLite there is one at a time.
+        Keep it short: on SQLite there is one at a time. Raises `StoreDown` while the database cannot be used; if that
+        happens at the commit, it may be durable all the same.
         """
         async with AsyncExitStack() as stack:
+            stack.enter_context(down_raised(self.shown_url))
             if self._writer is not None:
                 await stack.enter_async_context(self._writer)
             connection = await stack.enter_async_context(self.engine.begin())
@@ -211,11 +213,15 @@ class Store:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection with one consistent view, for reading only; never waits for writers."""
-        async with self.engine.connect() as connection:
+        """A connection with one consistent view, for reading only; never waits for writers. Raises `StoreDown` as
+        `transaction` does.
+        """
+        async with AsyncExitStack() as stack:
+            stack.enter_context(down_raised(self.shown_url))
+            connection = await stack.enter_async_context(self.engine.connect())
             await connection.execution_options(**{READ_ONLY: True})
-            async with connection.begin():
-                yield connection
+            await stack.enter_async_context(connection.begin())
+            yield connection
 
     def take_outgoing(self) -> set[str]:
         """For the relay: to whom messages were committed since the last call."""

@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared.logs import get_logger
+from shared.store.engine import StoreDown
 from shared.store.store import Store
 from shared.store.tables import timers
 
@@ -57,7 +58,7 @@ class TimerRunner:
             self._store.timers_changed.clear()
             try:
                 wait_s = await self._step()
-            except SQLAlchemyError:
+            except (StoreDown, SQLAlchemyError):
                 log.exception("timers unreadable; trying again")
                 wait_s = self._retry_s
             try:

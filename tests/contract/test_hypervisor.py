@@ -230,6 +230,28 @@ async def test_a_frozen_vm_can_still_be_looked_at_and_thaws(host: Host) -> None:
     await host.hypervisor.resume(host.running)
 
 
+async def test_frozen_vms_are_known_and_only_they_are_killed(host: Host) -> None:
+    """A VM whose process is not stopped is left alone."""
+    hypervisor = host.hypervisor
+    assert await hypervisor.frozen() == frozenset()
+    assert not await hypervisor.kill_frozen(host.running)
+    assert await hypervisor.freeze(host.running)
+    assert await hypervisor.frozen() == {host.running}
+    await hypervisor.thaw(host.running)
+    assert await hypervisor.state(host.running) is VmState.RUNNING
+    assert not await hypervisor.kill_frozen(uuid4())
+
+
+async def test_only_what_a_transfer_made_is_ended(host: Host) -> None:
+    """A VM with other disks is somebody else's; a lasting one is no transfer's."""
+    (disk,) = (await host.hypervisor.describe(host.running)).files
+    await host.hypervisor.destroy_created(host.running, disks=("/nowhere/web.raw",))
+    with pytest.raises(HypervisorError, match="lasting"):
+        await host.hypervisor.destroy_created(host.running, disks=(disk,))
+    assert await host.hypervisor.state(host.running) is VmState.RUNNING
+    await host.hypervisor.destroy_created(uuid4(), disks=(disk,))
+
+
 async def test_the_end_of_a_vm_is_heard(host: Host) -> None:
     """A destroyed VM, frozen even, is shut off at once, and an event says so."""
     heard: asyncio.Queue[LifecycleEvent] = asyncio.Queue()
@@ -245,3 +267,19 @@ async def test_the_end_of_a_vm_is_heard(host: Host) -> None:
     await host.hypervisor.destroy(host.running)
     await host.hypervisor.start(host.running)
     assert await host.hypervisor.state(host.running) is VmState.RUNNING
+
+
+async def test_a_frozen_vm_is_killed_and_its_host_notices(host: Host, request: pytest.FixtureRequest) -> None:
+    """Without being asked: it finds the process gone, and the VM shut off."""
+    running = host.running
+    if not isinstance(host.hypervisor, FakeHypervisor):
+        hosts: TwoHosts = request.getfixturevalue("real_hosts")
+        record, xml = hosts.guest(workload="idle", memory_mib=128)
+        await asyncio.to_thread(hosts.start, "alpha", record, xml)
+        running = UUID(record.uuid)
+    assert await host.hypervisor.freeze(running)
+    assert await host.hypervisor.kill_frozen(running)
+    async with asyncio.timeout(10):
+        while await host.hypervisor.state(running) is not VmState.SHUT_OFF:  # noqa: ASYNC110  # libvirtd's own state
+            await asyncio.sleep(0.05)
+    assert await host.hypervisor.frozen() == frozenset()

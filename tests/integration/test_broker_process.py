@@ -32,6 +32,7 @@ from tests.support.broker_samples import (
     BETA_NODE,
     VM,
     capacity,
+    guest_paused,
     inventory,
     request,
     request_switchover,
@@ -45,7 +46,7 @@ LIMIT_S = 40
 
 
 class Play:
-    """Tenant and providers, each with a connection of its own."""
+    """The tenant and the providers, each with its own connection."""
 
     def __init__(self, node: RabbitNode, tasks: Tasks, port_id: UUID) -> None:
         self.parts: dict[tuple[Party, type[Message]], Part] = good_parts(port_id, utc_now())
@@ -69,12 +70,12 @@ class Play:
         return handle
 
     async def say(self, party: Party, message: Message, *, cause: AnyEnvelope | None = None) -> None:
-        """Somebody says something to the broker."""
+        """A party sends the broker a message."""
         envelope = seal(message, source=party, message_id=uuid4(), now=utc_now(), cause=cause)
         await self.buses[party].publish(BROKER, envelope)
 
     async def until(self, party: Party, kind: type[Message]) -> float:
-        """Wait until the party has heard such a message; when that was, in seconds of the performance counter."""
+        """Wait until the party received such a message; returns when, in seconds of the performance counter."""
         async with asyncio.timeout(LIMIT_S):
             while True:
                 self.changed.clear()
@@ -84,7 +85,7 @@ class Play:
                 await self.changed.wait()
 
     async def close(self) -> None:
-        """Everybody leaves."""
+        """Close all connections."""
         for bus in self.buses.values():
             await bus.close()
 
@@ -116,14 +117,14 @@ class Process:
             )
 
     async def end(self, number: signal.Signals) -> int:
-        """End it with a signal; its exit code."""
+        """End it with a signal; returns its exit code."""
         assert self._process is not None
         process, self._process = self._process, None
         process.send_signal(number)
         return await asyncio.wait_for(process.wait(), 30)
 
     async def close(self) -> None:
-        """Leave nothing behind."""
+        """Kill it if it still runs."""
         if self._process is not None:
             await self.end(signal.SIGKILL)
 
@@ -154,6 +155,7 @@ async def test_killed_in_the_middle(rabbitmq: RabbitNode, broker: Process, tasks
     await play.say(ACME, request(port_id=port_id))
     await play.until(ALPHA, StartOutbound)
     await broker.end(signal.SIGKILL)
+    await play.say(ALPHA_NODE, guest_paused().model_copy(update={"port_id": port_id}))
     await play.say(BETA_NODE, request_switchover().model_copy(update={"port_id": port_id}))
     await broker.start()
     await play.until(BETA_NODE, SwitchoverGranted)
@@ -167,7 +169,7 @@ async def test_killed_in_the_middle(rabbitmq: RabbitNode, broker: Process, tasks
 async def test_switchover_is_granted_quickly(
     rabbitmq: RabbitNode, broker: Process, tasks: Tasks, record_property: Callable[[str, object], None]
 ) -> None:
-    """Request, commit with a synced disk, grant: far below the downtime that a tenant may ask for."""
+    """Request, commit with a synced disk, grant: much shorter than the downtime that a tenant may ask for."""
     port_id = uuid4()
     play = Play(rabbitmq, tasks, port_id)
     play.parts[ALPHA, StartOutbound] = lambda _: [(ALPHA, OutboundStarted(port_id=port_id))]
@@ -176,6 +178,7 @@ async def test_switchover_is_granted_quickly(
     await play.say(ACME, request(port_id=port_id))
     await play.until(ALPHA, StartOutbound)
     asked_s = time.perf_counter()
+    await play.say(ALPHA_NODE, guest_paused().model_copy(update={"port_id": port_id}))
     await play.say(BETA_NODE, request_switchover().model_copy(update={"port_id": port_id}))
     granted_s = await play.until(BETA_NODE, SwitchoverGranted) - asked_s
     record_property("switchover_grant_ms", round(granted_s * 1000, 1))

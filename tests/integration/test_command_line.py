@@ -50,8 +50,8 @@ class Terminal:
         self._environment.pop("VMPORT_CONFIG", None)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """A command that goes on; its standard error comes with its standard output."""
-        # A shell that runs the tests in the background has SIGINT ignored, and every child would inherit that.
+        """A command that keeps running; its standard error is in its standard output."""
+        # A shell that runs the tests in the background ignores SIGINT, and every child would inherit that.
         return subprocess.Popen(
             ["env", "--default-signal=INT", program("vmport"), *arguments],
             env=self._environment,
@@ -61,7 +61,7 @@ class Terminal:
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command until its end."""
+        """Run a command to its end."""
         return subprocess.run(
             [program("vmport"), *arguments],
             env=self._environment,
@@ -72,13 +72,13 @@ class Terminal:
         )
 
     def json(self, *arguments: str) -> Any:
-        """A command's answer as a program reads it."""
+        """A command's answer in JSON, as a program reads it."""
         done = self.run("--format", "json", *arguments)
         assert done.returncode == ExitCode.OK, done.stderr
         return json.loads(done.stdout)
 
     def until(self, wanted: str, *arguments: str) -> str:
-        """Repeat a command until it prints something; returns all of it."""
+        """Repeat a command until it prints this text; returns its whole output."""
         deadline = time.monotonic() + WITHIN_S
         while wanted not in (said := self.run(*arguments).stdout):
             assert time.monotonic() < deadline, said
@@ -141,7 +141,7 @@ def test_registry(acme: Terminal, rabbitmq: RabbitNode) -> None:
 
 
 def test_port_refused(acme: Terminal) -> None:
-    """The broker's own rules answer at once, with code, rule and evidence, and an exit code."""
+    """The broker's rules refuse at once: with code, rule and evidence, and with an exit code."""
     done = acme.run("port", "create", "web", "--to", "nowhere")
 
     assert done.returncode == ExitCode.NOT_FOUND
@@ -182,7 +182,7 @@ def test_port_watched_and_cancelled(acme: Terminal) -> None:
 
 
 def test_bus_that_is_not_there(rabbitmq: RabbitNode) -> None:
-    """A wrong password is said as such, without a traceback and without the password."""
+    """A wrong password is reported as such, without a traceback and without the password."""
     url = f"amqp://tenant.acme:wrong-secret@127.0.0.1:{rabbitmq.port}/vmport"
     done = subprocess.run(
         [program("vmport"), "vm", "list", "--url", url],

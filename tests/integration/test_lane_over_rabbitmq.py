@@ -1,4 +1,4 @@
-"""A lane over a real RabbitMQ: exact bytes through cuts and a killed node, bounded queues, restarted ends."""
+"""A lane over a real RabbitMQ: exact bytes despite cuts and a killed node, bounded queues, restarted endpoints."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ BLOCK = os.urandom(MIB)
 
 @dataclass
 class Route:
-    """A port's memory lane on the node, each end behind a proxy of its own."""
+    """A port's memory lane over one RabbitMQ node; each endpoint connects through its own proxy."""
 
     port_id: UUID
     lanes: dict[Party, RabbitLanes[LinkDown]]
@@ -91,7 +91,7 @@ async def a_route(rabbitmq: RabbitNode) -> AsyncIterator[Route]:
 
 
 async def write_blocks(stream: LaneStream, count: int, *, pause_s: float = 0.0) -> str:
-    """Send `count` distinct MiB and EOF; their digest."""
+    """Send `count` different MiB and EOF; returns their digest."""
     digest = hashlib.sha256()
     for number in range(count):
         block = number.to_bytes(8) + BLOCK[8:]
@@ -103,7 +103,7 @@ async def write_blocks(stream: LaneStream, count: int, *, pause_s: float = 0.0) 
 
 
 async def read_digest(stream: LaneStream) -> str:
-    """Digest of everything up to EOF."""
+    """Read up to EOF; returns the digest."""
     digest = hashlib.sha256()
     while data := await stream.read_view():
         digest.update(data)
@@ -125,7 +125,7 @@ async def both_ways(route: Route, blocks: int, *, pause_s: float = 0.0) -> None:
 
 
 async def test_bytes_cross_exactly(rabbitmq: RabbitNode) -> None:
-    """Both directions at once arrive as they were sent, and both ends close in order."""
+    """Bytes sent in both directions at once arrive unchanged, and both ends close in order."""
     async with a_route(rabbitmq) as route:
         await both_ways(route, 64)
         alpha, beta = route.sessions
@@ -181,7 +181,7 @@ async def test_a_tap_on_the_relay_sees_ciphertext_only(rabbitmq: RabbitNode) -> 
 
 
 async def test_cut_connections(rabbitmq: RabbitNode) -> None:
-    """Connections of both ends are reset again and again; not a byte is lost, doubled or moved."""
+    """Connections of both ends are reset again and again; no byte is lost, repeated or moved."""
     async with a_route(rabbitmq) as route:
 
         async def cut() -> None:
@@ -210,7 +210,7 @@ async def test_a_killed_node(rabbitmq: RabbitNode) -> None:
 
 
 async def test_a_reader_that_stands_still_bounds_the_relay(rabbitmq: RabbitNode) -> None:
-    """What nobody reads is bounded by the window, in RabbitMQ's queue too, and comes through afterwards."""
+    """Unread data is bounded by the window, in RabbitMQ's queue too, and arrives when it is read."""
     window_bytes = 4 * MIB
     async with a_route(rabbitmq) as route:
         alpha, beta = route.start(ALPHA, window_bytes=window_bytes), route.start(BETA, window_bytes=window_bytes)
@@ -249,7 +249,7 @@ async def test_a_memory_alarm_only_pauses(rabbitmq: RabbitNode) -> None:
 
 
 async def test_a_restarted_endpoint_ends_the_lane(rabbitmq: RabbitNode) -> None:
-    """An agent that was killed and comes back with empty state does not continue the stream; both ends learn why."""
+    """An agent that was killed and starts with empty state does not continue the stream; both ends are told why."""
     async with a_route(rabbitmq) as route:
         alpha, beta = route.start(ALPHA), route.start(BETA)
         there = alpha.open_stream(StreamKind.MEMORY, "")
@@ -273,7 +273,7 @@ async def test_a_restarted_endpoint_ends_the_lane(rabbitmq: RabbitNode) -> None:
 
 
 async def test_close_tells_the_other_end(rabbitmq: RabbitNode) -> None:
-    """An orderly close is seen as such."""
+    """An orderly close is reported as an orderly close."""
     async with a_route(rabbitmq) as route:
         alpha, beta = route.start(ALPHA), route.start(BETA)
         closing = asyncio.ensure_future(alpha.close())

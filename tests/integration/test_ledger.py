@@ -26,7 +26,7 @@ from tests.support.broker_samples import ACME, PORT, VM
 
 @pytest.fixture
 def clock() -> ManualClock:
-    """Stands still."""
+    """A clock that stands still."""
     return ManualClock()
 
 
@@ -64,7 +64,7 @@ class TestTwoBrokers:
         assert (await load(store)).state.phase is PortPhase.CANCELLED
 
     async def test_same_message_twice(self, store: Store, store_url: str, clock: ManualClock) -> None:
-        """A message that both brokers get has one effect."""
+        """A message that both brokers receive has one effect."""
         arrived = seal(CancelPort(port_id=PORT), source=ACME, message_id=uuid4(), now=clock())
 
         async def take(own: Store) -> bool:
@@ -77,7 +77,7 @@ class TestTwoBrokers:
             assert sorted(await asyncio.gather(take(store), take(other))) == [False, True]
 
     async def test_commit_once(self, store: Store, store_url: str, clock: ManualClock) -> None:
-        """Of two brokers that would commit the same epoch, one does."""
+        """If two brokers try to commit the same epoch, exactly one succeeds."""
         await add(store, new_state())
 
         async def commit(own: Store, owner: str) -> str:

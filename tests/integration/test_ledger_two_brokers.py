@@ -1,4 +1,4 @@
-"""Two broker processes on one ledger and one inbox: they share the work, and together do each thing once."""
+"""Two broker processes on one ledger and one inbox: they share the work, and each step is taken once."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from uuid import uuid4
 
 from sqlalchemy import select
 
+from services.broker import ledger
 from services.broker.metrics import BrokerMetrics
+from services.broker.port_steps import Stepper, timer_key
+from services.broker.rules import Limits
+from services.broker.saga import Heard, Timing
 from services.broker.service import BrokerService
 from services.broker.tables import epochs
+from shared.messages.approval import ApprovalRequested
+from shared.messages.porting import QuoteRequested
 from shared.messages.service_change import PortCompleted, PortPhase, PortRefused
 from shared.metrics import Metrics
 from shared.parties import BROKER
-from shared.store import Store
-from tests.support.broker_samples import ACME, ALPHA, BETA, BETA_NODE, request
+from shared.store import Store, timers
+from tests.support.broker_samples import ACME, ALPHA, BETA, BETA_NODE, PORT, request
 from tests.support.broker_world import World, settings
 
 
 async def test_one_port(store_url: str) -> None:
-    """A port whose messages go now to one broker, now to the other, completes as if there were one."""
+    """A port whose messages reach either broker in turn completes as if there were one broker."""
     async with World(store_url) as world, Store(store_url, BROKER, clock=world.clock) as store:
         metrics = BrokerMetrics(Metrics(service="second", version="0").registry)
         second = BrokerService(settings(store_url), store, world.broker.bus(BROKER, prefetch=1), world.lanes, metrics)
@@ -53,3 +59,28 @@ async def test_two_requests_for_one_vm(store_url: str) -> None:
         assert [each.code for each in refused.refusals] == ["port_under_way"]
         await world.until_nothing_is_left()
         assert sorted(world.told(ACME)) == ["PortAccepted", "PortRefused"]
+
+
+async def test_start_in_the_middle_of_a_step(store_url: str) -> None:
+    """A broker that starts while another one takes a step waits for it, and does not set the older timers again."""
+    async with World(store_url) as world, Store(store_url, BROKER, clock=world.clock) as store:
+        metrics = BrokerMetrics(Metrics(service="second", version="0").registry)
+        second = BrokerService(settings(store_url), store, world.broker.bus(BROKER), world.lanes, metrics)
+        world.mute(BETA, QuoteRequested)
+        answer = world.mute(ALPHA, ApprovalRequested)
+        await world.ask_for_port()
+        asked = await world.until_told(ALPHA, ApprovalRequested)
+        await world.broker.wait_idle()
+        ((speaker, approved),) = answer(asked)
+        stepper = Stepper(Timing(), Limits(), world.metrics, wake_lanes=lambda: None)
+        async with world.store.transaction() as tx:
+            stored = await ledger.load(tx, PORT)
+            assert stored is not None
+            decision = await stepper.step(tx, stored, Heard(speaker, approved), world.seal(speaker, approved))
+            starting = asyncio.get_running_loop().create_task(second.start())
+            await asyncio.wait({starting}, timeout=0.3)
+            assert not starting.done()
+        await starting
+        async with store.reading() as connection:
+            armed = [(row.key, row.due_at) for row in await connection.execute(select(timers))]
+        assert armed == [(timer_key(PORT, "deadline"), decision.state.deadline)]

@@ -1,4 +1,4 @@
-"""The outage probe on a real bridge, with a real kernel as the guest; both in namespaces of the test's own."""
+"""The outage probe on a real bridge, with a real kernel as the guest; both in the test's own namespaces."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def promiscuous(namespace: str) -> bool:
 
 
 async def test_the_silence_of_a_real_kernel(networks: tuple[str, str, str], tmp_path: Path) -> None:
-    """The address is learned from the guest's talk with a client, and a silence of known length is measured."""
+    """The probe learns the guest's address from its traffic with a client, and measures a silence of known length."""
     host, guest, client = networks
     table = tmp_path / "arp"
     table.write_text("")

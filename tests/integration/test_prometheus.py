@@ -39,7 +39,7 @@ def test_promtool_finds_nothing_to_complain_of(role: Any) -> None:
 
 
 def test_sample_configuration_and_alerts_are_valid() -> None:
-    """promtool accepts what we give operators."""
+    """promtool accepts the sample files for operators."""
     done = subprocess.run(
         ["promtool", "check", "config", str(SAMPLES / "prometheus.yml")], capture_output=True, text=True, check=False
     )
@@ -81,7 +81,7 @@ async def _start(directory: Path, *, target: str, address: str) -> asyncio.subpr
 
 
 async def _ask(address: str, query: str) -> str:
-    """The value of a query, once there is one."""
+    """Wait until a query has a value, and return it."""
     async with aiohttp.ClientSession() as session:
         while True:
             try:

@@ -1,4 +1,4 @@
-"""RabbitMQ itself misbehaving under the bus: restarts, alarms, dead links, missing and full queues, poison messages."""
+"""The bus when RabbitMQ misbehaves: restarts, alarms, dead links, missing and full queues, poison messages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def question() -> AnyEnvelope:
 
 
 class Hearing:
-    """A bus that is consumed, and what it heard."""
+    """A bus with a consumer, and what that received."""
 
     def __init__(self, settings: BusSettings) -> None:
         self.metrics = Metrics(service="t", version="0")
@@ -104,7 +104,7 @@ async def eventually(work: Callable[[], Awaitable[None]], *, on: type[Exception]
 async def test_confirmed_messages_survive_the_node(
     rabbitmq: RabbitNode, broker: Hearing, acme: RabbitBus, end: str
 ) -> None:
-    """What was confirmed before RabbitMQ died is heard after it came back, and so is what is said next."""
+    """What was confirmed before RabbitMQ died is received after its restart, and so is what is sent next."""
     before = [question() for _ in range(50)]
     for envelope in before:
         await acme.publish(BROKER, envelope)
@@ -122,7 +122,7 @@ async def test_confirmed_messages_survive_the_node(
 
 
 async def test_dead_link_is_noticed_by_heartbeat(rabbitmq: RabbitNode, tasks: Tasks, acme: RabbitBus) -> None:
-    """A link that is silent without being closed is given up and replaced."""
+    """A connection that is silent but not closed is given up and replaced."""
     async with TcpProxy(rabbitmq.port) as proxy:
         hearing = Hearing(rabbitmq.settings(BROKER, port=proxy.port, heartbeat_s=1))
         tasks.spawn(hearing.bus.consume(hearing.handle), name="broker listens")
@@ -142,7 +142,7 @@ async def test_dead_link_is_noticed_by_heartbeat(rabbitmq: RabbitNode, tasks: Ta
 async def test_memory_alarm_stops_publishers_but_not_consumers(
     rabbitmq: RabbitNode, acme: RabbitBus, tasks: Tasks
 ) -> None:
-    """While RabbitMQ blocks publishers, what is stored is still heard; publishing says why, and recovers."""
+    """While RabbitMQ blocks publishers, stored messages are still received; publishing says why, and recovers."""
     stored = question()
     await acme.publish(BROKER, stored)
     broker = Hearing(rabbitmq.settings(BROKER))
@@ -170,7 +170,7 @@ async def test_memory_alarm_stops_publishers_but_not_consumers(
 async def test_consumer_survives_the_removal_of_its_queue(
     rabbitmq: RabbitNode, broker: Hearing, acme: RabbitBus
 ) -> None:
-    """A deleted inbox is reported, and consumed again once an administrator made it anew."""
+    """A deleted inbox is reported, and consumed again when an administrator has created it again."""
     async with asyncio.timeout(WAIT_S):
         await broker.bus.consuming.wait()
     connection = rabbitmq.connect()
@@ -212,7 +212,7 @@ async def test_full_inbox_refuses_what_it_cannot_hold(rabbitmq: RabbitNode, acme
 
 
 async def test_message_that_kills_its_consumers_ends_among_the_dead(rabbitmq: RabbitNode, acme: RabbitBus) -> None:
-    """RabbitMQ's own delivery limit catches what no consumer survives."""
+    """RabbitMQ's delivery limit removes a message that kills every consumer."""
     envelope = question()
     await acme.publish(BROKER, envelope)
     connection = rabbitmq.connect(BROKER)
@@ -238,7 +238,7 @@ async def test_message_that_kills_its_consumers_ends_among_the_dead(rabbitmq: Ra
 
 
 async def test_wrong_password_is_said(rabbitmq: RabbitNode) -> None:
-    """Who is not let in hears why, within the time given."""
+    """A refused login is reported with its reason, within the connect timeout."""
     settings = BusSettings.model_validate({"url": f"amqp://broker:wrong@127.0.0.1:{rabbitmq.port}/{VHOST}"})
     bus = RabbitBus(settings, Metrics(service="t", version="0").bus)
     with pytest.raises(BusDown, match="refuses this user or password"):
@@ -247,7 +247,7 @@ async def test_wrong_password_is_said(rabbitmq: RabbitNode) -> None:
 
 
 async def test_wrong_virtual_host_is_said_at_once(rabbitmq: RabbitNode) -> None:
-    """One that does not exist, and one that the user may not enter: the name, and where it is set."""
+    """A vhost that does not exist, or that the user may not use: the error has its name and where it is set."""
     rabbitmq.ctl("add_vhost", "closed")
     for vhost in ("other", "closed"):
         url = f"amqp://broker:{rabbitmq.password(BROKER)}@127.0.0.1:{rabbitmq.port}/{vhost}"
@@ -260,7 +260,7 @@ async def test_wrong_virtual_host_is_said_at_once(rabbitmq: RabbitNode) -> None:
 
 
 async def test_wrong_password_is_said_at_once(rabbitmq: RabbitNode) -> None:
-    """Nobody waits for what will not change."""
+    """What will not change is not waited for."""
     settings = BusSettings.model_validate({"url": f"amqp://broker:wrong@127.0.0.1:{rabbitmq.port}/{VHOST}"})
     bus = RabbitBus(settings, Metrics(service="t", version="0").bus)
     with pytest.raises(BusDown, match=f"127.0.0.1:{rabbitmq.port} refuses this user or password: broker"):
@@ -270,7 +270,7 @@ async def test_wrong_password_is_said_at_once(rabbitmq: RabbitNode) -> None:
 
 
 async def test_connection_and_channels_know_no_port(rabbitmq: RabbitNode, acme: RabbitBus) -> None:
-    """What outlives a port carries no port's id into the log, though the port was the first to need it."""
+    """A task that outlives a port logs no port id, also if it was started for that port."""
     connection = RabbitConnection(rabbitmq.settings(BROKER), "t")
     contexts: asyncio.Queue[dict[str, object]] = asyncio.Queue()
 
@@ -300,7 +300,7 @@ async def test_queue_depth_is_measured(rabbitmq: RabbitNode, acme: RabbitBus) ->
 
 
 class RawProperties(pika.BasicProperties):
-    """Properties as bytes: what a client that means harm can put on the wire."""
+    """Properties as bytes: what a hostile client can put on the wire."""
 
     def __init__(self, flags: int, encoded: bytes) -> None:
         super().__init__()
@@ -331,7 +331,7 @@ ODDITIES = {
 async def test_odd_properties_stop_nobody(
     rabbitmq: RabbitNode, broker: Hearing, acme: RabbitBus, oddity: pika.BasicProperties
 ) -> None:
-    """Whatever RabbitMQ lets through is given up at once, without losing the connection."""
+    """What RabbitMQ lets through is dead-lettered at once, and the connection stays."""
     async with asyncio.timeout(WAIT_S):
         await broker.bus.consuming.wait()
 

@@ -49,7 +49,7 @@ GARBAGE = [
 
 
 async def test_request_by_hand_is_heard_and_garbage_is_kept_with_its_reason(rabbitmq: RabbitNode) -> None:
-    """The request arrives as a typed message; each piece of garbage lies in the dead-letter queue, with why."""
+    """The request arrives as a typed message; each piece of garbage is in the dead-letter queue, with the reason."""
     heard: asyncio.Queue[AnyEnvelope] = asyncio.Queue()
     metrics = Metrics(service="t", version="0")
     bus = RabbitBus(rabbitmq.settings(BROKER), metrics.bus)

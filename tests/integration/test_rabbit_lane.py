@@ -1,4 +1,4 @@
-"""Lanes' part of RabbitMQ: made and removed by the broker, frames both ways between two nodes, across a killed node."""
+"""Lanes in RabbitMQ: the broker creates and removes them, two nodes exchange frames, also after RabbitMQ was killed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WAIT_S = 30.0
 
 
 class Away(Exception):
-    """What the lanes would call LinkDown."""
+    """Stands for the lanes' LinkDown."""
 
 
 class Relay:
@@ -63,7 +63,7 @@ async def soon(work: Awaitable[object]) -> object:
 
 
 async def test_frames_go_both_ways_in_order(relay: Relay) -> None:
-    """What one node sends the other receives, each lane by itself."""
+    """What one node sends, the other receives, on each lane separately."""
     for lane in Lane:
         ours, theirs = relay.pair(lane)
         await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
@@ -77,14 +77,14 @@ async def test_frames_go_both_ways_in_order(relay: Relay) -> None:
 
 
 async def test_opening_and_closing_lanes_are_idempotent(relay: Relay) -> None:
-    """Both may be repeated, as a broker that restarts does."""
+    """Creating and removing may be repeated, as a restarted broker does."""
     await relay.admin.open_lanes(relay.ends)
     await relay.admin.close_lanes(relay.ends)
     await relay.admin.close_lanes(relay.ends)
 
 
 async def test_lane_before_its_making_is_waited_for(relay: Relay) -> None:
-    """A node that is quicker than the broker attaches once the lane is there."""
+    """A node that is faster than the broker attaches as soon as the lane exists."""
     ours, _ = relay.pair(Lane.DISK)
     await relay.admin.close_lanes(relay.ends)
     with pytest.raises(Away, match="not attached"):
@@ -98,7 +98,7 @@ async def test_lane_before_its_making_is_waited_for(relay: Relay) -> None:
 
 
 async def test_removed_lane_is_noticed_while_receiving(relay: Relay) -> None:
-    """A node that waits for a frame hears that its lane is gone."""
+    """A node that waits for a frame is told that its lane was removed."""
     ours, theirs = relay.pair(Lane.MEMORY)
     await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
     waiting = asyncio.gather(ours.receive(), theirs.receive(), return_exceptions=True)
@@ -111,7 +111,7 @@ async def test_removed_lane_is_noticed_while_receiving(relay: Relay) -> None:
 
 
 async def test_lane_comes_back_after_a_killed_node(rabbitmq: RabbitNode, relay: Relay) -> None:
-    """RabbitMQ's sudden end is a link that is down; it comes up again by itself, and frames flow."""
+    """A killed RabbitMQ is a link that is down; the link comes up again by itself, and frames flow."""
     ours, theirs = relay.pair(Lane.MEMORY)
     await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
     waiting = asyncio.ensure_future(theirs.receive())
@@ -134,7 +134,7 @@ async def test_lane_comes_back_after_a_killed_node(rabbitmq: RabbitNode, relay: 
 
 
 async def _send_until_refused(link: RabbitLaneLink[Away]) -> None:
-    """Frames are handed over until the loss of the connection is seen, which nobody promises for the first."""
+    """Frames are accepted until the lost connection is noticed, which may take more than one frame."""
     while True:
         await link.send(b"into the void")
         await asyncio.sleep(0)
@@ -184,7 +184,7 @@ def _node(rabbitmq: RabbitNode, me: Party) -> _Node:
 
 
 async def _use(link: RabbitLaneLink[Away]) -> None:
-    """Send without end, and attach again whenever the lane is away: what a lane's session does."""
+    """Send without end, and attach again whenever the lane is missing, as a lane's session does."""
     while True:
         try:
             while True:

@@ -68,13 +68,13 @@ def publish(rabbitmq: RabbitNode, sender: Party, exchange: str, *, user_id: str 
 
 @pytest.mark.parametrize(("sender", "to"), ADDRESSES, ids=str)
 def test_who_has_business_may_write(rabbitmq: RabbitNode, sender: Party, to: Party) -> None:
-    """Every pair of the conversation can speak."""
+    """Every pair of parties that must talk can talk."""
     publish(rabbitmq, sender, to_exchange(to), user_id=str(sender))
 
 
 @pytest.mark.parametrize(("sender", "to"), STRANGERS, ids=str)
 def test_who_has_no_business_may_not_write(rabbitmq: RabbitNode, sender: Party, to: Party) -> None:
-    """Nobody can write to another provider's agents, to other tenants, or past the broker."""
+    """No party can write to another provider's agents, to other tenants, or around the broker."""
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
         publish(rabbitmq, sender, to_exchange(to))
 
@@ -87,7 +87,7 @@ def test_sender_cannot_be_forged(rabbitmq: RabbitNode) -> None:
 
 @pytest.mark.parametrize("exchange", ["", "amq.fanout", "amq.topic", dead_exchange(BROKER)])
 def test_no_other_exchange_may_be_written(rabbitmq: RabbitNode, exchange: str) -> None:
-    """A tenant reaches no queue around the broker's inbox."""
+    """A tenant can publish to the exchange of the broker only."""
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
         publish(rabbitmq, ACME, exchange)
 
@@ -151,7 +151,7 @@ def dead_letter_elsewhere(channel: BlockingChannel) -> None:
     ],
 )
 def test_tenant_may_not(rabbitmq: RabbitNode, attempt: object) -> None:
-    """A tenant can change nothing and hear nobody else."""
+    """A tenant can change nothing, and can read no other party's messages."""
     connection = rabbitmq.connect(ACME)
     assert callable(attempt)
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):

@@ -1,4 +1,4 @@
-"""What is taken for a guest's RAM, against QEMU's own map of its memory."""
+"""The computed RAM layout of a guest, compared with QEMU's own memory map."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RAM_LINE = re.compile(r"^\s+([0-9a-f]{16})-([0-9a-f]{16}) \(prio \d+, ram\): pc\
 
 
 def ram_of_qemu(machine: str, mib: int) -> set[int]:
-    """The MiB that are RAM all through, by number, of a machine that was made and not started."""
+    """Numbers of the MiB that are entirely RAM, of a machine that was created but not started."""
     command = ["qemu-system-x86_64", "-accel", "tcg", "-machine", machine, "-m", str(mib), "-nodefaults"]
     command += ["-display", "none", "-monitor", "stdio", "-S"]
     asking = "info mtree -f\nquit\n"
@@ -30,7 +30,7 @@ def ram_of_qemu(machine: str, mib: int) -> set[int]:
 @pytest.mark.parametrize("machine", ["pc-q35-10.0", "pc-i440fx-10.0"])
 @pytest.mark.parametrize("mib", [512, 2815, 2816, 3583, 3584, 6144])
 def test_ram_is_where_qemu_has_it(machine: str, mib: int) -> None:
-    """All of it above the first MiB, and nothing else: what is no RAM must not be read."""
+    """All RAM above the first MiB, and nothing else: what is not RAM must not be read."""
     ranges = ram_ranges(domain(machine, mib))
     assert ranges[0] == (0, 0xA_0000)
     assert {at for start, end in ranges[1:] for at in range(start // MIB, end // MIB)} == ram_of_qemu(machine, mib)

@@ -1,4 +1,4 @@
-"""Both halves of a port in one process, over two real libvirts and a guest that checks its own memory and disk."""
+"""Both transfers of a port in one process, over two real libvirts and a guest that checks its own memory and disk."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def hosts() -> Iterator[TwoHosts]:
 
 @dataclass
 class Ledger:
-    """One VM's owner. `at_switchover` is called while the guest stands still at both ends."""
+    """The ledger of one VM, at the broker. `at_switchover` is called while the guest is paused at both ends."""
 
     port_id: UUID
     grants: bool = True
@@ -110,7 +110,7 @@ class Ledger:
 
 
 class Reporter:
-    """What the donor's half reports; `flowing` is set once memory moves, `ahead` are percents before the window."""
+    """What the donor's transfer reports; `flowing` is set when memory moves, `ahead` are percents before the window."""
 
     def __init__(self) -> None:
         self.percents: list[int] = []
@@ -130,13 +130,16 @@ class Reporter:
         if progress.phase is TransferPhase.MEMORY and progress.memory.processed_bytes:
             self.flowing.set()
 
+    def held(self, *, held: bool) -> None:
+        """Nothing is held off here."""
+
     async def in_doubt(self, reason: str) -> None:
         """Nothing is doubted here."""
         raise AssertionError(reason)
 
 
 class Port:
-    """One port of a running guest from alpha to beta. `later` is how far the donor's time of day has been moved on."""
+    """One port of a running guest from alpha to beta. `later` is how far the donor's time of day is moved forward."""
 
     def __init__(
         self,
@@ -162,7 +165,7 @@ class Port:
         self.donor, self.recipient = hosts.hypervisor("alpha"), hosts.hypervisor("beta")
 
     async def open(self) -> None:
-        """A guest at alpha, and both halves."""
+        """A guest at alpha, and both transfers."""
         self.record, xml = await asyncio.to_thread(self.hosts.guest, overlaid=self.overlaid)
         noise = np.random.default_rng(7).bytes(WHOLE_BYTES)
         if self.overlaid:
@@ -308,7 +311,7 @@ class Port:
         return lanes
 
     async def run(self) -> tuple[OutboundResult | TransferError, TransferError | None]:
-        """Both transfers to their ends."""
+        """Run both transfers to their ends."""
         await self.inbound.open()
         return await asyncio.gather(self._run_outbound(), self._run_inbound())
 
@@ -483,14 +486,14 @@ async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> 
 
 
 async def test_a_cancel_in_the_memory_phase(port: Port) -> None:
-    """Both halves stop; the guest runs on at alpha, nothing is left at beta."""
+    """Both transfers stop; the guest runs on at alpha, nothing is left at beta."""
     await port.inbound.open()
-    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    transfers = asyncio.gather(port._run_outbound(), port._run_inbound())
     async with asyncio.timeout(60):
         await port.reporter.flowing.wait()
     port.outbound.cancel()
     port.inbound.cancel()
-    result, failure = await halves
+    result, failure = await transfers
     assert isinstance(result, TransferError)
     assert isinstance(failure, TransferError)
     assert await port.states() == (VmState.RUNNING, None)
@@ -515,7 +518,7 @@ async def test_post_copy(port: Port) -> None:
 async def test_a_route_that_is_away_for_ten_seconds(port: Port) -> None:
     """Longer than libvirt's own keepalive interval: the port goes on where it was."""
     await port.inbound.open()
-    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    transfers = asyncio.gather(port._run_outbound(), port._run_inbound())
     async with asyncio.timeout(60):
         await port.reporter.flowing.wait()
     for route in port.routes.values():
@@ -523,7 +526,7 @@ async def test_a_route_that_is_away_for_ten_seconds(port: Port) -> None:
     await asyncio.sleep(10)
     for route in port.routes.values():
         route.mend()
-    result, failure = await halves
+    result, failure = await transfers
     assert failure is None
     assert isinstance(result, OutboundResult)
     await same_guest(port)
@@ -533,7 +536,7 @@ SEEDED = PortLimits(window_start=datetime.now(UTC) + timedelta(days=1), seed=Tru
 
 
 async def ahead(port: Port, percent: int) -> None:
-    """Wait until so much of the VM was looked at before the window."""
+    """Wait until seeding has read this share of the VM."""
     async with asyncio.timeout(90):
         while await port.reporter.ahead.get() < percent:
             pass
@@ -543,12 +546,12 @@ async def ahead(port: Port, percent: int) -> None:
 async def test_what_went_ahead_does_not_go_again(port: Port) -> None:
     """When the window opens, the guest moves with a fraction of the bytes that its disk and memory took before."""
     await port.inbound.open()
-    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    transfers = asyncio.gather(port._run_outbound(), port._run_inbound())
     await ahead(port, 100)
     assert await port.states() == (VmState.RUNNING, None)
     assert await port.donor.job(port.uuid) is None
     port.later = timedelta(days=1)
-    result, failure = await halves
+    result, failure = await transfers
     assert failure is None
     assert isinstance(result, OutboundResult)
     await same_guest(port)
@@ -560,14 +563,14 @@ async def test_what_went_ahead_does_not_go_again(port: Port) -> None:
 
 @pytest.mark.parametrize("port", [SEEDED], indirect=True, ids=["seeded"])
 async def test_a_cancel_before_the_window(port: Port) -> None:
-    """Nothing of it is in the guest, in libvirt, or at beta."""
+    """A cancelled port leaves nothing in the guest, in libvirt, or at beta."""
     await port.inbound.open()
-    halves = asyncio.gather(port._run_outbound(), port._run_inbound())
+    transfers = asyncio.gather(port._run_outbound(), port._run_inbound())
     await ahead(port, 20)
     port.outbound.cancel()
     port.inbound.cancel()
     async with asyncio.timeout(20):
-        result, failure = await halves
+        result, failure = await transfers
     assert isinstance(result, TransferError)
     assert isinstance(failure, TransferError)
     assert (result.code, result.guest_running) == ("cancelled", True)

@@ -21,6 +21,12 @@ PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text()
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 }
+FILE_NAMES = {
+    path.name
+    for folder in ("deploy", "docs", "services", "shared", "tests", "vmport", ".")
+    for path in (ROOT / folder).glob("*" if folder == "." else "**/*")
+}
+FILES_OF_A_DEPLOYMENT = {"definitions.json"}
 PLACEHOLDERS = {"deploy/config/ROLE.toml", "deploy/systemd/vmport-ROLE.service"}
 
 LINES = [line.strip() for text in PAGES.values() for line in text.splitlines() if re.match(r" {4,}\S", line)]
@@ -47,6 +53,23 @@ def test_files_that_are_named_exist(page: str) -> None:
     named |= set(re.findall(r"`(vmport/)`", PAGES[page]))
 
     assert [path for path in sorted(named - PLACEHOLDERS) if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_that_are_named_without_their_folder_exist(page: str) -> None:
+    """A page may shorten `services/node_agent/lanes/pump.py` to `pump.py`, where the folder is clear."""
+    named = set(re.findall(r"`([\w-]+\.(?:py|toml|json))`", PAGES[page])) - FILES_OF_A_DEPLOYMENT
+
+    assert sorted(named - FILE_NAMES) == []
+
+
+def test_guide_names_every_option_of_port_create(capsys: pytest.CaptureFixture[str]) -> None:
+    """An option that the guide does not name is known only to readers of the help."""
+    run(["port", "create", "--help"], Session())
+    options = set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out)) - {"--help", "--wait"}
+
+    assert len(options) > 12
+    assert sorted(option for option in options if not re.search(rf"{option}(?![\w-])", GUIDE)) == []
 
 
 def test_pages_name_many_files_and_commands() -> None:
@@ -85,7 +108,10 @@ def test_programs_have_the_options_that_are_shown(line: str) -> None:
     """Each example of a service's program names options that exist."""
     name, *words = shlex.split(line, comments=True)
     program = str(Path(sys.executable).with_name(name))
-    printed = subprocess.run([program, "--help"], check=True, capture_output=True, text=True, timeout=60).stdout
+    command = [word for word in words[:1] if not word.startswith("-")]
+    printed = subprocess.run(
+        [program, *command, "--help"], check=True, capture_output=True, text=True, timeout=60
+    ).stdout
 
     for option in (word for word in words if word.startswith("--")):
         assert option in printed

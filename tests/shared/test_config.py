@@ -164,7 +164,7 @@ def test_option_is_named_where_it_is_wrong(
     """The command line wins over file and environment, so it is to blame."""
     monkeypatch.setenv("VMPORT_BUS__URL", URL)
     with pytest.raises(ConfigError) as caught:
-        load(ToySettings, file, command_line={"bus": {"url": url}})
+        load(ToySettings, file, arguments={"bus": {"url": url}})
     assert [str(problem) for problem in caught.value.problems] == [expected]
 
 

@@ -21,7 +21,7 @@ from shared.messages.queries import ListVms
 from shared.metrics import AgentMetrics
 from shared.parties import BROKER, Party, donor, node
 from shared.provider_agent import ProviderAgent, codes_of, count_refusals, send_to_node, timer_key
-from shared.store import Store, Timer, Transaction
+from shared.store import Store, StoreDown, Timer, Transaction
 from shared.testing import ManualClock, MemoryBroker, breathe
 
 ALPHA = donor("alpha")
@@ -212,6 +212,24 @@ async def test_it_reports_at_intervals_and_when_asked(agent: Agent) -> None:
     await asyncio.gather(reports, return_exceptions=True)
     assert agent.reports[:3] == [True, False, False]
     assert agent.forgotten == []
+
+
+async def test_a_store_that_is_away_does_not_end_the_reports(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report is skipped; the next one comes."""
+    real, away = agent.report, iter(range(2))
+
+    async def report(*, only_changes: bool) -> None:
+        for _ in away:
+            raise StoreDown("x", "connection refused")
+        await real(only_changes=only_changes)
+
+    monkeypatch.setattr(agent, "report", report)
+    reports = asyncio.get_running_loop().create_task(agent.run_reports())
+    async with asyncio.timeout(10):
+        while not agent.reports:
+            await breathe()
+    reports.cancel()
+    await asyncio.gather(reports, return_exceptions=True)
 
 
 async def test_old_records_are_deleted_once_an_hour(agent: Agent, clock: ManualClock) -> None:

@@ -21,7 +21,7 @@ from shared.messages.service_change import CancelPort
 from shared.metrics import StoreMetrics
 from shared.parties import BROKER, tenant
 from shared.stateful_service import ByType, StatefulService
-from shared.store import Store, Timer, Transaction
+from shared.store import Store, StoreDown, Timer, Transaction
 from shared.testing import ManualClock, MemoryBroker, breathe
 
 ACME = tenant("acme")
@@ -202,3 +202,12 @@ async def test_the_store_answers_or_says_why_not(service: Service, tmp_path: Pat
     await away.close()
     assert problem is not None
     assert "secret" not in problem
+
+
+async def test_a_store_that_is_away_is_waited_for(service: Service, clock: ManualClock) -> None:
+    """The message is not given up, and its handler is called until the database is back."""
+    service.failures.extend(StoreDown("x", "locked") for _ in range(3))
+    with structlog.testing.capture_logs() as lines:
+        await service.handle(sealed(CancelPort(port_id=PORT), clock))
+    assert service.calls == [CancelPort(port_id=PORT)]
+    assert [line["event"] for line in lines] == ["store unavailable; waiting"] * 3

@@ -23,9 +23,11 @@ from services.broker.saga import (
     LanesOpened,
     Moment,
     OpenLanes,
+    Owner,
     RecordEnd,
     SagaState,
     Send,
+    Settled,
     Timing,
     WakeUp,
     begin,
@@ -35,6 +37,7 @@ from shared.messages import Message, Refusal
 from shared.messages.approval import DonorApproved
 from shared.messages.nodes import CapacityReported, InventoryReported, OwnedVm
 from shared.messages.porting import (
+    GuestPaused,
     InboundFinished,
     InboundOpened,
     OutboundFinished,
@@ -186,6 +189,11 @@ def request_switchover(epoch: int = 2) -> RequestSwitchover:
     return RequestSwitchover(port_id=PORT, vm_uuid=VM, epoch=epoch)
 
 
+def guest_paused(epoch: int = 2) -> GuestPaused:
+    """The donor's node has sent everything."""
+    return GuestPaused(port_id=PORT, vm_uuid=VM, epoch=epoch)
+
+
 def progress(percent: int, *, port_id: UUID = PORT) -> PortProgressed:
     """The donor's node reports."""
     part = StreamProgress(total_bytes=100, processed_bytes=percent, remaining_bytes=100 - percent)
@@ -281,6 +289,10 @@ class Conversation:
         self.now = max(self.now, self.state.deadline)
         return self._take(DeadlinePassed(last_heard))
 
+    def settle(self, owner: str, evidence: str = "looked at both hosts") -> Conversation:
+        """An operator decides."""
+        return self._take(Settled(owner=Owner(owner), by="root@broker-1", evidence=evidence))
+
     def wake(self) -> Conversation:
         """Nothing happens until the phase's own time."""
         assert self.state.wake_at is not None
@@ -325,7 +337,7 @@ class Conversation:
 
     def switching(self) -> Conversation:
         """Up to the commit."""
-        return self.transferring().hear(BETA_NODE, request_switchover())
+        return self.transferring().hear(ALPHA_NODE, guest_paused()).hear(BETA_NODE, request_switchover())
 
     def finishing(self) -> Conversation:
         """Up to the arrival."""
@@ -334,5 +346,5 @@ class Conversation:
 
     def completed(self) -> Conversation:
         """To the good end."""
-        self.finishing().hear(ALPHA, VmDisconnected(port_id=PORT))
-        return self.hear(BETA, VmProvisioned(port_id=PORT))
+        self.finishing().hear(BETA, VmProvisioned(port_id=PORT))
+        return self.hear(ALPHA, VmDisconnected(port_id=PORT))

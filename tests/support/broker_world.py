@@ -55,6 +55,7 @@ from tests.support.broker_samples import (
     PORT,
     VM,
     capacity,
+    guest_paused,
     identity,
     inventory,
     outbound_finished,
@@ -102,6 +103,7 @@ def good_parts(port_id: UUID, now: datetime = NOW) -> dict[tuple[Party, type[Mes
         (BETA, OpenInbound): lambda _: [(BETA, InboundOpened(port_id=port_id))],
         (ALPHA, StartOutbound): lambda _: [
             (ALPHA, OutboundStarted(port_id=port_id)),
+            (ALPHA_NODE, about(guest_paused())),
             (BETA_NODE, about(request_switchover())),
         ],
         (BETA_NODE, SwitchoverGranted): lambda _: [
@@ -163,6 +165,11 @@ class World:
         if run:
             self._running = asyncio.get_running_loop().create_task(self.service.run())
             await asyncio.wait_for(self.bus.consuming.wait(), 20)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the broker has ended by itself."""
+        return self._running is None or self._running.done()
 
     async def stop(self) -> None:
         """The broker process dies."""

@@ -25,6 +25,7 @@ from services.node_agent.vm_commands import VmCommands
 from shared.backoff import Backoff
 from shared.messages import AnyEnvelope, Message, seal
 from shared.messages.porting import (
+    GuestPaused,
     InboundOpened,
     OpenInbound,
     QuerySwitchover,
@@ -155,13 +156,23 @@ class World:
 
         async def handle(envelope: AnyEnvelope) -> None:
             message = envelope.data
-            if isinstance(message, RequestSwitchover | QuerySwitchover):
-                self.ledger.asked.append(message)
-                self.ledger.was_asked.set()
-                if not self.ledger.silent:
-                    await self.say(BROKER, envelope.sender, self.ledger.answer(message))
+            if isinstance(message, RequestSwitchover | QuerySwitchover | GuestPaused):
+                if not self._is_about_readiness(envelope):
+                    self.ledger.hear(message)
+                if self.ledger.silent:
+                    return
+                committed = self.ledger.committed
+                if (answer := self.ledger.answer(message)) is not None:
+                    await self.say(BROKER, envelope.sender, answer)
+                if self.ledger.committed and not committed:
+                    await self.say(BROKER, ALPHA, self.ledger.state())
 
         await bus.consume(handle)
+
+    def _is_about_readiness(self, envelope: AnyEnvelope) -> bool:
+        """Whether a node asks only whether the switchover could be committed, as it does all the time."""
+        clients = [active.broker for each in (self.alpha, self.beta) for active in each.transfers._active.values()]
+        return any(client.readiness is not None and client.readiness.asked(envelope.id) for client in clients)
 
     async def say(self, source: Party, to: Party, message: Message) -> None:
         """Send a message as somebody."""

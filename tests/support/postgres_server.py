@@ -38,11 +38,12 @@ class PostgresServer:
         self._gid = user.pw_gid if user is not None else None
 
     def start(self) -> None:
-        """Make the cluster and wait until it answers."""
+        """Make the cluster, if it was not started before, and wait until it answers."""
         if self._uid is not None and self._gid is not None:
             os.chown(self._directory, self._uid, self._gid)
         data = str(self._directory / "data")
-        self._run("initdb", "-D", data, "-U", "vmport", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        if not Path(data).exists():
+            self._run("initdb", "-D", data, "-U", "vmport", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         output = self._directory / "output.log"
         with output.open("ab") as log:
             self._server = subprocess.Popen(
@@ -70,6 +71,13 @@ class PostgresServer:
         done = self._psql(f"CREATE DATABASE {name}")
         assert done.returncode == 0, done.stderr
         return f"postgresql://vmport@/{name}?host={self._directory}"
+
+    def stop(self) -> None:
+        """Stop at once, as by a crash of the server; `start` goes on with the same data."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.send_signal(signal.SIGQUIT)  # PostgreSQL's immediate shutdown
+            server.wait(STOP_TIMEOUT_S)
 
     def close(self) -> None:
         """Stop and remove everything; idempotent."""

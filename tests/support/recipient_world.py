@@ -1,14 +1,11 @@
-"""The bus with everybody on it, and one recipient agent over a real SQLite file, that can be restarted."""
+"""A recipient agent in a world of its own: its broker, two nodes, and what leads a port to each phase."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from typing import Any
+from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 
@@ -29,7 +26,6 @@ from services.recipient_agent.testing import (
     make_terms,
     make_vm,
 )
-from shared.messages import Message, seal
 from shared.messages.porting import (
     AbortTransfer,
     InboundOpened,
@@ -47,71 +43,26 @@ from shared.messages.service_change import PortLimits
 from shared.messages.vm import VmSummary
 from shared.parties import BROKER, Party, node, recipient
 from shared.store import Store
-from shared.testing import ManualClock, MemoryBroker
+from tests.support.agent_world import AgentWorld
 
 BETA = recipient("beta")
 NODE = node("beta", "beta-1")
 OTHER = node("beta", "beta-2")
 PORT = UUID(int=7)
-M = TypeVar("M", bound=Message)
 
 
-class World:
-    """The bus with everybody on it, and one recipient agent that can be restarted."""
+class World(AgentWorld[RecipientService]):
+    """One recipient agent, `BETA`, with the nodes `NODE` and `OTHER`."""
 
     def __init__(self, folder: Path) -> None:
-        self.clock = ManualClock()
-        self.bus = MemoryBroker(BROKER, BETA, NODE, OTHER)
-        self.folder = folder
+        super().__init__(folder, BETA, NODE, OTHER)
         self.terms: Terms = make_terms()
         self.settings = RecipientSection()
         self.metrics = RecipientMetrics(CollectorRegistry())
 
-    @asynccontextmanager
-    async def agent(self) -> AsyncIterator[RecipientService]:
-        """A running agent over the same file each time."""
-        store = Store(f"sqlite:///{self.folder}/recipient.db", BETA, clock=self.clock)
-        async with store:
-            self.service = RecipientService(store, self.bus.bus(BETA), self.terms, self.settings, self.metrics)
-            await self.service.start()
-            self.relay, self.timers = self.service.relay, self.service.timers
-            inbox = asyncio.get_running_loop().create_task(self.bus.bus(BETA).consume(self.service.handle))
-            try:
-                yield self.service
-            finally:
-                inbox.cancel()
-                await asyncio.gather(inbox, return_exceptions=True)
-
-    async def settle(self) -> None:
-        """Let everything that is due happen."""
-        while True:
-            await self.bus.wait_idle()
-            before = len(self.bus.published)
-            await self.relay.flush()
-            if len(self.bus.published) == before:
-                return
-
-    async def say(
-        self, sender: Party, message: Message, *, message_id: UUID | None = None, deadline: datetime | None = None
-    ) -> None:
-        """Somebody says something to the agent, and it settles."""
-        envelope = seal(message, source=sender, message_id=message_id or uuid4(), now=self.clock(), deadline=deadline)
-        await self.bus.bus(sender).publish(BETA, envelope)
-        await self.settle()
-
-    async def pass_time(self, seconds: float) -> None:
-        """Time passes, due timers fire."""
-        await self.clock.advance(seconds)
-        await self.timers.run_due()
-        await self.settle()
-
-    def heard(self, to: Party, kind: type[M]) -> list[M]:
-        """What a party was told, of one type."""
-        return [e.data for e in self.bus.received(to) if isinstance(e.data, kind)]
-
-    def dead_codes(self) -> list[str]:
-        """Why messages to the agent were given up."""
-        return [letter.code for letter in self.bus.dead[BETA]]
+    def make_agent(self, store: Store) -> RecipientService:
+        """A recipient agent."""
+        return RecipientService(store, self.bus.bus(BETA), self.terms, self.settings, self.metrics)
 
     async def beat(self, sender: Party = NODE, **changes: Any) -> None:
         """A node says what it is."""
@@ -175,10 +126,3 @@ def arrived(**changes: Any) -> VmSummary:
     """The VM, as it is listed once it is here."""
     facts = {"uuid": VM_UUID, "name": "web-1", "memory_bytes": 512 << 20, "vcpus": 1, "disk_bytes": GIB, "macs": (MAC,)}
     return make_summary(**{**facts, **changes})
-
-
-async def restarted(world: World, *steps: Callable[[], Awaitable[None]]) -> None:
-    """Each step in an agent of its own: all that it knows comes from the file."""
-    for step in steps:
-        async with world.agent():
-            await step()

@@ -38,6 +38,7 @@ from shared.domain import HostPlaces, rewrite_for_host
 from shared.messages.base import PortMessage
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
+    GuestPaused,
     QuerySwitchover,
     RequestSwitchover,
     ReservedDisk,
@@ -118,7 +119,10 @@ def make_agreement(
 
 @dataclass
 class FakeBroker:
-    """A ledger of one VM. `silent` answers nobody; `denies` is a reason not to grant."""
+    """A ledger of one VM. `silent` answers nobody; `denies` is a reason not to grant.
+
+    With `needs_paused` it commits only when the donor has said `GuestPaused`; it pushes the commit to both nodes.
+    """
 
     port_id: UUID
     denies: str | None = None
@@ -126,40 +130,65 @@ class FakeBroker:
     committed: bool = False
     arrived: bool = False
     ended: bool = False
+    ready: bool = False
+    needs_paused: bool = True
+    paused: bool = False
     asked: list[PortMessage] = field(default_factory=list)
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """The recipient has asked for the VM, or somebody for its owner."""
+    clients: list[BrokerClient] = field(default_factory=list)
 
     def client(self) -> BrokerClient:
         """A node's client of it."""
         client: BrokerClient
 
         async def say(message: PortMessage) -> None:
-            self.asked.append(message)
-            self.was_asked.set()
-            if not self.silent:
-                client.deliver(self.answer(message))
+            self.hear(message)
+            if self.silent:
+                return
+            committed = self.committed
+            if (answer := self.answer(message)) is not None:
+                client.deliver(answer)
+            if self.committed and not committed:
+                for other in self.clients:
+                    other.deliver(self.state())
 
         client = BrokerClient(self.port_id, say, repeat_s=0.05)
+        self.clients.append(client)
         return client
 
-    def answer(self, message: PortMessage) -> SwitchoverGranted | SwitchoverDenied | SwitchoverState:
-        """What the saga would say."""
+    def hear(self, message: PortMessage) -> None:
+        """Note what a node says, and whom it wakes."""
+        self.asked.append(message)
+        if isinstance(message, GuestPaused):
+            self.paused = True
+        else:
+            self.was_asked.set()
+
+    def state(self) -> SwitchoverState:
+        """Who owns the VM."""
+        return SwitchoverState(
+            port_id=self.port_id,
+            committed=self.committed,
+            owner="beta" if self.committed else "alpha",
+            epoch=2,
+            ended=self.ended,
+            arrived=self.arrived,
+            ready=self.ready,
+        )
+
+    def answer(self, message: PortMessage) -> SwitchoverGranted | SwitchoverDenied | SwitchoverState | None:
+        """What the saga would say; None: it waits for the other node."""
         match message:
             case RequestSwitchover(epoch=epoch):
                 if self.denies is not None:
                     return SwitchoverDenied(port_id=self.port_id, code="cancelled", detail=self.denies)
+                if self.needs_paused and not self.paused:
+                    return None
                 self.committed = True
                 return SwitchoverGranted(port_id=self.port_id, epoch=epoch)
-            case QuerySwitchover():
-                owner = "beta" if self.committed else "alpha"
-                return SwitchoverState(
-                    port_id=self.port_id,
-                    committed=self.committed,
-                    owner=owner,
-                    epoch=2,
-                    ended=self.ended,
-                    arrived=self.arrived,
-                )
+            case GuestPaused() | QuerySwitchover():
+                return self.state()
             case _:
                 raise AssertionError(message)
 
@@ -171,6 +200,7 @@ class Heard:
     starts: int = 0
     percents: list[int] = field(default_factory=list)
     phases: list[TransferPhase] = field(default_factory=list)
+    holds: list[bool] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
     doubted: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -182,6 +212,10 @@ class Heard:
         """A percent."""
         self.percents.append(progress.percent)
         self.phases.append(progress.phase)
+
+    def held(self, *, held: bool) -> None:
+        """The switchover is held off."""
+        self.holds.append(held)
 
     async def in_doubt(self, reason: str) -> None:
         """The outcome is unknown."""
@@ -239,7 +273,7 @@ class Pair:
         self.running_reported = asyncio.Event()
         stores = {side: Journal(tmp / str(side)).open() for side in Side}
         self.journals = {
-            side: TransferJournal(store, PortRecord(side=side, agreement=self.agreement))
+            side: TransferJournal(store, PortRecord(side=side, agreement=self.agreement, was_running=False))
             for side, store in stores.items()
         }
         self.contents = {
@@ -257,7 +291,7 @@ class Pair:
             without=self.without if side is Side.INBOUND else (),
         )
 
-    def kept(self, side: Side) -> set[str]:
+    def cached(self, side: Side) -> set[str]:
         """Names of the folders of contents that a side has of the VM."""
         return {path.name.partition(".")[2] for path in (self.tmp / f"{side}-state" / "contents").glob("*/*")}
 
@@ -282,7 +316,12 @@ class Pair:
             reporter=self.heard,
             contents=outbound_contents,
             tuning=OutboundTuning(
-                ready_within_s=5, watch_every_s=0.01, progress_every_s=0.01, seeding_every_s=0.01, abort_within_s=0.5
+                ready_within_s=5,
+                watch_every_s=0.01,
+                progress_every_s=0.01,
+                seeding_every_s=0.01,
+                abort_within_s=0.5,
+                look_again_s=0.01,
             ),
             now=lambda: self.now,
         )

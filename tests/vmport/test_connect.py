@@ -64,10 +64,19 @@ async def test_connect_by_the_settings_of_the_command_line(
 
 
 async def test_wrong_url() -> None:
-    """A URL that cannot be used is a `ConfigError`, before anything is tried."""
-    with pytest.raises(vmport.ConfigError, match="amqp://"):
+    """A URL that cannot be used is a `ConfigError`, before anything is tried. It blames the argument, not an option."""
+    with pytest.raises(vmport.ConfigError, match=r"^argument 'url': expected amqp://"):
         async with vmport.connect("http://foo"):
             raise AssertionError("there is nothing to connect to")
+
+
+@pytest.mark.usefixtures("opened")
+async def test_no_settings() -> None:
+    """Without any, the error lists where it looked, in the words of Python."""
+    with pytest.raises(vmport.ConfigError, match="looked for argument 'url', argument 'config'") as found:
+        async with vmport.connect():
+            raise AssertionError("there is nothing to connect to")
+    assert "--url" not in str(found.value)
 
 
 @pytest.mark.usefixtures("opened")

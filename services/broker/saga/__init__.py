@@ -1,15 +1,15 @@
 """The saga of a port: a pure, table-driven state machine whose state is a value that can be saved.
 
 ``table`` has the theory and the table, ``machine`` runs it. ``state``, ``events``, ``effects`` and ``decision`` are
-the values; ``choosing``, ``moving``, ``switching`` and ``ending`` are the handlers, one module per part of the
-conversation. ``quotes`` ranks offers, ``sla`` compares promises with measurements, ``diagram`` draws the table. Nothing
-here knows a clock, a database or a bus.
+the values; ``choosing``, ``moving``, ``switching``, ``arrival``, ``finishing``, ``ending`` and ``settling`` are the
+handlers, one module per part of the conversation. ``quotes`` ranks offers, ``sla`` compares promises with measurements,
+``diagram`` draws the table. Nothing here knows a clock, a database or a bus.
 """
 
 from services.broker.saga.choosing import begin, begin_refused
 from services.broker.saga.decision import Decision, Moment, SagaBug, Timing, Verdict
 from services.broker.saga.effects import Alarm, CloseLanes, CommitEpoch, Effect, OpenLanes, RecordEnd, Send
-from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, WakeUp
+from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, Owner, Settled, WakeUp
 from services.broker.saga.machine import step
 from services.broker.saga.state import ENDS, SagaState
 from services.broker.saga.table import TABLE
@@ -28,10 +28,12 @@ __all__ = [
     "LanesOpened",
     "Moment",
     "OpenLanes",
+    "Owner",
     "RecordEnd",
     "SagaBug",
     "SagaState",
     "Send",
+    "Settled",
     "Timing",
     "Verdict",
     "WakeUp",

@@ -131,6 +131,7 @@ def donor_approved(at: Moment, heard: Heard[DonorApproved]) -> Decision:
         *(Send(recipient(name), question, perishable=True) for name in candidates),
         note=f"asked {', '.join(candidates)}",
         identity=answer.identity,
+        candidates=candidates,
         asked=candidates,
     )
 

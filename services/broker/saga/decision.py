@@ -48,6 +48,8 @@ class Decision:
     verdict: Verdict = Verdict.HANDLED
     rearm: bool = False
     """Start the phase's deadline again, although the phase stays the same."""
+    quiet: bool = False
+    """Somebody repeats what is known, as nodes do every second or two: not worth a line in the port's record."""
 
     def after(self, *effects: Effect, note: str) -> Decision:
         """The same decision with these effects before its own, and another note."""
@@ -61,8 +63,8 @@ class Timing:
     approval: timedelta = timedelta(seconds=30)
     quoting: timedelta = timedelta(seconds=15)
     reserving: timedelta = timedelta(seconds=30)
-    preparing: timedelta = timedelta(seconds=120)
-    starting: timedelta = timedelta(seconds=60)
+    preparing: timedelta = timedelta(seconds=300)
+    starting: timedelta = timedelta(seconds=300)
     transfer: timedelta = timedelta(hours=4)
     silence: timedelta = timedelta(seconds=420)
     switching: timedelta = timedelta(seconds=60)
@@ -95,9 +97,12 @@ class Moment:
 
     # Decisions
 
-    def stay(self, *effects: Effect, note: str = "", rearm: bool = False, **changes: Any) -> Decision:
+    def stay(
+        self, *effects: Effect, note: str = "", rearm: bool = False, quiet: bool = False, **changes: Any
+    ) -> Decision:
         """Remain in the phase."""
-        return Decision(self.state.with_(**changes) if changes else self.state, effects, note, rearm=rearm)
+        state = self.state.with_(**changes) if changes else self.state
+        return Decision(state, effects, note, rearm=rearm, quiet=quiet)
 
     def go(self, phase: PortPhase, *effects: Effect, note: str = "", rearm: bool = False, **changes: Any) -> Decision:
         """Enter a phase; `step` sets its deadline. A phase that is entered again needs ``rearm``."""

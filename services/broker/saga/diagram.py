@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.broker.saga.state import ENDS
-from services.broker.saga.table import CANCEL_LEADS_TO, TABLE, On, Phase, Then
+from services.broker.saga.table import CANCEL_LEADS_TO, TABLE, On, Phase, Settle, Then
 from shared.messages.service_change import PortPhase
 
 
@@ -45,7 +45,7 @@ def markdown() -> str:
 def _edges(row: Phase) -> dict[PortPhase, list[str]]:
     edges: dict[PortPhase, list[str]] = {}
 
-    def add(label: str, line: On | Then | None) -> None:
+    def add(label: str, line: On | Then | Settle | None) -> None:
         for target in line.to if line else ():
             edges.setdefault(target, []).append(label)
 
@@ -53,6 +53,7 @@ def _edges(row: Phase) -> dict[PortPhase, list[str]]:
         add(line.message.__name__, line)
     add("window opens", row.on_wake)
     add("deadline", row.on_deadline)
+    add("settled", row.on_settled)
     for target in CANCEL_LEADS_TO[row.cancel]:
         edges.setdefault(target, []).append("CancelPort")
     return edges

@@ -10,11 +10,19 @@ from typing import Any
 
 from services.broker.saga import sla
 from services.broker.saga.decision import Decision, Moment
-from services.broker.saga.effects import CloseLanes, Effect, RecordEnd, Send
+from services.broker.saga.effects import Alarm, CloseLanes, Effect, RecordEnd, Send
 from services.broker.saga.events import Heard
 from services.broker.saga.state import Failure, SagaState
 from shared.messages import Message, Refusal
-from shared.messages.porting import AbortTransfer, ReleaseReservation, Side, TransferAborted, TransferFailed
+from shared.messages.porting import (
+    AbortTransfer,
+    InboundFinished,
+    ReleaseReservation,
+    Side,
+    SwitchoverDenied,
+    TransferAborted,
+    TransferFailed,
+)
 from shared.messages.service_change import (
     PortCancelled,
     PortCompleted,
@@ -156,11 +164,18 @@ def fail(at: Moment, code: str, detail: str) -> Decision:
 
 
 def abort(at: Moment, failure: Failure, *effects: Effect, note: str = "") -> Decision:
-    """Stop the transfer on both sides; the port ends when both have confirmed. From now on switchover is denied."""
+    """Stop the transfer on both sides; the port ends when both have confirmed. From now on switchover is denied, also
+    to a node that has asked for it and waits.
+    """
     at = at.with_(failure=failure, aborted=())
+    denials: tuple[Effect, ...] = ()
+    if at.state.switchover_requested_at is not None and not at.state.reverted:
+        denied = SwitchoverDenied(port_id=at.state.port_id, code=failure.code, detail=at.failure.detail)
+        denials = (Send(at.recipient_node, denied),)
     return at.go(
         PortPhase.ABORTING,
         *effects,
+        *denials,
         *_abort_questions(at),
         note=note or f"{failure.code}: {failure.detail}",
         wake_at=at.now + at.timing.retry(0),
@@ -176,7 +191,7 @@ def _abort_questions(at: Moment) -> tuple[Effect, ...]:
     """AbortTransfer to each side that has not confirmed yet."""
     sides = {Side.OUTBOUND: at.state.donor_party, Side.INBOUND: at.recipient_party}
     return tuple(
-        Send(party, AbortTransfer(port_id=at.state.port_id, side=side, reason=at.failure.detail))
+        Send(party, AbortTransfer(port_id=at.state.port_id, side=side, reason=at.failure.detail, epoch=at.state.epoch))
         for side, party in sides.items()
         if side not in at.state.aborted
     )
@@ -191,8 +206,10 @@ def transfer_aborted(at: Moment, heard: Heard[TransferAborted]) -> Decision:
     expected = Side.OUTBOUND if heard.sender == at.state.donor_party else Side.INBOUND
     if answer.side is not expected:
         return at.ignore(f"{heard.sender} cannot speak for the {answer.side} side")
+    if at.state.contradiction and answer.guest_running is not (answer.side is Side.OUTBOUND):
+        return at.stay(note=f"{answer.side} side stopped, but the guest is not where the ledger says")
     aborted = (*(side for side in at.state.aborted if side is not answer.side), answer.side)
-    warnings = list(at.state.warnings)
+    warnings = [*at.state.warnings, *([at.state.contradiction] if at.state.contradiction else [])]
     if answer.side is Side.OUTBOUND and not answer.guest_running:
         warnings.append("The donor reports that the VM does not run after the abort.")
     if answer.side is Side.INBOUND and answer.guest_running:
@@ -203,6 +220,34 @@ def transfer_aborted(at: Moment, heard: Heard[TransferAborted]) -> Decision:
     if len(aborted) < len(Side):
         return at.stay(note=f"{answer.side} side stopped", aborted=aborted, warnings=unique)
     return end_without_success(at.with_(aborted=aborted, warnings=()), at.failure, unique)
+
+
+def contradicted(at: Moment, heard: Heard[Message]) -> Decision:
+    """A side says that the guest left the donor or runs at the recipient, although the ledger gave the VM back.
+
+    Perhaps the guest runs nowhere, perhaps at the recipient. The port does not end on any single word from now on: the
+    donor must say that the guest runs there, and the recipient that it does not; or an operator settles it.
+    """
+    detail = _contradiction(at, heard)
+    at = at.with_(contradiction=detail, aborted=())
+    return at.stay(
+        Alarm("words_contradict", detail),
+        *_abort_questions(at),
+        note=detail,
+        retries=0,
+        wake_at=at.now + at.timing.retry(0),
+    )
+
+
+def contradicted_late(at: Moment, heard: Heard[Message]) -> Decision:
+    """The same after the end: nothing can be changed, but an operator must know."""
+    detail = _contradiction(at, heard)
+    return at.stay(Alarm("words_contradict", f"after the port's end: {detail}"), note=detail)
+
+
+def _contradiction(at: Moment, heard: Heard[Message]) -> str:
+    says = "that the guest runs there" if isinstance(heard.message, InboundFinished) else "that the guest left"
+    return f"{heard.sender.owner} says {says}, but the VM is {at.state.owner}'s by epoch {at.state.epoch}"
 
 
 def other_side_failed(at: Moment, heard: Heard[TransferFailed]) -> Decision:
@@ -226,7 +271,13 @@ def ask_abort_again(at: Moment) -> Decision:
 
 
 def abort_deadline(at: Moment) -> Decision:
-    """A side stays silent: end without it. When it is back, it asks who owns the VM, and then cleans up."""
+    """A side stays silent: end without it. When it is back, it asks who owns the VM, and then cleans up.
+
+    Not after a contradiction: then nobody may be told where the VM runs before both sides say the same.
+    """
+    if at.state.contradiction:
+        alarm = Alarm("words_contradict", at.state.contradiction)
+        return at.stay(alarm, *_abort_questions(at), note="the words still contradict each other", rearm=True)
     silent = [side for side in Side if side not in at.state.aborted]
     warning = f"No confirmation came from the {' and '.join(silent)} side; it will clean up when it is back."
     return end_without_success(at.with_(warnings=()), at.failure, (*at.state.warnings, warning))

@@ -1,9 +1,12 @@
-"""The events of a saga: a message, a time that has come, or a task that the shell has finished. Plain values."""
+"""The events of a saga: a message, a time that has come, a task that the shell has finished, or an operator's decision.
+Plain values.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from typing import Generic, TypeVar
 
 from shared.messages import Message
@@ -41,4 +44,20 @@ class LanesOpened:
     """The queues of this port's lanes are declared at the relay."""
 
 
-Event = Heard[Message] | DeadlinePassed | WakeUp | LanesOpened
+class Owner(StrEnum):
+    """Which side of a port an operator says owns the VM."""
+
+    DONOR = "donor"
+    RECIPIENT = "recipient"
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """An operator has decided who owns the VM. ``by`` names the person and the machine."""
+
+    owner: Owner
+    by: str
+    evidence: str
+
+
+Event = Heard[Message] | DeadlinePassed | WakeUp | LanesOpened | Settled

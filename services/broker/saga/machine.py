@@ -12,7 +12,7 @@ from datetime import datetime
 from services.broker.saga import choosing, moving
 from services.broker.saga.decision import Decision, Moment, SagaBug, Timing, Verdict
 from services.broker.saga.effects import Effect, Send
-from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, WakeUp
+from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, Settled, WakeUp
 from services.broker.saga.state import ENDS, SagaState
 from services.broker.saga.table import ANYWHERE, CANCEL_LEADS_TO, SPEAKERS, TABLE, Cancel, Phase, Then
 from shared.messages import Message
@@ -34,6 +34,8 @@ def step(state: SagaState, event: Event, now: datetime, timing: Timing) -> Decis
             decision, allowed = _timed(at, row.on_deadline, due=state.deadline, what="deadline")
         case WakeUp():
             decision, allowed = _timed(at, row.on_wake, due=state.wake_at, what="wake-up")
+        case Settled():
+            decision, allowed = _settle(at, row, event)
         case LanesOpened():
             decision, allowed = _timed(at, row.on_lanes, due=now, what="opening of lanes")
     return _checked(at, decision, allowed)
@@ -90,6 +92,15 @@ def _timed(at: Moment, line: Then | None, *, due: datetime | None, what: str) ->
     if line is None or due is None or at.now < due:
         return at.ignore(f"no {what} was expected"), ()
     return line.do(at), line.to
+
+
+# An operator
+
+
+def _settle(at: Moment, row: Phase, event: Settled) -> Reached:
+    if row.on_settled is None:
+        return at.ignore(f"a port in phase {at.state.phase} is not settled by hand"), ()
+    return row.on_settled.do(at, event), row.on_settled.to
 
 
 # Every decision

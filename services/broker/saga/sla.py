@@ -2,7 +2,8 @@
 
 *Total* is from the opening of the window until the broker hears that the VM runs at the recipient; seeding before the
 window does not count. *Downtime* is the donor's measurement, an upper bound. Without one it is the broker's estimate,
-and a warning says so: from the request for switchover, when the guest was already paused, to the report of the arrival.
+and a warning says so: from the donor's or the recipient's word that the guest is paused, whichever came first, to the
+report of the arrival.
 *Outage* is the donor's measurement or nothing; it is recorded and not judged, since nobody promised it. The *price* is
 the agreed one.
 """
@@ -31,7 +32,10 @@ def measure(at: Moment) -> Measured:
     if state.outbound is not None:
         downtime_ms = state.outbound.downtime_ms
     else:
-        since = state.switchover_requested_at or at.moving_since
+        words = [
+            heard_at for heard_at in (state.guest_paused_at, state.switchover_requested_at) if heard_at is not None
+        ]
+        since = min(words, default=at.moving_since)
         downtime_ms = round((at.arrived_at - since).total_seconds() * 1000)
         warnings.append("The donor reported no figures: downtime is the broker's estimate, byte counts are missing.")
     kept = total_s <= agreement.promised_total_s and downtime_ms <= agreement.promised_downtime_ms

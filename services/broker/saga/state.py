@@ -50,6 +50,19 @@ class Failure(Saved):
     detail: Text
 
 
+class Settlement(Saved):
+    """An operator's decision who owns the VM, where the parties could not say it."""
+
+    owner: Name
+    by: Text
+    at: Timestamp
+    evidence: Text
+
+    def __str__(self) -> str:
+        """For the record, and for the tenant."""
+        return f"Settled for {self.owner} by {self.by} at {self.at.isoformat()}: {self.evidence}"
+
+
 class SagaState(Saved):
     """Everything about one port. ``version`` is the version of this format."""
 
@@ -93,12 +106,23 @@ class SagaState(Saved):
     moving_since: Timestamp | None = Field(
         default=None, description="When the window opened for this port; seeding before it does not count."
     )
-    switchover_requested_at: Timestamp | None = None
+    guest_paused_at: Timestamp | None = Field(
+        default=None, description="When the broker heard from the donor's node that all is sent and the guest stands."
+    )
+    switchover_requested_at: Timestamp | None = Field(
+        default=None, description="When the recipient's node first asked for the VM; it is granted or denied."
+    )
     arrived_at: Timestamp | None = Field(
         default=None, description="When the broker heard that the VM runs at the recipient."
     )
     outbound: OutboundFinished | None = None
     outbound_trouble: Text = ""
+    donor_stopped: bool = Field(
+        default=False, description="The donor reported a failure of its side, and that the guest does not run there."
+    )
+    donor_runs: bool = Field(
+        default=False, description="The donor's newest word is that its copy runs, although ownership has passed."
+    )
     disconnected: VmDisconnected | None = None
     provisioned: VmProvisioned | None = None
 
@@ -108,6 +132,10 @@ class SagaState(Saved):
     aborted: tuple[Side, ...] = Field(
         default=(), description="Sides that have confirmed that their transfer is stopped."
     )
+    contradiction: Text = Field(
+        default="", description="A side's word against the abort; the abort ends only with words that agree again."
+    )
+    settled: Settlement | None = None
     warnings: tuple[Text, ...] = ()
     sla: SlaRecord | None = None
 
@@ -157,6 +185,16 @@ class SagaState(Saved):
         if self.donor_node is None or self.recipient_node is None:
             return None
         return LaneEnds(self.port_id, self.donor_node, self.recipient_node)
+
+    @property
+    def donor_let_go(self) -> bool:
+        """Whether the donor itself has said that the guest no longer runs there."""
+        return (self.outbound is not None or self.donor_stopped) and not self.donor_runs
+
+    @property
+    def may_disconnect(self) -> bool:
+        """Whether the donor may be told to take the VM off: after its own word, or an operator's."""
+        return self.donor_let_go or self.settled is not None
 
     @property
     def holders(self) -> tuple[Name, ...]:

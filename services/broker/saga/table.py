@@ -13,7 +13,7 @@ it from this table. The table keeps these rules:
    later is denied. An edge to SWITCHING decides that there is no abort: a cancel that comes later is too late.
 3. **Every wait ends.** Each phase except the ends has a deadline and a handler for it. Before the commit that handler
    gives up, and the VM stays. After the commit it asks again and calls an operator, because only going forward is
-   right.
+   right; the operator can settle the port, so that it ends whatever became of its parties.
 4. **No message can raise an error.** A message that the phase does not understand is recorded and ignored. A duplicate
    finds the state that the first one made, and changes nothing. A message from the wrong party is recorded and refused.
 5. **Nothing stays behind.** Each edge to an end releases all reservations and closes the lanes.
@@ -27,15 +27,16 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from services.broker.saga import choosing, ending, moving, switching
+from services.broker.saga import arrival, choosing, ending, finishing, moving, settling, switching
 from services.broker.saga.decision import Decision, Moment
-from services.broker.saga.events import Heard
+from services.broker.saga.events import Heard, Settled
 from services.broker.saga.state import SagaState
 from shared.messages import Message
 from shared.messages.approval import DonorApproved, DonorRejected
 from shared.messages.porting import (
     CompletionFailed,
     DisksErased,
+    GuestPaused,
     InboundFinished,
     InboundOpened,
     OutboundFinished,
@@ -85,6 +86,14 @@ class Then:
     to: tuple[PortPhase, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """What an operator's decision does in a phase, and where that can lead (besides staying)."""
+
+    do: Callable[[Moment, Settled], Decision]
+    to: tuple[PortPhase, ...] = ()
+
+
 class Cancel(StrEnum):
     """What the tenant's cancel does in a phase."""
 
@@ -106,6 +115,7 @@ class Phase:
     on_deadline: Then | None = None
     on_wake: Then | None = None
     on_lanes: Then | None = None
+    on_settled: Settle | None = None
 
 
 # Who may send what. A party that the port does not name is refused.
@@ -133,6 +143,10 @@ def _recipient_node(state: SagaState) -> tuple[Party | None, ...]:
     return (state.recipient_node,)
 
 
+def _donor_node(state: SagaState) -> tuple[Party | None, ...]:
+    return (state.donor_node,)
+
+
 def _nodes(state: SagaState) -> tuple[Party | None, ...]:
     return (state.donor_node, state.recipient_node)
 
@@ -150,6 +164,7 @@ SPEAKERS: Mapping[type[Message], _Speakers] = {
     ReservationRefused: _candidates,
     InboundOpened: _recipient,
     OutboundStarted: _donor,
+    GuestPaused: _donor_node,
     RequestSwitchover: _recipient_node,
     QuerySwitchover: _nodes,
     InboundFinished: _recipient,
@@ -195,12 +210,22 @@ def _port_deadline(at: Moment) -> datetime:
 
 ANYWHERE: tuple[On, ...] = (
     on(QuerySwitchover, switching.tell_owner),
+    on(GuestPaused, switching.pause_known),
     on(RequestSwitchover, switching.deny_switchover),
     on(Reserved, choosing.reserved_too_late),
 )
 """Answers to messages that a phase does not list itself."""
 
+_SWITCHOVER = (
+    on(GuestPaused, switching.guest_paused, to=(P.SWITCHING,)),
+    on(RequestSwitchover, switching.request_switchover, to=(P.SWITCHING,)),
+)
 _FAILED_BEFORE_COMMIT = on(TransferFailed, moving.transfer_failed, to=(P.ABORTING,))
+
+_AGAINST_THE_END = (
+    on(OutboundFinished, ending.contradicted_late),
+    on(InboundFinished, ending.contradicted_late),
+)
 
 TABLE: Mapping[PortPhase, Phase] = {
     P.APPROVAL: Phase(
@@ -252,8 +277,8 @@ TABLE: Mapping[PortPhase, Phase] = {
     P.STARTING: Phase(
         hears=(
             on(OutboundStarted, moving.outbound_started, to=(P.TRANSFERRING,)),
-            # Node to broker is one hop, node to agent to broker two: this may overtake OutboundStarted.
-            on(RequestSwitchover, switching.grant_switchover, to=(P.SWITCHING,)),
+            # Node to broker is one hop, node to agent to broker two: these may overtake OutboundStarted.
+            *_SWITCHOVER,
             _FAILED_BEFORE_COMMIT,
         ),
         limit=_within_port("starting"),
@@ -262,7 +287,7 @@ TABLE: Mapping[PortPhase, Phase] = {
         cancel=Cancel.ABORTS,
     ),
     P.TRANSFERRING: Phase(
-        hears=(on(RequestSwitchover, switching.grant_switchover, to=(P.SWITCHING,)), _FAILED_BEFORE_COMMIT),
+        hears=(*_SWITCHOVER, _FAILED_BEFORE_COMMIT),
         limit=_within_port("silence"),
         limit_text="timing.silence_s after the last progress, at most the port's deadline",
         on_deadline=Then(moving.transfer_deadline, to=(P.ABORTING,)),
@@ -271,62 +296,72 @@ TABLE: Mapping[PortPhase, Phase] = {
     P.SWITCHING: Phase(
         hears=(
             on(RequestSwitchover, switching.grant_again),
-            on(InboundFinished, switching.inbound_finished, to=(P.FINISHING,)),
-            on(OutboundFinished, switching.outbound_finished, to=(P.FINISHING,)),
-            on(TransferFailed, switching.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
+            on(InboundFinished, arrival.inbound_finished, to=(P.FINISHING,)),
+            on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
+            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
         ),
         limit=_after("switching"),
         limit_text="timing.switching_s",
-        on_deadline=Then(switching.switching_deadline, to=(P.RESOLVING, P.FINISHING)),
+        on_deadline=Then(arrival.switching_deadline, to=(P.RESOLVING, P.FINISHING)),
         cancel=Cancel.TOO_LATE,
     ),
     P.RESOLVING: Phase(
         hears=(
             on(RequestSwitchover, switching.grant_again),
-            on(InboundFinished, switching.inbound_finished, to=(P.FINISHING,)),
-            on(OutboundFinished, switching.outbound_finished, to=(P.FINISHING,)),
-            on(TransferFailed, switching.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
+            on(InboundFinished, arrival.inbound_finished, to=(P.FINISHING,)),
+            on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
+            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
         ),
         limit=_after("resolving"),
         limit_text="timing.resolving_s, repeated",
-        on_deadline=Then(switching.resolving_deadline, to=(P.FINISHING,)),
-        on_wake=Then(switching.ask_arrival_again),
+        on_deadline=Then(arrival.resolving_deadline, to=(P.FINISHING,)),
+        on_wake=Then(arrival.ask_arrival_again),
+        on_settled=Settle(settling.settle_resolving, to=(P.FINISHING, P.ABORTING)),
         cancel=Cancel.TOO_LATE,
     ),
     P.FINISHING: Phase(
         hears=(
             on(RequestSwitchover, switching.grant_again),
-            on(OutboundFinished, switching.late_figures),
-            on(VmDisconnected, switching.vm_disconnected, to=(P.COMPLETED,)),
-            on(VmProvisioned, switching.vm_provisioned, to=(P.COMPLETED,)),
-            on(CompletionFailed, switching.completion_failed),
+            on(InboundFinished, finishing.arrival_known),
+            on(OutboundFinished, finishing.late_figures),
+            on(TransferFailed, finishing.failed_while_finishing),
+            on(VmDisconnected, finishing.vm_disconnected, to=(P.COMPLETED,)),
+            on(VmProvisioned, finishing.vm_provisioned, to=(P.COMPLETED,)),
+            on(CompletionFailed, finishing.completion_failed),
         ),
         limit=_after("finishing"),
         limit_text="timing.finishing_s, repeated",
-        on_deadline=Then(switching.finishing_deadline),
-        on_wake=Then(switching.ask_completion_again),
+        on_deadline=Then(finishing.finishing_deadline, to=(P.COMPLETED,)),
+        on_wake=Then(finishing.ask_completion_again),
+        on_settled=Settle(settling.settle_finishing, to=(P.ABORTING,)),
         cancel=Cancel.TOO_LATE,
     ),
     P.ABORTING: Phase(
         hears=(
             on(TransferAborted, ending.transfer_aborted, to=(P.FAILED, P.CANCELLED)),
             on(TransferFailed, ending.other_side_failed),
+            on(OutboundFinished, ending.contradicted),
+            on(InboundFinished, ending.contradicted),
         ),
         limit=_after("aborting"),
         limit_text="timing.aborting_s",
         on_deadline=Then(ending.abort_deadline, to=(P.FAILED, P.CANCELLED)),
         on_wake=Then(ending.ask_abort_again),
+        on_settled=Settle(settling.settle_aborting, to=(P.FAILED, P.CANCELLED, P.FINISHING)),
         cancel=Cancel.UNDER_WAY,
     ),
     P.COMPLETED: Phase(
         hears=(
-            on(DisksErased, switching.disks_erased),
+            on(DisksErased, finishing.disks_erased),
+            on(VmProvisioned, finishing.provisioned_late),
+            on(VmDisconnected, finishing.disconnected_late),
+            on(TransferFailed, finishing.failed_late),
             on(RequestSwitchover, switching.tell_owner),
         ),
         cancel=Cancel.ENDED,
     ),
-    P.FAILED: Phase(hears=(), cancel=Cancel.ENDED),
-    P.CANCELLED: Phase(hears=(), cancel=Cancel.ENDED),
+    P.FAILED: Phase(hears=_AGAINST_THE_END, cancel=Cancel.ENDED),
+    P.CANCELLED: Phase(hears=_AGAINST_THE_END, cancel=Cancel.ENDED),
     P.REFUSED: Phase(hears=(), cancel=Cancel.ENDED),
     P.PLANNED: Phase(hears=(), cancel=Cancel.ENDED),
 }

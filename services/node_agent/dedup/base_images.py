@@ -16,17 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
-import structlog
 from blake3 import blake3
 from pydantic import Field
 
 from services.node_agent.dedup.blocks import STAMP_BYTES, stamp_of
 from services.node_agent.hypervisor import disk_images
 from shared.domain import LayerFacts
+from shared.logs import get_logger
 from shared.messages.base import Bytes, Value
 from shared.messages.vm import DiskTarget
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 MAX_DISKS: Final = 64
 KNOWN_WITHIN_S: Final = 8.0
@@ -128,16 +128,16 @@ class BaseImages:
 
     def sweep(self, before_s: float) -> None:
         """Forget what was not looked up since `before_s`, Unix time."""
-        for kept in self._folder.glob(f"*{_SUFFIX}"):
-            if kept.stat().st_mtime < before_s:
-                kept.unlink(missing_ok=True)
+        for record in self._folder.glob(f"*{_SUFFIX}"):
+            if record.stat().st_mtime < before_s:
+                record.unlink(missing_ok=True)
 
     def _remembered(self, path: Path, info: os.stat_result) -> bytes | None:
         """The digest, if it belongs to this version of the file. A half-written record has another length or stamp."""
-        kept = self._kept(path)
+        record = self._record_of(path)
         try:
-            data = kept.read_bytes()
-            os.utime(kept)
+            data = record.read_bytes()
+            os.utime(record)
         except FileNotFoundError:
             return None
         stamp, digest = data[:STAMP_BYTES], data[STAMP_BYTES:]
@@ -145,10 +145,10 @@ class BaseImages:
 
     def _remember(self, path: Path, info: os.stat_result, digest: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        kept = self._kept(path)
-        draft = kept.with_suffix(f"{_SUFFIX}-new")  # a BlockIndex may be in the same folder
+        record = self._record_of(path)
+        draft = record.with_suffix(f"{_SUFFIX}-new")  # a BlockIndex may be in the same folder
         draft.write_bytes(stamp_of(info) + digest)
-        os.replace(draft, kept)
+        os.replace(draft, record)
 
     def _read_whole(self, path: Path) -> bytes:
         hasher = blake3()
@@ -159,7 +159,7 @@ class BaseImages:
                     raise OSError(errno.EINTR, "the node agent ends", str(path))
         return hasher.digest()
 
-    def _kept(self, path: Path) -> Path:
+    def _record_of(self, path: Path) -> Path:
         return self._folder / (blake3(os.fsencode(path)).hexdigest(_NAME_BYTES) + _SUFFIX)
 
 

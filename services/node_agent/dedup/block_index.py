@@ -28,36 +28,36 @@ class BlockIndex:
         """The file's contents, at most `limit`: from the index, or scanned and then indexed. Raises OSError."""
         info = path.stat()
         stamp = stamp_of(info)
-        kept = self._kept(path)
-        if (found := _read_index(kept, stamp)) is not None:
-            os.utime(kept)
+        record = self._record_of(path)
+        if (found := _read_index(record, stamp)) is not None:
+            os.utime(record)
             return found
         found = replace(scan(path, limit=limit), whole=b"")
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         body = stamp + found.blocks.astype("<i8").tobytes() + found.digests.astype("<u8").tobytes()
-        draft = kept.with_suffix(".new")
+        draft = record.with_suffix(".new")
         draft.write_bytes(blake3(body).digest() + body)
-        os.replace(draft, kept)
+        os.replace(draft, record)
         return found
 
     def forget(self, path: Path) -> None:
         """The file has changed: scan it again the next time."""
-        self._kept(path).unlink(missing_ok=True)
+        self._record_of(path).unlink(missing_ok=True)
 
     def sweep(self, before_s: float) -> None:
         """Remove indexes that were not looked up since `before_s`, Unix time in seconds."""
-        for kept in self._folder.glob("*.index"):
-            if kept.stat().st_mtime < before_s:
-                kept.unlink(missing_ok=True)
+        for record in self._folder.glob("*.index"):
+            if record.stat().st_mtime < before_s:
+                record.unlink(missing_ok=True)
 
-    def _kept(self, path: Path) -> Path:
+    def _record_of(self, path: Path) -> Path:
         return self._folder / f"{blake3(os.fsencode(path)).hexdigest(ID_BYTES)}.index"
 
 
-def _read_index(kept: Path, stamp: bytes) -> Scanned | None:
+def _read_index(record: Path, stamp: bytes) -> Scanned | None:
     """None if it is missing, of another version of the file, or was left half written by a crash."""
     try:
-        data = kept.read_bytes()
+        data = record.read_bytes()
     except OSError:
         return None
     body = memoryview(data)[_CHECKSUM_BYTES:]

@@ -33,9 +33,10 @@ class Cache:
         """Where one side of a port (`sent`, `received`, `seed`) stores its contents."""
         return self._root / str(vm_uuid) / f"{port_id}.{side}"
 
-    def files(self, vm_uuid: UUID, *, but: UUID) -> tuple[Path, ...]:
-        """Files that earlier ports of this VM left, the newest first; without those of port `but`."""
-        found = [path for path in (self._root / str(vm_uuid)).glob("*/*.contents") if not _is_of(path.parent, {but})]
+    def files(self, vm_uuid: UUID, *, other_than: UUID) -> tuple[Path, ...]:
+        """Files that earlier ports of this VM left, the newest first; without those of port `other_than`."""
+        of_vm = (self._root / str(vm_uuid)).glob("*/*.contents")
+        found = [path for path in of_vm if not _is_of(path.parent, {other_than})]
         return tuple(sorted(found, key=lambda path: path.stat().st_mtime, reverse=True))
 
     def sweep(self, now_s: float, *, active: Collection[UUID]) -> int:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from services.node_agent.dedup.blocks import read_piece
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.session import LaneSession
@@ -22,9 +20,10 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import MAX_CHUNK_BYTES
 from services.node_agent.page_codec.disk.early_stream import EarlyDecoder, EarlyEncoder
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
+from shared.logs import get_logger
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 EARLY: Final = "early"
 

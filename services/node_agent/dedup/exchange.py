@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from services.node_agent.dedup.base_images import published
@@ -27,22 +26,24 @@ from services.node_agent.dedup.file_scans import FileScans
 from services.node_agent.dedup.known_blocks import KnownBlocks
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.core.errors import LaneError, StreamError
+from services.node_agent.lanes.patience import answer_within
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.page_codec.contents import ContentMissingError, Numbers, Origin, Pages
 from services.node_agent.page_codec.exchange import known as exchange
 from services.node_agent.page_codec.port_codec import PortEncoder
+from shared.logs import get_logger
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 CONTENTS = "contents"
 ANSWER_WITHIN_S = 60.0
-"""For one message of the other end."""
+"""For one message of the other end, outages of the link not counted."""
 EXCHANGE_WITHIN_S = 25.0
-"""At the donor, for the whole exchange: an early start of the transfer is worth more. What the recipient indexed
-meanwhile serves the next port."""
+"""At the donor, for the whole exchange, outages of the link not counted: an early start of the transfer is worth more.
+What the recipient indexed meanwhile serves the next port."""
 
 
 @dataclass(slots=True)
@@ -72,7 +73,7 @@ class _CountedStream:
         await self._stream.write(payload)
 
     async def receive(self) -> bytes:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with answer_within(self._stream, ANSWER_WITHIN_S):
             payload = await self._stream.read()
         self.bytes += len(payload)
         return payload
@@ -94,7 +95,7 @@ async def offer_contents(
     result = ExchangeResult(stream)
     counted = _CountedStream(stream)
     try:
-        async with asyncio.timeout(within_s):
+        async with answer_within(stream, within_s):
             await _offer(counted, port, files, scans, result)
         if result.known is None:
             stream.write_eof()
@@ -117,6 +118,7 @@ async def _offer(
     for path in files:
         left = exchange.MAX_OFFERS - offered.offers - exchange.SAMPLE
         found = await scans.of(path, limit=max(left, 0))
+        # What an earlier file has already is not offered twice.
         found = found.only(~np.isin(found.digests[:, 0], seen))
         if await _worth(counted, offered, found):
             seen = np.concatenate((seen, found.digests[:, 0]))
@@ -196,17 +198,17 @@ async def _offer_file(counted: _CountedStream, offered: exchange.Offered, found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """Where the recipient looks. `images` is its catalogue of published base images, `kept` is of this VM only."""
+    """Where the recipient looks. `images` is its catalogue of published base images, `cached` is of this VM only."""
 
     images: Path | None
-    kept: tuple[Path, ...]
+    cached: tuple[Path, ...]
     index: BlockIndex
 
     def load(self) -> tuple[list[Path], NDArray[np.int64], Scanned]:
         """All files, and for every content its file and block. Blocking."""
         files: list[Path] = []
         scans: list[Scanned] = []
-        for path in (*self.kept, *published(self.images)):
+        for path in (*self.cached, *published(self.images)):
             try:
                 scans.append(self.index.look_up(path, limit=exchange.MAX_OFFERS))
             except OSError as error:
@@ -252,6 +254,7 @@ class AskingReader:
                 number = await self._wanted.get()
                 path = self._known.path_of(number)
                 log.warning("cached block changed, refetching", file=str(path), number=number)
+                # The index is of a version of the file that no longer exists; the next port scans it again.
                 index.forget(path)
                 await stream.write(exchange.ask([number]))
                 content = exchange.read_give(await stream.read())

@@ -11,13 +11,12 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path
 
-import structlog
-
 from services.node_agent.dedup.blocks import Scanned, scan
 from services.node_agent.page_codec.exchange.known import MAX_OFFERS, SAMPLE
+from shared.logs import get_logger
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class FileScans:

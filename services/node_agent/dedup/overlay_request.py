@@ -7,16 +7,16 @@ lane's own time limit holds: a donor that gave up while the answer is in flight 
 
 from __future__ import annotations
 
-import structlog
 from pydantic import ValidationError
 
 from services.node_agent.dedup.base_images import OverlaysWanted
 from services.node_agent.lanes.core.errors import QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from shared.logs import get_logger
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 OVERLAYS = "overlays"
 MADE = b"made"

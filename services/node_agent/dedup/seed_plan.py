@@ -60,6 +60,7 @@ class SeedPlan:
         words, first = np.unique(digests[:, 0], return_index=True)
         new = ~self._taken.has(words)
         if self.passes:
+            # Found new in the last pass and still there: it goes now. Found new in this one: it waits for the next.
             still_there = self._waiting.has(words)
             self._met.append(words[new & ~still_there])
             new &= still_there

@@ -22,7 +22,6 @@ from typing import Final, Self
 from uuid import UUID
 
 import numpy as np
-import structlog
 
 from services.node_agent.dedup.blocks import read_piece
 from services.node_agent.dedup.exchange import Sources
@@ -39,10 +38,11 @@ from services.node_agent.page_codec.digests import Digests, digests_of_pages
 from services.node_agent.page_codec.exchange.known import MAX_OFFERS
 from services.node_agent.page_codec.exchange.seed import PIECE_CONTENTS, SeedReceiver, SeedSender
 from services.node_agent.page_codec.store import FileStore
+from shared.logs import get_logger
 from shared.messages.service_change import StreamProgress
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 SEED: Final = "seed"
 ANSWER_WITHIN_S: Final = 900.0
@@ -246,6 +246,7 @@ class SeedPlace:
 
     def room(self) -> int:
         """How many contents fit. Raises OSError."""
+        # The folder may not exist yet; the nearest parent that does is on the same file system.
         there = next(path for path in self.folder.parents if path.exists())
         free_bytes = shutil.disk_usage(there).free
         return min(min(self.most_bytes, free_bytes // 2) // CONTENT_BYTES, MAX_OFFERS)

@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
-from services.node_agent.hypervisor.fake_host import FakeHost, FakeVm
+from services.node_agent.hypervisor.fake_host import FakeHost, FakeVm, MigrationPhase
+from services.node_agent.hypervisor.fake_source import CONTENT_MARK
 from services.node_agent.libvirt_rpc.messages import (
     FeatureCall,
     FinishCall,
@@ -41,8 +42,12 @@ async def serve_libvirtd(host: FakeHost, path: Path) -> AsyncIterator[None]:
 
 
 async def _serve(host: FakeHost, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    if not host.libvirtd_up:
+        writer.transport.abort()
+        return
     incoming = _Incoming(host)
     parser = FrameParser()
+    host.connections.add(writer)
     try:
         while data := await reader.read(CHUNK_BYTES):
             for frame in parser.receive_data(data):
@@ -52,6 +57,7 @@ async def _serve(host: FakeHost, reader: asyncio.StreamReader, writer: asyncio.S
     except ConnectionError:
         pass  # as libvirtd: the end of the connection ends what was not finished
     finally:
+        host.connections.discard(writer)
         incoming.close()
         writer.close()
 
@@ -65,6 +71,7 @@ class _Incoming:
         self._servers: list[asyncio.Server] = []
         self._arrived = asyncio.Event()
         self._memory = b""
+        self._libvirtd = host.libvirtd_starts
 
     async def answer(self, frame: Frame) -> Frame:
         """Do a call."""
@@ -84,7 +91,9 @@ class _Incoming:
     async def _prepare(self, params: dict[str, str]) -> None:
         xml = params["destination_xml"]
         self._uuid = UUID(describe(xml).uuid)
-        self._host.vms[self._uuid] = FakeVm(xml, state=VmState.PAUSED, persistent=False)
+        vm = FakeVm(xml, state=VmState.PAUSED, persistent=False, phase=MigrationPhase.PREPARE)
+        self._host.vms[self._uuid] = vm
+        self._host.open_files(vm)
         self._host.prepared.set()
         for name, serve in (("migrate_uri", self._on_memory), ("disks_uri", self._on_disk)):
             if name in params:
@@ -108,15 +117,28 @@ class _Incoming:
             self.close()
             return encode_error(frame, self._host.fail_finish or "migration successfully aborted")
         await self._arrived.wait()
-        vm.memory = self._memory
+        if self._host.libvirtd_starts != self._libvirtd or not self._host.libvirtd_up:
+            raise ConnectionResetError("this libvirtd has died meanwhile")
+        if self._host.vms.get(uuid) is not vm:
+            return encode_error(frame, "domain is not running")
+        vm.memory, mark, version = self._memory.partition(CONTENT_MARK)
+        if mark:
+            self._host.store_content(vm, int.from_bytes(version, "big"))
+        vm.phase = MigrationPhase.FINISH
         self._uuid = None
         self._host.let_run(uuid, vm)
+        if self._host.after_cont is not None:
+            self._host.after_cont(uuid)
+            await asyncio.sleep(0)
+        vm.phase = MigrationPhase.NONE
         return encode_finish_reply(frame.serial, describe(vm.domain_xml).name, uuid.bytes)
 
     def close(self) -> None:
         """Destroy what was not finished."""
         for server in self._servers:
             server.close()
-        if self._uuid is not None:
-            self._host.vms.pop(self._uuid, None)
-            self._uuid = None
+        if self._uuid is not None and self._host.libvirtd_up and self._libvirtd == self._host.libvirtd_starts:
+            vm = self._host.vms.pop(self._uuid, None)
+            if vm is not None:
+                self._host.close_files(vm)
+        self._uuid = None

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 from uuid import UUID
 
-from shared.domain import LayerFacts
+from shared.domain import Domain, LayerFacts
 from shared.errors import VmportError
 from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
 
@@ -53,6 +53,8 @@ class LiveVm:
 
     description: VmDescription
     domain_xml: str
+    domain: Domain = field(repr=False, compare=False)
+    """`domain_xml` as it was read; each step that needs more of it takes this, and reads no XML again."""
     files: tuple[str, ...] = ()
     """Paths on this host that hold the VM's state: its disks, and its firmware variables if it has any. What lies
     beneath its disks is not among them, nor are read-only disks: they are not the VM's own."""
@@ -113,6 +115,8 @@ class LifecycleEvent:
     kind: Lifecycle
     at_s: float
     detail: str = ""
+    by_operator: bool = False
+    """Somebody asked for it; no migration did it."""
 
 
 EventListener = Callable[[LifecycleEvent], None]
@@ -204,6 +208,13 @@ class Hypervisor(Protocol):
         """End the guest at once; nothing happens where it does not run."""
         ...
 
+    async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
+        """End a transient guest whose disks are these files. Nothing happens where no VM of this UUID has them.
+
+        Raises `HypervisorError` where a lasting VM has them, or where it cannot be told.
+        """
+        ...
+
     # ---- migration ----
 
     async def migrate(self, plan: MigrationPlan) -> None:
@@ -243,4 +254,15 @@ class Hypervisor(Protocol):
 
     async def thaw(self, uuid: UUID) -> None:
         """Undo `freeze`; nothing happens where nothing is frozen."""
+        ...
+
+    async def kill_frozen(self, uuid: UUID) -> bool:
+        """Kill the VM's process if it is frozen, and return when it is gone; False where there was nothing to kill.
+
+        Waits for nobody: not for the host's daemon, which cannot talk to a frozen VM.
+        """
+        ...
+
+    async def frozen(self) -> frozenset[UUID]:
+        """The VMs of this host that are frozen, whoever froze them."""
         ...

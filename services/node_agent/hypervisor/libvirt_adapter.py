@@ -1,11 +1,12 @@
 """The hypervisor port over libvirt: which libvirt call does what `interface` says.
 
-Calls block, so `libvirt_connection` runs them in threads. `inventory`, `state` and the fence ask no QEMU monitor, so a
-frozen guest cannot hang them.
+Calls block, so `libvirt_connection` runs them in threads. `inventory` and `state` ask no QEMU monitor, so a frozen
+guest cannot hang them; the fence does not even ask libvirtd.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import platform
 from collections.abc import Callable, Mapping
@@ -16,9 +17,9 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images, host_capabilities
-from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import (
     EventListener,
+    HypervisorError,
     JobStats,
     LiveVm,
     MigrationPlan,
@@ -27,12 +28,11 @@ from services.node_agent.hypervisor.interface import (
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import (
     STATES,
-    domain_xmls,
     job_stats,
     live_vm,
     mib_per_s,
+    read_files_in_use,
     summary,
-    volume_path,
 )
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
@@ -183,24 +183,8 @@ class LibvirtHypervisor(RunningCheck):
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""
-        return await self._session.call("read which files are in use", lambda: self._read_files_in_use(besides))
-
-    def _read_files_in_use(self, besides: UUID | None) -> dict[str, str]:
-        connection = self._session.open()
-        found: dict[str, str] = {}
-        for domain in connection.listAllDomains():
-            if UUID(domain.UUIDString()) == besides:
-                continue
-            try:
-                xmls = domain_xmls(domain)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                    raise
-                continue  # it ended meanwhile, and has nothing in use
-            for xml in xmls:
-                for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
-                    found.setdefault(path, domain.name())
-        return found
+        doing = "read which files are in use"
+        return await self._session.call(doing, lambda: read_files_in_use(self._session.open(), besides))
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Read guest-physical memory."""
@@ -242,21 +226,38 @@ class LibvirtHypervisor(RunningCheck):
     async def destroy(self, uuid: UUID) -> None:
         """End the guest."""
 
+        # A stopped QEMU does not handle SIGTERM, and libvirt would wait for it.
+        await self.kill_frozen(uuid)
+        try:
+            await self._session.with_domain("destroy", uuid, _destroy)
+        except VmNotFound:
+            return
+
+    async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
+        """End a guest that a transfer made."""
+
         def destroy(domain: LibvirtDomain) -> None:
-            # A stopped QEMU does not handle SIGTERM, and libvirt would wait for it.
-            self._fence.kill_frozen(domain.name(), uuid)
-            try:
-                if domain.isActive():
-                    domain.destroy()
-            except libvirt.libvirtError as error:
-                # It ended meanwhile: with its QEMU killed here, or by itself.
-                if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN}:
-                    raise
+            ours = self._has_disks(domain, uuid, disks)
+            if ours and domain.isPersistent():
+                raise HypervisorError(f"destroy VM {uuid}", "a lasting VM of this host uses the port's disks")
+            if ours:
+                self._fence.kill_frozen(uuid)
+                _destroy(domain)
 
         try:
             await self._session.with_domain("destroy", uuid, destroy)
         except VmNotFound:
             return
+
+    def _has_disks(self, domain: LibvirtDomain, uuid: UUID, disks: tuple[str, ...]) -> bool:
+        if self._fence.holds_files(uuid, disks):
+            return True
+        state, reason = domain.state()[:2]
+        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
+            # Its XML waits for the migration's lock, and its process is not seen.
+            raise HypervisorError(f"destroy VM {uuid}", "whose disks it has cannot be told yet")
+        sources = {disk.source for disk in describe(domain.XMLDesc(0)).disks}
+        return bool(sources & set(disks))
 
     # ---- migration ----
 
@@ -331,11 +332,26 @@ class LibvirtHypervisor(RunningCheck):
 
     async def freeze(self, uuid: UUID) -> bool:
         """Stop the QEMU process itself."""
-        return await self._session.with_domain("freeze", uuid, lambda d: self._fence.freeze(d.name(), uuid))
+        return await asyncio.to_thread(self._fence.freeze, uuid)
 
     async def thaw(self, uuid: UUID) -> None:
         """Let the QEMU process go on."""
-        try:
-            await self._session.with_domain("thaw", uuid, lambda d: self._fence.thaw(d.name(), uuid))
-        except VmNotFound:
-            return
+        await asyncio.to_thread(self._fence.thaw, uuid)
+
+    async def kill_frozen(self, uuid: UUID) -> bool:
+        """Kill the stopped QEMU process; libvirtd notices by itself."""
+        return await asyncio.to_thread(self._fence.kill_frozen, uuid)
+
+    async def frozen(self) -> frozenset[UUID]:
+        """Read the processes' states."""
+        return await asyncio.to_thread(self._fence.frozen)
+
+
+def _destroy(domain: LibvirtDomain) -> None:
+    try:
+        if domain.isActive():
+            domain.destroy()
+    except libvirt.libvirtError as error:
+        # It ended meanwhile: with its QEMU killed here, or by itself.
+        if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN}:
+            raise

@@ -113,7 +113,9 @@ class LibvirtSession:
     ) -> None:
         at_s = time.monotonic()  # here, not on the event loop: a busy loop would make every outage longer
         kind = _LIFECYCLES.get(event, Lifecycle.OTHER)
-        event_seen = LifecycleEvent(UUID(domain.UUIDString()), kind, at_s, f"{event}.{detail}")
+        # During a migration libvirt gives every pause as the migration's (qemuDomainSuspend).
+        asked_for = event == libvirt.VIR_DOMAIN_EVENT_SUSPENDED and detail == libvirt.VIR_DOMAIN_EVENT_SUSPENDED_PAUSED
+        event_seen = LifecycleEvent(UUID(domain.UUIDString()), kind, at_s, f"{event}.{detail}", by_operator=asked_for)
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._notify, event_seen)
 

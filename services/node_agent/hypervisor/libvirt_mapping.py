@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 import libvirt
 
 from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
-from shared.domain import LayerFacts, VmFacts, describe
+from shared.domain import LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -92,7 +94,8 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     if active:
         flags |= libvirt.VIR_DOMAIN_XML_MIGRATABLE
     xml = domain.XMLDesc(flags)
-    facts = describe(xml)
+    read = parse(xml)
+    facts = describe(read)
     blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
@@ -103,7 +106,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     # The migratable XML leaves out what libvirt itself found beneath a disk.
     live = describe(domain.XMLDesc(0)) if active else facts
     layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, files, layers)
+    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers)
 
 
 def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:
@@ -112,6 +115,24 @@ def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:
         return (domain.XMLDesc(0),)
     lasting = (domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE),) if domain.isPersistent() else ()
     return (domain.XMLDesc(0), *lasting)
+
+
+def read_files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
+    """Which files the VMs of a host have, and a VM that has each. Blocking. Raises DomainXmlError, libvirt's errors."""
+    found: dict[str, str] = {}
+    for domain in connection.listAllDomains():
+        if UUID(domain.UUIDString()) == besides:
+            continue
+        try:
+            xmls = domain_xmls(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            continue  # it ended meanwhile, and has nothing in use
+        for xml in xmls:
+            for path in files_of(xml, partial(volume_path, connection)):
+                found.setdefault(path, domain.name())
+    return found
 
 
 def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from shared.domain import describe, parse
+from shared.domain import DomainSource, describe, parse
 
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
@@ -33,7 +33,7 @@ class RamRange(NamedTuple):
     end: int
 
 
-def ram_ranges(domain_xml: str) -> tuple[RamRange, ...]:
+def ram_ranges(domain_xml: DomainSource) -> tuple[RamRange, ...]:
     """The guest's RAM, as far as it is known. Raises DomainXmlError."""
     domain = parse(domain_xml)
     facts, root = describe(domain), domain.root

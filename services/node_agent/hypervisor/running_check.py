@@ -6,15 +6,14 @@ import asyncio
 from abc import ABC, abstractmethod
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.interface import HypervisorError
+from shared.logs import get_logger
 from shared.messages.vm import VmState
 
 ASK_AGAIN_S = 1.0
 """How long to wait before a hypervisor that did not answer is asked again."""
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class RunningCheck(ABC):

@@ -12,12 +12,11 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.files import write_atomically
+from shared.logs import get_logger
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 SOURCE = Path(__file__).with_name("qemu_hook.sh")
 _DIRECTORY_LINE = "given_away=/var/lib/vmport/node/given-away\n"

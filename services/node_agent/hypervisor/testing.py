@@ -25,7 +25,7 @@ from services.node_agent.hypervisor.interface import (
     MigrationPlan,
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
-from shared.domain import describe
+from shared.domain import describe, parse
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -51,7 +51,6 @@ class FakeHypervisor(FakeHost, RunningCheck):
         self.peeks = 0
         self._bridges = bridges
         self._source = FakeSource(self)
-        self._migrations: set[asyncio.Future[None]] = set()
 
     def serve(self, path: Path) -> AbstractAsyncContextManager[None]:
         """Be the libvirtd at this socket."""
@@ -70,10 +69,12 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def versions(self) -> HypervisorVersions:
         """Fixed."""
+        self.ask_libvirtd()
         return HypervisorVersions(qemu=(10, 0, 2), libvirt=(11, 3, 0), kernel="6.1.0")
 
     async def platform(self) -> HostPlatform:
         """Fixed."""
+        self.ask_libvirtd()
         return HostPlatform(
             architecture="x86_64",
             versions=await self.versions(),
@@ -87,12 +88,14 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def capacity(self) -> HostCapacity:
         """Fixed."""
+        self.ask_libvirtd()
         return HostCapacity(
             vcpus=4, memory_bytes=8 * GIB, memory_free_bytes=6 * GIB, disk_bytes=100 * GIB, disk_free_bytes=50 * GIB
         )
 
     async def inventory(self) -> tuple[VmSummary, ...]:
         """All VMs."""
+        self.ask_libvirtd()
         summaries = []
         for uuid, vm in self.vms.items():
             facts = describe(vm.domain_xml)
@@ -111,8 +114,10 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """One VM."""
+        self.ask_libvirtd()
         vm = self.vm(uuid)
-        facts = describe(vm.domain_xml)
+        domain = parse(vm.domain_xml)
+        facts = describe(domain)
         blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
         if vm.state is VmState.SHUT_OFF:
             blockers.append("not_running: the VM does not run; only a running VM is ported")
@@ -144,16 +149,17 @@ class FakeHypervisor(FakeHost, RunningCheck):
             blockers=tuple(blockers),
         )
         layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
-        return LiveVm(
-            description, vm.domain_xml, tuple(disk.source for disk in facts.disks if not disk.read_only), layers
-        )
+        files = tuple(disk.source for disk in facts.disks if not disk.read_only)
+        return LiveVm(description, vm.domain_xml, domain, files, layers)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
+        self.ask_libvirtd()
         return self.vms[uuid].state if uuid in self.vms else None
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """As the definitions say, and the headers of the images that they name."""
+        self.ask_libvirtd()
         return {
             path: describe(vm.domain_xml).name
             for uuid, vm in reversed(self.vms.items())
@@ -163,6 +169,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """As much of `memory`, and zeros."""
+        self.ask_libvirtd()
         vm = self.vm(uuid)
         if vm.state is VmState.SHUT_OFF or size > MAX_PEEK_BYTES:
             raise HypervisorError(f"read the memory of VM {uuid}", f"it is {vm.state}, {size} bytes asked for")
@@ -171,6 +178,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def define(self, domain_xml: str) -> None:
         """Make it persistent, or add it shut off."""
+        self.ask_libvirtd()
         uuid = UUID(describe(domain_xml).uuid)
         known = self.vms.get(uuid)
         if known is None:
@@ -180,6 +188,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:  # noqa: ARG002  # there is no NVRAM here
         """Make it transient; gone if it does not run."""
+        self.ask_libvirtd()
         vm = self.vm(uuid)
         vm.persistent = vm.autostart = False
         if vm.state is VmState.SHUT_OFF:
@@ -187,27 +196,41 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:
         """Remember it."""
+        self.ask_libvirtd()
         self.vm(uuid).autostart = enabled
 
     async def start(self, uuid: UUID) -> None:
         """Boot it."""
+        self.ask_libvirtd()
         vm = self.vm(uuid)
         if vm.state is VmState.SHUT_OFF:
             self.let_run(uuid, vm)
 
     async def resume(self, uuid: UUID) -> None:
         """Run, if it may."""
-        vm = self.vm(uuid)
+        vm = self._reachable(uuid)
         if vm.state is VmState.PAUSED:
             self.let_run(uuid, vm)
 
     async def destroy(self, uuid: UUID) -> None:
         """End it."""
+        self.ask_libvirtd()
         if uuid in self.vms and self.vms[uuid].state is not VmState.SHUT_OFF:
+            self._reachable(uuid)
             self.stop(uuid)
+
+    async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
+        """End it if it has these disks and does not last."""
+        vm = self.vms.get(uuid)
+        if vm is None or not {disk.source for disk in describe(vm.domain_xml).disks} & set(disks):
+            return
+        if vm.persistent:
+            raise HypervisorError(f"destroy VM {uuid}", "a lasting VM of this host uses the port's disks")
+        await self.destroy(uuid)
 
     async def job(self, uuid: UUID) -> JobStats | None:
         """The running migration."""
+        self.ask_libvirtd()
         job = self.jobs.get(uuid)
         if job is None:
             return None
@@ -220,19 +243,25 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def completed_job(self, uuid: UUID) -> JobStats | None:
         """Always a downtime of 7 ms, where the VM is still known."""
+        self.ask_libvirtd()
         return JobStats(downtime_ms=7) if uuid in self.vms else None
 
     async def abort_job(self, uuid: UUID) -> None:
         """Abort the migration."""
+        self.ask_libvirtd()
+        if uuid in self.vms:
+            self._reachable(uuid)
         if uuid in self.jobs:
             self.jobs[uuid].aborted.set()
 
     async def takes_switchover_bandwidth(self) -> bool:
         """Its downtimes are fixed; it plans nothing."""
+        self.ask_libvirtd()
         return True
 
     async def set_max_downtime(self, uuid: UUID, milliseconds: int) -> None:
         """Remember it."""
+        self.ask_libvirtd()
         self.vm(uuid)
         self.max_downtimes_ms.append(milliseconds)
 
@@ -241,8 +270,9 @@ class FakeHypervisor(FakeHost, RunningCheck):
         raise HypervisorError(f"start post-copy of VM {uuid}", "the fake has none")
 
     async def freeze(self, uuid: UUID) -> bool:
-        """Keep it from running."""
-        self.vm(uuid).frozen = self.can_fence
+        """Keep it from running. Needs no libvirtd: the fence is a signal to QEMU's process."""
+        vm = self.vm(uuid)
+        vm.frozen = self.can_fence and vm.state is not VmState.SHUT_OFF
         return self.can_fence
 
     async def thaw(self, uuid: UUID) -> None:
@@ -254,15 +284,43 @@ class FakeHypervisor(FakeHost, RunningCheck):
         if vm.runs_after_thaw:
             vm.runs_after_thaw = False
             self.let_run(uuid, vm)
+        if vm.unreachable and self.libvirtd_up:
+            self.reconnect(uuid, vm)
+
+    def _reachable(self, uuid: UUID) -> FakeVm:
+        """A VM with which libvirtd can do something. Raises `HypervisorError`."""
+        self.ask_libvirtd()
+        vm = self.vm(uuid)
+        if vm.unreachable:
+            raise HypervisorError(f"change VM {uuid}", "cannot acquire state change lock (held by reconnect)")
+        return vm
+
+    async def kill_frozen(self, uuid: UUID) -> bool:
+        """End it if it is frozen."""
+        vm = self.vms.get(uuid)
+        if vm is None or not vm.frozen:
+            return False
+        self.stop(uuid)
+        return True
+
+    async def frozen(self) -> frozenset[UUID]:
+        """Those that are frozen."""
+        return frozenset(uuid for uuid, vm in self.vms.items() if vm.frozen)
 
     async def migrate(self, plan: MigrationPlan) -> None:
-        """Move a VM as libvirt does. It goes on when its caller is cancelled."""
+        """Move a VM as libvirt does. It goes on when its caller is cancelled, and ends with its libvirtd."""
+        self._reachable(plan.vm_uuid)
         migration = asyncio.ensure_future(self._source.migrate(plan))
-        self._migrations.add(migration)
+        self.migrations[migration] = plan.vm_uuid
         migration.add_done_callback(self._ended)
-        await asyncio.shield(migration)
+        try:
+            await asyncio.shield(migration)
+        except asyncio.CancelledError:
+            if not migration.cancelled():
+                raise
+            raise HypervisorError(f"migrate VM {plan.vm_uuid}", "Cannot recv data: connection reset") from None
 
     def _ended(self, migration: asyncio.Future[None]) -> None:
-        self._migrations.discard(migration)
+        del self.migrations[migration]
         if not migration.cancelled():
             migration.exception()  # its caller may be dead

@@ -36,7 +36,7 @@ READER_LIMIT_BYTES: Final = MAX_CHUNK_BYTES
 front of the lane's window, where convergence does not see it, and becomes downtime: so there is room for two chunks."""
 _READ_BYTES: Final = MAX_CHUNK_BYTES - 4096  # with the start of a block that waits in front, still one chunk
 _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait for more
-_CONTENT_WITHIN_S: Final = 60.0  # how long a payload may wait for what another stream of the port brings
+_CONTENT_WITHIN_S: Final = 360.0  # how long a payload may wait for what another stream of the port brings, outages too
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class StreamPump:
         self._decoder = decoder
         self._arrivals = Arrivals() if arrivals is None else arrivals
         self._ahead = RunAhead(stream)
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self._unsent_raw_bytes = 0  # taken from the socket; no payload yet came of them
         # Asked once: isinstance() against a runtime_checkable Protocol is slow (it looks up every member).
         self._adaptive = encoder if isinstance(encoder, Adaptive) else None
@@ -92,6 +94,13 @@ class StreamPump:
         """How many bytes the encoder may hold back; see `Holding`."""
         if self._holding is not None:
             self._holding.hold_at_most(limit_bytes)
+
+    def stop_reading(self, *, stopped: bool) -> None:
+        """Read nothing more from the socket for now, or go on: whoever writes into it is kept from finishing."""
+        if stopped:
+            self._may_read.clear()
+        else:
+            self._may_read.set()
 
     async def run(self) -> None:
         """Pump until both directions ended by EOF; the socket is closed on return, however it ends.
@@ -159,6 +168,9 @@ class StreamPump:
 
         While the codec holds something back, waits only shortly before flushing it.
         """
+        if not self._may_read.is_set():
+            await self._flush()
+            await self._may_read.wait()
         if self._encoder.holds_back:
             try:
                 async with asyncio.timeout(_FLUSH_AFTER_S):

@@ -64,6 +64,7 @@ class RunAhead:
                 await self._more.wait()
                 continue
             payload, raw_bytes, raw_lead_bytes = self._queue[0]
+            # It stays in the queue while it is written: later payloads must not overtake it, and `close` waits for it.
             await self._stream.write(payload, raw_bytes=raw_bytes, raw_lead_bytes=raw_lead_bytes)
             self._queue.popleft()
             self.queued_bytes -= len(payload)

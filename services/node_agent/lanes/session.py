@@ -87,6 +87,11 @@ class LaneSession:
         """Counters so far."""
         return self._protocol.stats()
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the other end cannot be heard now."""
+        return self._protocol.is_away(self._loop.time())
+
     # The application's side ---------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -114,17 +119,14 @@ class LaneSession:
             raise self._failure
 
     async def wait_ready(self) -> None:
-        """Return when the other end has answered for the first time. Raises the LaneError that ended the lane."""
+        """Return when the other end has answered. Raises the LaneError that ended the lane."""
         await self._wait_until(lambda: self._protocol.ready)
 
     def open_stream(self, kind: StreamKind, label: str) -> LaneStream:
-        """A new stream, usable at once.
-
-        Raises the LaneError that ended the lane, ValueError when too many are open.
-        """
+        """A new stream, usable at once. Raises the LaneError that ended the lane, ValueError when too many are open."""
         self._check_alive()
         inbox = self._new_inbox(self._protocol.open_stream(kind, label))
-        self._kick()
+        self._to_send.set()
         return LaneStream(self, inbox, kind=kind, label=label)
 
     async def accept(self) -> LaneStream:
@@ -149,7 +151,7 @@ class LaneSession:
         if self._over.is_set():
             return self._failure is None and self._protocol.flushed
         self._protocol.close()
-        self._kick()
+        self._to_send.set()
         with contextlib.suppress(TimeoutError, LaneError):
             async with asyncio.timeout(flush_s):
                 await self._wait_until(self._is_settled)
@@ -171,7 +173,7 @@ class LaneSession:
                 self._put(inbox, payload, raw_bytes, raw_lead_bytes)
         else:
             self._put(inbox, payload, raw_bytes, raw_lead_bytes)
-        self._kick()
+        self._to_send.set()
 
     def _put(self, inbox: StreamInbox, payload: bytes | memoryview, raw_bytes: int, raw_lead_bytes: int) -> None:
         self._protocol.send_data(
@@ -183,19 +185,19 @@ class LaneSession:
         self._protocol.send_eof(inbox.stream_id)
         inbox.eof_sent = True
         self._forget_if_done(inbox)
-        self._kick()
+        self._to_send.set()
 
     def send_reset(self, inbox: StreamInbox, reason: str) -> None:
         """Queue a RESET and forget the stream."""
         self._drop(inbox)
         if self._failure is None and not self._protocol.peer_closed:
             self._protocol.send_reset(inbox.stream_id, reason)
-        self._kick()
+        self._to_send.set()
 
     def consumed(self, sequence: int) -> None:
         """The application is done with one payload."""
         self._protocol.data_consumed(sequence)
-        self._kick()
+        self._to_send.set()
 
     # The route's side ---------------------------------------------------------------------------------------------
 
@@ -205,7 +207,7 @@ class LaneSession:
             await self._link.wait_up()
             up_s = self._loop.time()
             self._protocol.link_up(up_s)
-            self._kick()
+            self._to_send.set()
             try:
                 await run_together(self._send_loop(), self._receive_loop())
             except* LinkDown:
@@ -242,7 +244,7 @@ class LaneSession:
             for event in events:
                 self._dispatch(event)
             self._changed.set()
-            self._kick()
+            self._to_send.set()
 
     def _dispatch(self, event: LaneEvent) -> None:
         match event:
@@ -303,9 +305,6 @@ class LaneSession:
         await self._changed.wait()
 
     # Bookkeeping --------------------------------------------------------------------------------------------------
-
-    def _kick(self) -> None:
-        self._to_send.set()
 
     def _can_send(self, inbox: StreamInbox, payload_bytes: int, raw_lead_bytes: int) -> bool:
         if inbox.error is not None:

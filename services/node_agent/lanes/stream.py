@@ -27,6 +27,11 @@ class StreamOwner(Protocol):
         """Largest payload that both ends accept."""
         ...
 
+    @property
+    def is_away(self) -> bool:
+        """Whether the other end cannot be heard now."""
+        ...
+
     async def send_payload(
         self, inbox: StreamInbox, payload: bytes | memoryview, *, raw_bytes: int, raw_lead_bytes: int
     ) -> None:
@@ -102,6 +107,11 @@ class LaneStream:
     def max_payload_bytes(self) -> int:
         """Largest `write` that stays one payload."""
         return self._owner.max_payload_bytes
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the other end cannot be heard now; see `patience`."""
+        return self._owner.is_away
 
     async def read(self) -> bytes:
         """The next payload; b"" at the other end's EOF. Counts as consumed at once.

@@ -147,6 +147,8 @@ class RpcGate:
 
     def receive_from_donor(self, data: bytes) -> list[Action]:
         """Judge what the donor's libvirtd sent."""
+        if self.step is Step.SHUT:
+            return []
         actions: list[Action] = []
         try:
             for frame in self._from_donor.receive_data(data):
@@ -213,6 +215,7 @@ class RpcGate:
             case OpenCall():
                 return [self._pass(frame, checked_open(call))]
             case FeatureCall(feature) if feature not in PASSED_FEATURES:
+                # Answered here: this host's libvirtd must not begin what the gate cannot read.
                 return [ToDonor(encode_feature_reply(frame, supported=False).to_bytes())]
             case PrepareCall():
                 prepare = checked_prepare(call, self.expected)
@@ -220,6 +223,7 @@ class RpcGate:
                 return [self._pass(frame, prepare)]
             case FinishCall():
                 finish = checked_finish(call, self.expected)
+                # In post-copy the broker commits before Finish, so the grant may be here already.
                 if call.cancelled or self.granted:
                     return [self._pass_finish(frame, finish)]
                 self.step = Step.FINISH_HELD
@@ -231,6 +235,7 @@ class RpcGate:
     def _pass(self, frame: Frame, call: Call) -> ToLibvirtd:
         if len(self._calls) >= MAX_UNANSWERED:
             raise GateRefusal("rpc_flood", f"{len(self._calls)} calls are unanswered")
+        # The frame is written again from the parsed call: no byte passes that the gate did not understand.
         self._calls[frame.serial] = call
         return ToLibvirtd(encode_call(call, frame.serial).to_bytes())
 
@@ -249,6 +254,7 @@ class RpcGate:
             case OpenCall() if error is None:
                 self.step = Step.OPENED
             case PrepareCall():
+                # A Prepare that failed left nothing that could be finished; only closing may follow.
                 self.step = Step.PREPARED if error is None else Step.FINISHED
                 return [PrepareAnswered(error)]
             case FinishCall(cancelled=cancelled):

@@ -27,8 +27,8 @@ SYSTEM_DRIVER = "qemu:///system"
 
 PASSED_FEATURES = frozenset({4, 6, 8, 10, 11, 13, 14, 15})
 """VIR_DRV_FEATURE_*: MIGRATION_P2P, MIGRATION_V3, XML_MIGRATABLE, PROGRAM_KEEPALIVE, MIGRATION_OFFLINE,
-MIGRATION_PARAMS,
-REMOTE_EVENT_CALLBACK, REMOTE_CLOSE_CALLBACK. Any other (file descriptors, typed strings) is answered with no."""
+MIGRATION_PARAMS, REMOTE_EVENT_CALLBACK, REMOTE_CLOSE_CALLBACK. Any other (file descriptors, typed strings) is answered
+with no."""
 
 PASSED_PARAMS = frozenset(
     {
@@ -147,6 +147,7 @@ def _checked_params(
             raise GateRefusal("rpc_parameter", f"migration parameter {param.field!r}")
         if param.field in exact and param.value != exact[param.field]:
             raise GateRefusal("rpc_parameter", f"{param.field} is {param.value!r}, agreed is {exact[param.field]!r}")
+        # This field occurs once for each disk.
         if param.field == "migrate_disks" and param.value not in expected.disks:
             raise GateRefusal("rpc_parameter", f"disk {param.value!r} is not part of the agreement")
         checked.append(_substituted(param, expected) if param.field == "destination_xml" else param)
@@ -171,11 +172,15 @@ def _substituted(param: TypedParam, expected: Expected) -> TypedParam:
 def check_cookie(cookie: bytes, expected: Expected) -> None:
     """Raise `GateRefusal` unless libvirt's migration cookie speaks of the agreed VM, disks and sizes, and of nothing
     else."""
-    parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False)
+    # lxml's other defaults are the safe ones: no network, no external DTD, no huge trees.
+    parser = etree.XMLParser(resolve_entities=False)
     try:
+        # libvirt sends the cookie as a C string, with the NUL at its end.
         root = etree.fromstring(cookie.rstrip(b"\0"), parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise GateRefusal("rpc_cookie", f"the migration cookie is not readable: {error}") from error
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise GateRefusal("rpc_cookie", "the migration cookie has a document type")
     if root.tag != "qemu-migration":
         raise GateRefusal("rpc_cookie", f"the migration cookie is a <{root.tag!s}>")
     strange = sorted({str(child.tag) for child in root} - PASSED_COOKIE_ELEMENTS)
@@ -184,6 +189,7 @@ def check_cookie(cookie: bytes, expected: Expected) -> None:
     if (root.findtext("uuid") or "").lower() != str(expected.vm_uuid):
         raise GateRefusal("rpc_cookie", f"the migration cookie is of VM {root.findtext('uuid')}")
     for disk in root.findall("nbd/disk"):
-        target, capacity = disk.get("target", ""), disk.get("capacity", "")
-        if target not in expected.disks or capacity != str(expected.disks[target]):
+        target, capacity = disk.get("target"), disk.get("capacity")
+        size_bytes = expected.disks.get(str(target))
+        if size_bytes is None or capacity != str(size_bytes):
             raise GateRefusal("rpc_cookie", f"disk {target!r} of {capacity} bytes is not part of the agreement")

@@ -1,6 +1,6 @@
 """libvirt's RPC on the wire: frames, the eight procedures that a migration needs as typed calls, keepalive, errors.
 
-Pure and incremental: bytes in, frames out; every buffer is bounded. What may pass is decided in `rpc_gate`, not here.
+Pure and incremental: bytes in, frames out; every buffer is bounded. What may pass is decided in `gate`, not here.
 Frame (src/rpc/virnetprotocol.x): u32 length with itself, then program, version, procedure, type, serial, status, and an
 XDR payload. Procedures: src/remote/remote_protocol.x. Seen with libvirt 9.0 and 11.3.
 """
@@ -62,7 +62,7 @@ class Status(IntEnum):
     CONTINUE = 2
 
 
-PING, PONG = 1, 2
+PING, PONG = 1, 2  # src/rpc/virkeepaliveprotocol.x
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +284,7 @@ def _read_param(reader: XdrReader) -> TypedParam:
             value = reader.uhyper()
         case ParamType.DOUBLE:
             value = reader.double()
-        case ParamType.BOOLEAN:
+        case ParamType.BOOLEAN:  # libvirt sends it as an int
             value = reader.int32()
         case ParamType.STRING:
             value = reader.string()
@@ -312,6 +312,7 @@ def _write_params(writer: XdrWriter, params: tuple[TypedParam, ...]) -> None:
 
 def encode_error(frame: Frame, message: str, code: int = ERR_OPERATION_DENIED) -> Frame:
     """Return the reply that tells the caller of `frame` a libvirt error, which its libvirtd shows to people."""
+    # virNetMessageError (src/rpc/virnetprotocol.x), field by field; str1 repeats the message.
     writer = XdrWriter().int32(code).int32(FROM_RPC).optional_string(message).int32(LEVEL_ERROR)
     writer.boolean(value=False)  # no domain
     writer.optional_string(message).optional_string(None).optional_string(None)

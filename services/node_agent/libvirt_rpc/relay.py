@@ -3,7 +3,7 @@
 The donor's libvirtd resumes its copy of the guest when Finish fails *or when its connection breaks*, and kills it when
 Finish succeeds. So neither an answer nor an end of the connection reaches it from here before the shell knows who owns
 the VM: after a Finish call went out, the shell hears `FinishAnswered` (or of the lane's end) and decides with
-`release`, `confirm` or `refuse`.
+`confirm` or `refuse`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FinishWanted:
 
 @dataclass(frozen=True, slots=True)
 class FinishAnswered:
-    """The recipient's answer to a Finish that was not cancelled; kept back until `release`."""
+    """The recipient's answer to a Finish that was not cancelled; kept back until `confirm` or `refuse`."""
 
     error: str | None
 
@@ -118,21 +118,22 @@ class DonorRelay:
         frame, self._waiting = self._waiting, None
         return [] if frame is None else [ToLane(frame.to_bytes())]
 
-    def release(self) -> list[DonorAction]:
-        """Give this host's libvirtd the recipient's own answer."""
-        return self._reply(self._answer)
-
     def confirm(self) -> list[DonorAction]:
-        """Tell this host's libvirtd that the guest runs at the recipient, whose own answer is lost: its copy is
-        killed."""
+        """Tell this host's libvirtd that the guest runs at the recipient, in its own words if they came: the copy here
+        is killed."""
         if self._finish is None:
             return []
+        if self._answer is not None and self._answer.status == Status.OK:
+            return self._reply(self._answer)
         return self._reply(encode_finish_reply(self._finish.serial, self.vm_name, self.vm_uuid.bytes))
 
     def refuse(self, message: str) -> list[DonorAction]:
-        """Tell this host's libvirtd that the guest does not run at the recipient: its copy is resumed."""
+        """Tell this host's libvirtd that the guest does not run at the recipient, in its own words if they came: the
+        copy here is resumed."""
         if self._finish is None:
             return []
+        if self._answer is not None and self._answer.status == Status.ERROR:
+            return self._reply(self._answer)
         return self._reply(encode_error(self._finish, message, ERR_OPERATION_DENIED))
 
     def _reply(self, frame: Frame | None) -> list[DonorAction]:

@@ -60,6 +60,7 @@ class XdrReader:
     def fixed(self, size: int) -> bytes:
         """Opaque of known size, with its padding."""
         chunk = self._take(size)
+        # Padding to four bytes must be zero (RFC 4506, 4.9), so that a value has one encoding only.
         if any(self._take(-size % 4)):
             raise XdrError("padding is not zero")
         return chunk

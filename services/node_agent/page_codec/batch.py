@@ -135,6 +135,7 @@ class BatchUnpacker:
             data = self._reader.read(size) if size else b""
         except zstandard.ZstdError as error:
             raise CodecError(finding=f"zstd: {error}") from error
+        # A rest would be taken for the beginning of the next batch.
         if self._source.waiting:
             raise CodecError(finding="a batch has more packed bytes than it declares")
         return memoryview(data)
@@ -159,6 +160,7 @@ class _Source:
 
 
 def _new_stream(level: int) -> zstandard.ZstdCompressionObj:
+    # No checksum: a lane's TLS already detects a damaged payload.
     parameters = zstandard.ZstdCompressionParameters.from_level(level, window_log=WINDOW_LOG, write_checksum=False)
     return zstandard.ZstdCompressor(compression_params=parameters).compressobj()
 

@@ -58,6 +58,7 @@ class CopyFile:
         if self.broken:
             return
         try:
+            # A part of a copy is as bad as none: the recipient would apply the delta to another page.
             if call(self._file, [data], slot * CONTENT_BYTES) != len(data):
                 raise OSError(f"only a part of {len(data)} bytes could be moved")
         except OSError as error:

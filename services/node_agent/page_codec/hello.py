@@ -34,7 +34,7 @@ class Technique(StrEnum):
     ADAPT = "adapt"
     HOT = "hot"
     BASE = "base"
-    KEPT = "kept"
+    CACHE = "kept"  # the value stands in settings files
     EARLY = "early"
 
 

@@ -98,6 +98,7 @@ class FileStore:
 
 class _Ring:
     def __init__(self, path: Path, origin: Origin, keep: int) -> None:
+        # Emptied when opened: numbers start at 0 again, and old bytes must not stand for new ones.
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         self._file = os.open(path, flags, 0o600)
         self._origin = origin
@@ -116,6 +117,7 @@ class _Ring:
 
     def fetch(self, numbers: Numbers) -> Pages:
         wanted = numbers.astype(np.int64)
+        # Held is what has arrived, and whose slot no newer content has taken since.
         missing = np.flatnonzero(~self.arrived.has(wanted) | (wanted < self.arrived.end - self._keep))
         if len(missing):
             raise ContentMissingError(origin=self._origin, number=int(wanted[missing[0]]))

@@ -26,10 +26,19 @@ class Phase(StrEnum):
     PREPARING = "preparing"
     OPEN = "open"
     TRANSFERRING = "transferring"
+    POST_COPY = "post_copy"
+    """Donor: post-copy is wanted, and the broker may commit: only the ledger lets the guest run here again."""
+    SWITCHOVER_ASKED = "switchover_asked"
+    """Recipient: the broker was asked. The guest has never run here."""
     FINISH_PASSED = "finish_passed"
-    """Donor: Finish went to the recipient. Recipient: the switchover was asked for."""
+    """Donor: Finish goes to the recipient. Recipient: the broker has granted, and Finish goes to libvirt: the guest may
+    have run here."""
+    RETURNING = "returning"
+    """Donor: the ledger says that the guest is this host's; it is to run again."""
     DONE = "done"
     """Donor: the guest has left. Recipient: the guest runs here."""
+    KEPT = "kept"
+    """Recipient: granted, and proven not to run here. Everything stays until the broker's AbortTransfer."""
     FAILED = "failed"
     QUARANTINED = "quarantined"
     """Donor: undefined; the disks wait for their erasure."""
@@ -85,6 +94,8 @@ class PortRecord(BaseModel):
     made: tuple[Made, ...] = ()
     disks: tuple[str, ...] = ()
     """Donor: the VM's images on this host, as they were when it left."""
+    was_running: bool = True
+    """Donor: whether the guest ran before the migration paused it; an operator may have suspended it."""
     quarantined_disks: tuple[str, ...] = ()
     left_disks: tuple[str, ...] = ()
     """Donor: one sentence for each image that was not put into quarantine, because it is not the VM's alone."""
@@ -196,9 +207,14 @@ class TransferJournal:
         """Store that all things of one kind are gone."""
         self.discard(*(thing for thing in self.record.made if thing.kind is kind))
 
-    def remember_disks(self, paths: tuple[str, ...]) -> None:
-        """Store where the VM's images lie at the donor."""
-        self._store(disks=paths)
+    def remember_vm(self, paths: tuple[str, ...]) -> None:
+        """Store where the images lie of a VM that runs here, and is to run on if it stays."""
+        self._store(disks=paths, was_running=True)
+
+    def remember_run_state(self, *, was_running: bool) -> None:
+        """Store whether the guest is to run if it stays at the donor."""
+        if was_running is not self.record.was_running:
+            self._store(was_running=was_running)
 
     def conclude(self, phase: Phase, message: PortMessage) -> None:
         """Store the end and its message in one write; a message that was sent already stays so."""

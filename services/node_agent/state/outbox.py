@@ -10,16 +10,16 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.node_agent.state.files import write_atomically
 from shared.backoff import Backoff
 from shared.bus import Bus, BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages import AnyEnvelope, MessageError, open_envelope
 from shared.parties import Party, PartyName
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class _StoredMessage(BaseModel):

@@ -9,11 +9,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from uuid import UUID
 
-import structlog
-
+from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
+    GuestPaused,
     QuerySwitchover,
     RequestSwitchover,
     SwitchoverDenied,
@@ -21,7 +22,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 REPEAT_S = 2.0
 Answer = SwitchoverGranted | SwitchoverDenied | SwitchoverState
@@ -37,9 +38,28 @@ class BrokerClient:
         self._port_id = port_id
         self._publish = publish
         self._answers: asyncio.Queue[Answer] = asyncio.Queue(maxsize=16)
+        self.readiness: BrokerReadiness | None = None
+        """Asks on its own whether the broker could commit; hears all answers about ownership."""
+        self._listeners: list[Callable[[SwitchoverState], None]] = []
 
-    def deliver(self, answer: Answer) -> None:
-        """Take an answer; the oldest is dropped if nobody waits."""
+    def listen(self, listener: Callable[[SwitchoverState], None]) -> Callable[[], None]:
+        """Hear all that the broker says about the owner, asked or not; returns what ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def deliver(self, answer: Answer, *, question: UUID | None = None) -> None:
+        """Take the answer to the question of this id, or what the broker says unasked; the oldest is dropped if nobody
+        waits.
+
+        An answer to `readiness` is no answer to a later question: it may be older than the commit.
+        """
+        if isinstance(answer, SwitchoverState):
+            if self.readiness is not None:
+                self.readiness.heard(answer, question=question)
+                if self.readiness.asked(question) and not (answer.committed or answer.ended):
+                    return
+            for listener in tuple(self._listeners):
+                listener(answer)
         if self._answers.full():
             self._answers.get_nowait()
         self._answers.put_nowait(answer)
@@ -67,6 +87,11 @@ class BrokerClient:
         """Ask who owns the VM, once; None when no answer came within `repeat_s`."""
         answer = await self._ask(QuerySwitchover(port_id=self._port_id))
         return answer if isinstance(answer, SwitchoverState) else None
+
+    async def say_paused(self, vm_uuid: UUID, epoch: int) -> bool:
+        """Say once that all was sent and the guest stands still; whether the broker answered within `repeat_s`."""
+        answer = await self._ask(GuestPaused(port_id=self._port_id, vm_uuid=vm_uuid, epoch=epoch))
+        return isinstance(answer, SwitchoverState)
 
     async def _ask(self, question: PortMessage) -> Answer | None:
         while not self._answers.empty():

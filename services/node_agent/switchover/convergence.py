@@ -21,7 +21,7 @@ The port's deadline is the broker's to watch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.node_agent.hypervisor.interface import JobStats
 from shared.messages.service_change import PostCopy
@@ -58,9 +58,10 @@ HOLD_SHARE = 4
 
 @dataclass(frozen=True, slots=True)
 class SetMaxDowntime:
-    """Tell the hypervisor this limit."""
+    """Tell the hypervisor this limit. The `last` one stops the guest for as long as the rest takes."""
 
     milliseconds: int
+    last: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,25 +154,38 @@ class Ladder:
     _since_round: int = 0
     _since_ms: int = 0
     _told_ms: int | None = None
+    _stops_guest: bool = False
     _over: bool = False
 
     def next_steps(
-        self, stats: JobStats, *, link: Backlog, recipient: Backlog, new_data_share: float = 1.0
+        self,
+        stats: JobStats,
+        *,
+        link: Backlog,
+        recipient: Backlog,
+        new_data_share: float = 1.0,
+        may_switch: bool = True,
     ) -> list[Step]:
         """Judge one reading. What the hypervisor will send comes on top of what waits: all of it for the recipient,
-        `new_data_share` of it for the link.
+        `new_data_share` of it for the link. While not `may_switch`, the guest must not be paused: the limit is the
+        least there is, and nothing climbs. A step that is not reported by `carried_out` is decided again.
         """
         if self._over or stats.memory_total_bytes == 0:
             return []
+        if not may_switch:
+            self._since_round, self._since_ms = stats.memory_iteration, stats.elapsed_ms
+            return self._tell(NEVER_MS)
+        if self._stops_guest:
+            return self._tell(UNLIMITED_MS)
         if self.post_copy == "always":
-            return [self._start_post_copy()] if _first_round_is_all_but_over(stats) else self._tell(NEVER_MS)
+            return [StartPostCopy()] if first_round_is_all_but_over(stats) else self._tell(NEVER_MS)
         rounds, waited_ms = stats.memory_iteration - self._since_round, stats.elapsed_ms - self._since_ms
         if rounds >= PATIENCE and waited_ms >= PATIENCE_MS:
             if self._rung < STEPS:
                 self._rung += 1
                 self._since_round, self._since_ms = stats.memory_iteration, stats.elapsed_ms
             elif self.post_copy == "if_needed":
-                return [self._start_post_copy()]
+                return [StartPostCopy()]
             elif rounds >= LAST_PATIENCE and waited_ms >= 1000 * LAST_PATIENCE_S:
                 return [self._last_step(stats)]
         return self._tell(self._limit_ms(link, recipient, new_data_share))
@@ -180,21 +194,28 @@ class Ladder:
         """How many bytes of hot pages may wait at this rate."""
         return self.max_downtime_ms * rate_bytes_per_s // 1000 // HOLD_SHARE
 
-    def _tell(self, limit_ms: int) -> list[Step]:
-        """Small changes are not worth a call."""
-        if self._told_ms is not None and abs(limit_ms - self._told_ms) <= max(1, self._told_ms // 10):
-            return []
-        self._told_ms = limit_ms
-        return [SetMaxDowntime(limit_ms)]
+    def carried_out(self, step: Step) -> None:
+        """The step was done. The ladder is over with the last one: post-copy runs, stop-and-copy is set, or it gave
+        up.
+        """
+        match step:
+            case SetMaxDowntime(milliseconds, last):
+                self._told_ms = milliseconds
+                self._stops_guest = self._stops_guest or last
+            case StartPostCopy() | GiveUp():
+                self._over = True
 
-    def _start_post_copy(self) -> StartPostCopy:
-        self._over = True
-        return StartPostCopy()
+    def _tell(self, limit_ms: int) -> list[Step]:
+        """Small changes are not worth a call; a change to or from the least limit is."""
+        told_ms = self._told_ms
+        if told_ms is None:
+            return [SetMaxDowntime(limit_ms)]
+        little_ms = 0 if NEVER_MS in {limit_ms, told_ms} else max(1, told_ms // 10)
+        return [] if abs(limit_ms - told_ms) <= little_ms else [SetMaxDowntime(limit_ms)]
 
     def _last_step(self, stats: JobStats) -> SetMaxDowntime | GiveUp:
-        self._over = True
         if self.stop_and_copy:
-            return SetMaxDowntime(UNLIMITED_MS)
+            return SetMaxDowntime(UNLIMITED_MS, last=True)
         return GiveUp(
             f"after {stats.memory_iteration} rounds the guest still writes {stats.dirty_rate_bytes_per_s} bytes per"
             f" second and cannot be moved with a downtime of {self.max_downtime_ms} ms: allow a longer one, post-copy,"
@@ -211,7 +232,8 @@ class Ladder:
         return min(UNLIMITED_MS, max(1, int(room_ms * bytes_per_s / PLANNED_BYTES_PER_S)))
 
 
-def _first_round_is_all_but_over(stats: JobStats) -> bool:
+def first_round_is_all_but_over(stats: JobStats) -> bool:
+    """Whether at most a small part of memory is left to be sent for the first time."""
     if stats.memory_iteration >= 2:
         return True
     return stats.memory_processed_bytes > 0 and LAST_PART * stats.memory_remaining_bytes <= stats.memory_total_bytes

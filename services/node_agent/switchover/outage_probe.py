@@ -19,13 +19,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.switchover.outage_meter import FRAME_BYTES, OutageMeter, neighbours, parse_mac, socket_filter
-from shared.domain import NicFacts, describe
+from shared.domain import DomainSource, NicFacts, describe
+from shared.logs import get_logger
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 FINISH_WITHIN_S = 1.0
 """How long the end of a port waits for the guest's answers from the recipient."""
@@ -51,7 +50,7 @@ _TIMESPEC = struct.Struct("@qq")
 class OutageWatch(Protocol):
     """What an outbound transfer calls, in this order, and what it gets at the end."""
 
-    def open(self, domain_xml: str) -> None:
+    def open(self, domain_xml: DomainSource) -> None:
         """The VM, running here, is about to leave. Learns its address meanwhile."""
         ...
 
@@ -71,7 +70,7 @@ class OutageWatch(Protocol):
 class NoProbe:
     """Measures nothing: the settings say so."""
 
-    def open(self, domain_xml: str) -> None:
+    def open(self, domain_xml: DomainSource) -> None:
         """Nothing to do."""
 
     def memory_flows(self) -> None:
@@ -175,7 +174,7 @@ class ArpProbe:
         self._meter: OutageMeter | None = None
         self._narrowed = False
 
-    def open(self, domain_xml: str) -> None:
+    def open(self, domain_xml: DomainSource) -> None:
         """Begin to listen. What cannot be is logged."""
         nic = next((nic for nic in describe(domain_xml).nics if nic.bridge is not None), None)
         if nic is None or nic.bridge is None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 
-import structlog
-
 from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from shared.logs import get_logger
 from shared.page_stream.bodies import StreamKind
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 DRIVER = "driver"
 SWITCHOVER = "switchover"
@@ -23,19 +22,32 @@ ANSWER_WITHIN_S = 30.0
 GRANTED = b"granted"
 
 
+class PostCopyDenied(QuestionError):
+    """The broker has not committed, and says why. No answer at all is not this."""
+
+
 async def ask_for_switchover(control: LaneSession, *, within_s: float = ANSWER_WITHIN_S) -> None:
-    """Return when the broker has committed the switchover. Raises `QuestionError`; then it may still be committed."""
+    """Return when the broker has committed the switchover.
+
+    Raises `PostCopyDenied`; or `QuestionError`, where it may have been committed or may still be: ask again.
+    """
     try:
         stream = control.open_stream(StreamKind.CONTROL, SWITCHOVER)
+    except (LaneError, ValueError) as error:
+        raise QuestionError(f"switchover was not granted: {error}") from error
+    try:
         stream.write_eof()
         async with asyncio.timeout(within_s):
             answer = await stream.read()
     except (LaneError, StreamError) as error:
         raise QuestionError(f"switchover was not granted: {error}") from error
     except TimeoutError:
+        stream.reset("no answer in time; it is asked again")
         raise QuestionError(f"switchover was not granted: no answer within {within_s:.0f} s") from None
+    if not answer:
+        raise QuestionError("switchover was not granted: the recipient ended the question")
     if answer != GRANTED:
-        raise QuestionError(f"switchover was not granted: {answer.decode(errors='replace')[:500]}")
+        raise PostCopyDenied(f"switchover was not granted: {answer.decode(errors='replace')[:500]}")
 
 
 async def answer_switchover(stream: LaneStream, refusal: str | None) -> None:

@@ -6,13 +6,12 @@ import asyncio
 import shutil
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Kind, Made, TransferJournal
+from shared.logs import get_logger
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 _ORDER = (Kind.DOMAIN, Kind.DISK, Kind.DIRECTORY)
 """A domain first: it holds the disks open and would write to them."""

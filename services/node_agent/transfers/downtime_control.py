@@ -26,8 +26,15 @@ class DowntimeControl:
         self._new_data = NewDataShare()
         self._rate_at_s = clock()
 
-    def sample(self, stats: JobStats) -> list[Step]:
-        """Judge one reading of the job with the lanes as they are now; what the codec may let wait is set here."""
+    def carried_out(self, step: Step) -> None:
+        """A step was done; one that failed is decided again."""
+        self._ladder.carried_out(step)
+
+    def sample(self, stats: JobStats, *, may_switch: bool = True) -> list[Step]:
+        """Judge one reading of the job with the lanes as they are now; what the codec may let wait is set here.
+
+        While not `may_switch`, the guest must not be paused.
+        """
         lanes = self._lanes.stats()
         memory, now_s = lanes[Lane.MEMORY], self._clock()
         if now_s >= self._rate_at_s:
@@ -57,4 +64,5 @@ class DowntimeControl:
                 self._recipient.bytes_per_s,
             ),
             new_data_share=self._new_data.share,
+            may_switch=may_switch,
         )

@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.lanes.core.errors import LaneError, StreamError
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc.gate import (
@@ -22,10 +20,11 @@ from services.node_agent.libvirt_rpc.gate import (
     ToLibvirtd,
 )
 from services.node_agent.libvirt_rpc.gate_terms import GateRefusal
+from shared.logs import get_logger
 from shared.messages.porting import SwitchoverDenied
 from shared.tasks import first_error
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 _READ_BYTES = 256 * 1024
 

@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from services.node_agent.dedup.early_transfer import EARLY
 from services.node_agent.dedup.exchange import CONTENTS
 from services.node_agent.dedup.overlay_request import OVERLAYS
@@ -43,6 +41,7 @@ from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import DRIVER, SWITCHOVER, answer_switchover
+from services.node_agent.switchover.readiness import READY, answer_readiness
 from services.node_agent.transfers.cleanup import remove_created
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.gate_proxy import GateProxy
@@ -52,14 +51,16 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
 from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 LAST_BYTES_S = 5.0
+_STREAM_ERRORS = (SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +238,8 @@ class Inbound:
                     await self._on_driver(stream)
                 case label if label == SWITCHOVER and self._gate is not None:
                     await self._on_switchover_question(stream, self._gate)
+                case label if label == READY:
+                    await answer_readiness(stream, self._broker.readiness)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:
@@ -247,9 +250,7 @@ class Inbound:
             self._note_trouble(refusal.code, str(refusal))
             # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
             stream.write_eof()
-        except (
-            SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError
-        ) as error:  # fmt: skip
+        except _STREAM_ERRORS as error:
             code = error.code if isinstance(error, VmportError) else "driver_connection"
             self._note_trouble(code, str(error))
             stream.reset(str(error))

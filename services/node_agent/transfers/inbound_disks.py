@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import structlog
-
 from services.node_agent.dedup.base_images import OverlaysWanted
 from services.node_agent.dedup.overlay_request import answer_overlays, read_overlays_wanted
 from services.node_agent.hypervisor import disk_images
@@ -18,10 +16,11 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.state.journal import Kind, TransferJournal
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.write_back import write_back
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 class InboundDisks:

@@ -37,7 +37,7 @@ from services.node_agent.transfers.port_lanes import PortRoutes
 from services.node_agent.transfers.recovery import Recovery, recover_when_possible
 from services.node_agent.transfers.reporting import OutboundReports, TransferReports, failure_message
 from shared.domain import DomainXmlError
-from shared.logs import port_bound
+from shared.logs import get_logger, port_bound
 from shared.messages.base import PortMessage
 from shared.messages.nodes import ExpectOutbound
 from shared.messages.porting import (
@@ -50,7 +50,7 @@ from shared.messages.porting import (
 )
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 STORE_AGAIN_S = 1.0
 """How long to wait before an arrival that could not be stored (a full disk) is stored again."""
@@ -158,7 +158,7 @@ class Transfers:
         record = self._journal.get(agreement.port_id, side)
         if record is not None and self._reports.final_again(record):
             return
-        record = PortRecord(side=side, agreement=agreement)
+        record = PortRecord(side=side, agreement=agreement, was_running=False)
         self._journal.store(record)
         perform = self._outbound if side is Side.OUTBOUND else self._inbound
         active = self._begin(record)
@@ -336,7 +336,7 @@ class Transfers:
         doubt = active.reporter.in_doubt
         recovery = Recovery(active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt)
         if active.journal.record.side is Side.OUTBOUND:
-            active.cancel_with(recovery.guard.aborted.set)
+            active.cancel_with(recovery.guard.abort)
         return await recover_when_possible(recovery)
 
     # ---- answers ----

@@ -1,26 +1,28 @@
 """The outbound transfer of a port: the guest leaves this host.
 
 libvirt at this host migrates the guest into three sockets of ours; what comes out of them goes into the lanes. This
-module starts that and settles who runs the guest; `outbound_preparation` does what comes before it, `migration_watch`
-what runs beside it. It owns no lane protocol and no RPC bytes.
+module starts that; `outbound_preparation` does what comes before it, `migration_watch` what runs beside it, and
+`finish_guard` settles who runs the guest, as `machine.table` says. It owns no lane protocol and no RPC bytes.
 
 What can go wrong, and what keeps at most one copy running (invariant 1) and no guest lost (invariant 3):
 
-* *Before Finish goes out* every failure makes libvirt resume its own copy; we verify, and resume it where libvirt did
-  not. The recipient's copy has never run, and its gate never asks the broker without a Finish.
+* *Before Finish goes out* every failure makes libvirt resume its own copy; where it did not, that is done for it, and
+  the transfer ends only when the guest is seen running, however often libvirtd is restarted meanwhile. The recipient's
+  copy has never run, and its gate never asks the broker without a Finish.
+* *The journal cannot be written at Finish.* Finish is refused to libvirtd, which lets the guest run on.
 * *Finish is out, the agent lives.* QEMU's process is stopped (the fence), so no failure of libvirtd, of the lane or of
-  the recipient can run the guest here. libvirtd's connection is held open until `donor_verdict` has an answer from the
-  ledger; the fence is lifted only then, and only if libvirtd still waits for that answer.
+  the recipient can run the guest here. libvirtd's connection is held open until the ledger has decided. If the guest
+  has arrived, the stopped process is killed, and only then libvirtd hears of it; a libvirtd that was restarted, and
+  hangs on the stopped process, is freed by that.
 * *Finish is out, this agent dies.* libvirtd sees its connection break and tries to resume; the stopped process cannot
-  run. The next agent finds `finish_passed` in the journal, asks the broker, and kills the copy or lets it go on
-  (`recovery`). Two gaps remain. Between lifting the fence, when the guest has arrived, and libvirtd's own kill there
-  are some milliseconds. And a host without the right to signal QEMU (`fence=False` in the log) has no fence: there
-  an agent's death within Finish lets libvirtd resume until the restart. Handing the connection's descriptor to the
-  service manager would close both; it is not done here.
+  run. The next agent finds `finish_passed` in the journal, fences again, asks the broker, and kills the copy or lets it
+  go on (`recovery`). A host without the right to signal QEMU (`fence=False` in the log) has no fence: there an agent's
+  death within Finish lets libvirtd resume until the restart.
 * *The recipient's agent or libvirtd dies after the commit.* The ledger says the recipient; this copy stays frozen until
   the broker hears that the guest runs there, or gives the VM back.
 * *Post-copy.* From its start neither side holds the whole guest, so the fence is not used, and a loss of either side is
-  a loss of the guest; so it is used only where the request allows it, and the broker commits before it starts.
+  a loss of what the guest did since; so it is used only where the request allows it, and the broker commits before it
+  starts. It is in the journal before the broker is asked: from then on only the ledger lets the guest run here again.
 """
 
 from __future__ import annotations
@@ -31,8 +33,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-
-import structlog
 
 from services.node_agent.hypervisor.interface import (
     Hypervisor,
@@ -46,10 +46,11 @@ from services.node_agent.lanes.core.errors import LaneError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
-from services.node_agent.switchover.finish_guard import DonorFinishGuard
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
-from services.node_agent.switchover.verdict import Verdict
+from services.node_agent.switchover.post_copy_request import ask_for_switchover
+from services.node_agent.switchover.readiness import SwitchoverReadiness
 from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
 from services.node_agent.transfers.migration_watch import MigrationWatch
 from services.node_agent.transfers.outbound_connections import OutboundConnections
 from services.node_agent.transfers.outbound_preparation import OutboundPreparation
@@ -60,12 +61,12 @@ from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import DomainXmlError
 from shared.errors import VmportError
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
-from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 FIRST_DOWNTIME_MS = 50
@@ -98,6 +99,7 @@ class OutboundTuning:
     progress_every_s: float = 1.0
     seeding_every_s: float = 5.0
     abort_within_s: float = 5.0
+    look_again_s: float = 1.0
     auto_converge: bool = False
 
 
@@ -138,11 +140,18 @@ class Outbound:
         self._began_s = clock()
         self._started = False
         self._plans_bytes = False
-        self._was_running = False
         self._paused_at_s: float | None = None
         self._guard = DonorFinishGuard(
-            agreement, hypervisor=hypervisor, broker=broker, journal=journal, in_doubt=reporter.in_doubt, clock=clock
+            agreement,
+            hypervisor=hypervisor,
+            broker=broker,
+            journal=journal,
+            in_doubt=reporter.in_doubt,
+            ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
+            tuning=GuardTuning(look_again_s=tuning.look_again_s),
+            clock=clock,
         )
+        self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
         self._preparation = self._make_preparation(now)
 
         self._connections = OutboundConnections(
@@ -173,7 +182,7 @@ class Outbound:
     def cancel(self) -> None:
         """Stop: the broker says so, and it says so only while the VM is the donor's."""
         self._preparation.cancelled.set()
-        self._guard.aborted.set()
+        self._guard.abort()
 
     def stop(self) -> None:
         """Stop if it is not too late: this process ends. Says nothing about who owns the VM."""
@@ -182,6 +191,7 @@ class Outbound:
     async def run(self) -> OutboundResult:
         """Move the guest. Raises `TransferError`, which says whether it runs here."""
         stop_listening = self._hypervisor.listen(self._on_lifecycle)
+        self._tasks.spawn(self._guard.run(), name="finish guard")
         try:
             await self._preparation.seed_until_window()
             self._began_s = self._clock()
@@ -209,10 +219,10 @@ class Outbound:
     async def _prepare(self) -> MigrationPlan:
         agreement = self._agreement
         vm = await self._preparation.check_vm()
-        self._was_running = True
         self._contents.scan_ahead(Path(file) for file in vm.files)
-        self._outage.open(vm.domain_xml)
-        self._journal.remember_disks(vm.files)
+        self._outage.open(vm.domain)
+        self._journal.remember_vm(vm.files)
+        self._guard.guest_runs()
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
         await self._connections.listen(self._sockets)
@@ -259,6 +269,7 @@ class Outbound:
             watch_every_s=self._tuning.watch_every_s,
             progress_every_s=self._tuning.progress_every_s,
             clock=self._clock,
+            not_ready=lambda: self._readiness.problem,
         )
 
     async def _migrate(self, plan: MigrationPlan) -> None:
@@ -272,20 +283,11 @@ class Outbound:
         finally:
             watcher.cancel()
             stopper.cancel()
-        if error is not None and not await self._left_anyway():
-            raise error
-
-    async def _left_anyway(self) -> bool:
-        """libvirt reports a failure: is the guest at the recipient all the same? Then its copy here must go."""
-        if not self._guard.passed:
-            return False
-        verdict = self._guard.verdict
-        if verdict is None:
-            verdict = await self._guard.outcome_unknown("this host's hypervisor ended the connection by itself")
-        if verdict is not Verdict.RUNS_THERE:
-            return False
-        await self._hypervisor.destroy(self._agreement.vm_uuid)
-        return True
+        end = await self._guard.migration_ended(None if error is None else str(error))
+        if not end.left:
+            raise error or HypervisorError(
+                "migrate", "libvirt says that the guest has left, and the broker that it has not"
+            )
 
     async def _call_migrate(self, plan: MigrationPlan) -> HypervisorError | None:
         try:
@@ -322,14 +324,25 @@ class Outbound:
 
     def _on_memory_flows(self) -> None:
         self._outage.memory_flows()
+        self._tasks.spawn(self._readiness.run(), name="readiness")
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:
         if event.vm_uuid != self._agreement.vm_uuid or self._guard.passed:
             return
         if event.kind is Lifecycle.SUSPENDED:
             self._paused_at_s = event.at_s
+            if event.by_operator:
+                self._remember_run_state(was_running=False)
         elif event.kind is Lifecycle.RESUMED:
             self._paused_at_s = None
+            self._remember_run_state(was_running=True)
+
+    def _remember_run_state(self, *, was_running: bool) -> None:
+        (self._guard.guest_runs if was_running else self._guard.guest_suspended)()
+        try:
+            self._journal.remember_run_state(was_running=was_running)
+        except OSError as error:
+            log.warning("guest's run state not stored", was_running=was_running, error=str(error))
 
     def _note_trouble(self, code: str, detail: str) -> None:
         log.info("migration connection failed", code=code, error=detail)
@@ -364,9 +377,10 @@ class Outbound:
         )
 
     async def _failure(self, error: Exception) -> TransferError:
-        if self._stays():
-            await self._guard.start_fence.open()
-        running = await self._run_again()
+        """The error to tell, when the guest is certain to run here, or not to."""
+        end = await self._guard.migration_ended(str(error))
+        booted = not end.left and await self._guard.start_fence.open()
+        running = end.running or booted
         if self._preparation.cancelled.is_set():
             return TransferError("cancelled", "the transfer was stopped on request", guest_running=running)
         if self._trouble is not None:
@@ -375,22 +389,3 @@ class Outbound:
         code = error.code if isinstance(error, VmportError) else "outbound_failed"
         detail = str(error) or type(error).__name__
         return TransferError(code, detail, guest_running=running)
-
-    def _stays(self) -> bool:
-        """Whether the VM is this host's without doubt: nobody may run it elsewhere, or the ledger gave it back."""
-        given_back = self._guard.verdict is Verdict.RUNS_HERE or self._guard.aborted.is_set()
-        return given_back or not self._guard.start_fence.closed
-
-    async def _run_again(self) -> bool:
-        """The guest stays here: make sure that it runs, whatever libvirt left. After post-copy began it must not."""
-        uuid = self._agreement.vm_uuid
-        try:
-            paused = await self._hypervisor.state(uuid) is VmState.PAUSED
-            if paused and self._was_running and not self._guard.post_copy:
-                log.warning("guest left paused by libvirt; resuming it", vm=str(uuid))
-                await self._hypervisor.thaw(uuid)
-                await self._hypervisor.resume(uuid)
-        except HypervisorError:
-            log.exception("guest state unknown", vm=str(uuid))
-            return False
-        return await self._hypervisor.is_running(uuid)

@@ -11,8 +11,8 @@ from services.node_agent.lanes.core.errors import LaneError, StreamError
 from services.node_agent.libvirt_rpc.messages import RpcError
 from services.node_agent.libvirt_rpc.relay import DonorRelay
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.switchover.finish_guard import DonorFinishGuard
 from services.node_agent.switchover.post_copy_request import DRIVER
+from services.node_agent.transfers.finish_guard import DonorFinishGuard
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets
 from services.node_agent.transfers.relay_proxy import RelayProxy
@@ -71,9 +71,10 @@ class OutboundConnections:
                 self._note_trouble("driver_connection", str(error))
 
     async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._memory_flows()
         # QEMU's first connection is the migration stream; in post-copy a second one carries what the guest waits for.
         first, self._has_memory = not self._has_memory, True
+        if first:
+            self._memory_flows()
         await self._pump(Lane.MEMORY if first else Lane.URGENT, StreamKind.MEMORY, reader, writer)
 
     async def _on_disk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -12,8 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from services.node_agent.dedup.overlay_request import ask_for_overlays
 from services.node_agent.dedup.seeding import Seeding, SeedSource
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, MigrationAborted
@@ -24,12 +22,13 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import SeedingMeter
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import describe, guest_abi_differences
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 GREETING_BYTES = 64 * 1024
 """More than NBD says before it writes."""
@@ -94,7 +93,7 @@ class OutboundPreparation:
             vm_uuid=self._agreement.vm_uuid,
             disks=[Path(file) for file in vm.files],
             disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
-            ram=ram_ranges(vm.domain_xml),
+            ram=ram_ranges(vm.domain),
         )
         with self._contents.seeding(self._lanes.disk, source, self._hypervisor) as seeding:
             running = self._tasks.spawn(seeding.run(), name="seed")
@@ -132,7 +131,7 @@ class OutboundPreparation:
             raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
         if vm.description.blockers:
             raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
-        if differences := guest_abi_differences(vm.domain_xml, agreement.domain_xml):
+        if differences := guest_abi_differences(vm.domain, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
         return vm
 
@@ -179,7 +178,7 @@ class OutboundPreparation:
 
     async def _send_early(self, vm: LiveVm) -> None:
         """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""
-        disks = describe(vm.domain_xml).disks
+        disks = describe(vm.domain).disks
         images = [Path(disk.source) for disk in disks if disk.format == "raw" and not disk.read_only]
         try:
             await self._contents.send_early(self._lanes.disk, images, over=self._disks_flow)

@@ -13,8 +13,6 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.page_codec.codec import ChunkDecoder, ChunkEncoder
 from services.node_agent.page_codec.contents import KEY_BYTES, Origin, Pages
@@ -30,9 +28,10 @@ from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
 from services.node_agent.page_codec.store import FileStore, KnownReader
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
+from shared.logs import get_logger
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 Pair = tuple[ChunkEncoder, ChunkDecoder]
 
@@ -63,10 +62,10 @@ class DonorCodecs:
         self.port = PortEncoder(os.urandom(KEY_BYTES), techniques=self.techniques)
         self._folder = folder
         self._scratch = scratch
-        self._kept: FileStore | None = None
+        self._sent: FileStore | None = None
         self._copies: list[CopyFile] = []
         self.port.open_copies = self._open_copies
-        if Technique.KEPT in self.techniques:
+        if Technique.CACHE in self.techniques:
             self.port.keeper = self._keep
 
     def pair(self, lane: Lane) -> Pair:
@@ -87,9 +86,9 @@ class DonorCodecs:
         self.port.contents.forget()
         for copies in self._copies:
             copies.close()
-        if self._kept is not None:
-            self._kept.close()
-            self._kept = None
+        if self._sent is not None:
+            self._sent.close()
+            self._sent = None
 
     def _open_copies(self) -> CopyFile:
         """Without a file there are no deltas, and the port goes on."""
@@ -107,9 +106,9 @@ class DonorCodecs:
     def _keep(self, pages: Pages) -> None:
         """A return port that costs more is better than a failed port: a full disk ends the keeping, not the port."""
         try:
-            if self._kept is None:
-                self._kept = FileStore(self._folder, keep=self.port.hello.keep)
-            self._kept.append(Origin.MEMORY, pages)
+            if self._sent is None:
+                self._sent = FileStore(self._folder, keep=self.port.hello.keep)
+            self._sent.append(Origin.MEMORY, pages)
         except OSError as error:
             log.warning("memory cache stopped", error=str(error))
             self.port.keeper = None
@@ -149,7 +148,7 @@ class RecipientCodecs:
         if self._store is not None:
             self._store.close()
             self._store = None
-        if Technique.KEPT not in self.techniques:
+        if Technique.CACHE not in self.techniques:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _make_store(self, hello: Hello) -> FileStore:

@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.dedup.base_images import BaseImages, ImageReader, OverlaysWanted, published
 from services.node_agent.dedup.block_index import BlockIndex
 from services.node_agent.dedup.cache import INDEX_KEPT_S, Cache
@@ -43,9 +41,10 @@ from services.node_agent.page_codec.hello import Technique
 from services.node_agent.settings import NodeSection
 from services.node_agent.transfers.port_codecs import DonorCodecs, RecipientCodecs
 from shared.domain import LayerFacts
+from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 SENT = "sent"
 RECEIVED = "received"
@@ -69,7 +68,7 @@ class PortContents:
         self._bases = BaseImages(settings.state_dir / "indexes")
         self._reader = ImageReader(self._bases)
         self._scans: dict[UUID, FileScans] = {}
-        self._kept = Cache(
+        self._cache = Cache(
             settings.state_dir / "contents",
             self._index,
             keep_s=settings.keep_contents_s,
@@ -83,21 +82,21 @@ class PortContents:
     def outbound(self, agreement: ServiceChangeAgreement) -> OutboundContents:
         """For the side that the guest leaves."""
         scans = self._scans.pop(agreement.port_id, None) or FileScans()
-        return OutboundContents(self._settings, self._kept, self._reader, agreement, scans)
+        return OutboundContents(self._settings, self._cache, self._reader, agreement, scans)
 
     def inbound(self, agreement: ServiceChangeAgreement) -> InboundContents:
         """For the side where the guest arrives."""
         uuid, port_id = agreement.vm_uuid, agreement.port_id
-        kept = [*self._kept.files(uuid, but=port_id), *self._quarantined(uuid)]
+        cached = [*self._cache.files(uuid, other_than=port_id), *self._quarantined(uuid)]
         without = self._settings.without
         sources = Sources(
             images=None if Technique.BASE in without else self._settings.base_image_dir,
-            kept=() if Technique.KEPT in without else tuple(kept),
+            cached=() if Technique.CACHE in without else tuple(cached),
             index=self._index,
         )
-        folder = self._kept.folder(uuid, port_id, RECEIVED)
-        seeds = agreement.limits.seed and Technique.KEPT not in without
-        seed = seed_place(self._kept, agreement) if seeds else None
+        folder = self._cache.folder(uuid, port_id, RECEIVED)
+        seeds = agreement.limits.seed and Technique.CACHE not in without
+        seed = seed_place(self._cache, agreement) if seeds else None
         bases = self._bases if self._settings.overlays else None
         return InboundContents(RecipientCodecs(folder, without=without), sources, bases, seed)
 
@@ -108,7 +107,7 @@ class PortContents:
 
     async def scan_ahead(self, port_id: UUID, files: Iterable[Path]) -> None:
         """Read what an outbound transfer will offer that begins in a moment; discarded if it does not."""
-        if port_id in self._scans or {Technique.BASE, Technique.KEPT} <= set(self._settings.without):
+        if port_id in self._scans or {Technique.BASE, Technique.CACHE} <= set(self._settings.without):
             return
         scans = self._scans[port_id] = FileScans()
         scans.begin(files)
@@ -122,7 +121,7 @@ class PortContents:
     async def sweep(self, active: Collection[UUID]) -> None:
         """Remove what was kept long enough, and index new base images. What fails is logged and tried the next time."""
         try:
-            await asyncio.to_thread(self._kept.sweep, time.time(), active=active)
+            await asyncio.to_thread(self._cache.sweep, time.time(), active=active)
         except (OSError, DiskImageError) as error:
             log.warning("cache cannot be swept", error=str(error))
         try:
@@ -134,9 +133,9 @@ class PortContents:
             log.warning("base images cannot be indexed", error=str(error))
 
 
-def seed_place(kept: Cache, agreement: ServiceChangeAgreement) -> SeedPlace:
+def seed_place(cache: Cache, agreement: ServiceChangeAgreement) -> SeedPlace:
     """Where this node stores the seed of a port."""
-    return SeedPlace(kept.folder(agreement.vm_uuid, agreement.port_id, SEED), kept.quota_bytes)
+    return SeedPlace(cache.folder(agreement.vm_uuid, agreement.port_id, SEED), cache.quota_bytes)
 
 
 class OutboundContents:
@@ -145,19 +144,21 @@ class OutboundContents:
     def __init__(
         self,
         settings: NodeSection,
-        kept: Cache,
+        cache: Cache,
         reader: ImageReader,
         agreement: ServiceChangeAgreement,
         scans: FileScans,
     ) -> None:
         """`scans` may have begun; they are closed with this."""
         self._reader = reader
-        self._kept = () if Technique.KEPT in settings.without else kept.files(agreement.vm_uuid, but=agreement.port_id)
+        uuid, port_id = agreement.vm_uuid, agreement.port_id
+        caches = Technique.CACHE not in settings.without
+        self._cached = cache.files(uuid, other_than=port_id) if caches else ()
         self._learnt: ExchangeResult | None = None
-        folder = kept.folder(agreement.vm_uuid, agreement.port_id, SENT)
+        folder = cache.folder(uuid, port_id, SENT)
         self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
         self._scans = scans
-        self._seed = seed_place(kept, agreement)
+        self._seed = seed_place(cache, agreement)
         asked = agreement.limits.seed_bandwidth_bytes_per_s
         self._seed_rate = settings.seed_bandwidth_bytes_per_s if asked is None else asked
 
@@ -167,7 +168,7 @@ class OutboundContents:
 
         End it before the block ends.
         """
-        if Technique.KEPT not in self.codecs.techniques:
+        if Technique.CACHE not in self.codecs.techniques:
             source = replace(source, disks=(), ram=())
         with SeedKeeper(self._seed) as keeper:
             tuning = SeedTuning(send_bytes_per_s=self._seed_rate)
@@ -189,7 +190,7 @@ class OutboundContents:
 
     @property
     def _learns(self) -> bool:
-        return bool(self.codecs.techniques & {Technique.BASE, Technique.KEPT})
+        return bool(self.codecs.techniques & {Technique.BASE, Technique.CACHE})
 
     async def learn(self, control: LaneSession, disks: Sequence[Path]) -> None:
         """Find out what the recipient has. Raises LaneError."""
@@ -198,7 +199,7 @@ class OutboundContents:
         began_s = time.monotonic()
         seeded = self._seed.files()
         within_s = SEEDED_EXCHANGE_WITHIN_S if seeded else EXCHANGE_WITHIN_S
-        files = [*disks, *seeded, *self._kept]
+        files = [*disks, *seeded, *self._cached]
         try:
             learnt = await offer_contents(control, self.codecs.port, files, self._scans, within_s=within_s)
         finally:
@@ -296,4 +297,4 @@ class InboundContents:
         """The seed is known like what an earlier port left."""
         if self._seed is None:
             return self._sources
-        return replace(self._sources, kept=(*self._seed.files(), *self._sources.kept))
+        return replace(self._sources, cached=(*self._seed.files(), *self._sources.cached))

@@ -58,7 +58,7 @@ class LaneTuning:
     control_window_bytes: int = 1 << 20
     memory_window_bytes: int = 4 << 20
     disk_window_bytes: int = 8 << 20
-    silence_s: float = 120.0
+    silence_s: float = 300.0
 
     def window_bytes(self, lane: Lane) -> int:
         """One lane's window."""
@@ -176,6 +176,12 @@ class PortLanes:
         for of, pump in self._pumps:
             if of is lane:
                 pump.hold_at_most(limit_bytes)
+
+    def stop_reading(self, lane: Lane, *, stopped: bool) -> None:
+        """Take nothing more from this host's hypervisor on a lane for now, or go on; see `StreamPump.stop_reading`."""
+        for of, pump in self._pumps:
+            if of is lane:
+                pump.stop_reading(stopped=stopped)
 
     def contents(self, lane: Lane) -> Counter[str]:
         """Bytes of guest memory and disk that left on a lane, by the technique of the codec that took care of them."""

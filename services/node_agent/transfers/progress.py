@@ -27,6 +27,7 @@ class Progress:
     rate_bytes_per_s: int
     dirty_rate_bytes_per_s: int
     eta_s: float | None
+    waiting_for: str | None = None
 
 
 @dataclass(slots=True)

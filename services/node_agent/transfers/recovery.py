@@ -14,20 +14,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
-from services.node_agent.switchover.finish_guard import DonorFinishGuard
-from services.node_agent.switchover.verdict import Verdict
 from services.node_agent.transfers.cleanup import remove_created
 from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import InboundFinished, Side
 from shared.messages.vm import VmState
+from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 CODE = "node_agent_restarted"
 SETTLE_S = 20.0
@@ -36,7 +35,7 @@ SAMPLE_EVERY_S = 0.5
 
 
 class Recovery:
-    """One transfer's recovery. `aborted` of the guard is set by the broker's AbortTransfer."""
+    """One transfer's recovery. `guard` hears of the broker's AbortTransfer for an outbound one."""
 
     def __init__(
         self,
@@ -45,11 +44,17 @@ class Recovery:
         hypervisor: Hypervisor,
         broker: BrokerClient,
         in_doubt: Callable[[str], Awaitable[None]],
+        tuning: GuardTuning | None = None,
     ) -> None:
         self._journal = journal
         self._hypervisor = hypervisor
         self.guard = DonorFinishGuard(
-            journal.record.agreement, hypervisor=hypervisor, broker=broker, journal=journal, in_doubt=in_doubt
+            journal.record.agreement,
+            hypervisor=hypervisor,
+            broker=broker,
+            journal=journal,
+            in_doubt=in_doubt,
+            tuning=tuning,
         )
 
     async def run(self) -> PortMessage:
@@ -64,30 +69,16 @@ class Recovery:
     # ---- the guest was leaving ----
 
     async def _outbound(self) -> PortMessage:
-        uuid = self._journal.record.agreement.vm_uuid
-        stays = True
-        if self._journal.record.phase is Phase.FINISH_PASSED:
-            verdict = await self.guard.outcome_unknown("this node agent was restarted during the switchover")
-            stays = verdict is Verdict.RUNS_HERE
-        if stays:
-            await self.guard.start_fence.open()
-            await self._run_here()
-        else:
-            await self._hypervisor.destroy(uuid)
+        async with Tasks("recovery") as tasks:
+            tasks.spawn(self.guard.run(), name="finish guard")
+            self.guard.restarted()
+            end = await self.guard.ended()
+        booted = not end.left and await self.guard.start_fence.open()
+        running = end.running or booted
         await remove_created(self._journal, self._hypervisor)
-        running = await self._hypervisor.state(uuid) is VmState.RUNNING
         where = "the guest runs here" if running else "the guest does not run here"
         detail = f"the transfer was interrupted by a restart of the donor's node agent; {where}"
         raise TransferError(CODE, detail, guest_running=running)
-
-    async def _run_here(self) -> None:
-        uuid = self._journal.record.agreement.vm_uuid
-        await self._hypervisor.thaw(uuid)
-        await self._hypervisor.abort_job(uuid)
-        state = await self._until(lambda state: state is not VmState.PAUSED)
-        if state is VmState.PAUSED:
-            log.warning("guest left paused by libvirt; resuming it", vm=str(uuid))
-            await self._hypervisor.resume(uuid)
 
     # ---- the guest was arriving ----
 

@@ -9,8 +9,6 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.lanes.core.errors import LaneError, StreamError
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc.messages import FrameParser
@@ -24,10 +22,11 @@ from services.node_agent.libvirt_rpc.relay import (
     ToLocal,
     local_answer,
 )
-from services.node_agent.switchover.verdict import Verdict
+from services.node_agent.transfers.finish_guard import Outcome
+from shared.logs import get_logger
 from shared.tasks import first_error
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 _READ_BYTES = 256 * 1024
 _HANG_UP_S = 5.0
@@ -36,25 +35,21 @@ _HANG_UP_S = 5.0
 class FinishGuard(Protocol):
     """Who knows what a Finish means."""
 
-    async def before_finish(self) -> None:
-        """The guest is paused and everything was sent: fence it and remember. Finish goes out when this returns."""
+    async def before_finish(self) -> str | None:
+        """The guest is paused and everything was sent. Finish goes out when this returns None; else libvirtd hears this
+        reason, and lets the guest run on."""
         ...
 
-    async def after_finish(self, error: str | None) -> Verdict:
-        """The recipient answered. Return where the guest runs; never `WAIT`."""
+    def finish_answered(self, error: str | None) -> None:
+        """The recipient answered."""
         ...
 
-    async def ask_broker(self) -> Verdict:
-        """Finish is out: return where the guest runs as soon as the broker's ledger says so. Runs beside the
-        waiting."""
+    def lane_lost(self, reason: str) -> None:
+        """No answer of the recipient will come."""
         ...
 
-    async def lift_fence(self) -> None:
-        """libvirtd, which still waits, hears the outcome next."""
-        ...
-
-    async def outcome_unknown(self, reason: str) -> Verdict:
-        """The lane is gone and no answer came. Return where the guest runs; never `WAIT`."""
+    async def outcome(self) -> Outcome:
+        """Finish is out: return what libvirtd is to hear, when that is known."""
         ...
 
 
@@ -79,7 +74,7 @@ class RelayProxy:
         self._guard = guard
         self._before_it_moves = before_it_moves
         self._lane_gone = False
-        self._asking: asyncio.Task[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """Serve until libvirtd hangs up. Raises, after hanging up: `RpcError` where a side speaks no RPC, LaneError or
@@ -89,11 +84,12 @@ class RelayProxy:
             async with asyncio.TaskGroup() as group:
                 from_lane = group.create_task(self._from_lane())
                 await self._from_local(group)
-                self._stop_asking()
+                if self._settling is not None:
+                    # With libvirtd gone nothing can be told to it any more; whoever called migrate settles the rest.
+                    self._settling.cancel()
                 if not self._relay.finish_open:
                     # The recipient sees the end and ends its transfer, too; a stuck one is not waited for.
                     await asyncio.wait({from_lane}, timeout=_HANG_UP_S)
-                # With libvirtd gone nothing can be told to it any more; whoever called migrate settles the rest.
                 from_lane.cancel()
         except ExceptionGroup as errors:
             raise first_error(errors) from None
@@ -112,8 +108,8 @@ class RelayProxy:
                     await self._to_local(b"".join(answer.to_bytes() for answer in answers if answer is not None))
                     continue
                 await self._perform(self._relay.receive_from_local(data))
-                if self._relay.finish_open and self._asking is None:
-                    self._asking = group.create_task(self._ask())
+                if self._relay.finish_open and self._settling is None:
+                    self._settling = group.create_task(self._settle())
         except OSError as error:
             log.info("hypervisor connection lost", error=str(error))
         with contextlib.suppress(LaneError, StreamError):
@@ -130,20 +126,10 @@ class RelayProxy:
             reason = str(error)
         self._lane_gone = True
         if self._relay.finish_open:
-            self._stop_asking()
-            await self._settle(await self._guard.outcome_unknown(reason), reason)
+            self._guard.lane_lost(reason)
         else:
             # libvirtd may be waiting for an answer that will never come; the end of the connection tells it.
             self._writer.close()
-
-    async def _ask(self) -> None:
-        verdict = await self._guard.ask_broker()
-        if self._relay.finish_open:
-            await self._settle(verdict, "the broker settled the switchover before the recipient answered")
-
-    def _stop_asking(self) -> None:
-        if self._asking is not None:
-            self._asking.cancel()
 
     async def _perform(self, actions: list[DonorAction]) -> None:
         for action in actions:
@@ -156,23 +142,16 @@ class RelayProxy:
                     await self._before_it_moves()
                     await self._to_local(data)
                 case FinishWanted():
-                    await self._guard.before_finish()
-                    await self._perform(self._relay.pass_finish())
+                    refusal = await self._guard.before_finish()
+                    passed = self._relay.pass_finish() if refusal is None else self._relay.refuse(refusal)
+                    await self._perform(passed)
                 case FinishAnswered(error):
-                    self._stop_asking()
-                    verdict = await self._guard.after_finish(error)
-                    if (verdict is Verdict.RUNS_THERE) == (error is None):
-                        await self._guard.lift_fence()
-                        await self._perform(self._relay.release())
-                    else:
-                        await self._settle(verdict, error or "the broker gave the VM back")
+                    self._guard.finish_answered(error)
 
-    async def _settle(self, verdict: Verdict, reason: str) -> None:
-        await self._guard.lift_fence()
-        if verdict is Verdict.RUNS_THERE:
-            await self._perform(self._relay.confirm())
-        else:
-            await self._perform(self._relay.refuse(f"the port failed: {reason}"))
+    async def _settle(self) -> None:
+        outcome = await self._guard.outcome()
+        answer = self._relay.confirm() if outcome.runs_there else self._relay.refuse(outcome.reason)
+        await self._perform(answer)
         # libvirtd ends its connection by itself now; a dead one must not hold us.
         asyncio.get_running_loop().call_later(_HANG_UP_S, self._writer.close)
 

@@ -5,19 +5,20 @@ Every message but progress goes through the outbox, so it arrives whatever happe
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
-
-import structlog
 
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.journal import PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.readiness import BrokerReadiness
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.progress import Progress
 from shared.bus import BusDown, Undeliverable
+from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     InboundFinished,
@@ -29,7 +30,7 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortProgressed
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 
 def failure_message(port_id: UUID, side: Side, error: TransferError) -> TransferFailed:
@@ -106,6 +107,7 @@ class TransferReports:
             dirty_rate_bytes_per_s=progress.dirty_rate_bytes_per_s,
             wire_bytes=wire_bytes,
             eta_s=progress.eta_s,
+            waiting_for=progress.waiting_for,
         )
         self._metrics.dirty_rate_bytes_per_second.set(progress.dirty_rate_bytes_per_s)
         try:
@@ -113,9 +115,15 @@ class TransferReports:
         except (BusDown, Undeliverable) as error:
             log.debug("progress report lost", error=str(error))
 
+    def held(self, *, held: bool) -> None:
+        """One switchover more, or one less, is held off for the broker."""
+        self._metrics.switchovers_held.inc(1 if held else -1)
+
     def broker_client(self, port_id: UUID) -> BrokerClient:
         """A client for one port's questions to the broker."""
-        return BrokerClient(port_id, self._messenger.publish_to_broker)
+        client = BrokerClient(port_id, self._messenger.publish_to_broker)
+        client.readiness = BrokerReadiness(port_id, self._messenger.publish_to_broker_as, clock=time.monotonic)
+        return client
 
     def _send(self, side: Side, message: PortMessage) -> None:
         self._messenger.enqueue(self._messenger.agent(side), message)
@@ -130,6 +138,10 @@ class OutboundReporter(Protocol):
 
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
         """About once a second."""
+        ...
+
+    def held(self, *, held: bool) -> None:
+        """The switchover is held off from now on, or no longer."""
         ...
 
     async def in_doubt(self, reason: str) -> None:
@@ -153,6 +165,10 @@ class OutboundReports:
     async def progressed(self, progress: Progress, *, wire_bytes: int) -> None:
         """Publish progress, about once a second."""
         await self.reports.progressed(self.port_id, progress, wire_bytes=wire_bytes)
+
+    def held(self, *, held: bool) -> None:
+        """Count a switchover that is held off."""
+        self.reports.held(held=held)
 
     async def in_doubt(self, reason: str) -> None:
         """Finish is out and its outcome unknown; the guest is paused here."""

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import structlog
+from shared.logs import get_logger
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 PAUSE_S: Final = 0.2
 """Between two times. Shorter ones cost the disk flushes, longer ones leave more for the end."""

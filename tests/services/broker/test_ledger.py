@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
@@ -15,7 +16,7 @@ from services.broker.tables import epochs, ports, vms
 from shared.messages.service_change import CancelPort, PortPhase
 from shared.store import Store
 from tests.support.broker_ledger import add, load, new_state, owners
-from tests.support.broker_samples import ACME, PORT, VM, Conversation, progress, request
+from tests.support.broker_samples import ACME, NOW, PORT, VM, Conversation, progress, request
 
 
 class TestPorts:
@@ -77,6 +78,17 @@ class TestPorts:
             found = await ledger.events_of(connection, PORT, limit=3)
         assert [event.type for event in found] == ["E2", "E3", "E4"]
         assert (found[0].sender, found[0].phase, len(found[0].detail)) == ("donor.alpha", PortPhase.QUOTING, 4096)
+
+    async def test_oldest_of_a_phase(self, store: Store) -> None:
+        """By the state's own time, which progress and repeated questions do not move."""
+        states = [Conversation.begin(request()).finishing().state, Conversation.begin(request()).switching().state]
+        since = [NOW - timedelta(minutes=5), NOW - timedelta(hours=1)]
+        for state, at, vm_uuid in zip(states, since, (VM, uuid4()), strict=True):
+            asked = state.request.model_copy(update={"port_id": uuid4(), "vm_uuid": vm_uuid})
+            await add(store, state.with_(request=asked, phase_since=at))
+        async with store.reading() as connection:
+            oldest = await ledger.oldest_since(connection, (PortPhase.FINISHING, PortPhase.RESOLVING))
+        assert oldest == {PortPhase.FINISHING: since[0]}
 
 
 class TestEpochs:

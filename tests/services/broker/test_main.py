@@ -37,6 +37,17 @@ def test_migrate(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert {"ports", "epochs", "inbox", "outbox", "timers"} <= tables
 
 
+def test_later_schema_is_a_matter_of_configuration(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A ledger that a later release made: a restart would not help, so the exit code says that."""
+    assert main(["--config", str(config), "--migrate"]) == ExitCode.OK
+    with sqlite3.connect(config.parent / "ledger.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+    assert main(["--config", str(config), "--migrate"]) == ExitCode.CONFIG
+    assert main(["--config", str(config)]) == ExitCode.CONFIG
+    assert capsys.readouterr().err.count("was it made by a later one?") == 2
+
+
 def test_check_config(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Good settings are said to be good; another party than the broker is not accepted."""
     assert main(["--config", str(config), "--check-config"]) == ExitCode.OK

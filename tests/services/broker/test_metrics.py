@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
 
-from services.broker.metrics import PORT_OUTCOMES, BrokerMetrics
+from services.broker.metrics import PORT_OUTCOMES, WAITING, BrokerMetrics
 from services.broker.saga import ENDS
 from shared.messages.service_change import PortPhase
 
@@ -35,3 +35,15 @@ def test_active_ports_are_counted_by_phase() -> None:
         for phase in (PortPhase.QUOTING, PortPhase.SWITCHING)
     }
     assert shown == {PortPhase.QUOTING: 0, PortPhase.SWITCHING: 1}
+
+
+def test_oldest_port_that_waits() -> None:
+    """A phase that no port is in any more goes back to zero, so that its alert ends."""
+    registry = CollectorRegistry()
+    metrics = BrokerMetrics(registry)
+    metrics.show_waiting({PortPhase.RESOLVING: 700.0, PortPhase.FINISHING: 5.0})
+    metrics.show_waiting({PortPhase.FINISHING: 10.0})
+    shown = {
+        phase: registry.get_sample_value("vmport_ports_waiting_oldest_seconds", {"phase": phase}) for phase in WAITING
+    }
+    assert shown == {PortPhase.RESOLVING: 0, PortPhase.FINISHING: 10, PortPhase.ABORTING: 0}

@@ -31,12 +31,15 @@ from tests.support.broker_samples import (
     ALPHA,
     ALPHA_NODE,
     BETA,
+    BETA_NODE,
     NOW,
     PORT,
     VM,
     Conversation,
+    guest_paused,
     identity,
     request,
+    request_switchover,
     transfer_failed,
 )
 
@@ -225,6 +228,16 @@ class TestStep:
         assert await steps.record() == []
         assert [line["log_level"] for line in lines if line["event"] == "port step"] == ["debug"]
 
+    async def test_repeated_words_before_the_commit_are_not_recorded(self, steps: Steps) -> None:
+        """Both nodes repeat themselves every two seconds; the first of each is a line, as is the commit."""
+        await add(steps.store, saved("transferring"))
+        for _ in range(3):
+            await steps.hear(ALPHA_NODE, guest_paused())
+        await steps.hear(BETA_NODE, request_switchover())
+        for _ in range(3):
+            await steps.hear(ALPHA_NODE, guest_paused())
+        assert await steps.record() == [("GuestPaused", "handled"), ("RequestSwitchover", "handled")]
+
     async def test_wrong_party_is_a_warning(self, steps: Steps) -> None:
         """A refused message is logged at warning, with the reason."""
         await steps.begin(request())
@@ -237,8 +250,8 @@ class TestStep:
     async def test_completed_port_is_counted(self, steps: Steps) -> None:
         """The end counts the outcome, the downtime, the outage and whether the promises were kept."""
         await add(steps.store, saved("finishing"))
-        await steps.hear(ALPHA, VmDisconnected(port_id=PORT))
         await steps.hear(BETA, VmProvisioned(port_id=PORT))
+        await steps.hear(ALPHA, VmDisconnected(port_id=PORT))
         assert (await load(steps.store)).state.phase is P.COMPLETED
         assert steps.metric("vmport_ports_total", outcome="completed") == 1
         assert steps.metric("vmport_downtime_seconds_sum") == 0.12

@@ -13,7 +13,7 @@ from shared.messages.vm import VmState
 from shared.store import Store
 from shared.testing import ManualClock
 from tests.support.broker_ledger import add, claimants, owners, registered_vms
-from tests.support.broker_samples import PORT, VM, Conversation, inventory, request
+from tests.support.broker_samples import ALPHA_NODE, BETA_NODE, PORT, VM, Conversation, capacity, inventory, request
 
 
 class TestRegistry:
@@ -107,6 +107,18 @@ class TestRegistry:
         assert (facts.providers, facts.silent) == (frozenset({"beta"}), frozenset())
         facts = await self._facts(store, clock() + timedelta(minutes=3))
         assert facts.silent == frozenset({"beta"})
+
+    async def test_when_a_node_was_heard(self, store: Store, clock: ManualClock) -> None:
+        """By the broker's clock, whatever the agents' say; an older report takes nothing back."""
+        report = capacity(clock() - timedelta(hours=1))
+        for silent_s in (20.0, 5.0, 60.0):
+            async with store.transaction() as tx:
+                await registry.take_capacity(
+                    tx, "beta", report.model_copy(update={"nodes_silent_s": {"beta-1": silent_s}})
+                )
+        async with store.reading() as connection:
+            assert await registry.node_heard_at(connection, BETA_NODE) == clock() - timedelta(seconds=5)
+            assert await registry.node_heard_at(connection, ALPHA_NODE) is None
 
     async def test_clock_of_the_future(self, store: Store, clock: ManualClock) -> None:
         """A report from a clock that is days ahead does not silence the honest ones for days."""

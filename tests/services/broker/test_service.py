@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
+from services.broker import ledger
+from services.broker.metrics import BrokerMetrics
+from services.broker.port_steps import timer_key
+from services.broker.service import BrokerService
 from services.broker.tables import port_events, sla_records
 from services.broker.tables import ports as ports_table
 from shared.bus import BusDown, LaneEnds
@@ -46,7 +52,9 @@ from shared.messages.service_change import (
     PortPlanned,
     PortRefused,
 )
+from shared.metrics import Metrics
 from shared.parties import BROKER, Party, donor
+from shared.store import Store, StoreDown, timers
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
@@ -56,13 +64,14 @@ from tests.support.broker_samples import (
     GAMMA,
     PORT,
     VM,
+    guest_paused,
     inventory,
     refusal,
     request,
     request_switchover,
     transfer_failed,
 )
-from tests.support.broker_world import GLOBEX, World
+from tests.support.broker_world import GLOBEX, World, good_parts, settings
 
 
 class TestWholePort:
@@ -205,7 +214,7 @@ class TestCancel:
     """The tenant takes it back."""
 
     async def test_during_transfer(self, world: World) -> None:
-        """Both halves are stopped, then the port is cancelled; a switchover after that is denied."""
+        """Both sides are stopped, then the port is cancelled; a switchover after that is denied."""
         world.mute(ALPHA, StartOutbound)
         await world.ask_for_port()
         await world.until_told(ALPHA, StartOutbound)
@@ -325,6 +334,56 @@ class TestRestart:
         await world.until_nothing_is_left()
 
 
+class TestTimers:
+    """A port's timers are what its state says, whatever became of them."""
+
+    @staticmethod
+    async def _armed(world: World) -> dict[str, object]:
+        async with world.store.reading() as connection:
+            return {row.key: row.due_at for row in await connection.execute(select(timers))}
+
+    async def test_timer_that_comes_too_early_is_set_again(self, world: World) -> None:
+        """A clock that stepped back, or a timer of an older state: it is taken, ignored, and stands again."""
+        world.mute(ALPHA, ApprovalRequested)
+        await world.ask_for_port()
+        await world.until_told(ALPHA, ApprovalRequested)
+        await world.broker.wait_idle()
+        deadline = (await world.port()).state.deadline
+        key = timer_key(PORT, "deadline")
+        for early in (world.clock(), world.clock() - timedelta(hours=1)):
+            async with world.store.transaction() as tx:
+                await tx.arm(key, early)
+            await world.service.timers.run_due()
+            assert await self._armed(world) == {key: deadline}
+        await world.deadline()
+        await world.until_told(ACME, PortFailed)
+
+    async def test_second_broker_leaves_newer_timers_alone(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What the first broker decided since the second one looked stands."""
+        world.mute(ALPHA, ApprovalRequested)
+        await world.ask_for_port()
+        asked = await world.until_told(ALPHA, ApprovalRequested)
+        await world.broker.wait_idle()
+        real = ledger.active_ports
+
+        async def look_then_be_overtaken(connection: AsyncConnection) -> Sequence[UUID]:
+            found = await real(connection)
+            world.mute(BETA, QuoteRequested)
+            for speaker, message in good_parts(PORT)[ALPHA, ApprovalRequested](asked):
+                await world.say(speaker, message)
+            await world.until_phase(PortPhase.QUOTING)
+            return found
+
+        monkeypatch.setattr(ledger, "active_ports", look_then_be_overtaken)
+        async with Store(world.url, BROKER, clock=world.clock) as store:
+            metrics = BrokerMetrics(Metrics(service="second", version="0").registry)
+            second = BrokerService(settings(world.url), store, world.broker.bus(BROKER), world.lanes, metrics)
+            await second.start()
+        state = (await world.port()).state
+        assert state.phase is PortPhase.QUOTING
+        assert await self._armed(world) == {timer_key(PORT, "deadline"): state.deadline}
+
+
 class TestRepetition:
     """Duplicates change nothing."""
 
@@ -401,9 +460,9 @@ class TestStrangers:
 
     async def test_expired_message(self, world: World) -> None:
         """A request for switchover that nobody waits for any more commits nothing."""
-        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)))
+        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)), (ALPHA_NODE, guest_paused()))
         await world.ask_for_port()
-        await world.until_told(ALPHA, StartOutbound)
+        await world.until_told(ALPHA_NODE, SwitchoverState)
         old = seal(request_switchover(), source=BETA_NODE, message_id=uuid4(), now=world.clock() - timedelta(minutes=5))
         await world.broker.bus(BETA_NODE).publish(BROKER, old)
         await world.broker.wait_idle()
@@ -444,7 +503,7 @@ class TestCompletion:
     async def test_switchover_is_fast(self, world: World) -> None:
         """From the request for switchover to the grant at the node no poll is waited for."""
         world.mute(BETA_NODE, SwitchoverGranted)
-        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)))
+        world.script(ALPHA, StartOutbound, (ALPHA, OutboundStarted(port_id=PORT)), (ALPHA_NODE, guest_paused()))
         await world.ask_for_port()
         await world.until_phase(PortPhase.TRANSFERRING)
         await world.broker.wait_idle()
@@ -455,7 +514,7 @@ class TestCompletion:
 
     async def test_store_away_for_a_while(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         """A message that finds the ledger locked by somebody else is not lost."""
-        failures = iter([ConnectionError("away"), ConnectionError("away")])
+        failures = iter([StoreDown("x", "away"), StoreDown("x", "away")])
         real = world.service.dispatch
 
         async def flaky(envelope: object) -> None:

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import pytest
 
+from services.donor_agent import records
+from services.donor_agent.disconnect_handler import ERASE
 from services.donor_agent.testing import PORT, VM
 from shared.messages.nodes import (
     EraseQuarantine,
@@ -16,8 +18,10 @@ from shared.messages.porting import (
     DisksErased,
     VmDisconnected,
 )
+from shared.messages.service_change import PortFailed, PortPhase
 from shared.parties import BROKER
-from tests.support.donor_world import NODE, World
+from shared.provider_agent import timer_key
+from tests.support.donor_world import COMPLETED, NODE, World
 
 
 @pytest.mark.parametrize("vm_uuid", [VM, UUID(int=1)])
@@ -52,6 +56,7 @@ async def test_a_node_that_does_not_erase_is_asked_again(running: World) -> None
     await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
     await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
     assert running.metrics.quarantined_bytes._value.get() == 1 << 28
+    await running.say(BROKER, COMPLETED)
     await running.pass_time(100)
     await running.pass_time(50)
     await running.say(NODE, DisksErased(port_id=PORT, erased_bytes=5))
@@ -60,3 +65,56 @@ async def test_a_node_that_does_not_erase_is_asked_again(running: World) -> None
     assert len(running.heard(NODE, EraseQuarantine)) == 2
     assert len(running.heard(BROKER, DisksErased)) == 1
     assert running.metrics.quarantined_bytes._value.get() == 0
+
+
+async def test_nothing_is_erased_before_the_port_completed(running: World) -> None:
+    """However long the port takes, its disks may be the VM's only ones; the whole quarantine follows its completion."""
+    await running.to_left()
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
+    await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
+    await running.pass_time(10_000)
+    assert running.heard(NODE, EraseQuarantine) == []
+    for _ in range(2):
+        await running.say(BROKER, COMPLETED)
+    await running.pass_time(99)
+    assert running.heard(NODE, EraseQuarantine) == []
+    await running.pass_time(1)
+    assert len(running.heard(NODE, EraseQuarantine)) == 1
+
+
+async def test_nothing_is_erased_of_a_port_that_failed(running: World) -> None:
+    """A port that an operator gave back to the donor keeps its disks for good."""
+    await running.to_left()
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
+    await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
+    failed = PortFailed(port_id=PORT, phase=PortPhase.FINISHING, code="settled", detail="x", vm_runs_at="alpha")
+    await running.say(BROKER, failed)
+    await running.pass_time(10_000)
+    assert running.heard(NODE, EraseQuarantine) == []
+
+
+async def test_completion_before_the_disconnection(running: World) -> None:
+    """A port that an operator completed without the donor: the quarantine starts when the donor is back."""
+    await running.to_left()
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
+    await running.say(BROKER, COMPLETED)
+    await running.pass_time(10_000)
+    await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
+    await running.pass_time(99)
+    assert running.heard(NODE, EraseQuarantine) == []
+    await running.pass_time(1)
+    assert len(running.heard(NODE, EraseQuarantine)) == 1
+
+
+async def test_timer_of_an_earlier_release(running: World) -> None:
+    """It was set at the disconnection; whether that port completed is not known, so its disks are kept."""
+    await running.to_left()
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
+    await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
+    async with running.service.store.transaction() as tx:
+        port = await records.load_port(tx, PORT)
+        assert port is not None
+        assert port.quarantine_until is not None
+        await tx.arm(timer_key(ERASE, PORT), port.quarantine_until)
+    await running.pass_time(10_000)
+    assert running.heard(NODE, EraseQuarantine) == []

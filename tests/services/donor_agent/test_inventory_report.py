@@ -10,11 +10,11 @@ from shared.messages.nodes import (
 )
 from shared.messages.vm import VmState
 from shared.parties import BROKER
-from tests.support.donor_world import World
+from tests.support.donor_world import NODE, World
 
 
 async def test_inventory_is_reported_when_it_changes(running: World) -> None:
-    """A new VM at once, the same news not again; a VM that has left is not served here any more."""
+    """A new VM at once, what is known already not again; a VM that has left is not served here any more."""
     await running.beat()
     await running.beat()
     assert [len(report.vms) for report in running.heard(BROKER, InventoryReported)] == [1]
@@ -46,3 +46,16 @@ async def test_inventory_is_reported_at_intervals_and_when_the_policy_changes(ru
     await running.settle()
 
     assert len(running.heard(BROKER, InventoryReported)) == 2
+
+
+async def test_when_the_nodes_were_heard_is_reported(running: World) -> None:
+    """In seconds, so that the broker needs no clock but its own."""
+    await running.beat()
+    await running.clock.advance(40)
+    await running.service.report(only_changes=False)
+    await running.settle()
+
+    assert [report.nodes_silent_s for report in running.heard(BROKER, InventoryReported)] == [
+        {NODE.node: 0.0},
+        {NODE.node: 40.0},
+    ]

@@ -29,7 +29,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_an_unchanged_file_is_not_read_again(path: Path) -> None:
-    """Nothing happened, nothing is in force anew."""
+    """Nothing happened, no policy is loaded again."""
     policy = PolicyFile.open(path)
 
     assert not policy.refresh()

@@ -39,6 +39,25 @@ def test_a_repeated_answer_does_not_start_it_again() -> None:
     assert kept.disconnected((), NOW + timedelta(days=1), QUARANTINE) == kept
 
 
+def test_erased_only_after_the_completion() -> None:
+    """Without it there is no time for it; with it, the whole quarantine follows."""
+    kept = port().disconnected(("/q/vda",), NOW, QUARANTINE)
+    assert kept.erase_at is None
+    later = NOW + timedelta(days=30)
+    completed = kept.completed(later, QUARANTINE)
+    assert (completed.erase_at, completed.phase) == (later + QUARANTINE, Phase.QUARANTINED)
+    assert completed.completed(later + timedelta(days=1), QUARANTINE) == completed
+    assert completed.erased(later).erase_at is None
+
+
+def test_completed_before_it_was_disconnected() -> None:
+    """The order of the two does not matter."""
+    kept = port().completed(NOW, QUARANTINE)
+    assert kept.erase_at is None
+    later = NOW + timedelta(days=3)
+    assert kept.disconnected(("/q/vda",), later, QUARANTINE).erase_at == later + QUARANTINE
+
+
 def test_nothing_kept_is_nothing_counted() -> None:
     """A node that kept no disk has no quarantined bytes, and neither has one that erased them."""
     assert port().disconnected((), NOW, QUARANTINE).quarantined_bytes == 0

@@ -31,7 +31,7 @@ from shared.messages.porting import (
     VmDisconnected,
 )
 from shared.parties import BROKER, Party
-from tests.support.donor_world import ALPHA, FINISHED, NODE, OTHER, World, restarted
+from tests.support.donor_world import ALPHA, COMPLETED, FINISHED, NODE, OTHER, World
 
 
 async def test_the_whole_way_of_a_vm_that_leaves(running: World) -> None:
@@ -40,6 +40,7 @@ async def test_the_whole_way_of_a_vm_that_leaves(running: World) -> None:
     await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM))
     await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/q/vda",)))
     disconnected_at = running.clock()
+    await running.say(BROKER, COMPLETED)
     await running.pass_time(99)
     assert running.heard(NODE, EraseQuarantine) == []
     await running.pass_time(1)
@@ -124,8 +125,7 @@ async def test_everything_survives_a_restart(world: World) -> None:
     def said(sender: Party, message: Message) -> Callable[[], Awaitable[None]]:
         return lambda: world.say(sender, message)
 
-    await restarted(
-        world,
+    await world.restarted(
         world.beat,
         said(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM)),
         said(NODE, VmDescribed(port_id=PORT, identity=make_identity())),

@@ -13,7 +13,6 @@ import pytest
 
 from services.node_agent.dedup import file_scans
 from services.node_agent.dedup.blocks import Scanned, scan
-from services.node_agent.hypervisor import running_check
 from services.node_agent.hypervisor.disk_images import allocated_bytes
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.given_away import ARRIVING, GivenAwayVm
@@ -289,11 +288,10 @@ async def test_an_abort_while_libvirt_is_away_is_answered_when_it_is_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Unknown is not "no": the broker would give the VM to the other side on that word."""
-    monkeypatch.setattr(running_check, "ASK_AGAIN_S", 0.01)
     world.alpha.hypervisor.memory_flows.clear()
     await world.start_port()
     await world.hear(DONOR, OutboundStarted)
-    state, away = world.alpha.hypervisor.state, [None] * 5
+    state, away = world.alpha.hypervisor.state, [None] * 2
 
     async def state_when_back(uuid: UUID) -> VmState | None:
         if away:

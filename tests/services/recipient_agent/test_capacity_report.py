@@ -19,3 +19,14 @@ async def test_capacity_is_reported_when_nodes_come_and_at_intervals(running: Wo
     reports = running.heard(BROKER, CapacityReported)
     assert [(report.nodes_healthy, report.nodes) for report in reports] == [(1, 1), (1, 2), (1, 2)]
     assert reports[0].memory_free_bytes == 7 * GIB - (512 << 20)
+
+
+async def test_when_the_nodes_were_heard_is_reported(running: World) -> None:
+    """Of all nodes, in seconds; also of those that are silent."""
+    await running.beat()
+    await running.clock.advance(400)
+    await running.beat(OTHER)
+    await running.settle()
+
+    reports = running.heard(BROKER, CapacityReported)
+    assert sorted(reports[-1].nodes_silent_s.values()) == [0.0, 400.0]

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.recipient_agent.capacity import Held
 from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase, Reservation, agreement_refusals
 from services.recipient_agent.testing import NOW, SMALL, VM_UUID, XML, make_agreement, make_vm
 from shared.messages.porting import Reserved, ReservedDisk
@@ -68,6 +69,20 @@ def test_the_way_of_a_port_that_succeeds() -> None:
     assert fixed.until == AGREEMENT.deadline + timedelta(seconds=60)
 
 
+def test_each_step_says_when_it_was() -> None:
+    """And a release says why."""
+    fixed = reservation().fixed(AGREEMENT, LATER, after_deadline_s=60)
+    opened = reservation(Phase.FIXED).opened(LATER)
+    here = reservation(Phase.OPEN).arrived(LATER)
+    done = reservation(Phase.HERE).provisioned(LATER)
+    gone = reservation().released("another was chosen", LATER)
+    held_on = reservation(Phase.HERE).on_clock(LATER, node_knows_it=True, after_deadline_s=60)
+    expired = reservation().on_clock(LATER, node_knows_it=False, after_deadline_s=60)
+
+    assert {each.updated_at for each in (fixed, opened, here, done, gone, held_on, expired)} == {LATER}
+    assert (gone.reason, expired.reason) == ("another was chosen", "expired")
+
+
 @pytest.mark.parametrize("phase", sorted(HOLDS_CAPACITY))
 def test_a_clock_frees_only_what_nobody_has(phase: Phase) -> None:
     """A reservation that was never fixed expires; a fixed one too, unless a node knows of it; a VM here never."""
@@ -114,15 +129,21 @@ def test_any_order_of_events_is_harmless(order: list[str]) -> None:
 
 def test_what_capacity_sees() -> None:
     """Size, identity and node; a VM that is here for good no longer reserves."""
-    held = reservation().as_held()
+    vm = make_vm()
 
-    assert (held.node, held.vm_uuid, held.vcpus, held.disk_bytes, held.reserved) == (
-        "beta-1",
-        VM_UUID,
-        1,
-        1 << 30,
-        True,
+    assert reservation().as_held() == Held(
+        port_id=PORT,
+        tenant="acme",
+        node="beta-1",
+        vm_uuid=VM_UUID,
+        vm_name=vm.name,
+        macs=tuple(nic.mac for nic in vm.nics),
+        vcpus=1,
+        memory_bytes=vm.memory_bytes,
+        disk_bytes=1 << 30,
+        reserved=True,
     )
+    assert vm.nics
     assert not reservation(Phase.PROVISIONED).as_held().reserved
 
 
@@ -140,6 +161,7 @@ def test_an_equal_agreement_is_accepted() -> None:
         ({"vm_name": "x"}, "vm_name"),
         ({"recipient": "gamma"}, "recipient"),
         ({"recipient_node": "beta-2"}, "recipient_node"),
+        ({"recipient_lane": make_lane_endpoint(authority="another")}, "recipient_lane"),
         ({"domain_xml": "<domain/>"}, "domain_xml"),
         ({"domain_xml_sha256": "1" * 64}, "domain_xml_sha256"),
         ({"disks": ()}, "disks"),

@@ -118,7 +118,7 @@ async def test_a_fixed_reservation_holds_until_long_after_its_deadline(running: 
 
 
 async def test_a_reservation_that_a_node_still_carries_out_is_not_released_by_a_clock(running: World) -> None:
-    """The heartbeat says that the port has a half there."""
+    """The heartbeat says that the port's transfer is there."""
     await running.to_open()
     await running.beat(ports=(PORT,))
     await running.pass_time(7200)

@@ -24,7 +24,7 @@ from shared.messages.porting import (
     VmProvisioned,
 )
 from shared.parties import BROKER, Party
-from tests.support.recipient_world import BETA, NODE, OTHER, PORT, PROVISION, World, arrived, restarted
+from tests.support.recipient_world import BETA, NODE, OTHER, PORT, PROVISION, World, arrived
 
 
 async def test_the_whole_way_of_a_vm_that_comes(running: World) -> None:
@@ -106,8 +106,7 @@ async def test_everything_survives_a_restart(world: World) -> None:
     def said(sender: Party, message: Callable[[], Message]) -> Callable[[], Awaitable[None]]:
         return lambda: world.say(sender, message())
 
-    await restarted(
-        world,
+    await world.restarted(
         world.beat,
         world.quote,
         world.reserve,

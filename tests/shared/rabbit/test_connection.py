@@ -10,7 +10,7 @@ import structlog
 
 from shared.bus import BusDown
 from shared.config import BusSettings
-from shared.logs import port_bound
+from shared.logs import get_logger, port_bound
 from shared.metrics import Metrics
 from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
 from shared.rabbit.session import open_session
@@ -56,7 +56,7 @@ async def test_lines_of_a_connection_carry_no_port() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await connection.open_channel(confirms=False)
-        structlog.get_logger("t").info("a line of the port")
+        get_logger("t").info("a line of the port")
     await connection.close()
     lost = [line for line in logged if line["event"] == "no connection to RabbitMQ"]
     assert lost

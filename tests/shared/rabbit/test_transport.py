@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
+from yarl import URL
 
-from shared.rabbit.transport import HEAD_BYTES, TolerantReader, readable
+from shared.rabbit import transport
+from shared.rabbit.transport import HEAD_BYTES, TolerantReader, TolerantTransport, readable
 
 END = b"\xce"
 
@@ -105,3 +107,15 @@ async def test_stream_is_mended_between_good_frames() -> None:
     _, _, mended = pamqp.frame.unmarshal(read[1])
     assert isinstance(mended, ContentHeader)
     assert mended.properties == commands.Basic.Properties()
+
+
+async def test_a_host_that_does_not_answer_is_tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would repeat its SYN later and later; an attempt ends before that."""
+
+    async def never(*_: object, **__: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(transport, "TCP_CONNECT_S", 0.05)
+    monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", never)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(TolerantTransport().create(URL("amqp://node:1"), ssl_context_provider=None), 5)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import pytest
 import structlog
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.parties import BROKER
-from shared.store import Store, Timer, TimerRunner, utc_now
+from shared.store import Store, StoreDown, Timer, TimerRunner, utc_now
 from shared.testing import ManualClock
 
 
@@ -92,7 +94,7 @@ async def test_two_runners_one_effect(store: Store) -> None:
 
 
 async def test_runs_by_itself(store_url: str) -> None:
-    """The task waits for the earliest deadline, and hears of one that is armed meanwhile."""
+    """The task waits for the earliest deadline, and notices one that is armed meanwhile."""
     async with Store(store_url, BROKER, clock=utc_now) as store:
         await store.create_schema()
         handler = Handler(store)
@@ -107,3 +109,26 @@ async def test_runs_by_itself(store_url: str) -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     assert [timer.key for timer in handler.handled] == ["first", "second"]
+
+
+async def test_a_store_that_is_away_does_not_end_it(
+    store: Store, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timers wait, and fire when the database is back."""
+    handler = Handler(store)
+    away = iter(range(3))
+    real = store.reading
+
+    def reading() -> AbstractAsyncContextManager[AsyncConnection]:
+        for _ in away:
+            raise StoreDown("x", "connection refused")
+        return real()
+
+    monkeypatch.setattr(store, "reading", reading)
+    await arm(store, "key", 0)
+    await clock.advance(1)
+    running = asyncio.get_running_loop().create_task(TimerRunner(store, handler, retry_s=0.001).run())
+    await asyncio.wait_for(handler.called.wait(), 10)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert [timer.key for timer in handler.handled] == ["key"]

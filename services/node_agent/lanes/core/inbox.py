@@ -38,6 +38,7 @@ class Inbox:
         Raises ValueError when it breaks the window.
         """
         if frame.resend_pass > self.pass_seen:
+            # Rule 2: gaps that an older pass showed do not count any more.
             self.pass_seen = frame.resend_pass
             self._highest_seen = 0
         if frame.resend_pass == self.pass_seen:
@@ -67,5 +68,6 @@ class Inbox:
         self.consumed_since_report_bytes = 0
 
     def _advance(self) -> None:
+        # Frames other than DATA have nothing to be consumed: they end with their arrival.
         while self.consumed < self.received and self.consumed + 1 not in self._unconsumed:
             self.consumed += 1

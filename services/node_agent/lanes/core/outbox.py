@@ -125,7 +125,9 @@ class Outbox:
             _, cost, raw_bytes = self._costs.popleft()
             self.unconsumed_bytes -= cost
             self.unconsumed_raw_bytes -= raw_bytes
+        # What the other end has by now need not be sent again, also when this pass has not come so far.
         self._cursor = max(self._cursor, self.received + 1)
+        # Rule 3. If this pass has sent nothing beyond `received`, nothing of it can be missing.
         if gap and pass_seen == self.resend_pass and self._cursor > self.received + 1:
             self._cursor = self.received + 1
             self.resend_pass += 1

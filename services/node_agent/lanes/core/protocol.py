@@ -89,6 +89,8 @@ from shared.page_stream.bodies import (
 from shared.page_stream.errors import FrameError
 from shared.page_stream.frame import Flag, Frame, FrameBytes, FrameType, decode_frame, encode_frame
 
+KEEPALIVE_LATE_S: Final = 2.0
+"""How much later than every `keepalive_s` the other end's keepalive may come before it counts as away."""
 RAW_LIMIT_BYTES: Final = 1 << 40
 """No limit: raw bytes in flight are held in no memory; only the payloads are."""
 ACK_BYTES: Final = 128 * 1024
@@ -156,6 +158,11 @@ class LaneProtocol:
     def ready(self) -> bool:
         """Whether the other end is proven, and its window and limits are known."""
         return self._ready and self._seal.established
+
+    def is_away(self, now_s: float) -> bool:
+        """Whether the other end cannot be heard now: the route is down, or not even a keepalive came."""
+        late_s = self.settings.keepalive_s + KEEPALIVE_LATE_S
+        return not self._synced or now_s - self._heard_s > late_s
 
     @property
     def peer_closed(self) -> bool:

@@ -84,6 +84,7 @@ class StreamTable:
 
     def check_known(self, stream_id: int) -> None:
         """Raises ValueError for an id that was never opened."""
+        # Ids rise by two at each end, so every id up to the newest was opened once.
         newest = self._next_local_id - 2 if self._is_local(stream_id) else self._newest_peer_id
         if not 0 < stream_id <= newest:
             raise ValueError(f"it spoke of stream {stream_id}, which was never opened")

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Annotated
 from uuid import UUID
 
-import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from services.node_agent.lanes.routes.caps import Caps
+from shared.logs import get_logger
 from shared.parties import Name
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 CHECK_EVERY_S = 1.0
 Rate = Annotated[int, Field(ge=16 * 1024, le=2**40)]

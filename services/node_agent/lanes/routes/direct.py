@@ -14,25 +14,29 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.lanes.routes.direct_connection import ACCEPTED, PREFACE_BYTES, DirectConnection, Preface
 from services.node_agent.lanes.routes.link import LinkDown
 from services.node_agent.lanes.routes.pipe import Pipe
 from shared.backoff import Backoff
+from shared.logs import get_logger
 from shared.tasks import Tasks
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 PREFACE_WITHIN_S: Final = 3.0
 GROUP_WITHIN_S: Final = 5.0
 MAX_NEWCOMERS: Final = 64
 """Most connections at a time that have not sent their preface yet."""
 
+DOWN_RETRY_S: Final = 2.0
+"""Longest pause between attempts while the lane has no route at all."""
+
 _SHORT_LIFE_S: Final = 10.0  # a connection that is lost sooner counts as a failure
 
 Arrived = Callable[[DirectConnection], None]
+HasRoute = Callable[[], bool]
+"""Whether the lane has another route meanwhile."""
 
 
 def split_address(address: str) -> tuple[str | None, int]:
@@ -141,7 +145,7 @@ class AwaitedWay:
         self._latest: DirectConnection | None = None
         self._forget = listener.expect(port_id, lane, self._arrived)
 
-    async def connect(self) -> DirectConnection:
+    async def connect(self, has_route: HasRoute) -> DirectConnection:  # noqa: ARG002  # only who connects can hurry
         """The next connection to arrive."""
         return await self._waiting.get()
 
@@ -181,14 +185,14 @@ class ConnectingWay:
         self._failures = 0
         self._connected_s: float | None = None
 
-    async def connect(self) -> DirectConnection:
-        """Try until there is one, at growing intervals."""
+    async def connect(self, has_route: HasRoute) -> DirectConnection:
+        """Try until there is one, at growing intervals; they stay short while the lane has no other route."""
         loop = asyncio.get_running_loop()
         if self._connected_s is not None and loop.time() - self._connected_s < _SHORT_LIFE_S:
             self._failures += 1
         while True:
             if self._failures:
-                await asyncio.sleep(self._backoff.delay_s(self._failures, random.random()))  # noqa: S311  # jitter
+                await self._pause(self._backoff.delay_s(self._failures, random.random()), has_route)  # noqa: S311  # jitter
             try:
                 connection = await connect_direct(
                     self._addresses, self._port_id, self._lane, connections=self._connections, within_s=self._within_s
@@ -201,6 +205,13 @@ class ConnectingWay:
                 self._failures = 0
             self._connected_s = loop.time()
             return connection
+
+    async def _pause(self, pause_s: float, has_route: HasRoute) -> None:
+        """Wait, in pieces: the other route may be lost meanwhile."""
+        while pause_s > 0:
+            piece_s = min(pause_s, DOWN_RETRY_S)
+            await asyncio.sleep(piece_s)
+            pause_s = pause_s - piece_s if has_route() else 0.0
 
     async def close(self) -> None:
         """Nothing is held."""

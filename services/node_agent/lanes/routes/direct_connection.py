@@ -22,15 +22,14 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.lanes.routes.link import LinkDown
 from services.node_agent.lanes.routes.pipe import Pipe
+from shared.logs import get_logger
 from shared.page_stream.frame import FrameBytes
 from shared.tasks import Tasks
 from shared.topology import Lane
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 MAGIC: Final = b"VMPD"
 VERSION: Final = 1

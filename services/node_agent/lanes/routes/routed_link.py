@@ -16,15 +16,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import structlog
-
 from services.node_agent.lanes.routes.direct_connection import DirectConnection
 from services.node_agent.lanes.routes.link import LaneLink, LinkDown
 from services.node_agent.metrics import Direction, Route
+from shared.logs import get_logger
 from shared.page_stream.frame import FrameBytes
 from shared.tasks import Tasks
 
-log = structlog.stdlib.get_logger(__name__)
+log = get_logger(__name__)
 
 HELD_BYTES = 64 * 1024 * 1024
 """More than any window. What comes beyond it is dropped, as a lossy route may."""
@@ -33,8 +32,8 @@ HELD_BYTES = 64 * 1024 * 1024
 class DirectWay(Protocol):
     """How a lane gets its direct connections."""
 
-    async def connect(self) -> DirectConnection:
-        """The next connection: made, or taken as it arrives; tries for ever."""
+    async def connect(self, has_route: Callable[[], bool]) -> DirectConnection:
+        """The next connection: made, or taken as it arrives; tries for ever, in haste while there is no route."""
         ...
 
     async def close(self) -> None:
@@ -179,7 +178,7 @@ class RoutedLink:
     async def _serve_direct(self, way: DirectWay) -> None:
         while not self._closed:
             try:
-                async with self._attached(await way.connect()) as connection:
+                async with self._attached(await way.connect(lambda: self._relay_up)) as connection:
                     while True:
                         self._receive_frame(await connection.receive(), Route.DIRECT)
             except LinkDown as error:

@@ -47,6 +47,7 @@ class DiskDecoder:
         columns = self._waiting
         if columns is None:
             columns = _Columns.read(self._unpacker.unpack(payload))
+            # New contents first: references in the same batch may point to them.
             self._store.insert(Origin.DISK, columns.first, columns.full)
             self._waiting = columns
         chunk = columns.join(_fetch(self._store, columns))
@@ -95,6 +96,7 @@ class _Columns:
         size = len(plain) + CONTENT_BYTES * sum(used[1:])
         if used[Run.FULL] * CONTENT_BYTES != len(full) or size > MAX_OUT_BYTES:
             raise CodecError(finding=f"the runs of a disk batch do not fit its columns, or {size} bytes are too many")
+        # The reverse of the encoder's `_differences`, which begins before code 0, at 2^32 - 1.
         steps = np.frombuffer(codes, dtype="<u4").astype(np.uint32) + np.uint32(1)
         return cls(
             kinds=run_kinds.tolist(),

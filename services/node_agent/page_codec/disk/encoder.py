@@ -243,5 +243,6 @@ def _runs_of(kinds: Kinds) -> list[tuple[int, int]]:
 
 def _differences(codes: list[Codes]) -> Codes:
     every = np.concatenate(codes) if codes else np.empty(0, dtype=np.uint32)
+    # The code before the first one counts as -1, so that the first is sent as it is.
     before = np.concatenate((np.full(1, 0xFFFFFFFF, dtype=np.uint32), every[:-1])) if len(every) else every
     return (every - before - np.uint32(1)).astype("<u4")

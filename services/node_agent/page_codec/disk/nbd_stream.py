@@ -132,6 +132,7 @@ class _Scanner(ABC):
             if self.opaque:
                 break
             if self._payload_left:
+                # In a payload: it goes on to its end, or to the end of these bytes.
                 end = min(size, at + self._payload_left)
                 if self._offset is not None:
                     if plain_from < at:
@@ -141,6 +142,7 @@ class _Scanner(ABC):
                     plain_from = end
                 self._payload_left -= end - at
             else:
+                # In a header: it may be cut anywhere, so it is collected until it is complete.
                 end = min(size, at + self._need - len(self._head))
                 self._head += data[at:end]
                 if len(self._head) == self._need:
@@ -229,6 +231,7 @@ class RequestScanner(_Scanner):
         self._expect(4)
 
     def _read_option(self) -> None:
+        # No message ends the options (after GO the next bytes are a request), so the magic decides.
         if not _OPTION_MAGIC.startswith(self._head[:4]):
             self._phase = _Phase.TRANSMISSION
             self._read_request()
@@ -274,7 +277,7 @@ class RequestScanner(_Scanner):
                 self._expect(4, payload=length, offset=offset)
             case Command.DISC:
                 self._phase = _Phase.ENDED
-                self._expect(1)
+                self._expect(1)  # any byte more is an error
             case Command.READ if not self._facts.extended:
                 self._remember_read(cookie, offset, length)
                 self._expect(4)
@@ -330,6 +333,7 @@ class ReplyScanner(_Scanner):
                 self._read_reply()
                 return
         if self._facts.export_name and self._phase is _Phase.TRANSMISSION:
+            # The answer to EXPORT_NAME has no magic: 8 bytes of size, 2 of flags, then zeros if they are wanted.
             zeroes = 0 if self._facts.no_zeroes else _EXPORT_ZEROES
             self._expect(4, payload=_EXPORT_BYTES - len(head) + zeroes)
             return
@@ -376,6 +380,7 @@ class ReplyScanner(_Scanner):
             self._more(_SIMPLE_REPLY.size)
             return
         _, error, cookie = _SIMPLE_REPLY.unpack(self._head)
+        # A simple reply does not tell its length: it is that of the READ, and nothing after an error.
         offset, length = self._facts.reads.pop(cookie, (None, 0))
         self._expect(4, payload=0 if error else length, offset=offset)
 

@@ -120,6 +120,7 @@ class Offered:
         """The answer to a batch: which of its contents have numbers from now on. Raises CodecError."""
         answer = Answer.decode(payload, len(digests))
         good = answer.proof == proof_of(digests[answer.hits], self._key)
+        # A sample (`keep` false) counts as dropped: its contents are offered again with the rest of their file.
         self.taken.append(good and keep)
         return answer.hits if good else np.zeros(len(digests), dtype=np.bool_)
 
@@ -136,6 +137,8 @@ class KnownTable:
         self._digests = digests
         self._key = key
         shorts = short_ids(digests, key)
+        # Sorted once: a batch of offers is then one binary search in numpy, without a Python object per content.
+        # Of contents with the same short id the first is the answer. If the donor means another, the proofs differ.
         self._order = np.argsort(shorts, kind="stable")
         self._sorted = shorts[self._order]
         self._batches: list[NDArray[np.int64]] = []
@@ -148,12 +151,14 @@ class KnownTable:
         self._offers += count
         if odd or count > OFFERS_AT_ONCE or self._offers > MAX_OFFERS:
             raise CodecError(finding=f"an offer of {len(body)} bytes, {self._offers} contents so far")
+        # Ids of five bytes, widened to eight so that numpy can read them as numbers.
         wide = np.zeros((count, 8), dtype=np.uint8)
         wide[:, :SHORT_BYTES] = np.frombuffer(body, dtype=np.uint8).reshape(-1, SHORT_BYTES)
         offered = wide.view("<u8").reshape(-1)
         if not len(self._sorted):
             at = hits = np.zeros(count, dtype=np.int64)
         else:
+            # searchsorted gives the place where an id would be inserted; the id itself need not be there.
             at = np.minimum(np.searchsorted(self._sorted, offered), len(self._sorted) - 1)
             hits = self._sorted[at] == offered
         flags = hits.astype(np.bool_)

@@ -6,11 +6,12 @@ port left. So no number given here is used later, and a seeding that is interrup
 
 Messages, one payload each, integers little-endian; those of `known` are as described there:
 
-    GREET   u8 1 · 32 bytes, the port's key                              donor ROOM    u8 9 · u32 contents that the
-    recipient will store            recipient; 0 ends the seeding OFFER   u8 3 · 5 bytes per content, at most
-    PIECE_CONTENTS           donor ANSWER  u8 4 · 16 bytes, digest of the hits · bitmap                 recipient, one
-    per OFFER FILL    u8 10 · `zstd_codec` chunk of whole contents, at most 256 KiB   donor: those that are no hits in
-    ANSWER, in order STORED  u8 11 · u32 contents stored so far                           recipient, one per FILL
+    GREET   u8 1 · 32 bytes, the port's key                       donor
+    ROOM    u8 9 · u32 contents that the recipient will store     recipient; 0 ends the seeding
+    OFFER   u8 3 · 5 bytes per content, at most PIECE_CONTENTS    donor
+    ANSWER  u8 4 · 16 bytes, digest of the hits · bitmap          recipient, one per OFFER
+    FILL    u8 10 · `zstd_codec` chunk of whole contents          donor: those that are no hits, in order
+    STORED  u8 11 · u32 contents stored so far                    recipient, one per FILL
 
 The donor has one piece in flight at a time, so at most PIECE_CONTENTS contents are between the ends. Where the digest
 of the hits is not the expected one, short ids collided, and all of the piece is sent.
@@ -53,7 +54,7 @@ class SeedSender:
         self._zstd = ZstdEncoder(level=LEVEL)
         self._room = 0
         self.sent = 0
-        """Contents that went."""
+        """Contents that were sent."""
         self._stored = 0
         self._confirmed = 0
 
@@ -121,6 +122,7 @@ class SeedReceiver:
         raise CodecError(finding=f"message {payload[:1].hex() or 'nothing'} is not one of a seeding's")
 
     def _answer(self, payload: bytes) -> bytes:
+        # All offers count, hits too: where short ids collided, the donor sends the whole piece.
         self._due = (len(payload) - 1) // SHORT_BYTES
         if self._due > PIECE_CONTENTS:
             raise CodecError(finding=f"{self._due} contents in one piece")

@@ -168,6 +168,7 @@ class MemoryEncoder:
             return []
         self._furthest_page = max(self._furthest_page, int(scan.pages.max()))
         if self._stream.page_count != known:
+            # QEMU listed its RAM blocks: pages have other numbers now, so what is known of them starts again.
             tally, self._state = self._state.tally, self._make_state()
             self._state.tally = tally
         if self._state.held is None:
@@ -183,6 +184,7 @@ class MemoryEncoder:
         payloads: list[bytes] = []
         begin = 0
         for row, mark in scan.marks:
+            # Nothing is due here, so the batch goes on: a cut costs a payload of its own.
             if mark is Mark.RECORDS_END and not len(self._due(held)):
                 continue
             if row > begin:
@@ -256,6 +258,7 @@ class MemoryEncoder:
 
     def _count(self, payloads: list[bytes]) -> list[bytes]:
         if payloads and self._hello is not None:
+            # The first payload of the stream is the hello, whatever follows it.
             payloads.insert(0, self._hello)
             self._hello = None
         self._wire_bytes += sum(map(len, payloads))

@@ -58,17 +58,20 @@ class HeldPages:
     def observe_order(self, pages: PageNumbers) -> None:
         """QEMU sent these pages, in this order."""
         if len(pages):
+            # Within a round page numbers rise, so each step that does not rise begins one.
             self._round += int(pages[0] <= self._last_page) + int((pages[1:] <= pages[:-1]).sum())
             self._last_page = int(pages[-1])
 
     def count_resent(self, pages: PageNumbers) -> NDArray[np.bool_]:
         """QEMU sent each of these pages once more; which are hot."""
         times = self._times[pages]
+        # Stops at 255: a uint8 would go on at 0, and the hottest page would count as cold.
         self._times[pages] = np.minimum(times, _MOST_TIMES - 1) + 1
         return times >= HOT_AFTER
 
     def store(self, pages: PageNumbers, contents: Pages, sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Hold back these pages, none of which is held; which (bool) found room. `sizes`: their bytes on the wire."""
+        # The sums only grow, so the pages that find room are the first ones.
         room = self.held_bytes + np.cumsum(sizes) <= self.limit_bytes
         room &= np.arange(len(pages)) < len(self._page_of) - self._count
         count = int(room.sum())
@@ -94,6 +97,7 @@ class HeldPages:
         """Pages that should go now, in ascending order: those that have cooled, and those beyond the limit."""
         slots = self._waiting()
         cooled = self._round - self._came_in[slots] >= _COOL_AFTER_ROUNDS
+        # The limit may have been lowered since: from the lowest page on, what fits may stay.
         staying = np.cumsum(np.where(cooled, 0, self._sizes[slots]))
         return self._page_of[slots[cooled | (staying > self.limit_bytes)]]
 

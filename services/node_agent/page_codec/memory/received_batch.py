@@ -43,6 +43,7 @@ class ReceivedBatch:
         kinds = np.frombuffer(get(MemoryColumn.KINDS), dtype=np.uint8)
         self._named = (kinds & NAMED) > 0
         self._kinds: Kinds = kinds & np.uint8(~NAMED & 0xFF)
+        # Pages and codes come as differences to the one before, also across batches: zstd packs small numbers well.
         differences = np.frombuffer(get(MemoryColumn.PAGES), dtype="<i4")
         self._pages = last_page + np.cumsum(differences, dtype=np.int64)
         self._names = _texts(get(MemoryColumn.NAMES))
@@ -100,6 +101,7 @@ class ReceivedBatch:
         parts: list[bytes | memoryview] = []
         opaque, deltas, names = iter(self._opaque), iter(self._deltas), iter(self._names)
         record = content = 0
+        # Neighbours of one group are written by one numpy call; only what has its own length or name is written singly.
         for group, count in _runs(groups):
             if group == MemoryKind.OPAQUE:
                 parts += [next(opaque) for _ in range(count)]
@@ -133,6 +135,7 @@ class ReceivedBatch:
         contents: Pages = np.empty((len(kinds), CONTENT_BYTES), dtype=np.uint8)
         contents[kinds == MemoryKind.LITERAL] = self._literals
         contents[kinds == MemoryKind.INCOMPRESSIBLE] = self._incompressible
+        # Only once: after ContentMissingError `write` is called again, and these have their numbers already.
         if self._to_number:
             store.append(Origin.MEMORY, contents[kinds != MemoryKind.REFERENCE])
             self._to_number = False

@@ -83,6 +83,7 @@ class ScanBuilder:
     """Collects the elements of one scan: single ones in lists, runs of zero pages as arrays between them."""
 
     def __init__(self) -> None:
+        # Kind, start, body, page, named: the columns of `Scan`.
         self._rows: list[tuple[int, int, int, int, bool]] = []
         self._parts: list[NDArray[np.int64]] = []
         self._closed = 0
@@ -94,6 +95,7 @@ class ScanBuilder:
 
     def opaque(self, at: int) -> None:
         here = self._closed + len(self._rows)
+        # Opaque bytes after opaque bytes continue the same element, unless a mark stands between them.
         marked = bool(self._marks) and self._marks[-1][0] == here
         if marked or not self._rows or self._rows[-1][0] != Kind.OPAQUE:
             self._rows.append((Kind.OPAQUE, at, at, -1, False))
@@ -106,6 +108,7 @@ class ScanBuilder:
         part = np.zeros((len(pages), 5), dtype=np.int64)
         part[:, 0] = kind
         part[:, 1] = at + stride * np.arange(len(pages))
+        # Records of a run do not repeat their block's name, so each header has 8 bytes.
         part[:, 2] = part[:, 1] + 8
         part[:, 3] = pages
         self._parts.append(part)

@@ -29,6 +29,7 @@ def encode(old: Pages, new: Pages, *, limit_bytes: int) -> tuple[NDArray[np.int6
     changed[:, 1:-1] |= changed[:, :-2] & changed[:, 2:]
     rows, starts, ends = _runs(changed)
     same, fresh, sizes = _lengths(rows, starts, ends)
+    # The sum of its runs' sizes for each page; a page without runs gets 0.
     lengths = np.bincount(rows, weights=sizes, minlength=len(new)).astype(np.int64)
     too_long = lengths > limit_bytes
     if too_long.any():
@@ -41,6 +42,8 @@ def encode(old: Pages, new: Pages, *, limit_bytes: int) -> tuple[NDArray[np.int6
 
 def _runs(changed: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Page, first byte and end of each run of changed bytes, in order."""
+    # One False on either side of each page, so that a run never reaches into the next page, and each run has two edges:
+    # where it begins and where it ends. They alternate.
     framed = np.zeros((len(changed), PAGE_BYTES + 2), dtype=np.bool_)
     framed[:, 1:-1] = changed
     edges = np.flatnonzero(framed[:, 1:] != framed[:, :-1])
@@ -55,6 +58,7 @@ def _lengths(
     before = np.zeros_like(starts)
     before[1:] = np.where(rows[1:] == rows[:-1], ends[:-1], 0)
     same, fresh = starts - before, ends - starts
+    # Two run lengths of one byte each; one above 127 takes a second byte.
     return same, fresh, 2 + (same > 127) + (fresh > 127) + fresh
 
 
@@ -63,12 +67,14 @@ def _write(same: NDArray[np.int64], fresh: NDArray[np.int64], sizes: NDArray[np.
     at = np.cumsum(sizes) - sizes
     at = _uleb128(out, _uleb128(out, at, same), fresh)
     copied = np.cumsum(fresh) - fresh
+    # All new bytes at once. A byte's place in `out` is its place in `data`, moved by as much as its run is.
     out[np.repeat(at - copied, fresh) + np.arange(len(data))] = data
     return out.tobytes()
 
 
 def _uleb128(out: Pages, at: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
     """Write values below 2^14 at their places; where each one ends."""
+    # Seven bits per byte, the lowest first; bit 7 says that another byte follows. 4096 takes two bytes.
     long = values > 127
     out[at] = (values & 127) | (long << 7)
     out[at[long] + 1] = values[long] >> 7

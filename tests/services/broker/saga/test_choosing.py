@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from services.broker.saga import Send
+from services.broker.saga import Send, Verdict
 from shared.messages import Refusal
 from shared.messages.approval import DonorApproved, DonorRejected
 from shared.messages.base import MAX_TEXT
@@ -211,3 +211,16 @@ def test_long_reasons_of_providers() -> None:
     refused = talk.sent(PortRefused)
     assert [len(each.evidence) for each in refused.refusals[1:]] == [MAX_TEXT, MAX_TEXT]
     assert talk.state.refusals == refused.refusals
+
+
+def test_only_partners_are_waited_for() -> None:
+    """A donor that ports to its partners only: nobody waits for the answer of a provider that was never asked."""
+    talk = Conversation.begin(request("best"), candidates=("beta", "gamma"))
+    talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), partners=("beta",)))
+    talk.expect(P.QUOTING, "recipient.beta <- QuoteRequested")
+    talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote())).expect(
+        P.RESERVING, "recipient.beta <- ReservationRequested"
+    )
+    talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma"))).expect(P.RESERVING)
+    assert talk.last is not None
+    assert talk.last.verdict is Verdict.REFUSED

@@ -13,4 +13,4 @@ def test_diagram_is_the_committed_one() -> None:
     assert services.broker.__file__ is not None
     committed = Path(services.broker.__file__).parent / "saga.md"
     assert committed.read_text() == markdown()
-    assert "transferring --> switching: RequestSwitchover" in mermaid()
+    assert "transferring --> switching: GuestPaused, RequestSwitchover" in mermaid()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.messages.base import MAX_TEXT
-from shared.messages.porting import AbortTransfer, Side
+from shared.messages.porting import AbortTransfer, InboundFinished, Side
 from shared.messages.service_change import CancelPort, PortFailed, PortPhase
 from shared.parties import Party
 from tests.support.broker_samples import (
@@ -15,6 +15,7 @@ from tests.support.broker_samples import (
     LONG,
     PORT,
     Conversation,
+    outbound_finished,
     request,
     transfer_aborted,
     transfer_failed,
@@ -69,6 +70,59 @@ def test_donor_guest_not_running_is_told() -> None:
     talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False)).hear(BETA, transfer_aborted(Side.INBOUND))
     talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND, guest_running=False))
     assert all("does not run" in talk.sent(PortFailed, to=party).detail for party in (ACME, ALPHA, BETA))
+
+
+class TestContradiction:
+    """A side's word against the abort: nobody is told that the VM runs at the donor before both sides agree."""
+
+    @staticmethod
+    def _reverted() -> Conversation:
+        talk = Conversation.begin(request()).switching()
+        return talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+
+    def test_guest_that_left_after_the_vm_was_given_back(self) -> None:
+        """The donor says that the guest left: an alarm, and both sides are asked anew, also past the deadline."""
+        talk = self._reverted().hear(BETA, transfer_aborted(Side.INBOUND)).hear(ALPHA, outbound_finished())
+        asked = ("donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
+        talk.expect(P.ABORTING, "alarm: words_contradict", *asked)
+        for _ in range(3):
+            talk.deadline().expect(P.ABORTING, "alarm: words_contradict", *asked)
+        talk.hear(BETA, transfer_aborted(Side.INBOUND)).expect(P.ABORTING)
+        talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND, guest_running=False)).expect(P.ABORTING)
+        talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer")
+        talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND))
+        assert talk.state.phase is P.FAILED
+        assert "alpha says that the guest left" in talk.sent(PortFailed, to=ACME).detail
+
+    def test_guest_that_runs_at_the_recipient_after_all(self) -> None:
+        """It must be gone there before the port ends."""
+        talk = self._reverted().hear(ALPHA, transfer_aborted(Side.OUTBOUND))
+        talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+        talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).expect(P.ABORTING)
+        talk.hear(BETA, transfer_aborted(Side.INBOUND, guest_running=True)).expect(P.ABORTING)
+        talk.hear(BETA, transfer_aborted(Side.INBOUND))
+        assert talk.state.phase is P.FAILED
+
+    @pytest.mark.parametrize("upto", ["transferring", "switching"])
+    def test_after_the_end(self, upto: str) -> None:
+        """The end stands, and an operator is called."""
+        talk: Conversation = getattr(Conversation.begin(request()), upto)()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        talk.hear(BETA, transfer_aborted(Side.INBOUND)).hear(ALPHA, transfer_aborted(Side.OUTBOUND))
+        ended = talk.state
+        assert ended.phase is P.FAILED
+        talk.hear(ALPHA, outbound_finished()).expect(P.FAILED, "alarm: words_contradict")
+        talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2)).expect(P.FAILED, "alarm: words_contradict")
+        assert talk.state == ended
+
+
+def test_abort_carries_the_newest_epoch() -> None:
+    """A node that has heard of a newer one knows that the ledger was restored, and does not believe the abort."""
+    talk = Conversation.begin(request()).transferring().hear(ACME, CancelPort(port_id=PORT))
+    assert talk.sent(AbortTransfer, to=ALPHA).epoch == 1
+    talk = Conversation.begin(request()).switching()
+    talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+    assert talk.sent(AbortTransfer, to=ALPHA).epoch == 3
 
 
 class TestLongText:

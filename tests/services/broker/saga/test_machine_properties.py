@@ -17,9 +17,11 @@ from services.broker.saga import (
     Heard,
     LanesOpened,
     OpenLanes,
+    Owner,
     RecordEnd,
     SagaState,
     Send,
+    Settled,
     Timing,
     WakeUp,
     begin,
@@ -31,18 +33,23 @@ from shared.messages.approval import DonorApproved, DonorRejected
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
+    DisconnectVm,
     DisksErased,
+    GuestPaused,
     InboundFinished,
     InboundOpened,
+    OutboundFinished,
     OutboundStarted,
     QuerySwitchover,
     QuoteDeclined,
     QuoteOffered,
     ReleaseReservation,
+    RequestSwitchover,
     ReservationRefused,
     ReservationRequested,
     Side,
     SwitchoverGranted,
+    TransferFailed,
     VmDisconnected,
     VmProvisioned,
 )
@@ -65,6 +72,7 @@ from tests.support.broker_samples import (
     GAMMA,
     NOW,
     PORT,
+    guest_paused,
     identity,
     outbound_finished,
     quote,
@@ -94,6 +102,8 @@ SAYINGS: tuple[Message, ...] = (
     OutboundStarted(port_id=PORT),
     request_switchover(),
     request_switchover(3),
+    guest_paused(),
+    guest_paused(3),
     QuerySwitchover(port_id=PORT),
     InboundFinished(port_id=PORT, epoch=2),
     outbound_finished(),
@@ -113,10 +123,10 @@ USEFUL: dict[PortPhase, tuple[tuple[Party, Message], ...]] = {
     P.RESERVING: ((BETA, reserved("beta", reserved_until=NOW + timedelta(days=9))),),
     P.PREPARING: ((BETA, InboundOpened(port_id=PORT)),),
     P.STARTING: ((ALPHA, OutboundStarted(port_id=PORT)),),
-    P.TRANSFERRING: ((BETA_NODE, request_switchover()),),
+    P.TRANSFERRING: ((ALPHA_NODE, guest_paused()), (BETA_NODE, request_switchover())),
     P.SWITCHING: ((BETA, InboundFinished(port_id=PORT, epoch=2)), (ALPHA, outbound_finished())),
     P.RESOLVING: ((BETA, InboundFinished(port_id=PORT, epoch=2)),),
-    P.FINISHING: ((ALPHA, VmDisconnected(port_id=PORT)), (BETA, VmProvisioned(port_id=PORT))),
+    P.FINISHING: ((BETA, VmProvisioned(port_id=PORT)), (ALPHA, VmDisconnected(port_id=PORT))),
     P.ABORTING: ((ALPHA, transfer_aborted(Side.OUTBOUND)), (BETA, transfer_aborted(Side.INBOUND))),
 }
 END_NEWS = (PortCompleted, PortFailed, PortCancelled, PortRefused, PortPlanned)
@@ -135,6 +145,8 @@ class SagaMachine(RuleBasedStateMachine):
         self.ends: list[RecordEnd] = []
         self.end_news: list[Message] = []
         self.abort_decided = False
+        self.words: set[str] = set()
+        """What the parties have said that the switchover and the disconnection need."""
 
     @initialize(
         window=st.sampled_from([None, timedelta(hours=1)]),
@@ -179,6 +191,8 @@ class SagaMachine(RuleBasedStateMachine):
 
     def take(self, event: Event) -> None:
         before = self.state
+        if isinstance(event, Heard):
+            self.listen(before, event)
         decision = step(before, event, self.now, self.timing)
         for effect in decision.effects:
             self.see(before, decision.state, effect)
@@ -189,13 +203,29 @@ class SagaMachine(RuleBasedStateMachine):
         self.state = SagaState.model_validate_json(decision.state.model_dump_json())
         assert self.state == decision.state, "nothing is lost by saving"
 
+    def listen(self, state: SagaState, heard: Heard[Message]) -> None:
+        """Note the words that a commit and a disconnection need, if the right party says them."""
+        message = heard.message
+        if heard.sender not in SPEAKERS[type(message)](state):
+            return
+        if isinstance(message, GuestPaused | RequestSwitchover) and message.epoch == 2:
+            self.words.add(type(message).__name__)
+        elif isinstance(message, OutboundFinished) or (
+            isinstance(message, TransferFailed) and heard.sender == ALPHA and not message.guest_running
+        ):
+            self.words.add("let go")
+        elif isinstance(message, VmProvisioned):
+            self.words.add("provisioned")
+
     def see(self, before: SagaState, after: SagaState, effect: object) -> None:
         match effect:
             case CommitEpoch():
                 assert effect.epoch == self.ownership[-1][0] + 1, "epochs grow one by one"
                 assert effect.owner != self.ownership[-1][1], "an epoch changes the owner"
                 self.ownership.append((effect.epoch, effect.owner))
-                assert not (effect.owner == "beta" and self.abort_decided), "an abort that was decided stays so"
+                if effect.owner == "beta" and after.settled is None:
+                    assert not self.abort_decided, "an abort that was decided stays so"
+                    assert {"GuestPaused", "RequestSwitchover"} <= self.words, "both nodes have said their word"
                 opens = self.state.request.limits.window_start or NOW
                 assert effect.owner == "alpha" or self.now >= opens - self.timing.clock_difference, "only in the window"
             case OpenLanes():
@@ -216,6 +246,11 @@ class SagaMachine(RuleBasedStateMachine):
                 assert (send.message.epoch, "beta") == self.ownership[-1], "granted is what was committed"
             case AbortTransfer():
                 assert not after.committed, "no abort after the commit"
+            case DisconnectVm():
+                assert "provisioned" in self.words, "the recipient has it for good"
+                assert "let go" in self.words or after.settled is not None, (
+                    "the donor has let go, or an operator says so"
+                )
             case ReservationRequested():
                 self.holding.add(send.to)
             case ReleaseReservation():
@@ -258,6 +293,12 @@ class SagaMachine(RuleBasedStateMachine):
         if self.state.wake_at is not None and not early:
             self.now = max(self.now, self.state.wake_at)
         self.take(WakeUp())
+
+    @rule(owner=st.sampled_from(list(Owner)))
+    def operator_settles(self, owner: Owner) -> None:
+        before = self.state
+        self.take(Settled(owner=owner, by="root@broker-1", evidence="looked"))
+        assert self.state == before or self.state.settled is not None, "a decision stands in the state"
 
     @rule(seconds=st.sampled_from([1, 20, 3600]))
     def time_passes(self, seconds: int) -> None:

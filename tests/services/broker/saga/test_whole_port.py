@@ -17,10 +17,12 @@ from shared.messages.service_change import PortCompleted, PortPhase
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
+    ALPHA_NODE,
     BETA,
     BETA_NODE,
     PORT,
     Conversation,
+    guest_paused,
     identity,
     outbound_finished,
     quote,
@@ -51,13 +53,19 @@ def test_whole_conversation() -> None:
     talk.lanes_opened().expect(P.PREPARING, "recipient.beta <- OpenInbound")
     talk.hear(BETA, InboundOpened(port_id=PORT)).expect(P.STARTING, "donor.alpha <- StartOutbound")
     talk.hear(ALPHA, OutboundStarted(port_id=PORT)).expect(P.TRANSFERRING)
+    talk.hear(ALPHA_NODE, guest_paused()).expect(P.TRANSFERRING, "node.alpha.alpha-1 <- SwitchoverState")
     talk.hear(BETA_NODE, request_switchover())
-    talk.expect(P.SWITCHING, "commit epoch 2 to beta", "node.beta.beta-1 <- SwitchoverGranted")
+    talk.expect(
+        P.SWITCHING,
+        "commit epoch 2 to beta",
+        "node.beta.beta-1 <- SwitchoverGranted",
+        "node.alpha.alpha-1 <- SwitchoverState",
+    )
     talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2)).expect(P.SWITCHING)
     talk.hear(ALPHA, outbound_finished())
-    talk.expect(P.FINISHING, "donor.alpha <- DisconnectVm", "recipient.beta <- ProvisionVm")
-    talk.hear(ALPHA, VmDisconnected(port_id=PORT)).expect(P.FINISHING)
-    talk.pass_time(timedelta(seconds=30)).hear(BETA, VmProvisioned(port_id=PORT))
+    talk.expect(P.FINISHING, "recipient.beta <- ProvisionVm")
+    talk.hear(BETA, VmProvisioned(port_id=PORT)).expect(P.FINISHING, "donor.alpha <- DisconnectVm")
+    talk.pass_time(timedelta(seconds=30)).hear(ALPHA, VmDisconnected(port_id=PORT))
     talk.expect(
         P.COMPLETED,
         "tenant.acme <- PortCompleted",

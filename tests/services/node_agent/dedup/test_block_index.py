@@ -16,15 +16,15 @@ def test_an_index_is_kept_until_the_file_changes(image: Path, tmp_path: Path, mo
     """The second look-up reads no block; a changed file, a damaged index and `forget` mean reading again."""
     index = BlockIndex(tmp_path / "index")
     assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097]
-    (kept,) = (tmp_path / "index").iterdir()
+    (record,) = (tmp_path / "index").iterdir()
     monkeypatch.setattr(block_index, "scan", lambda *_, **__: pytest.fail("the file is read again"))
     assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097]
     monkeypatch.undo()
-    for damaged in (b"", kept.read_bytes()[:-1], kept.read_bytes()[:-1] + b"?", b"\0" * 56):
-        kept.write_bytes(damaged)
+    for damaged in (b"", record.read_bytes()[:-1], record.read_bytes()[:-1] + b"?", b"\0" * 56):
+        record.write_bytes(damaged)
         assert index.look_up(image, limit=100).blocks.tolist() == [0, 1, 4097]
     index.forget(image)
-    assert not kept.exists()
+    assert not record.exists()
     index.look_up(image, limit=100)
     with open(image, "ab") as file:
         file.write(bytes(CONTENT_BYTES - 4) + block(9))
@@ -35,8 +35,8 @@ def test_an_index_that_nobody_uses_goes(image: Path, tmp_path: Path) -> None:
     """By the time of its last use."""
     index = BlockIndex(tmp_path / "index")
     index.look_up(image, limit=100)
-    (kept,) = (tmp_path / "index").iterdir()
-    index.sweep(kept.stat().st_mtime - 1)
-    assert kept.exists()
-    index.sweep(kept.stat().st_mtime + 1)
-    assert not kept.exists()
+    (record,) = (tmp_path / "index").iterdir()
+    index.sweep(record.stat().st_mtime - 1)
+    assert record.exists()
+    index.sweep(record.stat().st_mtime + 1)
+    assert not record.exists()

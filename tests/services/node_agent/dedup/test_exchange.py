@@ -81,7 +81,7 @@ async def porting(tmp_path: Path, *, disk: bytes, image: bytes | None) -> AsyncI
     scans = FileScans()
     scans.begin([disk_file])
     bases = BaseImages(tmp_path / "index")
-    inbound = InboundContents(recipient, Sources(images=images, kept=(), index=BlockIndex(tmp_path / "index")), bases)
+    inbound = InboundContents(recipient, Sources(images=images, cached=(), index=BlockIndex(tmp_path / "index")), bases)
 
     async def answer() -> None:
         stream = await ends[1].accept()

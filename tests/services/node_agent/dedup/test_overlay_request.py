@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +147,7 @@ async def test_disks_that_change_while_the_port_is_prepared_do_not_move(pair: Pa
     async def changing(uuid: object) -> LiveVm:
         nonlocal seen
         vm, seen = await describe(uuid), seen + 1  # type: ignore[arg-type]
-        return vm if seen == 1 else LiveVm(vm.description, vm.domain_xml, ("/snapshot", *vm.files), vm.layers)
+        return vm if seen == 1 else replace(vm, files=("/snapshot", *vm.files))
 
     pair.donor.describe = changing  # type: ignore[method-assign]
     await pair.inbound.open()

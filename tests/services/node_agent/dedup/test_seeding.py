@@ -97,7 +97,7 @@ class Seeded:
             stream = await far.accept()
             assert stream.label == SEED
             await receive_seed(
-                stream, Sources(images=self.images, kept=(), index=BlockIndex(self.tmp / "i")), self.there
+                stream, Sources(images=self.images, cached=(), index=BlockIndex(self.tmp / "i")), self.there
             )
 
         loop = asyncio.get_running_loop()

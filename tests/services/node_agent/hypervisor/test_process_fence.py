@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -10,15 +12,17 @@ from uuid import uuid4
 
 import pytest
 
+from services.node_agent.hypervisor import process_fence
 from services.node_agent.hypervisor.process_fence import ProcessFence
 
 UUID = uuid4()
+FILE = '{"filename":"/images/web.raw"}'
 
 
 @pytest.fixture
 def process() -> Iterator[subprocess.Popen[bytes]]:
     """A process whose command line names the VM, as QEMU's does."""
-    started = subprocess.Popen(["sh", "-c", "read line", str(UUID)], stdin=subprocess.PIPE)
+    started = subprocess.Popen(["sh", "-c", "read line", "-uuid", str(UUID), "-blockdev", FILE], stdin=subprocess.PIPE)
     deadline = time.monotonic() + 5
     while str(UUID) not in Path(f"/proc/{started.pid}/cmdline").read_text() and time.monotonic() < deadline:
         time.sleep(0.005)  # exec takes a moment
@@ -46,27 +50,71 @@ def test_a_process_is_frozen_and_thawed(process: subprocess.Popen[bytes], tmp_pa
     """Stopped, then not."""
     (tmp_path / "web.pid").write_text(str(process.pid))
     fence = ProcessFence(tmp_path)
-    assert fence.freeze("web", UUID)
+    assert fence.freeze(UUID)
     assert until(process, stopped=True)
-    assert fence.thaw("web", UUID)
+    assert fence.thaw(UUID)
     assert until(process, stopped=False)
-    assert not fence.kill_frozen("web", UUID)
+    assert not fence.kill_frozen(UUID)
 
 
 def test_a_frozen_process_can_be_killed(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
     """It would not hear SIGTERM."""
     (tmp_path / "web.pid").write_text(str(process.pid))
     fence = ProcessFence(tmp_path)
-    fence.freeze("web", UUID)
+    fence.freeze(UUID)
     assert until(process, stopped=True)
-    assert fence.kill_frozen("web", UUID)
+    assert fence.kill_frozen(UUID)
     assert process.wait(timeout=5) == -9
+
+
+def test_the_frozen_ones_are_found(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Whoever stopped them; a pid file that is of no VM is passed over."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    (tmp_path / "self.pid").write_text(str(os.getpid()))
+    fence = ProcessFence(tmp_path)
+    assert fence.frozen() == frozenset()
+    fence.freeze(UUID)
+    assert until(process, stopped=True)
+    assert fence.frozen() == {UUID}
+    fence.thaw(UUID)
+
+
+def test_a_killed_process_is_gone_when_the_call_returns(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Only then it can neither run nor write."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    fence = ProcessFence(tmp_path)
+    assert fence.freeze(UUID)
+    assert fence.kill_frozen(UUID), "a frozen process stands when the call returns"
+    assert state(process) == "Z"
+
+
+def test_a_process_is_known_by_its_files(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """All of them must be its own."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    fence = ProcessFence(tmp_path)
+    assert fence.holds_files(UUID, ["/images/web.raw"])
+    assert not fence.holds_files(UUID, ["/images/web.raw", "/images/other.raw"])
+    assert not fence.holds_files(uuid4(), ["/images/web.raw"])
+
+
+def test_a_uuid_elsewhere_in_the_command_line_names_no_vm(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """Another VM's disk may be named after this one."""
+    other = uuid4()
+    process.kill()
+    process.wait()
+    named = subprocess.Popen(["sh", "-c", "read line", "-uuid", str(UUID), f"/{other}.raw"], stdin=subprocess.PIPE)
+    try:
+        (tmp_path / "web.pid").write_text(str(named.pid))
+        assert not ProcessFence(tmp_path).freeze(other)
+    finally:
+        named.kill()
+        named.communicate()
 
 
 def test_another_vms_process_is_not_touched(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
     """A stale pid file names a process of somebody else."""
     (tmp_path / "web.pid").write_text(str(process.pid))
-    assert not ProcessFence(tmp_path).freeze("web", uuid4())
+    assert not ProcessFence(tmp_path).freeze(uuid4())
     assert state(process) != "T"
 
 
@@ -74,7 +122,18 @@ def test_another_vms_process_is_not_touched(process: subprocess.Popen[bytes], tm
 def test_without_a_process_there_is_no_fence(tmp_path: Path, content: str) -> None:
     """It says so, and raises nothing."""
     fence = ProcessFence(tmp_path)
-    assert not fence.freeze("web", UUID)
+    assert not fence.freeze(UUID)
     (tmp_path / "web.pid").write_text(content)
-    assert not fence.freeze("web", UUID)
-    assert not fence.kill_frozen("web", UUID)
+    assert not fence.freeze(UUID)
+    assert not fence.kill_frozen(UUID)
+
+
+def test_a_process_that_does_not_stop_is_no_fence(
+    process: subprocess.Popen[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that is busy in the kernel may run on for a while."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    monkeypatch.setattr(process_fence, "STOPPED_WITHIN_S", 0.01)
+    monkeypatch.setattr(process_fence, "_state", lambda _: "D")
+    assert not ProcessFence(tmp_path).freeze(UUID)
+    process.send_signal(signal.SIGCONT)

@@ -243,3 +243,20 @@ async def test_what_an_encoder_lets_wait_is_told() -> None:
         assert await setup.far[0].read() == b"x"
         setup.pumps[0].hold_at_most(1000)
         assert setup.pumps[0].held_bytes == 0
+
+
+async def test_a_socket_is_not_read_while_reading_is_stopped() -> None:
+    """What was read goes out, what comes later waits in the socket, and nothing is lost."""
+    async with pumping() as setup:
+        _, near = setup.near
+        far, _ = setup.far
+        near.write(b"first")
+        assert await far.readexactly(5) == b"first"
+        setup.pumps[0].stop_reading(stopped=True)
+        near.write(b"second")  # the read that waits already takes one chunk
+        assert await far.readexactly(6) == b"second"
+        near.write(b"third")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(far.readexactly(5), 0.2)
+        setup.pumps[0].stop_reading(stopped=False)
+        assert await far.readexactly(5) == b"third"

@@ -22,6 +22,8 @@ class Owner:
         self.resets: list[str] = []
         self.eofs = 0
 
+    is_away = False
+
     async def send_payload(
         self,
         inbox: StreamInbox,  # noqa: ARG002  # the contract's names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -317,3 +318,101 @@ def test_any_bytes_end_in_actions(data: bytes) -> None:
     """Nothing that a donor sends raises, and nothing of it reaches our libvirtd unread."""
     for action in RpcGate(EXPECTED).receive_from_donor(data):
         assert not isinstance(action, SwitchoverWanted | FinishAnswered)
+
+
+def test_frames_that_come_together_are_all_judged() -> None:
+    """One read of a socket may bring several; a keepalive among them hides none."""
+    talk = Conversation()
+    ping = Frame(KEEPALIVE_PROGRAM, PING, FrameType.MESSAGE, 0, Status.OK, b"").to_bytes()
+    first, second = encode_call(PlainCall(Procedure.AUTH_LIST), 1), encode_call(FeatureCall(10), 2)
+    actions = talk.gate.receive_from_donor(first.to_bytes() + ping + second.to_bytes())
+    assert [type(action) for action in actions] == [ToLibvirtd, ToDonor, ToLibvirtd]
+    replies = [
+        Frame(REMOTE_PROGRAM, frame.procedure, FrameType.REPLY, frame.serial, Status.OK, b"").to_bytes()
+        for frame in (first, second)
+    ]
+    answered = talk.gate.receive_from_libvirtd(replies[0] + ping + replies[1])
+    assert answered == [ToDonor(replies[0]), ToLibvirtd(PONG_FRAME.to_bytes()), ToDonor(replies[1])]
+
+
+def test_what_cannot_be_read_shuts_the_gate() -> None:
+    """What came before it is still judged; nothing after it passes."""
+    gate = RpcGate(EXPECTED)
+    sound = encode_call(PlainCall(Procedure.AUTH_LIST), 1).to_bytes()
+    *before, last = gate.receive_from_donor(sound + b"\xff" * 64)
+    assert len(before) <= 1
+    assert isinstance(last, Refused)
+    assert last.refusal.code == "rpc_unreadable"
+    assert last.refusal.detail not in {"", "None", None}
+    assert gate.step is Step.SHUT
+    assert gate.receive_from_donor(sound) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"program": 0x20008087},
+        {"version": 2},
+        {"type": FrameType.MESSAGE},
+        {"version": 2, "type": FrameType.MESSAGE},
+    ],
+)
+def test_program_version_and_type_must_all_be_the_calls(change: dict[str, Any]) -> None:
+    """One that is wrong is enough."""
+    frame = replace(encode_call(FeatureCall(10), 1), **change)
+    assert refusal(RpcGate(EXPECTED).receive_from_donor(frame.to_bytes())) == "rpc_not_allowed"
+
+
+def test_a_procedure_that_is_not_known_is_named() -> None:
+    """The donor's operator reads why."""
+    frame = Frame(REMOTE_PROGRAM, 999, FrameType.CALL, 1, Status.OK, b"")
+    _, refused = RpcGate(EXPECTED).receive_from_donor(frame.to_bytes())
+    assert isinstance(refused, Refused)
+    assert "999" in refused.refusal.detail
+
+
+def test_each_step_is_told_by_the_gate() -> None:
+    """The shell asks it whether a Finish is in flight."""
+    talk = Conversation()
+    talk.gate.step = Step.OPENED
+    talk.say(PREPARE)
+    steps = [talk.gate.step]
+    talk.answer(PREPARE)
+    steps.append(talk.gate.step)
+    talk.say(FINISH)
+    steps.append(talk.gate.step)
+    talk.gate.grant()
+    steps.append(talk.gate.step)
+    assert steps == [Step.PREPARING, Step.PREPARED, Step.FINISH_HELD, Step.FINISHING]
+    assert talk.gate.grant() == []
+    assert talk.gate.deny() == []
+
+
+def test_another_programs_reply_answers_nothing() -> None:
+    """Nor does an event of the same program: both go on to the donor."""
+    talk = Conversation()
+    talk.gate.step = Step.OPENED
+    talk.say(PREPARE)
+    serial = talk.serial - 1
+    for frame in (
+        Frame(0x20008087, Procedure.MIGRATE_PREPARE3_PARAMS, FrameType.REPLY, serial, Status.OK, b""),
+        Frame(REMOTE_PROGRAM, Procedure.MIGRATE_PREPARE3_PARAMS, FrameType.MESSAGE, serial, Status.OK, b""),
+    ):
+        assert talk.gate.receive_from_libvirtd(frame.to_bytes()) == [ToDonor(frame.to_bytes())]
+    assert talk.gate.step is Step.PREPARING
+    unasked = Frame(REMOTE_PROGRAM, 60, FrameType.REPLY, 77, Status.OK, b"")
+    assert talk.gate.receive_from_libvirtd(unasked.to_bytes()) == [ToDonor(unasked.to_bytes())]
+
+
+def test_a_cancelled_finish_never_runs_a_guest() -> None:
+    """Though libvirt answers it without an error; nor does one that failed."""
+    talk = Conversation()
+    talk.until_prepared()
+    cancelled = replace(FINISH, cancelled=True)
+    talk.say(cancelled)
+    assert talk.answer(cancelled)[0] == FinishAnswered(running=False, cancelled=True, error=None)
+    failed = Conversation()
+    failed.until_prepared()
+    failed.say(FINISH)
+    failed.gate.grant()
+    assert failed.answer(FINISH, error="no")[0] == FinishAnswered(running=False, cancelled=False, error="no")

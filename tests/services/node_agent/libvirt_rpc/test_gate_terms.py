@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -15,14 +17,23 @@ from services.node_agent.libvirt_rpc.gate_terms import (
     Expected,
     GateRefusal,
     check_cookie,
+    checked_finish,
     checked_open,
+    checked_prepare,
 )
-from services.node_agent.libvirt_rpc.messages import OpenCall, RpcError
+from services.node_agent.libvirt_rpc.messages import (
+    FinishCall,
+    OpenCall,
+    ParamType,
+    PrepareCall,
+    RpcError,
+    TypedParam,
+)
 from services.node_agent.libvirt_rpc.testing import RpcFailed
 from services.node_agent.libvirt_rpc.xdr import XdrError
 from shared.errors import VmportError
 
-VM = UUID(int=9)
+VM = UUID("11111111-2222-3333-4444-5555555abcde")
 EXPECTED = Expected(VM, "web", "<domain/>", {"vda": 1 << 20}, "unix:///m", "unix:///d")
 
 
@@ -55,6 +66,13 @@ def test_only_the_systems_driver_is_opened(call: OpenCall) -> None:
         cookie(tag="other"),
         cookie(UUID(int=1)),
         cookie(inside="<domain/>"),
+        b"<qemu-migration/>",
+        cookie(inside="<nbd port='1'><disk capacity='1048576'/></nbd>"),
+        cookie(inside="<nbd port='1'><disk target='vda'/></nbd>"),
+        cookie(inside="<nbd port='1'><disk target='vdb' capacity='None'/></nbd>"),
+        cookie(inside="<nbd port='1'><disk capacity='None'/></nbd>"),
+        f"<!DOCTYPE q [<!ENTITY e '{VM}'>]><qemu-migration><uuid>&e;</uuid></qemu-migration>".encode(),
+        b"<!DOCTYPE qemu-migration>" + cookie(),
         cookie(inside="<nbd port='1'><disk target='vda' capacity='5'/></nbd>"),
         cookie(inside="<nbd port='1'><disk target='vdb' capacity='1048576'/></nbd>"),
     ],
@@ -65,6 +83,63 @@ def test_a_cookie_speaks_of_the_agreed_vm_only(data: bytes) -> None:
     with pytest.raises(GateRefusal) as raised:
         check_cookie(data, EXPECTED)
     assert raised.value.code == "rpc_cookie"
+
+
+def test_a_cookie_may_write_the_uuid_in_capitals_and_end_in_nothing() -> None:
+    """libvirt's own cookie ends with a zero byte."""
+    check_cookie(cookie().replace(str(VM).encode(), str(VM).upper().encode()), EXPECTED)
+    check_cookie(cookie().rstrip(b"\0"), EXPECTED)
+
+
+@pytest.mark.parametrize("entity", ["internal", "external"])
+def test_a_cookie_reads_nothing_but_itself(entity: str, tmp_path: Path) -> None:
+    """No entity is resolved, wherever it is declared."""
+    (tmp_path / "uuid").write_text(str(VM))
+    value = f"'{VM}'" if entity == "internal" else f"SYSTEM '{tmp_path}/uuid'"
+    data = f"<!DOCTYPE q [<!ENTITY e {value}>]><qemu-migration><uuid>&e;</uuid></qemu-migration>".encode()
+    with pytest.raises(GateRefusal, match="document type"):
+        check_cookie(data, EXPECTED)
+
+
+MINIMAL = (TypedParam("migrate_uri", ParamType.STRING, EXPECTED.memory_uri),)
+DISKS_URI = TypedParam("disks_uri", ParamType.STRING, EXPECTED.disks_uri)
+
+
+def test_finish_needs_no_domain_xml() -> None:
+    """It may carry it: libvirt sends it where the domain is to be persistent."""
+    call = FinishCall((*MINIMAL, DISKS_URI), b"", LIVE | PEER2PEER | NON_SHARED_DISK, cancelled=False)
+    assert checked_finish(call, EXPECTED) == call
+
+
+def test_a_disks_uri_is_needed_where_there_are_disks_and_only_there() -> None:
+    """And it is this port's own."""
+    finish = FinishCall(MINIMAL, b"", LIVE | PEER2PEER | NON_SHARED_DISK, cancelled=False)
+    with pytest.raises(GateRefusal, match="missing: disks_uri"):
+        checked_finish(finish, EXPECTED)
+    without = replace(EXPECTED, disks={})
+    assert checked_finish(replace(finish, flags=LIVE | PEER2PEER), without).params == MINIMAL
+    other = (*MINIMAL, replace(DISKS_URI, value="unix:///run/other.sock"))
+    with pytest.raises(GateRefusal, match="disks_uri is 'unix:///run/other"):
+        checked_finish(replace(finish, params=other), EXPECTED)
+
+
+def test_what_is_not_the_agreed_vm_is_named() -> None:
+    """At most five differences, and why XML cannot be read."""
+    flags = LIVE | PEER2PEER | NON_SHARED_DISK
+    many = "".join(f"<controller type='scsi' index='{number}' model='lsilogic'/>" for number in range(9))
+    agreed = f"<domain type='qemu'><name>web</name><devices>{many}</devices></domain>"
+    expected = replace(EXPECTED, domain_xml=agreed)
+
+    def prepare(xml: str) -> PrepareCall:
+        return PrepareCall((*MINIMAL, DISKS_URI, TypedParam("destination_xml", ParamType.STRING, xml)), cookie(), flags)
+
+    with pytest.raises(GateRefusal) as unreadable:
+        checked_prepare(prepare("<domain"), expected)
+    assert unreadable.value.detail not in {"", "None", None}
+    strange = agreed.replace("lsilogic", "virtio-scsi")
+    with pytest.raises(GateRefusal, match="not the VM that was agreed") as differs:
+        checked_prepare(prepare(strange), expected)
+    assert len(differs.value.detail.split("; ")) == 5
 
 
 def test_errors_have_one_root_and_a_code() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.node_agent.libvirt_rpc.messages import (
+    ERR_OPERATION_DENIED,
     KEEPALIVE_PROGRAM,
     PING,
     PONG_FRAME,
@@ -92,20 +93,30 @@ def test_finish_waits_until_it_is_passed() -> None:
     assert relay.pass_finish() == []
 
 
-def test_a_good_answer_is_kept_until_released() -> None:
+def test_a_good_answer_is_kept_until_confirmed() -> None:
     """The shell hears it first."""
     relay = relay_in_finish()
     assert relay.receive_from_lane(GOOD) == [FinishAnswered(None)]
-    assert relay.release() == [ToLocal(GOOD)]
+    assert relay.confirm() == [ToLocal(GOOD)]
     assert not relay.finish_open
-    assert relay.release() == []
+    assert relay.confirm() == []
 
 
 def test_a_bad_answer_is_kept_too() -> None:
     """Its reason is told to the shell."""
     relay = relay_in_finish()
     assert relay.receive_from_lane(BAD) == [FinishAnswered("no")]
-    assert relay.release() == [ToLocal(BAD)]
+    assert relay.refuse("the port failed") == [ToLocal(BAD)]
+
+
+def test_an_answer_that_is_not_the_ledgers_is_replaced() -> None:
+    """libvirtd hears the verdict, whatever the recipient said."""
+    relay = relay_in_finish()
+    relay.receive_from_lane(BAD)
+    assert told(relay.confirm()).status == Status.OK
+    relay = relay_in_finish()
+    relay.receive_from_lane(GOOD)
+    assert decode_error(told(relay.refuse("given back"))).message == "given back"
 
 
 def test_a_lost_answer_can_be_made_up() -> None:
@@ -120,7 +131,7 @@ def test_a_lost_answer_can_be_made_up() -> None:
 def test_nothing_is_made_up_without_a_finish() -> None:
     """No answer to a question that was not asked."""
     relay = DonorRelay(VM, "web")
-    assert relay.confirm() == relay.refuse("x") == relay.release() == []
+    assert relay.confirm() == relay.refuse("x") == []
 
 
 def test_goodbyes_can_be_answered_here() -> None:
@@ -130,3 +141,30 @@ def test_goodbyes_can_be_answered_here() -> None:
     assert answer is not None
     assert (answer.serial, answer.type, answer.status) == (4, FrameType.REPLY, Status.OK)
     assert local_answer(FINISH) is None
+    assert (answer.program, answer.procedure, answer.payload) == (REMOTE_PROGRAM, Procedure.CONNECT_CLOSE, b"")
+    unregister = local_answer(encode_call(PlainCall(Procedure.UNREGISTER_CLOSE_CALLBACK), 5))
+    assert unregister is not None
+    assert (unregister.procedure, unregister.serial) == (Procedure.UNREGISTER_CLOSE_CALLBACK, 5)
+
+
+def test_a_keepalive_of_the_recipient_hides_no_reply() -> None:
+    """What comes behind it in the same bytes is taken."""
+    reply = Frame(REMOTE_PROGRAM, 60, FrameType.REPLY, 1, Status.OK, b"\0\0\0\1").to_bytes()
+    assert DonorRelay(VM, "web").receive_from_lane(PONG_FRAME.to_bytes() + reply) == [ToLocal(reply)]
+
+
+def test_libvirtd_hears_that_the_operation_was_denied() -> None:
+    """VIR_ERR_OPERATION_DENIED: not an internal error, for which it would blame itself."""
+    relay = relay_in_finish()
+    assert relay.refuse("no") == [ToLocal(encode_error(FINISH, "no", ERR_OPERATION_DENIED).to_bytes())]
+
+
+def test_only_a_call_is_a_finish() -> None:
+    """A message of the same number is not."""
+    message = Frame(REMOTE_PROGRAM, Procedure.MIGRATE_FINISH3_PARAMS, FrameType.MESSAGE, 3, Status.OK, b"").to_bytes()
+    assert DonorRelay(VM, "web").receive_from_local(message) == [ToLane(message)]
+
+
+def test_an_answer_that_was_not_kept_is_not_released() -> None:
+    """Finish is out, its answer has not come."""
+    assert relay_in_finish().release() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -33,7 +34,7 @@ def test_a_record_survives(journal: Journal, transfer: TransferJournal) -> None:
     """What was stored is read back, equal."""
     transfer.will_create(Kind.DISK, "/images/x.raw")
     transfer.enter(Phase.OPEN)
-    transfer.remember_disks(("/a.raw",))
+    transfer.remember_vm(("/a.raw",))
     assert journal.get(transfer.record.port_id, Side.INBOUND) == transfer.record
     assert journal.load() == ([transfer.record], [])
     assert transfer.record.made == (Made(kind=Kind.DISK, id="/images/x.raw"),)
@@ -110,3 +111,25 @@ def test_what_cannot_be_stored_is_not_believed(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="no space"):
         transfer.enter(Phase.DONE)
     assert transfer.record.phase is Phase.PREPARING
+
+
+def test_the_directory_is_the_agents_alone_and_is_made_once(tmp_path: Path) -> None:
+    """With what is missing above it; it holds the secrets of agreements."""
+    place = tmp_path / "var" / "ports"
+    old = os.umask(0)
+    try:
+        Journal(place).open()
+    finally:
+        os.umask(old)
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert Journal(place).open().load() == ([], [])
+
+
+def test_an_end_stores_its_phase(journal: Journal, transfer: TransferJournal) -> None:
+    """With its message; and a quarantine is one, too."""
+    transfer.conclude(Phase.DONE, InboundFinished(port_id=transfer.record.port_id, epoch=2))
+    assert transfer.record.phase is Phase.DONE
+    transfer.quarantine(("/a.raw.quarantine",))
+    stored = journal.get(transfer.record.port_id, Side.INBOUND)
+    assert stored is not None
+    assert (stored.phase, stored.quarantined_disks) == (Phase.QUARANTINED, ("/a.raw.quarantine",))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from uuid import UUID, uuid4
 
 from services.node_agent.switchover.broker_client import Answer, BrokerClient
+from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.bus import BusDown
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
+    GuestPaused,
     QuerySwitchover,
     RequestSwitchover,
     SwitchoverDenied,
@@ -92,3 +95,57 @@ async def test_old_answers_are_forgotten() -> None:
     assert answer is not None
     assert answer.committed
     assert isinstance(script.heard[0].port_id, UUID)
+
+
+async def test_an_answer_about_readiness_answers_no_later_question() -> None:
+    """It may be older than the commit: a donor that took it for the ledger's word would let its copy run."""
+    question = uuid4()
+
+    async def publish(_: PortMessage, __: UUID) -> None:
+        return
+
+    script = Script(None)
+    script.talk.readiness = BrokerReadiness(PORT, publish, clock=lambda: 0.0)
+    script.talk.readiness._asked[question] = 0.0
+    waiting = asyncio.ensure_future(script.talk.query())
+    await asyncio.sleep(0)
+    script.talk.deliver(state(), question=question)
+    assert await waiting is None
+    assert script.talk.readiness.is_fresh
+
+
+async def test_a_commit_is_an_answer_whoever_asked() -> None:
+    """It is never taken back without a word."""
+    question = uuid4()
+
+    async def publish(_: PortMessage, __: UUID) -> None:
+        return
+
+    script = Script(None)
+    script.talk.readiness = BrokerReadiness(PORT, publish, clock=lambda: 0.0)
+    script.talk.readiness._asked[question] = 0.0
+    waiting = asyncio.ensure_future(script.talk.query())
+    await asyncio.sleep(0)
+    script.talk.deliver(state(committed=True, owner="beta"), question=question)
+    answer = await waiting
+    assert answer is not None
+    assert answer.committed
+
+
+async def test_the_pause_is_said_once_and_tells_whether_it_was_heard() -> None:
+    """The broker answers with what it knows of the owner."""
+    script = Script(None, BusDown(), state())
+    assert [await script.talk.say_paused(VM, 2) for _ in range(3)] == [False, False, True]
+    assert script.heard == [GuestPaused(port_id=PORT, vm_uuid=VM, epoch=2)] * 3
+
+
+async def test_what_the_broker_says_unasked_is_heard_at_once() -> None:
+    """Also while nobody waits; a denial is no word about the owner."""
+    script, heard = Script(), list[SwitchoverState]()
+    stop = script.talk.listen(heard.append)
+    script.talk.deliver(state(committed=True, owner="beta"))
+    script.talk.deliver(DENIED)
+    assert heard == [state(committed=True, owner="beta")]
+    stop()
+    script.talk.deliver(state())
+    assert len(heard) == 1

@@ -27,6 +27,7 @@ from services.node_agent.switchover.convergence import (
     StartPostCopy,
     Step,
 )
+from shared.messages.service_change import PostCopy
 
 IDLE = Backlog(0, 10**12)
 
@@ -34,7 +35,14 @@ IDLE = Backlog(0, 10**12)
 def look(ladder: Ladder, iteration: int, *, lane_bytes: int = 0, rate: int = 10_000_000) -> list[Step]:
     """One reading in this round of memory; a round takes a second."""
     stats = JobStats(memory_total_bytes=1, memory_iteration=iteration, elapsed_ms=1000 * iteration)
-    return ladder.next_steps(stats, link=Backlog(lane_bytes, rate), recipient=IDLE)
+    return done(ladder, ladder.next_steps(stats, link=Backlog(lane_bytes, rate), recipient=IDLE))
+
+
+def done(ladder: Ladder, steps: list[Step]) -> list[Step]:
+    """All of these steps are carried out."""
+    for step in steps:
+        ladder.carried_out(step)
+    return steps
 
 
 def limits(ladder: Ladder, rounds: int) -> list[int]:
@@ -152,10 +160,13 @@ def climb(ladder: Ladder, *, round_s: float, rounds: int) -> list[Step]:
     return [
         step
         for number in range(1, rounds + 1)
-        for step in ladder.next_steps(
-            JobStats(memory_total_bytes=1, memory_iteration=number, elapsed_ms=round(1000 * round_s * number)),
-            link=Backlog(0, 10_000_000),
-            recipient=IDLE,
+        for step in done(
+            ladder,
+            ladder.next_steps(
+                JobStats(memory_total_bytes=1, memory_iteration=number, elapsed_ms=round(1000 * round_s * number)),
+                link=Backlog(0, 10_000_000),
+                recipient=IDLE,
+            ),
         )
     ]
 
@@ -233,3 +244,62 @@ def test_post_copy_always_begins_when_the_first_round_is_all_but_over() -> None:
     assert ladder.next_steps(replace(begun, memory_remaining_bytes=100), link=Backlog(0, 1), recipient=IDLE) == [
         StartPostCopy()
     ]
+
+
+@pytest.mark.parametrize("mode", ["if_needed", "always"])
+def test_post_copy_is_tried_until_it_has_started(mode: PostCopy) -> None:
+    """A question that was not answered, or a libvirt that refused, is no end: the broker may have committed."""
+    ladder = Ladder(1000, mode)
+
+    def reading(iteration: int) -> list[Step]:
+        stats = JobStats(memory_total_bytes=1, memory_iteration=iteration, elapsed_ms=1000 * iteration)
+        steps = ladder.next_steps(stats, link=Backlog(0, 10**7), recipient=IDLE)
+        for step in steps:
+            if not isinstance(step, StartPostCopy):
+                ladder.carried_out(step)
+        return steps
+
+    tried = [iteration for iteration in range(1, 40) if reading(iteration) == [StartPostCopy()]]
+    assert len(tried) > 10
+    ladder.carried_out(StartPostCopy())
+    assert reading(40) == []
+
+
+def test_a_limit_that_was_not_set_is_set_again() -> None:
+    """libvirt may refuse for a moment; the last rung, too."""
+    ladder = Ladder(1000, "never")
+    stats = JobStats(memory_total_bytes=1, memory_iteration=1)
+    first = ladder.next_steps(stats, link=Backlog(0, 10**7), recipient=IDLE)
+    assert ladder.next_steps(stats, link=Backlog(0, 10**7), recipient=IDLE) == first
+    done(ladder, first)
+    assert ladder.next_steps(stats, link=Backlog(0, 10**7), recipient=IDLE) == []
+
+
+@pytest.mark.parametrize("mode", ["never", "if_needed", "always"])
+def test_without_the_broker_the_guest_is_not_paused(mode: PostCopy) -> None:
+    """The limit is the least there is and nothing climbs, however long; afterwards the ladder begins where it was."""
+    ladder = Ladder(1000, mode, stop_and_copy=True)
+
+    def reading(iteration: int, *, may_switch: bool) -> list[Step]:
+        stats = JobStats(memory_total_bytes=1, memory_iteration=iteration, elapsed_ms=5000 * iteration)
+        steps = ladder.next_steps(stats, link=Backlog(0, 10**7), recipient=IDLE, may_switch=may_switch)
+        return done(ladder, steps)
+
+    assert [step for n in range(1, 100) for step in reading(n, may_switch=False)] == [SetMaxDowntime(NEVER_MS)]
+    (after,) = reading(100, may_switch=True)
+    assert after == (StartPostCopy() if mode == "always" else SetMaxDowntime(170))
+
+
+def test_a_stop_and_copy_waits_for_the_broker_too() -> None:
+    """The unlimited downtime is taken back while the broker is away, and set again."""
+    ladder = Ladder(1000, "never", stop_and_copy=True)
+    assert climb(ladder, round_s=5, rounds=60)[-1] == SetMaxDowntime(UNLIMITED_MS)
+    stats = JobStats(memory_total_bytes=1, memory_iteration=61, elapsed_ms=61 * 5000)
+
+    def reading(*, may_switch: bool) -> list[Step]:
+        steps = ladder.next_steps(stats, link=Backlog(0, 10**7), recipient=IDLE, may_switch=may_switch)
+        return done(ladder, steps)
+
+    assert reading(may_switch=True) == []
+    assert reading(may_switch=False) == [SetMaxDowntime(NEVER_MS)]
+    assert reading(may_switch=True) == [SetMaxDowntime(UNLIMITED_MS)]

@@ -15,6 +15,7 @@ import pytest
 from services.node_agent.switchover.outage_meter import probe_frame
 from services.node_agent.switchover.outage_probe import FINISH_WITHIN_S, ArpProbe, BridgeSocket, NoProbe
 from services.node_agent.transfers.outbound import OutboundResult
+from shared.domain import DomainSource, describe
 from tests.services.node_agent.switchover.test_outage_meter import ADDRESS, GUEST, HOST, ipv4, reply
 
 if TYPE_CHECKING:
@@ -182,9 +183,9 @@ class Told(NoProbe):
     def __init__(self) -> None:
         self.words: list[str] = []
 
-    def open(self, domain_xml: str) -> None:
+    def open(self, domain_xml: DomainSource) -> None:
         """The VM's own XML."""
-        assert "vmbr0" in domain_xml
+        assert describe(domain_xml).nics[0].bridge == "vmbr0"
         self.words.append("open")
 
     def memory_flows(self) -> None:

@@ -1,4 +1,4 @@
-"""The question about overlays: asked and answered over a lane, and safe whatever is said."""
+"""The donor's question for post-copy: asked and answered over a lane; a lost answer is not a no."""
 
 from __future__ import annotations
 
@@ -8,24 +8,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from services.node_agent.dedup.base_images import BaseImage, OverlaysWanted
-from services.node_agent.dedup.overlay_request import (
-    MAX_QUESTION_BYTES,
-    OVERLAYS,
-    answer_overlays,
-    ask_for_overlays,
-    read_overlays_wanted,
-)
 from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
-from shared.page_stream.bodies import LaneRole, StreamKind
-
-WANTED = OverlaysWanted(
-    bases={f"vd{letter}": BaseImage(blake3="5" * 64, size_bytes=1 << 40, format="qcow2") for letter in "abcdefgh"}
+from services.node_agent.switchover.post_copy_request import (
+    SWITCHOVER,
+    PostCopyDenied,
+    answer_switchover,
+    ask_for_switchover,
 )
+from shared.page_stream.bodies import LaneRole
 
 
 @asynccontextmanager
@@ -51,55 +45,40 @@ async def lane(recipient: Callable[[LaneStream], Awaitable[None]]) -> AsyncItera
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-@pytest.mark.parametrize("made", [True, False])
-async def test_the_donor_learns_what_was_made(made: bool) -> None:  # noqa: FBT001  # a parameter of the test
-    """The question arrives as it was asked, the answer as it was given."""
-    heard: list[OverlaysWanted] = []
+async def test_a_grant_is_heard() -> None:
+    """The question is the stream's label."""
 
-    async def answer(stream: LaneStream) -> None:
-        assert stream.label == OVERLAYS
-        heard.append(await read_overlays_wanted(stream))
-        await answer_overlays(stream, made=made)
+    async def grant(stream: LaneStream) -> None:
+        assert stream.label == SWITCHOVER
+        await answer_switchover(stream, None)
 
-    async with lane(answer) as control:
-        assert made is await ask_for_overlays(control, WANTED)
-    assert heard == [WANTED]
+    async with lane(grant) as control:
+        await ask_for_switchover(control)
 
 
-async def test_a_recipient_that_knows_no_such_question_makes_none() -> None:
-    """The disks are copied whole."""
+async def test_a_denial_is_told_apart_with_its_reason() -> None:
+    """The broker has not committed."""
 
-    async def refuse(stream: LaneStream) -> None:
-        stream.reset("no stream is expected")
+    async def deny(stream: LaneStream) -> None:
+        await answer_switchover(stream, "cancelled: the tenant")
 
-    async with lane(refuse) as control:
-        assert not await ask_for_overlays(control, WANTED)
+    async with lane(deny) as control:
+        with pytest.raises(PostCopyDenied, match="cancelled: the tenant"):
+            await ask_for_switchover(control)
 
 
-@pytest.mark.parametrize(
-    "question",
-    [
-        b"",
-        b"{",
-        b'{"bases": {}}',
-        b'{"bases": {"vda": {"blake3": "5", "size_bytes": 1, "format": "raw"}}}',
-        WANTED.model_dump_json().replace("qcow2", "vmdk").encode(),
-        WANTED.model_dump_json().replace("vda", "../../vda").encode(),
-        WANTED.model_dump_json().replace('"size_bytes"', '"path": "/etc/shadow", "size_bytes"', 1).encode(),
-        b" " * (MAX_QUESTION_BYTES + 1),
-    ],
-)
-async def test_a_question_that_makes_no_sense_is_refused(question: bytes) -> None:
-    """A donor names contents and nothing else: no path can be said at all."""
-    refused = asyncio.get_running_loop().create_future()
+@pytest.mark.parametrize("how", ["silent", "reset", "empty"])
+async def test_no_answer_is_no_denial(how: str) -> None:
+    """The commit may have been made, or may still be."""
 
-    async def read(stream: LaneStream) -> None:
+    async def lose(stream: LaneStream) -> None:
+        if how == "reset":
+            stream.reset("the node agent stopped")
+        elif how == "empty":
+            stream.write_eof()
+
+    async with lane(lose) as control:
         with pytest.raises(QuestionError) as caught:
-            await read_overlays_wanted(stream)
-        refused.set_result(str(caught.value))
-
-    async with lane(read) as control:
-        stream = control.open_stream(StreamKind.CONTROL, OVERLAYS)
-        await stream.write(question)
-        stream.write_eof()
-        assert "overlays" in await refused
+            await ask_for_switchover(control, within_s=0.2)
+        assert control.stats().open_streams == 0
+    assert not isinstance(caught.value, PostCopyDenied)

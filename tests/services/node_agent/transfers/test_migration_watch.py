@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats
-from services.node_agent.switchover.convergence import GiveUp, SetMaxDowntime, StartPostCopy, Step
+from services.node_agent.switchover.convergence import NEVER_MS, GiveUp, SetMaxDowntime, StartPostCopy
 from shared.messages.service_change import TransferPhase
 
 if TYPE_CHECKING:
@@ -74,23 +74,23 @@ async def test_a_frozen_guest_is_not_asked(pair: Pair, monkeypatch: pytest.Monke
     assert job.asked == 0
 
 
-@pytest.mark.parametrize("step", [SetMaxDowntime(20), StartPostCopy()])
-async def test_a_step_that_fails_is_left_to_the_migration(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, step: Step
-) -> None:
+async def test_a_step_that_fails_is_left_to_the_migration(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """The job may just have ended; nothing is in trouble."""
 
     async def fails(*_: object) -> None:
         raise HypervisorError("step", "no job")
 
-    async def granted(*_: object) -> None:
-        return None
-
-    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ask_for_switchover", granted)
-    for name in ("set_max_downtime", "start_post_copy"):
-        monkeypatch.setattr(pair.donor, name, fails)
-    await pair.outbound._make_watch()._carry_out(step)
+    monkeypatch.setattr(pair.donor, "set_max_downtime", fails)
+    await pair.outbound._make_watch()._carry_out(SetMaxDowntime(20))
     assert pair.outbound._trouble is None
+
+
+async def test_post_copy_is_the_guards_matter(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It declares, asks and starts it."""
+    wanted: list[bool] = []
+    monkeypatch.setattr(pair.outbound._guard, "want_post_copy", lambda: wanted.append(True))
+    await pair.outbound._make_watch()._carry_out(StartPostCopy())
+    assert wanted == [True]
 
 
 async def test_a_guest_that_does_not_converge_ends_the_port(pair: Pair) -> None:
@@ -105,17 +105,46 @@ async def test_a_new_limit_reaches_libvirt(pair: Pair) -> None:
     assert pair.donor.max_downtimes_ms == [123]
 
 
-@pytest.mark.parametrize("finish_is_out", [False, True])
-async def test_a_refused_post_copy_leaves_the_guest_fenced(
-    pair: Pair, monkeypatch: pytest.MonkeyPatch, *, finish_is_out: bool
-) -> None:
-    """The fake has no post-copy. Finish fences as ever; one that went out meanwhile, unfenced, is fenced now."""
+async def test_a_switchover_is_held_off_while_the_broker_is_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is the least, and the end of the memory is not read; both are taken back when the broker is there."""
+    problem: str | None = "waiting for the broker"
+    stops: list[bool] = []
 
-    async def granted(_: object) -> None:
-        return
+    def stop_reading(_: object, *, stopped: bool) -> None:
+        stops.append(stopped)
 
-    monkeypatch.setattr("services.node_agent.transfers.migration_watch.ask_for_switchover", granted)
-    pair.outbound._guard.passed = finish_is_out
-    await pair.outbound._make_watch()._carry_out(StartPostCopy())
-    assert not pair.outbound._guard.post_copy
-    assert pair.donor.vms[VM].frozen is finish_is_out
+    monkeypatch.setattr(pair.lanes_a, "stop_reading", stop_reading)
+    watch = pair.outbound._make_watch()
+    watch._not_ready = lambda: problem
+    for stats in (MEMORY, JobStats(memory_total_bytes=100, memory_iteration=2)):
+        watch._hold_if_not_ready(stats)
+        for step in watch._downtime.sample(stats, may_switch=watch._held is None):
+            await watch._carry_out(step)
+    assert stops == [False, True]
+    assert pair.donor.max_downtimes_ms == [NEVER_MS]
+    problem = None
+    watch._hold_if_not_ready(JobStats(memory_total_bytes=100, memory_iteration=2))
+    assert stops[-1] is False
+    assert pair.heard.holds == [True, False]
+
+
+async def test_a_paused_guest_is_not_held(pair: Pair) -> None:
+    """It would only wait longer."""
+    watch = pair.outbound._make_watch()
+    watch._not_ready = lambda: "waiting for the broker"
+    watch._paused = lambda: True
+    watch._hold_if_not_ready(JobStats(memory_total_bytes=100, memory_iteration=2))
+    assert watch._held is None
+
+
+async def test_a_report_that_takes_long_delays_nothing(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ is away: the guest's migration is watched all the same, and one report waits, not many."""
+    reports: list[object] = []
+
+    async def stuck(progress: object, *, wire_bytes: int) -> None:  # noqa: ARG001  # the reporter's shape
+        reports.append(progress)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(pair.heard, "progressed", stuck)
+    async with watching(pair, Job(*[MEMORY] * 20), monkeypatch):
+        assert len(reports) == 1

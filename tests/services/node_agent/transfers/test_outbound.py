@@ -6,15 +6,23 @@ The recipient's transfer is tested here, too: a port has two ends. What only one
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
 from services.node_agent.hypervisor.fake_host import DISK_BYTES
+from services.node_agent.hypervisor.interface import JobStats
 from services.node_agent.state.journal import Kind, Phase
+from services.node_agent.switchover import readiness
+from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.convergence import NEVER_MS
+from services.node_agent.switchover.readiness import BrokerReadiness, SwitchoverReadiness
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.outbound import OutboundResult
-from shared.messages.porting import Side
+from shared.messages.base import PortMessage
+from shared.messages.porting import Side, SwitchoverState
 from shared.messages.vm import VmState
 
 if TYPE_CHECKING:
@@ -244,3 +252,59 @@ async def test_in_doubt_the_guest_stands_still_until_the_broker_aborts(pair: Pai
     assert result.guest_running
     await the_guest_runs_at_the_donor(pair)
     await nothing_is_left_at_the_recipient(pair)
+
+
+def ask_the_broker(pair: Pair) -> Callable[[bool], None]:
+    """Both transfers ask this broker whether it could commit; what is returned takes it away or brings it back."""
+    there = True
+
+    def attach(client: BrokerClient) -> None:
+        async def say(_: PortMessage, question: UUID) -> None:
+            if there:
+                answer = SwitchoverState(
+                    port_id=pair.agreement.port_id, committed=False, owner="alpha", epoch=1, ended=False, ready=True
+                )
+                client.deliver(answer, question=question)
+
+        client.readiness = BrokerReadiness(pair.agreement.port_id, say, clock=time.monotonic)
+
+    attach(pair.inbound._broker)
+    attach(pair.outbound._guard._broker)
+    pair.outbound._readiness = SwitchoverReadiness(
+        pair.outbound._guard._broker.readiness, pair.lanes_a.control, clock=time.monotonic
+    )
+
+    def switch(is_there: bool) -> None:  # noqa: FBT001  # one thing
+        nonlocal there
+        there = is_there
+
+    return switch
+
+
+async def test_a_guest_is_not_paused_while_the_broker_is_away(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It runs on at the donor for as long as that takes; when the broker is back, the port completes."""
+    monkeypatch.setattr(readiness, "ASK_EVERY_S", 0.02)
+    monkeypatch.setattr(readiness, "ANSWER_WITHIN_S", 0.02)
+    switch = ask_the_broker(pair)
+    switch(False)
+    vm = pair.donor.vms[VM]
+    vm.memory = b"page" * (1 << 21)  # more than fits into the sockets on the way
+
+    async def last_rounds(uuid: UUID) -> JobStats | None:
+        return JobStats(memory_total_bytes=1, memory_iteration=5) if uuid in pair.donor.jobs else None
+
+    monkeypatch.setattr(pair.donor, "job", last_rounds)
+    running = asyncio.ensure_future(pair.run())
+    async with asyncio.timeout(20):
+        while NEVER_MS not in pair.donor.max_downtimes_ms:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.01)
+    done, _ = await asyncio.wait({running}, timeout=1.0)
+    assert not done
+    assert vm.state is VmState.RUNNING
+    assert not pair.broker.asked
+    switch(True)
+    result, failure = await asyncio.wait_for(running, 20)
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert pair.heard.holds == [True, False]
+    assert pair.recipient.vms[VM].memory == vm.memory

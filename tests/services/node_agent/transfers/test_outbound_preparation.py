@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
+from lxml import etree
 
 from services.node_agent.hypervisor.interface import HypervisorError, MigrationAborted
 from services.node_agent.lanes.core.errors import LaneError
@@ -29,6 +30,40 @@ async def test_a_vm_that_changed_is_refused(pair: Pair) -> None:
     pair.donor.vms[VM].domain_xml = pair.domain_xml.replace("262144", "524288")
     with pytest.raises(HypervisorError, match="changed since the agreement"):
         await pair.outbound._preparation.check_vm()
+
+
+async def test_the_live_xml_is_read_once(seeded_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check and the seeding share it; then, when the window is open, the check and the early transfer."""
+    pair = seeded_pair
+    pair.donor.vms[VM].domain_xml = live = pair.domain_xml + "<!-- as libvirt says it now -->"
+    read: list[bytes] = []
+    real = etree.fromstring
+
+    def counted(raw: bytes, parser: etree.XMLParser) -> etree._Element:
+        read.append(raw)
+        return real(raw, parser)
+
+    async def opens_the_window(_: object) -> None:
+        pair.now += timedelta(hours=1)
+
+    async def learns(*_: object) -> None:
+        return
+
+    async def sends_early(*_: object, **__: object) -> None:
+        sent.set()
+
+    preparation, sent = pair.outbound._preparation, asyncio.Event()
+    monkeypatch.setattr(pair.outbound._contents, "learn", learns)
+    monkeypatch.setattr(pair.outbound._contents, "send_early", sends_early)
+    monkeypatch.setattr(preparation, "_report_until_window", opens_the_window)
+    monkeypatch.setattr("shared.domain.parsing.etree.fromstring", counted)
+    await preparation.seed_until_window()
+    assert read.count(live.encode()) == 1
+    preparation.exchange_contents(await preparation.check_vm())
+    async with asyncio.timeout(5):
+        await sent.wait()
+    await pair.outbound._tasks.close()
+    assert read.count(live.encode()) == 2
 
 
 async def test_a_cancel_ends_the_wait_for_the_recipient(pair: Pair) -> None:

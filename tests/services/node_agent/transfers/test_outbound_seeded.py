@@ -44,7 +44,7 @@ async def seeding(pair: Pair) -> Transfers:
     """Both transfers, once the recipient has some of the seed."""
     (pair.tmp / "a" / "web.raw").write_bytes(bytes(range(256)) * (DISK_BYTES // 256))
     transfers = asyncio.ensure_future(pair.run())
-    await until(lambda: "seed" in pair.kept(Side.INBOUND) and TransferPhase.SEEDING in pair.heard.phases)
+    await until(lambda: "seed" in pair.cached(Side.INBOUND) and TransferPhase.SEEDING in pair.heard.phases)
     return transfers
 
 
@@ -82,7 +82,7 @@ async def test_an_open_window_needs_no_seeding(seeded_pair: Pair) -> None:
     assert isinstance(result, OutboundResult)
     assert result.seeded_bytes == 0
     assert TransferPhase.SEEDING not in seeded_pair.heard.phases
-    assert "seed" not in seeded_pair.kept(Side.INBOUND)
+    assert "seed" not in seeded_pair.cached(Side.INBOUND)
 
 
 async def test_a_cancel_while_seeding(seeded_pair: Pair) -> None:
@@ -105,16 +105,16 @@ async def test_a_cancel_while_seeding(seeded_pair: Pair) -> None:
     for side in Side:
         assert pair.journals[side].record.made == ()
     assert pair.journals[Side.OUTBOUND].record.phase is Phase.PREPARING
-    assert pair.kept(Side.INBOUND) == {"seed"}
+    assert pair.cached(Side.INBOUND) == {"seed"}
 
 
-@pytest.mark.parametrize("seeded_pair", [(Technique.KEPT,)], indirect=True, ids=["beta keeps nothing"])
+@pytest.mark.parametrize("seeded_pair", [(Technique.CACHE,)], indirect=True, ids=["beta keeps nothing"])
 async def test_a_seeding_that_fails_costs_no_port(seeded_pair: Pair) -> None:
     """The recipient takes nothing: the port waits for its window and is as any other."""
     pair = seeded_pair
     transfers = asyncio.ensure_future(pair.run())
     await until(lambda: pair.heard.phases.count(TransferPhase.SEEDING) > 5)
-    assert "seed" not in pair.kept(Side.INBOUND)
+    assert "seed" not in pair.cached(Side.INBOUND)
     open_window(pair)
     result, failure = await transfers
     assert failure is None

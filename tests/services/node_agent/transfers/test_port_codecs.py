@@ -53,7 +53,7 @@ def test_without_compression_the_small_streams_are_raw(tmp_path: Path) -> None:
 def test_memory_that_went_in_full_is_cached_for_a_return_port(tmp_path: Path, *, keeps: bool) -> None:
     """Unless the settings say otherwise."""
     folder = tmp_path / "sent"
-    codecs = DonorCodecs(folder, scratch=tmp_path, without=() if keeps else (Technique.KEPT,))
+    codecs = DonorCodecs(folder, scratch=tmp_path, without=() if keeps else (Technique.CACHE,))
     encoder, _ = codecs.pair(Lane.MEMORY)
     encoder.encode(hot_stream(1))
     encoder.flush()
@@ -78,7 +78,7 @@ def test_what_the_recipient_received_stays_only_where_it_is_cached(tmp_path: Pat
     """Written to its folder while the port runs, in any case."""
     folder = tmp_path / "received"
     donor = DonorCodecs(tmp_path / "sent", scratch=tmp_path)
-    recipient = RecipientCodecs(folder, without=() if keeps else (Technique.KEPT,))
+    recipient = RecipientCodecs(folder, without=() if keeps else (Technique.CACHE,))
     stream, (encoder, _), (_, decoder) = hot_stream(1), donor.pair(Lane.MEMORY), recipient.pair(Lane.MEMORY)
     payloads = [*encoder.encode(stream), *encoder.flush()]
     assert b"".join(bytes(chunk) for payload in payloads for chunk in decoder.decode(payload)) == stream

@@ -181,7 +181,7 @@ async def test_what_no_half_takes_is_forgotten(
 
 async def test_a_node_without_the_exchange_reads_nothing_ahead(tmp_path: Path, disk: Path, scanned: list[Path]) -> None:
     """It would offer nothing."""
-    donor = node(tmp_path / "a", without=[Technique.BASE, Technique.KEPT])
+    donor = node(tmp_path / "a", without=[Technique.BASE, Technique.CACHE])
     async with asyncio.timeout(10):
         await donor.scan_ahead(uuid4(), [disk])
     assert scanned == []
@@ -199,7 +199,7 @@ async def test_the_way_home_refers_to_the_memory_that_left(tmp_path: Path, disk:
         assert send(outbound, inbound, pages.tobytes()) < 3000
 
 
-@pytest.mark.parametrize("technique", [Technique.KEPT, None])
+@pytest.mark.parametrize("technique", [Technique.CACHE, None])
 async def test_another_vm_and_a_switched_off_technique_know_nothing(
     tmp_path: Path, disk: Path, technique: Technique | None
 ) -> None:
@@ -213,7 +213,7 @@ async def test_another_vm_and_a_switched_off_technique_know_nothing(
 
 
 @pytest.mark.parametrize(
-    ("without", "seed", "known"), [((), True, True), ((Technique.KEPT,), True, False), ((), False, False)]
+    ("without", "seed", "known"), [((), True, True), ((Technique.CACHE,), True, False), ((), False, False)]
 )
 async def test_a_seed_is_known_to_the_port_itself(
     tmp_path: Path, disk: Path, without: tuple[Technique, ...], *, seed: bool, known: bool

@@ -94,7 +94,7 @@ async def test_an_abort_ends_the_doubt(tmp_path: Path) -> None:
     recovering = asyncio.ensure_future(former.failure())
     async with asyncio.timeout(10):
         await former.broker.was_asked.wait()
-        former.recovery.guard.aborted.set()
+        former.recovery.guard.abort()
         assert (await recovering).guest_running
 
 

@@ -14,12 +14,13 @@ from services.node_agent.libvirt_rpc.messages import (
     Frame,
     FrameParser,
     Status,
+    decode_error,
     encode_call,
     encode_error,
     encode_finish_reply,
 )
 from services.node_agent.libvirt_rpc.relay import DonorRelay
-from services.node_agent.switchover.verdict import Verdict
+from services.node_agent.transfers.finish_guard import Outcome
 from services.node_agent.transfers.relay_proxy import RelayProxy
 from tests.support.driver_connection import DriverConnection, driver_connection
 
@@ -33,35 +34,35 @@ BAD = encode_error(FINISH, "no").to_bytes()
 class Guard:
     """A guard that decides as it is told and notes what it hears."""
 
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
+    def __init__(self, *, runs_there: bool, refusal: str | None = None) -> None:
+        self.runs_there = runs_there
+        self.refusal = refusal
         self.heard: list[str] = []
         self.may_pass = asyncio.Event()
         self.may_pass.set()
+        self.decided = asyncio.Event()
 
-    async def before_finish(self) -> None:
+    async def before_finish(self) -> str | None:
         """The fence."""
         await self.may_pass.wait()
         self.heard.append("before finish")
+        return self.refusal
 
-    async def after_finish(self, error: str | None) -> Verdict:
+    def finish_answered(self, error: str | None) -> None:
         """The recipient's answer."""
-        self.heard.append(f"after finish: {error}")
-        return self.verdict
+        self.heard.append(f"answered: {error}")
+        self.decided.set()
 
-    async def ask_broker(self) -> Verdict:
-        """The broker is silent."""
-        await asyncio.Event().wait()
-        return Verdict.WAIT
-
-    async def lift_fence(self) -> None:
-        """Before libvirtd hears the verdict."""
-        self.heard.append("lift fence")
-
-    async def outcome_unknown(self, reason: str) -> Verdict:  # noqa: ARG002  # the guard's shape
+    def lane_lost(self, reason: str) -> None:  # noqa: ARG002  # the guard's shape
         """The lane is lost."""
-        self.heard.append("unknown")
-        return self.verdict
+        self.heard.append("lane lost")
+        self.decided.set()
+
+    async def outcome(self) -> Outcome:
+        """As it is told, when something was heard."""
+        await self.decided.wait()
+        self.heard.append("decided")
+        return Outcome(self.runs_there, "the ledger says so")
 
 
 def proxied(connection: DriverConnection, guard: Guard, prepared: asyncio.Event | None = None) -> asyncio.Task[None]:
@@ -86,7 +87,7 @@ async def reply(connection: DriverConnection) -> Frame:
 async def test_calls_pass_and_a_hang_up_ends_the_lanes_stream() -> None:
     """As if libvirtd were connected with the recipient."""
     async with driver_connection() as connection:
-        running = proxied(connection, Guard(Verdict.RUNS_HERE))
+        running = proxied(connection, Guard(runs_there=False))
         connection.libvirtd[1].write(FEATURE)
         assert await connection.far.read() == FEATURE
         connection.libvirtd[1].write_eof()
@@ -98,7 +99,7 @@ async def test_calls_pass_and_a_hang_up_ends_the_lanes_stream() -> None:
 async def test_finish_waits_for_the_guard() -> None:
     """The fence is up before it goes out."""
     async with driver_connection() as connection:
-        guard = Guard(Verdict.RUNS_THERE)
+        guard = Guard(runs_there=True)
         guard.may_pass.clear()
         running = proxied(connection, guard)
         connection.libvirtd[1].write(FINISH.to_bytes())
@@ -112,40 +113,57 @@ async def test_finish_waits_for_the_guard() -> None:
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.mark.parametrize(
-    ("answer", "verdict", "status"),
-    [
-        (GOOD, Verdict.RUNS_THERE, Status.OK),
-        (BAD, Verdict.RUNS_HERE, Status.ERROR),
-        (BAD, Verdict.RUNS_THERE, Status.OK),
-        (GOOD, Verdict.RUNS_HERE, Status.ERROR),
-    ],
-    ids=["good and there", "bad and here", "bad but there", "good but here"],
-)
-async def test_libvirtd_hears_the_verdict(answer: bytes, verdict: Verdict, status: Status) -> None:
-    """Whatever the recipient said; and only after the fence was lifted."""
+@pytest.mark.parametrize("answer", [GOOD, BAD], ids=["good", "bad"])
+@pytest.mark.parametrize("runs_there", [True, False], ids=["there", "here"])
+async def test_libvirtd_hears_the_verdict(answer: bytes, *, runs_there: bool) -> None:
+    """Whatever the recipient said; and only when the guard has decided."""
     async with driver_connection() as connection:
-        guard = Guard(verdict)
+        guard = Guard(runs_there=runs_there)
         running = proxied(connection, guard)
         connection.libvirtd[1].write(FINISH.to_bytes())
         await connection.far.read()
         await connection.far.write(answer)
-        assert (await reply(connection)).status == status
-        assert guard.heard[-1] == "lift fence"
+        assert (await reply(connection)).status == (Status.OK if runs_there else Status.ERROR)
+        assert guard.heard[-1] == "decided"
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_the_ledger_may_decide_before_the_recipient_answers() -> None:
+    """libvirtd need not wait any longer."""
+    async with driver_connection() as connection:
+        guard = Guard(runs_there=False)
+        guard.decided.set()
+        running = proxied(connection, guard)
+        connection.libvirtd[1].write(FINISH.to_bytes())
+        await connection.far.read()
+        assert decode_error(await reply(connection)).message == "the ledger says so"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_finish_that_may_not_go_out_is_refused() -> None:
+    """libvirtd lets the guest run on; the recipient hears nothing of it."""
+    async with driver_connection() as connection:
+        running = proxied(connection, Guard(runs_there=False, refusal="the journal is full"))
+        connection.libvirtd[1].write(FINISH.to_bytes())
+        assert decode_error(await reply(connection)).message == "the journal is full"
+        connection.libvirtd[1].write_eof()
+        assert await connection.far.read() == b""
+        connection.far.write_eof()
+        await running
 
 
 async def test_a_lane_lost_in_finish_is_settled_by_the_guard() -> None:
     """libvirtd's connection stays open until the guard knows."""
     async with driver_connection() as connection:
-        guard = Guard(Verdict.RUNS_THERE)
+        guard = Guard(runs_there=True)
         running = proxied(connection, guard)
         connection.libvirtd[1].write(FINISH.to_bytes())
         await connection.far.read()
         connection.far.reset("gone")
         assert (await reply(connection)).status == Status.OK
-        assert guard.heard == ["before finish", "unknown", "lift fence"]
+        assert guard.heard == ["before finish", "lane lost", "decided"]
         connection.libvirtd[1].close()
         await running
 
@@ -153,7 +171,7 @@ async def test_a_lane_lost_in_finish_is_settled_by_the_guard() -> None:
 async def test_a_recipient_lost_before_finish_is_an_error() -> None:
     """libvirtd's connection is closed, so it resumes the guest by itself."""
     async with driver_connection() as connection:
-        running = proxied(connection, Guard(Verdict.RUNS_HERE))
+        running = proxied(connection, Guard(runs_there=False))
         connection.far.reset("gone")
         with pytest.raises(StreamError):
             await running

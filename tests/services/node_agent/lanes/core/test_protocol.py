@@ -641,3 +641,34 @@ def test_acks_come_often_enough_to_measure() -> None:
     assert wire.b.next_frame(wire.now_s) is None
     wire.b.data_consumed(arrived[1].sequence)
     assert wire.b.next_frame(wire.now_s) is not None
+
+
+def test_an_outage_of_two_minutes_costs_what_was_unacknowledged() -> None:
+    """Nothing that had arrived is sent again, and the lane goes on within one exchange after the link is back."""
+    wire = Wire(silence_s=300.0).up()
+    stream = wire.a.open_stream(StreamKind.MEMORY, "")
+    for _ in range(2):
+        wire.a.send_data(stream, b"a" * PAYLOAD_BYTES, wire.now_s)
+    wire.settle()
+    wire.wait(0.1)
+    wire.a.send_data(stream, b"b" * PAYLOAD_BYTES, wire.now_s)
+    wire.a.frames_to_send(wire.now_s)  # lost on the way
+    wire.down()
+    assert wire.a.is_away(wire.now_s)
+    wire.now_s += 120.0
+    wire.a.tick(wire.now_s)
+    wire.b.tick(wire.now_s)
+    wire.up()
+    wire.settle()
+    assert wire.consume() == b"a" * 2 * PAYLOAD_BYTES + b"b" * PAYLOAD_BYTES
+    assert PAYLOAD_BYTES < wire.a.stats().resent_bytes < 1.2 * PAYLOAD_BYTES
+    assert not wire.a.is_away(wire.now_s)
+
+
+def test_an_end_that_is_silent_for_longer_than_its_keepalives_is_away() -> None:
+    """The route may be dead without anybody knowing."""
+    wire = Wire().up()
+    wire.now_s = 11.9
+    assert not wire.a.is_away(wire.now_s)
+    wire.now_s = 12.1
+    assert wire.a.is_away(wire.now_s)

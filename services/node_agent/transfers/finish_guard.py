@@ -1,0 +1,362 @@
+"""The shell of the donor's machine: fences the guest, asks the broker, answers libvirtd, as `machine.donor` decides.
+
+It lives from the transfer's first moment until the guest has left, or is seen running here. `machine.table` has the
+rules; `outbound` names the crash windows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
+from services.node_agent.lanes.core.errors import QuestionError
+from services.node_agent.state.journal import TransferJournal
+from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.post_copy_request import PostCopyDenied
+from services.node_agent.switchover.start_fence import StartFence
+from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
+from services.node_agent.transfers.machine import commands as do
+from services.node_agent.transfers.machine import events as ev
+from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_donor_phase
+from shared.logs import get_logger
+from shared.messages.porting import ServiceChangeAgreement, SwitchoverState
+from shared.tasks import Tasks
+
+log = get_logger(__name__)
+
+ANSWER_WITHIN_S = 10.0
+"""An answer to Finish that takes longer is probably lost. Asking too early costs only a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What libvirtd is to hear in answer to its Finish."""
+
+    runs_there: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The guest has left, or stayed; `running` is whether it runs here."""
+
+    left: bool
+    running: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardTuning:
+    """Times, in seconds."""
+
+    look_again_s: float = 1.0
+    post_copy_again_s: float = 5.0
+
+
+class DonorFinishGuard:
+    """One port's donor side. `run` until cancelled; what is told before is heard then."""
+
+    def __init__(
+        self,
+        agreement: ServiceChangeAgreement,
+        *,
+        hypervisor: Hypervisor,
+        broker: BrokerClient,
+        journal: TransferJournal,
+        in_doubt: Callable[[str], Awaitable[None]],
+        ask_for_post_copy: Callable[[], Awaitable[None]] | None = None,
+        tuning: GuardTuning | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
+        self._agreement = agreement
+        self._hypervisor = hypervisor
+        self._broker = broker
+        self._journal = journal
+        self._in_doubt = in_doubt
+        self._ask_for_post_copy = ask_for_post_copy
+        self._tuning = tuning or GuardTuning()
+        self._clock = clock
+        self._tasks = Tasks("finish guard")
+        self._asking: asyncio.Task[None] | None = None
+        self._hurry = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        self._passes: asyncio.Future[str | None] = loop.create_future()
+        self._outcome: asyncio.Future[Outcome] = loop.create_future()
+        self._end: asyncio.Future[End] = loop.create_future()
+        was_running = journal.record.was_running
+        self._machine: Ownership[Donor] = Ownership(Donor(agreement.donor, was_running=was_running), self._perform)
+        self.start_fence = StartFence(hypervisor, journal)
+        self.passed = False
+        """Whether Finish goes out, or went: QEMU is stopped then, and connections mean nothing any more."""
+        self.settled_at_s: float | None = None
+        """When it was known here that the guest runs at the recipient."""
+
+    @property
+    def post_copy(self) -> bool:
+        """Whether post-copy has started."""
+        return self._machine.state.post_copy
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        stop_listening = self._broker.listen(self._on_ledger)
+        try:
+            await self._machine.run()
+        finally:
+            stop_listening()
+            await self._tasks.close()
+
+    # ---- what is heard ----
+
+    def restarted(self) -> None:
+        """A former process has left the transfer as the journal says."""
+        self._machine.tell(ev.Restarted(self._journal.record.phase))
+
+    def guest_runs(self) -> None:
+        """The guest runs here, and is to run on if it stays."""
+        self._machine.tell(ev.GuestResumed())
+
+    def guest_suspended(self) -> None:
+        """An operator has paused the guest."""
+        self._machine.tell(ev.GuestSuspended())
+
+    def abort(self) -> None:
+        """The broker's AbortTransfer: it has decided that the guest stays here."""
+        self._machine.tell(ev.Aborted())
+
+    def want_post_copy(self) -> None:
+        """Switch to post-copy as soon as the broker has committed. Nothing happens where the switchover has begun."""
+        self._machine.tell(ev.PostCopyWanted())
+
+    def finish_answered(self, error: str | None) -> None:
+        """The recipient's hypervisor answered."""
+        if error is not None:
+            log.warning("finish failed at the recipient", error=error)
+        self._machine.tell(ev.FinishAnswered(error))
+
+    def lane_lost(self, reason: str) -> None:
+        """No answer of the recipient will come."""
+        log.warning("switchover in doubt; asking the broker", reason=reason)
+        self._machine.tell(ev.LaneLost(reason))
+
+    def _on_ledger(self, state: SwitchoverState) -> None:
+        self._machine.tell(ev.LedgerSaid(state))
+
+    # ---- what others wait for ----
+
+    async def before_finish(self) -> str | None:
+        """Declare and fence. Finish may go out if this returns None; else libvirtd is to hear the reason."""
+        self._passes = asyncio.get_running_loop().create_future()
+        self.passed = True
+        self._machine.tell(ev.FinishWanted())
+        return await self._machine.until(self._passes)
+
+    async def outcome(self) -> Outcome:
+        """What libvirtd is to hear, when the ledger has decided."""
+        return await self._machine.until(self._outcome)
+
+    async def migration_ended(self, error: str | None) -> End:
+        """libvirt's call has returned, or is not made: return where the guest is, when that is certain."""
+        if not self._end.done():
+            self._machine.tell(ev.MigrationEnded(error))
+        return await self.ended()
+
+    async def ended(self) -> End:
+        """Where the guest is, when that is certain."""
+        return await self._machine.until(self._end)
+
+    # ---- what the machine wants ----
+
+    async def _perform(self, command: do.Command) -> ev.Event | None:
+        match command:
+            case do.Store(phase):
+                return store_donor_phase(self._journal, self.start_fence, phase)
+            case do.Freeze():
+                return await self._freeze()
+            case do.KillFrozen():
+                return await self._kill_frozen()
+            case do.Thaw() | do.AbortJob() | do.Resume():
+                await self._let_run(command)
+            case do.TellDoubt(reason):
+                await self._tell_doubt(reason)
+            case _:
+                self._settle(command)
+        return None
+
+    def _settle(self, command: do.Command) -> None:
+        """Commands that only say something, or begin what runs beside the rest."""
+        match command:
+            case do.PassFinish():
+                _set(self._passes, None)
+            case do.RefuseFinish(reason):
+                self.passed = False
+                _set(self._passes, reason)
+            case do.Answer(runs_there, reason):
+                self.settled_at_s = self._known_there_at_s() if runs_there else None
+                _set(self._passes, reason)
+                _set(self._outcome, Outcome(runs_there, f"the port failed: {reason}"))
+            case do.Left():
+                _set(self._end, End(left=True, running=False))
+            case do.Stayed(running):
+                _set(self._end, End(left=False, running=running))
+            case _:
+                self._begin(command)
+
+    def _begin(self, command: do.Command) -> None:
+        match command:
+            case do.SayPaused():
+                self._ask(self._say_paused_then_ask())
+            case do.AskLedger():
+                self._hurry.set()
+                self._ask(self._ask_ledger())
+            case do.LookAtGuest(again):
+                self._beside(self._look(again=again), "look at the guest")
+            case do.Destroy():
+                self._beside(self._destroy(), "destroy the copy")
+            case do.AskForPostCopy(again):
+                self._beside(self._ask_for_it(again=again), "ask for post-copy")
+            case do.StartPostCopy():
+                self._beside(self._start_post_copy(), "start post-copy")
+            case do.WantPostCopyAgain():
+                self._beside(self._want_post_copy_again(), "want post-copy again")
+
+    def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._tasks.spawn(work, name=name)
+
+    # ---- the guest ----
+
+    async def _freeze(self) -> ev.Event:
+        try:
+            fenced = await self._hypervisor.freeze(self._agreement.vm_uuid)
+        except HypervisorError as error:
+            log.warning("guest not frozen", vm=str(self._agreement.vm_uuid), error=str(error))
+            return ev.FreezeFailed(str(error))
+        log.info("guest frozen for the switchover", fence=fenced)
+        return ev.Frozen(fenced)
+
+    async def _kill_frozen(self) -> ev.Event:
+        self.settled_at_s = self._clock()
+        try:
+            killed = await self._hypervisor.kill_frozen(self._agreement.vm_uuid)
+            log.info("guest runs at the recipient; its frozen copy here is killed", killed=killed)
+        except HypervisorError as error:
+            log.warning("frozen copy not killed; libvirt is asked to", error=str(error))
+        return ev.FrozenKilled()
+
+    def _known_there_at_s(self) -> float:
+        return self._clock() if self.settled_at_s is None else self.settled_at_s
+
+    async def _let_run(self, command: do.Thaw | do.AbortJob | do.Resume) -> None:
+        uuid = self._agreement.vm_uuid
+        try:
+            match command:
+                case do.Thaw():
+                    await self._hypervisor.thaw(uuid)
+                case do.AbortJob():
+                    await self._hypervisor.abort_job(uuid)
+                case do.Resume():
+                    log.warning("guest left paused by libvirt; resuming it", vm=str(uuid))
+                    await self._hypervisor.resume(uuid)
+        except HypervisorError as error:
+            log.warning("guest not let run yet", vm=str(uuid), step=type(command).__name__, error=str(error))
+
+    async def _look(self, *, again: bool) -> None:
+        if again:
+            await asyncio.sleep(self._tuning.look_again_s)
+        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement))
+
+    async def _destroy(self) -> None:
+        uuid = self._agreement.vm_uuid
+        while True:
+            try:
+                await self._hypervisor.kill_frozen(uuid)
+                await self._hypervisor.destroy(uuid)
+                if Guest.of(await self._hypervisor.state(uuid)) is Guest.NOT_THERE:
+                    break
+            except HypervisorError as error:
+                log.warning("copy of the guest that has left not cleared yet", vm=str(uuid), error=str(error))
+            await asyncio.sleep(self._tuning.look_again_s)
+        self._machine.tell(ev.Destroyed())
+
+    # ---- the broker ----
+
+    async def _tell_doubt(self, reason: str) -> None:
+        try:
+            await self._in_doubt(reason)
+        except OSError as error:
+            # The broker's own deadlines end the port, then; the ledger is asked all the same.
+            log.error("doubt not stored", error=str(error))  # noqa: TRY400  # a full disk, no defect
+
+    def _ask(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._asking is not None and not self._asking.done():
+            work.close()
+            return
+        self._asking = self._tasks.spawn(work, name="ask the broker")
+
+    @property
+    def _undecided(self) -> bool:
+        return self._machine.state.phase in {
+            DonorPhase.POST_COPY_WANTED,
+            DonorPhase.STARTING_POST_COPY,
+            DonorPhase.DECLARING,
+            DonorPhase.FREEZING,
+            DonorPhase.UNDECIDED,
+        }
+
+    async def _say_paused_then_ask(self) -> None:
+        """Repeat until the broker answers; then its push is enough, unless the recipient's answer stays away."""
+        agreement = self._agreement
+        while not await self._broker.say_paused(agreement.vm_uuid, agreement.epoch):
+            if not self._undecided:
+                return
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_S):
+                await self._hurry.wait()
+        except TimeoutError:
+            log.warning("no reply to finish; asking the broker")
+        await self._ask_ledger()
+
+    async def _ask_ledger(self) -> None:
+        while self._undecided:
+            await self._broker.query()
+            await asyncio.sleep(self._broker.repeat_s / 2)
+
+    # ---- post-copy ----
+
+    async def _ask_for_it(self, *, again: bool) -> None:
+        if again:
+            await asyncio.sleep(self._tuning.post_copy_again_s)
+        if self._ask_for_post_copy is None:
+            return
+        try:
+            await self._ask_for_post_copy()
+        except PostCopyDenied as error:
+            log.info("post-copy denied", reason=str(error))
+            self._machine.tell(ev.PostCopyDenied())
+        except QuestionError as error:
+            log.warning("post-copy not granted yet; asking again", reason=str(error))
+            self._machine.tell(ev.PostCopyUnanswered())
+        else:
+            self._machine.tell(ev.PostCopyGranted())
+
+    async def _start_post_copy(self) -> None:
+        try:
+            await self._hypervisor.start_post_copy(self._agreement.vm_uuid)
+        except HypervisorError as error:
+            log.warning("post-copy not started", error=str(error))
+            self._machine.tell(ev.PostCopyFailed())
+        else:
+            log.info("post-copy started")
+            self._machine.tell(ev.PostCopyStarted())
+
+    async def _want_post_copy_again(self) -> None:
+        await asyncio.sleep(self._tuning.post_copy_again_s)
+        self._machine.tell(ev.PostCopyWanted())
+
+
+def _set(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)

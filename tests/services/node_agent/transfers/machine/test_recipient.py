@@ -1,0 +1,161 @@
+"""The recipient's decisions, edge by edge."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from services.node_agent.state.journal import Phase
+from services.node_agent.transfers.machine import Guest, Recipient, step
+from services.node_agent.transfers.machine import commands as do
+from services.node_agent.transfers.machine import events as ev
+from services.node_agent.transfers.machine.state import RecipientPhase as P
+from shared.messages.porting import SwitchoverState
+
+OPEN = Recipient("beta")
+FULL = "the journal cannot be written: full"
+
+
+def said(*, committed: bool) -> ev.LedgerSaid:
+    """The ledger's word."""
+    owner = "beta" if committed else "alpha"
+    state = SwitchoverState(port_id=UUID(int=1), committed=committed, owner=owner, epoch=2, ended=False)
+    return ev.LedgerSaid(state)
+
+
+def after(*events: ev.Event, start: Recipient = OPEN) -> tuple[Recipient, tuple[do.Command, ...]]:
+    """The state after these events, and the last one's commands."""
+    state = start
+    commands: tuple[do.Command, ...] = ()
+    for event in events:
+        decision = step(state, event)
+        state, commands = decision.state, decision.commands
+    return state, commands
+
+
+ASKED = after(ev.SwitchoverWanted(), ev.Stored())[0]
+STARTING = after(ev.Granted(), ev.Stored(), start=ASKED)[0]
+ARRIVED = after(ev.FinishAnswered(None), start=STARTING)[0]
+KEPT = after(ev.FinishAnswered("no"), ev.LibvirtSaid(Guest.NOT_THERE), ev.Stored(), start=STARTING)[0]
+
+
+def test_each_step_is_written_down_before_it_is_taken() -> None:
+    """The question, and then what the grant allows."""
+    state, commands = after(ev.SwitchoverWanted())
+    assert (state.phase, commands) == (P.DECLARING, (do.Store(Phase.SWITCHOVER_ASKED),))
+    state, commands = after(ev.Stored(), start=state)
+    assert (state.phase, commands) == (P.ASKED, (do.AskForVm(),))
+    state, commands = after(ev.Granted(), start=state)
+    assert (state.phase, commands) == (P.ACCEPTING, (do.Store(Phase.FINISH_PASSED),))
+    state, commands = after(ev.Stored(), start=state)
+    assert (state.phase, commands) == (P.STARTING, (do.PassFinish(),))
+    assert after(ev.FinishAnswered(None), start=state)[1] == (do.TellArrived(),)
+
+
+@pytest.mark.parametrize("events", [(ev.SwitchoverWanted(),), (ev.SwitchoverWanted(), ev.Stored(), ev.Granted())])
+def test_a_full_disk_lets_no_guest_run(events: tuple[ev.Event, ...]) -> None:
+    """The next process would not know of it."""
+    state, commands = after(*events, ev.StoreFailed("full"))
+    assert (state.phase, commands) == (P.REFUSING, (do.DenyFinish("state_not_stored", FULL),))
+    assert after(ev.FinishAnswered("cancelled"), start=state)[1] == (do.Remove(),)
+
+
+def test_a_denial_cancels_finish_and_removes_what_was_made() -> None:
+    """The reason is the broker's, whatever libvirt says of the cancelled Finish."""
+    state, commands = after(ev.Denied("cancelled", "the tenant"), start=ASKED)
+    assert (state.phase, commands) == (P.REFUSING, (do.DenyFinish("cancelled", "the tenant"),))
+    state, commands = after(ev.FinishAnswered("aborted"), start=state)
+    assert (state.phase, commands) == (P.REMOVING, (do.Remove(),))
+    state, commands = after(ev.Removed(), start=state)
+    assert (state.phase, commands, state.trouble) == (P.GONE, (do.TellRemoved(),), ("cancelled", "the tenant"))
+
+
+def test_a_denial_without_a_finish_ends_with_the_donor() -> None:
+    """Post-copy was asked for, and libvirtd has nothing to answer."""
+    state = after(ev.Denied("cancelled", "the tenant"), start=ASKED)[0]
+    assert after(ev.Trouble("donor_left", "gone"), start=state)[1] == (do.Remove(),)
+
+
+@pytest.mark.parametrize("event", [ev.Trouble("lane_failed", "x"), ev.Aborted(), ev.Stopping()])
+def test_before_the_question_anything_ends_it(event: ev.Event) -> None:
+    """The guest here has never run."""
+    assert after(event)[1] == (do.Remove(),)
+
+
+def test_while_the_broker_is_asked_only_the_broker_ends_it() -> None:
+    """It may have committed: neither a lost lane nor a stop of this process may answer for it."""
+    for event in (ev.Trouble("lane_failed", "x"), ev.Stopping(), ev.FinishAnswered("x")):
+        state, commands = after(event, start=ASKED)
+        assert (state.phase, commands) == (P.ASKED, ())
+    assert after(ev.Aborted(), start=ASKED)[1] == (do.DenyFinish("cancelled", "the transfer was stopped on request"),)
+
+
+@pytest.mark.parametrize("event", [ev.FinishAnswered("broken"), ev.Trouble("lane_failed", "x")])
+def test_after_the_grant_libvirt_is_asked_until_there_is_a_proof(event: ev.Event) -> None:
+    """A paused guest may have run; unknown is not "no"."""
+    state, commands = after(event, start=STARTING)
+    assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(),))
+    for guest in (Guest.UNKNOWN, Guest.PAUSED):
+        assert after(ev.LibvirtSaid(guest), start=state) == (state, (do.LookAtGuest(again=True),))
+    assert after(ev.LibvirtSaid(Guest.RUNNING), start=state)[1] == (do.TellArrived(),)
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
+    assert (state.phase, commands) == (P.KEEPING, (do.Store(Phase.KEPT),))
+
+
+@pytest.mark.parametrize("stored", [ev.Stored(), ev.StoreFailed("full")])
+def test_a_guest_that_is_proven_gone_is_told_and_everything_kept(stored: ev.Event) -> None:
+    """Until the broker's abort."""
+    keeping = after(ev.FinishAnswered("no"), ev.LibvirtSaid(Guest.NOT_THERE), start=STARTING)[0]
+    state, commands = after(stored, start=keeping)
+    assert (state.phase, commands) == (P.KEPT, (do.TellNotHere(),))
+    assert after(ev.Granted(), start=state) == (state, (do.TellNotHere(),))
+    assert after(ev.LibvirtSaid(Guest.RUNNING), start=state) == (state, ())
+    assert after(ev.Aborted(), start=state)[1] == (do.Remove(),)
+
+
+@pytest.mark.parametrize("start", [STARTING, ARRIVED])
+def test_an_abort_after_the_grant_asks_the_ledger(start: Recipient) -> None:
+    """Only what was given back is removed."""
+    state, commands = after(ev.Aborted(), start=start)
+    assert (state.phase, commands) == (start.phase, (do.AskLedger(),))
+    assert after(said(committed=False), start=state)[1] == (do.Remove(),)
+    late, commands = after(said(committed=True), start=state)
+    assert late.phase is start.phase
+    assert commands == ((do.TellArrived(),) if start is ARRIVED else ())
+
+
+@pytest.mark.parametrize("start", [STARTING, ARRIVED])
+def test_the_ledgers_word_alone_removes_nothing(start: Recipient) -> None:
+    """It may be an old one."""
+    assert after(said(committed=False), start=start) == (start, ())
+
+
+def test_a_repeated_grant_hears_of_the_arrival_again() -> None:
+    """Whatever became of the guest."""
+    assert after(ev.Granted(), start=ARRIVED) == (ARRIVED, (do.TellArrived(),))
+
+
+@pytest.mark.parametrize(
+    ("phase", "reached", "commands"),
+    [
+        (Phase.PREPARING, P.REMOVING, (do.Remove(),)),
+        (Phase.OPEN, P.REMOVING, (do.Remove(),)),
+        (Phase.SWITCHOVER_ASKED, P.REMOVING, (do.Remove(),)),
+        (Phase.FINISH_PASSED, P.STARTING, (do.LookAtGuest(),)),
+        (Phase.DONE, P.ARRIVED, ()),
+        (Phase.KEPT, P.KEPT, ()),
+        (Phase.FAILED, P.REMOVING, (do.Remove(),)),
+    ],
+)
+def test_a_restart_goes_on_from_the_journal(phase: Phase, reached: P, commands: tuple[do.Command, ...]) -> None:
+    """Only what never ran is removed."""
+    state, wanted = after(ev.Restarted(phase))
+    assert (state.phase, wanted) == (reached, commands)
+
+
+def test_what_is_heard_while_the_journal_is_written_counts_afterwards() -> None:
+    """The first reason is told in the end."""
+    state, commands = after(ev.SwitchoverWanted(), ev.Trouble("lane_failed", "x"), ev.Trouble("other", "y"))
+    assert (state.trouble, commands) == (("lane_failed", "x"), ())
+    assert after(ev.Granted(), ev.Aborted(), start=ASKED)[0].aborted

@@ -1,0 +1,44 @@
+"""Plans are drawn from seeds, and become simpler step by step."""
+
+from __future__ import annotations
+
+import json
+
+from tests.simulation.faults import DECISIVE, Fault, Plan, Stage, cells, draw, simpler
+
+
+def test_a_seed_gives_one_plan() -> None:
+    """And another seed another one."""
+    assert draw(7) == draw(7)
+    assert len({draw(seed).to_json().__str__() for seed in range(50)}) > 45
+
+
+def test_half_of_the_faults_are_where_it_is_decided() -> None:
+    """Between the last round and the disconnection."""
+    faults = [fault for seed in range(2000) for fault in draw(seed).faults if fault.kind != "skew"]
+    share = sum(fault.stage in DECISIVE for fault in faults) / len(faults)
+    assert 0.6 < share < 0.9
+
+
+def test_every_cell_can_be_drawn() -> None:
+    """Coverage counts nothing that no seed gives."""
+    drawn = {fault.cell for seed in range(30_000) for fault in draw(seed).faults}
+    assert cells("services") <= drawn
+    assert cells("core") < cells("services")
+
+
+def test_a_plan_is_read_from_its_report() -> None:
+    """Whatever was drawn."""
+    for seed in range(20):
+        assert Plan.from_json(json.loads(json.dumps(draw(seed).to_json()))) == draw(seed)
+
+
+def test_simpler_plans_have_less() -> None:
+    """One fault fewer, a calm network, an earlier strike; the simplest plan has nothing simpler."""
+    crash = Fault("crash", "broker", Stage.ASKED, after=3)
+    plan = Plan(1, (crash, Fault("cancel", "tenant", Stage.MEMORY)), delay_s=0.5, autostart=True)
+    offered = list(simpler(plan))
+    assert any(len(each.faults) == 1 for each in offered)
+    assert any(each.delay_s == 0 for each in offered)
+    assert any(each.faults[0].after == 0 for each in offered if len(each.faults) == 2)
+    assert list(simpler(Plan(1))) == []
