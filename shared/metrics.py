@@ -92,7 +92,7 @@ class BusMetrics:
         )
         self.queue_messages = Gauge(
             "vmport_bus_queue_messages",
-            "Messages ready in this party's own queues (inbox, dead).",
+            "Messages ready in this party's own queues (inbox, urgent, dead).",
             ("queue",),
             registry=registry,
         )
@@ -120,6 +120,12 @@ class StoreMetrics:
         self.outbox_messages = Gauge(
             "vmport_outbox_messages",
             "Messages stored here that the bus has not confirmed yet.",
+            registry=registry,
+        )
+        self.clock_offset_seconds = Gauge(
+            "vmport_clock_offset_seconds",
+            "How far a party's clock is ahead of this host's, by its messages; 0 below 5 s.",
+            ("party",),
             registry=registry,
         )
 

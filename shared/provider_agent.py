@@ -18,7 +18,7 @@ from prometheus_client import Counter
 from shared.bus import Bus, Reject
 from shared.logs import bind_log, get_logger
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal
-from shared.messages.nodes import NodeHeartbeat
+from shared.messages.nodes import ClockDiffers, NodeHeartbeat
 from shared.metrics import AgentMetrics
 from shared.parties import BROKER, Role, node
 from shared.stateful_service import StatefulService
@@ -122,6 +122,7 @@ class ProviderAgent(StatefulService, Generic[P]):
         self._report_now = asyncio.Event()
         self._cleaned_at = store.clock()
         self.handlers.on_every(NodeHeartbeat, self._heartbeat)
+        self.handlers.on_every(ClockDiffers, self._clock_differs)
 
     # ---- for subclasses -----------------------------------------------------------------------------------------
 
@@ -204,6 +205,13 @@ class ProviderAgent(StatefulService, Generic[P]):
         self._saved[name] = lasting
         # The broker is told of a change at once.
         await self.report(only_changes=True)
+
+    async def _clock_differs(self, envelope: Envelope[ClockDiffers]) -> None:
+        """The broker has found our clocks apart: its deadlines are judged on its own clock from now on."""
+        party, now = envelope.source, self.store.clock()
+        before = self.clocks.ahead(party, now)
+        self.clocks.answered(party, asked_at=envelope.data.reported_at, sent_at=envelope.time, now=now)
+        self.show_clock(party, before)
 
     async def time_passed(self, tx: Transaction, timer: Timer) -> None:
         """Call the handler of a port's timer."""

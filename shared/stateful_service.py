@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast
 
 from shared.bus import Bus, DeadLetter, Reject
+from shared.clocks import ClockOffsets
 from shared.logs import get_logger, log_scope, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message
 from shared.metrics import StoreMetrics
+from shared.parties import Role
 from shared.store import OutboxRelay, RelayPolicy, Store, StoreDown, StoreUnusable, Timer, TimerRunner, Transaction
 
 log = get_logger(__name__)
@@ -112,6 +115,8 @@ class StatefulService(ABC):
         self.store = store
         self.bus = bus
         self.handlers = Handlers(unknown_code=unknown_code)
+        self.clocks = ClockOffsets()
+        self._clock_offset_seconds = metrics.clock_offset_seconds
         self.relay = OutboxRelay(store, bus, policy=relay_policy, on_depth=metrics.outbox_messages.set)
         self.timers = TimerRunner(store, self.on_timer)
 
@@ -171,11 +176,29 @@ class StatefulService(ABC):
 
     async def handle(self, envelope: AnyEnvelope) -> None:
         """Store the effect of one message; raises `Reject` where it can never be acted on."""
+        self._look_at_the_clock(envelope)
         with port_bound(getattr(envelope.data, "port_id", None)):
             await self.attempt(lambda: self._handle_once(envelope))
 
+    def _look_at_the_clock(self, envelope: AnyEnvelope) -> None:
+        """Learn how far the sender's clock is from ours, and name it where that is noticeable."""
+        if envelope.sender.role is Role.TENANT:
+            return  # it speaks now and then, and there may be many
+        party, now = envelope.source, self.store.clock()
+        before = self.clocks.ahead(party, now)
+        self.clocks.heard(party, sent_at=envelope.time, now=now)
+        self.show_clock(party, before)
+
+    def show_clock(self, party: str, before: timedelta) -> None:
+        """Show what is known now of this party's clock; `before` is what was known."""
+        ahead = self.clocks.ahead(party, self.store.clock())
+        self._clock_offset_seconds.labels(party).set(ahead.total_seconds())
+        if bool(ahead) != bool(before):
+            say = log.warning if ahead else log.info
+            say("clock differs" if ahead else "clock agrees again", party=party, ahead_s=ahead.total_seconds())
+
     async def _handle_once(self, envelope: AnyEnvelope) -> None:
-        if envelope.expired(self.store.clock()):
+        if envelope.expired(self.clocks.their_now(envelope.source, self.store.clock())):
             await self.expired(envelope)
             return
         await self.dispatch(envelope)

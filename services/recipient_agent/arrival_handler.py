@@ -31,6 +31,9 @@ log = get_logger(__name__)
 
 _MAY_OPEN = frozenset({Phase.HELD, Phase.FIXED, Phase.OPEN})
 
+OUTAGE_S = 240.0
+"""An agreed port does not end because its node was not heard for minutes: the command waits for it in its inbox."""
+
 
 class ArrivalHandler:
     """From the command to open until the VM is here for good."""
@@ -69,11 +72,12 @@ class ArrivalHandler:
         return (*refusals, *self._node_refusals(reservation.node, tx.now))
 
     def _node_refusals(self, node: str, now: datetime) -> tuple[Refusal, ...]:
-        if self._context.is_heard(node, now):
+        within_s = max(OUTAGE_S, self._context.settings.node_silent_after_s)
+        if self._context.is_heard(node, now, within_s=within_s):
             return ()
         silent = Refusal(
             code="node_unreachable",
-            rule=f"The node must have been heard within {self._context.settings.node_silent_after_s:g} s.",
+            rule=f"The node must have been heard within {within_s:g} s.",
             evidence=f"node {node} is silent",
         )
         return (silent,)

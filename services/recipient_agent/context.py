@@ -51,12 +51,13 @@ class RecipientContext:
             now=tx.now,
         )
 
-    def is_heard(self, node: str, now: datetime) -> bool:
-        """Whether the node was heard lately."""
+    def is_heard(self, node: str, now: datetime, *, within_s: float | None = None) -> bool:
+        """Whether the node was heard lately: within so many seconds, or as the settings say."""
         view = self.nodes.views.get(node)
         if view is None:
             return False
-        return (now - view.heard_at).total_seconds() <= self.settings.node_silent_after_s
+        silent_after_s = self.settings.node_silent_after_s if within_s is None else within_s
+        return (now - view.heard_at).total_seconds() <= silent_after_s
 
     def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
         """Count refusals after the commit."""

@@ -10,14 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.recipient_agent.capacity import Held, NodeView
+from services.recipient_agent.known_bad import known_bad_refusals
 from shared.messages.base import Refusal
 from shared.messages.vm import HypervisorVersions, VmDescription
-
-SAFE_EMULATION_QEMU = (10, 0, 0)
-"""Older QEMU corrupts guests that migrate under software emulation (TCG): measured with 7.2, not with 10.0.2."""
-
-EMULATED = "qemu"
-"""libvirt's domain type for software emulation."""
 
 Version = tuple[int, int, int]
 
@@ -48,7 +43,8 @@ def platform_refusals(
         *_alive(node, silent_s, silent_after_s),
         *_processor(vm, node),
         *_machine(vm, node),
-        *_versions(vm, donor, node),
+        *_versions(donor, node),
+        *known_bad_refusals(vm, donor, node.platform.versions, node=node.name),
         *_disks(vm, node),
         *_networks(vm, node, bridges),
     )
@@ -140,7 +136,7 @@ def _machine(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
         )
 
 
-def _versions(vm: VmDescription, donor: HypervisorVersions, node: NodeView) -> Iterator[Refusal]:
+def _versions(donor: HypervisorVersions, node: NodeView) -> Iterator[Refusal]:
     here = node.platform.versions
     if here.qemu < donor.qemu:
         yield Refusal(
@@ -148,15 +144,6 @@ def _versions(vm: VmDescription, donor: HypervisorVersions, node: NodeView) -> I
             rule="The recipient's QEMU is not older than the donor's.",
             evidence=f"node {node.name} runs {_dotted(here.qemu)}, the donor {_dotted(donor.qemu)}",
         )
-    if vm.domain_type == EMULATED:
-        for whose, version in ((f"node {node.name}", here.qemu), ("the donor", donor.qemu)):
-            if version < SAFE_EMULATION_QEMU:
-                yield Refusal(
-                    code="qemu_unsafe_emulation",
-                    rule=f"Under software emulation both sides run QEMU {_dotted(SAFE_EMULATION_QEMU)} or newer: "
-                    "older ones corrupt guests in live migration.",
-                    evidence=f"{whose} runs {_dotted(version)}",
-                )
     if here.libvirt < donor.libvirt:
         yield Refusal(
             code="libvirt_too_old",

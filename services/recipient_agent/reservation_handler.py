@@ -178,7 +178,8 @@ def _quote_refusals(offered: Quote | None, taken: Quote, now: datetime) -> tuple
     rule = "A reservation takes up a quote that this provider made and that is still valid."
     if offered is None:
         return (Refusal(code="quote_unknown", rule=rule, evidence="this provider made no quote for the port"),)
-    if offered != taken:
+    # Until when it holds is on our clock in what we kept, and on the broker's in what comes back.
+    if offered != taken.model_copy(update={"valid_until": offered.valid_until}):
         return (Refusal(code="quote_differs", rule=rule, evidence=f"offered {offered}, taken {taken}"),)
     if now > offered.valid_until:
         evidence = f"it was valid until {offered.valid_until.isoformat()}"

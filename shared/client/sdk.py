@@ -32,6 +32,7 @@ from shared.client.errors import (
     PortNotAllowed,
     QuestionFailed,
 )
+from shared.clocks import ClockOffsets
 from shared.messages import AnyEnvelope, Message, PortMessage, seal
 from shared.messages.porting import PortingFixed, ServiceChangeAgreement
 from shared.messages.queries import (
@@ -100,6 +101,10 @@ class _Subscription:
             return None
 
 
+REMEMBERED = 16
+"""Messages whose answers still show the broker's clock."""
+
+
 class TenantClient:
     """One tenant's conversation with the broker. Use as an async context manager; it listens while it is open."""
 
@@ -119,6 +124,13 @@ class TenantClient:
         self._answers: dict[UUID, asyncio.Future[AnyEnvelope]] = {}
         self._subscriptions: dict[UUID, list[_Subscription]] = {}
         self._ports_of_messages: dict[str, UUID] = {}
+        self._clocks = ClockOffsets()
+        self._sent_at: dict[UUID, datetime] = {}
+
+    @property
+    def clock_ahead(self) -> timedelta:
+        """By how much this host's clock is ahead of the broker's, by its answers; zero: not noticeably."""
+        return -self._clocks.ahead(str(BROKER), self._now())
 
     async def __aenter__(self) -> Self:
         """Listen before anything is sent: an answer to a queue that is not bound yet is lost. Raises `BusDown`."""
@@ -287,6 +299,9 @@ class TenantClient:
         self, message: Message, message_id: UUID, *, correlation_id: UUID | None = None, deadline_s: float | None = None
     ) -> None:
         now = self._now()
+        while len(self._sent_at) >= REMEMBERED:
+            del self._sent_at[next(iter(self._sent_at))]
+        self._sent_at[message_id] = now
         envelope = seal(
             message,
             source=self._bus.party,
@@ -313,6 +328,9 @@ class TenantClient:
 
     async def _receive(self, envelope: AnyEnvelope) -> None:
         """Give a message to what waits for it. The queue also has answers to other sessions of this tenant."""
+        asked_at = self._sent_at.get(envelope.causationid) if envelope.causationid else None
+        if asked_at is not None and envelope.sender == BROKER:
+            self._clocks.answered(str(BROKER), asked_at=asked_at, sent_at=envelope.time, now=self._now())
         match envelope.data:
             case Answer():
                 self._answer(envelope.correlationid, envelope)

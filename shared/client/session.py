@@ -8,6 +8,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,6 +59,7 @@ class Session:
     out: Console = field(default_factory=Console)
     err: Console = field(default_factory=lambda: Console(stderr=True))
     home: Path = field(default_factory=Path.home)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _settings: ClientSettings | None = None
 
     @property
@@ -86,10 +88,19 @@ class Session:
         logs.configure(level, service="vmport", party=str(settings.party))
 
         async def conversation() -> T:
-            async with TenantClient(await self.connect(settings), timeout_s=self.wait_s) as client:
-                return await work(client)
+            async with TenantClient(await self.connect(settings), timeout_s=self.wait_s, now=self.now) as client:
+                try:
+                    return await work(client)
+                finally:
+                    self._name_clock(client.clock_ahead)
 
         return asyncio.run(conversation())
+
+    def _name_clock(self, ahead: timedelta) -> None:
+        """Times that the tenant writes are this host's: one that is wrong is named. Programs read standard error."""
+        if ahead and not self.as_json:
+            word = "ahead of" if ahead > timedelta(0) else "behind"
+            self.say(f"warning: this host's clock is {abs(ahead.total_seconds()):.0f} s {word} the broker's")
 
     def answer(self, value: BaseModel | Sequence[BaseModel], *tables: Table) -> None:
         """Write the answer to standard output: tables, or the value as JSON."""

@@ -19,12 +19,13 @@ from shared.messages.porting import AbortTransfer, PortingFixed, Side, TransferA
 from shared.messages.queries import ListPorts, ListVms, Question
 from shared.messages.service_change import CancelPort
 from shared.metrics import StoreMetrics
-from shared.parties import BROKER, tenant
+from shared.parties import BROKER, recipient, tenant
 from shared.stateful_service import ByType, StatefulService
 from shared.store import Store, StoreDown, Timer, Transaction
 from shared.testing import ManualClock, MemoryBroker, breathe
 
 ACME = tenant("acme")
+BETA = recipient("beta")
 PORT = UUID(int=7)
 
 
@@ -202,6 +203,43 @@ async def test_the_store_answers_or_says_why_not(service: Service, tmp_path: Pat
     await away.close()
     assert problem is not None
     assert "secret" not in problem
+
+
+@pytest.mark.parametrize("ahead_s", [600, -600])
+async def test_a_deadline_is_judged_on_its_senders_clock(service: Service, clock: ManualClock, ahead_s: int) -> None:
+    """A node whose clock is wrong by ten minutes is heard all the same, and what is truly late is late; it is named."""
+    ahead = timedelta(seconds=ahead_s)
+
+    def from_node(sent_s: float) -> AnyEnvelope:
+        sent_at = clock() + ahead - timedelta(seconds=sent_s)
+        message = TransferAborted(port_id=PORT, side=Side.INBOUND, guest_running=False)
+        return seal(message, source=BETA, message_id=uuid4(), now=sent_at, deadline=sent_at + timedelta(seconds=30))
+
+    with structlog.testing.capture_logs() as logs:
+        await service.handle(from_node(0))
+        await clock.advance(5)
+        service.calls.clear()
+        await service.handle(from_node(0))
+    assert service.calls == [("port", TransferAborted)]
+    assert [line["ahead_s"] for line in logs if line["event"] == "clock differs"] == [ahead_s]
+    service.calls.clear()
+    await service.handle(from_node(40))
+    assert service.calls == []
+
+
+async def test_a_clock_that_agrees_again_is_named(service: Service, clock: ManualClock) -> None:
+    """The metric goes back to zero."""
+    with structlog.testing.capture_logs() as logs:
+        for ahead_s in (600, 0, 0, 0):
+            now = clock() + timedelta(seconds=ahead_s)
+            message = TransferAborted(port_id=PORT, side=Side.INBOUND, guest_running=False)
+            await service.handle(seal(message, source=BETA, message_id=uuid4(), now=now))
+            await clock.advance(2)
+    assert [line["event"] for line in logs if line["event"].startswith("clock")] == [
+        "clock differs",
+        "clock agrees again",
+    ]
+    assert service._clock_offset_seconds.labels(str(BETA))._value.get() == 0
 
 
 async def test_a_store_that_is_away_is_waited_for(service: Service, clock: ManualClock) -> None:

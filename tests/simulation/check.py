@@ -95,7 +95,7 @@ class Checker:
         rows = self._rows(
             "broker",
             "SELECT phase FROM ports WHERE active AND NOT EXISTS "
-            "(SELECT 1 FROM timers WHERE key IN ('port:' || ?1 || ':deadline', 'port:' || ?1 || ':wake'))",
+            "(SELECT 1 FROM timers WHERE key = 'port:' || ? || ':deadline')",
             str(self._world.port_id),
         )
         for (phase,) in rows:
@@ -202,6 +202,9 @@ class Checker:
         }
         if not isinstance(world.ended, expected.get(phase, ())):
             self.violate("tenant's word", f"the tenant heard {world.outcome.ended}, the ledger says {phase}")
+        if isinstance(world.ended, PortRefused) and all(fault.kind == "skew" for fault in world.plan.faults):
+            reasons = [refusal.code for refusal in world.ended.refusals]
+            self.violate("refused", f"nothing is wrong but clocks, and the port is refused: {reasons}")
         if (phase == "completed") != (world.owner == "beta"):
             self.violate("tenant's word", f"the port is {phase}, and the VM is {world.owner}'s")
 

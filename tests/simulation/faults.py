@@ -50,9 +50,9 @@ PARTIES: dict[str, tuple[str, ...]] = {
 """Kinds of faults, and whom each may befall. `start`, `suspend` and `destroy` are an operator's virsh."""
 
 SERVICES_ONLY = frozenset({"skew"})
-"""What the core tier has no use for: its clock is an argument."""
+"""What the core tier has no use for: its clock is an argument. Its schedules begin when the window opens."""
 
-_WEIGHTS = {"crash": 5, "libvirtd": 2, "reboot": 2, "partition": 2, "disk_full": 2}
+_WEIGHTS = {"crash": 8, "libvirtd": 4, "reboot": 5, "partition": 2, "disk_full": 4}
 _SKEW_S = 600.0
 
 
@@ -118,19 +118,21 @@ def draw(seed: int) -> Plan:
 def _fault(chance: random.Random) -> Fault:
     kinds = list(PARTIES)
     kind = chance.choices(kinds, weights=[_WEIGHTS.get(each, 1) for each in kinds])[0]
-    stage = chance.choice(DECISIVE) if chance.random() < 0.5 else chance.choice(STAGES)
+    is_decisive = chance.random() < 0.5
+    stage = chance.choice(DECISIVE if is_decisive else STAGES)
     return Fault(
         kind=kind,
         party=chance.choice(PARTIES[kind]),
         stage=Stage.REQUEST if kind == "skew" else stage,
-        after=chance.choice((0, 0, 1, 2, 3, 5, 8, 13)),
+        after=chance.randrange(24) if is_decisive else chance.choice((0, 0, 1, 2, 3, 5, 8, 13)),
         for_s=chance.choice((-_SKEW_S, _SKEW_S)) if kind == "skew" else chance.choice((0.3, 1.0, 5.0, 30.0, 120.0)),
     )
 
 
 def cells(tier: str) -> frozenset[tuple[str, str, str]]:
     """All (stage, kind, party) that a schedule of a tier can reach."""
-    return frozenset(cell for cell in _cells() if tier == "services" or cell[1] not in SERVICES_ONLY)
+    core = (cell for cell in _cells() if cell[1] not in SERVICES_ONLY and cell[0] != Stage.REQUEST)
+    return frozenset(_cells() if tier == "services" else core)
 
 
 def _cells() -> Iterator[tuple[str, str, str]]:

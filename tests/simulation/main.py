@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from tests.simulation.faults import Plan, cells, draw, simpler
+from tests.simulation.planted import BUGS
 from tests.simulation.report import Outcome, chart
 
 Simulate = Callable[[Plan, Path], Outcome]
@@ -25,7 +26,7 @@ _SHRINKS = 60
 """Most schedules that are spent on making one failure smaller."""
 
 
-def _simulator(tier: str, planted: str | None) -> Simulate:
+def _simulator(tier: str, planted: str | None, *, is_long: bool) -> Simulate:
     """Prepare this program for a tier. The services tier changes what time is, so it comes before the product."""
     if tier == "services":
         from tests.simulation import virtual_time  # noqa: PLC0415  # it comes before the product's own imports
@@ -34,9 +35,13 @@ def _simulator(tier: str, planted: str | None) -> Simulate:
         from tests.simulation import services_world  # noqa: PLC0415  # after the clocks are replaced
 
         virtual_time.patch_datetime()
+        if is_long:
+            services_world.be_patient()
         simulate: Simulate = services_world.simulate
     else:
-        raise SystemExit("the core tier is not there yet")
+        from tests.simulation import core_world  # noqa: PLC0415  # the other tier must not load the product early
+
+        simulate = core_world.simulate
 
     if planted is not None:
         from tests.simulation import planted as bugs  # noqa: PLC0415  # it patches the product, so comes after it
@@ -53,11 +58,11 @@ def _quiet() -> None:
 _WORKER: list[tuple[Simulate, Path]] = []
 
 
-def _begin(tier: str, planted: str | None, base: str) -> None:
+def _begin(tier: str, planted: str | None, base: str, is_long: bool) -> None:  # noqa: FBT001  # of a pool's initializer
     _quiet()
     # A short path: a unix socket's has 107 bytes at most.
     (Path(base) / str(os.getpid())).mkdir()
-    _WORKER.append((_simulator(tier, planted), Path(base) / str(os.getpid())))
+    _WORKER.append((_simulator(tier, planted, is_long=is_long), Path(base) / str(os.getpid())))
 
 
 def _one(seed: int) -> Outcome:
@@ -89,7 +94,7 @@ def shrink(plan: Plan, simulate: Callable[[Plan], Outcome]) -> Outcome:
 
 def _outcomes(arguments: argparse.Namespace, base: str) -> Iterator[Outcome]:
     seeds = range(arguments.seed, arguments.seed + arguments.schedules)
-    start = (arguments.tier, arguments.plant, base)
+    start = (arguments.tier, arguments.plant, base, arguments.long)
     if arguments.jobs == 1:
         _begin(*start)
         yield from map(_one, seeds)
@@ -107,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1, metavar="J")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--long", action="store_true", help="an empty cell of coverage fails the run")
-    parser.add_argument("--plant", metavar="BUG", help="put a known bug back, to see that it is found")
+    parser.add_argument("--plant", choices=BUGS, metavar="BUG", help="put a known bug back, to see that it is found")
     parser.add_argument("--until-found", action="store_true", help="stop at the first violation; do not shrink it")
     parser.add_argument("--chart", action="store_true", help="draw every schedule, not only the first failing one")
     return parser
@@ -176,7 +181,7 @@ def _commas(parts: Iterable[str]) -> str:
 def _draw(failure: Outcome, arguments: argparse.Namespace, base: str) -> None:
     """The failing schedule with fewest faults, made smaller, as a chart."""
     if not _WORKER:
-        _begin(arguments.tier, arguments.plant, base)
+        _begin(arguments.tier, arguments.plant, base, arguments.long)
     simulate, folder = _WORKER[0]
     small = shrink(failure.plan, lambda plan: simulate(plan, folder))
     sys.stdout.write(f"\nseed {failure.plan.seed}, made smaller: {_told(small)}\n```mermaid\n{chart(small)}\n```\n")

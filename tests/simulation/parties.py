@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from services.broker import service as broker_service
 from services.broker.metrics import BrokerMetrics
@@ -46,6 +47,7 @@ from services.recipient_agent.settings import RecipientSection
 from shared.config import BusSettings
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
 from shared.store import RelayPolicy, Store, StoreSettings, TimerRunner
+from shared.store import store as store_module
 from shared.testing import make_lane_endpoint
 from shared.testing_lanes import MemoryLaneAdmin
 from tests.simulation.network import SimBroker, SimRoutes
@@ -77,6 +79,25 @@ def poll_seldom() -> None:
     policy: Any = RelayPolicy.__init__
     policy.__defaults__ = (POLL_S, *policy.__defaults__[1:])
     broker_service.GAUGES_INTERVAL_S = 3600.0
+
+
+_ENGINES: dict[str, AsyncEngine] = {}
+_store: Any = store_module
+_make_engine = _store.make_engine
+
+
+def reuse_engines() -> None:
+    """An engine's compiled statements are good for the next process and the next world; its connections are not."""
+
+    def make_engine(url: str) -> AsyncEngine:
+        engine = _ENGINES.get(url)
+        if engine is None:
+            made: AsyncEngine = _make_engine(url)
+            engine = _ENGINES[url] = made
+        engine.sync_engine.dispose(close=False)
+        return engine
+
+    _store.make_engine = make_engine
 
 
 class Parts(Protocol):
@@ -246,6 +267,11 @@ def node_settings(world: Parts, party: Party) -> NodeSection:
     )
 
 
+def hook(_state_dir: Path) -> str | None:
+    """The libvirt hook of a host whose node agent has this state directory; there is none yet."""
+    return None
+
+
 async def run_node(world: Parts, process: Process, party: Party) -> None:
     """`vmport-node`, as `services.node_agent.main.serve` puts it together."""
     settings = node_settings(world, party)
@@ -265,12 +291,7 @@ async def run_node(world: Parts, process: Process, party: Party) -> None:
         metrics=NODE_METRICS,
     )
     commands = VmCommands(
-        hypervisor,
-        journal,
-        node=party.node,
-        lane=PLAIN_KEYS.endpoint,
-        described=lambda _vm: None,
-        metrics=NODE_METRICS,
+        hypervisor, journal, node=party.node, lane=PLAIN_KEYS.endpoint, metrics=NODE_METRICS, described=lambda _vm: None
     )
     service = NodeService(party, transfers, commands, messenger)
     heartbeat = Heartbeat(

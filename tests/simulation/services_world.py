@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import random
 import shutil
-import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Final
@@ -50,7 +49,7 @@ from tests.simulation.check import Checker
 from tests.simulation.faults import STAGES, Fault, Plan, Stage
 from tests.simulation.network import SimBroker, SimRoutes, Weather
 from tests.simulation.parties import ACME, ALPHA, ALPHA_NODE, BETA, BETA_NODE, EVERYBODY, in_world
-from tests.simulation.process import Process
+from tests.simulation.process import CURRENT, Process
 from tests.simulation.report import Line, Outcome
 from tests.simulation.virtual_time import SimDatetime, Stuck, run
 
@@ -69,8 +68,11 @@ DOMAIN: Final = f"""<domain type='qemu'>
 </domain>"""
 MEMORY_BYTES: Final = 256 * 1024
 PACE_S: Final = 1.5
-SETTLE_S: Final = 7200.0
-"""How long a port that does not end is waited for."""
+SHORT_S: Final = 2400.0
+"""How long a port that does not end is waited for; each question is repeated every minute at the latest."""
+LONG_S: Final = 7200.0
+"""The same, in a long run."""
+_settle_s = [SHORT_S]
 PARTY_OF: Final = {"broker": BROKER, "donor": ALPHA, "recipient": BETA, "alpha": ALPHA_NODE, "beta": BETA_NODE}
 NAME_OF: Final = {party: name for name, party in PARTY_OF.items()} | {ACME: "tenant"}
 ENDS: Final = (PortCompleted, PortFailed, PortCancelled, PortRefused)
@@ -81,6 +83,7 @@ class World:
     """One schedule of the services tier."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
+        self._loop = asyncio.get_running_loop()
         self.plan = plan
         self.port_id = PORT
         self.folder = folder
@@ -90,6 +93,8 @@ class World:
         self.accepted = False
         self.owner = "alpha"
         self.epoch = 1
+        self.commit: tuple[str, int] | None = None
+        """An epoch that the broker writes in a transaction that is not committed yet."""
         self.may_be_off = False
         """A fault has ended the guest, or paused it: nobody promises that it runs."""
         chance = random.Random(f"weather {plan.seed}")  # noqa: S311  # a schedule, no secret
@@ -123,12 +128,17 @@ class World:
         host.pace_s = PACE_S
         for part in ("images", "base-images"):
             (self.folder / name / part).mkdir(parents=True)
+        host.may_start = lambda _uuid: self.fence(name)
         host.observer = lambda uuid: self.check.vcpus(name, host.vms.get(uuid))
         return host
 
+    def fence(self, name: str) -> str | None:
+        """What the host's libvirt hook says to a start of the VM: the reason against it, or None."""
+        return parties.hook(self.folder / name / "state")
+
     def now_s(self) -> float:
         """Seconds since the start."""
-        return asyncio.get_running_loop().time() - 1000.0
+        return self._loop.time() - 1000.0
 
     def say(self, source: str, text: str, to: str = "") -> None:
         """Something for the chart."""
@@ -141,6 +151,10 @@ class World:
         self.outcome.digest = hash((self.outcome.digest, process.name, kind, detail)) & 0xFFFFFFFFFFFF
         self._steps_in_stage[process.name] = self._steps_in_stage.get(process.name, 0) + 1
         self._steps_in_stage["*"] = self._steps_in_stage.get("*", 0) + 1
+        if kind == "committed" and self.commit is not None and process.name == "broker":
+            owner, epoch = self.commit
+            self.commit = None
+            self.committed(owner, epoch)
         self.check.copies()
         if self._pending:
             self._strike()
@@ -185,7 +199,12 @@ class World:
         for fault in list(self._pending):
             if self._due(fault):
                 self._pending.remove(fault)
-                self._befall(fault)
+                # What befalls a process is none of its own steps.
+                whose = CURRENT.set(None)
+                try:
+                    self._befall(fault)
+                finally:
+                    CURRENT.reset(whose)
 
     def _due(self, fault: Fault) -> bool:
         here, wanted = STAGES.index(self.stage), STAGES.index(fault.stage)
@@ -219,6 +238,12 @@ class World:
         in_world(self._undo(fault))
 
     async def _undo(self, fault: Fault) -> None:
+        try:
+            await self._undo_in_time(fault)
+        except Exception as error:  # noqa: BLE001  # a defect of the simulation must not pass as a finding
+            self.check.violate("simulation broke", f"{type(error).__name__}: {error}")
+
+    async def _undo_in_time(self, fault: Fault) -> None:
         if fault.kind == "cancel":
             await self._tell_broker(CancelPort(port_id=PORT))
             self._going -= 1
@@ -244,6 +269,8 @@ class World:
         self._going -= 1
 
     def _crash(self, name: str) -> None:
+        if name == "broker":
+            self.commit = None
         self.processes[name].crash()
 
     def start(self, name: str) -> None:
@@ -372,15 +399,14 @@ class World:
         return self.outcome
 
     async def _know_each_other(self) -> None:
-        for _ in range(100):
+        for _ in range(120):
             await asyncio.sleep(0.5)
             if self.check.registry_is_full():
                 return
-        raise Stuck("the parties do not find each other")
 
     async def _settle(self) -> None:
         loop = asyncio.get_running_loop()
-        until_s, wait_s, rests = loop.time() + SETTLE_S, 1.0, 0
+        until_s, wait_s, rests = loop.time() + _settle_s[0], 1.0, 0
         while loop.time() < until_s and not self.outcome.violations:
             await asyncio.sleep(wait_s)
             self.check.waiting()
@@ -394,9 +420,15 @@ def _nothing() -> None:
     """A tenant's act does not begin with a fault of the world."""
 
 
+def be_patient() -> None:
+    """From now on a port that does not end is waited for as long as in a long run."""
+    _settle_s[0] = LONG_S
+
+
 def simulate(plan: Plan, base: Path) -> Outcome:
     """Run one schedule."""
-    folder = Path(tempfile.mkdtemp(prefix="w", dir=base))
+    folder = base / "w"  # always the same: databases are known by their paths
+    folder.mkdir()
     structlog.contextvars.clear_contextvars()
     world: list[World] = []
 
@@ -416,6 +448,15 @@ def simulate(plan: Plan, base: Path) -> Outcome:
 
 
 _CURRENT_WORLD: list[World | None] = [None]
+
+
+def current_world() -> World:
+    """The world that lives now."""
+    world = _CURRENT_WORLD[0]
+    assert world is not None, "a schedule runs"
+    return world
+
+
 _commit_epoch = ledger.commit_epoch
 
 
@@ -423,8 +464,9 @@ async def _commit_and_tell(tx: Any, effect: Any, port_id: UUID) -> None:
     await _commit_epoch(tx, effect, port_id)
     world = _CURRENT_WORLD[0]
     if world is not None:
-        tx.after_commit(lambda: world.committed(effect.owner, effect.epoch))
+        world.commit = (effect.owner, effect.epoch)
 
 
 ledger.commit_epoch = _commit_and_tell  # type: ignore[assignment]  # the same arguments
 parties.poll_seldom()
+parties.reuse_engines()

@@ -226,6 +226,7 @@ class Cli:
     broker: ScriptedBroker
     home: Path
     url: str | None = "amqp://tenant.acme:secret@localhost/vmport"
+    now: Callable[[], datetime] | None = None
     out: str = ""
     err: str = ""
 
@@ -237,7 +238,11 @@ class Cli:
             return self.broker
 
         session = Session(
-            connect=connect, out=Console(file=out, width=200), err=Console(file=err, width=200), home=self.home
+            connect=connect,
+            out=Console(file=out, width=200),
+            err=Console(file=err, width=200),
+            home=self.home,
+            now=self.now or self.broker.now,
         )
         code = run([*(["--url", self.url] if self.url else []), *arguments], session)
         self.out, self.err = out.getvalue(), err.getvalue()

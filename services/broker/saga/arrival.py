@@ -40,9 +40,21 @@ def failed_after_commit(at: Moment, heard: Heard[TransferFailed]) -> Decision:
         warning = f"The recipient reported a failure, but the VM runs there: {report.code}: {report.detail}"
         return _finish_when_settled(_arrived(at).with_(warnings=(*at.state.warnings, warning)), warning)
     if at.state.arrived_at is not None or at.state.outbound is not None:
-        detail = f"{report.code}: {report.detail}; the VM had already left the donor, so it cannot be given back"
-        return at.stay(Alarm("lost_after_arrival", detail), note=detail)
+        return _gone_after_arrival(at, report)
     return _revert(at, report)
+
+
+def _gone_after_arrival(at: Moment, report: TransferFailed) -> Decision:
+    """The guest ran at the recipient, or the donor would not have let it go, and is gone: it crashed, or its host did.
+
+    Its disks are there, so the port goes on: the recipient makes it a lasting VM that is off.
+    """
+    detail = f"{report.code}: {report.detail}; the VM had already left the donor, so it cannot be given back"
+    alarm = Alarm("lost_after_arrival", detail)
+    if at.state.arrived_at is not None:
+        return at.stay(alarm, note=detail)
+    went = _arrived(at).with_(warnings=(*at.state.warnings, f"The VM does not run at the recipient: {detail}"))
+    return _finish_when_settled(went, detail).after(alarm, note=detail)
 
 
 def _revert(at: Moment, report: TransferFailed) -> Decision:

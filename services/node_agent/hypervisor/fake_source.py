@@ -70,10 +70,9 @@ class FakeSource:
 
     def _confirm(self, uuid: UUID, vm: FakeVm) -> None:
         """Confirm after a Finish that succeeded: this copy is killed."""
-        if self._host.vms.get(uuid) is not vm or vm.state is VmState.SHUT_OFF:
-            raise RpcFailed("domain is not running")
         vm.phase = MigrationPhase.CONFIRM
-        self._host.stop(uuid)
+        if self._host.vms.get(uuid) is vm and vm.state is not VmState.SHUT_OFF:
+            self._host.stop(uuid)
 
     async def _peer_to_peer(self, plan: MigrationPlan, vm: FakeVm, job: FakeJob) -> None:
         path = parse_qs(urlsplit(plan.driver_uri).query)["socket"][0]

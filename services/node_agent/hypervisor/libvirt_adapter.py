@@ -28,10 +28,10 @@ from services.node_agent.hypervisor.interface import (
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import (
     STATES,
+    files_in_use,
     job_stats,
     live_vm,
     mib_per_s,
-    read_files_in_use,
     summary,
 )
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
@@ -184,7 +184,7 @@ class LibvirtHypervisor(RunningCheck):
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""
         doing = "read which files are in use"
-        return await self._session.call(doing, lambda: read_files_in_use(self._session.open(), besides))
+        return await self._session.call(doing, lambda: files_in_use(self._session.open(), besides))
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Read guest-physical memory."""
@@ -237,7 +237,7 @@ class LibvirtHypervisor(RunningCheck):
         """End a guest that a transfer made."""
 
         def destroy(domain: LibvirtDomain) -> None:
-            ours = self._has_disks(domain, uuid, disks)
+            ours = _has_disks(self._fence, domain, uuid, disks)
             if ours and domain.isPersistent():
                 raise HypervisorError(f"destroy VM {uuid}", "a lasting VM of this host uses the port's disks")
             if ours:
@@ -248,16 +248,6 @@ class LibvirtHypervisor(RunningCheck):
             await self._session.with_domain("destroy", uuid, destroy)
         except VmNotFound:
             return
-
-    def _has_disks(self, domain: LibvirtDomain, uuid: UUID, disks: tuple[str, ...]) -> bool:
-        if self._fence.holds_files(uuid, disks):
-            return True
-        state, reason = domain.state()[:2]
-        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
-            # Its XML waits for the migration's lock, and its process is not seen.
-            raise HypervisorError(f"destroy VM {uuid}", "whose disks it has cannot be told yet")
-        sources = {disk.source for disk in describe(domain.XMLDesc(0)).disks}
-        return bool(sources & set(disks))
 
     # ---- migration ----
 
@@ -355,3 +345,14 @@ def _destroy(domain: LibvirtDomain) -> None:
         # It ended meanwhile: with its QEMU killed here, or by itself.
         if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN}:
             raise
+
+
+def _has_disks(fence: ProcessFence, domain: LibvirtDomain, uuid: UUID, disks: tuple[str, ...]) -> bool:
+    if fence.holds_files(uuid, disks):
+        return True
+    state, reason = domain.state()[:2]
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
+        # Its XML waits for the migration's lock, and its process is not seen.
+        raise HypervisorError(f"destroy VM {uuid}", "whose disks it has cannot be told yet")
+    sources = {disk.source for disk in describe(domain.XMLDesc(0)).disks}
+    return bool(sources & set(disks))

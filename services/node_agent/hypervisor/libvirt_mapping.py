@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -117,24 +116,6 @@ def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:
     return (domain.XMLDesc(0), *lasting)
 
 
-def read_files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
-    """Which files the VMs of a host have, and a VM that has each. Blocking. Raises DomainXmlError, libvirt's errors."""
-    found: dict[str, str] = {}
-    for domain in connection.listAllDomains():
-        if UUID(domain.UUIDString()) == besides:
-            continue
-        try:
-            xmls = domain_xmls(domain)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                raise
-            continue  # it ended meanwhile, and has nothing in use
-        for xml in xmls:
-            for path in files_of(xml, partial(volume_path, connection)):
-                found.setdefault(path, domain.name())
-    return found
-
-
 def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | None:
     """Where a volume of a storage pool lies; None where there is no such pool or volume.
 
@@ -146,6 +127,24 @@ def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | 
         if error.get_error_code() in {libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL}:
             return None
         raise
+
+
+def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
+    """Which files each VM of the host has, but one, by the VM's name. Blocking. Raises libvirt's errors."""
+    found: dict[str, str] = {}
+    for domain in connection.listAllDomains():
+        if UUID(domain.UUIDString()) == besides:
+            continue
+        try:
+            xmls = domain_xmls(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            continue  # it ended meanwhile, and has nothing in use
+        for xml in xmls:
+            for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
+                found.setdefault(path, domain.name())
+    return found
 
 
 def allocated_or_zero(path: str | None) -> int:

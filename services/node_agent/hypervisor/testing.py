@@ -159,7 +159,6 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """As the definitions say, and the headers of the images that they name."""
-        self.ask_libvirtd()
         return {
             path: describe(vm.domain_xml).name
             for uuid, vm in reversed(self.vms.items())
@@ -201,7 +200,6 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def start(self, uuid: UUID) -> None:
         """Boot it."""
-        self.ask_libvirtd()
         vm = self.vm(uuid)
         if vm.state is VmState.SHUT_OFF:
             self.let_run(uuid, vm)
@@ -221,6 +219,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
         """End it if it has these disks and does not last."""
+        self.ask_libvirtd()
         vm = self.vms.get(uuid)
         if vm is None or not {disk.source for disk in describe(vm.domain_xml).disks} & set(disks):
             return

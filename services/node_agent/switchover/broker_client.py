@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from uuid import UUID
 
 from services.node_agent.switchover.readiness import BrokerReadiness
@@ -47,15 +48,15 @@ class BrokerClient:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
-    def deliver(self, answer: Answer, *, question: UUID | None = None) -> None:
-        """Take the answer to the question of this id, or what the broker says unasked; the oldest is dropped if nobody
-        waits.
+    def deliver(self, answer: Answer, *, question: UUID | None = None, sent_at: datetime | None = None) -> None:
+        """Take the answer to the question of this id, or what the broker says unasked; it was sent at this time by the
+        broker's clock. The oldest is dropped if nobody waits.
 
         An answer to `readiness` is no answer to a later question: it may be older than the commit.
         """
         if isinstance(answer, SwitchoverState):
             if self.readiness is not None:
-                self.readiness.heard(answer, question=question)
+                self.readiness.heard(answer, question=question, sent_at=sent_at)
                 if self.readiness.asked(question) and not (answer.committed or answer.ended):
                     return
             for listener in tuple(self._listeners):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -21,10 +22,12 @@ from services.node_agent.lanes.core.errors import LaneError, StreamError, Stream
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from shared.bus import BusDown, Undeliverable
+from shared.clocks import ClockOffsets
 from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import QuerySwitchover, SwitchoverState
 from shared.page_stream.bodies import StreamKind
+from shared.parties import BROKER
 
 log = get_logger(__name__)
 
@@ -46,11 +49,20 @@ PublishAs = Callable[[PortMessage, UUID], Awaitable[None]]
 class BrokerReadiness:
     """One node's questions about one port. `run` asks; `heard` takes the answers."""
 
-    def __init__(self, port_id: UUID, publish: PublishAs, *, clock: Callable[[], float]) -> None:
-        """`clock` is monotonic, in seconds."""
+    def __init__(
+        self,
+        port_id: UUID,
+        publish: PublishAs,
+        *,
+        clock: Callable[[], float],
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`clock` is monotonic, in seconds; `now` is the time of day."""
         self._port_id = port_id
         self._publish = publish
         self._clock = clock
+        self._now = now
+        self._clocks = ClockOffsets()
         self._asked: dict[UUID, float] = {}
         self._ready = False
         self._answered_s: float | None = None
@@ -70,9 +82,19 @@ class BrokerReadiness:
         """Whether a question of this id was asked here."""
         return question in self._asked
 
-    def heard(self, state: SwitchoverState, *, question: UUID | None) -> None:
-        """The broker has answered the question of this id; what answers no question of ours is as new as now."""
+    def brokers_now(self) -> datetime:
+        """The time of day by the broker's clock, as far as its answers have shown that; else by ours."""
+        return self._clocks.their_now(str(BROKER), self._now())
+
+    def heard(self, state: SwitchoverState, *, question: UUID | None, sent_at: datetime | None = None) -> None:
+        """The broker has answered the question of this id, at a time by its clock. What answers no question of ours is
+        as new as now.
+        """
         now_s = self._clock()
+        if sent_at is not None and question in self._asked:
+            now = self._now()
+            asked_at = now - timedelta(seconds=now_s - self._asked[question])
+            self._clocks.answered(str(BROKER), asked_at=asked_at, sent_at=sent_at, now=now)
         asked_s = now_s if question is None else self._asked.get(question, now_s)
         if self._answered_s is not None and asked_s < self._answered_s:
             return
@@ -80,8 +102,8 @@ class BrokerReadiness:
         self._ready = state.ready or "ready" not in state.model_fields_set
         self._changed.set()
 
-    async def run(self) -> None:
-        """Ask again and again, until cancelled."""
+    async def run(self, *, every_s: float | None = None) -> None:
+        """Ask again and again, until cancelled; as often as freshness needs, unless told."""
         while True:
             question = uuid4()
             while len(self._asked) >= _REMEMBERED:
@@ -91,7 +113,7 @@ class BrokerReadiness:
                 await self._publish(QuerySwitchover(port_id=self._port_id), question)
             except (BusDown, Undeliverable) as error:
                 log.debug("broker unreachable", port_id=str(self._port_id), error=str(error))
-            await asyncio.sleep(ASK_EVERY_S)
+            await asyncio.sleep(every_s or ASK_EVERY_S)
 
     async def wait_fresh(self, within_s: float) -> None:
         """Return when there is a fresh answer, or after so many seconds."""

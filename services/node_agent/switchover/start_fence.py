@@ -66,20 +66,19 @@ class StartFence:
         given = GivenAwayVm.by(self._journal.record.agreement, since=since, reason=reason)
         self._journal.given_away.store(given)
 
-    async def open(self) -> bool:
+    async def open(self) -> None:
         """The ledger says that the VM stays: it may be started here, and is with its host if it was before.
 
-        A VM that its host would have booted meanwhile is booted; returns whether it was. What libvirt refuses is
-        logged; the journal keeps it, so that the next call tries again. Raises OSError.
+        A VM that its host would have booted meanwhile is booted. What libvirt refuses is logged; the journal keeps it,
+        so that the next call tries again. Raises OSError.
         """
         agreement = self._journal.record.agreement
         self._journal.given_away.take_back(agreement.vm_uuid, agreement.port_id)
         if not self._journal.record.autostart:
-            return False
-        booted = False
+            return
         for left in reversed(range(TRIES)):
             try:
-                booted = await self._restore_autostart()
+                await self._restore_autostart()
             except VmNotFound:
                 log.warning("autostart not restored: the VM is gone", vm=str(agreement.vm_uuid))
             except HypervisorError as error:
@@ -89,17 +88,14 @@ class StartFence:
                 log.error(  # noqa: TRY400  # libvirt's sentence says all
                     "autostart not restored; set it by hand", vm=str(agreement.vm_uuid), error=str(error)
                 )
-                return False
+                return
             self._journal.remember_autostart(on=False)
-            break
-        return booted
+            return
 
-    async def _restore_autostart(self) -> bool:
+    async def _restore_autostart(self) -> None:
         uuid = self._journal.record.agreement.vm_uuid
         await self._hypervisor.set_autostart(uuid, enabled=True)
         rebooted = self._journal.record.boot_id != self._boot_id()
-        if not rebooted or await self._hypervisor.state(uuid) is not VmState.SHUT_OFF:
-            return False
-        log.warning("host was restarted while the VM was leaving; booting it", vm=str(uuid))
-        await self._hypervisor.start(uuid)
-        return True
+        if rebooted and await self._hypervisor.state(uuid) is VmState.SHUT_OFF:
+            log.warning("host was restarted while the VM was leaving; booting it", vm=str(uuid))
+            await self._hypervisor.start(uuid)

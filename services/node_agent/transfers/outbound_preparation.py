@@ -17,6 +17,7 @@ from services.node_agent.dedup.seeding import Seeding, SeedSource
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, MigrationAborted
 from services.node_agent.hypervisor.ram_layout import ram_ranges
 from services.node_agent.lanes.core.errors import LaneError, StreamError
+from services.node_agent.switchover.readiness import BrokerReadiness
 from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import SeedingMeter
@@ -30,6 +31,9 @@ from shared.topology import Lane
 
 log = get_logger(__name__)
 
+CLOCK_EVERY_S = 60.0
+"""How often the broker is asked before the window opens, so that its clock is known: ours may be wrong by minutes."""
+CLOCK_WITHIN_S = 5.0
 GREETING_BYTES = 64 * 1024
 """More than NBD says before it writes."""
 
@@ -52,8 +56,11 @@ class OutboundPreparation:
         seeding_every_s: float,
         clock: Callable[[], float],
         now: Callable[[], datetime],
+        readiness: BrokerReadiness | None = None,
     ) -> None:
-        """`clock` measures, in seconds; `now` is the time of day, by which the window opens."""
+        """`clock` measures, in seconds. The window opens by the broker's time of day, which `readiness` knows, or by
+        `now`.
+        """
         self._agreement = agreement
         self._hypervisor = hypervisor
         self._lanes = lanes
@@ -65,7 +72,8 @@ class OutboundPreparation:
         self._ready_within_s = ready_within_s
         self._seeding_every_s = seeding_every_s
         self._clock = clock
-        self._now = now
+        self._now = now if readiness is None else readiness.brokers_now
+        self._readiness = readiness
         self.cancelled = asyncio.Event()
         # Set once it is known what the recipient has, and when the port ends before that. What left earlier would leave
         # in full, so the recipient's libvirt is prepared and then this is waited for.
@@ -84,7 +92,20 @@ class OutboundPreparation:
 
         Raises LaneError, TimeoutError, HypervisorError, MigrationAborted.
         """
-        if not self._agreement.limits.seed or self._to_window_s() <= 0:
+        if not self._agreement.limits.seed:
+            return
+        if self._readiness is None:
+            await self._seed_until_window()
+            return
+        asking = self._tasks.spawn(self._readiness.run(every_s=CLOCK_EVERY_S), name="the broker's clock")
+        try:
+            await self._readiness.wait_fresh(CLOCK_WITHIN_S)
+            await self._seed_until_window()
+        finally:
+            asking.cancel()
+
+    async def _seed_until_window(self) -> None:
+        if self._to_window_s() <= 0:
             return
         vm = await self.check_vm()
         await self._unless_cancelled(self._lanes.wait_ready(self._ready_within_s))

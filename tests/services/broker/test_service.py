@@ -21,6 +21,7 @@ from services.broker.tables import ports as ports_table
 from shared.bus import BusDown, LaneEnds
 from shared.messages import Message, seal
 from shared.messages.approval import ApprovalRequested, DonorRejected
+from shared.messages.nodes import ClockDiffers
 from shared.messages.porting import (
     AbortTransfer,
     DisconnectVm,
@@ -29,6 +30,7 @@ from shared.messages.porting import (
     ProvisionVm,
     QuerySwitchover,
     QuoteDeclined,
+    QuoteOffered,
     QuoteRequested,
     ReleaseReservation,
     ReservationRequested,
@@ -39,7 +41,7 @@ from shared.messages.porting import (
     SwitchoverState,
     VmProvisioned,
 )
-from shared.messages.queries import ListVms, PortShown, ShowPort, VmsListed
+from shared.messages.queries import ListPorts, ListVms, PortShown, PortsListed, ShowPort, VmsListed
 from shared.messages.service_change import (
     CancelPort,
     CancelRefused,
@@ -54,7 +56,7 @@ from shared.messages.service_change import (
 )
 from shared.metrics import Metrics
 from shared.parties import BROKER, Party, donor
-from shared.store import Store, StoreDown, timers
+from shared.store import Store, StoreDown, inbox, timers
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
@@ -64,8 +66,10 @@ from tests.support.broker_samples import (
     GAMMA,
     PORT,
     VM,
+    capacity,
     guest_paused,
     inventory,
+    quote,
     refusal,
     request,
     request_switchover,
@@ -446,8 +450,24 @@ class TestStrangers:
         await world.until_told(ALPHA_NODE, SwitchoverState, times=3)
         async with world.store.reading() as connection:
             types = [row.type for row in await connection.execute(select(port_events.c.type))]
+            marks = [row.sender for row in await connection.execute(select(inbox.c.sender))]
         assert "QuerySwitchover" not in types
-        assert types[-1] == "RequestSwitchover"
+        assert "RequestSwitchover" in types
+        assert marks.count(str(ALPHA_NODE)) == 1  # GuestPaused
+
+    async def test_grant_passes_a_crowd(self, world: World) -> None:
+        """The grant is published although the outbox relay has much to say to others first."""
+        world.mute(BETA_NODE, SwitchoverGranted)
+        world.parts[ALPHA, StartOutbound] = lambda _: []
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        for _ in range(50):
+            await world.say(ACME, ListVms())
+        await world.say(ALPHA_NODE, guest_paused())
+        await world.say(BETA_NODE, request_switchover())
+        await world.until_told(BETA_NODE, SwitchoverGranted)
+        assert world.told(ACME).count("VmsListed") < 50
+        await world.until_told(ACME, VmsListed, times=50)
 
     async def test_garbage_from_a_tenant(self, world: World) -> None:
         """A proven tenant is told that its message was given up, and why; an unproven sender is not."""
@@ -474,6 +494,18 @@ class TestStrangers:
         report = seal(inventory(world.clock(), VM), source=donor("beta"), message_id=uuid4(), now=world.clock())
         await world.service.handle(report)
         assert world.metrics.registry_conflicts_total._value.get() == 1
+
+    async def test_bad_requests_of_one_tenant_hold_up_nobody(self, world: World) -> None:
+        """More requests for the year 9999 than the bus hands over at once: another tenant is answered at once."""
+        for _ in range(40):
+            sealed = seal(request(), source=ACME, message_id=uuid4(), now=world.clock())
+            body = json.loads(sealed.to_json())
+            body["data"]["limits"]["window_start"] = "9999-12-31T23:59:59Z"
+            world.broker.put_raw(BROKER, json.dumps(body).encode(), user_id=str(ACME))
+        await world.say(GLOBEX, ListVms())
+        await world.until_told(GLOBEX, VmsListed)
+        await world.broker.wait_idle()
+        assert [letter.code for letter in world.broker.dead[BROKER]] == ["invalid_body"] * 40
 
 
 class TestCompletion:
@@ -525,3 +557,43 @@ class TestCompletion:
         monkeypatch.setattr(world.service, "dispatch", flaky)
         await world.ask_for_port()
         await world.until_told(ACME, PortCompleted)
+
+
+class TestClocks:
+    """Providers' clocks may be wrong by ten minutes."""
+
+    @pytest.mark.parametrize("ahead_s", [600, -600])
+    async def test_a_provider_is_told_that_its_clock_differs(self, world: World, ahead_s: int) -> None:
+        """Its reports are taken, and it is told; and once more when its clock is right again."""
+        ahead = timedelta(seconds=ahead_s)
+        for each in (ahead, ahead, ahead, timedelta(0), timedelta(0), timedelta(0), timedelta(0)):
+            now = world.clock() + each
+            await world.service.handle(seal(capacity(now), source=BETA, message_id=uuid4(), now=now))
+            await world.clock.advance(5)
+        told = [each.data for each in world.broker.received(BETA) if isinstance(each.data, ClockDiffers)]
+        await world.broker.wait_idle()
+        assert {round(each.ahead_s) for each in told} >= {ahead_s, 0}
+        assert told[-1].ahead_s == 0
+
+    @pytest.mark.parametrize("ahead_s", [600, -600])
+    async def test_an_offer_by_a_wrong_clock_is_taken(self, world: World, ahead_s: int) -> None:
+        """It has not expired."""
+        now = world.clock() + timedelta(seconds=ahead_s)
+
+        world.mute(BETA, QuoteRequested)
+        await world.ask_for_port()
+        await world.until_told(BETA, QuoteRequested)
+        offer = QuoteOffered(port_id=PORT, quote=quote("beta", valid_until=now + timedelta(minutes=2)))
+        await world.service.handle(seal(offer, source=BETA, message_id=uuid4(), now=now))
+        asked = (await world.until_told(BETA, ReservationRequested)).data
+        assert isinstance(asked, ReservationRequested)
+
+    async def test_a_tenants_question_is_answered_whatever_its_clock(self, world: World) -> None:
+        """Who asks once shows nothing of its clock."""
+        old = world.clock() - timedelta(minutes=10)
+        await world.service.handle(
+            seal(ListPorts(), source=ACME, message_id=uuid4(), now=old, deadline=old + timedelta(seconds=10))
+        )
+        answer = (await world.until_told(ACME, PortsListed)).data
+        assert isinstance(answer, PortsListed)
+        assert answer.ports == ()

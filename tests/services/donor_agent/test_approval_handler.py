@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
 
 from services.donor_agent.testing import DESCRIPTION, PORT, SUMMARY, VM, make_identity
-from shared.messages import Message
+from shared.messages import Message, seal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.nodes import (
+    ClockDiffers,
     DescribeFailed,
     DescribeVm,
     VmDescribed,
@@ -19,7 +21,7 @@ from shared.messages.porting import (
 )
 from shared.messages.vm import VmState
 from shared.parties import BROKER
-from tests.support.donor_world import NODE, POLICY, World
+from tests.support.donor_world import ALPHA, NODE, POLICY, World
 
 
 @pytest.mark.parametrize(
@@ -145,3 +147,22 @@ async def test_a_deadline_survives_a_restart(world: World) -> None:
         await world.pass_time(20)
 
     assert world.heard(BROKER, DonorRejected)[0].refusals[0].code == "node_unreachable"
+
+
+@pytest.mark.parametrize("ahead_s", [600, -600])
+async def test_a_wrong_clock_silences_nobody(running: World, ahead_s: int) -> None:
+    """The broker's clock is ten minutes from ours, and it has said so: its question is answered in its time."""
+    brokers_now = running.clock() - timedelta(seconds=ahead_s)
+    await running.beat()
+    told = ClockDiffers(reported_at=running.clock(), ahead_s=ahead_s)
+    await running.bus.bus(BROKER).publish(ALPHA, seal(told, source=BROKER, message_id=uuid4(), now=brokers_now))
+    asked = seal(
+        ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM),
+        source=BROKER,
+        message_id=uuid4(),
+        now=brokers_now,
+        deadline=brokers_now + timedelta(seconds=30),
+    )
+    await running.bus.bus(BROKER).publish(ALPHA, asked)
+    await running.settle()
+    assert len(running.heard(NODE, DescribeVm)) == 1

@@ -36,12 +36,22 @@ async def test_an_agreement_other_than_reserved_is_not_opened(running: World) ->
 
 
 async def test_a_silent_node_is_not_opened(running: World) -> None:
-    """The broker hears it at once instead of waiting."""
+    """The broker hears it at once instead of waiting; an outage of minutes is no such silence."""
     await running.to_fixed()
-    await running.pass_time(31)
+    await running.pass_time(241)
     await running.say(BROKER, OpenInbound(port_id=PORT, agreement=running.agreement()))
 
     assert running.heard(BROKER, TransferFailed)[0].code == "node_unreachable"
+
+
+async def test_an_outage_of_minutes_does_not_end_an_agreed_port(running: World) -> None:
+    """RabbitMQ is back before the node's first heartbeat: the command waits for the node."""
+    await running.to_fixed()
+    await running.pass_time(125)
+    await running.say(BROKER, OpenInbound(port_id=PORT, agreement=running.agreement()))
+
+    assert running.heard(BROKER, TransferFailed) == []
+    assert len(running.heard(NODE, OpenInbound)) == 1
 
 
 @pytest.mark.parametrize("opened", [False, True])

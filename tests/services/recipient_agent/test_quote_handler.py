@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -14,6 +14,8 @@ from services.recipient_agent.testing import (
     make_summary,
     make_vm,
 )
+from shared.messages import seal
+from shared.messages.nodes import ClockDiffers
 from shared.messages.porting import (
     QuoteDeclined,
     QuoteOffered,
@@ -21,7 +23,7 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortLimits
 from shared.parties import BROKER
-from tests.support.recipient_world import PORT, World
+from tests.support.recipient_world import BETA, PORT, World
 
 
 async def test_a_quote_names_price_promise_and_expiry(running: World) -> None:
@@ -80,3 +82,21 @@ async def test_a_question_that_came_too_late_is_not_answered(running: World) -> 
     await running.say(BROKER, asked)
 
     assert running.heard(BROKER, QuoteOffered) == []
+
+
+@pytest.mark.parametrize("ahead_s", [600, -600])
+async def test_a_wrong_clock_declines_nothing(running: World, ahead_s: int) -> None:
+    """The broker's clock is ten minutes from ours, and it has said so: it gets its offer."""
+    brokers_now = running.clock() - timedelta(seconds=ahead_s)
+    await running.beat()
+    told = ClockDiffers(reported_at=running.clock(), ahead_s=ahead_s)
+    answer_by = brokers_now + timedelta(seconds=15)
+    asked = QuoteRequested(
+        port_id=PORT, tenant="acme", vm=make_vm(), versions=VERSIONS, limits=PortLimits(), answer_by=answer_by
+    )
+    for message in (told, asked):
+        deadline = answer_by if message is asked else None
+        sealed = seal(message, source=BROKER, message_id=uuid4(), now=brokers_now, deadline=deadline)
+        await running.bus.bus(BROKER).publish(BETA, sealed)
+    await running.settle()
+    assert len(running.heard(BROKER, QuoteOffered)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -180,3 +181,12 @@ async def test_a_reservation_survives_a_restart_and_still_expires(world: World) 
         assert world.reservations() == 1
         await world.pass_time(300)
         assert world.reservations() == 0
+
+
+async def test_a_quote_that_comes_back_on_the_brokers_clock_is_the_same(running: World) -> None:
+    """Until when it holds is ours to know; all else must be as it was offered."""
+    await running.beat()
+    await running.quote()
+    quote = running.heard(BROKER, QuoteOffered)[0].quote
+    await running.reserve(quote=quote.model_copy(update={"valid_until": quote.valid_until - timedelta(minutes=10)}))
+    assert len(running.heard(BROKER, Reserved)) == 1

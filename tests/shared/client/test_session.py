@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,16 @@ def test_closed_pipe_is_no_error() -> None:
         program.stdout.close()
         assert program.stderr.read() == b""
     assert program.returncode == ExitCode.OK
+
+
+@pytest.mark.parametrize(("ahead_s", "word"), [(600, "ahead of"), (-600, "behind")])
+def test_a_wrong_clock_is_named(vmport: Cli, broker: ScriptedBroker, ahead_s: int, word: str) -> None:
+    """Windows and deadlines are written by it; programs' standard error stays theirs."""
+    vmport.now = lambda: broker.now() + timedelta(seconds=ahead_s)
+    assert vmport("vm", "list") == ExitCode.OK
+    assert f"warning: this host's clock is 600 s {word} the broker's" in vmport.err
+    assert vmport("--format", "json", "vm", "list") == ExitCode.OK
+    assert vmport.err == ""
+    vmport.now = broker.now
+    assert vmport("vm", "list") == ExitCode.OK
+    assert "clock" not in vmport.err

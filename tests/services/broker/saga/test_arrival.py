@@ -54,10 +54,13 @@ class TestArrival:
         assert (talk.state.phase, talk.state.owner) == (P.FAILED, "alpha")
 
     def test_not_given_back_once_the_donor_let_go(self) -> None:
-        """If the donor has seen the guest leave, a failure there does not give the VM back; an operator is called."""
+        """If the donor has seen the guest leave, a failure there does not give the VM back: it had arrived, and went.
+
+        An operator is called, and the recipient makes a lasting VM of it all the same.
+        """
         talk = Conversation.begin(request()).switching().hear(ALPHA, outbound_finished())
         talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
-        talk.expect(P.SWITCHING, "alarm: lost_after_arrival")
+        talk.expect(P.FINISHING, "alarm: lost_after_arrival", "recipient.beta <- ProvisionVm")
 
     def test_recipient_fails_but_runs(self) -> None:
         """A recipient that reports trouble, but runs the guest, has it."""

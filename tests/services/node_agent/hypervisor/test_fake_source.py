@@ -29,6 +29,7 @@ class Hosts:
         self.source.add(self.xml, memory=b"page" * 1000)
         self.cut_at: Procedure | None = None
         self.called: list[int] = []
+        self.wires: list[asyncio.StreamWriter] = []
 
     def plan(self) -> MigrationPlan:
         """Move the VM, its memory only."""
@@ -44,6 +45,7 @@ class Hosts:
     async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Be the wire of the driver connection."""
         there, to_there = await asyncio.open_unix_connection(self.folder / "libvirtd.sock")
+        self.wires += [writer, to_there]
         back = asyncio.ensure_future(self._back(there, writer))
         calls = FrameParser()
         while data := await reader.read(65536):
@@ -55,11 +57,11 @@ class Hosts:
             to_there.write(data)
         to_there.close()
         await back
+        writer.close()
 
     async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
             writer.write(data)
-        writer.close()
 
 
 @pytest.fixture
@@ -71,6 +73,9 @@ async def hosts() -> AsyncIterator[Hosts]:
         wire = await asyncio.start_unix_server(made.forward, made.folder / "driver.sock")
         stack.callback(wire.close)
         yield made
+        for end in made.wires:
+            end.transport.abort()
+        await asyncio.sleep(0.01)  # both ends of the wire hear of its end
 
 
 async def test_a_guest_moves_and_its_copy_is_gone(hosts: Hosts) -> None:

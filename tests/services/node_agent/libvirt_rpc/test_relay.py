@@ -163,8 +163,3 @@ def test_only_a_call_is_a_finish() -> None:
     """A message of the same number is not."""
     message = Frame(REMOTE_PROGRAM, Procedure.MIGRATE_FINISH3_PARAMS, FrameType.MESSAGE, 3, Status.OK, b"").to_bytes()
     assert DonorRelay(VM, "web").receive_from_local(message) == [ToLane(message)]
-
-
-def test_an_answer_that_was_not_kept_is_not_released() -> None:
-    """Finish is out, its answer has not come."""
-    assert relay_in_finish().release() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
@@ -191,3 +192,19 @@ async def test_a_node_that_asks_nobody_waits_for_nobody() -> None:
         donor = SwitchoverReadiness(here.node, control, clock=lambda: here.now_s)
         async with running(donor.run()):
             await until(lambda: donor.problem is None)
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), -timedelta(minutes=10)])
+async def test_the_brokers_clock_is_learned(ahead: timedelta) -> None:
+    """By its answers, each of which was sent between question and arrival."""
+    here = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    question = uuid4()
+
+    async def publish(_: PortMessage, __: UUID) -> None:
+        return
+
+    node = BrokerReadiness(PORT, publish, clock=lambda: 100.0, now=lambda: here)
+    assert node.brokers_now() == here
+    node._asked[question] = 99.9
+    node.heard(word(ready=True), question=question, sent_at=here + ahead)
+    assert abs(node.brokers_now() - here - ahead) < timedelta(seconds=1)

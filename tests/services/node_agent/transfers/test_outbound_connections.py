@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from shared.page_stream.bodies import StreamKind
+from shared.topology import Lane
 from tests.support.lane_traffic import hot_stream
 
 if TYPE_CHECKING:
     from services.node_agent.transfers.outbound_connections import OutboundConnections
     from tests.support.transfer_pair import Pair
+
+
+MAIN = b"no migration stream, and passed on"
 
 
 @pytest.fixture
@@ -69,3 +73,67 @@ async def test_a_stream_that_fails_is_trouble_until_finish_is_out(
         assert pair.outbound._trouble is not None
         assert pair.outbound._trouble[0] == "disk_stream"
     writer.close()
+
+
+async def test_a_second_memory_connection_is_qemus_own_at_the_other_side(
+    pair: Pair, connections: OutboundConnections
+) -> None:
+    """Postcopy-preempt: it comes second there too, nothing of it is changed, and it is answered; whichever lane is
+    faster.
+    """
+    arrived: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    came = asyncio.Condition()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with came:
+            arrived.append((reader, writer))
+            came.notify_all()
+
+    async def count(wanted: int) -> None:
+        async with came:
+            await came.wait_for(lambda: len(arrived) == wanted)
+
+    record = b"\x00\x00\x00\x00\x00\x01\x20\x08\x06pc.ram" + bytes(range(256)) * 16
+    pair.sockets_b.make_directory()
+    async with asyncio.timeout(20):
+        serving = asyncio.ensure_future(pair.inbound.run(connections_are_no_arrival))
+        pair.routes[Lane.MEMORY].stall(stalled=True)
+        main = await send(pair.sockets_a.memory, MAIN)
+        reader, urgent = await asyncio.open_unix_connection(pair.sockets_a.memory)
+        urgent.write(record)
+        server = await asyncio.start_unix_server(accept, pair.sockets_b.memory)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(count(1), 0.3)
+        pair.routes[Lane.MEMORY].stall(stalled=False)
+        await count(2)
+        assert await arrived[0][0].readexactly(len(MAIN)) == MAIN
+        assert await arrived[1][0].readexactly(len(record)) == record
+        arrived[1][1].write(b"answer")
+        assert await reader.readexactly(6) == b"answer"
+        assert pair.outbound._trouble is None
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        server.close()
+    connections.close()
+    for writer in (main, urgent, *(each for _, each in arrived)):
+        writer.close()
+
+
+async def connections_are_no_arrival() -> None:
+    """No guest runs in this test."""
+    raise AssertionError("the guest runs")
+
+
+async def test_memory_flows_with_the_first_connection_only(
+    pair: Pair, connections: OutboundConnections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one begins nothing anew."""
+    flows: list[bool] = []
+    monkeypatch.setattr(connections, "_memory_flows", lambda: flows.append(True))
+    async with asyncio.timeout(20):
+        writers = [await send(pair.sockets_a.memory, b"\0") for _ in range(2)]
+        await pair.lanes_b.urgent.accept()
+    assert flows == [True]
+    connections.close()
+    for writer in writers:
+        writer.close()

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 import pytest
 from lxml import etree
 
 from services.node_agent.hypervisor.interface import HypervisorError, MigrationAborted
 from services.node_agent.lanes.core.errors import LaneError
+from services.node_agent.switchover.readiness import BrokerReadiness
+from shared.messages.base import PortMessage
+from shared.messages.porting import SwitchoverState
 from shared.messages.vm import VmState
 from tests.support.transfer_pair import VM
 
 if TYPE_CHECKING:
     from tests.support.transfer_pair import Pair
+
+PORT = uuid4()
 
 
 async def test_a_vm_that_does_not_run_is_refused(pair: Pair) -> None:
@@ -113,3 +120,25 @@ async def test_the_migration_waits_no_longer_for_contents_when_the_lane_fails(
     assert pair.outbound._trouble is not None
     assert pair.outbound._trouble[0] == "lane_failed"
     await pair.outbound._tasks.close()
+
+
+@pytest.mark.parametrize("ahead", [timedelta(minutes=10), -timedelta(minutes=10)])
+async def test_the_window_opens_by_the_brokers_clock(seeded_pair: Pair, ahead: timedelta) -> None:
+    """A node whose clock is ahead would move all before the window, and be denied the switchover."""
+    pair = seeded_pair
+    opens_in = pair.agreement.window_start - pair.now
+    here = pair.now + ahead
+
+    async def publish(_: PortMessage, question: UUID) -> None:
+        answer = SwitchoverState(port_id=PORT, committed=False, owner="alpha", epoch=1, ended=False, ready=False)
+        readiness.heard(answer, question=question, sent_at=pair.now)
+
+    readiness = BrokerReadiness(PORT, publish, clock=time.monotonic, now=lambda: here)
+    preparation = pair.outbound._make_preparation(lambda: here, readiness)
+    seeding = asyncio.ensure_future(preparation.seed_until_window())
+    async with asyncio.timeout(10):
+        while not readiness.is_fresh:  # noqa: ASYNC110  # nobody tells
+            await asyncio.sleep(0.01)
+    assert abs(preparation._to_window_s() - opens_in.total_seconds()) < 1
+    seeding.cancel()
+    await asyncio.gather(seeding, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""The services tier in short: ports end well without faults, a seed replays, and a report says what was seen.
+"""Both tiers in short: a seed replays, schedules break no rule, planted bugs are found, a report says what was seen.
 
 Each test runs the program, since a simulation changes what time is for its whole process.
 """
@@ -9,6 +9,10 @@ import json
 import subprocess
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from tests.simulation.planted import BUGS
 
 RUN = Path(__file__).parent / "run"
 
@@ -33,3 +37,24 @@ def test_the_report_has_its_fields(tmp_path: Path) -> None:
     report = simulate(tmp_path, "--tier", "services", "--schedules", "1", "--seed", "3")
     assert {"tier", "schedules", "violations", "seconds", "cells_hit", "cells"} <= report.keys()
     assert (report["tier"], report["schedules"]) == ("services", 1)
+
+
+def test_the_core_tier_breaks_no_rule(tmp_path: Path) -> None:
+    """A share of the long run: saga and machines under faults, from the window's opening to the end."""
+    report = simulate(tmp_path, "--tier", "core", "--schedules", "2000", "--jobs", "2")
+    assert report["failures"] == []
+    assert report["cells_hit"] > 0.9 * report["cells"]
+
+
+def test_the_core_tier_replays_exactly(tmp_path: Path) -> None:
+    """Whatever the number of processes."""
+    first = simulate(tmp_path, "--tier", "core", "--schedules", "300", "--jobs", "1")
+    second = simulate(tmp_path, "--tier", "core", "--schedules", "300", "--jobs", "2")
+    assert first["digest"] == second["digest"] != 0
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
+    """Within a thousand schedules."""
+    report = simulate(tmp_path, "--tier", "core", "--schedules", "1000", "--plant", bug, "--until-found")
+    assert report["violations"] == 1

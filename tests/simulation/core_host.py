@@ -1,0 +1,182 @@
+"""The core tier's host: libvirtd, one QEMU and its disk as plain values, with libvirt's phases and recovery. Pure.
+
+It is the same model as the fake hypervisor's (`services.node_agent.hypervisor.fake_host`), without sockets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.node_agent.hypervisor.fake_host import MigrationPhase
+from services.node_agent.transfers.machine import Guest
+
+
+@dataclass(slots=True)
+class Vm:
+    """A VM that is defined, or runs."""
+
+    content: int
+    runs: bool = True
+    off: bool = False
+    persistent: bool = True
+    autostart: bool = False
+    frozen: bool = False
+    runs_after_thaw: bool = False
+    phase: MigrationPhase = MigrationPhase.NONE
+    unreachable: bool = False
+
+    @property
+    def executes(self) -> bool:
+        """Whether vCPUs execute now."""
+        return self.runs and not self.frozen and not self.off
+
+
+class CoreHost:
+    """One host. `image` is the version on its disk, None without one; `changed` hears of vCPUs."""
+
+    def __init__(self, name: str, changed: Callable[[str], None]) -> None:
+        self.name = name
+        self.vm: Vm | None = None
+        self.image: int | None = None
+        self.quarantined: int | None = None
+        self.libvirtd = True
+        self.may_start: Callable[[], bool] = lambda: True
+        self._changed = changed
+
+    # ---- what libvirt is asked
+
+    def guest(self) -> Guest:
+        """What libvirtd says."""
+        if not self.libvirtd:
+            return Guest.UNKNOWN
+        if self.vm is None or self.vm.off:
+            return Guest.NOT_THERE
+        return Guest.RUNNING if self.vm.runs else Guest.PAUSED
+
+    @property
+    def reachable(self) -> Vm | None:
+        """The VM, if libvirtd can do something with it."""
+        vm = self.vm
+        return vm if self.libvirtd and vm is not None and not vm.off and not vm.unreachable else None
+
+    def resume(self) -> None:
+        """Let the vCPUs run."""
+        if self.reachable is not None:
+            self.let_run()
+
+    def destroy(self) -> bool:
+        """End the guest; False where libvirtd cannot."""
+        if not self.libvirtd or (self.vm is not None and self.vm.unreachable):
+            return False
+        self.stop()
+        return True
+
+    # ---- the fence: signals to QEMU's process
+
+    def freeze(self) -> None:
+        """Stop the process."""
+        if self.vm is not None and not self.vm.off:
+            self.vm.frozen = True
+            self._changed(self.name)
+
+    def thaw(self) -> None:
+        """Let it go on, with what was queued."""
+        vm = self.vm
+        if vm is None or not vm.frozen:
+            return
+        vm.frozen = False
+        if vm.runs_after_thaw:
+            vm.runs_after_thaw = False
+            vm.runs = True
+        self._changed(self.name)
+        if vm.unreachable and self.libvirtd:
+            self._reconnect(vm)
+
+    def kill_frozen(self) -> None:
+        """Kill the process if it is stopped."""
+        if self.vm is not None and self.vm.frozen:
+            self.stop()
+
+    # ---- QEMU
+
+    def let_run(self) -> None:
+        """libvirtd's `cont`; a stopped process obeys later."""
+        vm = self.vm
+        if vm is None or vm.off:
+            return
+        if vm.frozen:
+            vm.runs_after_thaw = True
+            return
+        vm.runs = True
+        self._changed(self.name)
+
+    def stop(self) -> None:
+        """QEMU is gone."""
+        vm = self.vm
+        if vm is None:
+            return
+        vm.runs = vm.frozen = vm.runs_after_thaw = vm.unreachable = False
+        vm.off, vm.phase = True, MigrationPhase.NONE
+        if not vm.persistent:
+            self.vm = None
+        self._changed(self.name)
+
+    def pause(self) -> None:
+        """An operator, an I/O error, or a migration's last round."""
+        if self.vm is not None and not self.vm.off:
+            self.vm.runs = False
+            self._changed(self.name)
+
+    def power_on(self) -> None:
+        """Boot the VM, if it is off, has its image, and the hook allows it."""
+        vm = self.vm
+        if vm is None or not vm.off or not self.libvirtd or self.image is None or not self.may_start():
+            return
+        vm.off, vm.runs, vm.content = False, True, self.image
+        self._changed(self.name)
+
+    def define(self, content: int) -> None:
+        """Make a VM lasting that is not there."""
+        self.vm = Vm(content, runs=False, off=True)
+
+    # ---- what befalls it
+
+    def kill_libvirtd(self) -> None:
+        """Every QEMU goes on."""
+        self.libvirtd = False
+
+    def start_libvirtd(self) -> None:
+        """It reconnects."""
+        self.libvirtd = True
+        vm = self.vm
+        if vm is not None and not vm.off:
+            if vm.frozen:
+                vm.unreachable = True
+            else:
+                self._reconnect(vm)
+
+    def _reconnect(self, vm: Vm) -> None:
+        vm.unreachable = False
+        phase, vm.phase = vm.phase, MigrationPhase.NONE
+        match phase:
+            case MigrationPhase.PERFORM | MigrationPhase.CONFIRM_CANCELLED:
+                self.let_run()
+            case MigrationPhase.CONFIRM | MigrationPhase.PREPARE:
+                self.stop()
+            case MigrationPhase.FINISH if not vm.runs:
+                self.stop()
+            case _:
+                pass  # PERFORM_DONE: it stays paused
+
+    def power_cut(self) -> None:
+        """Everything that runs is gone."""
+        self.libvirtd = False
+        if self.vm is not None and not self.vm.off:
+            self.stop()
+
+    def boot(self) -> None:
+        """libvirtd starts, and what has autostart."""
+        self.libvirtd = True
+        if self.vm is not None and self.vm.autostart:
+            self.power_on()

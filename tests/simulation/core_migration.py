@@ -1,0 +1,247 @@
+"""The core tier's migration: what the two libvirtds, their QEMUs and the lanes between the node agents do. Pure."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from services.node_agent.hypervisor.fake_host import MigrationPhase
+from services.node_agent.transfers.machine import events as ev
+from tests.simulation.core_host import Vm
+from tests.simulation.faults import Stage
+
+if TYPE_CHECKING:
+    from tests.simulation.core_world import CoreWorld
+
+ROUNDS = 4
+ROUND_S = 1.5
+SILENCE_S = 300.0
+"""A lane whose other end is dead fails after so long."""
+
+
+class Migration:
+    """One migration from alpha to beta. `waits`: alpha's libvirtd waits for the answer to Finish."""
+
+    def __init__(self, world: CoreWorld) -> None:
+        self._world = world
+        self.runs = False
+        self.waits = False
+        self.at_gate = False
+        """Finish is held, or in progress, at beta."""
+        self._content = 0
+        self._number = 0
+
+    def begin(self) -> None:
+        """libvirt at alpha is told to migrate."""
+        world, alpha, beta = self._world, self._world.hosts["alpha"], self._world.hosts["beta"]
+        self._number += 1
+        node = world.nodes["beta"]
+        vm = alpha.reachable
+        if vm is None or not node.alive or not node.active or not beta.libvirtd or beta.vm is not None:
+            self._end("the recipient cannot be prepared")
+            return
+        beta.vm = Vm(0, runs=False, persistent=False, phase=MigrationPhase.PREPARE)
+        vm.phase = MigrationPhase.PERFORM
+        self.runs = True
+        world.advance(Stage.MEMORY)
+        self._next_round(ROUNDS)
+
+    def _later(self, delay_s: float, work: object) -> None:
+        number = self._number
+
+        def run() -> None:
+            if self._number == number and self.runs:
+                work()  # type: ignore[operator]  # a callable without arguments
+
+        self._world.after(delay_s, run)
+
+    def _next_round(self, left: int) -> None:
+        world = self._world
+        world.step("alpha-host", "round")
+        if not self.runs:
+            return
+        if not world.lanes_up or not world.nodes["beta"].alive:
+            self._later(1.0, partial(self._next_round, left))
+        elif left:
+            self._later(ROUND_S, partial(self._next_round, left - 1))
+        else:
+            self._last_round()
+
+    def _last_round(self) -> None:
+        world, alpha = self._world, self._world.hosts["alpha"]
+        vm, arriving = alpha.vm, world.hosts["beta"].vm
+        if vm is None or vm.off or arriving is None or arriving.phase is not MigrationPhase.PREPARE:
+            self.abort("domain is not running")
+            return
+        alpha.pause()
+        world.advance(Stage.PAUSED)
+        self._content = vm.content
+        vm.phase = MigrationPhase.PERFORM_DONE
+        self.waits = True
+        world.in_node("alpha", lambda: world.nodes["alpha"].tell(ev.FinishWanted()))
+
+    # ---- what the donor's node does
+
+    def pass_finish(self) -> None:
+        """Finish goes to the recipient."""
+        self._world.over_lane(self._finish_arrives)
+
+    def _finish_arrives(self) -> None:
+        world = self._world
+        self.at_gate = True
+        world.in_node("beta", world.nodes["beta"].finish_came)
+
+    def answer(self, *, runs_there: bool, reason: str) -> None:
+        """Finish is answered to alpha's libvirtd, if it waits: it confirms."""
+        if not self.waits:
+            return
+        self.waits = False
+        alpha = self._world.hosts["alpha"]
+        if runs_there:
+            if alpha.vm is not None and not alpha.vm.off:
+                alpha.stop()
+            self._end(None)
+        else:
+            self._resume()
+            self._end(reason or "the port failed")
+
+    def abort(self, reason: str) -> None:
+        """The job ends without a Finish; libvirt lets its guest run on. Nothing happens while Finish is out."""
+        if self.runs and not self.waits:
+            self._resume()
+            self._cancel_incoming()
+            self._end(reason)
+
+    def _resume(self) -> None:
+        alpha = self._world.hosts["alpha"]
+        if alpha.vm is not None and alpha.libvirtd:
+            alpha.vm.phase = MigrationPhase.NONE
+            if self._world.paused_by_migration:
+                alpha.let_run()
+
+    def _end(self, error: str | None) -> None:
+        world = self._world
+        self.runs = self.waits = False
+        world.after(0.0, lambda: world.in_node("alpha", lambda: world.nodes["alpha"].tell(ev.MigrationEnded(error))))
+
+    # ---- what the recipient's node does
+
+    def finish_at_recipient(self) -> None:
+        """beta's libvirtd hears Finish: it lets the guest run, and answers."""
+        world, beta = self._world, self._world.hosts["beta"]
+        vm = beta.vm
+        if not self.at_gate:
+            # The gate finds its connection closed when it passes Finish on.
+            world.after(0.0, self._trouble_at_recipient)
+            return
+        if vm is None or vm.off or not beta.libvirtd or vm.phase is not MigrationPhase.PREPARE:
+            self._answer_from_recipient("this host's libvirtd ended the connection")
+            return
+        vm.phase = MigrationPhase.FINISH
+        vm.content = self._content
+        if beta.image is not None:
+            beta.image = self._content
+        beta.let_run()
+        world.step("beta-host", "cont")
+        if not beta.libvirtd or beta.vm is not vm:
+            self._answer_from_recipient("this host's libvirtd ended the connection")
+            return
+        vm.phase = MigrationPhase.NONE
+        self._answer_from_recipient(None)
+
+    def cancel_at_recipient(self) -> None:
+        """beta's libvirtd hears a cancelled Finish."""
+        self._cancel_incoming()
+        if self.at_gate:
+            self._answer_from_recipient("cancelled")
+        else:
+            self._world.after(0.0, self._trouble_at_recipient)
+
+    def _cancel_incoming(self) -> None:
+        beta = self._world.hosts["beta"]
+        if beta.libvirtd and beta.vm is not None and beta.vm.phase is MigrationPhase.PREPARE:
+            beta.stop()
+
+    def _answer_from_recipient(self, error: str | None) -> None:
+        world = self._world
+        self.at_gate = False
+        world.after(0.0, lambda: world.in_node("beta", lambda: world.nodes["beta"].tell(ev.FinishAnswered(error))))
+        world.over_lane(lambda: world.in_node("alpha", lambda: self._reply(error)))
+
+    def _reply(self, error: str | None) -> None:
+        if self.waits:
+            self._world.nodes["alpha"].tell(ev.FinishAnswered(error))
+
+    # ---- ends of connections
+
+    def libvirtd_died(self, name: str) -> None:
+        """Its connections break."""
+        world = self._world
+        if name == "alpha":
+            if self.runs:
+                self._end("Cannot recv data: connection reset")
+                self._donor_gone()
+            return
+        if self.at_gate:
+            self._answer_from_recipient("this host's libvirtd ended the connection")
+        elif self.runs:
+            world.after(0.0, self._trouble_at_recipient)
+            self._lane_ends()
+
+    def node_died(self, name: str) -> None:
+        """The kernel closes its sockets; the lane falls silent."""
+        world = self._world
+        if name == "alpha":
+            if self.runs:
+                self._resume()
+                self.runs = self.waits = False
+            number = self._number
+            world.after(SILENCE_S, lambda: self._silent_donor(number))
+            return
+        if not self.at_gate or self._gate_holds():
+            self._cancel_incoming()
+        self.at_gate = False
+        if self.runs:
+            number = self._number
+            world.after(SILENCE_S, lambda: self._silent_recipient(number))
+
+    def _gate_holds(self) -> bool:
+        vm = self._world.hosts["beta"].vm
+        return vm is not None and vm.phase is MigrationPhase.PREPARE
+
+    def _silent_donor(self, number: int) -> None:
+        if self._number == number and not self.runs:
+            self._trouble_at_recipient()
+
+    def _silent_recipient(self, number: int) -> None:
+        if self._number == number and self.runs:
+            self._lane_ends()
+
+    def hang_up(self, name: str) -> None:
+        """A node has ended its transfer and closes its lanes."""
+        world = self._world
+        if name == "alpha":
+            world.over_lane(self._donor_gone)
+        else:
+            world.over_lane(self._lane_ends)
+
+    def _donor_gone(self) -> None:
+        world = self._world
+        if not self.at_gate:
+            self._cancel_incoming()
+        world.after(0.0, self._trouble_at_recipient)
+
+    def _trouble_at_recipient(self) -> None:
+        self._world.in_node("beta", self._trouble)
+
+    def _trouble(self) -> None:
+        node = self._world.nodes["beta"]
+        if node.active:
+            node.tell(ev.Trouble("donor_left", "the donor's side ended the transfer"))
+
+    def _lane_ends(self) -> None:
+        world = self._world
+        if self.waits:
+            world.in_node("alpha", lambda: world.nodes["alpha"].tell(ev.LaneLost("the lane ended")))
+        else:
+            self.abort("the lane ended")

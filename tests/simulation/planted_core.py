@@ -1,0 +1,132 @@
+"""The known bugs in the core tier: in the shells, the bus and the host's hook, never in the product's machines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from services.node_agent.state.journal import Phase
+from services.node_agent.transfers.machine import Guest
+from services.node_agent.transfers.machine import commands as do
+from services.node_agent.transfers.machine import events as ev
+from shared.messages import Message
+from shared.messages.porting import InboundFinished, Side, TransferFailed
+from tests.simulation import core_world
+from tests.simulation.core_ids import PORT
+from tests.simulation.core_nodes import CoreNode, DonorNode, RecipientNode
+from tests.simulation.core_world import CoreWorld, Dead
+
+
+def _commit_after_finish() -> None:
+    came = RecipientNode.finish_came
+
+    def finish_came(self: RecipientNode) -> None:
+        self.world.migration.finish_at_recipient()
+        came(self)
+
+    RecipientNode.finish_came = finish_came  # type: ignore[method-assign]  # planted
+
+
+def _ack_before_store() -> None:
+    def deliver(self: CoreWorld, to: str) -> None:
+        queue = self._queues[to]
+        while queue and self.lives(to) and not self._cut[to]:
+            source, message, number = queue.popleft()
+            try:
+                self.step(to, "acked")
+                self.acknowledged(to, message, number)
+                self._deliver(to, source, message, number)
+            except (Dead, core_world.Again):
+                return
+
+    CoreWorld._drain = deliver  # type: ignore[method-assign]  # planted
+
+
+def _disconnected_twice() -> None:
+    disconnect = DonorNode._disconnect
+
+    def again(self: DonorNode) -> None:
+        if self.phase is Phase.QUARANTINED:
+            self.host.quarantined = None
+        disconnect(self)
+
+    DonorNode._disconnect = again  # type: ignore[method-assign]  # planted
+
+
+def _arrival_undone() -> None:
+    conclude = CoreNode.say_last_word
+
+    def say_last_word(self: CoreNode, phase: Phase, message: Message) -> None:
+        if self.disk_full and isinstance(message, InboundFinished):
+            self.host.destroy()
+            self.host.image = None
+            self.active = False
+            failed = TransferFailed(
+                port_id=PORT, side=Side.INBOUND, code="os_error", detail="full", guest_running=False
+            )
+            self.tell_agent(failed)
+            return
+        conclude(self, phase, message)
+
+    CoreNode.say_last_word = say_last_word  # type: ignore[method-assign]  # planted
+
+
+def _unknown_is_no() -> None:
+    def look(self: RecipientNode) -> None:
+        guest = self.host.guest()
+        self.tell(ev.LibvirtSaid(Guest.NOT_THERE if guest is Guest.UNKNOWN else guest))
+
+    RecipientNode._look = look  # type: ignore[method-assign]  # planted
+
+
+def _no_fence() -> None:
+    core_world.fence_allows = lambda world: world is not None
+
+
+def _recovery_removes() -> None:
+    start = RecipientNode.start
+
+    def restarted(self: RecipientNode) -> None:
+        if self.phase is Phase.FINISH_PASSED and self.host.guest() is not Guest.RUNNING:
+            self.host.destroy()
+            self.host.image = None
+        start(self)
+
+    RecipientNode.start = restarted  # type: ignore[method-assign]  # planted
+
+
+def _thawed() -> None:
+    perform = DonorNode._perform
+
+    def instead(self: DonorNode, command: do.Command) -> ev.Event | None:
+        if isinstance(command, do.KillFrozen):
+            self.host.thaw()
+            self.world.step(self.name, "thawed")
+            return ev.FrozenKilled()
+        return perform(self, command)
+
+    DonorNode._perform = instead  # type: ignore[method-assign]  # planted
+
+
+def _stale_timers() -> None:
+    start = CoreWorld._start
+
+    def restarted(self: CoreWorld, name: str) -> None:
+        if name == "broker":
+            self.broker.forget_timers()
+        start(self, name)
+
+    CoreWorld._start = restarted  # type: ignore[method-assign]  # planted
+
+
+PATCHES: Final[dict[str, Callable[[], None]]] = {
+    "commit after Finish": _commit_after_finish,
+    "ack before store": _ack_before_store,
+    "disconnect is not idempotent": _disconnected_twice,
+    "arrival that cannot be stored is undone": _arrival_undone,
+    "unknown counts as not running": _unknown_is_no,
+    "no fence against a boot": _no_fence,
+    "recovery removes what may have run": _recovery_removes,
+    "thawed instead of killed": _thawed,
+    "stale timers after a restart": _stale_timers,
+}
