@@ -6,6 +6,8 @@
 * ``consume`` delivers at least once, in order per inbox while nothing fails. A message is acknowledged after the
   handler returned. A handler that raises gets the message again, with a delay, up to the inbox's delivery limit; then
   it goes to the dead letters. `Reject` sends it there at once. What cannot be understood or believed goes there unseen.
+* A message whose type is urgent goes to the receiver's urgent inbox, where there is one, and does not wait behind
+  others there.
 * A handler must be quick: it stores its effect and returns. No delivery is held while a port runs.
 """
 
@@ -73,7 +75,10 @@ class Bus(Protocol):
         ...
 
     async def consume(
-        self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
+        self,
+        handler: Handler,
+        *,
+        on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None,
     ) -> None:
         """Deliver this party's inbox to ``handler`` until cancelled, across reconnects.
 
@@ -87,6 +92,19 @@ class Bus(Protocol):
 
     async def close(self) -> None:
         """Leave the bus; idempotent."""
+        ...
+
+
+class UrgentBus(Bus, Protocol):
+    """The access of a party that has an urgent inbox beside the ordinary one: the broker's."""
+
+    async def consume_urgent(
+        self,
+        handler: Handler,
+        *,
+        on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None,
+    ) -> None:
+        """Deliver the urgent inbox, as `consume` does the ordinary one; both run side by side."""
         ...
 
 

@@ -29,6 +29,9 @@ Sleep = Callable[[float], Awaitable[None]]
 MAX_REASON = 1000
 """Characters of a reason that are kept; it becomes a header."""
 
+DETERMINISTIC = (ArithmeticError, TypeError, ValueError)
+"""Errors of a handler that come from what the message says: a further attempt would fail in the same way."""
+
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -99,6 +102,9 @@ class Consumer(Generic[T]):
                 self._wake.clear()
                 await self._read()
                 waiting = self._waiting.take(self._monotonic())
+                for excess in self._waiting.take_excess():
+                    reason = "too many earlier messages of this sender wait for a further attempt"
+                    await self._give_up(excess.delivery, "too_many_failures", reason)
                 if waiting is not None:
                     await self._handle(waiting)
                 elif not self._unread:
@@ -125,7 +131,9 @@ class Consumer(Generic[T]):
             except MessageError as error:
                 await self._give_up(delivery, error.code, error.reason)
             else:
-                self._waiting.arrived(envelope.correlationid, _Waiting(delivery, envelope))
+                # A conversation is one sender's: what another one says under its id is not held up by it.
+                conversation = (envelope.source, envelope.correlationid)
+                self._waiting.arrived(conversation, _Waiting(delivery, envelope), sender=envelope.source)
 
     async def _handle(self, waiting: _Waiting[T]) -> None:
         envelope = waiting.envelope
@@ -136,6 +144,9 @@ class Consumer(Generic[T]):
                     await self._handler(envelope)
             except Reject as verdict:
                 await self._give_up(waiting.delivery, verdict.code, verdict.reason)
+            except DETERMINISTIC as error:
+                log.exception("message given up", type=kind)
+                await self._give_up(waiting.delivery, "handler_failed", f"{type(error).__name__}: {error}")
             except Exception as error:  # noqa: BLE001  # whatever a handler raises, the consumer goes on
                 await self._retry(waiting, kind, error)
                 return

@@ -92,7 +92,7 @@ class BusMetrics:
         )
         self.queue_messages = Gauge(
             "vmport_bus_queue_messages",
-            "Messages ready in this party's own queues (inbox, dead).",
+            "Messages ready in this party's own queues (inbox, urgent, dead).",
             ("queue",),
             registry=registry,
         )

@@ -4,6 +4,8 @@ Rule 1. Deliveries of one conversation are handled in the order of their arrival
         transfer must not be opened after it was aborted because the opening had to be tried again.
 Rule 2. A failing conversation does not delay another one.
 Rule 3. Every delivery that is held here is unacknowledged on the bus, so the prefetch limits their number.
+Rule 4. Of one sender only a few deliveries are held here while others are handled: what it has more is given up, or it
+        would use up the prefetch of all. When nothing succeeds the trouble is ours, and everybody's deliveries wait.
 
 RabbitMQ's requeueing breaks rule 1 (prefetched deliveries overtake) and cannot delay. So a failed delivery stays here
 and is tried again here; RabbitMQ gets it back only when this process or its connection dies.
@@ -21,6 +23,9 @@ from shared.backoff import Backoff
 MAX_ATTEMPTS = 10
 """After so many attempts a delivery is given up: with `RETRY` about 90 s after the first one."""
 
+MAX_HELD = 8
+"""Deliveries of one sender that may wait for a further attempt."""
+
 RETRY = Backoff(min_s=0.1, max_s=30.0, jitter=0.3)
 
 T = TypeVar("T")
@@ -28,6 +33,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class _Held(Generic[T]):
+    owner: Hashable
+    since: int
+    """How many deliveries had been handled when this conversation first failed."""
     items: deque[T] = field(default_factory=deque)
     failures: int = 0
     due_s: float = 0.0
@@ -36,19 +44,24 @@ class _Held(Generic[T]):
 class Conversations(Generic[T]):
     """Deliveries that wait to be handled, in order within each conversation. ``T`` is a delivery."""
 
-    def __init__(self, *, backoff: Backoff = RETRY, max_attempts: int = MAX_ATTEMPTS) -> None:
+    def __init__(self, *, backoff: Backoff = RETRY, max_attempts: int = MAX_ATTEMPTS, max_held: int = MAX_HELD) -> None:
         self._backoff = backoff
         self._max_attempts = max_attempts
-        self._fresh: deque[tuple[Hashable, T]] = deque()
+        self._max_held = max_held
+        self._fresh: deque[tuple[Hashable, Hashable, T]] = deque()
         self._held: dict[Hashable, _Held[T]] = {}
-        self._current: tuple[Hashable, T] | None = None
+        self._excess: list[T] = []
+        self._current: tuple[Hashable, Hashable, T] | None = None
+        self._handled = 0
+        self._gave_up = False
 
     def __len__(self) -> int:
-        return len(self._fresh) + sum(len(held.items) for held in self._held.values()) + (self._current is not None)
+        waiting = len(self._fresh) + len(self._excess) + (self._current is not None)
+        return waiting + sum(len(held.items) for held in self._held.values())
 
-    def arrived(self, conversation: Hashable, item: T) -> None:
-        """Add a delivery that arrived."""
-        self._fresh.append((conversation, item))
+    def arrived(self, conversation: Hashable, item: T, *, sender: Hashable = None) -> None:
+        """Add a delivery that arrived. Rule 4 is kept per sender, if one is named."""
+        self._fresh.append((conversation, sender, item))
 
     def take(self, now_s: float) -> T | None:
         """The delivery to handle now, or None. Call `succeeded` or `failed` before the next call."""
@@ -57,16 +70,24 @@ class Conversations(Generic[T]):
         due = [(held.due_s, index, key) for index, (key, held) in enumerate(self._held.items()) if held.due_s <= now_s]
         if due:
             key = min(due)[2]
-            self._current = (key, self._held[key].items.popleft())
-            return self._current[1]
-        while self._fresh:
-            key, item = self._fresh.popleft()
-            if key in self._held:
-                self._held[key].items.append(item)
-                continue
-            self._current = (key, item)
+            item = self._held[key].items.popleft()
+            self._current = (key, self._held[key].owner, item)
             return item
+        while self._fresh:
+            key, owner, item = self._fresh.popleft()
+            if key not in self._held:
+                self._current = (key, owner, item)
+                return item
+            if self._is_crowded(owner):
+                self._excess.append(item)
+            else:
+                self._held[key].items.append(item)
         return None
+
+    def take_excess(self) -> list[T]:
+        """Deliveries that may not wait (rule 4): the caller gives them up."""
+        excess, self._excess = self._excess, []
+        return excess
 
     def next_due_s(self) -> float | None:
         """When the first of the failed deliveries is tried again, by `take`'s clock; None if there is none."""
@@ -74,8 +95,10 @@ class Conversations(Generic[T]):
 
     def succeeded(self) -> None:
         """The current delivery needs no other attempt: it was handled or given up."""
-        key, _ = self._current_one()
+        key, _, _ = self._current_one()
         self._current = None
+        self._handled += not self._gave_up
+        self._gave_up = False
         held = self._held.get(key)
         if held is None:
             return
@@ -84,24 +107,33 @@ class Conversations(Generic[T]):
             del self._held[key]
 
     def failed(self, now_s: float, chance: float) -> float | None:
-        """Try the current delivery again later. Returns after how many seconds; None if it had all its attempts.
+        """Try the current delivery again later. Returns after how many seconds; None if it had all its attempts, or may
+        not wait (rule 4).
 
         ``chance`` is a random number from 0 to 1, for jitter. After None the caller gives the delivery up and
         then calls `succeeded`.
         """
-        key, item = self._current_one()
+        key, owner, item = self._current_one()
         held = self._held.get(key)
         failures = (held.failures if held else 0) + 1
-        if failures >= self._max_attempts:
+        if failures >= self._max_attempts or (held is None and self._is_crowded(owner)):
+            self._gave_up = True
             return None
-        held = self._held.setdefault(key, _Held())
+        held = self._held.setdefault(key, _Held(owner, self._handled))
         delay_s = self._backoff.delay_s(failures, chance)
         held.items.appendleft(item)
         held.failures, held.due_s = failures, now_s + delay_s
         self._current = None
         return delay_s
 
-    def _current_one(self) -> tuple[Hashable, T]:
+    def _is_crowded(self, owner: Hashable) -> bool:
+        if owner is None:
+            return False
+        mine = [held for held in self._held.values() if held.owner == owner]
+        is_full = sum(len(held.items) for held in mine) >= self._max_held
+        return is_full and any(held.since < self._handled for held in mine)
+
+    def _current_one(self) -> tuple[Hashable, Hashable, T]:
         if self._current is None:
             raise RuntimeError("there is no current delivery")
         return self._current

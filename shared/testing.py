@@ -12,19 +12,19 @@ import heapq
 import itertools
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
-from shared.consumer import Consumer, Delivery
+from shared.consumer import Consumer, Delivery, OnDead
 from shared.messages import AnyEnvelope, open_envelope
 from shared.messages.lanes import LaneEndpoint
 from shared.metrics import Metrics
 from shared.parties import Party, Role
 from shared.tasks import run_together
-from shared.topology import DELIVERY_LIMIT, INBOX_MAX_MESSAGES, TENANT_MAX_MESSAGES
+from shared.topology import DELIVERY_LIMIT, INBOX_MAX_MESSAGES, TENANT_MAX_MESSAGES, has_urgent_inbox
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -135,6 +135,7 @@ class MemoryBroker:
         self.published: list[tuple[Party, AnyEnvelope]] = []
         """What was published through a `MemoryBus`, in order."""
         self._inboxes = {party: _new_inbox(party) for party in parties}
+        self._urgent = {party: _new_inbox(party) for party in parties if has_urgent_inbox(party)}
         self._sessions: dict[Party, list[_Queue]] = {party: [] for party in parties}
         self._up = asyncio.Event()
         self._up.set()
@@ -162,21 +163,23 @@ class MemoryBroker:
         """What was published to a party so far, in order."""
         return [envelope for to, envelope in self.published if to == party]
 
-    def put_raw(self, to: Party, body: bytes, *, user_id: str | None, message_id: str | None = None) -> None:
+    def put_raw(
+        self, to: Party, body: bytes, *, user_id: str | None, message_id: str | None = None, urgent: bool = False
+    ) -> None:
         """Publish as any AMQP client could: any body; ``user_id`` is what RabbitMQ would have verified, or None.
 
         Raises `BusDown` or `Undeliverable`.
         """
         if not self._up.is_set():
             raise BusDown("the bus in memory is interrupted")
-        inbox = self._inboxes.get(to)
+        inbox = self._urgent[to] if urgent else self._inboxes.get(to)
         if inbox is None:
             raise Undeliverable(to, "no queue is bound to its exchange")
         if len(inbox.ready) >= inbox.limit:
             if not inbox.drop_oldest:
                 raise Undeliverable(to, "RabbitMQ refused it; the queue is full or cannot store now")
             inbox.ready.popleft()
-        for queue in (inbox, *self._sessions[to]):
+        for queue in (inbox,) if urgent else (inbox, *self._sessions[to]):
             queue.ready.append(_Stored(body, user_id, message_id))
             self._dispatch(queue)
 
@@ -200,7 +203,7 @@ class MemoryBroker:
                 await breathe()
                 busy = [
                     queue
-                    for party, queue in self._inboxes.items()
+                    for party, queue in (*self._inboxes.items(), *self._urgent.items())
                     if party not in besides and queue.subscriptions and not queue.idle
                 ]
                 if not busy:
@@ -209,7 +212,8 @@ class MemoryBroker:
                 await self._changed.wait()
 
     def _queues(self) -> list[_Queue]:
-        return [*self._inboxes.values(), *(queue for queues in self._sessions.values() for queue in queues)]
+        inboxes = [*self._inboxes.values(), *self._urgent.values()]
+        return [*inboxes, *(queue for queues in self._sessions.values() for queue in queues)]
 
     def _inbox(self, party: Party) -> _Queue:
         inbox = self._inboxes.get(party)
@@ -292,16 +296,11 @@ class MemoryBus:
 
     def __init__(self, broker: MemoryBroker, party: Party, *, prefetch: int) -> None:
         self._broker = broker
-        self._party = party
+        self.party = party
         self._prefetch = prefetch
         self._closed = False
         self.metrics = Metrics(service="memory", version="0").bus
         self.consuming = asyncio.Event()
-
-    @property
-    def party(self) -> Party:
-        """Who speaks here."""
-        return self._party
 
     async def publish(self, to: Party, envelope: AnyEnvelope) -> None:
         """Store a message in a party's inbox; raises `BusDown` or `Undeliverable`."""
@@ -309,21 +308,30 @@ class MemoryBus:
         if self._closed:
             raise BusDown("this bus was closed")
         body = envelope.to_json()
-        self._broker.put_raw(to, body, user_id=str(self._party), message_id=str(envelope.id))
+        urgent = type(envelope.data).URGENT and has_urgent_inbox(to)
+        self._broker.put_raw(to, body, user_id=str(self.party), message_id=str(envelope.id), urgent=urgent)
         # What others see went over the wire, as on the real bus.
         self._broker.published.append((to, open_envelope(body)))
         self.metrics.messages_published_total.labels(type(envelope.data).__name__).inc()
 
-    async def consume(
-        self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
-    ) -> None:
+    async def consume(self, handler: Handler, *, on_dead: OnDead | None = None) -> None:
         """Deliver this party's inbox to ``handler`` until cancelled, across interruptions."""
+        await self._consume(self._source, self.consuming, handler, on_dead)
+
+    async def consume_urgent(self, handler: Handler, *, on_dead: OnDead | None = None) -> None:
+        """Deliver the urgent inbox beside the ordinary one."""
+        urgent = self._broker._urgent[self.party]  # noqa: SLF001  # the broker's own access object
+        await self._consume(lambda: urgent, asyncio.Event(), handler, on_dead)
+
+    async def _consume(
+        self, open_source: Callable[[], _Queue], consuming: asyncio.Event, handler: Handler, on_dead: OnDead | None
+    ) -> None:
         while True:
             await self._broker._up.wait()  # noqa: SLF001  # the broker's own access object
-            source = self._source()
+            source = open_source()
             subscription = _Subscription(self._broker, source, self._prefetch)
             consumer = Consumer(
-                party=self._party,
+                party=self.party,
                 handler=handler,
                 settle=subscription,
                 metrics=self.metrics,
@@ -332,18 +340,18 @@ class MemoryBus:
                 sleep=self._broker.clock.sleep,
             )
             subscription.begin(consumer.deliver)
-            self.consuming.set()
+            consuming.set()
             try:
                 await run_together(consumer.run(), subscription.until_lost())
             except* _Lost:
                 pass
             finally:
-                self.consuming.clear()
+                consuming.clear()
                 subscription.lose()
                 self._release(source)
 
     def _source(self) -> _Queue:
-        return self._broker._inbox(self._party)  # noqa: SLF001  # the broker's own access object
+        return self._broker._inbox(self.party)  # noqa: SLF001  # the broker's own access object
 
     def _release(self, source: _Queue) -> None:
         """An inbox stays."""
@@ -374,14 +382,14 @@ class MemorySession(MemoryBus):
         return self._listened
 
     def _source(self) -> _Queue:
-        queue = _Queue(self._party, TENANT_MAX_MESSAGES, drop_oldest=True)
-        self._broker._sessions[self._party].append(queue)  # noqa: SLF001  # the broker's own access object
+        queue = _Queue(self.party, TENANT_MAX_MESSAGES, drop_oldest=True)
+        self._broker._sessions[self.party].append(queue)  # noqa: SLF001  # the broker's own access object
         self._listened += 1
         return queue
 
     def _release(self, source: _Queue) -> None:
         """A session's queue goes with its consumer."""
-        sessions = self._broker._sessions[self._party]  # noqa: SLF001  # the broker's own access object
+        sessions = self._broker._sessions[self.party]  # noqa: SLF001  # the broker's own access object
         if source in sessions:
             sessions.remove(source)
 

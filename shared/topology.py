@@ -26,6 +26,7 @@ from typing import Any
 from uuid import UUID
 
 from shared.bus import LaneEnds
+from shared.messages import Message
 from shared.parties import NAME_PATTERN, Party, Role
 
 DELIVERY_LIMIT = 20
@@ -68,6 +69,26 @@ def to_exchange(party: Party) -> str:
 def inbox_queue(party: Party) -> str:
     """The queue that a party reads."""
     return f"vmport.inbox.{party}"
+
+
+def urgent_exchange(party: Party) -> str:
+    """Where to publish what cannot wait behind a party's other messages; see `has_urgent_inbox`."""
+    return f"vmport.urgent.{party}"
+
+
+def urgent_queue(party: Party) -> str:
+    """Where a party reads what cannot wait."""
+    return f"vmport.urgent.{party}"
+
+
+def has_urgent_inbox(party: Party) -> bool:
+    """Whether a party has an inbox for what cannot wait: the broker has, for nodes whose guest stands still."""
+    return party.role is Role.BROKER
+
+
+def exchange_for(party: Party, kind: type[Message]) -> str:
+    """Where to publish a message of this type for a party."""
+    return urgent_exchange(party) if kind.URGENT and has_urgent_inbox(party) else to_exchange(party)
 
 
 def dead_exchange(party: Party) -> str:
@@ -179,13 +200,14 @@ LANE_ARGUMENTS: Arguments = {
 
 def party_topology(party: Party) -> Topology:
     """Exchanges and queues of one party."""
+    inbox = (Exchange(to_exchange(party)), Queue(inbox_queue(party), inbox_arguments(party)))
+    urgent = (Exchange(urgent_exchange(party)), Queue(urgent_queue(party), inbox_arguments(party)))
+    dead = (Exchange(dead_exchange(party)), Queue(dead_queue(party), DEAD_ARGUMENTS))
+    pairs = (inbox, urgent, dead) if has_urgent_inbox(party) else (inbox, dead)
     return Topology(
-        exchanges=(Exchange(to_exchange(party)), Exchange(dead_exchange(party))),
-        queues=(Queue(inbox_queue(party), inbox_arguments(party)), Queue(dead_queue(party), DEAD_ARGUMENTS)),
-        bindings=(
-            Binding(to_exchange(party), inbox_queue(party)),
-            Binding(dead_exchange(party), dead_queue(party)),
-        ),
+        exchanges=tuple(exchange for exchange, _ in pairs),
+        queues=tuple(queue for _, queue in pairs),
+        bindings=tuple(Binding(exchange.name, queue.name) for exchange, queue in pairs),
     )
 
 
@@ -236,7 +258,7 @@ def permissions_of(party: Party) -> Permissions:
             return Permissions(
                 _exactly(ends),
                 _exactly(everybody, dead, rf"{lane}\.to\.{any_node}"),
-                _exactly(inbox, rf"{lane}\.from\.{any_node}"),
+                _exactly(inbox, r"vmport\.urgent\.broker", rf"{lane}\.from\.{any_node}"),
             )
         case Role.DONOR | Role.RECIPIENT:
             own_nodes = rf"vmport\.to\.node\.{party.owner}\.{any_name}"
@@ -245,7 +267,7 @@ def permissions_of(party: Party) -> Permissions:
             own_agents = rf"vmport\.to\.(donor|recipient)\.{party.owner}"
             return Permissions(
                 NOTHING,
-                _exactly(to_broker, own_agents, dead, rf"{lane}\.from\.{me}"),
+                _exactly(to_broker, r"vmport\.urgent\.broker", own_agents, dead, rf"{lane}\.from\.{me}"),
                 _exactly(inbox, rf"{lane}\.to\.{me}"),
             )
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from shared.parties import BROKER, donor, node, recipient, tenant
+from shared.topology import urgent_queue
 from tests.support import libvirt_binding
 from tests.support.lane_credentials import Pair, make_pair
 from tests.support.postgres_server import PostgresServer
@@ -69,6 +70,7 @@ def rabbitmq(rabbitmq_session: RabbitNode) -> RabbitNode:
     for party in rabbitmq_session.parties:
         channel.queue_purge(f"vmport.inbox.{party}")
         channel.queue_purge(f"vmport.dead.{party}")
+    channel.queue_purge(urgent_queue(BROKER))
     connection.close()
     return rabbitmq_session
 

@@ -64,7 +64,7 @@ def ensure_holder(plan: LabPlan, state: LabState, provider: str) -> ProcessRecor
     for source in binds:
         source.mkdir(parents=True, exist_ok=True)
     # /run last: it covers the place where the other sources might be.
-    script = _HOLD.format(binds="\n".join(f"mount --bind {source} {target}" for source, target in binds.items()))
+    script = _HOLD.format(binds="\n".join(f"mount --rbind {source} {target}" for source, target in binds.items()))
     unshare = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script]
     log = plan.log_dir / f"{holder_name(provider)}.log"
     holder = processes.spawn(processes.enter(plan.namespace_path(provider), None, unshare), env=ENVIRONMENT, log=log)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guests, hosts, network, processes, rabbit, services
+from deploy.labkit import guests, hosts, network, processes, rabbit, services, small_disks
 from deploy.labkit.errors import LabError, NotRemoved
 from deploy.labkit.lab_base import need_root
 from deploy.labkit.lab_guests import LabGuests
@@ -31,6 +31,8 @@ class LabOptions:
     rtt: str | None = None
     services: bool = True
     """Whether vmport's own processes are started, too."""
+    small_disks: bool = False
+    """Whether image folders and nodes' state folders get small file systems of their own (a new lab only)."""
 
 
 class Lab(LabGuests):
@@ -44,6 +46,8 @@ class Lab(LabGuests):
             network.ensure_namespaces(self.plan)
             self._save()
             network.ensure_wan(self.plan)
+            if options.small_disks:
+                small_disks.mount(self.plan)
             self._start_daemons()
             for host in self.plan.wan_hosts:
                 self._record(f"forwarder-{host}", network.ensure_uplink(self.plan, self._state, host))
@@ -65,6 +69,7 @@ class Lab(LabGuests):
                     break
                 processes.end(found, grace_s=_GRACE_S)
             network.remove_namespaces(self.plan.namespace_prefix)
+            small_disks.unmount(self.plan)
             for folder in (self.plan.run_dir, self.plan.state_dir):
                 shutil.rmtree(folder, ignore_errors=True)
             left = self._remaining()
@@ -182,13 +187,39 @@ class Lab(LabGuests):
         """
         service = self.service(name)
         with self._locked():
-            self._start_services([service], overrides)
+            self._start_services([service], {service.role: overrides or {}})
         return self.process(name)
+
+    def start_services(self, overrides: Mapping[str, Mapping[str, str]]) -> None:
+        """Start all of vmport's processes together, and wait until they are ready. Raises `LabError`.
+
+        `overrides` are as those of `start_service`, for each role: broker, donor, recipient, node.
+        """
+        with self._locked():
+            self._start_services(services.services(self.plan), overrides)
 
     def stop_service(self, name: str, *, kill: bool = False) -> None:
         """End one of vmport's processes by SIGTERM, or at once by SIGKILL; its record stays until the next start."""
         record = self.process(self.service(name).name)
         processes.end([record], grace_s=0.0 if kill else 30.0)
+
+    def start_libvirtd(self, provider: str) -> None:
+        """Start a provider's libvirtd if it does not run, and wait until it answers. Raises `LabError`."""
+        with self._locked():
+            daemon = hosts.start_libvirtd(self.plan, self._state, provider)
+            self._record(f"libvirtd-{provider}", daemon)
+        hosts.wait_for_libvirtd(self.plan, provider, daemon)
+
+    def start_rabbitmq(self) -> None:
+        """Start RabbitMQ if it does not run, and wait until it speaks AMQP. Raises `LabError`."""
+        with self._locked():
+            node = rabbit.start_rabbitmq(self.plan, self._state)
+            self._record(rabbit.RABBITMQ, node)
+        rabbit.wait_for_rabbitmq(self.plan, node)
+
+    def queue_names(self) -> list[str]:
+        """Every queue of the lab's RabbitMQ. Raises `CommandFailed`."""
+        return rabbit.queue_names(self.plan)
 
     def health(self, name: str) -> Health:
         """What /readyz of one of vmport's processes says."""
@@ -238,10 +269,12 @@ class Lab(LabGuests):
             self._record(hosts.holder_name(provider), hosts.ensure_holder(self.plan, self._state, provider))
             self._record(f"libvirtd-{provider}", hosts.start_libvirtd(self.plan, self._state, provider))
 
-    def _start_services(self, wanted: Sequence[Service], overrides: Mapping[str, str] | None = None) -> None:
+    def _start_services(
+        self, wanted: Sequence[Service], overrides: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
         running = {}
         for service in wanted:
-            running[service] = services.start(self.plan, self._state, service, overrides)
+            running[service] = services.start(self.plan, self._state, service, (overrides or {}).get(service.role))
             self._record(service.name, running[service])
         services.wait_until_ready(self.plan, running, timeout_s=60)
 

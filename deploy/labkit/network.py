@@ -114,6 +114,16 @@ def ensure_uplink(plan: LabPlan, state: LabState, host: str) -> ProcessRecord | 
     return forwarder
 
 
+def cut_uplink(plan: LabPlan, host: str) -> None:
+    """Have the hub drop all that the host sends and gets, as a provider's link that is cut far away does."""
+    _ip(plan, HUB, f"link set {plan.hub_port(host)} nomaster")
+
+
+def join_uplink(plan: LabPlan, host: str) -> None:
+    """Undo `cut_uplink`."""
+    _ip(plan, HUB, f"link set {plan.hub_port(host)} master {WAN_BRIDGE}")
+
+
 def ensure_guest_network(plan: LabPlan) -> None:
     """A bridge per provider, all joined to one network, and the client in the first provider's."""
     for provider in plan.providers:

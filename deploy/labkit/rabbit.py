@@ -104,6 +104,14 @@ def wait_for_rabbitmq(plan: LabPlan, node: ProcessRecord) -> None:
     processes.wait_until(speaks, what="RabbitMQ", timeout_s=60)
 
 
+def queue_names(plan: LabPlan) -> list[str]:
+    """Every queue of the node. Raises `CommandFailed` when it does not answer."""
+    listed = ["--silent", "--vhost", VHOST, "list_queues", "name"]
+    environment = [f"{name}={value}" for name, value in _environment(plan).items()]
+    argv = ["env", "-i", *environment, _program("rabbitmqctl"), *listed]
+    return processes.run(processes.enter(plan.namespace_path(HUB), None, argv)).split()
+
+
 def definitions_file(plan: LabPlan) -> Path:
     """Users, rights, exchanges and queues; read by the node whenever it boots."""
     return plan.config_dir / "definitions.json"

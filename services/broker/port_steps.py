@@ -39,6 +39,7 @@ from services.broker.saga import (
 )
 from shared.logs import get_logger, port_bound
 from shared.messages import AnyEnvelope
+from shared.messages.porting import QuerySwitchover
 from shared.messages.service_change import PortPhase, PortRequested
 from shared.parties import BROKER, Name
 from shared.store import Timer, Transaction
@@ -103,6 +104,13 @@ class Stepper:
         about = _sender_and_type(envelope) if envelope is not None else (str(BROKER), _event_name(event))
         await self._apply(tx, stored.state, decision, about, envelope)
         return decision
+
+    def answers(self, stored: StoredPort, question: Heard[QuerySwitchover], now: datetime) -> tuple[Send, ...] | None:
+        """What the saga answers to a question that changes nothing; None when it must be taken as a step."""
+        decision = step(stored.state, question, now, self._timing)
+        sends = tuple(effect for effect in decision.effects if isinstance(effect, Send))
+        is_only_an_answer = decision.verdict is Verdict.HANDLED and decision.state == stored.state
+        return sends if is_only_an_answer and len(sends) == len(decision.effects) else None
 
     async def rearm(self, tx: Transaction, state: SagaState, *, after: datetime | None = None) -> None:
         """Set a port's timers to what its state says, whatever they were before; the port is locked.

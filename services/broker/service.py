@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -23,12 +23,12 @@ from services.broker.metrics import WAITING, BrokerMetrics
 from services.broker.port_steps import Stepper, read_timer
 from services.broker.progress import ProgressRelay
 from services.broker.relay_lanes import LaneKeeper
-from services.broker.saga import DeadlinePassed, Decision, Event, Heard, LanesOpened, SagaState, Verdict, WakeUp
+from services.broker.saga import DeadlinePassed, Decision, Event, Heard, LanesOpened, SagaState, Send, Verdict, WakeUp
 from services.broker.settings import BrokerSettings
 from services.broker.their_clock import on_our_clock
-from shared.bus import Bus, DeadLetter, LaneAdmin, Reject
+from shared.bus import BusDown, DeadLetter, LaneAdmin, Reject, Undeliverable, UrgentBus
 from shared.logs import bind_log, get_logger, port_bound
-from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal
+from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal, seal
 from shared.messages.nodes import CapacityReported, ClockDiffers, InventoryReported
 from shared.messages.porting import GuestPaused, QuerySwitchover, RequestSwitchover
 from shared.messages.queries import Question
@@ -45,6 +45,7 @@ from shared.messages.service_change import (
 from shared.parties import BROKER, BadPartyName, Party, Role
 from shared.stateful_service import StatefulService
 from shared.store import RelayPolicy, Store, StoreDown, Timer, Transaction
+from shared.tasks import Tasks
 
 log = get_logger(__name__)
 
@@ -57,11 +58,14 @@ class BrokerService(StatefulService):
     """The broker."""
 
     def __init__(
-        self, settings: BrokerSettings, store: Store, bus: Bus, lane_admin: LaneAdmin, metrics: BrokerMetrics
+        self, settings: BrokerSettings, store: Store, bus: UrgentBus, lane_admin: LaneAdmin, metrics: BrokerMetrics
     ) -> None:
         policy = RelayPolicy.from_settings(settings.store)
         super().__init__(store, bus, metrics.store, relay_policy=policy, unknown_code="unexpected_type")
         self._metrics = metrics
+        self._urgent_bus = bus
+        self._answers = Tasks("the broker's answers")
+        """Publishing of what urgent work has said; whoever waits for the next message does not wait for it."""
         self._silent_after = timedelta(seconds=settings.limits.provider_silent_s)
         self.lanes = LaneKeeper(store, lane_admin, self._lanes_opened)
         self._stepper = Stepper(settings.timing.timing(), settings.limits.limits(), metrics, wake_lanes=self.lanes.wake)
@@ -75,14 +79,16 @@ class BrokerService(StatefulService):
         self.handlers.on(RequestSwitchover, self._switchover_message)
         self.handlers.on(GuestPaused, self._switchover_message)
         self.handlers.on(PortMessage, self._port_message)
+        self.handlers.on_every(QuerySwitchover, self._ownership_asked)
         self.handlers.on(InventoryReported, self._inventory_reported)
         self.handlers.on(CapacityReported, self._capacity_reported)
         self.handlers.on_every(PortProgressed, self._progress.progressed)
         self.handlers.on_every(Question, self._question)
 
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
-        """The relay's lanes, and the gauges that are read from the ledger."""
-        return {"lanes": self.lanes.run(), "gauges": self._show_gauges()}
+        """The urgent inbox, the relay's lanes, and the gauges that are read from the ledger."""
+        urgent = self._urgent_bus.consume_urgent(self.handle, on_dead=self.on_dead)
+        return {"lanes": self.lanes.run(), "gauges": self._show_gauges(), "urgent inbox": urgent}
 
     async def start(self) -> None:
         """Set the timers of all ports under way again; whatever is overdue fires at once.
@@ -137,6 +143,34 @@ class BrokerService(StatefulService):
         if decision.state.committed and not stored.state.committed:
             seconds = self._metrics.switchover_commit_seconds
             tx.after_commit(lambda: seconds.observe(time.monotonic() - started_s))
+
+    async def _ownership_asked(self, envelope: Envelope[QuerySwitchover]) -> None:
+        """Both nodes of each port ask every few seconds: an answer that changes nothing is given without a transaction.
+
+        It is not put into the outbox either: who does not hear it asks again.
+        """
+        async with self.store.reading() as connection:
+            stored = await ledger.look(connection, envelope.data.port_id)
+        if stored is None:
+            raise Reject("unknown_port", f"there is no port {envelope.data.port_id}")
+        answers = self._stepper.answers(stored, Heard(envelope.sender, envelope.data), self.store.clock())
+        if answers is None:
+            async with self.store.transaction() as tx:
+                if await tx.first_time(envelope):
+                    await self._port_message(tx, envelope)
+            return
+        for answer in answers:
+            self._answers.spawn(self._answer(envelope, answer), name="answer")
+
+    async def _answer(self, question: Envelope[QuerySwitchover], answer: Send) -> None:
+        now = self.store.clock()
+        sealed = seal(
+            answer.message, source=self.bus.party, message_id=uuid4(), now=now, cause=question, deadline=answer.deadline
+        )
+        try:
+            await self.bus.publish(answer.to, sealed)
+        except (BusDown, Undeliverable) as error:
+            log.warning("question left unanswered; it will be asked again", to=str(answer.to), error=str(error))
 
     async def _load(self, tx: Transaction, port_id: UUID) -> StoredPort | None:
         stored = await ledger.load(tx, port_id)
@@ -216,6 +250,22 @@ class BrokerService(StatefulService):
             await tx.send(sender, rejected)
 
     # ---- the frame ----------------------------------------------------------------------------------------------
+
+    async def run(self, running: Callable[[], None] | None = None) -> None:
+        """Start, call ``running``, then work until cancelled."""
+        async with self._answers:
+            await super().run(running)
+
+    async def handle(self, envelope: AnyEnvelope) -> None:
+        """Store the effect of one message. An urgent one goes before all other work, whichever inbox it came by."""
+        if not type(envelope.data).URGENT:
+            await super().handle(envelope)
+            return
+        with self.store.turns.urgent():
+            await super().handle(envelope)
+            outgoing, self.store.urgent_outgoing = self.store.urgent_outgoing, []
+            if outgoing:
+                self._answers.spawn(self.relay.send_now(outgoing), name="publish")
 
     async def expired(self, envelope: AnyEnvelope) -> None:
         """Nobody waits for this any more: note it, because it may also be that somebody's clock is wrong."""

@@ -63,7 +63,7 @@ class NodeService:
             case AbortTransfer() as command:
                 self._transfers.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
-                self._switchover(answer, envelope)
+                self._transfers.answered(answer, question=envelope.causationid, sent_at=envelope.time)
             case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
                 self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
             case other:
@@ -72,17 +72,6 @@ class NodeService:
     def _check(self, agreement: ServiceChangeAgreement, provider: str, name: str) -> None:
         if (provider, name) != (self._party.owner, self._party.node):
             raise Reject("wrong_node", f"port {agreement.port_id} is for node {provider}/{name}, this is {self._party}")
-
-    def _switchover(
-        self, answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState, envelope: AnyEnvelope
-    ) -> None:
-        active = self._transfers.active(answer.port_id)
-        if active is not None:
-            active.broker.deliver(answer, question=envelope.causationid, sent_at=envelope.time)
-        elif isinstance(answer, SwitchoverGranted):
-            self._transfers.resolve(answer.port_id)
-        else:
-            log.info("reply for an unknown transfer", port_id=str(answer.port_id))
 
     async def _answer(
         self, envelope: AnyEnvelope, command: DescribeVm | ProvisionVm | DisconnectVm | EraseQuarantine

@@ -6,12 +6,12 @@ name, which is its name on the wire; ``MESSAGE_TYPES`` is the whole vocabulary o
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from shared.parties import Role
 
@@ -19,18 +19,41 @@ MAX_TEXT = 4096
 """No free text in a message is longer, so that a message cannot be used to fill a ledger."""
 
 
+EARLIEST_YEAR, LATEST_YEAR = 2000, 2199
+"""Times outside are refused: whatever is added to one that is inside, within reason, is still a date."""
+
+MAX_COUNT = 2**31 - 1
+"""What the integer columns of all databases hold."""
+
+
 def _clip(text: object, info: ValidationInfo) -> object:
-    """Our own text is cut to what a message holds; a stranger's that is longer stays an error (JSON mode)."""
-    return text[:MAX_TEXT] if isinstance(text, str) and info.mode == "python" else text
+    """Our own text is made to fit a message; a stranger's that does not fit stays an error (JSON mode)."""
+    if not isinstance(text, str) or info.mode != "python":
+        return text
+    return text[:MAX_TEXT].replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
-Text = Annotated[str, BeforeValidator(_clip), Field(max_length=MAX_TEXT)]
+def _storable(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it holds a NUL character, which PostgreSQL does not store")
+    return text
+
+
+def _in_reach(at: datetime) -> datetime:
+    if not EARLIEST_YEAR <= at.year <= LATEST_YEAR:
+        raise ValueError(f"the year must be between {EARLIEST_YEAR} and {LATEST_YEAR}")
+    return at
+
+
+Text = Annotated[str, BeforeValidator(_clip), Field(max_length=MAX_TEXT), AfterValidator(_storable)]
 Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$", description="Stable, machine-readable code.")]
 Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Milliseconds = Annotated[int, Field(ge=0, le=10**10)]
 Seconds = Annotated[float, Field(ge=0, le=10**9)]
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
-Timestamp = AwareDatetime
+Timestamp = Annotated[AwareDatetime, AfterValidator(_in_reach)]
+Epoch = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
 
 class Value(BaseModel):
@@ -50,6 +73,8 @@ class Message(Value):
     RECEIVERS: ClassVar[frozenset[Role]] = frozenset()
     LIFETIME: ClassVar[timedelta | None] = None
     """After this long an undelivered message is worth nothing; None where it must be acted on however late."""
+    URGENT: ClassVar[bool] = False
+    """A guest may stand still until it is answered: it goes to the receiver's urgent inbox, where there is one."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Code, Message, PortMessage, Seconds, Text, Timestamp, Value
+from shared.messages.base import Bytes, Code, Count, Message, PortMessage, Seconds, Text, Timestamp, Value
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.vm import HostCapacity, HostPlatform, IdentityBundle, VmSummary
 from shared.parties import Name, Role
@@ -109,8 +109,8 @@ class CapacityReported(Message):
     LIFETIME: ClassVar = timedelta(minutes=5)
 
     at: Timestamp
-    nodes_healthy: int
-    nodes: int
+    nodes_healthy: Count
+    nodes: Count
     memory_free_bytes: Bytes
     disk_free_bytes: Bytes
     nodes_silent_s: dict[Name, Seconds] = Field(default_factory=dict, description=SILENT)

@@ -13,7 +13,19 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Code, Milliseconds, PortMessage, Price, Refusal, Seconds, Text, Timestamp, Value
+from shared.messages.base import (
+    Bytes,
+    Code,
+    Epoch,
+    Milliseconds,
+    PortMessage,
+    Price,
+    Refusal,
+    Seconds,
+    Text,
+    Timestamp,
+    Value,
+)
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
@@ -114,7 +126,7 @@ class ServiceChangeAgreement(Value):
     donor_node: Name
     recipient: Name
     recipient_node: Name
-    epoch: int = Field(ge=1, description="The epoch that the switchover will commit.")
+    epoch: Epoch = Field(ge=1, description="The epoch that the switchover will commit.")
     window_start: Timestamp
     deadline: Timestamp
     promised_total_s: Seconds
@@ -180,18 +192,15 @@ class Side(StrEnum):
 
 
 class GuestPaused(PortMessage):
-    """The donor's node has sent everything for this epoch, and the guest stands still there and is fenced.
-
-    Without it the broker commits nothing: the recipient's word alone does not take a VM from its donor. Repeated until
-    the broker has answered with `SwitchoverState`.
-    """
+    """The donor's node has sent all and fenced its guest; without it nothing is committed. Repeated until heard."""
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    URGENT: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
-    epoch: int
+    epoch: Epoch
 
 
 class RequestSwitchover(PortMessage):
@@ -199,10 +208,11 @@ class RequestSwitchover(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    URGENT: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
-    epoch: int
+    epoch: Epoch
 
 
 class SwitchoverGranted(PortMessage):
@@ -210,8 +220,9 @@ class SwitchoverGranted(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.BROKER})
     RECEIVERS: ClassVar = frozenset({Role.NODE})
+    URGENT: ClassVar = True
 
-    epoch: int
+    epoch: Epoch
 
 
 class SwitchoverDenied(PortMessage):
@@ -219,6 +230,7 @@ class SwitchoverDenied(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.BROKER})
     RECEIVERS: ClassVar = frozenset({Role.NODE})
+    URGENT: ClassVar = True
 
     code: Code
     detail: Text
@@ -229,6 +241,7 @@ class QuerySwitchover(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    URGENT: ClassVar = True
 
 
 class SwitchoverState(PortMessage):
@@ -236,19 +249,17 @@ class SwitchoverState(PortMessage):
 
     SENDERS: ClassVar = frozenset({Role.BROKER})
     RECEIVERS: ClassVar = frozenset({Role.NODE})
+    URGENT: ClassVar = True
 
     committed: bool
     owner: Name
-    epoch: int
+    epoch: Epoch
     ended: bool = Field(description="The port is over; what remains of it may be removed.")
     arrived: bool = Field(
         default=False,
         description="The recipient has said that the guest runs there; only then may the donor's copy go.",
     )
-    ready: bool = Field(
-        default=False,
-        description="The broker could commit the switchover now. Without it the guest is not paused for a switchover.",
-    )
+    ready: bool = Field(default=False, description="The broker could commit now; without that no guest is paused.")
 
 
 class OutboundFinished(PortMessage):
@@ -279,7 +290,7 @@ class InboundFinished(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
 
-    epoch: int
+    epoch: Epoch
 
 
 class TransferFailed(PortMessage):

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Code, Message, Refusal, Text, Timestamp, Value
+from shared.messages.base import Bytes, Code, Count, Epoch, Message, Refusal, Text, Timestamp, Value
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.service_change import PortPhase, PortProgressed, PortRequested, SlaRecord
 from shared.messages.vm import VmState
@@ -43,11 +43,11 @@ class RegisteredVm(Value):
     name: Text
     state: VmState
     memory_bytes: Bytes
-    vcpus: int
+    vcpus: Count
     disk_bytes: Bytes
     provider: Name
     node: Name
-    epoch: int
+    epoch: Epoch
     port_id: UUID | None = Field(default=None, description="The port that is under way, if any.")
 
 
@@ -72,8 +72,8 @@ class ProviderStatus(Value):
 
     name: Name
     last_seen: Timestamp | None = None
-    nodes: int
-    nodes_healthy: int
+    nodes: Count
+    nodes_healthy: Count
     memory_free_bytes: Bytes
     disk_free_bytes: Bytes
 
@@ -106,7 +106,7 @@ class PortSummary(Value):
     donor: Name
     recipient: Name | None = None
     phase: PortPhase
-    percent: int = 0
+    percent: Annotated[int, Field(ge=0, le=100)] = 0
     requested_at: Timestamp
     updated_at: Timestamp
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from shared.messages.base import (
     Bytes,
     Code,
+    Epoch,
     Message,
     Milliseconds,
     PortMessage,
@@ -256,7 +257,7 @@ class PortCompleted(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.TENANT, Role.DONOR, Role.RECIPIENT})
 
     recipient: Name
-    epoch: int
+    epoch: Epoch
     sla: SlaRecord
     memory_bytes: Bytes
     disk_bytes: Bytes

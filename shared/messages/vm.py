@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Text, Value
+from shared.messages.base import Bytes, Count, Text, Value
 from shared.messages.lanes import LaneEndpoint
 from shared.parties import Name
 
@@ -90,7 +90,7 @@ class VmSummary(Value):
     name: Text
     state: VmState
     memory_bytes: Bytes
-    vcpus: int
+    vcpus: Count
     disk_bytes: Bytes
     macs: tuple[MacAddress, ...] = ()
 
@@ -130,7 +130,7 @@ class HostPlatform(Value):
 class HostCapacity(Value):
     """What a host has and what is free, before reservations."""
 
-    vcpus: int
+    vcpus: Count
     memory_bytes: Bytes
     memory_free_bytes: Bytes
     disk_bytes: Bytes

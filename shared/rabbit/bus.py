@@ -9,36 +9,41 @@ again. What is done with a delivery is in `shared.consumer`, tenants' sessions a
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
 from uuid import uuid4
 
 import aio_pika
 from aio_pika.exceptions import ChannelClosed, DeliveryError, PublishError
-from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.abc import AbstractChannel
 
-from shared.backoff import Backoff
 from shared.bus import BusDown, DeadLetter, Handler, Undeliverable
 from shared.config import BusSettings
-from shared.consumer import Consumer, Delivery
+from shared.consumer import Consumer
 from shared.errors import VmportError
 from shared.logs import get_logger
-from shared.messages import CONTENT_TYPE, AnyEnvelope
+from shared.messages import CONTENT_TYPE, AnyEnvelope, Message
 from shared.metrics import BusMetrics
 from shared.parties import Party
 from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
-from shared.tasks import first_of
-from shared.topology import dead_exchange, dead_queue, inbox_queue, to_exchange
+from shared.rabbit.subscription import SETUP_TIMEOUT_S, Subscription, Token, close_quietly
+from shared.topology import (
+    dead_exchange,
+    dead_queue,
+    exchange_for,
+    has_urgent_inbox,
+    inbox_queue,
+    to_exchange,
+    urgent_queue,
+)
 
 log = get_logger(__name__)
 
-SETUP_TIMEOUT_S = 15.0
-"""For the few calls that subscribe."""
-
-
 RETRY_AFTER_S = 0.05
 """A channel that broke under a publish is replaced after this."""
+
+
+ROUNDABOUT_S = 60.0
+"""An urgent exchange that is missing or full is tried again after this; a missing one costs the channel each time."""
 
 
 class NotStored(VmportError):
@@ -126,15 +131,6 @@ class _Turn:
         self._done.set()
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    """What names a delivery on its channel."""
-
-    channel: AbstractChannel
-    tag: int
-    exchange: str
-
-
 class RabbitBus:
     """One party's access to RabbitMQ: a `shared.bus.Bus`. Connects in the background, from its first use on."""
 
@@ -145,9 +141,11 @@ class RabbitBus:
         self._publishing = RabbitConnection(settings, "publish", metrics=metrics)
         self._consuming = RabbitConnection(settings, "consume", metrics=metrics)
         self._publisher = Publisher(self._publishing, timeout_s=settings.publish_timeout_s)
-        self._wants_to_consume = False
-        self._not_consuming = "not subscribed yet"
-        self.consuming = asyncio.Event()
+        self._inbox = Subscription(self._consuming, settings, self._prepare)
+        self._express = _Express(settings, metrics) if has_urgent_inbox(settings.party) else None
+        self._roundabout: dict[str, float] = {}
+        """Urgent exchanges that could not be used, and until when their messages go to the ordinary inbox."""
+        self.consuming = self._inbox.active
         """Set while RabbitMQ delivers to this consumer."""
 
     @property
@@ -159,6 +157,8 @@ class RabbitBus:
         """Begin to connect, before the first message is to go out."""
         self._publishing.start()
         self._consuming.start()
+        if self._express is not None:
+            self._express.start()
 
     async def publish(self, to: Party, envelope: AnyEnvelope) -> None:
         """Store a message in a party's inbox; raises `BusDown` or `Undeliverable`."""
@@ -175,7 +175,7 @@ class RabbitBus:
             app_id="vmport",
         )
         try:
-            await self._publisher.publish(to_exchange(to), message)
+            await self._route(to, type(envelope.data), message)
         except NotStored as error:
             self._metrics.publish_failures_total.labels(Undeliverable.code).inc()
             raise Undeliverable(to, str(error)) from error
@@ -184,64 +184,52 @@ class RabbitBus:
             raise
         self._metrics.messages_published_total.labels(kind).inc()
 
+    async def _route(self, to: Party, kind: type[Message], message: aio_pika.Message) -> None:
+        """Publish to the exchange for this type; one for urgent messages that is missing or full has a way round."""
+        exchange = exchange_for(to, kind)
+        urgent = kind.URGENT and self._express is not None
+        publisher = self._express.publisher if urgent and self._express is not None else self._publisher
+        now_s = asyncio.get_running_loop().time()
+        if self._roundabout.get(exchange, 0.0) <= now_s:
+            try:
+                await publisher.publish(exchange, message)
+            except NotStored as error:
+                if exchange == to_exchange(to):
+                    raise
+                log.warning("no urgent inbox; the ordinary one is used", to=str(to), error=str(error))
+                self._roundabout[exchange] = now_s + ROUNDABOUT_S
+            else:
+                return
+        await publisher.publish(to_exchange(to), message)
+
     async def consume(
         self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
     ) -> None:
         """Deliver this party's inbox to ``handler`` until cancelled, across reconnects and restarts of RabbitMQ."""
-        self._wants_to_consume = True
-        backoff = Backoff(self._settings.reconnect_min_s, self._settings.reconnect_max_s)
-        failures = 0
-        try:
-            while True:
-                consumer = Consumer(
-                    party=self._party, handler=handler, settle=self, metrics=self._metrics, on_dead=on_dead
-                )
-                try:
-                    await self._subscribed(consumer)
-                    failures = 0
-                    self._not_consuming = "RabbitMQ ended the subscription"
-                except LOST as error:
-                    raise_if_cancelled()
-                    self._not_consuming = f"{error}" or type(error).__name__
-                failures += 1
-                log.warning("not consuming", queue=self._source(), reason=self._not_consuming)
-                await asyncio.sleep(backoff.delay_s(failures, random.random()))  # noqa: S311  # jitter
-        finally:
-            self._not_consuming = "the consumer was stopped"
-            self._wants_to_consume = False
+        await self._inbox.run(lambda: self._consumer(handler, on_dead))
 
-    async def _subscribed(self, consumer: Consumer[_Token]) -> None:
-        """One subscription, from its start to its loss. Raises one of `LOST`."""
-        channel = await self._consuming.open_channel(confirms=False)
-        ended = asyncio.Event()
-        channel.closing.add_done_callback(lambda _: ended.set())
-        channel.on_consumer_cancel_callbacks.add(lambda _: ended.set())
-        try:
-            async with asyncio.timeout(SETUP_TIMEOUT_S):
-                queue = await self._prepare(channel)
-                await channel.basic_qos(prefetch_count=self._settings.prefetch)
-                await channel.basic_consume(queue, _feeding(consumer, channel))
-            self.consuming.set()
-            log.info("consuming", queue=queue)
-            await first_of(consumer.run(), ended.wait())
-        finally:
-            self.consuming.clear()
-            await _close_quietly(channel)
+    async def consume_urgent(
+        self, handler: Handler, *, on_dead: Callable[[DeadLetter], Awaitable[None]] | None = None
+    ) -> None:
+        """Deliver the urgent inbox beside the ordinary one. Raises ValueError for a party that has none."""
+        if self._express is None:
+            raise ValueError(f"{self._party} has no urgent inbox")
+        await self._express.inbox.run(lambda: self._consumer(handler, on_dead))
 
-    def _source(self) -> str:
-        """The queue that is consumed."""
-        return inbox_queue(self._party)
+    def _consumer(self, handler: Handler, on_dead: Callable[[DeadLetter], Awaitable[None]] | None) -> Consumer[Token]:
+        return Consumer(party=self._party, handler=handler, settle=self, metrics=self._metrics, on_dead=on_dead)
 
     async def _prepare(self, channel: AbstractChannel) -> str:
         """Make sure that there is something to consume; returns the queue. Raises one of `LOST`."""
-        await channel.queue_declare(self._source(), passive=True)
-        return self._source()
+        queue = inbox_queue(self._party)
+        await channel.queue_declare(queue, passive=True)
+        return queue
 
-    async def acknowledge(self, token: _Token) -> None:
+    async def acknowledge(self, token: Token) -> None:
         """Forget a delivery. Raises one of `LOST` when its channel is gone; then it comes again."""
         await token.channel.basic_ack(token.tag, wait=False)
 
-    async def bury(self, token: _Token, letter: DeadLetter) -> None:
+    async def bury(self, token: Token, letter: DeadLetter) -> None:
         """Put a delivery among this party's dead letters, with the reason as headers."""
         message = aio_pika.Message(
             letter.body,
@@ -271,9 +259,11 @@ class RabbitBus:
         """Why the bus is not ready, for a health check; None when it is."""
         if not self._publishing.is_up:
             return f"publish: {self._publishing.why_down}"
-        if not self._wants_to_consume or self.consuming.is_set():
-            return None
-        return f"consume: {self._not_consuming if self._consuming.is_up else self._consuming.why_down}"
+        if (problem := self._inbox.problem()) is not None:
+            return f"consume: {problem}"
+        if self._express is not None and (problem := self._express.inbox.problem()) is not None:
+            return f"consume urgent: {problem}"
+        return None
 
     async def wait_up(self, timeout_s: float, *, fail_fast: bool = False) -> None:
         """Return once RabbitMQ has let this party in; raises `BusDown` with the reason when it has not by then.
@@ -286,7 +276,7 @@ class RabbitBus:
                 if fail_fast:
                     await self._publishing.wait_answered()
                 channel = await self._publishing.open_channel(confirms=False)
-                await _close_quietly(channel)
+                await close_quietly(channel)
         except LOST as error:
             raise self._publishing.down() from error
 
@@ -295,38 +285,45 @@ class RabbitBus:
         async with asyncio.timeout(SETUP_TIMEOUT_S):
             channel = await self._consuming.open_channel(confirms=False)
             try:
-                for name, queue in (("inbox", inbox_queue(self._party)), ("dead", dead_queue(self._party))):
+                for name, queue in self._own_queues():
                     declared = await channel.queue_declare(queue, passive=True)
                     self._metrics.queue_messages.labels(name).set(declared.message_count or 0)
             finally:
-                await _close_quietly(channel)
+                await close_quietly(channel)
+
+    def _own_queues(self) -> list[tuple[str, str]]:
+        named = [("inbox", inbox_queue(self._party)), ("dead", dead_queue(self._party))]
+        return named if self._express is None else [*named, ("urgent", urgent_queue(self._party))]
 
     async def close(self) -> None:
         """Leave the bus; idempotent."""
         await self._publishing.close()
         await self._consuming.close()
+        if self._express is not None:
+            await self._express.close()
 
 
-def _feeding(
-    consumer: Consumer[_Token], channel: AbstractChannel
-) -> Callable[[DeliveredMessage], Coroutine[object, object, None]]:
-    async def feed(message: DeliveredMessage) -> None:
-        properties = message.header.properties
-        consumer.deliver(
-            Delivery(
-                body=message.body,
-                user_id=properties.user_id,
-                message_id=properties.message_id,
-                token=_Token(channel, message.delivery_tag or 0, message.exchange or ""),
-            )
-        )
+class _Express:
+    """The urgent inbox and the way of the answers: connections of their own, so that they wait behind nothing else."""
 
-    return feed
+    def __init__(self, settings: BusSettings, metrics: BusMetrics) -> None:
+        self._party = settings.party
+        self._publishing = RabbitConnection(settings, "publish urgent", metrics=metrics)
+        self._consuming = RabbitConnection(settings, "consume urgent", metrics=metrics)
+        self.publisher = Publisher(self._publishing, timeout_s=settings.publish_timeout_s)
+        self.inbox = Subscription(self._consuming, settings, self._prepare)
 
+    def start(self) -> None:
+        """Begin to connect."""
+        self._publishing.start()
+        self._consuming.start()
 
-async def _close_quietly(channel: AbstractChannel) -> None:
-    try:
-        async with asyncio.timeout(2.0):
-            await channel.close()
-    except LOST:
-        log.debug("channel did not close cleanly")
+    async def close(self) -> None:
+        """Disconnect; idempotent."""
+        await self._publishing.close()
+        await self._consuming.close()
+
+    async def _prepare(self, channel: AbstractChannel) -> str:
+        queue = urgent_queue(self._party)
+        await channel.queue_declare(queue, passive=True)
+        return queue

@@ -30,9 +30,6 @@ class RabbitSession(RabbitBus):
         await self.consuming.wait()
         return self._listened
 
-    def _source(self) -> str:
-        return self._queue
-
     async def _prepare(self, channel: AbstractChannel) -> str:
         # A new name each time: after a lost connection RabbitMQ may still hold the old queue for the old one.
         self._queue = session_queue(self.party, secrets.token_hex(16))

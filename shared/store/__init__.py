@@ -5,15 +5,16 @@ calls back when a stored deadline passes. The tables of the service itself are t
 what they mean.
 """
 
-from shared.store.engine import StoreDown, StoreUnusable, UtcDateTime, async_url, upsert
+from shared.store.engine import StoreDown, StoreUnusable, UnstorableValue, UtcDateTime, async_url, upsert
 from shared.store.relay import OutboxRelay, RelayPolicy
 from shared.store.settings import StoreSettings
-from shared.store.store import Store, Transaction, utc_now
+from shared.store.store import Outgoing, Store, Transaction, utc_now
 from shared.store.tables import inbox, outbox, store_metadata, timers
 from shared.store.timer_runner import Timer, TimerRunner
 
 __all__ = [
     "OutboxRelay",
+    "Outgoing",
     "RelayPolicy",
     "Store",
     "StoreDown",
@@ -22,6 +23,7 @@ __all__ = [
     "Timer",
     "TimerRunner",
     "Transaction",
+    "UnstorableValue",
     "UtcDateTime",
     "async_url",
     "inbox",

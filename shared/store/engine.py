@@ -35,6 +35,8 @@ CONNECT_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 60.0
 """A PostgreSQL server that vanished without a word must not be waited for until TCP gives up, which takes minutes."""
 
+_LIMITS = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S}
+
 READ_ONLY = "vmport_read_only"
 """Execution option of a connection that will not write: SQLite then takes no write lock."""
 
@@ -50,6 +52,19 @@ class StoreUnusable(VmportError):
         self.url = url
         self.reason = reason
         super().__init__(f"store {url}: {reason}")
+
+
+class UnstorableValue(VmportError, ValueError):
+    """The database refuses a value: too long, too large, or of characters that it does not store. Trying again is of
+    no use.
+    """
+
+    code = "unstorable_value"
+
+
+def refuses_value(error: Exception) -> bool:
+    """Whether this is PostgreSQL's "data exception", which is about a value and not about the database."""
+    return isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", None) or "").startswith("22")
 
 
 class StoreDown(StoreUnusable):
@@ -82,10 +97,14 @@ def is_down(error: Exception) -> bool:
 
 @contextmanager
 def down_raised(shown_url: str) -> Iterator[None]:
-    """Raise `StoreDown` for whatever the driver raises inside when the database cannot be used now."""
+    """Raise `StoreDown` for whatever the driver raises inside when the database cannot be used now, and
+    `UnstorableValue` for a value that it never takes.
+    """
     try:
         yield
     except Exception as error:
+        if refuses_value(error):
+            raise UnstorableValue(f"the database refuses a value: {error}") from error
         if is_down(error):
             raise StoreDown(shown_url, f"{type(error).__name__}: {error}") from error
         raise
@@ -114,12 +133,38 @@ def async_url(url: str) -> URL:
 def make_engine(url: str) -> AsyncEngine:
     """An engine whose transactions behave alike on both databases. Connects to nothing yet."""
     target = async_url(url)
-    if target.get_backend_name() != "sqlite":
-        limits = {"timeout": CONNECT_TIMEOUT_S, "command_timeout": COMMAND_TIMEOUT_S}
-        return create_async_engine(
-            target, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=30, connect_args=limits
-        )
-    engine = create_async_engine(target, connect_args={"timeout": BUSY_TIMEOUT_S})
+    if target.get_backend_name() == "sqlite":
+        return _sqlite_engine(target, pool_size=10)
+    return create_async_engine(
+        target,
+        pool_pre_ping=True,
+        pool_size=10,
+        max_overflow=10,
+        pool_timeout=30,
+        pool_use_lifo=True,
+        connect_args=_LIMITS,
+    )
+
+
+def make_urgent_engine(url: str) -> AsyncEngine:
+    """An engine with connections of its own for work that must not wait for one, nor for a test of one.
+
+    A connection that the server has closed is found by the first statement on it, which fails; the work is then tried
+    again, as after any loss of the database.
+    """
+    target = async_url(url)
+    if target.get_backend_name() == "sqlite":
+        return _sqlite_engine(target, pool_size=2)
+    return create_async_engine(
+        target, pool_size=2, max_overflow=10, pool_timeout=30, pool_use_lifo=True, connect_args=_LIMITS
+    )
+
+
+def _sqlite_engine(target: URL, *, pool_size: int) -> AsyncEngine:
+    # More connections than the pool keeps are opened and closed each time, each with a thread of its own.
+    engine = create_async_engine(
+        target, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=pool_size, max_overflow=10, pool_use_lifo=True
+    )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ from shared.messages import MessageError, open_envelope
 from shared.parties import Party
 from shared.store.engine import StoreDown
 from shared.store.settings import StoreSettings
-from shared.store.store import Store
+from shared.store.store import URGENT_RELAY_AFTER, Outgoing, Store
 from shared.store.tables import inbox, outbox
 
 log = get_logger(__name__)
@@ -45,6 +45,8 @@ class RelayPolicy:
     keep_inbox: timedelta = timedelta(days=14)
     prune_every: timedelta = timedelta(minutes=10)
     batch: int = 50
+    mark_after_s: float = 0.25
+    """What was published directly is marked so much later, together with what follows it meanwhile."""
     parallel: int = 6
     """Recipients served at once; below the connection pool's size, because on PostgreSQL each holds a connection."""
 
@@ -96,6 +98,11 @@ class OutboxRelay:
         self._draining: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         """Recipients for whom something was committed while they were being served."""
+        self._direct: set[int] = set()
+        """Rows that are published without a turn (`send_now`), and not marked yet."""
+        self._published: list[int] = []
+        """Those of them that the bus has confirmed."""
+        self._to_mark = asyncio.Event()
         self._scan_at_s = 0.0
         """When the table is to be searched next, by the loop's clock; what this process commits is known without."""
         self._down_until_s = 0.0
@@ -106,6 +113,7 @@ class OutboxRelay:
         loop = asyncio.get_running_loop()
         self._scan_at_s = loop.time()
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._mark_as_published(), name="outbox marks")
             while True:
                 self._store.outgoing.clear()
                 committed = self._store.take_outgoing()
@@ -122,8 +130,46 @@ class OutboxRelay:
 
     async def flush(self) -> None:
         """Publish what is due now and return; for an orderly stop and for tests."""
+        await self._mark_direct()
         for recipient, _ in await self._waiting():
             await self._drain(recipient)
+
+    async def send_now(self, outgoing: Sequence[Outgoing]) -> None:
+        """Publish what urgent work has just committed, without waiting for a turn; it is marked as sent a little later.
+
+        What cannot be published now is left to `run`. A crash before the mark publishes it again, as always.
+        """
+        self._direct |= {each.row_id for each in outgoing}
+        await asyncio.gather(*map(self._send_directly, outgoing))
+
+    async def _send_directly(self, message: Outgoing) -> None:
+        try:
+            await self._bus.publish(message.to, message.envelope)
+        except (BusDown, Undeliverable) as error:
+            log.warning("urgent message left to the outbox", to=str(message.to), error=str(error))
+            self._direct.discard(message.row_id)
+            self._wake_in(URGENT_RELAY_AFTER.total_seconds())
+        else:
+            self._published.append(message.row_id)
+            self._to_mark.set()
+
+    async def _mark_as_published(self) -> None:
+        """Mark what was published directly, many in one transaction: nobody waits for it."""
+        while True:
+            await self._to_mark.wait()
+            await asyncio.sleep(self._policy.mark_after_s)
+            try:
+                await self._mark_direct()
+            except (StoreDown, SQLAlchemyError):
+                log.exception("outbox unusable; messages may be published twice")
+
+    async def _mark_direct(self) -> None:
+        self._to_mark.clear()
+        published, self._published = self._published, []
+        try:
+            await self._mark_sent(published)
+        finally:
+            self._direct -= set(published)
 
     def _start_drain(self, group: asyncio.TaskGroup, recipient: str) -> None:
         if recipient in self._draining:
@@ -200,6 +246,7 @@ class OutboxRelay:
                 sent: list[int] = []
                 try:
                     for row in rows:
+                        await self._store.turns.give_way()
                         if not await self._send_one(to, row):
                             return
                         sent.append(row.id)
@@ -217,6 +264,7 @@ class OutboxRelay:
         )
         async with self._store.reading() as connection:
             rows = [_Pending(*row) for row in await connection.execute(statement)]
+        rows = [row for row in rows if row.id not in self._direct]
         now = self._store.clock()
         due: list[_Pending] = []
         for row in rows:

@@ -11,20 +11,34 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 from sqlalchemy import CursorResult, Executable, MetaData, Table, delete, func, insert, select, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.messages import AnyEnvelope, Message, seal
 from shared.parties import Party
-from shared.store.engine import READ_ONLY, StoreUnusable, async_url, down_raised, make_engine, upsert
+from shared.store.engine import (
+    READ_ONLY,
+    StoreUnusable,
+    async_url,
+    down_raised,
+    make_engine,
+    make_urgent_engine,
+    upsert,
+)
 from shared.store.tables import inbox, outbox, store_metadata, timers
+from shared.store.turns import Turns
 
 Clock = Callable[[], datetime]
+
+
+URGENT_RELAY_AFTER = timedelta(seconds=2)
+"""What urgent work says is published by who does the work; only after this does an outbox relay take it up."""
 
 
 def utc_now() -> datetime:
@@ -32,19 +46,39 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message that a transaction has put into the outbox, as row ``row_id``."""
+
+    row_id: int
+    to: Party
+    envelope: AnyEnvelope
+
+
 class Transaction:
     """One transaction. Everything done through it becomes true together when the ``async with`` block ends, or not
     at all.
     """
 
-    def __init__(self, connection: AsyncConnection, *, party: Party, now: datetime, new_id: Callable[[], UUID]) -> None:
+    def __init__(
+        self,
+        connection: AsyncConnection,
+        *,
+        party: Party,
+        now: datetime,
+        new_id: Callable[[], UUID],
+        relay_after: timedelta = timedelta(0),
+    ) -> None:
         self.connection = connection
         self.party = party
         self.now = now
         """The instant of this transaction; use it instead of a clock, so that all its rows agree."""
         self._new_id = new_id
+        self._relay_after = relay_after
         self._hooks: list[Callable[[], None]] = []
-        self.outgoing_to: set[str] = set()
+        self._unstored: list[tuple[Party, AnyEnvelope, datetime]] = []
+        self.outgoing: list[Outgoing] = []
+        """What was put into the outbox; complete after the commit."""
         self.has_timers = False
 
     @property
@@ -95,21 +129,33 @@ class Transaction:
 
     async def put(self, to: Party, envelope: AnyEnvelope, *, not_before: datetime | None = None) -> None:
         """Put a sealed message into the outbox. One that is not due yet holds back what is later put for the same
-        party.
+        party. The row is written at the end of the transaction.
         """
-        await self.connection.execute(
-            insert(outbox).values(
-                message_id=envelope.id,
-                recipient=str(to),
-                type=type(envelope.data).__name__,
-                envelope=envelope.to_json().decode(),
-                created_at=self.now,
-                not_before=not_before or self.now,
-                expires_at=envelope.deadline,
-                attempts=0,
-            )
-        )
-        self.outgoing_to.add(str(to))
+        self._unstored.append((to, envelope, not_before or self.now + self._relay_after))
+
+    async def store_outgoing(self) -> None:
+        """For `Store` only: write the outbox's new rows, in their order, in one statement."""
+        unstored, self._unstored = self._unstored, []
+        if not unstored:
+            return
+        rows = [
+            {
+                "message_id": envelope.id,
+                "recipient": str(to),
+                "type": type(envelope.data).__name__,
+                "envelope": envelope.to_json().decode(),
+                "created_at": self.now,
+                "not_before": not_before,
+                "expires_at": envelope.deadline,
+                "attempts": 0,
+            }
+            for to, envelope, not_before in unstored
+        ]
+        statement = insert(outbox).returning(outbox.c.id, sort_by_parameter_order=True)
+        ids = (await self.connection.execute(statement, rows)).scalars()
+        self.outgoing += [
+            Outgoing(row_id, to, envelope) for row_id, (to, envelope, _) in zip(ids, unstored, strict=True)
+        ]
 
     async def arm(self, key: str, due_at: datetime, payload: Mapping[str, Any] | None = None) -> None:
         """Store a deadline; an earlier one with this key is replaced. ``payload`` is JSON for whoever handles it."""
@@ -147,11 +193,14 @@ class Store:
         self.clock = clock
         self._new_id = new_id
         self.engine = make_engine(url)
+        self._urgent_engine = make_urgent_engine(url)
         # SQLite has one writer; queueing here is fair and quiet, its own busy handler polls.
-        self._writer = asyncio.Lock() if self.engine.dialect.name == "sqlite" else None
+        self.turns = Turns(one_writer=self.engine.dialect.name == "sqlite")
         self.outgoing = asyncio.Event()
         """Set after each commit with outgoing messages; the relay clears it."""
         self._outgoing_to: set[str] = set()
+        self.urgent_outgoing: list[Outgoing] = []
+        """What urgent work has committed to say; who does the work has it published at once."""
         self.timers_changed = asyncio.Event()
         """Set after each commit that armed a timer; the timer runner clears it."""
 
@@ -174,6 +223,7 @@ class Store:
     async def close(self) -> None:
         """Close all connections; idempotent."""
         await self.engine.dispose()
+        await self._urgent_engine.dispose()
 
     async def check(self) -> None:
         """Raise `StoreUnusable` unless the database answers; for readiness."""
@@ -194,34 +244,47 @@ class Store:
         """A transaction that may write: commits at the end of the block, rolls back if it raises.
 
         Keep it short: on SQLite there is one at a time. Raises `StoreDown` while the database cannot be used; if that
-        happens at the commit, it may be durable all the same.
+        happens at the commit, it may be durable all the same. Raises `UnstorableValue` for what can never be stored.
         """
-        async with AsyncExitStack() as stack:
-            stack.enter_context(down_raised(self.shown_url))
-            if self._writer is not None:
-                await stack.enter_async_context(self._writer)
-            connection = await stack.enter_async_context(self.engine.begin())
-            tx = Transaction(connection, party=self.party, now=self.clock(), new_id=self._new_id)
-            yield tx
+        with down_raised(self.shown_url):
+            async with self.turns.writing(), self._engine_at_hand().begin() as connection:
+                tx = self._new_transaction(connection)
+                yield tx
+                await tx.store_outgoing()
         # Only reached after a commit: an exception leaves through the yield.
         tx.run_hooks()
-        if tx.outgoing_to:
-            self._outgoing_to |= tx.outgoing_to
+        if self.turns.is_urgent:
+            self.urgent_outgoing += tx.outgoing
+        elif tx.outgoing:
+            self._outgoing_to |= {str(each.to) for each in tx.outgoing}
             self.outgoing.set()
         if tx.has_timers:
             self.timers_changed.set()
 
+    def _new_transaction(self, connection: AsyncConnection) -> Transaction:
+        return Transaction(
+            connection,
+            party=self.party,
+            now=self.clock(),
+            new_id=self._new_id,
+            relay_after=URGENT_RELAY_AFTER if self.turns.is_urgent else timedelta(0),
+        )
+
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
-        """A connection with one consistent view, for reading only; never waits for writers. Raises `StoreDown` as
-        `transaction` does.
+        """A connection with one consistent view, for reading only; never waits for writers, but for urgent work. Raises
+        `StoreDown` as `transaction` does.
         """
+        await self.turns.give_way()
         async with AsyncExitStack() as stack:
             stack.enter_context(down_raised(self.shown_url))
-            connection = await stack.enter_async_context(self.engine.connect())
+            connection = await stack.enter_async_context(self._engine_at_hand().connect())
             await connection.execution_options(**{READ_ONLY: True})
             await stack.enter_async_context(connection.begin())
             yield connection
+
+    def _engine_at_hand(self) -> AsyncEngine:
+        return self._urgent_engine if self.turns.is_urgent else self.engine
 
     def take_outgoing(self) -> set[str]:
         """For the relay: to whom messages were committed since the last call."""

@@ -13,12 +13,13 @@ from uuid import UUID, uuid4
 import pika
 import pytest
 
-from shared.bus import Bus, BusDown, DeadLetter, Reject, Session, Undeliverable
+from shared.bus import Bus, BusDown, DeadLetter, Reject, Session, Undeliverable, UrgentBus
 from shared.messages import AnyEnvelope, Message, seal
+from shared.messages.porting import QuerySwitchover
 from shared.messages.queries import ListVms, VmsListed
 from shared.messages.service_change import CancelPort, CancelRefused, PortAccepted
 from shared.metrics import Metrics
-from shared.parties import BROKER, Party, donor, tenant
+from shared.parties import BROKER, Party, donor, node, tenant
 from shared.rabbit.bus import RabbitBus
 from shared.rabbit.session import open_session
 from shared.tasks import Tasks
@@ -27,13 +28,13 @@ from shared.topology import dead_queue, to_exchange
 from tests.support.rabbitmq_node import RabbitNode
 from tests.support.tcp_proxy import TcpProxy
 
-ACME, GLOBEX, ALPHA = tenant("acme"), tenant("globex"), donor("alpha")
+ACME, GLOBEX, ALPHA, ALPHA_NODE = tenant("acme"), tenant("globex"), donor("alpha"), node("alpha", "alpha-1")
 WAIT_S = 20.0
 NOW = datetime.now(UTC)
 
 
 class World(Protocol):
-    """A bus with these three tenants and agents on it, and the means to look at it and to break it."""
+    """A bus with these tenants, agents and nodes on it, and the means to look at it and to break it."""
 
     async def bus(self, party: Party) -> Bus: ...
 
@@ -54,7 +55,7 @@ class MemoryWorld:
     """The bus in memory."""
 
     def __init__(self) -> None:
-        self.broker = MemoryBroker(BROKER, ACME, GLOBEX, ALPHA)
+        self.broker = MemoryBroker(BROKER, ACME, GLOBEX, ALPHA, ALPHA_NODE)
 
     async def bus(self, party: Party) -> Bus:
         return self.broker.bus(party)
@@ -484,3 +485,62 @@ async def test_close_is_idempotent(world: World) -> None:
     await bus.close()
     await bus.close()
     assert not await bus.ready()
+
+
+async def test_urgent_messages_wait_behind_nothing(world: World, tasks: Tasks) -> None:
+    """They have an inbox of their own: it is delivered while the ordinary one is stuck, and not by its consumer."""
+    stuck = asyncio.Event()
+    ordinary, urgent = Ear(), Ear()
+
+    async def hang(envelope: AnyEnvelope) -> None:
+        ordinary.heard.append(envelope)
+        await stuck.wait()
+
+    broker = cast("UrgentBus", await world.bus(BROKER))
+    tasks.spawn(broker.consume(hang), name="ordinary")
+    tasks.spawn(broker.consume_urgent(urgent.handle, on_dead=urgent.on_dead), name="urgent")
+    for _ in range(3):
+        await (await world.bus(ACME)).publish(BROKER, question())
+    asked = [sealed(QuerySwitchover(port_id=uuid4()), ALPHA_NODE) for _ in range(3)]
+    sender = await world.bus(ALPHA_NODE)
+    for envelope in asked:
+        await sender.publish(BROKER, envelope)
+    await urgent.until(lambda: len(urgent.heard) == len(asked))
+    assert urgent.ids == [envelope.id for envelope in asked]
+    assert all(isinstance(envelope.data, ListVms) for envelope in ordinary.heard)
+    stuck.set()
+
+
+async def test_bad_messages_of_one_party_hold_up_nobody(world: World, tasks: Tasks) -> None:
+    """More messages that no handler can act on than the bus hands over at once: another's question is heard at once."""
+    ear = await listen(world, BROKER, tasks)
+    ear.fail = lambda envelope: OverflowError("date value out of range") if envelope.source == str(ACME) else None
+    bad = await world.bus(ACME)
+    for _ in range(40):
+        await bad.publish(BROKER, question())
+    asked = sealed(ListVms(), GLOBEX)
+    await (await world.bus(GLOBEX)).publish(BROKER, asked)
+    began_s = asyncio.get_running_loop().time()
+    await ear.until(lambda: bool(ear.heard))
+    assert asyncio.get_running_loop().time() - began_s < 5
+    assert ear.ids == [asked.id]
+    await ear.until(lambda: len(ear.letters) == 40)
+    assert {letter.code for letter in ear.letters} == {"handler_failed"}
+    assert ear.attempts == 41
+
+
+async def test_failing_messages_of_one_party_leave_room_for_others(world: World, tasks: Tasks) -> None:
+    """Also when each might succeed later: of one party only a few are held."""
+    ear = await listen(world, BROKER, tasks)
+    ear.fail = lambda envelope: OSError("disk on strike") if envelope.source == str(ACME) else None
+    first = sealed(ListVms(), GLOBEX)
+    bad, good = await world.bus(ACME), await world.bus(GLOBEX)
+    await bad.publish(BROKER, question())
+    await good.publish(BROKER, first)
+    await ear.until(lambda: bool(ear.heard))
+    for _ in range(40):
+        await bad.publish(BROKER, question())
+    last = sealed(ListVms(), GLOBEX)
+    await good.publish(BROKER, last)
+    await ear.until(lambda: len(ear.heard) == 2)
+    assert ear.ids == [first.id, last.id]

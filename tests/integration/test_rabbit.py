@@ -18,13 +18,14 @@ from shared.bus import BusDown, Undeliverable
 from shared.config import BusSettings
 from shared.logs import port_bound
 from shared.messages import AnyEnvelope, seal
+from shared.messages.porting import QuerySwitchover
 from shared.messages.queries import ListVms
 from shared.metrics import Metrics
-from shared.parties import BROKER, tenant
+from shared.parties import BROKER, node, tenant
 from shared.rabbit.bus import RabbitBus
 from shared.rabbit.connection import RabbitConnection
 from shared.tasks import Tasks
-from shared.topology import DELIVERY_LIMIT, dead_queue, inbox_queue, to_exchange
+from shared.topology import DELIVERY_LIMIT, dead_queue, inbox_queue, to_exchange, urgent_exchange
 from tests.support.rabbitmq_node import VHOST, RabbitNode
 from tests.support.tcp_proxy import TcpProxy
 
@@ -185,6 +186,23 @@ async def test_consumer_survives_the_removal_of_its_queue(
     envelope = question()
     await eventually(lambda: acme.publish(BROKER, envelope), on=Undeliverable)
     await broker.until({envelope.id})
+
+
+async def test_urgent_message_has_a_way_round(rabbitmq: RabbitNode, broker: Hearing) -> None:
+    """On a RabbitMQ whose definitions are older than the urgent inbox it goes to the ordinary one."""
+    connection = rabbitmq.connect()
+    connection.channel().exchange_delete(urgent_exchange(BROKER))
+    connection.close()
+    sender = node("alpha", "alpha-1")
+    bus = RabbitBus(rabbitmq.settings(sender), Metrics(service="t", version="0").bus)
+    try:
+        for _ in range(2):
+            asked = seal(QuerySwitchover(port_id=uuid4()), source=sender, message_id=uuid4(), now=datetime.now(UTC))
+            await bus.publish(BROKER, asked)
+            await broker.until({asked.id})
+    finally:
+        await bus.close()
+        await asyncio.to_thread(rabbitmq.import_definitions)
 
 
 async def test_full_inbox_refuses_what_it_cannot_hold(rabbitmq: RabbitNode, acme: RabbitBus) -> None:

@@ -19,6 +19,7 @@ from shared.topology import (
     lane_queue,
     session_queue,
     to_exchange,
+    urgent_exchange,
 )
 from tests.support.rabbitmq_node import RabbitNode
 
@@ -77,6 +78,15 @@ def test_who_has_no_business_may_not_write(rabbitmq: RabbitNode, sender: Party, 
     """No party can write to another provider's agents, to other tenants, or around the broker."""
     with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
         publish(rabbitmq, sender, to_exchange(to))
+
+
+def test_only_nodes_may_write_what_cannot_wait(rabbitmq: RabbitNode) -> None:
+    """The broker's urgent inbox is for nodes, whose guests stand still."""
+    host = node("alpha", "alpha-1")
+    publish(rabbitmq, host, urgent_exchange(BROKER), user_id=str(host))
+    for sender in (ACME, donor("alpha"), recipient("alpha")):
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
+            publish(rabbitmq, sender, urgent_exchange(BROKER))
 
 
 def test_sender_cannot_be_forged(rabbitmq: RabbitNode) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared.messages import Message
+from shared.messages.base import EARLIEST_YEAR, LATEST_YEAR
 from shared.schema import definitions
+
+FIRST = datetime.fromisoformat(f"{EARLIEST_YEAR}-01-01T00:00:00")
+LAST = datetime.fromisoformat(f"{LATEST_YEAR}-12-31T23:59:59")
+"""hypothesis adds the time zone."""
 
 MessageStrategy = Callable[[type[Message]], st.SearchStrategy[Message]]
 
@@ -75,11 +80,12 @@ def _strings(schema: dict[str, Any]) -> st.SearchStrategy[str]:
         case "uuid":
             return st.uuids().map(str)
         case "date-time":
-            return st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.isoformat())
+            return st.datetimes(FIRST, LAST, timezones=st.just(UTC)).map(lambda moment: moment.isoformat())
         case None if "pattern" in schema:
             return st.from_regex(schema["pattern"], fullmatch=True)
         case None:
-            return st.text(max_size=min(schema.get("maxLength", 30), 30))
+            characters = st.characters(exclude_characters="\0", codec="utf-8")
+            return st.text(characters, max_size=min(schema.get("maxLength", 30), 30))
         case other:
             raise AssertionError(f"no strategy for string format {other!r}")
 

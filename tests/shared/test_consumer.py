@@ -13,8 +13,8 @@ from shared.consumer import Consumer, Delivery
 from shared.messages import AnyEnvelope, seal
 from shared.messages.queries import ListVms
 from shared.metrics import Metrics
-from shared.parties import BROKER, tenant
-from shared.redelivery import MAX_ATTEMPTS
+from shared.parties import BROKER, Party, tenant
+from shared.redelivery import MAX_ATTEMPTS, MAX_HELD
 from shared.testing import ManualClock, breathe
 
 ACME = tenant("acme")
@@ -105,7 +105,7 @@ async def test_failure_is_retried() -> None:
     async def second_time(_: AnyEnvelope) -> None:
         attempts.append(1)
         if len(attempts) == 1:
-            raise ValueError
+            raise OSError
 
     settled = Settled()
     await consumed(settled, [delivery("a")], second_time, for_s=1.0)
@@ -118,7 +118,7 @@ async def test_failure_is_given_up_in_the_end() -> None:
 
     async def broken(_: AnyEnvelope) -> None:
         attempts.append(1)
-        raise ValueError("oh")
+        raise OSError("oh")
 
     async def on_dead(letter: DeadLetter) -> None:
         told.append(letter.code)
@@ -130,7 +130,7 @@ async def test_failure_is_given_up_in_the_end() -> None:
     assert (token, letter.code, letter.reason, letter.sender) == (
         "a",
         "handler_failed",
-        "ValueError: oh",
+        "OSError: oh",
         "tenant.acme",
     )
     assert (told, settled.acknowledged) == (["handler_failed"], ["a"])
@@ -146,3 +146,54 @@ async def test_rejected_is_buried_once_there_is_a_place() -> None:
     await consumed(settled, [delivery("a")], reject, for_s=10.0)
     assert [(token, letter.code) for token, letter in settled.buried] == [("a", "stale")]
     assert settled.acknowledged == ["a"]
+
+
+async def test_deterministic_error_is_given_up_at_once() -> None:
+    """What a message says makes the handler fail in the same way each time: nothing is held for it."""
+    for error in (OverflowError("date value out of range"), ValueError("oh"), TypeError("oh")):
+        attempts: list[int] = []
+
+        async def broken(_: AnyEnvelope, error: Exception = error, attempts: list[int] = attempts) -> None:
+            attempts.append(1)
+            raise error
+
+        settled = Settled()
+        await consumed(settled, [delivery("a")], broken)
+        assert len(attempts) == 1
+        assert [letter.code for _, letter in settled.buried] == ["handler_failed"]
+        assert settled.acknowledged == ["a"]
+
+
+async def test_one_sender_does_not_use_up_the_prefetch() -> None:
+    """Of a sender whose messages fail only a few are held, while those of others are handled."""
+
+    async def fails_for_acme(envelope: AnyEnvelope) -> None:
+        if envelope.source == str(ACME):
+            raise OSError("oh")
+
+    other = seal(ListVms(), source=tenant("globex"), message_id=uuid4(), now=datetime.now(UTC)).to_json()
+    bad = [delivery(f"bad{number}") for number in range(40)]
+    settled = Settled()
+    await consumed(settled, [bad[0], Delivery(other, "tenant.globex", None, "good"), *bad[1:]], fails_for_acme)
+    assert "good" in settled.acknowledged
+    assert len(settled.buried) == len(bad) - MAX_HELD
+    assert {letter.sender for _, letter in settled.buried} == {"tenant.acme"}
+
+
+async def test_messages_behind_a_failing_one_are_bounded_too() -> None:
+    """A conversation that fails does not hold all that its sender says in it."""
+    same = uuid4()
+
+    def said(party: Party, token: str) -> Delivery[str]:
+        envelope = seal(ListVms(), source=party, message_id=uuid4(), now=datetime.now(UTC), correlation_id=same)
+        return Delivery(envelope.to_json(), str(party), None, token)
+
+    async def fails_for_acme(envelope: AnyEnvelope) -> None:
+        if envelope.source == str(ACME):
+            raise OSError("oh")
+
+    settled = Settled()
+    bad = [said(ACME, f"bad{number}") for number in range(40)]
+    await consumed(settled, [bad[0], said(tenant("globex"), "good"), *bad[1:]], fails_for_acme)
+    assert settled.acknowledged[0] == "good"  # another's message under the same id is not held up
+    assert [letter.code for _, letter in settled.buried] == ["too_many_failures"] * (len(bad) - MAX_HELD)

@@ -101,3 +101,37 @@ def test_every_delivery_ends_in_order_whatever_fails(script: list[tuple[str, int
         settled[keys[item]].append(item)
         waiting.succeeded()
     assert settled == expected
+
+
+def _fail_all(waiting: Conversations[str]) -> int:
+    """Fail everything that is due; how many were given up."""
+    given_up = 0
+    while waiting.take(0.0) is not None:
+        if waiting.failed(0.0, chance=0.0) is None:
+            given_up += 1
+            waiting.succeeded()
+    return given_up + len(waiting.take_excess())
+
+
+def test_sender_holds_a_few_while_others_succeed() -> None:
+    """What one sender has more of is given up, or it would use up the prefetch of all."""
+    waiting: Conversations[str] = Conversations(backoff=STEADY, max_held=3)
+    waiting.arrived("first", "bad", sender="mallory")
+    assert _fail_all(waiting) == 0
+    waiting.arrived("fine", "good", sender="alice")
+    assert waiting.take(0.0) == "good"
+    waiting.succeeded()
+    for number in range(10):
+        waiting.arrived(number, "bad", sender="mallory")
+        waiting.arrived("first", "behind", sender="mallory")
+    assert _fail_all(waiting) == 18
+    assert len(waiting) == 3
+
+
+def test_everything_waits_when_nothing_succeeds() -> None:
+    """Then the trouble is ours: nobody's message is given up before its attempts are used."""
+    waiting: Conversations[str] = Conversations(backoff=STEADY, max_held=3)
+    for number in range(10):
+        waiting.arrived(number, "any", sender="alice")
+    assert _fail_all(waiting) == 0
+    assert len(waiting) == 10

@@ -14,14 +14,18 @@ from hypothesis import strategies as st
 
 from shared.bus import LaneEnds
 from shared.messages import MESSAGE_TYPES, Message
+from shared.messages.porting import RequestSwitchover, SwitchoverGranted
+from shared.messages.service_change import CancelPort
 from shared.parties import BROKER, NAME_PATTERN, Party, Role, donor, node, recipient, tenant
 from shared.topology import (
+    Binding,
     Credential,
     Lane,
     Permissions,
     dead_exchange,
     dead_queue,
     definitions,
+    exchange_for,
     inbox_arguments,
     inbox_queue,
     lane_exchange,
@@ -33,6 +37,8 @@ from shared.topology import (
     session_queue,
     to_exchange,
     topology_for,
+    urgent_exchange,
+    urgent_queue,
 )
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True)
@@ -170,7 +176,7 @@ def test_topology_is_the_sum_of_its_parties() -> None:
     some = [tenant("b"), BROKER, tenant("a")]
     assert topology_for(some) == topology_for(reversed(some))
     assert topology_for([BROKER]) == party_topology(BROKER)
-    assert len(topology_for(some).queues) == 6
+    assert len(topology_for(some).queues) == 7  # the broker has an urgent inbox, too
 
 
 def test_lane_topology_has_all_lanes_both_ways() -> None:
@@ -217,3 +223,17 @@ def test_definitions_are_json_and_hold_no_password() -> None:
     rights = permissions_of(BROKER)
     assert rights == Permissions(*(document["permissions"][0][key] for key in ("configure", "write", "read")))
     assert document["users"][1]["limits"]["max-connections"] > 0
+
+
+def test_urgent_inbox() -> None:
+    """The broker has one; nodes, whose guests stand still, may write to it, and only the broker may read it."""
+    exchange, queue = urgent_exchange(BROKER), urgent_queue(BROKER)
+    assert Binding(exchange, queue) in party_topology(BROKER).bindings
+    assert exchange_for(BROKER, RequestSwitchover) == exchange
+    assert exchange_for(BROKER, CancelPort) == to_exchange(BROKER)
+    assert exchange_for(node("alpha", "a"), SwitchoverGranted) == to_exchange(node("alpha", "a"))
+    for party in (BROKER, tenant("a"), donor("a"), recipient("a"), node("a", "b")):
+        rights = permissions_of(party)
+        assert allows(rights.write, exchange) == (party.role is Role.NODE)
+        assert allows(rights.read, queue) == (party == BROKER)
+        assert not allows(rights.configure, queue)

@@ -124,10 +124,16 @@ def _abort(envelope: AnyEnvelope) -> Answers:
 
 
 class World:
-    """Use as ``async with World(url) as world``. The clock stands still unless a test moves it."""
+    """Use as ``async with World(url) as world``. The clock stands still unless a test moves it.
 
-    def __init__(self, url: str, *, port_id: UUID = PORT) -> None:
+    Without ``run`` the ledger is there and no broker: the test runs its own.
+    """
+
+    def __init__(self, url: str, *, port_id: UUID = PORT, run: bool = True) -> None:
         self.url = url
+        self._run = run
+        self.patience_s = 20.0
+        """How long anything is waited for."""
         self.clock = ManualClock(NOW)
         self.broker = MemoryBroker(*PARTIES)
         self.lanes = MemoryLaneAdmin()
@@ -139,7 +145,7 @@ class World:
         self._running: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        await self.start()
+        await self.start(run=self._run)
         for party in PARTIES:
             if party != BROKER:
                 self._buses[party] = self.broker.bus(party)
@@ -222,7 +228,7 @@ class World:
 
     async def until_told(self, party: Party, kind: type[Message], *, times: int = 1) -> AnyEnvelope:
         """Wait until the party was sent such a message, so many times; the last one."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(self.patience_s):
             while True:
                 self.heard.clear()
                 found = [each for each in self.broker.received(party) if type(each.data) is kind]
@@ -244,14 +250,14 @@ class World:
     async def until_phase(self, phase: PortPhase) -> None:
         """Wait until the ledger has the port in this phase."""
         await self.until_told(ACME, PortAccepted)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(self.patience_s):
             while await self.phase() is not phase:
                 await breathe()
 
     async def until_nothing_is_left(self) -> None:
         """Wait until no lane is open and no message waits."""
         await self.broker.wait_idle()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(self.patience_s):
             while self.lanes.open or await self.store.outbox_depth():
                 await breathe()
 

@@ -25,9 +25,10 @@ def newest_binaries() -> Path:
 
 
 class PostgresServer:
-    """Start, give databases, close."""
+    """Start, give databases, close. ``durable``: commits wait for the disk, as in service; tests need not."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self._options = [] if durable else ["-F"]
         self._binaries = newest_binaries()
         self._directory = Path(tempfile.mkdtemp(prefix="vmport-postgres-"))
         self._server: subprocess.Popen[bytes] | None = None
@@ -47,7 +48,7 @@ class PostgresServer:
         output = self._directory / "output.log"
         with output.open("ab") as log:
             self._server = subprocess.Popen(
-                [str(self._binaries / "postgres"), "-D", data, "-k", str(self._directory), "-h", "", "-F"],
+                [str(self._binaries / "postgres"), "-D", data, "-k", str(self._directory), "-h", "", *self._options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -71,6 +72,12 @@ class PostgresServer:
         done = self._psql(f"CREATE DATABASE {name}")
         assert done.returncode == 0, done.stderr
         return f"postgresql://vmport@/{name}?host={self._directory}"
+
+    def pids(self) -> list[int]:
+        """The server's processes now."""
+        assert self._server is not None
+        children = Path(f"/proc/{self._server.pid}/task/{self._server.pid}/children").read_text().split()
+        return [self._server.pid, *map(int, children)]
 
     def stop(self) -> None:
         """Stop at once, as by a crash of the server; `start` goes on with the same data."""

@@ -55,8 +55,10 @@ def free_port() -> int:
 class RabbitNode:
     """One node; `start` and `kill` as often as wanted, `close` at the end."""
 
-    def __init__(self, directory: Path, parties: Iterable[Party]) -> None:
+    def __init__(self, directory: Path, parties: Iterable[Party], *, memory: str = "400MB") -> None:
+        """``memory``: from when on the node blocks who publishes."""
         self._directory = directory
+        self._memory = memory
         self.port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
         self._passwords = {party: secrets.token_hex(12) for party in parties}
         self._admin_password = secrets.token_hex(12)
@@ -146,18 +148,27 @@ class RabbitNode:
 
     def memory_bytes(self) -> int:
         """Resident memory of the node's Erlang machine."""
-        assert self._server is not None
-        group = os.getpgid(self._server.pid)
         found = 0
-        for status in Path("/proc").glob("[0-9]*/status"):
+        for pid in self.pids():
             try:
-                if os.getpgid(int(status.parent.name)) != group:
-                    continue
-                text = status.read_text()
-            except (OSError, ProcessLookupError):
+                text = Path(f"/proc/{pid}/status").read_text()
+            except OSError:
                 continue
             if text.startswith("Name:\tbeam"):
                 found += int(text.partition("VmRSS:")[2].split()[0]) * 1024
+        return found
+
+    def pids(self) -> list[int]:
+        """The node's processes."""
+        assert self._server is not None
+        group = os.getpgid(self._server.pid)
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.getpgid(int(entry.name)) == group:
+                    found.append(int(entry.name))
+            except ProcessLookupError:
+                continue
         return found
 
     def _end(self, number: signal.Signals) -> None:
@@ -229,7 +240,7 @@ class RabbitNode:
         sample = (REPOSITORY / "deploy/rabbitmq/20-vmport.conf").read_text()
         (home / "rabbitmq.conf").write_text(
             f"{sample}\nlisteners.tcp.1 = 127.0.0.1:{self.port}\nlog.console = false\n"
-            f"vm_memory_high_watermark.absolute = 400MB\nload_definitions = {home / 'definitions.json'}\n"
+            f"vm_memory_high_watermark.absolute = {self._memory}\nload_definitions = {home / 'definitions.json'}\n"
         )
         (home / "advanced.config").write_text("[].\n")
         (home / "enabled_plugins").write_text("[].\n")

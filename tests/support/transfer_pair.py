@@ -334,7 +334,10 @@ class Pair:
             journal=self.journals[Side.INBOUND],
             contents=inbound_contents,
             tuning=InboundTuning(
-                libvirt_socket=self.tmp / "b" / "libvirt-sock", image_dir=self.image.parent, socket_within_s=5
+                libvirt_socket=self.tmp / "b" / "libvirt-sock",
+                image_dir=self.image.parent,
+                socket_within_s=5,
+                ask_again_s=0.01,
             ),
         )
         self.donor.moved = (str(self.tmp / "ra"), str(self.tmp / "rb"))

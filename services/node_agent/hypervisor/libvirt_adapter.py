@@ -17,7 +17,6 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images, host_capabilities
-from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import (
     EventListener,
     HypervisorError,
@@ -29,12 +28,11 @@ from services.node_agent.hypervisor.interface import (
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import (
     STATES,
-    domain_xmls,
+    files_in_use,
     job_stats,
     live_vm,
     mib_per_s,
     summary,
-    volume_path,
 )
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.process_fence import ProcessFence
@@ -185,24 +183,8 @@ class LibvirtHypervisor(RunningCheck):
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""
-        return await self._session.call("read which files are in use", lambda: self._read_files_in_use(besides))
-
-    def _read_files_in_use(self, besides: UUID | None) -> dict[str, str]:
-        connection = self._session.open()
-        found: dict[str, str] = {}
-        for domain in connection.listAllDomains():
-            if UUID(domain.UUIDString()) == besides:
-                continue
-            try:
-                xmls = domain_xmls(domain)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                    raise
-                continue  # it ended meanwhile, and has nothing in use
-            for xml in xmls:
-                for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
-                    found.setdefault(path, domain.name())
-        return found
+        doing = "read which files are in use"
+        return await self._session.call(doing, lambda: files_in_use(self._session.open(), besides))
 
     async def peek_memory(self, uuid: UUID, address: int, size: int) -> bytes:
         """Read guest-physical memory."""
@@ -255,7 +237,7 @@ class LibvirtHypervisor(RunningCheck):
         """End a guest that a transfer made."""
 
         def destroy(domain: LibvirtDomain) -> None:
-            ours = self._has_disks(domain, uuid, disks)
+            ours = _has_disks(self._fence, domain, uuid, disks)
             if ours and domain.isPersistent():
                 raise HypervisorError(f"destroy VM {uuid}", "a lasting VM of this host uses the port's disks")
             if ours:
@@ -266,16 +248,6 @@ class LibvirtHypervisor(RunningCheck):
             await self._session.with_domain("destroy", uuid, destroy)
         except VmNotFound:
             return
-
-    def _has_disks(self, domain: LibvirtDomain, uuid: UUID, disks: tuple[str, ...]) -> bool:
-        if self._fence.holds_files(uuid, disks):
-            return True
-        state, reason = domain.state()[:2]
-        if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
-            # Its XML waits for the migration's lock, and its process is not seen.
-            raise HypervisorError(f"destroy VM {uuid}", "whose disks it has cannot be told yet")
-        sources = {disk.source for disk in describe(domain.XMLDesc(0)).disks}
-        return bool(sources & set(disks))
 
     # ---- migration ----
 
@@ -373,3 +345,14 @@ def _destroy(domain: LibvirtDomain) -> None:
         # It ended meanwhile: with its QEMU killed here, or by itself.
         if error.get_error_code() not in {libvirt.VIR_ERR_OPERATION_INVALID, libvirt.VIR_ERR_NO_DOMAIN}:
             raise
+
+
+def _has_disks(fence: ProcessFence, domain: LibvirtDomain, uuid: UUID, disks: tuple[str, ...]) -> bool:
+    if fence.holds_files(uuid, disks):
+        return True
+    state, reason = domain.state()[:2]
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
+        # Its XML waits for the migration's lock, and its process is not seen.
+        raise HypervisorError(f"destroy VM {uuid}", "whose disks it has cannot be told yet")
+    sources = {disk.source for disk in describe(domain.XMLDesc(0)).disks}
+    return bool(sources & set(disks))

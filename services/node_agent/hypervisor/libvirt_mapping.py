@@ -13,6 +13,7 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from shared.domain import LayerFacts, VmFacts, describe, parse
@@ -126,6 +127,24 @@ def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | 
         if error.get_error_code() in {libvirt.VIR_ERR_NO_STORAGE_POOL, libvirt.VIR_ERR_NO_STORAGE_VOL}:
             return None
         raise
+
+
+def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
+    """Which files each VM of the host has, but one, by the VM's name. Blocking. Raises libvirt's errors."""
+    found: dict[str, str] = {}
+    for domain in connection.listAllDomains():
+        if UUID(domain.UUIDString()) == besides:
+            continue
+        try:
+            xmls = domain_xmls(domain)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+                raise
+            continue  # it ended meanwhile, and has nothing in use
+        for xml in xmls:
+            for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
+                found.setdefault(path, domain.name())
+    return found
 
 
 def allocated_or_zero(path: str | None) -> int:

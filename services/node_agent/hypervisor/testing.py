@@ -219,6 +219,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
         """End it if it has these disks and does not last."""
+        self.ask_libvirtd()
         vm = self.vms.get(uuid)
         if vm is None or not {disk.source for disk in describe(vm.domain_xml).disks} & set(disks):
             return

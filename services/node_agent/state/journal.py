@@ -7,6 +7,8 @@ remove exactly that and nothing else. Files are replaced atomically and synced; 
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -116,6 +118,17 @@ class PortRecord(BaseModel):
         return self.last_word is not None and self.last_word.type == DisksErased.__name__
 
 
+@dataclass(frozen=True, slots=True)
+class DamagedRecord:
+    """A file that could not be read and was set aside. `vm_uuid` and `epoch` are what could still be made out of it."""
+
+    name: str
+    port_id: UUID
+    side: Side
+    vm_uuid: UUID | None
+    epoch: int
+
+
 class Journal:
     """A directory of records."""
 
@@ -140,11 +153,21 @@ class Journal:
                 damaged.append(path.name)
         return records, damaged
 
+    def damaged(self, port_id: UUID | None = None, side: Side | None = None) -> list[DamagedRecord]:
+        """Return what was set aside, now or by a former process; all of it, or one transfer's."""
+        pattern = f"{port_id or '*'}.{side or '*'}.damaged"
+        found = (_damaged_record(path) for path in sorted(self._directory.glob(pattern)))
+        return [record for record in found if record is not None]
+
     def get(self, port_id: UUID, side: Side) -> PortRecord | None:
-        """Return one transfer's record; None where there is none."""
+        """Return one transfer's record; None where there is none, or where it is damaged and set aside."""
+        path = self._path(port_id, side)
         try:
-            return PortRecord.model_validate_json(self._path(port_id, side).read_bytes())
+            return PortRecord.model_validate_json(path.read_bytes())
         except FileNotFoundError:
+            return None
+        except (OSError, ValidationError):
+            path.rename(path.with_suffix(".damaged"))
             return None
 
     def store(self, record: PortRecord) -> None:
@@ -177,6 +200,18 @@ class Journal:
         return self._directory / f"{port_id}.{side}.json"
 
 
+def _damaged_record(path: Path) -> DamagedRecord | None:
+    port_id, _, side = path.stem.partition(".")
+    try:
+        content = path.read_bytes()
+        vm = re.search(rb'"vm_uuid": ?"([0-9a-f-]{36})"', content)
+        epoch = re.search(rb'"epoch": ?([0-9]+)', content)
+        vm_uuid = UUID(vm[1].decode()) if vm else None
+        return DamagedRecord(path.name, UUID(port_id), Side(side), vm_uuid, int(epoch[1]) if epoch else 1)
+    except (OSError, ValueError):
+        return None
+
+
 class TransferJournal:
     """One transfer's record, as the transfer itself uses it."""
 
@@ -202,10 +237,6 @@ class TransferJournal:
     def discard(self, *gone: Made) -> None:
         """Store that these are gone."""
         self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
-
-    def discard_kind(self, kind: Kind) -> None:
-        """Store that all things of one kind are gone."""
-        self.discard(*(thing for thing in self.record.made if thing.kind is kind))
 
     def remember_vm(self, paths: tuple[str, ...]) -> None:
         """Store where the images lie of a VM that runs here, and is to run on if it stays."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from collections.abc import Iterable
 from uuid import UUID
 
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
-from services.node_agent.state.journal import Kind, Made, TransferJournal
+from services.node_agent.state.journal import Kind, Made, Phase, PortRecord, TransferJournal
 from shared.logs import get_logger
+from shared.messages.porting import Side
 
 log = get_logger(__name__)
 
@@ -18,32 +20,64 @@ _ORDER = (Kind.DOMAIN, Kind.DISK, Kind.DIRECTORY)
 
 
 async def remove_created(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
-    """Remove it all; return the names of what is still there, which stays in the journal.
+    """Remove all that the journal lists; return the names of what is still there, which stays in the journal."""
+    gone, remaining = await remove(journal.record.made, journal.record, hypervisor)
+    forget(journal, *gone)
+    return remaining
+
+
+async def remove(
+    things: Iterable[Made], record: PortRecord, hypervisor: Hypervisor
+) -> tuple[tuple[Made, ...], tuple[str, ...]]:
+    """Remove these of a record; return what is gone, and the names of what is still there.
 
     Disks go only after the domain: one that could not be destroyed may run, and would write to unlinked files.
     """
-    remaining = []
-    domain_gone = True
-    for thing in sorted(journal.record.made, key=lambda made: _ORDER.index(made.kind)):
+    gone, remaining, domain_gone = [], [], True
+    disks = tuple(disk.path for disk in record.agreement.disks)
+    for thing in sorted(things, key=lambda made: _ORDER.index(made.kind)):
         if thing.kind is Kind.DISK and not domain_gone:
             remaining.append(f"{thing.kind} {thing.id}")
             continue
         try:
-            await _remove(thing, hypervisor)
+            await _remove(thing, hypervisor, disks)
         except (HypervisorError, disk_images.DiskImageError, OSError) as error:
             log.warning("clean-up incomplete", kind=thing.kind, id=thing.id, error=str(error))
             remaining.append(f"{thing.kind} {thing.id}")
             domain_gone = domain_gone and thing.kind is not Kind.DOMAIN
         else:
-            journal.discard(thing)
-    return tuple(remaining)
+            gone.append(thing)
+    return tuple(gone), tuple(remaining)
 
 
-async def _remove(thing: Made, hypervisor: Hypervisor) -> None:
+def still_to_remove(record: PortRecord) -> tuple[Made, ...]:
+    """What of an ended transfer's record is to be removed, although that has failed before.
+
+    Of a guest that has arrived, or that may have run here, nothing goes but the directory of its sockets.
+    """
+    if record.side is Side.OUTBOUND or record.phase is Phase.FAILED:
+        return record.made
+    return tuple(thing for thing in record.made if thing.kind is Kind.DIRECTORY)
+
+
+def forget(journal: TransferJournal, *gone: Made) -> None:
+    """Store that these are gone. Where that cannot be written, they are looked for again later."""
+    try:
+        journal.discard(*gone)
+    except OSError as error:
+        log.warning("what is gone stays listed", port_id=str(journal.record.port_id), error=str(error))
+
+
+def forget_directory(journal: TransferJournal) -> None:
+    """Store that the directory of the sockets is gone."""
+    forget(journal, *(thing for thing in journal.record.made if thing.kind is Kind.DIRECTORY))
+
+
+async def _remove(thing: Made, hypervisor: Hypervisor, disks: tuple[str, ...]) -> None:
     match thing.kind:
         case Kind.DOMAIN:
-            # The incomplete domain is transient: destroying it is all.
-            await hypervisor.destroy(UUID(thing.id))
+            # Ours is transient, and has our disks. Another one of this UUID may have come since, and is left alone.
+            await hypervisor.destroy_created(UUID(thing.id), disks=disks)
         case Kind.DISK:
             await asyncio.to_thread(disk_images.remove, thing.id)
         case Kind.DIRECTORY:

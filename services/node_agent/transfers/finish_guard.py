@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import QuestionError
@@ -18,13 +19,13 @@ from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
 from services.node_agent.switchover.start_fence import StartFence
-from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
+from services.node_agent.transfers.machine import Donor, DonorPhase
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
-from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
+from services.node_agent.transfers.ownership import Ownership, clear_copy, freeze_guest, look_at_guest, store_phase
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement, SwitchoverState
-from shared.tasks import Tasks
+from shared.messages.porting import SwitchoverState
+from shared.tasks import Tasks, first_of
 
 log = get_logger(__name__)
 
@@ -56,31 +57,46 @@ class GuardTuning:
     post_copy_again_s: float = 5.0
 
 
+class Leaving(Protocol):
+    """What is agreed about a guest that leaves; a ServiceChangeAgreement is one."""
+
+    @property
+    def vm_uuid(self) -> UUID: ...
+    @property
+    def epoch(self) -> int: ...
+    @property
+    def donor(self) -> str: ...
+
+
 class DonorFinishGuard:
     """One port's donor side. `run` until cancelled; what is told before is heard then."""
 
     def __init__(
         self,
-        agreement: ServiceChangeAgreement,
+        agreement: Leaving,
         *,
         hypervisor: Hypervisor,
         broker: BrokerClient,
-        journal: TransferJournal,
+        store: Callable[[Phase], None],
+        stays: Callable[[], Awaitable[None]],
+        was_running: bool,
         in_doubt: Callable[[str], Awaitable[None]],
         ask_for_post_copy: Callable[[], Awaitable[None]] | None = None,
         tuning: GuardTuning | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
+        """`store` writes a phase to the journal, as `declaring` makes it; `stays` is called when the VM is this host's
+        without doubt; both raise OSError. `was_running` is whether the guest is to run on if it
+        stays. `ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
         self._agreement = agreement
         self._hypervisor = hypervisor
         self._broker = broker
-        self._journal = journal
+        self._store = store
         self._in_doubt = in_doubt
         self._ask_for_post_copy = ask_for_post_copy
         self._tuning = tuning or GuardTuning()
         self._clock = clock
-        self.start_fence = StartFence(hypervisor, journal)
+        self._stays = stays
         self._tasks = Tasks("finish guard")
         self._asking: asyncio.Task[None] | None = None
         self._hurry = asyncio.Event()
@@ -88,7 +104,6 @@ class DonorFinishGuard:
         self._passes: asyncio.Future[str | None] = loop.create_future()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
         self._end: asyncio.Future[End] = loop.create_future()
-        was_running = journal.record.was_running
         self._machine: Ownership[Donor] = Ownership(Donor(agreement.donor, was_running=was_running), self._perform)
         self.passed = False
         """Whether Finish goes out, or went: QEMU is stopped then, and connections mean nothing any more."""
@@ -111,9 +126,9 @@ class DonorFinishGuard:
 
     # ---- what is heard ----
 
-    def restarted(self) -> None:
-        """A former process has left the transfer as the journal says."""
-        self._machine.tell(ev.Restarted(self._journal.record.phase))
+    def restarted(self, phase: Phase) -> None:
+        """A former process has left the transfer in this phase."""
+        self._machine.tell(ev.Restarted(phase))
 
     def guest_runs(self) -> None:
         """The guest runs here, and is to run on if it stays."""
@@ -173,9 +188,9 @@ class DonorFinishGuard:
     async def _perform(self, command: do.Command) -> ev.Event | None:
         match command:
             case do.Store(phase):
-                return self._declare(phase)
+                return store_phase(self._store, phase)
             case do.Freeze():
-                return await self._freeze()
+                return await freeze_guest(self._hypervisor, self._agreement.vm_uuid)
             case do.KillFrozen():
                 return await self._kill_frozen()
             case do.Thaw() | do.AbortJob() | do.Resume():
@@ -229,33 +244,15 @@ class DonorFinishGuard:
     def _beside(self, work: Coroutine[Any, Any, None], name: str) -> None:
         self._tasks.spawn(work, name=name)
 
-    def _declare(self, phase: Phase) -> ev.Event:
-        """Store it; before the guest may run elsewhere, nobody may boot it here any more."""
-        if phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
-            try:
-                self.start_fence.close("the switchover was asked for")
-            except OSError as error:
-                return ev.StoreFailed(str(error))
-        return store_phase(self._journal, phase)
-
     # ---- the guest ----
 
     async def _may_be_started(self) -> None:
         """The VM is this host's without doubt."""
         try:
-            await self.start_fence.open()
+            await self._stays()
         except OSError as error:
             # AbortTransfer tries it again; until then libvirt's hook refuses a start and says why.
             log.error("fence against starts not opened", error=str(error))  # noqa: TRY400  # a full disk, no defect
-
-    async def _freeze(self) -> ev.Event:
-        try:
-            fenced = await self._hypervisor.freeze(self._agreement.vm_uuid)
-        except HypervisorError as error:
-            log.warning("guest not frozen", vm=str(self._agreement.vm_uuid), error=str(error))
-            return ev.FreezeFailed(str(error))
-        log.info("guest frozen for the switchover", fence=fenced)
-        return ev.Frozen(fenced)
 
     async def _kill_frozen(self) -> ev.Event:
         self.settled_at_s = self._clock()
@@ -286,19 +283,10 @@ class DonorFinishGuard:
     async def _look(self, *, again: bool) -> None:
         if again:
             await asyncio.sleep(self._tuning.look_again_s)
-        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement))
+        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid))
 
     async def _destroy(self) -> None:
-        uuid = self._agreement.vm_uuid
-        while True:
-            try:
-                await self._hypervisor.kill_frozen(uuid)
-                await self._hypervisor.destroy(uuid)
-                if Guest.of(await self._hypervisor.state(uuid)) is Guest.NOT_THERE:
-                    break
-            except HypervisorError as error:
-                log.warning("copy of the guest that has left not cleared yet", vm=str(uuid), error=str(error))
-            await asyncio.sleep(self._tuning.look_again_s)
+        await clear_copy(self._hypervisor, self._agreement.vm_uuid, again_s=self._tuning.look_again_s)
         self._machine.tell(ev.Destroyed())
 
     # ---- the broker ----
@@ -327,17 +315,21 @@ class DonorFinishGuard:
         }
 
     async def _say_paused_then_ask(self) -> None:
-        """Repeat until the broker answers; then its push is enough, unless the recipient's answer stays away."""
-        agreement = self._agreement
-        while not await self._broker.say_paused(agreement.vm_uuid, agreement.epoch):
-            if not self._undecided:
-                return
+        """Say it until the broker answers; then its push is enough, unless the recipient's answer stays away. Where
+        there is something to decide before that, the ledger is asked at once.
+        """
+        await first_of(self._say_paused(), self._hurry.wait())
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await self._hurry.wait()
         except TimeoutError:
             log.warning("no reply to finish; asking the broker")
         await self._ask_ledger()
+
+    async def _say_paused(self) -> None:
+        agreement = self._agreement
+        while self._undecided and not await self._broker.say_paused(agreement.vm_uuid, agreement.epoch):
+            pass
 
     async def _ask_ledger(self) -> None:
         while self._undecided:
@@ -380,3 +372,14 @@ class DonorFinishGuard:
 def _set(future: asyncio.Future[Any], value: object) -> None:
     if not future.done():
         future.set_result(value)
+
+
+def declaring(journal: TransferJournal, fence: StartFence) -> Callable[[Phase], None]:
+    """What stores a phase; before the guest may run elsewhere, nobody may boot it here any more. Raises OSError."""
+
+    def store(phase: Phase) -> None:
+        if phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
+            fence.close("the switchover was asked for")
+        journal.enter(phase)
+
+    return store

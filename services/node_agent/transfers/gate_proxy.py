@@ -36,8 +36,8 @@ class FinishDecider(Protocol):
         """Ask the broker; None when the guest may run."""
         ...
 
-    async def finish_answered(self, error: str | None) -> None:
-        """libvirtd answered Finish; without an error the guest runs here."""
+    def finish_answered(self, error: str | None) -> None:
+        """libvirtd answered Finish, or has hung up; without an error the guest runs here."""
         ...
 
 
@@ -103,7 +103,7 @@ class GateProxy:
             if self._donor_gone and not self.finish_in_flight:
                 return
         if self.finish_in_flight:
-            await self._owner.finish_answered("this host's libvirtd ended the connection")
+            self._owner.finish_answered("this host's libvirtd ended the connection")
         self._end_stream()
 
     def _end_stream(self) -> None:
@@ -123,7 +123,7 @@ class GateProxy:
                 case SwitchoverWanted() if group is not None:
                     group.create_task(self._decide())
                 case FinishAnswered(cancelled=cancelled, error=error):
-                    await self._owner.finish_answered("cancelled by the donor" if cancelled else error)
+                    self._owner.finish_answered("cancelled by the donor" if cancelled else error)
                 case Refused(refusal):
                     raise GateRefusal(refusal.code, refusal.detail)
                 case SwitchoverWanted():

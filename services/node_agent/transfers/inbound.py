@@ -1,8 +1,8 @@
 """The inbound transfer of a port: the guest arrives at this host.
 
-Waits for the donor's streams, joins them with this host's libvirtd (through the RPC gate) and QEMU,
-asks the broker for the switchover and cleans up what it made if the guest does not come. Disks are
-`inbound_disks`'s. It owns no RPC rule and no lane protocol.
+Waits for the donor's streams and joins them with this host's libvirtd (through the RPC gate) and QEMU. Disks are
+`inbound_disks`'s; whether the guest may run, and what is removed, is settled in `arrival_guard`, as `machine.table`
+says. It owns no RPC rule and no lane protocol.
 
 What can go wrong, and what keeps at most one copy running (1) and no guest lost (3):
 
@@ -10,11 +10,12 @@ What can go wrong, and what keeps at most one copy running (1) and no guest lost
   holds Finish. Every failure destroys the incomplete domain and removes what the journal lists.
 * *While Finish is held* the broker may have committed without our knowing (its answer lost): so silence is neither yes
   nor no, and we keep asking. The donor's guest is paused meanwhile. The broker's abort ends the wait.
-* *After the commit* nothing here gives up by itself: if libvirt cannot run the guest, that is reported with
-  `guest_running` false, and the broker gives the VM back to the donor, whose copy still stands.
-* *This agent dies.* Its sockets close; libvirtd here destroys an incoming domain whose Finish never came. If Finish
-  was passed, the guest may run: the next agent asks the broker and looks at libvirt before it removes anything
-  (`recovery`).
+* *After the commit* Finish is passed when the journal says so, and nothing here gives up or removes anything by itself.
+  If libvirt cannot run the guest, that is reported when the domain is proven gone, and everything stays until the
+  broker's abort: then it has given the VM back to the donor, whose copy still stands.
+* *This agent is stopped or dies.* Its sockets close; libvirtd here destroys an incoming domain whose Finish never came.
+  If Finish was passed, the guest may run, or may have run: the next agent looks at libvirt until there is a proof, and
+  removes nothing (`recovery`).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.post_copy_request import DRIVER, SWITCHOVER, answer_switchover
 from services.node_agent.switchover.readiness import READY, answer_readiness
-from services.node_agent.transfers.cleanup import remove_created
+from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
+from services.node_agent.transfers.cleanup import forget_directory, remove_created
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.gate_proxy import GateProxy
 from services.node_agent.transfers.inbound_disks import InboundDisks
@@ -52,9 +54,8 @@ from services.node_agent.transfers.port_sockets import Connections, PortSockets,
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement, SwitchoverDenied
-from shared.messages.vm import VmState
-from shared.tasks import Tasks, first_of
+from shared.messages.porting import ServiceChangeAgreement
+from shared.tasks import Tasks
 from shared.topology import Lane
 
 log = get_logger(__name__)
@@ -71,8 +72,6 @@ class InboundTuning:
     image_dir: Path
     socket_within_s: float = 30.0
     start_within_s: float = 600.0
-    settle_s: float = 20.0
-    """How long libvirt may take to start or destroy the guest after a Finish whose answer is lost."""
     ask_again_s: float = 0.5
 
 
@@ -95,7 +94,6 @@ class Inbound:
         self._hypervisor = hypervisor
         self._lanes = lanes
         self._sockets = sockets
-        self._broker = broker
         self._journal = journal
         self._contents = contents
         self._tuning = tuning
@@ -104,19 +102,21 @@ class Inbound:
             agreement, image_dir=tuning.image_dir, journal=journal, contents=contents, tasks=self._tasks
         )
         self._connections = Connections()
-        self._over = asyncio.Event()
-        self._running = asyncio.Event()
         self._has_memory = asyncio.Event()
-        self._trouble: tuple[str, str] | None = None
-        self._decision: asyncio.Task[SwitchoverDenied | None] | None = None
+        self._broker = broker
         self._gate: GateProxy | None = None
-        self._granted = False
+        self._guard = ArrivalGuard(
+            journal, hypervisor=hypervisor, broker=broker, remove=self._remove, look_again_s=tuning.ask_again_s
+        )
 
     def cancel(self) -> None:
         """Stop: the broker says this only while the switchover is not committed, or has been taken back."""
-        self._note_trouble("cancelled", "the transfer was stopped on request")
-        if self._decision is not None:
-            self._decision.cancel()
+        if not self._guard.arrived:
+            self._guard.abort()
+
+    def stop(self) -> None:
+        """Stop if it is not too late: this process ends. Says nothing about who owns the VM."""
+        self._guard.stop()
 
     # ---- opening ----
 
@@ -130,7 +130,10 @@ class Inbound:
             self._journal.will_create(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)
         except (HypervisorError, SocketError, DiskImageError, DomainXmlError, OSError) as error:
-            raise await self._failure(error) from error
+            code = error.code if isinstance(error, VmportError) else "inbound_failed"
+            await self._remove()
+            running = await self._hypervisor.is_running(self._agreement.vm_uuid)
+            raise TransferError(code, str(error) or type(error).__name__, guest_running=running) from error
 
     async def _check_host(self) -> None:
         uuid = self._agreement.vm_uuid
@@ -148,8 +151,10 @@ class Inbound:
 
     async def run(self, on_running: Callable[[], Awaitable[None]]) -> None:
         """Serve until the guest runs here and the donor has heard it. `on_running` is called in between, at once.
-        Raises `TransferError`, having removed what was made; after the commit only what never ran.
+
+        Raises `TransferError`. What was made is removed then, unless Finish was passed.
         """
+        guarding = self._tasks.spawn(self._guard.run(), name="arrival guard")
         acceptors = [
             self._tasks.spawn(self._accept(session, serve), name=name)
             for name, session, serve in (
@@ -159,59 +164,30 @@ class Inbound:
                 ("urgent", self._lanes.urgent, self._on_urgent),
             )
         ]
+        acceptors.append(self._tasks.spawn(self._watch_lanes(), name="lanes"))
         try:
-            await self._wait()
-            if not self._running.is_set() and await self._runs_after_grant():
-                log.warning("the guest runs although its Finish was not answered")
-                self._running.set()
-            if self._running.is_set():
-                await on_running()
-                # Post-copy still moves pages; the donor's libvirtd still closes its connection.
-                await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
-                return
-            raise await self._failure(None)
+            outcome = await self._guard.outcome()
+            if outcome.arrival is not Arrival.ARRIVED:
+                raise outcome.error()
+            await on_running()
+            # Post-copy still moves pages; the donor's libvirtd still closes its connection.
+            await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
         finally:
-            for acceptor in acceptors:
+            for acceptor in (*acceptors, guarding):
                 acceptor.cancel()
             self._connections.close()
             await self._tasks.close()
-            if self._running.is_set():
+            if self._guard.over:
                 self._sockets.remove()
-                self._journal.discard_kind(Kind.DIRECTORY)
+                forget_directory(self._journal)
 
-    async def _runs_after_grant(self) -> bool:
-        """Finish was let through and did not succeed: does the guest run all the same? Unknown is not "no".
-
-        libvirtd keeps a running domain when it dies after `cont` (qemuMigrationDstFinish) and is restarted, so a lost
-        answer says nothing. It is asked until it answers, or until the broker has taken the VM back.
-        """
-        deadline_s = asyncio.get_running_loop().time() + self._tuning.settle_s
-        while self._granted and (self._trouble is None or self._trouble[0] != "cancelled"):
-            try:
-                state = await self._hypervisor.state(self._agreement.vm_uuid)
-            except HypervisorError as error:
-                log.warning("libvirt does not answer; waiting", vm=str(self._agreement.vm_uuid), reason=str(error))
-            else:
-                if state is VmState.RUNNING:
-                    return True
-                settled = state in {None, VmState.SHUT_OFF}
-                if settled or asyncio.get_running_loop().time() > deadline_s:
-                    return False
-            await asyncio.sleep(self._tuning.ask_again_s)
-        return False
-
-    async def _wait(self) -> None:
-        await first_of(self._running.wait(), self._over.wait(), self._lanes.failed)
-        if self._lanes.failed.done() and not self._running.is_set():
-            await self._lane_failed(str(self._lanes.failed.result()))
-
-    async def _lane_failed(self, reason: str) -> None:
+    async def _watch_lanes(self) -> None:
         """Without a lane nothing more comes; but a Finish that is here already must still be decided."""
-        if self._gate is None or not self._gate.finish_in_flight:
-            self._note_trouble("lane_failed", reason)
-            return
-        log.warning("lane lost during the switchover, which is finished first", error=reason)
-        await first_of(self._running.wait(), self._over.wait())
+        reason = str(await asyncio.shield(self._lanes.failed))
+        if self._gate is not None and self._gate.finish_in_flight:
+            log.warning("lane lost during the switchover, which is finished first", error=reason)
+        else:
+            self._guard.trouble("lane_failed", reason)
 
     async def _accept(self, session: LaneSession, serve: Callable[[LaneStream], Coroutine[Any, Any, None]]) -> None:
         try:
@@ -220,8 +196,8 @@ class Inbound:
                 self._tasks.spawn(serve(stream), name=f"stream {stream.label}")
         except LaneClosedError:
             # The donor has ended the lane in order: after the switchover that is the end, before it a failure.
-            if not self._running.is_set() and (self._gate is None or not self._gate.finish_in_flight):
-                self._note_trouble("donor_left", "the donor's node agent ended the transfer")
+            if self._gate is None or not self._gate.finish_in_flight:
+                self._guard.trouble("donor_left", "the donor's node agent ended the transfer")
         except LaneError as error:
             log.info("lane lost", error=str(error))
 
@@ -247,12 +223,12 @@ class Inbound:
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
         except GateRefusal as refusal:
-            self._note_trouble(refusal.code, str(refusal))
+            self._guard.trouble(refusal.code, str(refusal))
             # Not a reset, which would overtake the error reply that tells the donor's libvirtd why.
             stream.write_eof()
         except _STREAM_ERRORS as error:
             code = error.code if isinstance(error, VmportError) else "driver_connection"
-            self._note_trouble(code, str(error))
+            self._guard.trouble(code, str(error))
             stream.reset(str(error))
 
     async def _on_driver(self, stream: LaneStream) -> None:
@@ -270,14 +246,13 @@ class Inbound:
             )
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
-        self._gate = GateProxy(reader, writer, stream, gate, self)
+        self._gate = GateProxy(reader, writer, stream, gate, self._guard)
         with self._connections.track(writer), self._journal.given_away.admitted(agreement.vm_uuid):
             await self._gate.run()
-        if not self._running.is_set():
-            self._note_trouble("donor_gave_up", "the donor's hypervisor ended the migration")
+        self._guard.trouble("donor_gave_up", "the donor's hypervisor ended the migration")
 
     async def _on_switchover_question(self, stream: LaneStream, gate: GateProxy) -> None:
-        denied = await self.ask_switchover()
+        denied = await self._guard.ask_switchover()
         if denied is None:
             gate.post_copy_started = True
             gate.allow_finish()
@@ -310,7 +285,7 @@ class Inbound:
             log.info("early transfer stopped: lane lost", error=str(error))
         except (StreamError, CodecError, OSError) as error:
             # The disks' streams will refer to what did not come.
-            self._note_trouble("early_contents", f"contents of the early transfer cannot be stored: {error}")
+            self._guard.trouble("early_contents", f"contents of the early transfer cannot be stored: {error}")
             stream.reset(str(error))
 
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
@@ -325,54 +300,10 @@ class Inbound:
             log.info("migration stream failed", lane=str(lane), error=str(error))
             stream.reset(str(error))
 
-    # ---- the gate's owner ----
-
-    async def ask_switchover(self) -> SwitchoverDenied | None:
-        """Ask the broker for the VM, once for all who want to know; None when it is granted."""
-        if self._decision is None:
-            self._journal.enter(Phase.FINISH_PASSED)
-            agreement = self._agreement
-            question = self._broker.request_switchover(
-                agreement.vm_uuid, agreement.epoch, this_provider=agreement.recipient
-            )
-            self._decision = self._tasks.spawn(question, name="ask for the switchover")
-        try:
-            denied = await asyncio.shield(self._decision)
-        except asyncio.CancelledError:
-            if not self._decision.cancelled():
-                raise
-            return SwitchoverDenied(port_id=self._agreement.port_id, code="cancelled", detail="stopped on request")
-        self._granted = denied is None
-        if denied is not None and self._trouble is None:
-            # Only the reason: the end comes when libvirt has answered the Finish that is cancelled for it.
-            self._trouble = (denied.code, denied.detail)
-        return denied
-
-    async def finish_answered(self, error: str | None) -> None:
-        """This host's libvirtd answered Finish; without an error the guest runs."""
-        if error is None:
-            self._running.set()
-        else:
-            self._note_trouble("finish_failed", error)
-
     # ---- the end ----
 
-    def _note_trouble(self, code: str, detail: str) -> None:
-        if self._trouble is None:
-            self._trouble = (code, detail)
-        self._over.set()
-
-    async def _failure(self, error: Exception | None) -> TransferError:
-        if error is not None and self._trouble is None:
-            code = error.code if isinstance(error, VmportError) else "inbound_failed"
-            self._trouble = (code, str(error) or type(error).__name__)
-        code, detail = self._trouble or ("inbound_failed", "the transfer ended without a reason")
+    async def _remove(self) -> tuple[str, ...]:
+        """Remove what was made; return what remains."""
         self._connections.close()
         await self._disks.settle()
-        remaining = await remove_created(self._journal, self._hypervisor)
-        while self._granted and any(name.startswith(Kind.DOMAIN) for name in remaining):
-            # The broker gives the VM back on this word, so it is given only when the domain is proven gone.
-            await asyncio.sleep(self._tuning.ask_again_s)
-            remaining = await remove_created(self._journal, self._hypervisor)
-        running = await self._hypervisor.is_running(self._agreement.vm_uuid)
-        return TransferError(code, detail, guest_running=running)
+        return await remove_created(self._journal, self._hypervisor)

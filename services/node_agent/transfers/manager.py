@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,16 +27,16 @@ from services.node_agent.metrics import Direction, NodeMetrics
 from services.node_agent.settings import NodeSection
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
-from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.cleanup import remove_created
+from services.node_agent.transfers.ended_transfers import EndedTransfers
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.factory import TransferFactory
 from services.node_agent.transfers.lane_metrics import LaneMetrics
-from services.node_agent.transfers.outbound import OutboundResult
 from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import PortRoutes
-from services.node_agent.transfers.recovery import Recovery, recover_when_possible
+from services.node_agent.transfers.recovery import Recovery
 from services.node_agent.transfers.reporting import OutboundReports, TransferReports, failure_message
+from services.node_agent.transfers.stray_guests import StrayGuests
 from shared.domain import DomainXmlError
 from shared.logs import get_logger, port_bound
 from shared.messages.base import PortMessage
@@ -43,9 +44,11 @@ from shared.messages.nodes import ExpectOutbound
 from shared.messages.porting import (
     AbortTransfer,
     InboundFinished,
-    OutboundFinished,
     ServiceChangeAgreement,
     Side,
+    SwitchoverDenied,
+    SwitchoverGranted,
+    SwitchoverState,
     TransferFailed,
 )
 from shared.tasks import Tasks
@@ -53,10 +56,15 @@ from shared.tasks import Tasks
 log = get_logger(__name__)
 
 STORE_AGAIN_S = 1.0
-"""How long to wait before an arrival that could not be stored (a full disk) is stored again."""
+"""How long to wait before an end that could not be stored (a full disk) is stored again."""
+RECOVER_AGAIN_S = 1.0
+"""How long to wait before a transfer that broke in its switchover is recovered."""
+REMOVE_AGAIN_S = 60.0
+"""How often it is tried to remove what ended transfers left behind."""
 FAILED_FLUSH_S = 1.0
 """How long a failed transfer tries to send its error to the other side."""
 
+_BEFORE_FINISH = {Phase.PREPARING, Phase.OPEN, Phase.TRANSFERRING, Phase.SWITCHOVER_ASKED}
 _DIRECTIONS = {Side.OUTBOUND: Direction.OUTBOUND, Side.INBOUND: Direction.INBOUND}
 
 
@@ -116,14 +124,18 @@ class Transfers:
         self._reports = TransferReports(messenger, metrics)
         self._tasks = Tasks("ports")
         self._active: dict[UUID, ActiveTransfer] = {}
+        self._strays = StrayGuests(
+            hypervisor, self._reports, journal.given_away, provider=messenger.provider, tasks=self._tasks
+        )
+        self._ended = EndedTransfers(journal, hypervisor, self._reports, self._strays)
 
     def ports(self) -> tuple[UUID, ...]:
         """Ports that have an active transfer here."""
         return tuple(self._active)
 
     def problems(self) -> tuple[str, ...]:
-        """What an operator should know: switchovers whose outcome is not known."""
-        return self._reports.problems()
+        """What an operator should know: switchovers whose outcome is not known, guests that nobody explains."""
+        return (*self._reports.problems(), *self._strays.problems())
 
     def active(self, port_id: UUID) -> ActiveTransfer | None:
         """The active transfer of this port here."""
@@ -158,6 +170,9 @@ class Transfers:
         record = self._journal.get(agreement.port_id, side)
         if record is not None and self._reports.final_again(record):
             return
+        if damaged := self._journal.damaged(agreement.port_id, side):
+            log.error("transfer not begun again: its record is damaged", file=damaged[0].name)
+            return
         record = PortRecord(side=side, agreement=agreement, was_running=False)
         self._journal.store(record)
         perform = self._outbound if side is Side.OUTBOUND else self._inbound
@@ -178,9 +193,29 @@ class Transfers:
             active.abort()
         self._tasks.spawn(self._confirm_abort(command, active), name=f"abort {command.port_id}")
 
-    def resolve(self, port_id: UUID) -> None:
-        """The broker asks a recipient that has no active transfer whether the guest runs here: answer finally."""
-        self._tasks.spawn(self._answer_whether_it_runs(port_id), name=f"resolve {port_id}")
+    async def _confirm_abort(self, command: AbortTransfer, active: ActiveTransfer | None) -> None:
+        if active is not None:
+            await active.over.wait()
+        await self._ended.confirm_abort(command)
+
+    def answered(
+        self,
+        answer: SwitchoverGranted | SwitchoverDenied | SwitchoverState,
+        *,
+        question: UUID | None,
+        sent_at: datetime,
+    ) -> None:
+        """The broker's answer about a switchover, to the question of this id, sent at this time.
+
+        A grant without an active transfer asks whether the guest runs here.
+        """
+        active = self._active.get(answer.port_id)
+        if active is not None:
+            active.broker.deliver(answer, question=question, sent_at=sent_at)
+        elif isinstance(answer, SwitchoverGranted):
+            self._tasks.spawn(self._ended.answer_grant(answer.port_id), name=f"resolve {answer.port_id}")
+        elif not (isinstance(answer, SwitchoverState) and self._ended.deliver(answer.port_id, answer)):
+            log.info("reply for an unknown transfer", port_id=str(answer.port_id))
 
     def provisioned(self, port_id: UUID) -> None:
         """The arrived VM belongs to this provider for good: its journal record is not needed any more."""
@@ -195,13 +230,21 @@ class Transfers:
         self._journal.given_away.dismiss_all()
         records, damaged = self._journal.load()
         for record in records:
-            if record.phase in {Phase.DONE, Phase.FAILED}:
+            if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT}:
                 self._reports.final(TransferJournal(self._journal, record))
             elif record.phase is not Phase.QUARANTINED:
                 active = self._begin(record)
                 self._tasks.spawn(self._carry_out(active, self._recover), name=f"recover {record.port_id}")
+        explained = tuple(active.journal.record.agreement.vm_uuid for active in self._active.values())
+        self._tasks.spawn(self._strays.find(explained, self._journal.damaged()), name="find stray guests")
+        self._tasks.spawn(self._remove_again(), name="remove again")
         self._sweep()
         return tuple(damaged)
+
+    async def _remove_again(self) -> None:
+        while True:
+            await self._ended.remove_again(lambda: self._active)
+            await asyncio.sleep(REMOVE_AGAIN_S)
 
     async def stop(self, within_s: float) -> None:
         """Give active transfers `within_s` seconds to end in order, then leave; the next process recovers the rest."""
@@ -240,10 +283,8 @@ class Transfers:
             try:
                 message = await self._perform_to_the_end(active, perform)
                 error = message if isinstance(message, TransferFailed) else None
-                active.journal.conclude(Phase.DONE if error is None else Phase.FAILED, message)
                 # An abort has an answer of its own, which replaces the failure that it caused.
-                if error is None or not active.aborting:
-                    self._reports.final(active.journal)
+                await self._conclude(active, message, tell=error is None or not active.aborting)
                 self._metrics.transfers_total.labels(direction, "finished" if error is None else "failed").inc()
                 _log_end(record.side, error)
             finally:
@@ -258,22 +299,27 @@ class Transfers:
 
     async def _perform_to_the_end(self, active: ActiveTransfer, perform: Perform) -> PortMessage:
         record = active.journal.record
-        try:
-            return await perform(active)
-        except TransferError as error:
-            failure = error
-        except SealError as error:
-            log.warning("lanes cannot be secured", error=str(error))
-            failure = await self._failure(active, error.code, str(error))
-        except Exception as error:  # whatever broke, the broker must hear it and what was created must be removed
-            log.exception("transfer broke; this is a defect")
-            if active.arrived:
-                # The guest runs here and the ledger says so: nothing of it is undone, whatever else failed.
-                return InboundFinished(port_id=record.port_id, epoch=record.agreement.epoch)
-            if active.journal.record.phase not in {Phase.FINISH_PASSED, Phase.DONE}:
+        while True:
+            try:
+                return await perform(active)
+            except TransferError as error:
+                failure = error
+            except SealError as error:
+                log.warning("lanes cannot be secured", error=str(error))
+                failure = await self._failure(active, error.code, str(error))
+            except Exception as error:  # whatever broke, the broker must hear it and what was created must be removed
+                log.exception("transfer broke; this is a defect")
+                if active.arrived:
+                    # The guest runs here and the ledger says so: nothing of it is undone, whatever else failed.
+                    return InboundFinished(port_id=record.port_id, epoch=record.agreement.epoch)
+                if active.journal.record.phase not in _BEFORE_FINISH:
+                    # The guest may be at either side: go on as a new process would.
+                    perform = self._recover
+                    await asyncio.sleep(RECOVER_AGAIN_S)
+                    continue
                 await remove_created(active.journal, self._hypervisor)
-            failure = await self._failure(active, "internal_error", f"{type(error).__name__}: {error}")
-        return failure_message(record.port_id, record.side, failure)
+                failure = await self._failure(active, "internal_error", f"{type(error).__name__}: {error}")
+            return failure_message(record.port_id, record.side, failure)
 
     async def _failure(self, active: ActiveTransfer, code: str, detail: str) -> TransferError:
         running = await self._hypervisor.is_running(active.journal.record.agreement.vm_uuid)
@@ -293,19 +339,19 @@ class Transfers:
         finally:
             await lanes.close()
         self._metrics.downtime_seconds.observe(result.downtime_ms / 1000)
-        return _outbound_finished(active.journal.record.port_id, result)
+        return result.message(active.journal.record.port_id)
 
     async def _inbound(self, active: ActiveTransfer) -> PortMessage:
         agreement = active.journal.record.agreement
         built = await self._factory.inbound(active.journal, broker=active.broker)
         inbound, lanes = built.transfer, built.lanes
         active.cancel_with(inbound.cancel)
-        active.stop = inbound.cancel
+        active.stop = inbound.stop
         finished = InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)
 
         async def on_running() -> None:
             active.arrived = True
-            await self._store_arrival(active, finished)
+            await self._conclude(active, finished, tell=True)
 
         try:
             await inbound.open()
@@ -320,14 +366,15 @@ class Transfers:
             await lanes.close()
         return finished
 
-    async def _store_arrival(self, active: ActiveTransfer, finished: InboundFinished) -> None:
-        """Store and tell that the guest runs here, however long a full disk makes that take."""
+    async def _conclude(self, active: ActiveTransfer, message: PortMessage, *, tell: bool) -> None:
+        """Store the end and tell it, however long a full disk makes that take."""
         while True:
             try:
-                active.journal.conclude(Phase.DONE, finished)
-                self._reports.final(active.journal)
+                active.journal.conclude(_end_phase(active.journal.record, message), message)
+                if tell:
+                    self._reports.final(active.journal)
             except OSError as error:
-                log.error("arrival not stored, trying again", error=str(error))  # noqa: TRY400  # every second
+                log.error("end not stored, trying again", error=str(error))  # noqa: TRY400  # every second
                 await asyncio.sleep(STORE_AGAIN_S)
             else:
                 return
@@ -335,47 +382,15 @@ class Transfers:
     async def _recover(self, active: ActiveTransfer) -> PortMessage:
         doubt = active.reporter.in_doubt
         recovery = Recovery(active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt)
-        if active.journal.record.side is Side.OUTBOUND:
-            active.cancel_with(recovery.guard.abort)
-        return await recover_when_possible(recovery)
+        active.cancel_with(recovery.abort)
+        active.stop = None
+        return await recovery.run()
 
-    # ---- answers ----
 
-    async def _confirm_abort(self, command: AbortTransfer, active: ActiveTransfer | None) -> None:
-        with port_bound(command.port_id):
-            if active is not None:
-                await active.over.wait()
-            record = self._journal.get(command.port_id, command.side)
-            if record and record.phase in {Phase.DONE, Phase.QUARANTINED} and self._reports.final_again(record):
-                return  # the guest has left, or has arrived
-            remaining: tuple[str, ...] = ()
-            if record is not None and command.side is Side.OUTBOUND:  # the VM is the donor's, or it would not be said
-                await StartFence(self._hypervisor, TransferJournal(self._journal, record)).open()
-            if record is not None:
-                remaining = await remove_created(TransferJournal(self._journal, record), self._hypervisor)
-                if not remaining:
-                    self._journal.remove(command.port_id, command.side)
-            running = record is not None and await self._hypervisor.is_running(record.agreement.vm_uuid)
-            self._reports.aborted(
-                command.port_id,
-                command.side,
-                guest_running=running or (record is None and command.side is Side.OUTBOUND),
-                remaining=remaining,
-            )
-
-    async def _answer_whether_it_runs(self, port_id: UUID) -> None:
-        with port_bound(port_id):
-            record = self._journal.get(port_id, Side.INBOUND)
-            if record is not None and record.phase is Phase.DONE and self._reports.final_again(record):
-                return  # it has arrived; whatever became of the guest since, it belongs to this provider
-            if record is not None and await self._hypervisor.is_running(record.agreement.vm_uuid):
-                self._reports.arrived(InboundFinished(port_id=port_id, epoch=record.agreement.epoch))
-                return
-            if record is not None and await remove_created(TransferJournal(self._journal, record), self._hypervisor):
-                log.warning("clean-up incomplete; the broker is not told that the VM is gone")
-                return
-            detail = "this node has no such guest running"
-            self._reports.failed(port_id, Side.INBOUND, TransferError("not_running_here", detail, guest_running=False))
+def _end_phase(record: PortRecord, message: PortMessage) -> Phase:
+    if not isinstance(message, TransferFailed):
+        return Phase.DONE
+    return Phase.KEPT if record.phase is Phase.KEPT else Phase.FAILED
 
 
 def _log_end(side: Side, error: TransferFailed | None) -> None:
@@ -383,18 +398,3 @@ def _log_end(side: Side, error: TransferFailed | None) -> None:
         log.info("transfer finished", side=side)
     else:
         log.info("transfer failed", side=side, code=error.code, error=error.detail)
-
-
-def _outbound_finished(port_id: UUID, result: OutboundResult) -> OutboundFinished:
-    return OutboundFinished(
-        port_id=port_id,
-        downtime_ms=result.downtime_ms,
-        outage_ms=result.outage_ms,
-        hypervisor_downtime_ms=result.hypervisor_downtime_ms,
-        total_ms=result.total_ms,
-        memory_bytes=result.memory_bytes,
-        disk_bytes=result.disk_bytes,
-        wire_bytes=result.wire_bytes,
-        seeded_bytes=result.seeded_bytes,
-        post_copy=result.post_copy,
-    )

@@ -30,9 +30,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from uuid import UUID
 
 from services.node_agent.hypervisor.interface import (
     Hypervisor,
@@ -49,8 +50,10 @@ from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
 from services.node_agent.switchover.outage_probe import NoProbe, OutageWatch
 from services.node_agent.switchover.post_copy_request import ask_for_switchover
 from services.node_agent.switchover.readiness import BrokerReadiness, SwitchoverReadiness
+from services.node_agent.switchover.start_fence import StartFence
+from services.node_agent.transfers.cleanup import forget_directory
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning
+from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning, declaring
 from services.node_agent.transfers.migration_watch import MigrationWatch
 from services.node_agent.transfers.outbound_connections import OutboundConnections
 from services.node_agent.transfers.outbound_preparation import OutboundPreparation
@@ -62,7 +65,7 @@ from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import DomainXmlError
 from shared.errors import VmportError
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.porting import OutboundFinished, ServiceChangeAgreement
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
@@ -88,6 +91,10 @@ class OutboundResult:
     wire_bytes: int
     seeded_bytes: int
     post_copy: bool
+
+    def message(self, port_id: UUID) -> OutboundFinished:
+        """As the broker understands it."""
+        return OutboundFinished(port_id=port_id, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +148,14 @@ class Outbound:
         self._started = False
         self._plans_bytes = False
         self._paused_at_s: float | None = None
+        self._start_fence = StartFence(hypervisor, journal)
         self._guard = DonorFinishGuard(
             agreement,
             hypervisor=hypervisor,
             broker=broker,
-            journal=journal,
+            store=declaring(journal, self._start_fence),
+            stays=self._start_fence.open,
+            was_running=journal.record.was_running,
             in_doubt=reporter.in_doubt,
             ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
@@ -213,7 +223,7 @@ class Outbound:
             await self._contents.close_scans()
             await self._connections.drain(LAST_BYTES_S)
             self._sockets.remove()
-            self._journal.discard_kind(Kind.DIRECTORY)
+            forget_directory(self._journal)
 
     # ---- preparing ----
 
@@ -236,7 +246,7 @@ class Outbound:
             memory_bytes=vm.description.memory_bytes,
         )
         self._journal.enter(Phase.TRANSFERRING)
-        await self._guard.start_fence.hold_autostart(is_on=vm.description.autostart)
+        await self._start_fence.hold_autostart(is_on=vm.description.autostart)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()
         await self._hypervisor.set_max_downtime(agreement.vm_uuid, FIRST_DOWNTIME_MS)
         # No bandwidth of libvirt's: the lanes hold the cap, which is on what crosses the wire, after the codec.

@@ -6,14 +6,14 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
+from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
-from services.node_agent.state.journal import Phase, TransferJournal
+from services.node_agent.state.journal import Phase
 from services.node_agent.transfers.machine import Donor, Guest, Recipient, step
 from services.node_agent.transfers.machine.commands import Command
-from services.node_agent.transfers.machine.events import Event, LibvirtSaid, Stored, StoreFailed
+from services.node_agent.transfers.machine.events import Event, FreezeFailed, Frozen, LibvirtSaid, Stored, StoreFailed
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement
 from shared.tasks import first_of
 
 S = TypeVar("S", Donor, Recipient)
@@ -67,20 +67,44 @@ class Ownership(Generic[S]):
         return future.result()
 
 
-def store_phase(journal: TransferJournal, phase: Phase) -> Stored | StoreFailed:
+def store_phase(store: Callable[[Phase], None], phase: Phase) -> Stored | StoreFailed:
     """Carry out `Store`."""
     try:
-        journal.enter(phase)
+        store(phase)
     except OSError as error:
         log.error("journal cannot be written", phase=phase, error=str(error))  # noqa: TRY400  # a full disk, no defect
         return StoreFailed(str(error))
     return Stored()
 
 
-async def look_at_guest(hypervisor: Hypervisor, agreement: ServiceChangeAgreement) -> LibvirtSaid:
+async def look_at_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> LibvirtSaid:
     """Carry out `LookAtGuest`. No answer of libvirt's is an answer, too: unknown."""
     try:
-        return LibvirtSaid(Guest.of(await hypervisor.state(agreement.vm_uuid)))
+        return LibvirtSaid(Guest.of(await hypervisor.state(vm_uuid)))
     except HypervisorError as error:
-        log.warning("guest state unknown", vm=str(agreement.vm_uuid), error=str(error))
+        log.warning("guest state unknown", vm=str(vm_uuid), error=str(error))
         return LibvirtSaid(Guest.UNKNOWN)
+
+
+async def freeze_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> Frozen | FreezeFailed:
+    """Carry out `Freeze`."""
+    try:
+        fenced = await hypervisor.freeze(vm_uuid)
+    except HypervisorError as error:
+        log.warning("guest not frozen", vm=str(vm_uuid), error=str(error))
+        return FreezeFailed(str(error))
+    log.info("guest frozen for the switchover", fence=fenced)
+    return Frozen(fenced)
+
+
+async def clear_copy(hypervisor: Hypervisor, vm_uuid: UUID, *, again_s: float) -> None:
+    """Carry out `Destroy`: its process first, which needs no libvirtd, then libvirt's view of it, however long."""
+    while True:
+        try:
+            await hypervisor.kill_frozen(vm_uuid)
+            await hypervisor.destroy(vm_uuid)
+            if Guest.of(await hypervisor.state(vm_uuid)) is Guest.NOT_THERE:
+                return
+        except HypervisorError as error:
+            log.warning("copy of the guest that has left not cleared yet", vm=str(vm_uuid), error=str(error))
+        await asyncio.sleep(again_s)

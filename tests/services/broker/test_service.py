@@ -56,7 +56,7 @@ from shared.messages.service_change import (
 )
 from shared.metrics import Metrics
 from shared.parties import BROKER, Party, donor
-from shared.store import Store, StoreDown, timers
+from shared.store import Store, StoreDown, inbox, timers
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
@@ -450,8 +450,24 @@ class TestStrangers:
         await world.until_told(ALPHA_NODE, SwitchoverState, times=3)
         async with world.store.reading() as connection:
             types = [row.type for row in await connection.execute(select(port_events.c.type))]
+            marks = [row.sender for row in await connection.execute(select(inbox.c.sender))]
         assert "QuerySwitchover" not in types
-        assert types[-1] == "RequestSwitchover"
+        assert "RequestSwitchover" in types
+        assert marks.count(str(ALPHA_NODE)) == 1  # GuestPaused
+
+    async def test_grant_passes_a_crowd(self, world: World) -> None:
+        """The grant is published although the outbox relay has much to say to others first."""
+        world.mute(BETA_NODE, SwitchoverGranted)
+        world.parts[ALPHA, StartOutbound] = lambda _: []
+        await world.ask_for_port()
+        await world.until_told(ALPHA, StartOutbound)
+        for _ in range(50):
+            await world.say(ACME, ListVms())
+        await world.say(ALPHA_NODE, guest_paused())
+        await world.say(BETA_NODE, request_switchover())
+        await world.until_told(BETA_NODE, SwitchoverGranted)
+        assert world.told(ACME).count("VmsListed") < 50
+        await world.until_told(ACME, VmsListed, times=50)
 
     async def test_garbage_from_a_tenant(self, world: World) -> None:
         """A proven tenant is told that its message was given up, and why; an unproven sender is not."""
@@ -478,6 +494,18 @@ class TestStrangers:
         report = seal(inventory(world.clock(), VM), source=donor("beta"), message_id=uuid4(), now=world.clock())
         await world.service.handle(report)
         assert world.metrics.registry_conflicts_total._value.get() == 1
+
+    async def test_bad_requests_of_one_tenant_hold_up_nobody(self, world: World) -> None:
+        """More requests for the year 9999 than the bus hands over at once: another tenant is answered at once."""
+        for _ in range(40):
+            sealed = seal(request(), source=ACME, message_id=uuid4(), now=world.clock())
+            body = json.loads(sealed.to_json())
+            body["data"]["limits"]["window_start"] = "9999-12-31T23:59:59Z"
+            world.broker.put_raw(BROKER, json.dumps(body).encode(), user_id=str(ACME))
+        await world.say(GLOBEX, ListVms())
+        await world.until_told(GLOBEX, VmsListed)
+        await world.broker.wait_idle()
+        assert [letter.code for letter in world.broker.dead[BROKER]] == ["invalid_body"] * 40
 
 
 class TestCompletion:

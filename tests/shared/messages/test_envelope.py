@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from shared.messages import AnyEnvelope, MessageError, open_envelope, seal
 from shared.messages.envelope import MAX_BODY_BYTES
+from shared.messages.nodes import CapacityReported
 from shared.messages.queries import ANSWER_WITHIN, ListVms, VmsListed
 from shared.messages.service_change import CancelPort, PortLimits, PortRequested
-from shared.parties import BROKER, tenant
+from shared.parties import BROKER, recipient, tenant
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ACME = tenant("acme")
@@ -182,3 +183,42 @@ def test_limits_contradiction_is_rejected() -> None:
 def test_cancel_has_a_reason_by_default() -> None:
     """A cancel without words is still a sentence in the record."""
     assert CancelPort(port_id=PORT_ID).reason == "cancelled by tenant"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"time": "9999-12-31T23:59:59Z"},
+        {"deadline": "0001-01-01T00:00:00Z"},
+        {"data": {"limits": {"window_start": "9999-12-31T23:59:59Z"}}},
+        {"data": {"limits": {"deadline": "1970-01-01T00:00:00Z"}}},
+    ],
+)
+def test_times_out_of_reach_are_refused(changes: dict[str, Any]) -> None:
+    """A time near the calendar's ends would overflow whatever is added to it."""
+    request = json.loads(REQUEST.model_dump_json())
+    if "data" in changes:
+        changes = {"data": {**request, **changes["data"]}}
+    error = refusal(wire(**changes))
+    assert error.code == "invalid_body"
+    assert "the year must be between 2000 and 2199" in error.reason
+
+
+@pytest.mark.parametrize("reason", ["a\0b", "\0"])
+def test_text_that_postgresql_does_not_store_is_refused(reason: str) -> None:
+    """A stranger's NUL is an error; our own is replaced."""
+    cancel = seal(CancelPort(port_id=PORT_ID), source=ACME, message_id=UUID(int=9), now=NOW)
+    body = json.loads(cancel.to_json())
+    body["data"]["reason"] = reason
+    assert refusal(json.dumps(body).encode()).code == "invalid_body"
+    assert "\0" not in CancelPort(port_id=PORT_ID, reason=reason).reason
+
+
+def test_counts_fit_the_ledger() -> None:
+    """Numbers that a stranger chooses fit the columns that they are stored in."""
+    report = CapacityReported(at=NOW, nodes_healthy=1, nodes=1, memory_free_bytes=1, disk_free_bytes=1)
+    envelope = seal(report, source=recipient("beta"), message_id=UUID(int=9), now=NOW)
+    body = json.loads(envelope.to_json())
+    for name, value in (("nodes", 2**31), ("nodes_healthy", -1), ("disk_free_bytes", 2**63)):
+        changed = {**body, "data": {**body["data"], name: value}}
+        assert refusal(json.dumps(changed).encode()).code == "invalid_body"

@@ -247,3 +247,66 @@ async def test_to_the_memory_bus(store: Store) -> None:
     await OutboxRelay(store, broker.bus(BROKER)).flush()
     (envelope,) = broker.received(ACME)
     assert envelope.data == PortAccepted(port_id=port_id)
+
+
+async def send_urgently(store: Store, *to: Party) -> list[UUID]:
+    """Commit urgent messages in one transaction; their port ids."""
+    port_ids = [uuid4() for _ in to]
+    with store.turns.urgent():
+        async with store.transaction() as tx:
+            for party, port_id in zip(to, port_ids, strict=True):
+                await tx.send(party, PortAccepted(port_id=port_id))
+    return port_ids
+
+
+async def unsent(store: Store) -> int:
+    """How many rows are not marked."""
+    return await store.outbox_depth()
+
+
+class TestSendNow:
+    """What urgent work says is published without the relay's turn."""
+
+    async def test_published_without_a_turn_and_marked(self, store: Store, bus: FlakyBus, clock: ManualClock) -> None:
+        """The relay does not publish it again, although it searches the table."""
+        all_marked = asyncio.Event()
+
+        def depth(messages: int) -> None:
+            if len(bus.taken) == 3 and messages == 0:
+                all_marked.set()
+
+        relay = OutboxRelay(store, bus, policy=RelayPolicy(poll_s=0.05, mark_after_s=0.1), on_depth=depth)
+        task = await running(relay)
+        urgent = await send_urgently(store, ACME, GLOBEX)
+        ordinary = await send(store, ACME)
+        assert [each.envelope.data for each in store.urgent_outgoing] == [PortAccepted(port_id=each) for each in urgent]
+        await relay.send_now(store.urgent_outgoing)
+        async with asyncio.timeout(10):
+            await all_marked.wait()
+        await stopped(task)
+        await clock.advance(3600)
+        await OutboxRelay(store, bus, policy=POLICY).flush()
+        assert sorted(str(port_id) for _, port_id in bus.taken) == sorted(map(str, [*urgent, ordinary]))
+
+    async def test_left_to_the_relay_when_it_fails(self, store: Store, bus: FlakyBus, clock: ManualClock) -> None:
+        """The outbox has it; the relay publishes it when the bus is back."""
+        relay = OutboxRelay(store, bus, policy=POLICY)
+        bus.failures[ACME] = BusDown("away")
+        (port_id,) = await send_urgently(store, ACME)
+        await relay.send_now(store.urgent_outgoing)
+        assert await unsent(store) == 1
+        bus.failures.clear()
+        await relay.flush()
+        assert bus.taken == []  # not before its time: whoever did the work may be about to publish it
+        await clock.advance(3)
+        await relay.flush()
+        assert bus.taken == [(ACME, port_id)]
+        assert await unsent(store) == 0
+
+    async def test_crash_before_the_mark(self, store: Store, bus: FlakyBus, clock: ManualClock) -> None:
+        """It is published again by the next process: at least once, as always."""
+        (port_id,) = await send_urgently(store, ACME)
+        await OutboxRelay(store, bus, policy=POLICY).send_now(store.urgent_outgoing)
+        await clock.advance(3)
+        await OutboxRelay(store, bus, policy=POLICY).flush()
+        assert bus.taken == [(ACME, port_id)] * 2

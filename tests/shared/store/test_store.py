@@ -15,7 +15,7 @@ from sqlalchemy import Column, MetaData, String, Table, insert, select
 from shared.messages import AnyEnvelope, seal
 from shared.messages.service_change import CancelPort, PortAccepted
 from shared.parties import BROKER, tenant
-from shared.store import Store, StoreUnusable, UtcDateTime, async_url, inbox, outbox, timers
+from shared.store import Store, StoreUnusable, UnstorableValue, UtcDateTime, async_url, inbox, outbox, timers
 from shared.testing import ManualClock
 
 ACME = tenant("acme")
@@ -250,3 +250,38 @@ class TestOpening:
             await store.open()
         await store.close()
         assert "secret" not in str(caught.value)
+
+
+async def test_outgoing_messages_keep_their_order(store: Store) -> None:
+    """Rows of one transaction are numbered in the order of ``send``."""
+    port_ids = [uuid4() for _ in range(5)]
+    async with store.transaction() as tx:
+        for port_id in port_ids:
+            await tx.send(ACME, PortAccepted(port_id=port_id))
+    assert [each.envelope.subject for each in tx.outgoing] == [str(each) for each in port_ids]
+    async with store.reading() as connection:
+        rows = list(await connection.execute(select(outbox).order_by(outbox.c.id)))
+    assert [(row.id, str(row.message_id)) for row in rows] == [
+        (each.row_id, str(each.envelope.id)) for each in tx.outgoing
+    ]
+
+
+async def test_urgent_work_is_not_for_the_relay_at_once(store: Store) -> None:
+    """Who does the work publishes what it says; the relay takes it up a little later."""
+    with store.turns.urgent():
+        async with store.transaction() as tx:
+            await tx.send(ACME, PortAccepted(port_id=uuid4()))
+    assert store.urgent_outgoing == tx.outgoing
+    assert store.take_outgoing() == set()
+    async with store.reading() as connection:
+        row = (await connection.execute(select(outbox))).one()
+    assert row.not_before > row.created_at
+
+
+async def test_value_that_can_never_be_stored(store: Store) -> None:
+    """It is told from a database that is away: trying again is of no use. SQLite has no limit for text."""
+    if store.dialect == "sqlite":
+        return
+    with pytest.raises(UnstorableValue, match="too long"):
+        async with store.transaction() as tx:
+            await tx.execute(insert(things).values(name="x" * 21))

@@ -156,6 +156,8 @@ def ended_after_post_copy_was_wanted(state: Donor, event: ev.MigrationEnded) -> 
 def judge(state: Donor, event: ev.Event) -> DonorDecision:
     """Remember what was heard, and do as the ledger says, once it says something."""
     state = remember(state, event).state
+    if isinstance(event, ev.FinishAnswered) and not _committed(state):
+        state = state.with_(ledger=None)  # what the ledger said before may be older than a commit
     verdict = donor_verdict(state.ledger, donor=state.provider, reply=state.reply, aborted=state.aborted)
     if verdict is Verdict.RUNS_THERE:
         if state.post_copy:
@@ -164,7 +166,7 @@ def judge(state: Donor, event: ev.Event) -> DonorDecision:
     if verdict is Verdict.RUNS_HERE:
         return _go(state, P.GIVING_BACK, do.Store(Phase.RETURNING))
     match event:
-        case ev.LaneLost() | ev.MigrationEnded():
+        case ev.LaneLost() | ev.MigrationEnded() if state.reply is Reply.NONE:
             return _doubt(state)
         case ev.FinishAnswered():
             return Decision(state, (do.AskLedger(),))

@@ -74,7 +74,10 @@ def aborted_while_asking(state: Recipient, _: ev.Aborted) -> RecipientDecision:
 
 
 def _deny(state: Recipient, code: str, detail: str) -> RecipientDecision:
-    return _go(_because(state, code, detail), P.REFUSING, do.DenyFinish(code, detail))
+    state = _because(state, code, detail)
+    if state.connection_over:
+        return _go(state, P.REMOVING, do.DenyFinish(code, detail), do.Remove())
+    return _go(state, P.REFUSING, do.DenyFinish(code, detail))
 
 
 def trouble(state: Recipient, event: ev.Trouble) -> RecipientDecision:
@@ -92,13 +95,13 @@ def stopping(state: Recipient, _: ev.Stopping) -> RecipientDecision:
     return trouble(state, ev.Trouble("cancelled", "the recipient's node agent is being stopped"))
 
 
-def noted(state: Recipient, event: ev.Trouble) -> RecipientDecision:
-    """A Finish that is here must be decided all the same."""
-    return Decision(_because(state, event.code, event.detail))
+def noted(state: Recipient, event: ev.Trouble | ev.FinishAnswered) -> RecipientDecision:
+    """The broker is asked, so its answer must be heard all the same."""
+    return Decision(remember(state, event).state)
 
 
-def refused(state: Recipient, _: ev.FinishAnswered | ev.Trouble) -> RecipientDecision:
-    """libvirt has heard the cancelled Finish, or there was none."""
+def refused(state: Recipient, _: ev.FinishAnswered | ev.Trouble | ev.Aborted) -> RecipientDecision:
+    """libvirt has heard the cancelled Finish, or cannot hear it."""
     return _go(state, P.REMOVING, do.Remove())
 
 
@@ -107,6 +110,8 @@ def refused(state: Recipient, _: ev.FinishAnswered | ev.Trouble) -> RecipientDec
 
 def accepted(state: Recipient, _: ev.Stored) -> RecipientDecision:
     """From now on the guest may run here, whatever is heard of it."""
+    if state.connection_over:
+        return _go(state, P.STARTING, do.PassFinish(), do.LookAtGuest())
     return _go(state, P.STARTING, do.PassFinish())
 
 
@@ -190,7 +195,11 @@ def remember(state: Recipient, event: ev.Event) -> RecipientDecision:
     """What is heard while a command is carried out counts afterwards."""
     match event:
         case ev.Trouble(code, detail):
-            return Decision(_because(state, code, detail))
+            return Decision(_because(state.with_(connection_over=True), code, detail))
+        case ev.FinishAnswered(error):
+            return Decision(
+                _because(state.with_(connection_over=True), "finish_failed", error or "it was not asked for")
+            )
         case ev.Aborted():
             return Decision(_because(state.with_(aborted=True), *ABORTED))
     return Decision(state)

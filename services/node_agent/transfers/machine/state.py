@@ -129,6 +129,8 @@ class Recipient:
     provider: str
     phase: RecipientPhase = RecipientPhase.WAITING
     aborted: bool = False
+    connection_over: bool = False
+    """No answer of libvirtd's to a Finish will come any more."""
     trouble: tuple[str, str] | None = None
     """The first reason why the guest does not arrive: code and detail."""
 

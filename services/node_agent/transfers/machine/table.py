@@ -138,6 +138,7 @@ R = RecipientPhase
 
 RECIPIENT_ANYWHERE: tuple[On, ...] = (
     on(ev.Trouble, recipient.remember),
+    on(ev.FinishAnswered, recipient.remember),
     on(ev.Aborted, recipient.remember),
 )
 """What counts later, in phases that do not list it themselves."""
@@ -152,17 +153,18 @@ RECIPIENT: Mapping[RecipientPhase, tuple[On, ...]] = {
     ),
     R.DECLARING: (
         on(ev.Stored, recipient.declared, to=(R.ASKED,)),
-        on(ev.StoreFailed, recipient.not_declared, to=(R.REFUSING,)),
+        on(ev.StoreFailed, recipient.not_declared, to=(R.REFUSING, R.REMOVING)),
     ),
     R.ASKED: (
         on(ev.Granted, recipient.granted, to=(R.ACCEPTING,)),
-        on(ev.Denied, recipient.denied, to=(R.REFUSING,)),
-        on(ev.Aborted, recipient.aborted_while_asking, to=(R.REFUSING,)),
+        on(ev.Denied, recipient.denied, to=(R.REFUSING, R.REMOVING)),
+        on(ev.Aborted, recipient.aborted_while_asking, to=(R.REFUSING, R.REMOVING)),
         on(ev.Trouble, recipient.noted),
+        on(ev.FinishAnswered, recipient.noted),
     ),
     R.ACCEPTING: (
         on(ev.Stored, recipient.accepted, to=(R.STARTING,)),
-        on(ev.StoreFailed, recipient.not_accepted, to=(R.REFUSING,)),
+        on(ev.StoreFailed, recipient.not_accepted, to=(R.REFUSING, R.REMOVING)),
     ),
     R.STARTING: (
         on(ev.FinishAnswered, recipient.finish_answered, to=(R.ARRIVED,)),
@@ -187,6 +189,7 @@ RECIPIENT: Mapping[RecipientPhase, tuple[On, ...]] = {
     R.REFUSING: (
         on(ev.FinishAnswered, recipient.refused, to=(R.REMOVING,)),
         on(ev.Trouble, recipient.refused, to=(R.REMOVING,)),
+        on(ev.Aborted, recipient.refused, to=(R.REMOVING,)),
     ),
     R.REMOVING: (on(ev.Removed, recipient.removed, to=(R.GONE,)),),
     R.GONE: (),

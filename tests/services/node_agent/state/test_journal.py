@@ -45,7 +45,7 @@ def test_a_thing_is_recorded_once(transfer: TransferJournal) -> None:
     transfer.will_create(Kind.DISK, "/d")
     transfer.will_create(Kind.DISK, "/d")
     transfer.will_create(Kind.DIRECTORY, "/r")
-    transfer.discard_kind(Kind.DISK)
+    transfer.discard(Made(kind=Kind.DISK, id="/d"))
     assert transfer.record.made == (Made(kind=Kind.DIRECTORY, id="/r"),)
 
 
@@ -111,6 +111,43 @@ def test_what_cannot_be_stored_is_not_believed(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="no space"):
         transfer.enter(Phase.DONE)
     assert transfer.record.phase is Phase.PREPARING
+
+
+def test_a_vms_run_state_is_remembered(transfer: TransferJournal) -> None:
+    """For the next process, which must not resume what an operator has paused."""
+    transfer.remember_vm(("/a.raw",))
+    assert (transfer.record.disks, transfer.record.was_running) == (("/a.raw",), True)
+    transfer.remember_run_state(was_running=False)
+    assert not transfer.record.was_running
+
+
+@pytest.mark.parametrize("read", ["load", "get"])
+def test_of_a_damaged_record_the_vm_may_still_be_known(
+    journal: Journal, transfer: TransferJournal, tmp_path: Path, read: str
+) -> None:
+    """It is set aside when it is read, and found there by every later process."""
+    record = transfer.record
+    path = tmp_path / "ports" / f"{record.port_id}.inbound.json"
+    path.write_bytes(path.read_bytes()[:-100])
+    if read == "load":
+        assert journal.load() == ([], [path.name])
+    else:
+        assert journal.get(record.port_id, Side.INBOUND) is None
+    (damaged,) = journal.damaged()
+    assert (damaged.port_id, damaged.side) == (record.port_id, Side.INBOUND)
+    assert (damaged.vm_uuid, damaged.epoch) == (record.agreement.vm_uuid, record.agreement.epoch)
+    assert journal.damaged(record.port_id, Side.INBOUND) == [damaged]
+    assert journal.damaged(record.port_id, Side.OUTBOUND) == []
+
+
+def test_a_damaged_record_may_say_nothing(journal: Journal, transfer: TransferJournal, tmp_path: Path) -> None:
+    """Its name still says of which port it was; a file with another name is nobody's."""
+    path = tmp_path / "ports" / f"{transfer.record.port_id}.inbound.json"
+    path.write_bytes(b"\0" * 100)
+    (tmp_path / "ports" / "notes.damaged").touch()
+    journal.load()
+    (damaged,) = journal.damaged()
+    assert (damaged.port_id, damaged.vm_uuid) == (transfer.record.port_id, None)
 
 
 def test_the_directory_is_the_agents_alone_and_is_made_once(tmp_path: Path) -> None:

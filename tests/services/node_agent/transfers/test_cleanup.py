@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from uuid import UUID
 
@@ -9,15 +10,15 @@ import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
-from services.node_agent.state.journal import Journal, Kind, PortRecord, TransferJournal
-from services.node_agent.transfers.cleanup import remove_created
+from services.node_agent.state.journal import Journal, Kind, Made, Phase, PortRecord, TransferJournal
+from services.node_agent.transfers.cleanup import forget_directory, remove_created, still_to_remove
 from shared.messages.porting import Side
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
 
 def transfer_journal(folder: Path) -> TransferJournal:
     """A transfer with nothing made."""
-    agreement = make_agreement(folder / "x.raw", domain_xml=DOMAIN % "/a.raw")
+    agreement = make_agreement(folder / "d.raw", domain_xml=DOMAIN % "/a.raw")
     return TransferJournal(Journal(folder / "journal").open(), PortRecord(side=Side.INBOUND, agreement=agreement))
 
 
@@ -63,13 +64,61 @@ async def test_disks_stay_while_the_domain_may_run(tmp_path: Path, monkeypatch: 
     disk.touch()
     hypervisor = FakeHypervisor()
 
-    async def unreachable(uuid: UUID) -> None:
+    async def unreachable(uuid: UUID, *, disks: tuple[str, ...]) -> None:
+        assert disks == (str(disk),)
         raise HypervisorError(f"destroy VM {uuid}", "libvirtd is away")
 
-    monkeypatch.setattr(hypervisor, "destroy", unreachable)
+    monkeypatch.setattr(hypervisor, "destroy_created", unreachable)
     journal = transfer_journal(tmp_path)
     journal.will_create(Kind.DISK, str(disk))
     journal.will_create(Kind.DOMAIN, str(VM))
     assert await remove_created(journal, hypervisor) == (f"domain {VM}", f"disk {disk}")
     assert disk.exists()
     assert len(journal.record.made) == 2
+
+
+async def test_a_lasting_vm_with_the_ports_disks_is_left_alone_and_its_disks_too(tmp_path: Path) -> None:
+    """An operator has defined it since: that is told, and nothing of it removed."""
+    disk = tmp_path / "d.raw"
+    disk.touch()
+    hypervisor = FakeHypervisor()
+    hypervisor.add(DOMAIN % disk)
+    journal = transfer_journal(tmp_path)
+    journal.will_create(Kind.DISK, str(disk))
+    journal.will_create(Kind.DOMAIN, str(VM))
+    assert await remove_created(journal, hypervisor) == (f"domain {VM}", f"disk {disk}")
+    assert disk.exists()
+    assert VM in hypervisor.vms
+
+
+async def test_what_is_gone_may_stay_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal cannot be written: the removal has succeeded all the same."""
+    journal = transfer_journal(tmp_path)
+    journal.will_create(Kind.DIRECTORY, str(tmp_path / "run"))
+
+    def full(_: PortRecord) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(journal._journal, "store", full)
+    assert await remove_created(journal, FakeHypervisor()) == ()
+    forget_directory(journal)
+    assert len(journal.record.made) == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "phase", "kinds"),
+    [
+        (Side.INBOUND, Phase.FAILED, {Kind.DISK, Kind.DOMAIN, Kind.DIRECTORY}),
+        (Side.INBOUND, Phase.DONE, {Kind.DIRECTORY}),
+        (Side.INBOUND, Phase.KEPT, {Kind.DIRECTORY}),
+        (Side.OUTBOUND, Phase.DONE, {Kind.DISK, Kind.DOMAIN, Kind.DIRECTORY}),
+    ],
+)
+def test_what_an_ended_transfer_may_have_left_behind(
+    tmp_path: Path, side: Side, phase: Phase, kinds: set[Kind]
+) -> None:
+    """Nothing of a guest that may have run here."""
+    record = transfer_journal(tmp_path).record.model_copy(
+        update={"side": side, "phase": phase, "made": tuple(Made(kind=kind, id="x") for kind in Kind)}
+    )
+    assert {made.kind for made in still_to_remove(record)} == kinds

@@ -14,9 +14,12 @@ from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
+from services.node_agent.switchover.broker_client import Answer
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
+from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers import finish_guard
-from services.node_agent.transfers.finish_guard import DonorFinishGuard, End, GuardTuning, Outcome
+from services.node_agent.transfers.finish_guard import DonorFinishGuard, End, GuardTuning, Outcome, declaring
+from shared.messages.base import PortMessage
 from shared.messages.porting import GuestPaused, Side, SwitchoverState
 from shared.messages.vm import VmState
 from tests.support.transfer_pair import DOMAIN, VM, FakeBroker, make_agreement
@@ -37,11 +40,14 @@ class Guarded:
         self.doubts: list[str] = []
         self.post_copy_answers: list[Exception | None] = []
         self.post_copy_asked = 0
+        self.fence = StartFence(self.hypervisor, self.journal)
         self.guard = DonorFinishGuard(
             agreement,
             hypervisor=self.hypervisor,
             broker=self.broker.client(),
-            journal=self.journal,
+            store=declaring(self.journal, self.fence),
+            stays=self.fence.open,
+            was_running=True,
             in_doubt=self.in_doubt,
             ask_for_post_copy=self.ask_for_post_copy,
             tuning=GuardTuning(look_again_s=0.01, post_copy_again_s=0.01),
@@ -261,6 +267,21 @@ async def test_the_pause_is_said_until_the_broker_answers(guarded: Guarded) -> N
     assert {type(message) for message in guarded.broker.asked} == {GuestPaused}
     await asyncio.sleep(0.15)
     assert len(guarded.broker.asked) == said
+
+
+async def test_a_pause_that_nobody_answers_delays_no_question(guarded: Guarded) -> None:
+    """A broker of another release may have no answer to it: the recipient's is settled all the same."""
+    answer = guarded.broker.answer
+
+    def answers_queries(message: PortMessage) -> Answer | None:
+        return None if isinstance(message, GuestPaused) else answer(message)
+
+    guarded.broker.answer = answers_queries  # type: ignore[method-assign]  # one broker of a test
+    await guarded.guard.before_finish()
+    await until(lambda: len(guarded.broker.asked) >= 2)
+    guarded.broker.committed = True
+    guarded.guard.finish_answered(None)
+    assert (await guarded.guard.outcome()).runs_there
 
 
 # ---- the guest stays ----

@@ -32,7 +32,7 @@ class Owner:
         """Granted."""
         return None
 
-    async def finish_answered(self, error: str | None) -> None:
+    def finish_answered(self, error: str | None) -> None:
         """libvirtd's answer."""
         self.answers.append(error)
 

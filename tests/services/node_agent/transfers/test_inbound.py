@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import errno
 from typing import TYPE_CHECKING
 from uuid import UUID
 
 import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError
-from services.node_agent.state.journal import Kind, Phase
+from services.node_agent.state.journal import Kind, Phase, PortRecord
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.outbound import OutboundResult
 from shared.messages.porting import Side
@@ -81,16 +81,15 @@ async def test_a_guest_that_runs_is_kept_although_finish_was_not_answered(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """libvirtd died after it had started the guest, and is away for a while: unknown is not "not running"."""
-    pair.inbound._tuning = replace(pair.inbound._tuning, ask_again_s=0.01)
     pair.recipient.fail_finish = "this host's libvirtd ended the connection"
     looks: list[VmState | HypervisorError] = [HypervisorError("look at the VM", "libvirtd is away")] * 3
     looks.append(VmState.RUNNING)
     state = pair.recipient.state
 
     async def state_after_restart(uuid: UUID) -> VmState | None:
-        if not pair.inbound._granted:
+        if pair.journals[Side.INBOUND].record.phase is not Phase.FINISH_PASSED:
             return await state(uuid)
-        seen = looks.pop(0)
+        seen = looks.pop(0) if looks else VmState.RUNNING
         if isinstance(seen, HypervisorError):
             raise seen
         return seen
@@ -109,25 +108,78 @@ async def test_a_guest_that_runs_is_kept_although_finish_was_not_answered(
 async def test_a_guest_that_did_not_start_is_reported_when_it_is_proven_gone(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not before: on this word the broker gives the VM back to the donor."""
-    pair.inbound._tuning = replace(pair.inbound._tuning, ask_again_s=0.01)
+    """Not before: on this word the broker gives the VM back to the donor. And everything is kept until its abort."""
     pair.recipient.fail_finish = "no such CPU"
-    destroy, away = pair.recipient.destroy, [None] * 3
+    state, away = pair.recipient.state, [None] * 3
 
-    async def destroy_when_back(uuid: UUID) -> None:
-        if away:
+    async def state_when_back(uuid: UUID) -> VmState | None:
+        if pair.journals[Side.INBOUND].record.phase is Phase.FINISH_PASSED and away:
             away.pop()
-            raise HypervisorError("destroy the VM", "libvirtd is away")
-        await destroy(uuid)
+            raise HypervisorError("look at the VM", "libvirtd is away")
+        return await state(uuid)
 
-    monkeypatch.setattr(pair.recipient, "destroy", destroy_when_back)
+    monkeypatch.setattr(pair.recipient, "state", state_when_back)
     await pair.inbound.open()
     outbound = asyncio.ensure_future(pair.run_outbound())
     failure = await pair.run_inbound()
     assert isinstance(failure, TransferError)
     assert (failure.code, failure.guest_running) == ("finish_failed", False)
-    assert pair.journals[Side.INBOUND].record.made == ()
     assert away == []
-    assert not pair.image.exists()
+    record = pair.journals[Side.INBOUND].record
+    assert (record.phase, {made.kind for made in record.made}) == (Phase.KEPT, {Kind.DISK, Kind.DOMAIN})
+    assert pair.image.exists()
     pair.outbound.cancel()
     await outbound
+
+
+@pytest.mark.parametrize("phase", [Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED])
+async def test_a_full_disk_at_the_switchover_lets_the_guest_stay(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, phase: Phase
+) -> None:
+    """What could not be written down is not done; the incomplete guest is gone when that is said."""
+    store = pair.journals[Side.INBOUND]._journal.store
+
+    def store_if_there_is_room(record: PortRecord) -> None:
+        if record.phase is phase:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        store(record)
+
+    monkeypatch.setattr(pair.journals[Side.INBOUND]._journal, "store", store_if_there_is_room)
+    await pair.inbound.open()
+    outbound = asyncio.ensure_future(pair.run_outbound())
+    failure = await pair.run_inbound()
+    assert isinstance(failure, TransferError)
+    assert (failure.code, failure.guest_running) == ("state_not_stored", False)
+    assert pair.recipient.vms == {}
+    assert pair.broker.committed is (phase is Phase.FINISH_PASSED)
+    pair.outbound.cancel()
+    result = await outbound
+    assert isinstance(result, TransferError)
+    assert result.guest_running
+
+
+async def test_a_process_that_ends_does_not_answer_for_the_broker(pair: Pair) -> None:
+    """It is stopped while the broker is asked, then after the grant: the guest arrives."""
+    pair.broker.silent = True
+    await pair.inbound.open()
+    transfers = asyncio.gather(pair.run_outbound(), pair.run_inbound())
+    await pair.broker.was_asked.wait()
+    pair.inbound.stop()
+    await asyncio.sleep(0.1)
+    assert not transfers.done()
+    pair.broker.silent = False
+    await pair.running_reported.wait()
+    pair.inbound.stop()
+    result, failure = await transfers
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+
+
+async def test_a_process_that_ends_before_the_switchover_ends_the_transfer(pair: Pair) -> None:
+    """In order, and with nothing left."""
+    await pair.inbound.open()
+    pair.inbound.stop()
+    failure = await pair.run_inbound()
+    assert isinstance(failure, TransferError)
+    assert failure.code == "cancelled"
+    assert not pair.image.exists()

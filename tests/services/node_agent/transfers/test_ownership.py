@@ -94,27 +94,26 @@ def test_a_phase_is_stored_or_the_reason_told(tmp_path: Path, monkeypatch: pytes
     agreement = make_agreement(tmp_path / "x.raw", domain_xml=DOMAIN % "/a.raw")
     store = Journal(tmp_path / "ports").open()
     journal = TransferJournal(store, PortRecord(side=Side.OUTBOUND, agreement=agreement))
-    assert store_phase(journal, Phase.TRANSFERRING) == ev.Stored()
+    assert store_phase(journal.enter, Phase.TRANSFERRING) == ev.Stored()
 
     def full(_: PortRecord) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(store, "store", full)
-    assert store_phase(journal, Phase.FINISH_PASSED) == ev.StoreFailed("[Errno 28] No space left on device")
+    assert store_phase(journal.enter, Phase.FINISH_PASSED) == ev.StoreFailed("[Errno 28] No space left on device")
     assert journal.record.phase is Phase.TRANSFERRING
 
 
-async def test_a_look_at_the_guest_never_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_look_at_the_guest_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """No answer is "unknown"."""
-    agreement = make_agreement(tmp_path / "x.raw", domain_xml=DOMAIN % "/a.raw")
     hypervisor = FakeHypervisor()
-    assert await look_at_guest(hypervisor, agreement) == ev.LibvirtSaid(Guest.NOT_THERE)
+    assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.NOT_THERE)
     hypervisor.add(DOMAIN % "/a.raw", state=VmState.PAUSED)
-    assert await look_at_guest(hypervisor, agreement) == ev.LibvirtSaid(Guest.PAUSED)
+    assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.PAUSED)
 
     async def away(uuid: UUID) -> VmState | None:
         raise HypervisorError("look", f"no answer about {uuid}")
 
     monkeypatch.setattr(hypervisor, "state", away)
-    assert await look_at_guest(hypervisor, agreement) == ev.LibvirtSaid(Guest.UNKNOWN)
+    assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.UNKNOWN)
     assert VM in hypervisor.vms

@@ -140,6 +140,12 @@ def test_a_lost_answer_is_doubted_once(event: ev.Event) -> None:
     assert after(event, start=state)[1] == ()
 
 
+@pytest.mark.parametrize("error", ["no", None])
+def test_a_lane_that_goes_after_the_answer_raises_no_doubt(error: str | None) -> None:
+    """The ledger is asked already, and nothing else is missing."""
+    assert after(ev.FinishAnswered(error), ev.LaneLost("gone"), start=IN_FINISH)[1] == ()
+
+
 def test_a_failed_finish_is_doubted_while_the_broker_could_commit() -> None:
     """Its "not yet" is no "no"."""
     state, commands = after(ev.FinishAnswered("no"), said(committed=False, ready=True), start=IN_FINISH)

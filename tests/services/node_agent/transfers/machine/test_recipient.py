@@ -88,6 +88,19 @@ def test_while_the_broker_is_asked_only_the_broker_ends_it() -> None:
     for event in (ev.Trouble("lane_failed", "x"), ev.Stopping(), ev.FinishAnswered("x")):
         state, commands = after(event, start=ASKED)
         assert (state.phase, commands) == (P.ASKED, ())
+
+
+@pytest.mark.parametrize("event", [ev.Trouble("lane_failed", "x"), ev.FinishAnswered("libvirtd has gone")])
+def test_an_answer_of_the_broker_is_followed_although_libvirtd_has_gone(event: ev.Event) -> None:
+    """Nothing more is waited for: no answer to a cancelled Finish, nor to a passed one."""
+    state = after(event, start=ASKED)[0]
+    assert after(ev.Denied("no", "no"), start=state)[1] == (do.DenyFinish("no", "no"), do.Remove())
+    state, commands = after(ev.Granted(), ev.Stored(), start=state)
+    assert (state.phase, commands) == (P.STARTING, (do.PassFinish(), do.LookAtGuest()))
+
+
+def test_an_abort_while_asking_denies() -> None:
+    """And ends a wait for libvirt's answer to the cancelled Finish."""
     assert after(ev.Aborted(), start=ASKED)[1] == (do.DenyFinish("cancelled", "the transfer was stopped on request"),)
 
 

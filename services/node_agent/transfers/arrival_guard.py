@@ -1,0 +1,207 @@
+"""The shell of the recipient's machine: asks the broker for the VM, decides for the gate, looks for the guest and
+removes what was made for it, as `machine.recipient` decides.
+
+It lives from the transfer's first moment until the guest has arrived, or is proven not to run here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from services.node_agent.hypervisor.interface import Hypervisor
+from services.node_agent.state.journal import Kind, TransferJournal
+from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.machine import Recipient, RecipientPhase
+from services.node_agent.transfers.machine import commands as do
+from services.node_agent.transfers.machine import events as ev
+from services.node_agent.transfers.ownership import Ownership, look_at_guest, store_phase
+from shared.logs import get_logger
+from shared.messages.porting import SwitchoverDenied, SwitchoverState
+from shared.tasks import Tasks
+
+log = get_logger(__name__)
+
+
+class Arrival(StrEnum):
+    """What became of the guest here."""
+
+    ARRIVED = "arrived"
+    NOT_HERE = "not_here"
+    """Granted, and proven not to run here. What was made for it is kept."""
+    REMOVED = "removed"
+    """It has never run here, or was given back; what was made for it is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Where the guest is not, `code` and `detail` say why, and `left_overs` what could not be removed."""
+
+    arrival: Arrival
+    code: str = ""
+    detail: str = ""
+    left_overs: tuple[str, ...] = ()
+
+    def error(self) -> TransferError:
+        """The outcome as a failed transfer's error."""
+        return TransferError(self.code, self.detail, guest_running=False)
+
+
+class ArrivalGuard:
+    """One port's recipient side. `run` until cancelled; what is told before is heard then."""
+
+    def __init__(
+        self,
+        journal: TransferJournal,
+        *,
+        hypervisor: Hypervisor,
+        broker: BrokerClient,
+        remove: Callable[[], Awaitable[tuple[str, ...]]],
+        look_again_s: float = 0.5,
+    ) -> None:
+        """`remove` removes what the journal lists; returns what remains."""
+        self._journal = journal
+        self._agreement = journal.record.agreement
+        self._hypervisor = hypervisor
+        self._broker = broker
+        self._remove_once = remove
+        self._look_again_s = look_again_s
+        self._tasks = Tasks("arrival guard")
+        self._question: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._wanted = False
+        self._remaining: tuple[str, ...] = ()
+        loop = asyncio.get_running_loop()
+        self._decision: asyncio.Future[SwitchoverDenied | None] = loop.create_future()
+        self._outcome: asyncio.Future[Outcome] = loop.create_future()
+        self._machine: Ownership[Recipient] = Ownership(Recipient(self._agreement.recipient), self._perform)
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        stop_listening = self._broker.listen(self._on_ledger)
+        try:
+            await self._machine.run()
+        finally:
+            stop_listening()
+            await self._tasks.close()
+
+    # ---- what is heard ----
+
+    def restarted(self) -> None:
+        """A former process has left the transfer as the journal says."""
+        self._machine.tell(ev.Restarted(self._journal.record.phase))
+
+    def abort(self) -> None:
+        """The broker's AbortTransfer."""
+        self._machine.tell(ev.Aborted())
+
+    def granted_again(self) -> None:
+        """The broker repeats its grant: it wants to know whether the guest runs here."""
+        self._machine.tell(ev.Granted())
+
+    def stop(self) -> None:
+        """This process ends; says nothing about who owns the VM."""
+        self._machine.tell(ev.Stopping())
+
+    def trouble(self, code: str, detail: str) -> None:
+        """The transfer cannot go on, and no Finish is in flight."""
+        self._machine.tell(ev.Trouble(code, detail))
+
+    def finish_answered(self, error: str | None) -> None:
+        """This host's libvirtd answered Finish, or cannot any more; without an error the guest runs."""
+        self._machine.tell(ev.FinishAnswered(error))
+
+    def _on_ledger(self, state: SwitchoverState) -> None:
+        self._machine.tell(ev.LedgerSaid(state))
+
+    # ---- what others wait for ----
+
+    @property
+    def over(self) -> bool:
+        """Whether it is known what became of the guest."""
+        return self._outcome.done()
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the guest has arrived."""
+        return self.over and self._outcome.result().arrival is Arrival.ARRIVED
+
+    async def ask_switchover(self) -> SwitchoverDenied | None:
+        """Ask the broker for the VM, once for all who want to know; None when it is granted."""
+        if not self._wanted:
+            self._wanted = True
+            self._machine.tell(ev.SwitchoverWanted())
+        return await self._machine.until(self._decision)
+
+    async def outcome(self) -> Outcome:
+        """What became of the guest, when that is certain."""
+        return await self._machine.until(self._outcome)
+
+    # ---- what the machine wants ----
+
+    async def _perform(self, command: do.Command) -> ev.Event | None:
+        match command:
+            case do.Store(phase):
+                return store_phase(self._journal.enter, phase)
+            case do.Remove():
+                return await self._remove()
+            case do.AskForVm():
+                self._question = self._tasks.spawn(self._ask_for_vm(), name="ask for the switchover")
+            case do.AskLedger():
+                if self._asking is None or self._asking.done():
+                    self._asking = self._tasks.spawn(self._ask_ledger(), name="ask for the owner")
+            case do.LookAtGuest(again):
+                self._tasks.spawn(self._look(again=again), name="look at the guest")
+            case do.PassFinish():
+                self._decide(None)
+            case do.DenyFinish(code, detail):
+                self._decide(SwitchoverDenied(port_id=self._agreement.port_id, code=code, detail=detail))
+            case do.TellArrived():
+                self._settle(Arrival.ARRIVED)
+            case do.TellNotHere():
+                self._settle(Arrival.NOT_HERE)
+            case do.TellRemoved():
+                self._settle(Arrival.REMOVED)
+        return None
+
+    def _decide(self, denied: SwitchoverDenied | None) -> None:
+        if self._question is not None:
+            self._question.cancel()
+        if not self._decision.done():
+            self._decision.set_result(denied)
+
+    def _settle(self, arrival: Arrival) -> None:
+        if not self._outcome.done():
+            code, detail = self._machine.state.trouble or ("inbound_failed", "the transfer ended without a reason")
+            self._outcome.set_result(Outcome(arrival, code, detail, self._remaining))
+
+    async def _remove(self) -> ev.Event:
+        """Files may stay and are named. A domain may not: on this word the broker lets the donor run its copy."""
+        while True:
+            self._remaining = await self._remove_once()
+            if not any(name.startswith(Kind.DOMAIN) for name in self._remaining):
+                return ev.Removed(self._remaining)
+            await asyncio.sleep(self._look_again_s)
+
+    async def _ask_for_vm(self) -> None:
+        agreement = self._agreement
+        denied = await self._broker.request_switchover(
+            agreement.vm_uuid, agreement.epoch, this_provider=agreement.recipient
+        )
+        self._machine.tell(ev.Granted() if denied is None else ev.Denied(denied.code, denied.detail))
+
+    async def _ask_ledger(self) -> None:
+        while self._machine.state.aborted and self._machine.state.phase in {
+            RecipientPhase.STARTING,
+            RecipientPhase.ARRIVED,
+        }:
+            await self._broker.query()
+            await asyncio.sleep(self._look_again_s)
+
+    async def _look(self, *, again: bool) -> None:
+        if again:
+            await asyncio.sleep(self._look_again_s)
+        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid))
