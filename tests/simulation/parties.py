@@ -296,7 +296,12 @@ async def run_node(world: Parts, process: Process, party: Party) -> None:
         metrics=NODE_METRICS,
     )
     commands = VmCommands(
-        hypervisor, journal, node=party.node, lane=PLAIN_KEYS.endpoint, metrics=NODE_METRICS, described=transfers.described
+        hypervisor,
+        journal,
+        node=party.node,
+        lane=PLAIN_KEYS.endpoint,
+        metrics=NODE_METRICS,
+        described=transfers.described,
     )
     service = NodeService(party, transfers, commands, messenger)
     heartbeat = Heartbeat(
