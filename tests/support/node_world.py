@@ -34,6 +34,7 @@ from shared.messages.porting import (
 )
 from shared.page_stream.bodies import LaneRole
 from shared.parties import BROKER, Party, donor, node, recipient
+from shared.tasks import run_together
 from shared.testing import MemoryBroker
 from shared.topology import Lane
 from tests.support.lane_credentials import Credentials
@@ -167,7 +168,7 @@ class World:
                 if self.ledger.committed and not committed:
                     await self.say(BROKER, ALPHA, self.ledger.state())
 
-        await bus.consume(handle)
+        await run_together(bus.consume(handle), bus.consume_urgent(handle))
 
     def _is_about_readiness(self, envelope: AnyEnvelope) -> bool:
         """Whether a node asks only whether the switchover could be committed, as it does all the time."""
