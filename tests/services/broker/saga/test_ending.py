@@ -94,6 +94,14 @@ class TestContradiction:
         assert talk.state.phase is P.FAILED
         assert "alpha says that the guest left" in talk.sent(PortFailed, to=ACME).detail
 
+    def test_an_answer_that_says_the_same_is_no_new_question(self) -> None:
+        """A donor whose transfer has ended answers each question so; the next one waits for the timer."""
+        talk = self._reverted().hear(ALPHA, outbound_finished())
+        talk.hear(BETA, transfer_aborted(Side.INBOUND))
+        for _ in range(3):
+            talk.hear(ALPHA, outbound_finished()).expect(P.ABORTING)
+        talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
+
     def test_guest_that_runs_at_the_recipient_after_all(self) -> None:
         """It must be gone there before the port ends."""
         talk = self._reverted().hear(ALPHA, transfer_aborted(Side.OUTBOUND))
