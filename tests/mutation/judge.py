@@ -73,9 +73,10 @@ def _changed_lines(before: ast.AST, after: ast.AST) -> tuple[str, str]:
 
 
 def _lines(function: ast.AST) -> list[str]:
-    """The body, a statement per line: the first lines, decorators and the name, differ in every version."""
+    """The arguments and the body, a statement per line; decorators and the name differ in every version."""
     lines = [line.strip() for line in ast.unparse(function).splitlines()]
-    return lines[next(number for number, line in enumerate(lines) if "__mutmut_" in line) + 1 :]
+    first = next(number for number, line in enumerate(lines) if "__mutmut_" in line)
+    return [lines[first][lines[first].index("(") :], *lines[first + 1 :]]
 
 
 def _is_of_words(before: ast.AST, after: ast.AST) -> bool:
@@ -89,6 +90,8 @@ def _is_of_words(before: ast.AST, after: ast.AST) -> bool:
         return lost.arg in WORDS if isinstance(lost, ast.keyword) else _is_sentence(lost)
     if isinstance(before, ast.keyword) and before.arg in WORDS:
         return True
+    if isinstance(before, ast.arguments) and isinstance(after, ast.arguments):
+        return _changed_defaults(before, after) <= WORDS
     if isinstance(before, ast.Assign) and all(_is_sentence(target) for target in before.targets):
         return True
     different = [
@@ -97,6 +100,21 @@ def _is_of_words(before: ast.AST, after: ast.AST) -> bool:
         if ast.dump(old) != ast.dump(new)
     ]
     return len(different) == 1 and _is_of_words(*different[0])
+
+
+def _changed_defaults(before: ast.arguments, after: ast.arguments) -> set[str]:
+    """The arguments whose default the mutant changes."""
+    old, new = _defaults(before), _defaults(after)
+    return {name for name, default in old.items() if new.get(name) != default}
+
+
+def _defaults(arguments: ast.arguments) -> Mapping[str, str | None]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    pairs: list[tuple[ast.arg, ast.expr | None]] = [
+        *zip(positional[len(positional) - len(arguments.defaults) :], arguments.defaults, strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    return {argument.arg: ast.dump(default) if default else None for argument, default in pairs}
 
 
 def _is_sentence(node: ast.AST) -> bool:

@@ -35,7 +35,7 @@ _CONFIGURATION: Final = """
 source_paths = ["services", "shared"]
 only_mutate = {modules}
 also_copy = ["tests", "vmport", "deploy", "docs", "services", "shared", "README.md"]
-pytest_add_cli_args = ["-p", "no:cacheprovider", "-m", "not servers and not lab", "-x"]
+pytest_add_cli_args = ["-p", "no:cacheprovider", "-m", "not servers and not lab", "-x"{left_out}]
 pytest_add_cli_args_test_selection = {tests}
 """
 
@@ -114,7 +114,10 @@ def _run(target: Target, copy: Path, *, jobs: int) -> Iterable[tuple[Mutant, int
     """Each mutant with what its tests ended with."""
     _copy_checkout(copy)
     with (copy / "pyproject.toml").open("a") as file:
-        file.write(_CONFIGURATION.format(modules=json.dumps(target.modules), tests=json.dumps(target.tests)))
+        left_out = "".join(f", {json.dumps(f'--deselect={test}')}" for test in target.left_out)
+        file.write(
+            _CONFIGURATION.format(modules=json.dumps(target.modules), tests=json.dumps(target.tests), left_out=left_out)
+        )
     command = [sys.executable, "-m", "mutmut", "run", "--max-children", str(jobs)]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, errors="replace", check=False)
     found: list[tuple[Mutant, int]] = []

@@ -53,6 +53,15 @@ MUTATED = textwrap.dedent(
         log.info("asked", reason=None)
         return WAIT
 
+    def x_stay__mutmut_orig(at, *, note="", rearm=False):
+        return at.stay(note, rearm)
+
+    def x_stay__mutmut_1(at, *, note="XXXX", rearm=False):
+        return at.stay(note, rearm)
+
+    def x_stay__mutmut_2(at, *, note="", rearm=True):
+        return at.stay(note, rearm)
+
     class Gate:
         @staticmethod
         def xǁGateǁmay__mutmut_orig(frame):
@@ -68,7 +77,7 @@ MUTATED = textwrap.dedent(
 def test_a_mutant_is_known_by_its_lines() -> None:
     found = mutants("a.b", MUTATED)
 
-    assert len(found) == 6
+    assert len(found) == 8
     first = found["a.b.x_decide__mutmut_1"]
     assert (first.function, first.words) == ("decide", False)
     assert first.was == "if state.committed and state.owner != donor:"
@@ -84,6 +93,14 @@ def test_a_mutant_is_known_by_its_lines() -> None:
 @pytest.mark.parametrize(("number", "words"), [(2, True), (3, False), (4, True), (5, True)])
 def test_sentences_and_log_lines_are_no_decisions(number: int, words: bool) -> None:  # noqa: FBT001  # a row's value
     assert mutants("a.b", MUTATED)[f"a.b.x_decide__mutmut_{number}"].words is words
+
+
+def test_the_default_of_a_sentence_is_no_decision() -> None:
+    """That of another argument is one, and can be read in the report."""
+    found = mutants("a.b", MUTATED)
+    assert found["a.b.x_stay__mutmut_1"].words
+    other = found["a.b.x_stay__mutmut_2"]
+    assert (other.words, other.became) == (False, "(at, *, note='', rearm=True):")
 
 
 def test_a_survivor_that_nobody_argues_fails_the_run() -> None:

@@ -75,6 +75,7 @@ from shared.parties import Party, donor, node, recipient, tenant
 from shared.testing import make_lane_endpoint
 
 M = TypeVar("M", bound=Message)
+E = TypeVar("E", Alarm, CommitEpoch, OpenLanes, RecordEnd)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PORT = UUID("00000000-0000-4000-8000-000000000001")
@@ -315,6 +316,21 @@ class Conversation:
         ]
         assert len(found) == 1
         return found[0]
+
+    def pauses_s(self, count: int) -> list[float]:
+        """How long the port waits before each of the next questions; all of them are asked."""
+        found = []
+        for _ in range(count):
+            assert self.state.wake_at is not None
+            found.append((self.state.wake_at - self.now).total_seconds())
+            self.wake()
+        return found
+
+    def effect(self, kind: type[E]) -> E:
+        """The one effect of this type among the last ones."""
+        assert self.last is not None
+        (found,) = [effect for effect in self.last.effects if isinstance(effect, kind)]
+        return found
 
     @property
     def moment(self) -> Moment:

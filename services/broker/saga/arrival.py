@@ -72,7 +72,7 @@ def give_back(at: Moment, failure: Failure) -> Decision:
         reverted,
         failure,
         CommitEpoch(agreed.vm_uuid, epoch, agreed.donor, agreed.donor_node),
-        state_to_donor(reverted, phase=PortPhase.ABORTING),
+        state_to_donor(reverted),
         note=f"epoch {epoch} committed back to {agreed.donor}: {failure.detail}",
     )
 

@@ -57,7 +57,7 @@ def _questions(at: Moment) -> tuple[Effect, ...]:
     elif state.disconnected is None and state.may_disconnect:
         effects.append(_disconnect(at))
     if _word_missing(at):
-        effects.append(state_to_donor(at, phase=PortPhase.FINISHING))
+        effects.append(state_to_donor(at))
     return tuple(effects)
 
 

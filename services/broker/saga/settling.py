@@ -50,12 +50,11 @@ def settle_aborting(at: Moment, event: Settled) -> Decision:
         committed=True,
         contradiction="",
         failure=None,
-        aborted=(),
         arrived_at=at.state.arrived_at or at.now,
     )
     commit: tuple[Effect, ...] = (
         CommitEpoch(agreed.vm_uuid, epoch, agreed.recipient, agreed.recipient_node),
-        state_to_donor(given, phase=PortPhase.FINISHING),
+        state_to_donor(given),
     )
     return finish(given, note).after(*commit, note=f"epoch {epoch} committed to {agreed.recipient}; {note}")
 

@@ -182,7 +182,7 @@ SPEAKERS: Mapping[type[Message], _Speakers] = {
 # Deadlines
 
 
-def _after(name: str) -> Limit:
+def own_time(name: str) -> Limit:
     """The phase's own time: the `Timing` of this name."""
 
     def limit(at: Moment) -> datetime:
@@ -192,9 +192,9 @@ def _after(name: str) -> Limit:
     return limit
 
 
-def _within_port(name: str) -> Limit:
+def within_port(name: str) -> Limit:
     """The phase's own time, but never past the port's deadline."""
-    own = _after(name)
+    own = own_time(name)
 
     def limit(at: Moment) -> datetime:
         return min(own(at), _port_deadline(at))
@@ -233,7 +233,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(DonorApproved, choosing.donor_approved, to=(P.QUOTING, P.REFUSED, P.FAILED)),
             on(DonorRejected, choosing.donor_rejected, to=(P.REFUSED,)),
         ),
-        limit=_after("approval"),
+        limit=own_time("approval"),
         limit_text="timing.approval_s",
         on_deadline=Then(choosing.donor_silent, to=(P.FAILED,)),
         cancel=Cancel.ENDS,
@@ -243,7 +243,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(QuoteOffered, choosing.quote_offered, to=(P.RESERVING, P.REFUSED, P.PLANNED)),
             on(QuoteDeclined, choosing.quote_declined, to=(P.RESERVING, P.REFUSED, P.PLANNED)),
         ),
-        limit=_after("quoting"),
+        limit=own_time("quoting"),
         limit_text="timing.quoting_s",
         on_deadline=Then(choosing.quoting_deadline, to=(P.RESERVING, P.REFUSED, P.PLANNED)),
         cancel=Cancel.ENDS,
@@ -253,7 +253,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(Reserved, choosing.reserved, to=(P.SCHEDULED, P.PREPARING, P.REFUSED, P.FAILED)),
             on(ReservationRefused, choosing.reservation_refused, to=(P.REFUSED,)),
         ),
-        limit=_after("reserving"),
+        limit=own_time("reserving"),
         limit_text="timing.reserving_s, for each recipient tried",
         on_deadline=Then(choosing.reserving_deadline, to=(P.REFUSED,)),
         cancel=Cancel.ENDS,
@@ -268,7 +268,7 @@ TABLE: Mapping[PortPhase, Phase] = {
     ),
     P.PREPARING: Phase(
         hears=(on(InboundOpened, moving.inbound_opened, to=(P.STARTING,)), _FAILED_BEFORE_COMMIT),
-        limit=_within_port("preparing"),
+        limit=within_port("preparing"),
         limit_text="timing.preparing_s, at most the port's deadline",
         on_deadline=Then(moving.preparing_deadline, to=(P.ABORTING,)),
         on_lanes=Then(moving.lanes_opened),
@@ -281,14 +281,14 @@ TABLE: Mapping[PortPhase, Phase] = {
             *_SWITCHOVER,
             _FAILED_BEFORE_COMMIT,
         ),
-        limit=_within_port("starting"),
+        limit=within_port("starting"),
         limit_text="timing.starting_s, at most the port's deadline",
         on_deadline=Then(moving.starting_deadline, to=(P.ABORTING,)),
         cancel=Cancel.ABORTS,
     ),
     P.TRANSFERRING: Phase(
         hears=(*_SWITCHOVER, _FAILED_BEFORE_COMMIT),
-        limit=_within_port("silence"),
+        limit=within_port("silence"),
         limit_text="timing.silence_s after the last progress, at most the port's deadline",
         on_deadline=Then(moving.transfer_deadline, to=(P.ABORTING,)),
         cancel=Cancel.ABORTS,
@@ -300,7 +300,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
             on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
         ),
-        limit=_after("switching"),
+        limit=own_time("switching"),
         limit_text="timing.switching_s",
         on_deadline=Then(arrival.switching_deadline, to=(P.RESOLVING, P.FINISHING)),
         cancel=Cancel.TOO_LATE,
@@ -312,7 +312,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
             on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
         ),
-        limit=_after("resolving"),
+        limit=own_time("resolving"),
         limit_text="timing.resolving_s, repeated",
         on_deadline=Then(arrival.resolving_deadline, to=(P.FINISHING,)),
         on_wake=Then(arrival.ask_arrival_again),
@@ -329,7 +329,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(VmProvisioned, finishing.vm_provisioned, to=(P.COMPLETED,)),
             on(CompletionFailed, finishing.completion_failed),
         ),
-        limit=_after("finishing"),
+        limit=own_time("finishing"),
         limit_text="timing.finishing_s, repeated",
         on_deadline=Then(finishing.finishing_deadline, to=(P.COMPLETED,)),
         on_wake=Then(finishing.ask_completion_again),
@@ -343,7 +343,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(OutboundFinished, ending.contradicted),
             on(InboundFinished, ending.contradicted),
         ),
-        limit=_after("aborting"),
+        limit=own_time("aborting"),
         limit_text="timing.aborting_s",
         on_deadline=Then(ending.abort_deadline, to=(P.FAILED, P.CANCELLED)),
         on_wake=Then(ending.ask_abort_again),

@@ -136,9 +136,7 @@ class DonorRelay:
             return self._reply(self._answer)
         return self._reply(encode_error(self._finish, message, ERR_OPERATION_DENIED))
 
-    def _reply(self, frame: Frame | None) -> list[DonorAction]:
-        if frame is None or self._finish is None:
-            return []
+    def _reply(self, frame: Frame) -> list[DonorAction]:
         self._finish = self._waiting = self._answer = None
         return [ToLocal(frame.to_bytes())]
 

@@ -8,7 +8,7 @@ the hook (`hypervisor/qemu_hook.sh`) needs nothing but a shell.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -87,7 +87,7 @@ class GivenAway:
         except FileNotFoundError:
             return None
         except (ValueError, KeyError) as error:
-            raise GivenAwayDamaged(0, f"{path} is damaged: {error}") from error
+            raise GivenAwayDamaged(f"{path} is damaged: {error}") from error
 
     def given_by(self, vm_uuid: UUID, port_id: UUID) -> bool:
         """Whether it was this port by which the VM left. A damaged file proves nothing."""
@@ -131,9 +131,8 @@ class GivenAway:
 
     def dismiss_all(self) -> None:
         """At the agent's start: no port arrives, for the sockets of the former process are gone."""
-        with suppress(FileNotFoundError):
-            for mark in self.directory.glob(f"*{ARRIVING}"):
-                mark.unlink(missing_ok=True)
+        for mark in self.directory.glob(f"*{ARRIVING}"):
+            mark.unlink(missing_ok=True)
 
     def _path(self, vm_uuid: UUID) -> Path:
         return self.directory / str(vm_uuid)

@@ -49,8 +49,7 @@ def finish_wanted(state: Donor, _: ev.FinishWanted) -> DonorDecision:
 
 def migration_ended(state: Donor, event: ev.MigrationEnded) -> DonorDecision:
     """Without a Finish the guest is this host's, whatever libvirt left of it."""
-    state = state.with_(migration_over=True, reason=event.error or "")
-    return _go(state, P.RETURNING, do.LookAtGuest())
+    return _go(state.with_(reason=event.error or ""), P.RETURNING, do.LookAtGuest())
 
 
 # Declaring and freezing
@@ -211,15 +210,15 @@ def frozen_killed(state: Donor, _: ev.FrozenKilled) -> DonorDecision:
     """Nothing of the guest can run here any more: now libvirtd may hear it, and clear what it has."""
     answer = do.Answer(runs_there=True)
     if state.migration_over:
-        return _go(state.with_(finish_waits=False), P.LEAVING, answer, do.Destroy())
-    return _go(state.with_(finish_waits=False), P.LEAVING, answer)
+        return _go(state, P.LEAVING, answer, do.Destroy())
+    return _go(state, P.LEAVING, answer)
 
 
 def ended_after_leaving(state: Donor, event: ev.MigrationEnded) -> DonorDecision:
     """libvirt has cleared its copy, or reports an error: then that is done for it."""
     if event.error is None:
         return _go(state, P.LEFT, do.Left())
-    return Decision(state.with_(migration_over=True), (do.Destroy(),))
+    return Decision(state, (do.Destroy(),))
 
 
 def cleared(state: Donor, _: ev.Destroyed) -> DonorDecision:
@@ -233,7 +232,6 @@ def cleared(state: Donor, _: ev.Destroyed) -> DonorDecision:
 def given_back(state: Donor, _: ev.Stored | ev.StoreFailed) -> DonorDecision:
     """Let it run. Where that could not be written down, the next process asks the ledger again and hears the same."""
     answer = do.Answer(runs_there=False, reason=state.reason)
-    state = state.with_(finish_waits=False)
     if state.migration_over:
         return _go(state, P.RETURNING, do.Thaw(), answer, do.LookAtGuest())
     return _go(state, P.RETURNING, do.Thaw(), answer)
@@ -241,7 +239,7 @@ def given_back(state: Donor, _: ev.Stored | ev.StoreFailed) -> DonorDecision:
 
 def ended_after_giving_back(state: Donor, event: ev.MigrationEnded) -> DonorDecision:
     """libvirt has resumed its copy, or has left it as it was."""
-    return Decision(state.with_(migration_over=True, reason=event.error or state.reason), (do.LookAtGuest(),))
+    return Decision(state.with_(reason=event.error or state.reason), (do.LookAtGuest(),))
 
 
 def looked(state: Donor, event: ev.LibvirtSaid) -> DonorDecision:

@@ -70,7 +70,7 @@ def denied(state: Recipient, event: ev.Denied) -> RecipientDecision:
 
 def aborted_while_asking(state: Recipient, _: ev.Aborted) -> RecipientDecision:
     """The broker's abort excludes its grant."""
-    return _deny(state.with_(aborted=True), *ABORTED)
+    return _deny(state, *ABORTED)
 
 
 def _deny(state: Recipient, code: str, detail: str) -> RecipientDecision:
@@ -87,7 +87,7 @@ def trouble(state: Recipient, event: ev.Trouble) -> RecipientDecision:
 
 def aborted(state: Recipient, _: ev.Aborted) -> RecipientDecision:
     """The broker has decided that the VM is not this side's."""
-    return _go(_because(state.with_(aborted=True), *ABORTED), P.REMOVING, do.Remove())
+    return _go(_because(state, *ABORTED), P.REMOVING, do.Remove())
 
 
 def stopping(state: Recipient, _: ev.Stopping) -> RecipientDecision:
@@ -191,7 +191,7 @@ def removed(state: Recipient, _: ev.Removed) -> RecipientDecision:
     return _go(state, P.GONE, do.TellRemoved())
 
 
-def remember(state: Recipient, event: ev.Event) -> RecipientDecision:
+def remember(state: Recipient, event: ev.Trouble | ev.FinishAnswered | ev.Aborted) -> RecipientDecision:
     """What is heard while a command is carried out counts afterwards."""
     match event:
         case ev.Trouble(code, detail):
@@ -202,4 +202,3 @@ def remember(state: Recipient, event: ev.Event) -> RecipientDecision:
             )
         case ev.Aborted():
             return Decision(_because(state.with_(aborted=True), *ABORTED))
-    return Decision(state)

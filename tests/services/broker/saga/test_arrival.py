@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.broker.saga import Alarm, CommitEpoch
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import (
     InboundFinished,
@@ -19,6 +20,7 @@ from tests.support.broker_samples import (
     BETA_NODE,
     LONG,
     PORT,
+    VM,
     Conversation,
     outbound_finished,
     request,
@@ -62,6 +64,25 @@ class TestArrival:
         talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
         talk.expect(P.FINISHING, "alarm: lost_after_arrival", "recipient.beta <- ProvisionVm")
 
+    def test_guest_that_is_gone_after_its_arrival(self) -> None:
+        """The recipient's word that it ran is not taken back: an operator is called."""
+        talk = Conversation.begin(request()).switching().hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        talk.expect(P.SWITCHING, "alarm: lost_after_arrival")
+
+    def test_vm_that_is_given_back_is_the_donors_in_the_ledger(self) -> None:
+        """This VM, the next epoch, and the node that it left."""
+        talk = Conversation.begin(request()).switching()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        assert talk.effect(CommitEpoch) == CommitEpoch(VM, 3, "alpha", "alpha-1")
+        assert not talk.sent(SwitchoverState).ready
+
+    def test_newest_word_of_the_donor_counts(self) -> None:
+        """A copy that ran there and was let go later is no reason to wait."""
+        talk = Conversation.begin(request()).switching()
+        talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True)).hear(ALPHA, outbound_finished())
+        talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2)).expect(P.FINISHING, "recipient.beta <- ProvisionVm")
+
     def test_recipient_fails_but_runs(self) -> None:
         """A recipient that reports trouble, but runs the guest, has it."""
         talk = Conversation.begin(request()).switching().hear(ALPHA, outbound_finished())
@@ -89,10 +110,11 @@ class TestArrival:
         """While nobody says whether the VM runs, the grant is repeated, and an operator is called."""
         talk = Conversation.begin(request()).switching().deadline()
         talk.expect(P.RESOLVING, "node.beta.beta-1 <- SwitchoverGranted", "alarm: arrival_unknown")
-        talk.wake().expect(P.RESOLVING, "node.beta.beta-1 <- SwitchoverGranted")
+        assert talk.pauses_s(3) == [2, 4, 8]
+        talk.expect(P.RESOLVING, "node.beta.beta-1 <- SwitchoverGranted")
         talk.deadline().expect(P.RESOLVING, "alarm: arrival_unknown", "node.beta.beta-1 <- SwitchoverGranted")
-        assert talk.state.deadline is not None
-        assert talk.state.deadline > talk.now
+        assert talk.state.deadline == talk.now + talk.timing.resolving
+        assert str(talk.state.switchover_requested_at) in talk.effect(Alarm).detail
         talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2)).expect(P.RESOLVING)
         talk.deadline().expect(P.FINISHING, "alarm: donor_silent", *DONOR_MISSING)
 

@@ -6,13 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from services.broker.saga import Send, Verdict
+from services.broker.saga import RecordEnd, Send, Verdict
+from services.broker.saga.choosing import begin_refused
 from shared.messages import Refusal
 from shared.messages.approval import DonorApproved, DonorRejected
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import PortingFixed, QuoteDeclined, QuoteOffered, ReservationRefused
-from shared.messages.service_change import PortPhase, PortPlanned, PortRefused
+from shared.messages.service_change import CancelPort, PortPhase, PortPlanned, PortRefused
 from tests.support.broker_samples import (
+    ACME,
     ALPHA,
     BETA,
     GAMMA,
@@ -46,6 +48,12 @@ class TestPartners:
         assert talk.state.phase is P.REFUSED
         answer = talk.sent(PortRefused)
         assert [(found.code, "delta" in found.rule) for found in answer.refusals] == [("partner_not_allowed", True)]
+        talk.expect(
+            P.REFUSED,
+            "tenant.acme <- PortRefused",
+            "donor.alpha <- PortCancelled",
+            "end: refused partner_not_allowed",
+        )
 
 
 class TestChoosing:
@@ -128,13 +136,15 @@ class TestChoosing:
         talk.deadline()
         refused = talk.sent(PortRefused)
         assert [each.code for each in refused.refusals] == ["no_offer", "no_answer", "no_bridge"]
+        assert refused.refusals[1].evidence == "beta: beta did not answer"
 
     def test_who_is_late_has_declined(self) -> None:
         """At the deadline the offers that came are chosen from."""
         talk = self._quoting("best", ("beta", "gamma"))
         talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta"))).deadline()
         talk.expect(P.RESERVING, "recipient.beta <- ReservationRequested")
-        assert talk.state.declined["gamma"][0].code == "no_answer"
+        (reason,) = talk.state.declined["gamma"]
+        assert (reason.code, reason.evidence) == ("no_answer", "gamma did not answer")
 
     def test_late_reservation_is_released(self) -> None:
         """A reservation that comes after the choice went elsewhere does not hold capacity."""
@@ -142,6 +152,18 @@ class TestChoosing:
         talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="7.00")))
         talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="8.00"))).deadline()
         talk.hear(BETA, reserved("beta")).expect(P.RESERVING, "recipient.beta <- ReleaseReservation")
+        talk.hear(GAMMA, reserved("gamma"))
+        assert talk.state.released == ("beta",)
+        before = talk.state
+        talk.hear(BETA, reserved("beta")).expect(before.phase, "recipient.beta <- ReleaseReservation")
+        talk.hear(GAMMA, reserved("gamma")).expect(before.phase)
+        assert talk.state == before
+
+    def test_reservation_that_comes_after_the_end(self) -> None:
+        """The recipient was chosen, and nothing was agreed."""
+        talk = self._quoting("beta").hear(BETA, QuoteOffered(port_id=PORT, quote=quote()))
+        talk.hear(ACME, CancelPort(port_id=PORT)).hear(BETA, reserved())
+        talk.expect(P.CANCELLED, "recipient.beta <- ReleaseReservation")
 
     def test_expired_reservation(self) -> None:
         """A reservation that is over when it arrives is as good as none."""
@@ -224,3 +246,29 @@ def test_only_partners_are_waited_for() -> None:
     talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma"))).expect(P.RESERVING)
     assert talk.last is not None
     assert talk.last.verdict is Verdict.REFUSED
+
+
+def test_a_request_that_the_brokers_rules_refuse_ends_at_once() -> None:
+    """The VM stays the donor's; the donor was never asked, so it is not told."""
+    refused = begin_refused(
+        request(), tenant_name="acme", vm_name="web", epoch=0, refusals=(refusal("not_yours"),), now=NOW
+    )
+    (answer, record) = refused.effects
+    assert answer == Send(ACME, PortRefused(port_id=PORT, refused_by="broker", refusals=(refusal("not_yours"),)))
+    assert isinstance(record, RecordEnd)
+    assert (record.outcome, record.code) == (P.REFUSED, "not_yours")
+    state = refused.state
+    assert (state.phase, state.owner, state.epoch, state.candidates) == (P.REFUSED, "alpha", 1, ())
+    assert (state.tenant, state.vm_name, state.requested_at, state.phase_since) == ("acme", "web", NOW, NOW)
+    assert state.request == request()
+    later = begin_refused(request(), tenant_name="acme", vm_name="web", epoch=4, refusals=(), now=NOW)
+    assert later.state.epoch == 4
+
+
+def test_a_named_recipient_that_nobody_could_ask() -> None:
+    """Without any reason of its own it is the broker that refuses."""
+    talk = Conversation.begin(request("delta"), candidates=("beta",))
+    talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+    talk.hear(BETA, QuoteDeclined(port_id=PORT, refusals=(refusal(),)))
+    assert talk.state.phase is P.REFUSED
+    assert talk.sent(PortRefused).refused_by == "broker"

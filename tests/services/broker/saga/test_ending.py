@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from services.broker.saga import Alarm, RecordEnd
+from shared.messages.approval import DonorRejected
 from shared.messages.base import MAX_TEXT
-from shared.messages.porting import AbortTransfer, InboundFinished, Side
-from shared.messages.service_change import CancelPort, PortFailed, PortPhase
+from shared.messages.porting import AbortTransfer, InboundFinished, Side, VmDisconnected, VmProvisioned
+from shared.messages.service_change import CancelPort, PortCompleted, PortFailed, PortPhase
 from shared.parties import Party
 from tests.support.broker_samples import (
     ACME,
@@ -58,7 +60,8 @@ def test_abort_is_repeated_and_ends_without_confirmation() -> None:
     """AbortTransfer is repeated to the side that has not answered; in the end the port ends without, and says so."""
     talk = Conversation.begin(request()).transferring()
     talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False)).hear(BETA, transfer_aborted(Side.INBOUND))
-    talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer")
+    assert talk.pauses_s(3) == [2, 4, 8]
+    talk.expect(P.ABORTING, "donor.alpha <- AbortTransfer")
     talk.deadline()
     assert talk.state.phase is P.FAILED
     assert "outbound" in talk.state.warnings[0]
@@ -70,6 +73,61 @@ def test_donor_guest_not_running_is_told() -> None:
     talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False)).hear(BETA, transfer_aborted(Side.INBOUND))
     talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND, guest_running=False))
     assert all("does not run" in talk.sent(PortFailed, to=party).detail for party in (ACME, ALPHA, BETA))
+
+
+def test_copy_that_runs_at_the_recipient_after_the_abort_is_told_once() -> None:
+    """Where the guest runs as it should, nothing is told; both sides have confirmed."""
+    talk = Conversation.begin(request()).transferring().hear(ACME, CancelPort(port_id=PORT))
+    talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).hear(BETA, transfer_aborted(Side.INBOUND, guest_running=True))
+    assert talk.state.warnings == ("The recipient reports that a copy of the VM runs after the abort.",)
+    assert set(talk.state.aborted) == set(Side)
+
+
+def test_warnings_are_kept_once() -> None:
+    """One that came before the other side's answer is not repeated at the end."""
+    talk = Conversation.begin(request()).transferring().hear(ACME, CancelPort(port_id=PORT))
+    talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND, guest_running=False)).hear(BETA, transfer_aborted(Side.INBOUND))
+    assert talk.state.warnings == ("The donor reports that the VM does not run after the abort.",)
+
+
+def test_end_without_success_keeps_its_reason() -> None:
+    """Also where nothing had to be aborted."""
+    talk = Conversation.begin(request()).deadline()
+    assert talk.state.failure is not None
+    assert (talk.state.failure.code, talk.state.failure.phase) == ("donor_silent", P.APPROVAL)
+
+
+def test_refusal_without_a_reason_is_one() -> None:
+    """A provider may keep its reasons to itself."""
+    talk = Conversation.begin(request()).hear(ALPHA, DonorRejected(port_id=PORT, refusals=()))
+    talk.expect(P.REFUSED, "tenant.acme <- PortRefused", "end: refused refused")
+
+
+def test_figures_of_a_completed_port() -> None:
+    """The donor's, in the tenant's message; the measured ones in the record."""
+    talk = Conversation.begin(request()).switching().hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+    talk.hear(ALPHA, outbound_finished().model_copy(update={"seeded_bytes": 40}))
+    talk.hear(BETA, VmProvisioned(port_id=PORT)).hear(ALPHA, VmDisconnected(port_id=PORT))
+    completed = talk.sent(PortCompleted, to=ACME)
+    assert (completed.memory_bytes, completed.disk_bytes, completed.wire_bytes, completed.seeded_bytes) == (
+        500,
+        600,
+        700,
+        40,
+    )
+    assert talk.effect(RecordEnd) == RecordEnd(P.COMPLETED, "completed", "served by beta, epoch 2", talk.state.sla)
+    assert talk.state.sla is not None
+
+
+def test_completed_port_without_figures() -> None:
+    """Zero; the record has the warnings of the tenant's message."""
+    talk = Conversation.begin(request()).switching().hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+    talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=False))
+    talk.hear(BETA, VmProvisioned(port_id=PORT)).hear(ALPHA, VmDisconnected(port_id=PORT))
+    completed = talk.sent(PortCompleted, to=ACME)
+    assert {completed.memory_bytes, completed.disk_bytes, completed.wire_bytes, completed.seeded_bytes} == {0}
+    assert len(completed.warnings) == 1
+    assert talk.effect(RecordEnd).detail == f"served by beta, epoch 2; {completed.warnings[0]}"
 
 
 class TestContradiction:
@@ -87,6 +145,8 @@ class TestContradiction:
         talk.expect(P.ABORTING, "alarm: words_contradict", *asked)
         for _ in range(3):
             talk.deadline().expect(P.ABORTING, "alarm: words_contradict", *asked)
+            assert talk.effect(Alarm).detail == talk.state.contradiction
+            assert talk.state.deadline == talk.now + talk.timing.aborting
         talk.hear(BETA, transfer_aborted(Side.INBOUND)).expect(P.ABORTING)
         talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND, guest_running=False)).expect(P.ABORTING)
         talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer")
@@ -101,6 +161,14 @@ class TestContradiction:
         for _ in range(3):
             talk.hear(ALPHA, outbound_finished()).expect(P.ABORTING)
         talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
+
+    def test_both_sides_are_asked_after_growing_pauses(self) -> None:
+        """A contradiction begins anew, however often was asked before."""
+        talk = self._reverted()
+        assert talk.pauses_s(2) == [2, 4]
+        talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+        assert talk.effect(Alarm).detail == "beta says that the guest runs there, but the VM is alpha's by epoch 3"
+        assert talk.pauses_s(3) == [2, 4, 8]
 
     def test_guest_that_runs_at_the_recipient_after_all(self) -> None:
         """It must be gone there before the port ends."""

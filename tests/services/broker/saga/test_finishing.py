@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+
+import pytest
 
 from services.broker.saga import SagaState, Verdict
+from shared.messages import Message
 from shared.messages.porting import (
     CompletionFailed,
     DisksErased,
@@ -54,15 +58,12 @@ class TestFinishing:
         """Without the donor's own word its node is asked, again and again; then the disconnection follows."""
         talk = Conversation.begin(request()).switching().hear(BETA, InboundFinished(port_id=PORT, epoch=2)).deadline()
         talk.hear(BETA, VmProvisioned(port_id=PORT)).expect(P.FINISHING, "node.alpha.alpha-1 <- SwitchoverState")
-        pauses = []
-        for _ in range(3):
-            before = talk.now
-            talk.wake().expect(P.FINISHING, "node.alpha.alpha-1 <- SwitchoverState")
-            pauses.append(talk.now - before)
+        assert talk.pauses_s(3) == [2, 4, 8]
+        talk.expect(P.FINISHING, "node.alpha.alpha-1 <- SwitchoverState")
         told = talk.sent(SwitchoverState)
         assert (told.committed, told.owner, told.arrived) == (True, "beta", True)
-        assert pauses == sorted(set(pauses))
         talk.deadline().expect(P.FINISHING, "alarm: completion_late", "node.alpha.alpha-1 <- SwitchoverState")
+        assert talk.state.deadline == talk.now + talk.timing.finishing
         talk.hear(ALPHA, outbound_finished()).expect(P.FINISHING, "donor.alpha <- DisconnectVm")
         talk.hear(ALPHA, VmDisconnected(port_id=PORT))
         assert talk.state.phase is P.COMPLETED
@@ -79,9 +80,17 @@ class TestFinishing:
         talk = Conversation.begin(request()).finishing()
         talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True))
         talk.expect(P.FINISHING, "alarm: runs_at_donor_after_commit", "node.alpha.alpha-1 <- SwitchoverState")
+        talk.wake().expect(P.FINISHING, "recipient.beta <- ProvisionVm", "node.alpha.alpha-1 <- SwitchoverState")
         talk.hear(BETA, VmProvisioned(port_id=PORT)).expect(P.FINISHING, "node.alpha.alpha-1 <- SwitchoverState")
         talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=False))
         talk.expect(P.FINISHING, "donor.alpha <- DisconnectVm")
+
+    @pytest.mark.parametrize("word", [outbound_finished(), VmDisconnected(port_id=PORT)])
+    def test_copy_that_ran_and_was_let_go(self, word: Message) -> None:
+        """The donor's newest word counts."""
+        talk = Conversation.begin(request()).finishing()
+        talk.hear(ALPHA, transfer_failed(Side.OUTBOUND, guest_running=True)).hear(ALPHA, word)
+        assert not talk.state.donor_runs
 
     def test_guest_lost_at_the_recipient(self) -> None:
         """A guest that had arrived and is gone is an alarm; nothing is given back by itself."""
@@ -105,13 +114,24 @@ class TestFinishing:
         """What could not be done is asked for again after a growing pause; what is done is not."""
         talk = Conversation.begin(request()).finishing().hear(BETA, VmProvisioned(port_id=PORT))
         failed = CompletionFailed(port_id=PORT, side=Side.OUTBOUND, code="libvirt_down", detail="no answer")
-        pauses = []
-        for _ in range(3):
+        for pause_s in (2, 4, 8):
             talk.hear(ALPHA, failed).expect(P.FINISHING)
-            assert talk.state.wake_at is not None
-            pauses.append(talk.state.wake_at - talk.now)
-            talk.wake().expect(P.FINISHING, "donor.alpha <- DisconnectVm")
-        assert pauses == sorted(set(pauses))
+            assert talk.state.wake_at == talk.now + timedelta(seconds=pause_s)
+        talk.wake().expect(P.FINISHING, "donor.alpha <- DisconnectVm")
+
+    @pytest.mark.parametrize("side", list(Side))
+    def test_failure_of_what_is_done(self, side: Side) -> None:
+        """It is an old one."""
+        talk = Conversation.begin(request()).finishing()
+        sender, done = {
+            Side.OUTBOUND: (ALPHA, VmDisconnected(port_id=PORT)),
+            Side.INBOUND: (BETA, VmProvisioned(port_id=PORT)),
+        }[side]
+        talk.hear(sender, done)
+        before = talk.state
+        talk.hear(sender, CompletionFailed(port_id=PORT, side=side, code="no", detail="no"))
+        assert talk.last is not None
+        assert (talk.last.verdict, talk.state) == (Verdict.IGNORED, before)
 
     def test_late_completion_calls_an_operator(self) -> None:
         """A completion that takes too long is an alarm that names what is missing, and goes on."""

@@ -66,6 +66,15 @@ class TestStep:
         decision = step(early.state, DeadlinePassed(), early.now, early.timing)
         assert (decision.verdict, decision.state) == (Verdict.IGNORED, talk.state)
 
+    def test_lanes_that_open_late_start_nothing(self) -> None:
+        """The port is further on, or over."""
+        for upto in ("transferring", "completed"):
+            talk: Conversation = getattr(Conversation.begin(request()), upto)()
+            before = talk.state
+            talk.lanes_opened()
+            assert talk.last is not None
+            assert (talk.last.verdict, talk.state) == (Verdict.IGNORED, before)
+
 
 class TestCancel:
     """Cancel works in every phase before switchover, and is too late after it."""

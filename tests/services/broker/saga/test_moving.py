@@ -6,10 +6,23 @@ from datetime import timedelta
 
 import pytest
 
+from services.broker.saga import OpenLanes, Send
+from shared.bus import LaneEnds
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import InboundOpened, Side
 from shared.messages.service_change import CancelPort, PortPhase
-from tests.support.broker_samples import ACME, BETA, LONG, NOW, PORT, Conversation, request, transfer_failed
+from tests.support.broker_samples import (
+    ACME,
+    ALPHA_NODE,
+    BETA,
+    BETA_NODE,
+    LONG,
+    NOW,
+    PORT,
+    Conversation,
+    request,
+    transfer_failed,
+)
 
 P = PortPhase
 
@@ -77,6 +90,25 @@ def test_window_missed() -> None:
     )
 
 
+def test_a_window_that_opens_at_the_deadline_is_missed() -> None:
+    """There is no instant left."""
+    deadline = NOW + timedelta(hours=2)
+    talk = Conversation.begin(request(window_start=NOW + timedelta(hours=1), deadline=deadline)).fixed()
+    talk.pass_time(timedelta(hours=2)).wake()
+    assert talk.state.phase is P.FAILED
+
+
+def test_lanes_run_between_the_agreed_nodes() -> None:
+    """And the donor's command to start is useless after its phase, as all commands are."""
+    talk = Conversation.begin(request()).fixed()
+    assert talk.effect(OpenLanes) == OpenLanes(LaneEnds(PORT, ALPHA_NODE, BETA_NODE))
+    talk.lanes_opened().hear(BETA, InboundOpened(port_id=PORT))
+    assert talk.last is not None
+    (start,) = talk.last.effects
+    assert isinstance(start, Send)
+    assert start.deadline == talk.state.deadline
+
+
 def test_silent_donor_node() -> None:
     """While progress is reported the transfer may take its time; without, it is aborted."""
     talk = Conversation.begin(request()).transferring()
@@ -95,6 +127,7 @@ def test_port_deadline() -> None:
     talk.deadline(last_heard=NOW + timedelta(seconds=89))
     assert talk.state.failure is not None
     assert (talk.state.phase, talk.state.failure.code) == (P.ABORTING, "deadline_passed")
+    assert (NOW + timedelta(seconds=90)).isoformat() in talk.state.failure.detail
 
 
 @pytest.mark.parametrize("steps", [0, 1])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
-from services.broker.saga import ENDS, TABLE, Verdict
+from services.broker.saga import ENDS, TABLE, CommitEpoch, Verdict
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import InboundFinished, Side, SwitchoverState, VmDisconnected, VmProvisioned
 from shared.messages.service_change import PortCompleted, PortFailed, PortPhase
@@ -15,6 +17,7 @@ from tests.support.broker_samples import (
     BETA,
     LONG,
     PORT,
+    VM,
     Conversation,
     outbound_finished,
     request,
@@ -115,7 +118,19 @@ class TestForTheRecipient:
         warnings = talk.sent(PortCompleted, to=ACME).warnings
         assert "Not confirmed: the disconnection at alpha." in warnings
         assert any("alpha-1 is scrap" in warning for warning in warnings)
+        talk.hear(BETA, VmProvisioned(port_id=PORT)).expect(P.COMPLETED)
         talk.hear(ALPHA, VmDisconnected(port_id=PORT)).expect(P.COMPLETED)
+
+    def test_time_that_the_confirmations_have(self) -> None:
+        """The phase's whole time from the decision on; nobody's word is waited for any more."""
+        talk = Conversation.begin(request()).switching().hear(BETA, InboundFinished(port_id=PORT, epoch=2)).deadline()
+        talk.pass_time(timedelta(seconds=90)).settle("recipient")
+        assert talk.state.deadline == talk.now + talk.timing.finishing
+        assert talk.state.wake_at is None
+        assert talk.state.settled is not None
+        assert talk.state.settled.owner == "beta"
+        assert talk.last is not None
+        assert talk.last.note == str(talk.state.settled)
 
     def test_recipient_that_does_not_provision(self) -> None:
         """The donor keeps its disks until the recipient has paid; then it is told to disconnect, after the end."""
@@ -136,10 +151,25 @@ class TestForTheRecipient:
             "node.alpha.alpha-1 <- SwitchoverState",
             "recipient.beta <- ProvisionVm",
         )
+        assert talk.effect(CommitEpoch) == CommitEpoch(VM, 4, "beta", "beta-1")
         told = talk.sent(SwitchoverState, to=ALPHA_NODE)
-        assert (told.committed, told.owner, told.epoch) == (True, "beta", 4)
+        assert (told.committed, told.owner, told.epoch, told.ready) == (True, "beta", 4, False)
+        assert (talk.state.contradiction, talk.state.failure) == ("", None)
         talk.hear(BETA, VmProvisioned(port_id=PORT)).hear(ALPHA, VmDisconnected(port_id=PORT))
         assert (talk.state.phase, talk.state.owner) == (P.COMPLETED, "beta")
+
+    def test_contradiction_that_was_settled_wrongly(self) -> None:
+        """Taken back, it is an abort like any other: both sides are asked anew, and the deadline ends it."""
+        talk = contradicted().hear(BETA, transfer_aborted(Side.INBOUND)).settle("recipient").settle("donor")
+        talk.expect(
+            P.ABORTING,
+            "commit epoch 5 to alpha",
+            "node.alpha.alpha-1 <- SwitchoverState",
+            "donor.alpha <- AbortTransfer",
+            "recipient.beta <- AbortTransfer",
+        )
+        talk.deadline()
+        assert (talk.state.phase, talk.state.owner) == (P.FAILED, "alpha")
 
     def test_settled_again_for_the_other_side(self) -> None:
         """A decision that was wrong can be taken back while the port finishes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -53,6 +53,49 @@ def test_estimate_without_figures() -> None:
     measured = measure(moment)
     assert (measured.record.measured_downtime_ms, measured.record.measured_outage_ms) == (700, None)
     assert "estimate" in measured.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("paused_ms", "asked_ms", "downtime_ms"),
+    [(100, None, 600), (None, 200, 500), (100, 200, 600), (300, 200, 500), (None, None, 700)],
+)
+def test_estimate_counts_from_the_first_word(paused_ms: int | None, asked_ms: int | None, downtime_ms: int) -> None:
+    """The donor's or the recipient's; without both, from the opening of the window."""
+
+    def after(milliseconds: int | None) -> datetime | None:
+        return None if milliseconds is None else NOW + timedelta(milliseconds=milliseconds)
+
+    moment = (
+        Conversation.begin(request())
+        .completed()
+        .moment.with_(
+            outbound=None,
+            moving_since=NOW,
+            guest_paused_at=after(paused_ms),
+            switchover_requested_at=after(asked_ms),
+            arrived_at=after(700),
+        )
+    )
+    assert measure(moment).record.measured_downtime_ms == downtime_ms
+
+
+def test_clocks_that_went_back() -> None:
+    """No figure is below zero."""
+    earlier = NOW - timedelta(seconds=1)
+    moment = (
+        Conversation.begin(request())
+        .completed()
+        .moment.with_(outbound=None, moving_since=NOW, switchover_requested_at=NOW, arrived_at=earlier)
+    )
+    record = measure(moment.with_(guest_paused_at=None)).record
+    assert (record.measured_total_s, record.measured_downtime_ms) == (0.0, 0)
+
+
+def test_downtime_at_the_limit() -> None:
+    """It is within it."""
+    outbound = outbound_finished().model_copy(update={"downtime_ms": 1000})
+    moment = Conversation.begin(request(max_downtime_ms=1000)).completed().moment.with_(outbound=outbound)
+    assert measure(moment).warnings == ()
 
 
 def test_warnings() -> None:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from services.broker.saga import Verdict
+from services.broker.saga import CommitEpoch, Verdict
 from shared.messages.porting import (
     GuestPaused,
     InboundOpened,
@@ -63,6 +63,34 @@ class TestSwitchover:
             talk.hear(BETA_NODE, request_switchover()).expect(P.TRANSFERRING)
             talk.hear(ALPHA_NODE, guest_paused())
         talk.expect(P.SWITCHING, *COMMITTED)
+
+    def test_commit_is_the_recipients_in_the_ledger(self) -> None:
+        """This VM, the agreed epoch, and the node that it joins."""
+        talk = Conversation.begin(request()).switching()
+        assert talk.effect(CommitEpoch) == CommitEpoch(VM, 2, "beta", "beta-1")
+
+    @pytest.mark.parametrize("upto", ["fixed", "preparing"])
+    def test_request_before_the_transfer_is_denied(self, upto: str) -> None:
+        """No node can hold a Finish yet."""
+        talk = Conversation.begin(request(window_start=NOW + timedelta(hours=1))).fixed()
+        if upto == "preparing":
+            talk.wake()
+        phase = talk.state.phase
+        talk.hear(BETA_NODE, request_switchover()).expect(phase, "node.beta.beta-1 <- SwitchoverDenied")
+        assert talk.sent(SwitchoverDenied).code == "not_now"
+
+    def test_only_repetitions_are_quiet(self) -> None:
+        """The first request has a line in the record; a question of a node has none."""
+        talk = Conversation.begin(request()).transferring().hear(BETA_NODE, request_switchover())
+        assert talk.last is not None
+        assert talk.last.quiet is False
+        assert talk.hear(BETA_NODE, request_switchover()).last is not None
+        assert talk.last.quiet is True
+        talk.hear(BETA_NODE, QuerySwitchover(port_id=PORT))
+        assert talk.last.quiet is True
+        talk = Conversation.begin(request()).completed().hear(BETA_NODE, request_switchover())
+        assert talk.last is not None
+        assert talk.last.quiet is False
 
     def test_recipient_alone_takes_nothing(self) -> None:
         """However often the recipient's node asks, nothing is committed while the donor's guest may run."""

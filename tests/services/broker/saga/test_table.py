@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import get_type_hints
 
 from services.broker.saga import TABLE, Heard, choosing
 from services.broker.saga.state import ENDS
-from services.broker.saga.table import ANYWHERE, SPEAKERS, on
+from services.broker.saga.table import ANYWHERE, SPEAKERS, On, on, own_time, within_port
 from shared.messages import MESSAGE_TYPES, Message, PortMessage
 from shared.messages.approval import DonorApproved
 from shared.messages.service_change import PortPhase, PortProgressed, PortRequested
 from shared.parties import Role
+from tests.support.broker_samples import NOW, Conversation, request
 
 
 def test_every_phase_has_its_row() -> None:
@@ -52,3 +54,18 @@ def test_no_message_is_listed_twice_in_a_phase() -> None:
 def test_each_message_of_the_table_has_a_speaker() -> None:
     """A line for a message that nobody may send would never be used."""
     assert {line.message for row in TABLE.values() for line in row.hears} <= set(SPEAKERS)
+
+
+def test_a_line_is_what_was_registered() -> None:
+    """Message, handler, and where it can lead."""
+    line = on(DonorApproved, choosing.donor_approved, to=(PortPhase.QUOTING,))
+    assert line == On(DonorApproved, choosing.donor_approved, (PortPhase.QUOTING,))
+
+
+def test_a_phase_has_its_own_time_within_the_ports() -> None:
+    """Before the commit a phase never waits past the port's deadline; after it the deadline does not count."""
+    deadline = NOW + timedelta(seconds=100)
+    at = Conversation.begin(request(deadline=deadline)).fixed().moment
+    assert own_time("preparing")(at) == NOW + timedelta(seconds=300)
+    assert within_port("preparing")(at) == deadline
+    assert within_port("quoting")(at) == NOW + timedelta(seconds=15)

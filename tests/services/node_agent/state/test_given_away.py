@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from uuid import uuid4
 
@@ -27,6 +28,44 @@ def test_what_is_stored_is_read(given_away: GivenAway) -> None:
     assert given_away.get(uuid4()) is None
     lines = (given_away.directory / str(VM)).read_text().splitlines()
     assert {f"port_id={AGREEMENT.port_id}", "epoch=2", "recipient=beta", "recipient_node=beta-1"} <= set(lines)
+
+
+def test_it_says_by_which_port_and_to_whom() -> None:
+    """The epoch is the one that the recipient got."""
+    assert GivenAwayVm.by(AGREEMENT, since="2026-01-01T00:00:00+00:00", reason="x") == GivenAwayVm(
+        vm_uuid=VM,
+        port_id=AGREEMENT.port_id,
+        epoch=2,
+        recipient="beta",
+        recipient_node="beta-1",
+        since="2026-01-01T00:00:00+00:00",
+        reason="x",
+    )
+
+
+def test_a_reason_may_hold_any_sign_but_a_new_line() -> None:
+    """Only the first `=` of a line ends the key."""
+    vm = GivenAwayVm.by(AGREEMENT, since="now", reason="epoch=3, owner=beta")
+    assert GivenAwayVm.from_bytes(vm.to_bytes()) == vm
+
+
+def test_the_directory_is_the_agents_alone_and_is_made_once(tmp_path: Path) -> None:
+    """With what is missing above it."""
+    store = GivenAway(tmp_path / "var" / "given-away")
+    old = os.umask(0)
+    try:
+        store.store(GIVEN)
+    finally:
+        os.umask(old)
+    assert store.directory.stat().st_mode & 0o777 == 0o700
+    store.store(GIVEN)
+    assert store.get(VM) == GIVEN
+
+
+def test_a_return_of_a_vm_that_never_left_is_nothing(given_away: GivenAway) -> None:
+    """Every arrival tells it."""
+    given_away.has_returned(uuid4(), 2)
+    assert given_away.get(VM) == GIVEN
 
 
 def test_only_the_port_that_gave_it_away_takes_it_back(given_away: GivenAway) -> None:

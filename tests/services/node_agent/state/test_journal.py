@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import time
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +13,7 @@ import pytest
 
 from services.node_agent.state.files import write_atomically
 from services.node_agent.state.journal import Journal, Kind, Made, Phase, PortRecord, TransferJournal
-from shared.messages.porting import InboundFinished, Side
+from shared.messages.porting import DisksErased, InboundFinished, Side
 from tests.support.transfer_pair import DOMAIN, make_agreement
 
 
@@ -118,7 +120,9 @@ def test_a_vms_run_state_is_remembered(transfer: TransferJournal) -> None:
     transfer.remember_vm(("/a.raw",))
     assert (transfer.record.disks, transfer.record.was_running) == (("/a.raw",), True)
     transfer.remember_run_state(was_running=False)
-    assert not transfer.record.was_running
+    assert transfer.record.was_running is False
+    transfer.remember_vm(("/a.raw",))
+    assert transfer.record.was_running is True
 
 
 @pytest.mark.parametrize("read", ["load", "get"])
@@ -147,7 +151,8 @@ def test_a_damaged_record_may_say_nothing(journal: Journal, transfer: TransferJo
     (tmp_path / "ports" / "notes.damaged").touch()
     journal.load()
     (damaged,) = journal.damaged()
-    assert (damaged.port_id, damaged.vm_uuid) == (transfer.record.port_id, None)
+    assert (damaged.port_id, damaged.vm_uuid, damaged.epoch) == (transfer.record.port_id, None, 1)
+    assert damaged.name == f"{transfer.record.port_id}.inbound.damaged"
 
 
 def test_the_directory_is_the_agents_alone_and_is_made_once(tmp_path: Path) -> None:
@@ -170,3 +175,51 @@ def test_an_end_stores_its_phase(journal: Journal, transfer: TransferJournal) ->
     stored = journal.get(transfer.record.port_id, Side.INBOUND)
     assert stored is not None
     assert (stored.phase, stored.quarantined_disks) == (Phase.QUARANTINED, ("/a.raw.quarantine",))
+
+
+def test_what_left_lies_beside_the_transfers(journal: Journal, tmp_path: Path) -> None:
+    """libvirt's hook looks for it there."""
+    assert journal.given_away.directory == tmp_path / "given-away"
+
+
+def test_autostart_is_remembered_with_the_boot(transfer: TransferJournal, tmp_path: Path) -> None:
+    """Stored when it changes, and put back without a boot."""
+    path = tmp_path / "ports" / f"{transfer.record.port_id}.inbound.json"
+
+    def stored() -> tuple[bool, str]:
+        record = json.loads(path.read_bytes())
+        return record["autostart"], record["boot_id"]
+
+    transfer.remember_autostart(on=True, boot_id="b1")
+    assert stored() == (True, "b1")
+    path.unlink()
+    transfer.remember_autostart(on=True, boot_id="b1")
+    assert not path.exists()
+    transfer.remember_autostart(on=True, boot_id="b2")
+    assert stored() == (True, "b2")
+    transfer.remember_autostart(on=False)
+    assert stored() == (False, "")
+
+
+def test_an_erasure_ends_the_quarantine_and_is_kept_for_a_while(
+    journal: Journal, transfer: TransferJournal, tmp_path: Path
+) -> None:
+    """Whoever asks again hears the same; other records stay, however old."""
+    transfer.quarantine(("/a.raw.quarantine",), ("/shared.raw is not the VM's alone",))
+    assert transfer.record.left_disks == ("/shared.raw is not the VM's alone",)
+    other = PortRecord(side=Side.OUTBOUND, agreement=transfer.record.agreement)
+    journal.store(other)
+    journal.remove_erased(time.time() + 60)
+    assert len(journal.load()[0]) == 2
+    word = DisksErased(port_id=transfer.record.port_id, erased_bytes=5)
+    transfer.erased(word)
+    record = journal.get(transfer.record.port_id, Side.INBOUND)
+    assert record is not None
+    assert record.last_word is not None
+    assert (record.quarantined_disks, record.last_word.message) == ((), word)
+    path = tmp_path / "ports" / f"{record.port_id}.inbound.json"
+    os.utime(path, (1000, 1000))
+    journal.remove_erased(1000)
+    assert path.exists()
+    journal.remove_erased(1001)
+    assert journal.load() == ([other], [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import UUID
 
 import pytest
@@ -73,6 +74,20 @@ def test_an_unknown_fence_refuses_finish() -> None:
     assert commands == (do.Thaw(), do.RefuseFinish("no fence: ?"), do.Store(Phase.TRANSFERRING))
 
 
+def test_a_refused_finish_leaves_nothing_behind() -> None:
+    """The migration can go on as if there had been none, post-copy included."""
+    for refused in ((ev.StoreFailed("full"),), (ev.Stored(), ev.FreezeFailed("?"))):
+        state = after(ev.FinishWanted(), *refused)[0]
+        assert state == replace(HERE, reason=state.reason)
+
+
+def test_a_finish_whose_libvirtd_goes_while_the_guest_is_being_fenced_does_not_go_out() -> None:
+    """Nobody waits for its answer: there is nothing to commit, only to ask."""
+    state, commands = after(ev.FinishWanted(), ev.Stored(), ev.MigrationEnded("libvirtd is gone"), FENCED)
+    assert (state.phase, commands) == (P.UNDECIDED, (do.TellDoubt("libvirtd is gone"), do.AskLedger()))
+    assert (state.finish_waits, state.doubted) == (False, True)
+
+
 def test_a_host_without_a_fence_lets_the_guest_leave() -> None:
     """libvirt has paused it; what is missing is protection from this agent's own death."""
     assert after(ev.FinishWanted(), ev.Stored(), ev.Frozen(fenced=False))[1] == (do.SayPaused(), do.PassFinish())
@@ -125,6 +140,19 @@ def test_a_guest_that_runs_there_is_killed_here(events: tuple[ev.Event, ...]) ->
 def test_without_both_words_the_guest_stands_still(events: tuple[ev.Event, ...]) -> None:
     """The recipient's word alone kills nothing, and the ledger's silence lets nothing run."""
     assert after(*events, start=IN_FINISH)[0].phase is P.UNDECIDED
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_finish_that_is_on_its_way_is_not_doubted(ready: bool) -> None:  # noqa: FBT001  # a row's value
+    """The ledger has not committed yet, and the answer is still to come."""
+    assert after(said(committed=False, ready=ready), start=IN_FINISH)[1] == ()
+
+
+def test_a_vm_that_the_ledger_gives_to_this_side_is_not_killed() -> None:
+    """Committed or not: what counts is the owner."""
+    word = said(committed=True, ended=True)
+    mine = ev.LedgerSaid(word.state.model_copy(update={"owner": "alpha"}))
+    assert after(mine, start=IN_FINISH)[0].phase is P.GIVING_BACK
 
 
 def test_the_recipients_word_asks_the_ledger() -> None:
@@ -207,8 +235,9 @@ def test_an_operators_pause_is_kept() -> None:
     assert after(ev.GuestSuspended(), ev.MigrationEnded("x"), ev.LibvirtSaid(Guest.PAUSED))[1] == (
         do.Stayed(running=False),
     )
-    state = after(ev.GuestSuspended(), ev.GuestResumed())[0]
-    assert state.was_running
+    state = after(ev.GuestSuspended())[0]
+    assert state == replace(HERE, was_running=False)
+    assert after(ev.GuestResumed(), start=state)[0] == HERE
 
 
 # A new process
@@ -229,6 +258,20 @@ def test_a_restart_after_it_fences_then_asks(phase: Phase, frozen: ev.Event) -> 
     assert (state.phase, commands) == (P.FREEZING, (do.Freeze(),))
     state, commands = after(frozen, start=state)
     assert (state.phase, commands) == (P.UNDECIDED, (do.TellDoubt(state.reason), do.AskLedger()))
+    assert (state.doubted, state.migration_over) == (True, True)
+
+
+def test_after_a_restart_this_process_does_what_libvirts_call_did() -> None:
+    """The call ended with the process that made it; nobody else looks at the guest, or clears it."""
+    state = after(ev.Restarted(Phase.FINISH_PASSED), FENCED)[0]
+    back = (ev.Aborted(), ev.Stored())
+    assert after(*back, start=state)[1] == (
+        do.Thaw(),
+        do.Answer(runs_there=False, reason=state.reason),
+        do.LookAtGuest(),
+    )
+    left = (said(committed=True, arrived=True), ev.FrozenKilled())
+    assert after(*left, start=state)[1] == (do.Answer(runs_there=True), do.Destroy())
 
 
 # Post-copy
@@ -244,6 +287,8 @@ def test_post_copy_is_declared_then_said_and_asked_for() -> None:
     assert after(ev.PostCopyDenied(), start=state) == (state, ())
     state, commands = after(ev.PostCopyGranted(), start=state)
     assert (state.phase, commands) == (P.STARTING_POST_COPY, (do.StartPostCopy(),))
+    state, commands = after(ev.PostCopyStarted(), start=state)
+    assert (state, commands) == (IN_POST_COPY, ())
 
 
 def test_a_full_disk_puts_post_copy_off() -> None:
@@ -288,9 +333,19 @@ def test_a_refused_start_is_tried_again() -> None:
 def test_a_migration_that_fails_after_post_copy_was_wanted_is_fenced() -> None:
     """The guest may run here while the ledger has given it away; in post-copy it stands still by itself."""
     wanted = after(ev.PostCopyWanted(), ev.Stored())[0]
-    assert after(ev.MigrationEnded("x"), start=wanted)[1] == (do.Freeze(),)
+    state, commands = after(ev.MigrationEnded("x"), start=wanted)
+    assert (state.phase, state.migration_over, commands) == (P.FREEZING, True, (do.Freeze(),))
     state, commands = after(ev.MigrationEnded("x"), start=IN_POST_COPY)
     assert (state.phase, commands) == (P.UNDECIDED, (do.TellDoubt("x"), do.AskLedger()))
+    assert (state.migration_over, state.doubted) == (True, True)
+
+
+def test_a_finish_that_waited_for_post_copy_is_dropped_with_its_migration() -> None:
+    """libvirtd has hung up: the guest is fenced, and nothing is passed on."""
+    starting = after(ev.PostCopyWanted(), ev.Stored(), ev.PostCopyGranted())[0]
+    state, commands = after(ev.FinishWanted(), ev.MigrationEnded("x"), start=starting)
+    assert (state.phase, state.finish_waits, commands) == (P.FREEZING, False, (do.Freeze(),))
+    assert after(FENCED, start=state)[1] == (do.TellDoubt("x"), do.AskLedger())
 
 
 def test_the_reply_is_remembered_while_nothing_can_be_decided() -> None:

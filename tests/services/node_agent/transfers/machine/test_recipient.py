@@ -77,10 +77,16 @@ def test_a_denial_without_a_finish_ends_with_the_donor() -> None:
     assert after(ev.Trouble("donor_left", "gone"), start=state)[1] == (do.Remove(),)
 
 
-@pytest.mark.parametrize("event", [ev.Trouble("lane_failed", "x"), ev.Aborted(), ev.Stopping()])
-def test_before_the_question_anything_ends_it(event: ev.Event) -> None:
-    """The guest here has never run."""
-    assert after(event)[1] == (do.Remove(),)
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [(ev.Trouble("lane_failed", "x"), "lane_failed"), (ev.Aborted(), "cancelled"), (ev.Stopping(), "cancelled")],
+)
+def test_before_the_question_anything_ends_it(event: ev.Event, code: str) -> None:
+    """The guest here has never run; the reason is kept for the broker."""
+    state, commands = after(event)
+    assert commands == (do.Remove(),)
+    assert state.trouble is not None
+    assert state.trouble[0] == code
 
 
 def test_while_the_broker_is_asked_only_the_broker_ends_it() -> None:
@@ -104,11 +110,17 @@ def test_an_abort_while_asking_denies() -> None:
     assert after(ev.Aborted(), start=ASKED)[1] == (do.DenyFinish("cancelled", "the transfer was stopped on request"),)
 
 
-@pytest.mark.parametrize("event", [ev.FinishAnswered("broken"), ev.Trouble("lane_failed", "x")])
-def test_after_the_grant_libvirt_is_asked_until_there_is_a_proof(event: ev.Event) -> None:
+@pytest.mark.parametrize(
+    ("event", "trouble"),
+    [
+        (ev.FinishAnswered("broken"), ("finish_failed", "broken")),
+        (ev.Trouble("lane_failed", "x"), ("lane_failed", "x")),
+    ],
+)
+def test_after_the_grant_libvirt_is_asked_until_there_is_a_proof(event: ev.Event, trouble: tuple[str, str]) -> None:
     """A paused guest may have run; unknown is not "no"."""
     state, commands = after(event, start=STARTING)
-    assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(),))
+    assert (state.phase, commands, state.trouble) == (P.STARTING, (do.LookAtGuest(),), trouble)
     for guest in (Guest.UNKNOWN, Guest.PAUSED):
         assert after(ev.LibvirtSaid(guest), start=state) == (state, (do.LookAtGuest(again=True),))
     assert after(ev.LibvirtSaid(Guest.RUNNING), start=state)[1] == (do.TellArrived(),)
@@ -136,6 +148,24 @@ def test_an_abort_after_the_grant_asks_the_ledger(start: Recipient) -> None:
     late, commands = after(said(committed=True), start=state)
     assert late.phase is start.phase
     assert commands == ((do.TellArrived(),) if start is ARRIVED else ())
+
+
+def test_a_late_abort_is_over_when_the_ledger_has_spoken() -> None:
+    """A word that comes afterwards, perhaps an old one, removes nothing."""
+    state = after(ev.Aborted(), said(committed=True), start=ARRIVED)[0]
+    assert after(said(committed=False), start=state) == (ARRIVED, ())
+
+
+@pytest.mark.parametrize(("committed", "owner"), [(True, "alpha"), (False, "beta")])
+@pytest.mark.parametrize("start", [STARTING, ARRIVED])
+def test_only_a_vm_that_was_given_back_to_another_is_removed(
+    start: Recipient,
+    committed: bool,  # noqa: FBT001  # a row's value
+    owner: str,
+) -> None:
+    """The commit must be taken back, and the VM be somebody else's."""
+    word = ev.LedgerSaid(said(committed=committed).state.model_copy(update={"owner": owner}))
+    assert after(ev.Aborted(), word, start=start)[0].phase is start.phase
 
 
 @pytest.mark.parametrize("start", [STARTING, ARRIVED])
@@ -172,3 +202,10 @@ def test_what_is_heard_while_the_journal_is_written_counts_afterwards() -> None:
     state, commands = after(ev.SwitchoverWanted(), ev.Trouble("lane_failed", "x"), ev.Trouble("other", "y"))
     assert (state.trouble, commands) == (("lane_failed", "x"), ())
     assert after(ev.Granted(), ev.Aborted(), start=ASKED)[0].aborted
+
+
+@pytest.mark.parametrize(("error", "detail"), [("broken", "broken"), (None, "it was not asked for")])
+def test_an_answer_to_a_finish_that_was_not_passed_is_a_trouble(error: str | None, detail: str) -> None:
+    """libvirtd cannot run a guest whose Finish is held here; nothing is waited for any more."""
+    state = after(ev.FinishAnswered(error), start=ASKED)[0]
+    assert (state.phase, state.connection_over, state.trouble) == (P.ASKED, True, ("finish_failed", detail))

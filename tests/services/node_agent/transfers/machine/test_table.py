@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from services.node_agent.transfers.machine import donor
+from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.machine.state import DonorPhase, RecipientPhase
-from services.node_agent.transfers.machine.table import DONOR, RECIPIENT, On
+from services.node_agent.transfers.machine.table import DONOR, RECIPIENT, On, on
 
 BOTH = pytest.mark.parametrize(
     ("table", "phases", "start"),
@@ -40,3 +42,10 @@ def test_each_phase_but_the_ends_has_a_way_out(table: Mapping[Any, tuple[On, ...
     assert start in phases
     ends = {phase for phase, row in table.items() if not any(line.to for line in row)}
     assert ends in ({DonorPhase.LEFT, DonorPhase.STAYED}, {RecipientPhase.GONE})
+
+
+def test_a_line_is_what_was_registered() -> None:
+    """Event, handler, and where it can lead."""
+    line = on(ev.Frozen, donor.frozen, to=(DonorPhase.UNDECIDED,))
+    assert line == On(ev.Frozen, donor.frozen, (DonorPhase.UNDECIDED,))
+    assert on(ev.Frozen, donor.frozen) == On(ev.Frozen, donor.frozen)
