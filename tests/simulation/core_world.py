@@ -14,7 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from services.broker.saga import CommitEpoch, DeadlinePassed, Event, Heard, LanesOpened, OpenLanes, Send, WakeUp, step
+from services.broker.saga import (
+    Alarm,
+    CommitEpoch,
+    DeadlinePassed,
+    Event,
+    Heard,
+    LanesOpened,
+    OpenLanes,
+    Owner,
+    Send,
+    Settled,
+    WakeUp,
+    step,
+)
 from services.broker.saga.decision import Decision
 from services.broker.saga.state import SagaState
 from services.node_agent.state.journal import Phase
@@ -40,6 +53,8 @@ from tests.support.broker_samples import ACME, ALPHA, ALPHA_NODE, BETA, BETA_NOD
 
 LIMIT_S = 7200.0
 LATENCY_S = 0.01
+OPERATOR_S = 1800.0
+"""How long an alarm waits for its operator."""
 NAMES = {ALPHA: "donor", BETA: "recipient", ALPHA_NODE: "alpha", BETA_NODE: "beta", ACME: "tenant"}
 PARTIES = {name: party for party, name in NAMES.items()}
 ENDS = (PortCompleted, PortFailed, PortCancelled)
@@ -75,6 +90,8 @@ class CoreBroker:
         self.outbox: deque[tuple[str, Message]] = deque()
         self._armed: set[Any] = set()
         self._timers = 0
+        self.called = False
+        """Whether an operator was: the words of both sides contradict each other."""
 
     def handle(self, sender: Party, message: Message, number: int) -> None:
         """A message, once."""
@@ -104,7 +121,19 @@ class CoreBroker:
                     world.committed(owner, epoch)
                 case OpenLanes():
                     world.after(LATENCY_S, lambda: world.in_broker(LanesOpened()))
+                case Alarm(code="words_contradict") if not self.called:
+                    self.called = True
+                    world.after(OPERATOR_S, self._operator_comes)
         self.arm()
+
+    def _operator_comes(self) -> None:
+        """`vmport-broker --settle`, where the port has not ended meanwhile, after a look at both hosts."""
+        if self.state.contradiction and not self.state.ended:
+            world = self.world
+            world.outcome.settled = True
+            there = world.hosts["beta"].vm is not None
+            evidence = "virsh list --all, at both hosts"
+            world.in_broker(Settled(Owner.RECIPIENT if there else Owner.DONOR, "operator", evidence))
 
     def arm(self) -> None:
         """Timers are in the ledger."""
@@ -370,11 +399,14 @@ class CoreWorld:
         if not self.broker.alive:
             self.after(1.0, lambda: self.in_broker(event))
             return
+        before = self.broker.state
         try:
             self.broker.take(event)
             self.broker.publish()
         except Dead:
-            return
+            if self.broker.state is before:
+                # Not committed: a timer is still in the ledger, and a new process looks after the lanes again.
+                self.after(1.0, lambda: self.in_broker(event))
 
     def in_node(self, name: str, work: Callable[[], None]) -> None:
         """Something happens in a node agent, if it is alive."""

@@ -135,8 +135,11 @@ def _run(arguments: argparse.Namespace, base: str) -> int:
     failures: list[Outcome] = []
     hit: set[tuple[str, str, str]] = set()
     count = digest = 0
+    settled: list[int] = []
     for outcome in _outcomes(arguments, base):
         count += 1
+        if outcome.settled:
+            settled.append(outcome.plan.seed)
         hit |= outcome.cells
         digest ^= outcome.digest * (2 * outcome.plan.seed + 1)
         if arguments.chart:
@@ -159,6 +162,7 @@ def _run(arguments: argparse.Namespace, base: str) -> int:
         "cells": len(cells(arguments.tier)),
         "first_seed": arguments.seed,
         "digest": digest,
+        "settled_by_an_operator": sorted(settled),
         "failures": [outcome.to_json() for outcome in sorted(failures, key=lambda each: each.plan.seed)],
         "empty_cells": sorted(map(list, empty)),
     }

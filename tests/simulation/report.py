@@ -38,6 +38,8 @@ class Outcome:
     cells: set[tuple[str, str, str]] = field(default_factory=set)
     lines: list[Line] = field(default_factory=list)
     ended: str = ""
+    settled: bool = False
+    """An operator had to say whose the VM is."""
     steps: int = 0
     digest: int = 0
     """Of all steps in their order: equal for two runs of a seed."""
@@ -48,6 +50,7 @@ class Outcome:
             "seed": self.plan.seed,
             "plan": self.plan.to_json(),
             "ended": self.ended,
+            "settled": self.settled,
             "violations": [f"{each.rule}: {each.detail} (at {each.at_s:.2f} s)" for each in self.violations],
         }
 
