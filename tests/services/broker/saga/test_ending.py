@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.broker.saga import Alarm, RecordEnd
+from services.broker.saga import Alarm, CloseLanes, RecordEnd
+from shared.bus import LaneEnds
 from shared.messages.approval import DonorRejected
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import AbortTransfer, InboundFinished, Side, VmDisconnected, VmProvisioned
@@ -13,7 +14,9 @@ from shared.parties import Party
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
+    ALPHA_NODE,
     BETA,
+    BETA_NODE,
     LONG,
     PORT,
     Conversation,
@@ -117,6 +120,8 @@ def test_figures_of_a_completed_port() -> None:
     )
     assert talk.effect(RecordEnd) == RecordEnd(P.COMPLETED, "completed", "served by beta, epoch 2", talk.state.sla)
     assert talk.state.sla is not None
+    assert talk.effect(CloseLanes) == CloseLanes(LaneEnds(PORT, ALPHA_NODE, BETA_NODE))
+    assert (talk.state.lanes_open, talk.state.deadline, talk.state.wake_at) == (False, None, None)
 
 
 def test_completed_port_without_figures() -> None:
