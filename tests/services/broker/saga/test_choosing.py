@@ -136,6 +136,7 @@ class TestChoosing:
         talk.pass_time(timedelta(seconds=10)).hear(BETA, ReservationRefused(port_id=PORT, refusals=(refusal(),)))
         talk.expect(P.RESERVING, "recipient.beta <- ReleaseReservation", "recipient.gamma <- ReservationRequested")
         assert talk.state.deadline == talk.now + talk.timing.reserving
+        assert talk.state.released == ("beta",)
 
     def test_silent_reservation_then_no_offer_left(self) -> None:
         """A recipient that does not answer is released; with no offer left the port is refused, with all reasons."""

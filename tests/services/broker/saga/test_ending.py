@@ -84,6 +84,9 @@ def test_copy_that_runs_at_the_recipient_after_the_abort_is_told_once() -> None:
     talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).hear(BETA, transfer_aborted(Side.INBOUND, guest_running=True))
     assert talk.state.warnings == ("The recipient reports that a copy of the VM runs after the abort.",)
     assert set(talk.state.aborted) == set(Side)
+    talk = Conversation.begin(request()).transferring().hear(ACME, CancelPort(port_id=PORT))
+    talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).hear(BETA, transfer_aborted(Side.INBOUND))
+    assert (talk.state.phase, talk.state.warnings) == (P.CANCELLED, ())
 
 
 def test_warnings_are_kept_once() -> None:
