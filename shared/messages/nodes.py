@@ -123,4 +123,9 @@ class ClockDiffers(Message):
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT})
 
     reported_at: Timestamp = Field(description="When the report was sent that this answers, by the agent's clock.")
-    ahead_s: float = Field(description="By how much the agent's clock is ahead of the broker's; negative: behind.")
+    ahead_s: float = Field(
+        ge=-7e9,
+        le=7e9,
+        allow_inf_nan=False,
+        description="By how much the agent's clock is ahead of the broker's; negative: behind.",
+    )

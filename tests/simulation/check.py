@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.node_agent.hypervisor.fake_host import FakeVm
+from shared.messages import PortMessage
+from shared.messages.porting import QuerySwitchover
 from shared.messages.service_change import PortCancelled, PortCompleted, PortFailed, PortRefused
 from shared.messages.vm import VmState
 from shared.parties import BROKER, Party
@@ -82,8 +84,10 @@ class Checker:
         """What a stateful service acknowledged, its store knows, or it never will need to."""
         envelope = self._world.sent.get(message_id)
         name = {BROKER: "broker", ALPHA: "donor", BETA: "recipient"}.get(party)
-        if name is None or envelope is None:
-            return
+        if name is None or envelope is None or not isinstance(envelope.data, PortMessage):
+            return  # what is said again and again is not stored
+        if isinstance(envelope.data, QuerySwitchover):
+            return  # an answer that changes nothing needs no transaction; who does not hear it asks again
         dead = any(letter.message_id == message_id for letter in self._world.net.dead[party])
         if dead or envelope.expired(SimDatetime.now(UTC)):
             return

@@ -178,6 +178,8 @@ class CoreWorld:
         }
         self._due_s: dict[tuple[str, str], float] = {}
         self._cut: dict[str, int] = dict.fromkeys(self._queues, 0)
+        self._held: dict[str, list[tuple[str, Message, int]]] = {name: [] for name in self._queues}
+        """What a party that is cut off has sent, in order."""
         self._seen: dict[str, set[int]] = {"donor": set(), "recipient": set()}
         self._steps: dict[str, int] = {}
         self._pending = [fault for fault in plan.faults if fault.kind != "skew"]
@@ -191,8 +193,12 @@ class CoreWorld:
 
     def after(self, delay_s: float, work: Callable[[], None]) -> None:
         """Do something later."""
+        self._at(self.time_s + delay_s, work)
+
+    def _at(self, due_s: float, work: Callable[[], None]) -> None:
+        """Do something then, after all that was to be done at that time before."""
         self._count += 1
-        heapq.heappush(self._events, (self.time_s + delay_s, self._count, work))
+        heapq.heappush(self._events, (due_s, self._count, work))
 
     # ---- steps and invariants
 
@@ -283,12 +289,12 @@ class CoreWorld:
         self.say(source, type(message).__name__, to)
         copies = 2 if plan.double and chance.random() < plan.double else 1
         for _ in range(copies):
-            self.after(due_s - self.time_s, lambda: self._arrive(source, to, message, number))
+            self._at(due_s, lambda: self._arrive(source, to, message, number))
         return True
 
     def _arrive(self, source: str, to: str, message: Message, number: int) -> None:
         if self._cut[source]:
-            self.after(0.5, lambda: self._arrive(source, to, message, number))
+            self._held[source].append((to, message, number))
             return
         self._watch(message)
         self._queues[to].append((source, message, number))
@@ -466,6 +472,10 @@ class CoreWorld:
 
     def _mend(self, name: str) -> None:
         self._cut[name] -= 1
+        if not self._cut[name]:
+            held, self._held[name] = self._held[name], []
+            for to, message, number in held:
+                self._arrive(name, to, message, number)
         self._drain(name)
 
     def _kill(self, name: str) -> None:
@@ -554,6 +564,7 @@ class CoreWorld:
             self.broker.state.ended
             and self.told is not None
             and not any(self._queues.values())
+            and not any(self._held.values())
             and not any(node.active for node in self.nodes.values())
             and all(self.lives(name) for name in self._queues)
         )

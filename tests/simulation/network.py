@@ -21,7 +21,7 @@ from shared.metrics import Metrics
 from shared.page_stream.bodies import LaneRole
 from shared.parties import Party
 from shared.testing import MemoryBroker, MemoryBus
-from shared.topology import Lane
+from shared.topology import Lane, has_urgent_inbox
 from tests.simulation.process import Process
 
 _METRICS = Metrics(service="simulation", version="0").bus
@@ -108,7 +108,7 @@ class SimBus(MemoryBus):
         self._broker = _View(broker, party, process)  # type: ignore[assignment]  # as the base uses it
         self._net = broker
         self._process = process
-        self._party = party
+        self.party = party
         self._prefetch = 32
         self._closed = False
         self.metrics = _METRICS
@@ -124,14 +124,15 @@ class SimBus(MemoryBus):
         async with self._turn:
             await asyncio.sleep(weather.next_delay_s())
         self._process.touch("sent", kind)
-        if not net.up[self._party].is_set():
+        if not net.up[self.party].is_set():
             raise BusDown("the network is cut")
         if weather.happens(weather.lose):
             raise BusDown("the connection broke before the message was stored")
         body = envelope.to_json()
+        urgent = type(envelope.data).URGENT and has_urgent_inbox(to)
         for _ in range(2 if weather.happens(weather.double) else 1):
-            net.put_raw(to, body, user_id=str(self._party), message_id=str(envelope.id))
-        net.tap(self._party, to, envelope)
+            net.put_raw(to, body, user_id=str(self.party), message_id=str(envelope.id), urgent=urgent)
+        net.tap(self.party, to, envelope)
         if weather.happens(weather.doubt):
             raise BusDown("the connection broke before the message was confirmed")
         self._process.touch("confirmed", kind)

@@ -9,6 +9,7 @@ from collections.abc import Coroutine
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
@@ -31,6 +32,7 @@ from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection
+from services.node_agent.state.given_away import ARRIVING
 from services.node_agent.state.journal import Journal
 from services.node_agent.state.outbox import Outbox
 from services.node_agent.transfers.manager import Transfers
@@ -267,9 +269,12 @@ def node_settings(world: Parts, party: Party) -> NodeSection:
     )
 
 
-def hook(_state_dir: Path) -> str | None:
-    """The libvirt hook of a host whose node agent has this state directory; there is none yet."""
-    return None
+def hook(state_dir: Path, uuid: UUID) -> str | None:
+    """What libvirt's hook says of a host whose node agent has this state directory: why a VM may not start, or None."""
+    file = state_dir / "given-away" / str(uuid)
+    if not file.exists() or Path(f"{file}{ARRIVING}").exists():
+        return None
+    return "it was given away"
 
 
 async def run_node(world: Parts, process: Process, party: Party) -> None:
@@ -291,7 +296,12 @@ async def run_node(world: Parts, process: Process, party: Party) -> None:
         metrics=NODE_METRICS,
     )
     commands = VmCommands(
-        hypervisor, journal, node=party.node, lane=PLAIN_KEYS.endpoint, metrics=NODE_METRICS, described=lambda _vm: None
+        hypervisor,
+        journal,
+        node=party.node,
+        lane=PLAIN_KEYS.endpoint,
+        metrics=NODE_METRICS,
+        described=transfers.described,
     )
     service = NodeService(party, transfers, commands, messenger)
     heartbeat = Heartbeat(

@@ -123,7 +123,7 @@ def _unknown_is_no() -> None:
 
 
 def _no_fence() -> None:
-    no_hook: Any = lambda _self, _name: None  # noqa: E731  # planted
+    no_hook: Any = lambda _self, _name, _uuid: None  # noqa: E731  # planted
     services_world.World.fence = no_hook  # type: ignore[method-assign]  # planted
     by_name = HostPort.__getattr__
 

@@ -128,13 +128,13 @@ class World:
         host.pace_s = PACE_S
         for part in ("images", "base-images"):
             (self.folder / name / part).mkdir(parents=True)
-        host.may_start = lambda _uuid: self.fence(name)
+        host.may_start = lambda uuid: self.fence(name, uuid)
         host.observer = lambda uuid: self.check.vcpus(name, host.vms.get(uuid))
         return host
 
-    def fence(self, name: str) -> str | None:
+    def fence(self, name: str, uuid: UUID) -> str | None:
         """What the host's libvirt hook says to a start of the VM: the reason against it, or None."""
-        return parties.hook(self.folder / name / "state")
+        return parties.hook(self.folder / name / "state", uuid)
 
     def now_s(self) -> float:
         """Seconds since the start."""

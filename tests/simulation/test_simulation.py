@@ -46,11 +46,25 @@ def test_the_core_tier_breaks_no_rule(tmp_path: Path) -> None:
     assert report["cells_hit"] > 0.9 * report["cells"]
 
 
+def test_the_services_tier_breaks_no_rule(tmp_path: Path) -> None:
+    """The same with broker, agents and nodes as they are, from the request on."""
+    report = simulate(tmp_path, "--tier", "services", "--schedules", "24", "--seed", "200", "--jobs", "2")
+    assert report["failures"] == []
+    assert report["schedules"] == 24
+
+
 def test_the_core_tier_replays_exactly(tmp_path: Path) -> None:
     """Whatever the number of processes."""
     first = simulate(tmp_path, "--tier", "core", "--schedules", "300", "--jobs", "1")
     second = simulate(tmp_path, "--tier", "core", "--schedules", "300", "--jobs", "2")
     assert first["digest"] == second["digest"] != 0
+
+
+@pytest.mark.parametrize("bug", ["commit after Finish", "ack before store"])
+def test_the_services_tier_finds_a_planted_bug(bug: str, tmp_path: Path) -> None:
+    """At once: every port shows it."""
+    report = simulate(tmp_path, "--tier", "services", "--schedules", "10", "--plant", bug, "--until-found")
+    assert report["violations"] == 1
 
 
 @pytest.mark.parametrize("bug", BUGS)

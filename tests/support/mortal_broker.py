@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -118,6 +119,8 @@ class MortalStore(Store):
             try:
                 with self._at_work():
                     async with super().transaction() as tx:
+                        # The world's clock stands still: what urgent work left behind is due in the next life.
+                        tx._relay_after = timedelta(0)
                         yield tx
                         told = sorted({str(to) for to, *_ in tx._unstored})
                         point = f"commit of {doing.get()}, to {', '.join(told) or 'nobody'}"

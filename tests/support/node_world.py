@@ -167,7 +167,9 @@ class World:
                 if self.ledger.committed and not committed:
                     await self.say(BROKER, ALPHA, self.ledger.state())
 
-        await bus.consume(handle)
+        async with asyncio.TaskGroup() as inboxes:
+            inboxes.create_task(bus.consume(handle))
+            inboxes.create_task(bus.consume_urgent(handle))
 
     def _is_about_readiness(self, envelope: AnyEnvelope) -> bool:
         """Whether a node asks only whether the switchover could be committed, as it does all the time."""

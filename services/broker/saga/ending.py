@@ -229,6 +229,9 @@ def contradicted(at: Moment, heard: Heard[Message]) -> Decision:
     donor must say that the guest runs there, and the recipient that it does not; or an operator settles it.
     """
     detail = _contradiction(at, heard)
+    if at.state.contradiction:
+        # The answer to our question, most likely. Asked again at once, it would be given again at once, without end.
+        return at.stay(note=detail, aborted=())
     at = at.with_(contradiction=detail, aborted=())
     return at.stay(
         Alarm("words_contradict", detail),

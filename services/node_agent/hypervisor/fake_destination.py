@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,14 +32,21 @@ from shared.messages.vm import VmState
 async def serve_libvirtd(host: FakeHost, path: Path) -> AsyncIterator[None]:
     """Be the host's libvirtd at this socket."""
 
-    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _serve(host, reader, writer)
+    serving: set[asyncio.Task[None]] = set()
+
+    def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(_serve(host, reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
 
     server = await asyncio.start_unix_server(on_connection, path)
     try:
         yield
     finally:
         server.close()
+        for task in tuple(serving):
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
 
 
 async def _serve(host: FakeHost, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -60,6 +68,8 @@ async def _serve(host: FakeHost, reader: asyncio.StreamReader, writer: asyncio.S
         host.connections.discard(writer)
         incoming.close()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 class _Incoming:

@@ -200,9 +200,9 @@ class FakeHypervisor(FakeHost, RunningCheck):
 
     async def start(self, uuid: UUID) -> None:
         """Boot it."""
-        vm = self.vm(uuid)
-        if vm.state is VmState.SHUT_OFF:
-            self.let_run(uuid, vm)
+        self.ask_libvirtd()
+        if self.vm(uuid).state is VmState.SHUT_OFF:
+            self.power_on(uuid)
 
     async def resume(self, uuid: UUID) -> None:
         """Run, if it may."""

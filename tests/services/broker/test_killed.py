@@ -28,13 +28,16 @@ from tests.support.mortal_broker import Plan, live
 
 P = PortPhase
 # A task that dies while its connection is being opened leaves it to the collector, as a killed process does.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.timeout(400),  # a hundred lives of a process
+]
 
 
 async def run(world: World, end: type[Message], *, brokers: int) -> Plan:
     """One port, with so many brokers that die at each transition; returns where they did."""
     plan = Plan()
-    world.patience_s = 90.0
+    world.patience_s = 300.0
     loop = asyncio.get_running_loop()
     lives = [loop.create_task(live(world, plan)) for _ in range(brokers)]
     told = loop.create_task(tell(world, end))

@@ -162,6 +162,14 @@ class TestContradiction:
         assert talk.state.phase is P.FAILED
         assert "alpha says that the guest left" in talk.sent(PortFailed, to=ACME).detail
 
+    def test_an_answer_that_says_the_same_is_no_new_question(self) -> None:
+        """A donor whose transfer has ended answers each question so; the next one waits for the timer."""
+        talk = self._reverted().hear(ALPHA, outbound_finished())
+        talk.hear(BETA, transfer_aborted(Side.INBOUND))
+        for _ in range(3):
+            talk.hear(ALPHA, outbound_finished()).expect(P.ABORTING)
+        talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
+
     def test_both_sides_are_asked_after_growing_pauses(self) -> None:
         """A contradiction begins anew, however often was asked before."""
         talk = self._reverted()

@@ -109,6 +109,17 @@ def test_a_host_starts_what_has_autostart(host: FakeHypervisor) -> None:
     assert host.vms[VM].runs
 
 
+async def test_an_agent_starts_no_vm_that_the_hook_refuses(host: FakeHypervisor) -> None:
+    """As an operator does not, nor autostart."""
+    host.stop(VM)
+    host.may_start = lambda _: "given away with epoch 2"
+    with pytest.raises(HypervisorError, match="given away"):
+        await host.start(VM)
+    host.may_start = lambda _: None
+    await host.start(VM)
+    assert host.vms[VM].runs
+
+
 def test_a_transient_guest_is_gone_with_its_qemu(host: FakeHypervisor) -> None:
     """Whether it powers off or crashes."""
     host.vms[VM].persistent = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -30,6 +30,7 @@ class Hosts:
         self.cut_at: Procedure | None = None
         self.called: list[int] = []
         self.wires: list[asyncio.StreamWriter] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     def plan(self) -> MigrationPlan:
         """Move the VM, its memory only."""
@@ -42,11 +43,26 @@ class Hosts:
             disks=(),
         )
 
-    async def forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Be the wire of the driver connection."""
+        self.wires.append(writer)
+        self.tasks.append(asyncio.ensure_future(self._forward(reader, writer)))
+
+    async def close(self) -> None:
+        """End the wire; on return no socket of it is open."""
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        for end in self.wires:
+            end.transport.abort()
+            with suppress(ConnectionError):
+                await end.wait_closed()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, to_there = await asyncio.open_unix_connection(self.folder / "libvirtd.sock")
-        self.wires += [writer, to_there]
+        self.wires.append(to_there)
         back = asyncio.ensure_future(self._back(there, writer))
+        self.tasks.append(back)
         calls = FrameParser()
         while data := await reader.read(65536):
             frames = calls.receive_data(data)
@@ -70,12 +86,10 @@ async def hosts() -> AsyncIterator[Hosts]:
     async with AsyncExitStack() as stack:
         made = Hosts(Path(stack.enter_context(TemporaryDirectory(prefix="vmport-"))))
         await stack.enter_async_context(made.destination.serve(made.folder / "libvirtd.sock"))
-        wire = await asyncio.start_unix_server(made.forward, made.folder / "driver.sock")
+        wire = await asyncio.start_unix_server(made.join, made.folder / "driver.sock")
         stack.callback(wire.close)
         yield made
-        for end in made.wires:
-            end.transport.abort()
-        await asyncio.sleep(0.01)  # both ends of the wire hear of its end
+        await made.close()
 
 
 async def test_a_guest_moves_and_its_copy_is_gone(hosts: Hosts) -> None:

@@ -147,7 +147,8 @@ def libvirtd(hooked: Hooked, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]
     """A process that has the daemon's name and pid file, and that ends by SIGHUP."""
     program = tmp_path / "libvirtd"
     shutil.copy("/bin/sleep", program)
-    process = subprocess.Popen([program, "60"])
+    # Where the tests run under nohup, SIGHUP would be ignored here, too.
+    process = subprocess.Popen(["/usr/bin/env", "--default-signal=HUP", program, "60"])
     (hooked.run_dir / "libvirtd.pid").write_text(f"{process.pid}\n")
     yield process
     process.kill()
