@@ -180,6 +180,7 @@ class TestChoosing:
             "recipient.beta <- ReleaseReservation",
             "end: cancelled cancelled",
         )
+        assert talk.state.released == ("beta",)
         talk.hear(BETA, reserved())
         talk.expect(P.CANCELLED, "recipient.beta <- ReleaseReservation")
 

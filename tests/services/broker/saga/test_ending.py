@@ -178,6 +178,13 @@ class TestContradiction:
         assert talk.effect(Alarm).detail == "beta says that the guest runs there, but the VM is alpha's by epoch 3"
         assert talk.pauses_s(3) == [2, 4, 8]
 
+    def test_word_that_is_repeated_counts_anew(self) -> None:
+        """What the sides confirmed before it does not end the port; nobody is asked at once."""
+        talk = self._reverted().hear(ALPHA, outbound_finished()).hear(BETA, transfer_aborted(Side.INBOUND))
+        assert talk.state.aborted == (Side.INBOUND,)
+        talk.hear(ALPHA, outbound_finished()).expect(P.ABORTING)
+        assert talk.state.aborted == ()
+
     def test_guest_that_runs_at_the_recipient_after_all(self) -> None:
         """It must be gone there before the port ends."""
         talk = self._reverted().hear(ALPHA, transfer_aborted(Side.OUTBOUND))
