@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-WORDS: Final = frozenset({"note", "detail", "reason", "warning", "trouble", "doing", "text"})
+WORDS: Final = frozenset({"note", "detail", "reason", "warning", "trouble", "doing", "text", "what"})
 """Names of arguments and variables that hold a sentence for people."""
 
 _VERSION = re.compile(r"^(?P<function>.+)__mutmut_(?P<version>orig|\d+)$")

@@ -75,7 +75,7 @@ from shared.parties import Party, donor, node, recipient, tenant
 from shared.testing import make_lane_endpoint
 
 M = TypeVar("M", bound=Message)
-E = TypeVar("E", Alarm, CommitEpoch, OpenLanes, RecordEnd)
+E = TypeVar("E", Alarm, CloseLanes, CommitEpoch, OpenLanes, RecordEnd)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PORT = UUID("00000000-0000-4000-8000-000000000001")

@@ -83,7 +83,7 @@ def begin(
             Send(tenant(tenant_name), PortAccepted(port_id=request.port_id)),
             Send(state.donor_party, ask, perishable=True, deadline=state.deadline),
         ),
-        f"{vm_name}: {request.donor} to {request.recipient}" + (", dry run" if request.dry_run else ""),
+        note=f"{vm_name}: {request.donor} to {request.recipient}" + (", dry run" if request.dry_run else ""),
     )
 
 

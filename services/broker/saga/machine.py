@@ -114,7 +114,7 @@ def _checked(at: Moment, decision: Decision, allowed: tuple[PortPhase, ...]) -> 
     if after.epoch < before.epoch:
         raise SagaBug(f"epoch {after.epoch} is older than {before.epoch}")
     if after.phase in ENDS:
-        after = after.with_(deadline=None, wake_at=None)
+        after = after.with_(deadline=None)
     elif after.phase is not before.phase or decision.rearm:
         limit = TABLE[after.phase].limit
         if limit is None:

@@ -9,10 +9,18 @@ import pytest
 from services.broker.saga import RecordEnd, Send, Verdict
 from services.broker.saga.choosing import begin_refused
 from shared.messages import Refusal
-from shared.messages.approval import DonorApproved, DonorRejected
+from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.base import MAX_TEXT
-from shared.messages.porting import PortingFixed, QuoteDeclined, QuoteOffered, ReservationRefused
+from shared.messages.porting import (
+    PortingFixed,
+    QuoteDeclined,
+    QuoteOffered,
+    QuoteRequested,
+    ReservationRefused,
+    ReservationRequested,
+)
 from shared.messages.service_change import CancelPort, PortPhase, PortPlanned, PortRefused
+from shared.testing import make_lane_endpoint
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
@@ -118,6 +126,7 @@ class TestChoosing:
             "recipient.beta <- ReleaseReservation",
             "open lanes",
         )
+        assert talk.state.released == ("beta",)
 
     def test_next_best_after_refused_reservation(self) -> None:
         """When the platform check refuses, the next best offer is tried with the whole time of the phase."""
@@ -127,6 +136,7 @@ class TestChoosing:
         talk.pass_time(timedelta(seconds=10)).hear(BETA, ReservationRefused(port_id=PORT, refusals=(refusal(),)))
         talk.expect(P.RESERVING, "recipient.beta <- ReleaseReservation", "recipient.gamma <- ReservationRequested")
         assert talk.state.deadline == talk.now + talk.timing.reserving
+        assert talk.state.released == ("beta",)
 
     def test_silent_reservation_then_no_offer_left(self) -> None:
         """A recipient that does not answer is released; with no offer left the port is refused, with all reasons."""
@@ -162,7 +172,16 @@ class TestChoosing:
     def test_reservation_that_comes_after_the_end(self) -> None:
         """The recipient was chosen, and nothing was agreed."""
         talk = self._quoting("beta").hear(BETA, QuoteOffered(port_id=PORT, quote=quote()))
-        talk.hear(ACME, CancelPort(port_id=PORT)).hear(BETA, reserved())
+        talk.hear(ACME, CancelPort(port_id=PORT))
+        talk.expect(
+            P.CANCELLED,
+            "tenant.acme <- PortCancelled",
+            "donor.alpha <- PortCancelled",
+            "recipient.beta <- ReleaseReservation",
+            "end: cancelled cancelled",
+        )
+        assert talk.state.released == ("beta",)
+        talk.hear(BETA, reserved())
         talk.expect(P.CANCELLED, "recipient.beta <- ReleaseReservation")
 
     def test_expired_reservation(self) -> None:
@@ -210,6 +229,26 @@ class TestAgreement:
         assert (fixed.donor_node, fixed.recipient_node, fixed.epoch) == ("alpha-1", "beta-1", 2)
         assert (fixed.promised_total_s, fixed.promised_downtime_ms) == (60.0, 500)
         assert fixed.deadline == NOW + talk.timing.transfer
+
+    @pytest.mark.parametrize(
+        ("donor_direct", "recipient_direct", "routes"),
+        [
+            (False, False, ("relay",)),
+            (True, False, ("direct", "relay")),
+            (False, True, ("direct", "relay")),
+        ],
+    )
+    def test_routes(self, donor_direct: bool, recipient_direct: bool, routes: tuple[str, ...]) -> None:  # noqa: FBT001  # a row's values
+        """Directly where one node can be reached so, which is tried first; the relay always."""
+        ends = [
+            make_lane_endpoint(direct=("192.0.2.1:1",) if direct else ()) for direct in (donor_direct, recipient_direct)
+        ]
+        talk = Conversation.begin(request())
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity().model_copy(update={"lane": ends[0]})))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote()))
+        talk.hear(BETA, reserved().model_copy(update={"lane": ends[1]}))
+        assert talk.state.agreement is not None
+        assert talk.state.agreement.routes == routes
 
     def test_everybody_holds_the_same_agreement(self) -> None:
         """PortingFixed is one value for tenant, donor and recipient."""
@@ -272,3 +311,29 @@ def test_a_named_recipient_that_nobody_could_ask() -> None:
     talk.hear(BETA, QuoteDeclined(port_id=PORT, refusals=(refusal(),)))
     assert talk.state.phase is P.REFUSED
     assert talk.sent(PortRefused).refused_by == "broker"
+
+
+@pytest.mark.parametrize(("asked", "named"), [("beta", "beta"), ("best", None)])
+def test_the_donor_is_asked_first(asked: str, named: str | None) -> None:
+    """It reads who is to get the VM, if the tenant has named one."""
+    talk = Conversation.begin(request(asked))
+    assert talk.sent(ApprovalRequested).recipient == named
+    assert talk.state.deadline == NOW + talk.timing.approval
+
+
+def test_a_question_is_useless_after_its_phase() -> None:
+    """To the donor, for a quote, for a reservation: whoever was away must not answer what nobody waits for."""
+    talk = Conversation.begin(request())
+    for kind, sender, answer in (
+        (ApprovalRequested, ALPHA, DonorApproved(port_id=PORT, identity=identity())),
+        (QuoteRequested, BETA, QuoteOffered(port_id=PORT, quote=quote())),
+        (ReservationRequested, BETA, reserved()),
+    ):
+        assert talk.last is not None
+        question = talk.last.effects[-1]
+        assert isinstance(question, Send)
+        assert isinstance(question.message, kind)
+        assert (question.perishable, question.deadline) == (True, talk.state.deadline)
+        if isinstance(question.message, QuoteRequested):
+            assert question.message.answer_by == talk.state.deadline
+        talk.hear(sender, answer)

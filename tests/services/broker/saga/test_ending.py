@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.broker.saga import Alarm, RecordEnd
+from services.broker.saga import Alarm, CloseLanes, RecordEnd
+from shared.bus import LaneEnds
 from shared.messages.approval import DonorRejected
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import AbortTransfer, InboundFinished, Side, VmDisconnected, VmProvisioned
@@ -13,7 +14,9 @@ from shared.parties import Party
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
+    ALPHA_NODE,
     BETA,
+    BETA_NODE,
     LONG,
     PORT,
     Conversation,
@@ -81,6 +84,9 @@ def test_copy_that_runs_at_the_recipient_after_the_abort_is_told_once() -> None:
     talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).hear(BETA, transfer_aborted(Side.INBOUND, guest_running=True))
     assert talk.state.warnings == ("The recipient reports that a copy of the VM runs after the abort.",)
     assert set(talk.state.aborted) == set(Side)
+    talk = Conversation.begin(request()).transferring().hear(ACME, CancelPort(port_id=PORT))
+    talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).hear(BETA, transfer_aborted(Side.INBOUND))
+    assert (talk.state.phase, talk.state.warnings) == (P.CANCELLED, ())
 
 
 def test_warnings_are_kept_once() -> None:
@@ -117,6 +123,8 @@ def test_figures_of_a_completed_port() -> None:
     )
     assert talk.effect(RecordEnd) == RecordEnd(P.COMPLETED, "completed", "served by beta, epoch 2", talk.state.sla)
     assert talk.state.sla is not None
+    assert talk.effect(CloseLanes) == CloseLanes(LaneEnds(PORT, ALPHA_NODE, BETA_NODE))
+    assert (talk.state.lanes_open, talk.state.deadline, talk.state.wake_at) == (False, None, None)
 
 
 def test_completed_port_without_figures() -> None:
@@ -169,6 +177,13 @@ class TestContradiction:
         talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2))
         assert talk.effect(Alarm).detail == "beta says that the guest runs there, but the VM is alpha's by epoch 3"
         assert talk.pauses_s(3) == [2, 4, 8]
+
+    def test_word_that_is_repeated_counts_anew(self) -> None:
+        """What the sides confirmed before it does not end the port; nobody is asked at once."""
+        talk = self._reverted().hear(ALPHA, outbound_finished()).hear(BETA, transfer_aborted(Side.INBOUND))
+        assert talk.state.aborted == (Side.INBOUND,)
+        talk.hear(ALPHA, outbound_finished()).expect(P.ABORTING)
+        assert talk.state.aborted == ()
 
     def test_guest_that_runs_at_the_recipient_after_all(self) -> None:
         """It must be gone there before the port ends."""

@@ -40,6 +40,7 @@ class TestFinishing:
     def test_provisioning_comes_first(self) -> None:
         """The donor keeps its disks until the recipient has a lasting VM."""
         talk = Conversation.begin(request()).finishing().expect(P.FINISHING, "recipient.beta <- ProvisionVm")
+        assert talk.state.wake_at is None
         talk.hear(BETA, VmProvisioned(port_id=PORT)).expect(P.FINISHING, "donor.alpha <- DisconnectVm")
         talk.hear(BETA, VmProvisioned(port_id=PORT)).expect(P.FINISHING)
         talk.hear(ALPHA, VmDisconnected(port_id=PORT))
