@@ -1,4 +1,4 @@
-"""Exit codes of every vmport program, services and CLI alike. Pure; ``--help`` and the README print its texts."""
+"""Exit codes of every vmport program, services and CLI alike. Pure; ``--help`` and the tenant guide print its texts."""
 
 from __future__ import annotations
 

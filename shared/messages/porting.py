@@ -294,7 +294,7 @@ class InboundFinished(PortMessage):
 
 
 class TransferFailed(PortMessage):
-    """One half of the transfer failed. ``guest_running`` is what libvirt on that side said after the clean-up."""
+    """One side's transfer failed. ``guest_running`` is what libvirt on that side said after the clean-up."""
 
     SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.BROKER})
@@ -306,7 +306,7 @@ class TransferFailed(PortMessage):
 
 
 class AbortTransfer(PortMessage):
-    """Stop this half of the transfer and remove what it made. Idempotent; answered even where nothing is under way."""
+    """Stop this side's transfer and remove what it made. Idempotent; answered even where nothing is under way."""
 
     SENDERS: ClassVar = frozenset({Role.BROKER, Role.DONOR, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.NODE})
@@ -321,7 +321,7 @@ class AbortTransfer(PortMessage):
 
 
 class TransferAborted(PortMessage):
-    """This half is stopped and clean. At the donor ``guest_running`` is true, at the recipient false."""
+    """This side is stopped and clean. At the donor ``guest_running`` is true, at the recipient false."""
 
     SENDERS: ClassVar = frozenset({Role.NODE, Role.DONOR, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.RECIPIENT, Role.BROKER})

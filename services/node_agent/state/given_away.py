@@ -15,6 +15,7 @@ from typing import Self
 from uuid import UUID
 
 from services.node_agent.state.files import write_atomically
+from shared.errors import VmportError
 from shared.messages.porting import ServiceChangeAgreement
 
 ARRIVING = ".arriving"
@@ -64,8 +65,10 @@ class GivenAwayVm:
         )
 
 
-class GivenAwayDamaged(OSError):
+class GivenAwayDamaged(VmportError, OSError):
     """A file that is there and cannot be read: the VM counts as given away, by whom is not known."""
+
+    code = "given_away_damaged"
 
 
 class GivenAway:

@@ -25,7 +25,7 @@ class LaneLink(Protocol):
     """Both directions of one lane's route: whole frames in, whole frames out.
 
     A link may lose and duplicate frames. Within one connection it never reorders them. It needs no confirms and
-    stores nothing: the lane bounds what is under way. `send` may wait (backpressure of the route) and must be safe
+    stores nothing: the lane bounds what is in flight. `send` may wait (backpressure of the route) and must be safe
     to cancel, with the frame then sent or lost. A frame that `receive` had in hand when it was cancelled may be lost.
     """
 
