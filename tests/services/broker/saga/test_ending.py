@@ -183,7 +183,7 @@ class TestContradiction:
         talk = self._reverted().hear(ALPHA, outbound_finished()).hear(BETA, transfer_aborted(Side.INBOUND))
         assert talk.state.aborted == (Side.INBOUND,)
         talk.hear(ALPHA, outbound_finished()).expect(P.ABORTING)
-        assert talk.state.aborted == ()
+        assert not talk.state.aborted
 
     def test_guest_that_runs_at_the_recipient_after_all(self) -> None:
         """It must be gone there before the port ends."""
