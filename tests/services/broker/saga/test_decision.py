@@ -57,6 +57,7 @@ def test_entering_a_phase_resets_its_waits() -> None:
     """A new phase begins now, without the wake-up and the retries of the one before."""
     at = Conversation.begin(request()).moment
     at = at.with_(retries=2, wake_at=at.now)
+    assert at.go(PortPhase.QUOTING).rearm is False
     entered = at.go(PortPhase.QUOTING).state
     assert (entered.phase, entered.phase_since, entered.wake_at, entered.retries) == ("quoting", at.now, None, 0)
 
