@@ -61,7 +61,7 @@ def load_settings(
     file = config or (Path(named) if named else own if own.exists() else None)
     if url is None and file is None and not any(name.upper().startswith(_BUS_VARIABLES) for name in os.environ):
         raise ConfigError((_nothing_found(spelled),))
-    settings = load(ClientSettings, file, arguments={"bus": {"url": url}} if url else {}, spelled=spelled)
+    settings = load(ClientSettings, file, arguments={} if url is None else {"bus": {"url": url}}, spelled=spelled)
     _check_password_file(settings)
     return settings
 

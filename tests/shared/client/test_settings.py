@@ -67,3 +67,14 @@ def test_a_wrong_variable_is_blamed(vmport: Cli, monkeypatch: pytest.MonkeyPatch
     assert vmport("vm", "list", "--config", str(file)) == ExitCode.CONFIG
     assert vmport.err.startswith("vmport: VMPORT_BUS__URL: ")
     assert str(file) not in vmport.err
+
+
+def test_an_empty_url_is_a_wrong_url(vmport: Cli) -> None:
+    """An unset variable of the shell: the option is named, and no other address is used in its place."""
+    vmport.url = None
+    file = vmport.home / "vmport.toml"
+    file.write_text('[bus]\nurl = "amqp://tenant.acme:secret@localhost/vmport"\n')
+
+    for more in ((), ("--config", str(file))):
+        assert vmport("--url", "", "vm", "list", *more) == ExitCode.CONFIG
+        assert vmport.err.startswith("vmport: --url: expected amqp://")
