@@ -161,15 +161,17 @@ class BusSettings(Section):
         return self.password_file.read_text(encoding="utf-8").partition("\n")[0].strip()
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+LOG_LEVEL_MEANS = "The least severe level that is written."
+
+
 class LogSettings(Section):
     """What the process writes about itself."""
 
     format: Literal["console", "json"] = Field(
         default="console", description="console: for people; json: one object per line."
     )
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="The least severe level that is written."
-    )
+    level: LogLevel = Field(default="info", description=LOG_LEVEL_MEANS)
     file: AppendedFile | None = Field(
         default=None,
         description="Append to this file instead of standard error.",

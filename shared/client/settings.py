@@ -12,7 +12,9 @@ from pydantic import Field
 from shared.config import (
     CONFIG_VARIABLE,
     ENV_PREFIX,
+    LOG_LEVEL_MEANS,
     ConfigError,
+    LogLevel,
     LogSettings,
     Problem,
     Section,
@@ -24,6 +26,12 @@ from shared.parties import Role
 
 USER_CONFIG = Path(".config/vmport/vmport.toml")
 """In the user's home: read when neither ``--config`` nor ``VMPORT_CONFIG`` names a file and this one is there."""
+
+
+class ClientLogSettings(LogSettings):
+    """What the command line writes about itself, besides its answers."""
+
+    level: LogLevel = Field(default="error", description=LOG_LEVEL_MEANS)
 
 
 class OutputSettings(Section):
@@ -41,7 +49,7 @@ class ClientSettings(ServiceSettings):
     ROLES: ClassVar = frozenset({Role.TENANT})
     USER_FILE: ClassVar = f"~/{USER_CONFIG}"
 
-    log: LogSettings = Field(default=LogSettings(level="error"))
+    log: ClientLogSettings = Field(default=ClientLogSettings())
     output: OutputSettings = Field(default=OutputSettings())
 
 
@@ -61,7 +69,7 @@ def load_settings(
     file = config or (Path(named) if named else own if own.exists() else None)
     if url is None and file is None and not any(name.upper().startswith(_BUS_VARIABLES) for name in os.environ):
         raise ConfigError((_nothing_found(spelled),))
-    settings = load(ClientSettings, file, arguments={"bus": {"url": url}} if url else {}, spelled=spelled)
+    settings = load(ClientSettings, file, arguments={} if url is None else {"bus": {"url": url}}, spelled=spelled)
     _check_password_file(settings)
     return settings
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from aio_pika.exceptions import AuthenticationError, ProbableAuthenticationError
 from pamqp import commands
 
-from shared.config import BusSettings
+from shared.config import ENV_DELIMITER, ENV_PREFIX, BusSettings
 
 _NOT_ALLOWED = 530
 """AMQP's reply code for a virtual host that is missing or not the user's; RabbitMQ uses it for limits, too."""
@@ -38,9 +38,10 @@ def explain(error: BaseException, settings: BusSettings, *, said: commands.Conne
         case TimeoutError():
             return Failure(f"no answer from {where} within {settings.connect_timeout_s:g} s")
         case socket.gaierror():
-            return Failure(f"the host name {settings.host} of bus.url cannot be resolved: {error.strerror}", final=True)
+            return Failure(f"the host name {settings.host} cannot be resolved: {error.strerror}", final=True)
         case ssl.SSLCertVerificationError():
-            return Failure(f"the certificate of {where} is not trusted: {error.verify_message}; see bus.ca_file")
+            trust = f"the CA to trust is ca_file in [bus], or {ENV_PREFIX}BUS{ENV_DELIMITER}CA_FILE"
+            return Failure(f"the certificate of {where} is not trusted: {error.verify_message}; {trust}")
         case OSError() if _is_refusal(error):
             return Failure(f"nothing listens at {where}: connection refused; does RabbitMQ run there?", final=True)
     if said is not None and said.reply_text:
@@ -52,7 +53,7 @@ def _about_vhost(text: str, settings: BusSettings) -> Failure:
     if "limit" in text:
         return Failure(f"RabbitMQ refuses another connection: {text}")
     missing = f"no virtual host '{settings.vhost}', or {settings.party} has no right to it"
-    return Failure(f"{missing}; it is the last part of bus.url", final=True)
+    return Failure(f"{missing}; it is the last part of the URL", final=True)
 
 
 def _is_refusal(error: OSError) -> bool:

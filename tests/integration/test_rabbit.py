@@ -270,7 +270,7 @@ async def test_wrong_virtual_host_is_said_at_once(rabbitmq: RabbitNode) -> None:
     for vhost in ("other", "closed"):
         url = f"amqp://broker:{rabbitmq.password(BROKER)}@127.0.0.1:{rabbitmq.port}/{vhost}"
         bus = RabbitBus(BusSettings.model_validate({"url": url}), Metrics(service="t", version="0").bus)
-        said = f"no virtual host '{vhost}', or broker has no right to it; it is the last part of bus.url"
+        said = f"no virtual host '{vhost}', or broker has no right to it; it is the last part of the URL"
         with pytest.raises(BusDown, match=said):
             async with asyncio.timeout(5.0):
                 await bus.wait_up(60.0, fail_fast=True)

@@ -71,6 +71,14 @@ async def test_wrong_url() -> None:
 
 
 @pytest.mark.usefixtures("opened")
+async def test_empty_url() -> None:
+    """An empty one was given all the same: it is blamed."""
+    with pytest.raises(vmport.ConfigError, match=r"^argument 'url': expected amqp://"):
+        async with vmport.connect(""):
+            raise AssertionError("there is nothing to connect to")
+
+
+@pytest.mark.usefixtures("opened")
 async def test_no_settings() -> None:
     """Without any, the error lists where it looked, in the words of Python."""
     with pytest.raises(vmport.ConfigError, match="looked for argument 'url', argument 'config'") as found:

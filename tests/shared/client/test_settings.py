@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.client.settings import load_settings
 from shared.exit_codes import ExitCode
 from tests.support.scripted_broker import (
     Cli,
@@ -67,3 +68,36 @@ def test_a_wrong_variable_is_blamed(vmport: Cli, monkeypatch: pytest.MonkeyPatch
     assert vmport("vm", "list", "--config", str(file)) == ExitCode.CONFIG
     assert vmport.err.startswith("vmport: VMPORT_BUS__URL: ")
     assert str(file) not in vmport.err
+
+
+def test_an_empty_url_is_a_wrong_url(vmport: Cli) -> None:
+    """An unset variable of the shell: the option is named, and no other address is used in its place."""
+    vmport.url = None
+    file = vmport.home / "vmport.toml"
+    file.write_text('[bus]\nurl = "amqp://tenant.acme:secret@localhost/vmport"\n')
+
+    for more in ((), ("--config", str(file))):
+        assert vmport("--url", "", "vm", "list", *more) == ExitCode.CONFIG
+        assert vmport.err.startswith("vmport: --url: expected amqp://")
+
+
+def test_the_sample_changes_nothing(vmport: Cli, capsys: pytest.CaptureFixture[str]) -> None:
+    """What --print-config prints, loaded back, means what no file means: the level, too, which its text shows."""
+    assert vmport("--print-config") == ExitCode.OK
+    text = capsys.readouterr().out
+    file = vmport.home / "sample.toml"
+    file.write_text(text)
+    lines = text.splitlines()
+    assert '# level = "error"' in lines[lines.index("[log]") :]
+
+    sample = load_settings(url=vmport.url, config=file, home=vmport.home)
+    assert sample.log.level == "error"
+    assert sample == load_settings(url=vmport.url, config=None, home=vmport.home)
+
+
+def test_another_log_format_keeps_the_level(vmport: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One key of [log] is no word about the others."""
+    monkeypatch.setenv("VMPORT_LOG__FORMAT", "json")
+
+    log = load_settings(url=vmport.url, config=None, home=vmport.home).log
+    assert (log.format, log.level) == ("json", "error")

@@ -43,19 +43,19 @@ REFUSED = "nothing listens at rabbit:5673: connection refused; does RabbitMQ run
         (
             socket.gaierror(-2, "Name or service not known"),
             None,
-            "the host name rabbit of bus.url cannot be resolved: Name or service not known",
+            "the host name rabbit cannot be resolved: Name or service not known",
             True,
         ),
         (
             RuntimeError("<object at 0x1>"),
             Connection.Close(530, "NOT_ALLOWED - vhost there not found"),
-            "no virtual host 'there', or tenant.acme has no right to it; it is the last part of bus.url",
+            "no virtual host 'there', or tenant.acme has no right to it; it is the last part of the URL",
             True,
         ),
         (
             RuntimeError("<object at 0x1>"),
             Connection.Close(530, "NOT_ALLOWED - access to vhost 'there' refused for user 'tenant.acme'"),
-            "no virtual host 'there', or tenant.acme has no right to it; it is the last part of bus.url",
+            "no virtual host 'there', or tenant.acme has no right to it; it is the last part of the URL",
             True,
         ),
         (
@@ -75,10 +75,11 @@ REFUSED = "nothing listens at rabbit:5673: connection refused; does RabbitMQ run
     ],
 )
 def test_sentences(error: Exception, said: Connection.Close | None, expected: str, *, final: bool) -> None:
-    """What happened and which setting it is about; final where trying again cannot help."""
+    """What happened, without a guess at where the URL was written; final where trying again cannot help."""
     failure = explain(error, SETTINGS, said=said)
     assert (failure.reason, failure.final) == (expected, final)
     assert "hush" not in failure.reason
+    assert "bus.url" not in failure.reason
 
 
 def test_untrusted_certificate_names_the_setting() -> None:
@@ -86,5 +87,6 @@ def test_untrusted_certificate_names_the_setting() -> None:
     error = ssl.SSLCertVerificationError()
     error.verify_message = "self-signed certificate"
     assert explain(error, SETTINGS).reason == (
-        "the certificate of rabbit:5673 is not trusted: self-signed certificate; see bus.ca_file"
+        "the certificate of rabbit:5673 is not trusted: self-signed certificate; "
+        "the CA to trust is ca_file in [bus], or VMPORT_BUS__CA_FILE"
     )
