@@ -8,6 +8,8 @@ share the work, and both die so.
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,6 +34,14 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.timeout(400),  # a hundred lives of a process
 ]
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """What the dead processes left is collected here, and not in a later test, which knows nothing of it."""
+    yield
+    for _ in range(3):
+        gc.collect()
 
 
 async def run(world: World, end: type[Message], *, brokers: int) -> Plan:

@@ -147,8 +147,10 @@ def libvirtd(hooked: Hooked, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]
     """A process that has the daemon's name and pid file, and that ends by SIGHUP."""
     program = tmp_path / "libvirtd"
     shutil.copy("/bin/sleep", program)
-    # Where the tests run under nohup, SIGHUP would be ignored here, too.
-    process = subprocess.Popen(["/usr/bin/env", "--default-signal=HUP", program, "60"])
+    # Where the tests run under nohup, SIGHUP would be ignored there, too.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    process = subprocess.Popen([program, "60"])
+    signal.signal(signal.SIGHUP, before)
     (hooked.run_dir / "libvirtd.pid").write_text(f"{process.pid}\n")
     yield process
     process.kill()

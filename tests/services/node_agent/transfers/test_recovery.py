@@ -105,10 +105,14 @@ async def test_an_abort_ends_the_doubt(tmp_path: Path) -> None:
 
 
 async def test_a_guest_that_arrived_stays(tmp_path: Path) -> None:
-    """Only Finish starts it, so the switchover was committed; its disk stays."""
+    """Only Finish starts it, so the switchover was committed; its disk stays, the directory of its sockets goes."""
     former = Restarted(tmp_path, Side.INBOUND, Phase.FINISH_PASSED, VmState.RUNNING)
     former.journal.will_create(Kind.DISK, str(former.disk))
+    sockets = tmp_path / "run"
+    sockets.mkdir()
+    former.journal.will_create(Kind.DIRECTORY, str(sockets))
     message = await former.recovery.run()
+    assert not sockets.exists()
     assert message == InboundFinished(port_id=former.journal.record.port_id, epoch=2)
     assert former.disk.exists()
 
