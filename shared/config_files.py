@@ -1,7 +1,8 @@
 """Files and directories that settings name, and whether a start could use them: what ``--check-config`` looks at.
 
-A setting says what it needs by its type: `ReadFile`, `AppendedFile`, `MadeDirectory`. `CheckedModel.problems`
-tries each of them. Nothing is made or changed here. Loading settings does not look at files; this does.
+A setting says what it needs by its type: `ReadFile`, `AppendedFile`, `MadeDirectory`, `UsedDirectory`.
+`CheckedModel.problems` tries each of them. Nothing is made or changed here. Loading settings does not look at files;
+this does.
 """
 
 from __future__ import annotations
@@ -63,12 +64,21 @@ def not_makeable(path: Path) -> str | None:
     return None if os.access(nearest, os.W_OK | os.X_OK) else f"{path} cannot be used: {nearest} is not writable"
 
 
+def not_usable(path: Path) -> str | None:
+    """Why a directory that nobody makes cannot be written to."""
+    if not path.is_dir():
+        return f"{path} cannot be used: {'it is no directory' if path.exists() else 'it does not exist; make it first'}"
+    return None if os.access(path, os.W_OK | os.X_OK) else f"{path} cannot be used: it is not writable"
+
+
 ReadFile = Annotated[Path, Needs(unreadable)]
 """A file that the program reads."""
 AppendedFile = Annotated[Path, Needs(not_appendable)]
 """A file that the program appends to, and makes where it is missing."""
 MadeDirectory = Annotated[Path, Needs(not_makeable)]
 """A directory that the program writes to, and makes where it is missing."""
+UsedDirectory = Annotated[Path, Needs(not_usable)]
+"""A directory that the program writes to and that must be there."""
 
 
 class CheckedModel(BaseModel):

@@ -16,7 +16,7 @@ from shared.config import ConfigError, Problem
 from shared.parties import BROKER
 from shared.rabbit.lanes import RabbitLaneAdmin
 from shared.runtime import Action, Runtime, run_service
-from shared.store import Store
+from shared.store import Store, open_store
 
 ABOUT = "vmport's broker: verifies, fixes and records ports, and says who serves a VM."
 SEE_ALSO = "To settle a port that waits for an operator: vmport-broker settle --help."
@@ -25,7 +25,7 @@ SEE_ALSO = "To settle a port that waits for an operator: vmport-broker settle --
 async def serve(runtime: Runtime[BrokerSettings]) -> None:
     """Open the ledger, bring its schema up to date, work."""
     settings = runtime.settings
-    store = await runtime.stack.enter_async_context(Store(settings.store.url.get_secret_value(), BROKER))
+    store = await runtime.stack.enter_async_context(open_store(settings.store, BROKER))
     await _up_to_date(store)
     lane_admin = RabbitLaneAdmin(settings.bus, runtime.metrics.bus)
     runtime.stack.push_async_callback(lane_admin.close)
@@ -45,10 +45,10 @@ async def _up_to_date(store: Store) -> str:
 def _migrate(settings: BrokerSettings | None) -> str:
     if settings is None:
         raise ValueError("--migrate needs settings")
-    url = settings.store.url.get_secret_value()
+    ledger = settings.store
 
     async def run() -> str:
-        async with Store(url, BROKER) as store:
+        async with open_store(ledger, BROKER) as store:
             return f"{store.shown_url} is at revision {await _up_to_date(store)}"
 
     return asyncio.run(run())

@@ -47,7 +47,7 @@ from shared.config import CONFIG_VARIABLE, ConfigError, read_sources
 from shared.errors import VmportError
 from shared.exit_codes import ExitCode
 from shared.parties import BROKER
-from shared.store import Store, StoreUnusable, Transaction
+from shared.store import Store, StoreUnusable, Transaction, open_store
 
 PROGRAM = "vmport-broker settle"
 ABOUT = """\
@@ -208,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
 
 async def _settle(settings: BrokerSettings, options: argparse.Namespace) -> str:
     event = Settled(owner=options.owner, by=who_decides(), evidence=options.evidence.strip())
-    async with Store(settings.store.url.get_secret_value(), BROKER) as store:
+    async with open_store(settings.store, BROKER) as store:
         await check_schema(store)
         return await settle(
             store,

@@ -13,7 +13,7 @@ from services.donor_agent.settings import DonorSettings
 from shared.config import ConfigError, Problem
 from shared.config_files import Finding
 from shared.runtime import Action, Runtime, run_service
-from shared.store import RelayPolicy, Store
+from shared.store import RelayPolicy, open_store
 
 ABOUT = "Speaks for a provider towards VMs that leave: approves by its policy, relays to its nodes, disconnects."
 
@@ -22,7 +22,7 @@ async def serve(runtime: Runtime[DonorSettings]) -> None:
     """Run until cancelled."""
     settings = runtime.settings
     policy = _open_policy(settings)
-    store = await runtime.stack.enter_async_context(Store(settings.store.url.get_secret_value(), runtime.party))
+    store = await runtime.stack.enter_async_context(open_store(settings.store, runtime.party))
     service = DonorService(
         store,
         runtime.bus,

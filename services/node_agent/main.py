@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pwd
 import ssl
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from services.node_agent.hypervisor.libvirt_adapter import LibvirtHypervisor
 from services.node_agent.hypervisor.start_hook import StartHook
 from services.node_agent.lanes.keys import LaneKeys, load_lane_keys
 from services.node_agent.lanes.routes.caps import Caps
-from services.node_agent.lanes.routes.caps_file import CapsFile
+from services.node_agent.lanes.routes.caps_file import CapsError, CapsFile, read_caps
 from services.node_agent.lanes.routes.direct import DirectListener
 from services.node_agent.lanes.routes.factory import LaneRoutes
 from services.node_agent.lanes.routes.link import LinkDown
@@ -46,6 +47,7 @@ log = get_logger(__name__)
 async def serve(runtime: Runtime[NodeSettings]) -> None:
     """Run until cancelled."""
     settings = runtime.settings.node
+    _try_caps(settings)
     metrics = NodeMetrics(runtime.metrics.registry)
     journal, outbox = _open_state(settings.state_dir, runtime)
     keys = await _open_keys(runtime)
@@ -109,6 +111,30 @@ def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journa
     except OSError as error:
         raise ConfigError((Problem("node.state_dir", "", f"{state_dir} cannot be used: {error.strerror}"),)) from error
     return journal, outbox
+
+
+def _try_caps(settings: NodeSection) -> None:
+    """Ports must not run without a cap that the operator wrote down and misspelled."""
+    if findings := _check_caps(settings):
+        raise ConfigError(tuple(Problem(".".join(each.location), "", each.what) for each in findings))
+
+
+def _check_caps(settings: NodeSection) -> list[Finding]:
+    if settings.caps_file is not None:
+        try:
+            read_caps(settings.caps_file)
+        except CapsError as error:
+            return [Finding(("node", "caps_file"), str(error))]
+    return []
+
+
+def _check_qemu_user(settings: NodeSection) -> list[Finding]:
+    if settings.qemu_user is not None:
+        try:
+            pwd.getpwnam(settings.qemu_user)
+        except KeyError:
+            return [Finding(("node", "qemu_user"), f"this host has no user {settings.qemu_user}")]
+    return []
 
 
 def _make_hook(settings: NodeSection, metrics: NodeMetrics) -> StartHook:
@@ -179,7 +205,11 @@ async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]
 
 
 def check(settings: NodeSettings) -> list[Finding]:
-    """What ``--check-config`` tries besides files: whether the named certificate and key can be used together."""
+    """What ``--check-config`` tries besides files: the caps, QEMU's user, and whether certificate and key fit."""
+    return [*_check_caps(settings.node), *_check_qemu_user(settings.node), *_check_certificate(settings)]
+
+
+def _check_certificate(settings: NodeSettings) -> list[Finding]:
     tls = settings.tls
     if settings.problems() or tls.certificate_file is None or tls.key_file is None:
         return []

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from services.node_agent.page_codec.hello import Technique
 from shared.config import Section, ServiceSettings
-from shared.config_files import MadeDirectory, ReadFile
+from shared.config_files import MadeDirectory, ReadFile, UsedDirectory
 from shared.messages.lanes import DirectAddress
 from shared.parties import Name, Role
 
@@ -37,7 +37,7 @@ class NodeSection(Section):
     state_dir: MadeDirectory = Field(
         default=Path("/var/lib/vmport/node"), description="The journal, and messages that the bus has not accepted yet."
     )
-    image_dir: Path = Field(
+    image_dir: UsedDirectory = Field(
         default=Path("/var/lib/libvirt/images"),
         description="Where disks of arriving VMs are made, and nowhere else; its file system gives the disk capacity.",
     )

@@ -9,7 +9,7 @@ from services.recipient_agent.metrics import RecipientMetrics
 from services.recipient_agent.service import RecipientService
 from services.recipient_agent.settings import RecipientSettings
 from shared.runtime import Runtime, run_service
-from shared.store import RelayPolicy, Store
+from shared.store import RelayPolicy, open_store
 
 ABOUT = "Speaks for a provider towards VMs that come: quotes, reserves, checks the platform, relays to its nodes."
 
@@ -17,7 +17,7 @@ ABOUT = "Speaks for a provider towards VMs that come: quotes, reserves, checks t
 async def serve(runtime: Runtime[RecipientSettings]) -> None:
     """Run until cancelled."""
     settings = runtime.settings
-    store = await runtime.stack.enter_async_context(Store(settings.store.url.get_secret_value(), runtime.party))
+    store = await runtime.stack.enter_async_context(open_store(settings.store, runtime.party))
     service = RecipientService(
         store,
         runtime.bus,

@@ -5,7 +5,16 @@ calls back when a stored deadline passes. The tables of the service itself are t
 what they mean.
 """
 
-from shared.store.engine import StoreDown, StoreUnusable, UnstorableValue, UtcDateTime, async_url, upsert
+from shared.store.engine import (
+    StoreDown,
+    StoreFileUnusable,
+    StoreUnusable,
+    UnstorableValue,
+    UtcDateTime,
+    async_url,
+    upsert,
+)
+from shared.store.opening import open_store
 from shared.store.relay import OutboxRelay, RelayPolicy
 from shared.store.settings import StoreSettings
 from shared.store.store import Outgoing, Store, Transaction, utc_now
@@ -18,6 +27,7 @@ __all__ = [
     "RelayPolicy",
     "Store",
     "StoreDown",
+    "StoreFileUnusable",
     "StoreSettings",
     "StoreUnusable",
     "Timer",
@@ -27,6 +37,7 @@ __all__ = [
     "UtcDateTime",
     "async_url",
     "inbox",
+    "open_store",
     "outbox",
     "store_metadata",
     "timers",

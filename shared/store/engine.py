@@ -5,6 +5,7 @@ Owns what differs between the two engines; no other module asks which one it has
 
 from __future__ import annotations
 
+import sqlite3
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,6 +53,12 @@ class StoreUnusable(VmportError):
         self.url = url
         self.reason = reason
         super().__init__(f"store {url}: {reason}")
+
+
+class StoreFileUnusable(StoreUnusable):
+    """SQLite's file is no database, is damaged, or cannot be opened or written: a person must act."""
+
+    code = "store_file_unusable"
 
 
 class UnstorableValue(VmportError, ValueError):
@@ -173,6 +180,15 @@ def _sqlite_engine(target: URL, *, pool_size: int) -> AsyncEngine:
 def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
     # The driver's own implicit BEGIN would come late and deferred; see _begin_sqlite.
     dbapi_connection.isolation_level = None
+    try:
+        _set_pragmas(dbapi_connection)
+    except sqlite3.Error:
+        # Nobody else closes it: its thread would outlive the event loop.
+        dbapi_connection.close()
+        raise
+
+
+def _set_pragmas(dbapi_connection: Any) -> None:
     cursor = dbapi_connection.cursor()
     for pragma in (
         "journal_mode=WAL",

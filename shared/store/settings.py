@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from shared.config import Section
 from shared.config_files import Finding, not_appendable
 from shared.store.engine import StoreUnusable, async_url
+from shared.store.sqlite_file import no_database
 
 
 class StoreSettings(Section):
@@ -31,11 +32,16 @@ class StoreSettings(Section):
     )
 
     def problems(self) -> list[Finding]:
-        """Besides what the section's paths need: SQLite makes its file, not the directory around it."""
+        """Besides what the section's paths need: SQLite makes its file, not the directory around it, and takes over
+        no file of another kind.
+        """
         found = super().problems()
         url = async_url(self.url.get_secret_value())
-        if url.get_backend_name() == "sqlite" and url.database and (why := not_appendable(Path(url.database))):
-            found.append(Finding(("url",), why))
+        if url.get_backend_name() == "sqlite" and url.database:
+            file = Path(url.database)
+            why = not_appendable(file) or (no_database(file) if file.exists() else None)
+            if why is not None:
+                found.append(Finding(("url",), why))
         return found
 
     @field_validator("url")

@@ -24,6 +24,7 @@ from shared.messages import AnyEnvelope, Message, seal
 from shared.parties import Party
 from shared.store.engine import (
     READ_ONLY,
+    StoreFileUnusable,
     StoreUnusable,
     async_url,
     down_raised,
@@ -31,6 +32,7 @@ from shared.store.engine import (
     make_urgent_engine,
     upsert,
 )
+from shared.store.sqlite_file import lasting_problem
 from shared.store.tables import inbox, outbox, store_metadata, timers
 from shared.store.turns import Turns
 
@@ -231,6 +233,9 @@ class Store:
             async with self.engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
         except (SQLAlchemyError, OSError) as error:
+            lasting = lasting_problem(getattr(error, "orig", None), self.engine.url.database or "")
+            if lasting is not None:
+                raise StoreFileUnusable(self.shown_url, lasting) from error
             raise StoreUnusable(self.shown_url, f"{type(error).__name__}: {error}") from error
 
     async def create_schema(self, *metadata: MetaData) -> None:

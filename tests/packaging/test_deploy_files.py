@@ -58,6 +58,7 @@ def test_sample_settings_are_valid(role: str, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("VMPORT_STORE__URL", f"sqlite:///{tmp_path}/state.db")
     monkeypatch.setenv("VMPORT_DONOR__POLICY_FILE", str(ROOT / "deploy/config/donor-policy.toml"))
     monkeypatch.setenv("VMPORT_NODE__STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("VMPORT_NODE__IMAGE_DIR", str(tmp_path))
     said = printed(program(f"vmport-{role}"), "--config", str(ROOT / f"deploy/config/{role}.toml"), "--check-config")
 
     assert "is valid" in said

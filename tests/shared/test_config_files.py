@@ -15,6 +15,7 @@ from shared.config_files import (
     ReadFile,
     not_appendable,
     not_makeable,
+    not_usable,
     problems_of_files,
     unreadable,
 )
@@ -90,3 +91,11 @@ def test_rights_are_looked_at(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     assert not_makeable(tmp_path / "a") == f"{tmp_path}/a cannot be used: {tmp_path} is not writable"
     assert not_appendable(tmp_path / "a") == f"{tmp_path}/a cannot be made: {tmp_path} is not writable"
+
+
+def test_a_directory_that_nobody_makes(tmp_path: Path) -> None:
+    """It must be there, and be a directory."""
+    (tmp_path / "file").touch()
+    assert not_usable(tmp_path) is None
+    assert not_usable(tmp_path / "none") == f"{tmp_path}/none cannot be used: it does not exist; make it first"
+    assert not_usable(tmp_path / "file") == f"{tmp_path}/file cannot be used: it is no directory"

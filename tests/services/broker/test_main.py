@@ -56,6 +56,17 @@ def test_check_config(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "speaks as: broker" in capsys.readouterr().err
 
 
+def test_a_ledger_that_is_no_database(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check, a migration and a start all say so: it is a wrong configuration, which no restart can mend."""
+    ledger = config.parent / "ledger.db"
+    ledger.write_text("a letter")
+    for more in (["--check-config"], ["--migrate"], []):
+        assert main(["--config", str(config), *more]) == ExitCode.CONFIG
+        said = capsys.readouterr().err
+        assert f"store.url: {ledger} is no SQLite database: name another file in the URL" in said
+        assert "Traceback" not in said
+
+
 def test_bad_store(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A store that would forget is refused, with the key and what is allowed."""
     config.write_text(config.read_text().replace("sqlite:///", "mysql:///"))

@@ -94,3 +94,15 @@ def test_the_documented_sample_is_printed(capsys: Any) -> None:
     """Every setting with its description."""
     assert main(["--print-config"]) == ExitCode.OK
     assert "policy_file" in capsys.readouterr().out
+
+
+def test_a_store_that_is_no_database(tmp_path: Path, capsys: Any) -> None:
+    """The check says so, and so does a start: it is a wrong configuration, which no restart can mend."""
+    (tmp_path / "donor.db").write_text("a letter")
+    config = ["--config", str(written(tmp_path, _stored_in(tmp_path)))]
+
+    for more in (["--check-config"], []):
+        assert main([*config, *more]) == ExitCode.CONFIG
+        said = capsys.readouterr().err
+        assert f"store.url: {tmp_path}/donor.db is no SQLite database: name another file in the URL" in said
+        assert "Traceback" not in said

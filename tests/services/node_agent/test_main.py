@@ -21,7 +21,7 @@ BUS = '[bus]\nurl = "amqp://node.alpha.alpha-1:x@127.0.0.1/vmport"\n'
 def test_a_valid_configuration_is_accepted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only the bus must be set; the directory for its state can be made."""
     config = tmp_path / "node.toml"
-    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/vmport/node"\n')
+    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/vmport/node"\nimage_dir = "{tmp_path}"\n')
     assert main(["--config", str(config), "--check-config"]) == ExitCode.OK
     assert "node.alpha.alpha-1" in capsys.readouterr().out
 
@@ -38,7 +38,7 @@ def test_files_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     """A certificate that is not there, and a state directory that cannot be: the start would fail, so this does."""
     config = tmp_path / "node.toml"
     config.write_text(
-        f'{BUS}[node]\nstate_dir = "{config}/node"\n'
+        f'{BUS}[node]\nstate_dir = "{config}/node"\nimage_dir = "{tmp_path}"\n'
         '[tls]\ncertificate_file = "/no/cert"\nkey_file = "/no/key"\nauthority_file = "/no/authority"\n'
     )
     assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
@@ -50,6 +50,37 @@ def test_files_are_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
+def test_what_arriving_vms_need_is_tried(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Caps that are no TOML, a directory for images that is not there, an unknown user: all are named at once."""
+    config, caps = tmp_path / "node.toml", tmp_path / "caps.toml"
+    caps.write_text("[peers\n")
+    places = f'{BUS}[node]\nstate_dir = "{tmp_path}"\ncaps_file = "{caps}"\n'
+    config.write_text(f'{places}image_dir = "{tmp_path}/images"\nqemu_user = "no-such-user"\n')
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
+    said = capsys.readouterr().err.splitlines()[1:]
+    assert [line.partition(" (at ")[0] for line in said] == [
+        f"{config}: node.image_dir: {tmp_path}/images cannot be used: it does not exist; make it first",
+        f"{config}: node.caps_file: {caps} is not TOML: Expected ']' at the end of a table declaration",
+        f"{config}: node.qemu_user: this host has no user no-such-user",
+    ]
+
+    config.write_text(f'{places}image_dir = "{tmp_path}"\nqemu_user = "root"\n')
+    caps.unlink()
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.OK
+
+
+def test_a_start_needs_caps_that_can_be_read(tmp_path: Path) -> None:
+    """Broken caps are a wrong configuration at the start, too: no port may run without its cap."""
+    config, caps = tmp_path / "node.toml", tmp_path / "caps.toml"
+    caps.write_text("[peers]\nbeta = -5\n")
+    config.write_text(f'{BUS}[node]\nstate_dir = "{tmp_path}/node"\ncaps_file = "{caps}"\n[telemetry]\nport = 0\n')
+    command = [sys.executable, "-m", "services.node_agent.main", "--config", str(config)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == ExitCode.CONFIG
+    assert f"node.caps_file: {caps}: peers.beta: expected at least 16384" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_certificate_and_key_must_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Files that can be read are used as a lane would use them."""
     now = datetime.now(UTC)
@@ -59,7 +90,7 @@ def test_certificate_and_key_must_fit(tmp_path: Path, capsys: pytest.CaptureFixt
         (tmp_path / name).write_text(text)
     config = tmp_path / "node.toml"
     config.write_text(
-        f'{BUS}[node]\nstate_dir = "{tmp_path}"\n[tls]\ncertificate_file = "{tmp_path}/crt"\n'
+        f'{BUS}[node]\nstate_dir = "{tmp_path}"\nimage_dir = "{tmp_path}"\n[tls]\ncertificate_file = "{tmp_path}/crt"\n'
         f'key_file = "{tmp_path}/key"\nauthority_file = "{tmp_path}/ca"\n'
     )
     assert main(["--config", str(config), "--check-config"]) == ExitCode.OK

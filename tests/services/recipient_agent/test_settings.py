@@ -91,3 +91,15 @@ def test_the_program_checks_and_prints_its_settings(tmp_path: Path, capsys: Any)
     assert main(["--config", str(written(tmp_path, text)), "--check-config"]) == ExitCode.OK
     assert main(["--print-config"]) == ExitCode.OK
     assert "[[instance_types]]" in capsys.readouterr().out
+
+
+def test_a_store_that_is_no_database(tmp_path: Path, capsys: Any) -> None:
+    """The check says so, and so does a start: it is a wrong configuration, which no restart can mend."""
+    (tmp_path / "recipient.db").write_text("a letter")
+    config = ["--config", str(written(tmp_path, MINIMAL.replace("/var/lib/vmport", str(tmp_path))))]
+
+    for more in (["--check-config"], []):
+        assert main([*config, *more]) == ExitCode.CONFIG
+        said = capsys.readouterr().err
+        assert f"store.url: {tmp_path}/recipient.db is no SQLite database: name another file in the URL" in said
+        assert "Traceback" not in said

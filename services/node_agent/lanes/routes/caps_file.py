@@ -5,7 +5,8 @@
     [ports]                    # one port
     "1c6f…" = 3_000_000
 
-A file that is missing means no caps. One that cannot be read leaves the caps as they are, and says so once.
+A file that is missing means no caps. One that cannot be read stops a start; later it leaves the caps as they are, and
+says so once.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Annotated
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from services.node_agent.lanes.routes.caps import Caps
+from shared.config_phrases import in_words
+from shared.errors import VmportError
 from shared.logs import get_logger
 from shared.parties import Name
 
@@ -35,6 +39,35 @@ class CapsText(BaseModel):
 
     peers: dict[Name, Rate] = {}
     ports: dict[UUID, Rate] = {}
+
+
+class CapsError(VmportError):
+    """The file as it stands cannot be used. The text says where it is wrong."""
+
+    code = "bad_caps_file"
+
+
+def read_caps(path: Path) -> CapsText:
+    """What the file says now, or nothing where it is missing; raises `CapsError`."""
+    try:
+        return CapsText.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except FileNotFoundError:
+        return CapsText()
+    except OSError as error:
+        raise CapsError(f"{path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise CapsError(f"{path} is not TOML: {error}") from error
+    except ValidationError as error:
+        findings = error.errors(include_input=False, include_url=False)
+        raise CapsError("; ".join(f"{path}: {_where(each['loc'])}: {_in_words(each)}" for each in findings)) from error
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location if part != "[key]")
+
+
+def _in_words(finding: ErrorDetails) -> str:
+    return in_words(finding, others={"extra_forbidden": "is no table of a caps file; there are [peers] and [ports]"})
 
 
 class CapsFile:
@@ -63,8 +96,8 @@ class CapsFile:
             return
         self._known, self._seen = True, seen
         try:
-            text = CapsText() if seen is None else CapsText.model_validate(tomllib.loads(self._path.read_text("utf-8")))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, ValidationError) as error:
+            text = read_caps(self._path)
+        except CapsError as error:
             log.warning("caps file invalid, caps unchanged", file=str(self._path), reason=str(error))
             return
         self._caps.set_rates(peers=dict(text.peers), ports=dict(text.ports))
