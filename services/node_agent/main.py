@@ -65,12 +65,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
     )
     commands = VmCommands(
-        hypervisor,
-        journal,
-        node=runtime.party.node,
-        lane=keys.endpoint,
-        described=transfers.described,
-        metrics=metrics,
+        hypervisor, journal, node=runtime.party.node, lane=keys.endpoint, described=transfers.described, metrics=metrics
     )
     service = NodeService(runtime.party, transfers, commands, messenger)
     heartbeat = Heartbeat(
