@@ -47,12 +47,11 @@ log = get_logger(__name__)
 async def serve(runtime: Runtime[NodeSettings]) -> None:
     """Run until cancelled."""
     settings = runtime.settings.node
-    _try_caps(settings)
+    caps = _open_caps(settings)
     metrics = NodeMetrics(runtime.metrics.registry)
     journal, outbox = _open_state(settings.state_dir, runtime)
     keys = await _open_keys(runtime)
     hypervisor = await _open_hypervisor(settings, runtime)
-    caps = Caps()
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
     transfers = Transfers(
@@ -108,10 +107,11 @@ def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journa
     return journal, outbox
 
 
-def _try_caps(settings: NodeSection) -> None:
-    """Ports must not run without a cap that the operator wrote down and misspelled."""
+def _open_caps(settings: NodeSection) -> Caps:
+    """Caps that `CapsFile` will fill. Ports must not run without one that the operator wrote down and misspelled."""
     if findings := _check_caps(settings):
         raise ConfigError(tuple(Problem(".".join(each.location), "", each.what) for each in findings))
+    return Caps()
 
 
 def _check_caps(settings: NodeSection) -> list[Finding]:
