@@ -11,6 +11,9 @@ from shared.config import ConfigError
 from shared.parties import BROKER
 from shared.store import StoreSettings, StoreUnusable, open_store
 
+# The thread of an aiosqlite connection that could not be opened may outlive the test's loop by a moment.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+
 
 async def test_it_is_open_while_the_block_runs(tmp_path: Path) -> None:
     """An empty file is as good as none."""
