@@ -21,7 +21,16 @@ _ORDER = (Kind.DOMAIN, Kind.DISK, Kind.DIRECTORY)
 
 async def remove_created(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
     """Remove all that the journal lists; return the names of what is still there, which stays in the journal."""
-    gone, remaining = await remove(journal.record.made, journal.record, hypervisor)
+    return await _remove_listed(journal.record.made, journal, hypervisor)
+
+
+async def remove_left(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
+    """Remove what is `still_to_remove`; return the names of what is still there, which stays in the journal."""
+    return await _remove_listed(still_to_remove(journal.record), journal, hypervisor)
+
+
+async def _remove_listed(things: Iterable[Made], journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
+    gone, remaining = await remove(things, journal.record, hypervisor)
     forget(journal, *gone)
     return remaining
 

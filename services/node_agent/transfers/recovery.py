@@ -21,7 +21,7 @@ from services.node_agent.state.journal import TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
-from services.node_agent.transfers.cleanup import forget, remove, remove_created, still_to_remove
+from services.node_agent.transfers.cleanup import remove_created, remove_left
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning, declaring
 from shared.logs import get_logger
@@ -100,8 +100,6 @@ class Recovery:
             self._arriving.restarted()
             outcome = await self._arriving.outcome()
         if outcome.arrival is Arrival.ARRIVED:
-            record = self._journal.record
-            gone, _ = await remove(still_to_remove(record), record, self._hypervisor)
-            forget(self._journal, *gone)
+            await remove_left(self._journal, self._hypervisor)
             return InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)
         raise outcome.error()

@@ -147,7 +147,7 @@ class TestContradiction:
         return talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
 
     def test_guest_that_left_after_the_vm_was_given_back(self) -> None:
-        """The donor says that the guest left: an alarm, and both sides are asked anew, also past the deadline."""
+        """The donor says that the guest left: an alarm, and both sides are asked again, also past the deadline."""
         talk = self._reverted().hear(BETA, transfer_aborted(Side.INBOUND)).hear(ALPHA, outbound_finished())
         asked = ("donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
         talk.expect(P.ABORTING, "alarm: words_contradict", *asked)
@@ -171,14 +171,14 @@ class TestContradiction:
         talk.wake().expect(P.ABORTING, "donor.alpha <- AbortTransfer", "recipient.beta <- AbortTransfer")
 
     def test_both_sides_are_asked_after_growing_pauses(self) -> None:
-        """A contradiction begins anew, however often was asked before."""
+        """A contradiction begins from the start, however often was asked before."""
         talk = self._reverted()
         assert talk.pauses_s(2) == [2, 4]
         talk.hear(BETA, InboundFinished(port_id=PORT, epoch=2))
         assert talk.effect(Alarm).detail == "beta says that the guest runs there, but the VM is alpha's by epoch 3"
         assert talk.pauses_s(3) == [2, 4, 8]
 
-    def test_word_that_is_repeated_counts_anew(self) -> None:
+    def test_word_that_is_repeated_counts_again(self) -> None:
         """What the sides confirmed before it does not end the port; nobody is asked at once."""
         talk = self._reverted().hear(ALPHA, outbound_finished()).hear(BETA, transfer_aborted(Side.INBOUND))
         assert talk.state.aborted == (Side.INBOUND,)

@@ -159,7 +159,7 @@ class TestForTheRecipient:
         assert (talk.state.phase, talk.state.owner) == (P.COMPLETED, "beta")
 
     def test_contradiction_that_was_settled_wrongly(self) -> None:
-        """Taken back, it is an abort like any other: both sides are asked anew, and the deadline ends it."""
+        """Taken back, it is an abort like any other: both sides are asked again, and the deadline ends it."""
         talk = contradicted().hear(BETA, transfer_aborted(Side.INBOUND)).settle("recipient").settle("donor")
         talk.expect(
             P.ABORTING,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
@@ -17,38 +15,13 @@ from services.node_agent.dedup.overlay_request import (
     read_overlays_wanted,
 )
 from services.node_agent.lanes.core.errors import QuestionError
-from services.node_agent.lanes.core.settings import LaneSettings
-from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
-from shared.page_stream.bodies import LaneRole, StreamKind
+from shared.page_stream.bodies import StreamKind
+from tests.support.control_lane import lane
 
 WANTED = OverlaysWanted(
     bases={f"vd{letter}": BaseImage(blake3="5" * 64, size_bytes=1 << 40, format="qcow2") for letter in "abcdefgh"}
 )
-
-
-@asynccontextmanager
-async def lane(recipient: Callable[[LaneStream], Awaitable[None]]) -> AsyncIterator[LaneSession]:
-    """The donor's end of a control lane, whose next stream `recipient` serves."""
-    route = MemoryRoute()
-    near, far = (
-        LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
-        for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
-    )
-
-    async def serve() -> None:
-        await recipient(await far.accept())
-
-    loop = asyncio.get_running_loop()
-    async with asyncio.timeout(10):
-        tasks = [loop.create_task(work) for work in (near.run(), far.run(), serve())]
-        try:
-            yield near
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @pytest.mark.parametrize("made", [True, False])

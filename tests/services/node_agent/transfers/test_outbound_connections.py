@@ -127,7 +127,7 @@ async def connections_are_no_arrival() -> None:
 async def test_memory_flows_with_the_first_connection_only(
     pair: Pair, connections: OutboundConnections, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second one begins nothing anew."""
+    """The second one begins nothing again."""
     flows: list[bool] = []
     monkeypatch.setattr(connections, "_memory_flows", lambda: flows.append(True))
     async with asyncio.timeout(20):
