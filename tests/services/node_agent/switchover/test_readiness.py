@@ -10,10 +10,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from services.node_agent.lanes.core.settings import LaneSettings
-from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.switchover import readiness
 from services.node_agent.switchover.readiness import (
     FRESH_S,
@@ -24,7 +21,7 @@ from services.node_agent.switchover.readiness import (
 from shared.bus import BusDown
 from shared.messages.base import PortMessage
 from shared.messages.porting import QuerySwitchover, SwitchoverState
-from shared.page_stream.bodies import LaneRole
+from tests.support.control_lane import lane
 
 PORT = uuid4()
 
@@ -75,22 +72,6 @@ async def running(*work: Awaitable[None]) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-@asynccontextmanager
-async def lane(recipient: Callable[[LaneStream], Awaitable[None]]) -> AsyncIterator[LaneSession]:
-    """The donor's end of a control lane, whose next stream `recipient` serves."""
-    route = MemoryRoute()
-    near, far = (
-        LaneSession(link, LaneSettings(lane="p.control", role=role), seal=PlainSeal())
-        for link, role in ((route.a, LaneRole.INITIATOR), (route.b, LaneRole.ACCEPTOR))
-    )
-
-    async def serve() -> None:
-        await recipient(await far.accept())
-
-    async with running(near.run(), far.run(), serve()):
-        yield near
 
 
 async def until(holds: Callable[[], bool]) -> None:
