@@ -147,9 +147,7 @@ def _first(rows: Mapping[str, Row], paths: Iterable[str]) -> Row | None:
 
 def _patterns(segments: tuple[str, ...]) -> list[str]:
     """The path itself, then with one ``*``, then with two; more than two in one path are not searched for."""
-    found = ["/".join(segments)]
-    for i in range(len(segments)):
-        found.append("/".join("*" if k == i else name for k, name in enumerate(segments)))
+    singles = ((i,) for i in range(len(segments)))
     pairs = ((i, j) for i in range(len(segments)) for j in range(i + 1, len(segments)))
-    found += ["/".join("*" if k in pair else name for k, name in enumerate(segments)) for pair in pairs]
-    return found
+    stars: Iterable[tuple[int, ...]] = ((), *singles, *pairs)
+    return ["/".join("*" if k in at else name for k, name in enumerate(segments)) for at in stars]
