@@ -29,16 +29,26 @@ def mend(lab: Lab, host: str) -> None:
 
 class CutInMemoryPhase:
     """For `run_port`'s events: cuts a host's link once, for so many seconds, when memory flows. `cut_s` is how long it
-    was away, 0 until it is back.
+    was away, 0 until it is back; `grown` is by how much `count` grew meanwhile.
     """
 
-    def __init__(self, lab: Lab, host: str, seconds: float, *, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lab: Lab,
+        host: str,
+        seconds: float,
+        *,
+        count: Callable[[], int] = lambda: 0,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lab = lab
         self._host = host
         self._seconds = seconds
+        self._count = count
         self._now = now
         self._thread: threading.Thread | None = None
         self.cut_s = 0.0
+        self.grown = 0
 
     def __call__(self, event: dict[str, Any]) -> None:
         """One event of the port."""
@@ -57,7 +67,9 @@ class CutInMemoryPhase:
         began_s = self._now()
         cut(self._lab, self._host)
         try:
-            time.sleep(self._seconds)
+            before = self._count()
+            time.sleep(max(0.0, self._seconds - (self._now() - began_s)))
+            self.grown = self._count() - before
         finally:
             mend(self._lab, self._host)
         self.cut_s = self._now() - began_s
