@@ -80,7 +80,7 @@ class NbdOpening:
         return new
 
     async def _connect_again(self) -> bool:
-        """Begin the negotiation anew where its time limit ended it. False where that is not why it ended."""
+        """Begin the negotiation again where its time limit ended it. False where that is not why it ended."""
         lasted_s = self._clock() - self._opened_s
         if not self._negotiates or lasted_s < LEAST_LIFE_S:
             self._given_up = True
@@ -123,7 +123,7 @@ class NbdOpening:
         return self._writer.can_write_eof()
 
     def write_eof(self) -> None:
-        """As a StreamWriter's; nothing is begun anew after it."""
+        """As a StreamWriter's; nothing is begun again after it."""
         self._negotiates = False
         self._writer.write_eof()
 

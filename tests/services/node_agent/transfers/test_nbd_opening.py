@@ -121,7 +121,7 @@ async def test_what_is_written_while_nobody_listens_is_not_lost() -> None:
 
 @pytest.mark.parametrize("ends", ["soon", "in tls", "after eof", "in transmission"])
 async def test_an_end_that_is_no_time_limit_is_an_end(ends: str) -> None:
-    """A server that refuses at once, and a connection that cannot be begun anew."""
+    """A server that refuses at once, and a connection that cannot be begun again."""
     async with opened() as (server, opening):
         match ends:
             case "in tls":
