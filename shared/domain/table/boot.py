@@ -26,8 +26,8 @@ os/nvram                     host     path     the contents come along, into a f
 os/nvram@format              host     word     the format of the recipient's own firmware
 os/nvram@type                host     any      the contents come along, into a file of the recipient
 os/nvram@type=block|dir|network|nvme|vhostuser|vhostvdpa|volume refused any the UEFI variables are not in a file
-os/nvram@template            host     path     not kept: the contents come along
-os/nvram@templateFormat      host     word     not kept: the contents come along
+os/nvram@template            host     path     the contents come along, into a file of the recipient
+os/nvram@templateFormat      host     word     the contents come along, into a file of the recipient
 os/nvram/source              host     -        the contents come along, into a file of the recipient
 os/nvram/source@file         host     path     the contents come along, into a file of the recipient
 os/nvram/source@index        live     number   libvirt's number of the running file

@@ -94,6 +94,7 @@ devices/interface/source/ip/**             host     any      not kept: an addres
 devices/interface/source/route/**          host     any      not kept: an address of the host's side
 devices/interface/target                   host     -        the recipient's libvirt names the tap device
 devices/interface/target@dev               host     word     the recipient's libvirt names the tap device
+devices/interface/target@dev=vnet*         live     any      libvirt's name of the running device
 devices/interface/target@managed           host     any      the recipient's libvirt makes the tap device
 devices/interface/backend                  host     -        what the recipient's network map gives
 devices/interface/backend@type             host     any      what the recipient's network map gives
