@@ -100,7 +100,10 @@ def _kept(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
                 texts.append(meaning)
             else:
                 texts.append(f"`@{attribute}`: {meaning}")
-        yield f"`{_shown(element)}`", "; ".join(text for text in texts if text)
+        said = "; ".join(text for text in texts if text)
+        # What only holds other parts is not listed; what says something by being there is.
+        if said or not any(other.startswith(f"{element}/") for other in elements):
+            yield f"`{_shown(element)}`", said or "whether it is there"
 
 
 def _values(row: Row) -> list[str]:
