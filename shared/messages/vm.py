@@ -93,6 +93,12 @@ class VmSummary(Value):
     vcpus: Count
     disk_bytes: Bytes
     macs: tuple[MacAddress, ...] = ()
+    unsized_disks: tuple[Text, ...] = Field(
+        default=(), description="Disks whose size is not known: they are not in disk_bytes. 'all' where none is known."
+    )
+    problem: Text = Field(
+        default="", description="Why this VM cannot be read; then only its name, state and size in memory are known."
+    )
 
 
 class HypervisorVersions(Value):

@@ -1,4 +1,4 @@
-"""libvirt's numbers and XML as the values of `interface`: states, job statistics, summaries, descriptions.
+"""libvirt's numbers and XML as the values of `interface`: states, job statistics, descriptions.
 
 Pure but for the sizes of disk images, which are read from the files.
 """
@@ -13,17 +13,16 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images
-from services.node_agent.hypervisor.file_use import files_of
+from services.node_agent.hypervisor.file_use import files_of, paths_in_text
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
-from shared.domain import LayerFacts, VmFacts, describe, parse
+from shared.domain import DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
     Firmware,
     Nic,
     VmDescription,
     VmState,
-    VmSummary,
 )
 
 MIB = 1 << 20
@@ -65,27 +64,6 @@ def job_stats(stats: Mapping[str, Any]) -> JobStats:
     )
 
 
-def summary(facts: VmFacts, state: VmState) -> VmSummary:
-    """What an inventory says of a VM."""
-    return VmSummary(
-        uuid=UUID(facts.uuid),
-        name=facts.name,
-        state=state,
-        memory_bytes=facts.memory_bytes,
-        vcpus=facts.vcpus,
-        disk_bytes=sum(size_or_zero(disk.source, disk.format) for disk in facts.disks),
-        macs=tuple(nic.mac for nic in facts.nics),
-    )
-
-
-def size_or_zero(path: str, image_format: str) -> int:
-    """A stopped VM's disk may be missing; that must not hide the other VMs."""
-    try:
-        return disk_images.virtual_size_bytes(path, image_format)
-    except disk_images.DiskImageError:
-        return 0
-
-
 def live_vm(domain: LibvirtDomain) -> LiveVm:
     """A VM as it runs now. Blocking. Raises DiskImageError, DomainXmlError and libvirt's errors."""
     flags = libvirt.VIR_DOMAIN_XML_SECURE
@@ -98,14 +76,26 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
-    if domain.snapshotNum():
-        blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
-    # The migratable XML leaves out what libvirt itself found beneath a disk.
-    live = describe(domain.XMLDesc(0)) if active else facts
-    layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers)
+    layers = layers_of(domain, facts)
+    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers, lasting_xml(domain))
+
+
+def layers_of(domain: LibvirtDomain, facts: VmFacts) -> dict[str, tuple[LayerFacts, ...]]:
+    """What lies beneath each overlay. The migratable XML leaves out what libvirt itself found beneath a disk.
+
+    Blocking. Raises DomainXmlError and libvirt's errors.
+    """
+    live = describe(domain.XMLDesc(0)) if domain.isActive() else facts
+    return {disk.target: disk.layers for disk in live.disks if disk.layers}
+
+
+def lasting_xml(domain: LibvirtDomain) -> str | None:
+    """How a lasting VM will be after its next start; None for a transient one. Blocking. Raises libvirt's errors."""
+    if not domain.isPersistent():
+        return None
+    return domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
 
 
 def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:
@@ -130,7 +120,10 @@ def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | 
 
 
 def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
-    """Which files each VM of the host has, but one, by the VM's name. Blocking. Raises libvirt's errors."""
+    """Which files each VM of the host has, but one, by the VM's name. Blocking. Raises libvirt's errors.
+
+    Of a definition that cannot be read, every path that stands in its text counts: too many rather than too few.
+    """
     found: dict[str, str] = {}
     for domain in connection.listAllDomains():
         if UUID(domain.UUIDString()) == besides:
@@ -142,9 +135,16 @@ def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[st
                 raise
             continue  # it ended meanwhile, and has nothing in use
         for xml in xmls:
-            for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
+            for path in _files_of(connection, xml):
                 found.setdefault(path, domain.name())
     return found
+
+
+def _files_of(connection: LibvirtConnection, xml: str) -> tuple[str, ...]:
+    try:
+        return tuple(files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)))
+    except DomainXmlError:
+        return tuple(paths_in_text(xml))
 
 
 def allocated_or_zero(path: str | None) -> int:
