@@ -223,8 +223,8 @@ class VmSummary(Value):
 class HypervisorVersions(Value):
     """What a node runs; compared before anything moves."""
 
-    qemu: tuple[int, int, int]
-    libvirt: tuple[int, int, int]
+    qemu: tuple[Count, Count, Count]
+    libvirt: tuple[Count, Count, Count]
     kernel: Text = ""
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -47,11 +48,31 @@ async def hypervisor(daemon: LibvirtDaemon) -> AsyncIterator[LibvirtHypervisor]:
         image_dir=str(daemon.folder),
         accelerators=("qemu",),
         pid_dir=str(daemon.folder / "run/libvirt/qemu"),
-        qemu_within_s=2.0,
+        qemu_within_s=4.0,
     )
     await made.connect()
     yield made
     await made.close()
+
+
+@contextmanager
+def served_image(daemon: LibvirtDaemon) -> Iterator[Path]:
+    """An image of 64 MiB at a server of network disks; its socket."""
+    socket, image = daemon.folder / "nbd.sock", daemon.image("raw")
+    server = subprocess.Popen(["qemu-nbd", "--persistent", "-f", "raw", "-x", "data", "-k", str(socket), str(image)])
+    try:
+        until_s = time.monotonic() + 10
+        while not socket.exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        yield socket
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def internal_snapshots(image: Path) -> str:
+    """As qemu-img lists them."""
+    return subprocess.run(["qemu-img", "snapshot", "-l", image], check=True, capture_output=True, text=True).stdout
 
 
 class Guest:
@@ -162,7 +183,7 @@ async def test_a_qemu_that_hangs_stops_nobody_else(
         os.kill(pid, signal.SIGSTOP)
     try:
         for _ in range(2):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(15):
                 found = await asyncio.gather(*(codes(hypervisor, each) for each in hung))
             assert found == [[ObstacleCode.NOT_ANSWERED]] * 6
             async with asyncio.timeout(5):
@@ -206,8 +227,7 @@ async def test_a_vm_with_snapshots_and_a_saved_state_can_be_removed(
     assert ObstacleCode.MANAGED_SAVE in await codes(hypervisor, guest)
     await hypervisor.undefine(guest.uuid, keep_nvram=True)
     assert await hypervisor.state(guest.uuid) is None
-    listed = subprocess.run(["qemu-img", "snapshot", "-l", guest.image], check=True, capture_output=True, text=True)
-    assert "one" in listed.stdout
+    assert "one" in internal_snapshots(guest.image)
 
 
 async def test_one_vm_that_cannot_be_read_is_one_entry(
@@ -237,12 +257,7 @@ async def test_volumes_and_network_disks_are_counted(
     pool.createXML(
         "<volume><name>v1</name><capacity unit='MiB'>96</capacity><target><format type='qcow2'/></target></volume>", 0
     )
-    socket, image = daemon.folder / "nbd.sock", daemon.image("raw")
-    server = subprocess.Popen(["qemu-nbd", "--persistent", "-f", "raw", "-x", "data", "-k", str(socket), str(image)])
-    try:
-        until_s = time.monotonic() + 10
-        while not socket.exists() and time.monotonic() < until_s:
-            await asyncio.sleep(0.05)
+    with served_image(daemon) as socket:
         volume = """<disk type='volume' device='disk'><driver name='qemu' type='qcow2'/>
 <source pool='fast' volume='v1'/><target dev='vda' bus='virtio'/></disk>"""
         network = f"""<disk type='network' device='disk'><driver name='qemu' type='raw'/><source protocol='nbd'
@@ -255,10 +270,7 @@ name='data'><host transport='unix' socket='{socket}'/></source><target dev='vdb'
         running.destroy()
         running.undefine()
         off.undefine()
-    finally:
-        server.terminate()
-        server.wait()
-        pool.destroy()
+    pool.destroy()
 
 
 async def test_the_lasting_definition_is_read_too(

@@ -12,7 +12,8 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor.disk_sizes import DiskPlace, disk_places, size_bytes
-from services.node_agent.hypervisor.libvirt_mapping import STATES
+from services.node_agent.hypervisor.interface import HypervisorError
+from services.node_agent.hypervisor.libvirt_mapping import STATES, busy_for_s, wait_until_free
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from shared.domain import DomainSource, describe, parse
 from shared.logs import get_logger
@@ -25,6 +26,11 @@ ASK_AGAIN_S: Final = 60.0
 _MOVING: Final = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
 KIB: Final = 1024
+BUSY_WITHIN_S: Final = 0.2
+"""How long the list waits for one VM whose QEMU somebody is asking."""
+BUSY_PROBLEM_S: Final = 10.0
+"""A QEMU that has not answered for so long is a problem of its VM."""
+ALL_DISKS: Final = ("all",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +93,10 @@ class LibvirtInventory:
             # listed when it runs; a leaving one, while it is paused, is what it was.
             known = self._listed.get(uuid)
             return known.model_copy(update={"state": VmState.PAUSED}) if known is not None else None
+        try:
+            wait_until_free(domain, BUSY_WITHIN_S)
+        except HypervisorError as error:
+            return self._busy(domain, uuid, state, str(error))
         xml = parse(domain.XMLDesc(0))
         facts = describe(xml)
         size, unsized = self._disk_sizes(connection, xml, uuid)
@@ -99,6 +109,16 @@ class LibvirtInventory:
             disk_bytes=size,
             unsized_disks=unsized,
             macs=tuple(nic.mac for nic in facts.nics),
+        )
+
+    def _busy(self, domain: LibvirtDomain, uuid: UUID, state: int, problem: str) -> VmSummary | None:
+        """A VM with which libvirt can do nothing now: as it was, with the problem if that lasts."""
+        known = self._listed.get(uuid)
+        if known is None or (known.problem and known.unsized_disks == ALL_DISKS):
+            return _unreadable(domain, uuid, problem)
+        lasts = busy_for_s(domain) >= BUSY_PROBLEM_S
+        return known.model_copy(
+            update={"state": STATES.get(state, VmState.OTHER), "problem": problem if lasts else known.problem}
         )
 
     def _disk_sizes(self, connection: LibvirtConnection, xml: DomainSource, uuid: UUID) -> tuple[int, tuple[str, ...]]:
@@ -148,7 +168,7 @@ def _unreadable(domain: LibvirtDomain, uuid: UUID, problem: str) -> VmSummary | 
             memory_bytes=most_memory_kib * KIB,
             vcpus=vcpus,
             disk_bytes=0,
-            unsized_disks=("all",),
+            unsized_disks=ALL_DISKS,
             problem=problem,
         )
     except libvirt.libvirtError as error:
@@ -156,5 +176,5 @@ def _unreadable(domain: LibvirtDomain, uuid: UUID, problem: str) -> VmSummary | 
             return None
         return VmSummary(
             uuid=uuid, name=domain.name(), state=VmState.OTHER, memory_bytes=0, vcpus=0, disk_bytes=0,
-            unsized_disks=("all",), problem=problem,
+            unsized_disks=ALL_DISKS, problem=problem,
         )  # fmt: skip

@@ -6,6 +6,7 @@ Pure but for the sizes of disk images, which are read from the files.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ import libvirt
 
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.file_use import files_of, paths_in_text
-from services.node_agent.hypervisor.interface import JobStats, LiveVm
+from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from shared.domain import DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
@@ -26,6 +27,9 @@ from shared.messages.vm import (
 )
 
 MIB = 1 << 20
+BUSY_WITHIN_S = 5.0
+"""A VM is described when a command that waits for its QEMU ends within so long."""
+BUSY_LOOK_S = 0.02
 
 STATES: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
@@ -64,8 +68,35 @@ def job_stats(stats: Mapping[str, Any]) -> JobStats:
     )
 
 
+def busy_for_s(domain: LibvirtDomain) -> float:
+    """For how long a command waits for the VM's QEMU, anybody's; 0 where none does. Waits for nobody itself.
+
+    Blocking. Raises libvirt's errors.
+    """
+    try:
+        control, _, milliseconds = domain.controlInfo()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+            return 0.0  # it does not run
+        raise
+    return max(1, milliseconds) / 1000 if control == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED else 0.0
+
+
+def wait_until_free(domain: LibvirtDomain, within_s: float) -> None:
+    """Wait for the end of a command that waits for the VM's QEMU: until then libvirt does not even tell its XML, and
+    makes each who asks wait for 30 s.
+
+    Blocking. Raises `HypervisorError` for a command that has waited for longer, and libvirt's errors.
+    """
+    while (busy_s := busy_for_s(domain)) > 0:
+        if busy_s >= within_s:
+            raise HypervisorError("read the VM", "its QEMU does not answer libvirt (see virsh domcontrol)")
+        time.sleep(BUSY_LOOK_S)
+
+
 def live_vm(domain: LibvirtDomain) -> LiveVm:
-    """A VM as it runs now. Blocking. Raises DiskImageError, DomainXmlError and libvirt's errors."""
+    """A VM as it runs now. Blocking. Raises DiskImageError, DomainXmlError, HypervisorError and libvirt's errors."""
+    wait_until_free(domain, BUSY_WITHIN_S)
     flags = libvirt.VIR_DOMAIN_XML_SECURE
     active = bool(domain.isActive())
     if active:

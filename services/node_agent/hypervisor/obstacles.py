@@ -16,7 +16,7 @@ from lxml import etree
 from services.node_agent.hypervisor.image_obstacles import told_by_images
 from services.node_agent.hypervisor.interface import HypervisorError, Obstacle, ObstacleCode, VmNotFound
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
-from services.node_agent.hypervisor.libvirt_mapping import layers_of
+from services.node_agent.hypervisor.libvirt_mapping import BUSY_WITHIN_S, layers_of, wait_until_free
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from shared.domain import DomainXmlError, VmFacts, describe
 
@@ -65,14 +65,17 @@ async def find_obstacles(session: LibvirtSession, uuid: UUID, *, qemu_within_s: 
     facts: list[VmFacts] = []
 
     def read(domain: LibvirtDomain) -> list[Obstacle]:
+        wait_until_free(domain, BUSY_WITHIN_S)
         facts.append(describe(domain.XMLDesc(0)))
         return [*told_by_libvirt(domain), *told_by_images(facts[0], layers_of(domain, facts[0]))]
 
     def ask(connection: LibvirtConnection, domain: LibvirtDomain) -> list[Obstacle]:
-        return list(told_by_qemu(connection, domain, facts[0])) if domain.isActive() else []
+        return list(told_by_qemu(connection, domain, facts[0], host)) if domain.isActive() else []
 
     found: list[Obstacle] = []
     try:
+        # Apart from the question with a limit: libvirtd may have to look at each QEMU of the host first.
+        host = await session.call("read the host's UUID", lambda: _host_uuid(session.open()))
         found += await session.with_domain("read what speaks against moving", uuid, read)
         found += await session.ask("ask the QEMU of", uuid, ask, within_s=qemu_within_s)
     except VmNotFound:
@@ -112,8 +115,11 @@ def told_by_libvirt(domain: LibvirtDomain) -> Iterator[Obstacle]:
         )
 
 
-def told_by_qemu(connection: LibvirtConnection, domain: LibvirtDomain, facts: VmFacts) -> Iterator[Obstacle]:
-    """What only QEMU knows. Blocking for as long as QEMU does not answer. Raises libvirt's errors.
+def told_by_qemu(
+    connection: LibvirtConnection, domain: LibvirtDomain, facts: VmFacts, host_uuid: str
+) -> Iterator[Obstacle]:
+    """What only QEMU knows; `host_uuid` is this host's by its libvirtd. Blocking for as long as QEMU does not answer.
+    Raises libvirt's errors.
 
     A job that runs is named alone: until it ends, libvirt answers nothing else.
     """
@@ -130,7 +136,7 @@ def told_by_qemu(connection: LibvirtConnection, domain: LibvirtDomain, facts: Vm
         yield Obstacle(ObstacleCode.DISK_ERROR, f"disk {target} reports: {what}; see to its storage, then ask again")
     if jobs or domain.snapshotNum():
         return  # libvirt would only say so again
-    refusal = _begin_a_migration(connection, domain, copied)
+    refusal = _begin_a_migration(connection, domain, copied, host_uuid)
     if refusal is not None:
         yield Obstacle(ObstacleCode.NOT_MIGRATABLE, f"libvirt and QEMU refuse to migrate the VM: {refusal}")
 
@@ -146,7 +152,9 @@ def _block_jobs(domain: LibvirtDomain, targets: Iterable[str]) -> Iterator[Obsta
             )
 
 
-def _begin_a_migration(connection: LibvirtConnection, domain: LibvirtDomain, disks: list[str]) -> str | None:
+def _begin_a_migration(
+    connection: LibvirtConnection, domain: LibvirtDomain, disks: list[str], host_uuid: str
+) -> str | None:
     """Why libvirt would not begin to migrate this VM with these disks; None where it would.
 
     A migration to the daemon that the VM is at already: libvirt's Begin judges the VM by all of its own rules and asks
@@ -164,7 +172,7 @@ def _begin_a_migration(connection: LibvirtConnection, domain: LibvirtDomain, dis
     except libvirt.libvirtError as error:
         said = error.get_error_message() or str(error)
         # Not by its words, which libvirtd may say in another language.
-        same_host = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR and _host_uuid(connection) in said
+        same_host = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR and host_uuid in said
         return None if same_host else said
     return "a migration to the same host did not end as it must"
 
