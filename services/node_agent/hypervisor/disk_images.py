@@ -66,7 +66,7 @@ def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
         raise DiskImageError(path, error.strerror or str(error)) from error
     if header is None:
         return "raw"
-    needs_more = header.backing_file is not None or header.encryption or header.has_data_file
+    needs_more = header.has_backing_file or header.encryption or header.has_data_file
     return None if needs_more else "qcow2"
 
 

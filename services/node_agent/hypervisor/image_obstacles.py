@@ -44,7 +44,7 @@ def _of_image(target: str, header: Qcow2Header, *, has_layers: bool) -> Iterator
             ObstacleCode.DISK_ENCRYPTION,
             f"disk {target} has the old AES encryption of QCOW2, which is not carried; convert it while the VM is off",
         )
-    if header.backing_file and not has_layers:
+    if header.has_backing_file and not has_layers:
         yield Obstacle(
             ObstacleCode.UNKNOWN_BACKING_FILE,
             f"disk {target} lies on another image by its header, and on none by libvirt; "

@@ -25,9 +25,10 @@ _END, _BITMAPS, _DATA_FILE = 0, 0x23852875, 0x44415441
 
 @dataclass(frozen=True, slots=True)
 class Qcow2Header:
-    """One image's header. `backing_file` and `data_file` are names as they stand there, None for nothing."""
+    """One image's header. `backing_file` and `data_file` are names as they stand there, None where none is."""
 
     virtual_size_bytes: int
+    has_backing_file: bool
     backing_file: str | None
     encryption: int
     """0 for none, 1 for AES, 2 for LUKS."""
@@ -49,10 +50,11 @@ def read_header(path: str) -> Qcow2Header | None:
         header_bytes = max(_number(fixed, 100, 4), _FIXED_BYTES) if version >= 3 else _SHORTEST_V2_BYTES
         backing_at, backing_bytes = _number(fixed, 8, 8), _number(fixed, 16, 4)
         extensions = dict(_extensions(_read_at(file, header_bytes, _MOST_EXTENSION_BYTES)))
-        has_backing = backing_at > 0 and 0 < backing_bytes <= _MOST_NAME_BYTES
+        is_named = backing_at > 0 and 0 < backing_bytes <= _MOST_NAME_BYTES
         return Qcow2Header(
             virtual_size_bytes=_number(fixed, 24, 8),
-            backing_file=_text(_read_at(file, backing_at, backing_bytes)) if has_backing else None,
+            has_backing_file=backing_at > 0,
+            backing_file=_text(_read_at(file, backing_at, backing_bytes)) if is_named else None,
             encryption=_number(fixed, 32, 4),
             internal_snapshots=_number(fixed, 60, 4),
             bitmaps=_number(extensions.get(_BITMAPS, b""), 0, 4),
