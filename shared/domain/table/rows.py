@@ -78,6 +78,10 @@ class Row:
         return self.path.endswith("/**")
 
 
+MAX_DEPTH = 16
+"""Elements in one another; libvirt's own definitions have 8. Deeper ones have no row, and are not searched for."""
+MAX_KNOWN = 4096
+"""Paths whose rows are remembered."""
 _SEGMENT = r"(?:\{[^}]*\})?(?:[A-Za-z_][A-Za-z0-9_.-]*|\*)"
 _OPAQUE = "metadata/**"
 """Carried as a whole: data of management software, which libvirt keeps and does not read."""
@@ -135,6 +139,7 @@ class Table:
         self._rows: dict[str, Row] = {}
         self._by_value: dict[str, list[Row]] = {}
         self._all: list[Row] = []
+        self._known: dict[str, tuple[tuple[Row, ...], Row | None]] = {}
         for row in rows:
             self._add(row)
 
@@ -159,20 +164,29 @@ class Table:
 
         With the `value` that stands there, a row for this value counts before one for all values.
         """
-        names, attribute = split_path(path)
-        segments = _once(names)
-        suffix = f"@{attribute}" if attribute else ""
+        by_value, otherwise = self._of_path(path)
         if value is not None:
-            row = self._of_value(segments, suffix, value)
-            if row is not None:
-                return row
-        return self._by_star(segments, suffix) or self._by_whole(segments)
+            for row in by_value:
+                if any(_matches(value, pattern) for pattern in row.values):
+                    return row
+        return otherwise
 
-    def _of_value(self, segments: tuple[str, ...], suffix: str, value: str) -> Row | None:
-        if not self._by_value:
-            return None
-        rows = (row for pattern in _patterns(segments) for row in self._by_value.get(pattern + suffix, ()))
-        return next((row for row in rows if any(_matches(value, pattern) for pattern in row.values)), None)
+    def _of_path(self, path: str) -> tuple[tuple[Row, ...], Row | None]:
+        """The rows for single values, and the one for all others. A definition asks for the same few paths often."""
+        known = self._known.get(path)
+        if known is None:
+            names, attribute = split_path(path)
+            segments = _once(names)
+            suffix = f"@{attribute}" if attribute else ""
+            if len(segments) > MAX_DEPTH:
+                return (), None
+            patterns = [pattern + suffix for pattern in _patterns(segments)]
+            by_value = tuple(row for pattern in patterns for row in self._by_value.get(pattern, ()))
+            known = by_value, self._by_star(segments, suffix) or self._by_whole(segments)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[path] = known
+        return known
 
     def _by_star(self, segments: tuple[str, ...], suffix: str) -> Row | None:
         suffixes = (suffix, "@*") if suffix else ("",)
