@@ -17,11 +17,9 @@ from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.file_use import files_of, paths_in_text
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
-from shared.domain import DomainXmlError, LayerFacts, VmFacts, describe, parse
+from shared.domain import DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
-    Firmware,
-    Nic,
     VmDescription,
     VmState,
 )
@@ -104,7 +102,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     xml = domain.XMLDesc(flags)
     read = parse(xml)
     facts = describe(read)
-    blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
+    blockers = []
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
@@ -189,34 +187,26 @@ def allocated_or_zero(path: str | None) -> int:
 def description(
     domain: LibvirtDomain, facts: VmFacts, layers: Mapping[str, tuple[LayerFacts, ...]], blockers: tuple[str, ...]
 ) -> VmDescription:
-    """`layers` are by disk target. Raises DiskImageError if a disk's own image cannot be read."""
-    firmware = Firmware.UEFI if facts.firmware == "uefi" else Firmware.BIOS
+    """`layers` are by disk target, `blockers` what the definition does not show.
+
+    Raises DiskImageError if a disk's own image cannot be read.
+    """
     persistent = bool(domain.isPersistent())
-    return VmDescription(
-        uuid=UUID(facts.uuid),
-        name=facts.name,
+    return facts.told(
         state=STATES.get(domain.state()[0], VmState.OTHER),
-        memory_bytes=facts.memory_bytes,
-        vcpus=facts.vcpus,
-        architecture=facts.arch,
-        machine=facts.machine,
-        cpu_model=facts.cpu_model or facts.cpu_mode,
-        domain_type=facts.virt_type,
-        firmware=Firmware.DIRECT_KERNEL if facts.kernel else firmware,
-        disks=tuple(
-            Disk(
-                target=disk.target,
-                bus=disk.bus,
-                format=disk.format,
-                virtual_size_bytes=disk_images.virtual_size_bytes(disk.source, disk.format),
-                allocated_bytes=disk_images.allocated_bytes(disk.source),
-                beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers.get(disk.target, ())),
-                read_only=disk.read_only,
-            )
-            for disk in facts.disks
-        ),
-        nics=tuple(Nic(mac=nic.mac, model=nic.model, bridge=nic.bridge or "") for nic in facts.nics),
+        disks=tuple(_disk(drive, layers.get(drive.target, ())) for drive in facts.drives),
         autostart=persistent and bool(domain.autostart()),
         persistent=persistent,
-        blockers=blockers,
+        besides=blockers,
     )
+
+
+def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:
+    if not drive.source:
+        return drive.told()
+    disk = drive.told(
+        virtual_size_bytes=disk_images.virtual_size_bytes(drive.source, drive.format),
+        allocated_bytes=disk_images.allocated_bytes(drive.source),
+        beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers),
+    )
+    return disk.model_copy(update={"chain_depth": len(layers)})
