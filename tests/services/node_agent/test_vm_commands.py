@@ -361,17 +361,26 @@ async def test_what_hypervisor_and_images_say_is_told_before_any_quote(tmp_path:
     assert answer.identity.vm.blockers == ("checkpoints: the VM has checkpoints",)
 
 
-async def test_a_vm_beyond_a_messages_limits_is_refused_with_the_limit(tmp_path: Path) -> None:
-    """An XML that is read but does not fit into a message is answered, too."""
+@pytest.mark.parametrize(
+    ("part", "larger", "code", "limit"),
+    [
+        ("<devices>", f"<metadata><n xmlns='urn:n'>{'x' * 1_010_000}</n></metadata><devices>", "domain_xml", ""),
+        ("<vcpu>1</vcpu>", "<vcpu>5000</vcpu>", "beyond_a_limit", "4096"),
+    ],
+)  # fmt: skip
+async def test_a_vm_beyond_a_limit_is_refused_with_the_limit(
+    tmp_path: Path, part: str, larger: str, code: str, limit: str
+) -> None:
+    """Whoever's limit it is: that of reading an XML, or that of the message about the VM. Both are answered."""
     host = Host(tmp_path)
-    note = f"<metadata><n xmlns='urn:example:note'>{'x' * 1_010_000}</n></metadata>"
-    host.hypervisor.vms[VM].domain_xml = host.domain_xml.replace("<devices>", f"{note}<devices>", 1)
+    assert part in host.domain_xml
+    host.hypervisor.vms[VM].domain_xml = host.domain_xml.replace(part, larger, 1)
 
     answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
 
     assert isinstance(answer, DescribeFailed)
-    assert answer.code == "beyond_a_limit"
-    assert "1000000 characters" in answer.detail
+    assert answer.code == code
+    assert limit in answer.detail
     assert len(answer.detail) < 500
 
 
