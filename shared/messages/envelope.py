@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from shared.errors import VmportError
-from shared.messages.base import MESSAGE_TYPES, Message, Timestamp
+from shared.messages.base import MESSAGE_TYPES, Count, Message, Timestamp
 from shared.parties import Party, PartyName
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -54,7 +54,7 @@ class Envelope(BaseModel, Generic[M_co]):
     time: Timestamp
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: str
-    schemaversion: int
+    schemaversion: Count
     correlationid: UUID
     causationid: UUID | None = None
     traceparent: Annotated[str, Field(pattern=TRACEPARENT_PATTERN)]
@@ -135,7 +135,7 @@ class _Outer(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     type: str
-    schemaversion: int
+    schemaversion: Count
 
 
 def open_envelope(body: bytes) -> AnyEnvelope:

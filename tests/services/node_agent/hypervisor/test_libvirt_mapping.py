@@ -11,13 +11,10 @@ libvirt = pytest.importorskip("libvirt")
 
 from services.node_agent.hypervisor.libvirt_mapping import (  # noqa: E402  # needs the binding
     allocated_or_zero,
+    files_in_use,
     job_stats,
     mib_per_s,
-    size_or_zero,
-    summary,
 )
-from shared.domain import describe  # noqa: E402
-from shared.messages.vm import VmState  # noqa: E402
 
 
 @pytest.mark.parametrize(("bytes_per_s", "found"), [(1, 1), (1 << 20, 1), ((1 << 20) + 1, 2), (10 << 20, 10)])
@@ -41,15 +38,49 @@ def test_the_dirty_rate_is_in_bytes() -> None:
     assert (empty.dirty_rate_bytes_per_s, empty.memory_iteration, empty.downtime_ms) == (0, 0, None)
 
 
-def test_a_missing_image_hides_no_vm(tmp_path: Path) -> None:
-    """Its size counts as 0 in the inventory."""
-    image = tmp_path / "disk.raw"
-    xml = f"""<domain type='qemu'><name>small</name><uuid>{UUID(int=5)}</uuid><memory unit='KiB'>65536</memory>
-<vcpu>2</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os><devices><disk type='file' device='disk'>
-<driver name='qemu' type='raw'/><source file='{image}'/><target dev='vda' bus='virtio'/></disk></devices></domain>"""
-    assert summary(describe(xml), VmState.SHUT_OFF).disk_bytes == 0
-    image.write_bytes(bytes(12_288))
-    found = summary(describe(xml), VmState.SHUT_OFF)
-    assert (found.uuid, found.vcpus, found.memory_bytes, found.disk_bytes) == (UUID(int=5), 2, 64 << 20, 12_288)
-    assert size_or_zero(str(tmp_path / "none.qcow2"), "qcow2") == 0
+def test_a_layer_that_cannot_be_read_counts_as_nothing(tmp_path: Path) -> None:
+    """QEMU has it open, and the VM runs."""
     assert (allocated_or_zero(None), allocated_or_zero(str(tmp_path / "none"))) == (0, 0)
+
+
+class Connection:
+    """A host with these VMs."""
+
+    def __init__(self, *domains: Domain) -> None:
+        self.domains = domains
+
+    def listAllDomains(self) -> tuple[Domain, ...]:  # noqa: N802  # libvirt's name
+        """All of them."""
+        return self.domains
+
+
+class Domain:
+    """A VM that is off."""
+
+    def __init__(self, number: int, xml: str) -> None:
+        self.number, self.xml = number, xml
+
+    def UUIDString(self) -> str:  # noqa: N802  # libvirt's name
+        """Its UUID."""
+        return str(UUID(int=self.number))
+
+    def name(self) -> str:
+        """Its name."""
+        return f"vm-{self.number}"
+
+    def isActive(self) -> int:  # noqa: N802  # libvirt's name
+        """Never."""
+        return 0
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: ARG002, N802  # libvirt's name
+        """Its definition."""
+        return self.xml
+
+
+def test_a_definition_that_cannot_be_read_keeps_its_files(tmp_path: Path) -> None:
+    """And no other VM's disconnect waits for it for ever: every path in its text counts as in use."""
+    disk = tmp_path / "a & b.raw"
+    xml = f"<domain><devices><disk><source file='{tmp_path}/a &amp; b.raw'/></disk></devices><broken</domain>"
+    connection = Connection(Domain(1, xml), Domain(2, "<domain>not well-formed"))
+    assert files_in_use(connection, None)[str(disk)] == "vm-1"  # type: ignore[arg-type]  # as much of it as is used
+    assert files_in_use(connection, UUID(int=1)) == {}  # type: ignore[arg-type]  # as much of it as is used
