@@ -100,6 +100,13 @@ async def test_a_host_says_what_it_is(host: Host) -> None:
     assert any(machine.startswith("pc-q35-") for machine in platform.machines)
     assert "qemu64" in platform.cpu_models
     assert {"raw", "qcow2"} <= set(platform.disk_formats)
+    assert platform.machine_aliases["q35"] in platform.machines
+    newest = platform.machine_aliases["q35"]
+    (offered,) = [each for each in platform.device_offers if newest in each.machines]
+    assert offered.accelerator == "qemu"
+    assert {"virtio", "sata"} <= set(offered.offers["disk_bus"])
+    assert "vnc" in offered.offers["graphics"]
+    assert {"vga", "virtio"} <= set(offered.offers["video"])
     assert 0 < capacity.memory_free_bytes <= capacity.memory_bytes
     assert 0 < capacity.disk_free_bytes <= capacity.disk_bytes
 

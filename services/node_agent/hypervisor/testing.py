@@ -26,6 +26,7 @@ from services.node_agent.hypervisor.interface import (
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import describe, parse
+from shared.messages.host import DeviceOffers
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -39,6 +40,15 @@ from shared.messages.vm import (
 )
 
 GIB = 1 << 30
+OFFERS = {
+    "disk_bus": ("scsi", "virtio", "usb", "sata"),
+    "disk_device": ("disk", "cdrom", "lun"),
+    "graphics": ("vnc",),
+    "video": ("vga", "virtio", "none"),
+    "rng": ("random", "builtin"),
+    "channel": ("pty", "unix"),
+}
+"""What its QEMU offers: a common one, without SPICE and QXL."""
 
 
 class FakeHypervisor(FakeHost, RunningCheck):
@@ -84,6 +94,8 @@ class FakeHypervisor(FakeHost, RunningCheck):
             firmwares=(Firmware.BIOS, Firmware.DIRECT_KERNEL),
             bridges=self._bridges,
             disk_formats=("raw", "qcow2"),
+            machine_aliases={"q35": "pc-q35-10.0"},
+            device_offers=(DeviceOffers(accelerator="qemu", machines=("pc-q35-10.0",), offers=OFFERS),),
         )
 
     async def capacity(self) -> HostCapacity:
