@@ -29,7 +29,7 @@ class DeviceOffers(Value):
 class HugePages(Value):
     """Huge pages of one size."""
 
-    size_bytes: Bytes = Field(gt=0)
+    size_bytes: Annotated[int, Field(ge=1, le=2**63 - 1)]
     total: Count
     free: Count
 

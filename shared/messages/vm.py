@@ -262,6 +262,9 @@ class HostPlatform(Value):
     firmware_offers: tuple[FirmwareOffer, ...] = Field(default=(), max_length=64, description="In order of preference.")
     huge_pages: tuple[HugePages, ...] = Field(default=(), max_length=16)
     networks: tuple[Text, ...] = Field(default=(), max_length=256, description="libvirt's networks that are active.")
+    ovs_bridges: tuple[Text, ...] = Field(
+        default=(), max_length=256, description="Those of the bridges that are Open vSwitch's."
+    )
 
 
 class HostCapacity(Value):

@@ -53,6 +53,9 @@ def offers_of(domain_capabilities: etree._Element) -> dict[str, tuple[str, ...]]
     found["feature"] = tuple(
         name for name in _FLAGS if _is_supported(domain_capabilities.find(f"features/{name}")) is True
     )
+    vcpus = domain_capabilities.find("vcpu")
+    if vcpus is not None and vcpus.get("max"):
+        found["vcpus_max"] = (vcpus.get("max", ""),)
     return found
 
 

@@ -1,13 +1,17 @@
-"""What a host can run: libvirt's capability XML and texts of /proc, read by pure functions; what /sys says of it.
+"""What a host can run: libvirt's capability XML and texts of /proc, read by pure functions; what the kernel says of it.
 
 Devices are `device_offers`', firmware is `firmware_descriptors`'.
 """
 
 from __future__ import annotations
 
+import array
+import fcntl
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+import socket
+import struct
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +23,8 @@ from shared.messages.vm import Firmware
 _MAX_XML_BYTES = 8 << 20
 SYSFS = Path("/sys/class/net")
 HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
+_SIOCETHTOOL, _ETHTOOL_GDRVINFO, _DRIVER_INFO_BYTES = 0x8946, 3, 196
+"""linux/sockios.h and linux/ethtool.h."""
 
 
 def parse_capabilities(xml: str) -> etree._Element:
@@ -124,12 +130,30 @@ def version_triple(number: int) -> tuple[int, int, int]:
 
 
 def existing_bridges(names: Iterable[str], sysfs: Path = SYSFS) -> tuple[str, ...]:
-    """Return those of `names` that are bridges of this host now.
+    """Return those of `names` that are Linux bridges of this host now.
 
     vmport plugs nothing into them: libvirt does that when the guest starts, and QEMU announces the guest's MAC
     addresses (RARP, several rounds) when it runs.
     """
     return tuple(name for name in names if (sysfs / name / "bridge").is_dir())
+
+
+def existing_switches(names: Iterable[str], driver_of: Callable[[str], str | None]) -> tuple[str, ...]:
+    """Return those of `names` that are bridges of Open vSwitch now; the card of such a bridge has its driver."""
+    return tuple(name for name in names if driver_of(name) == "openvswitch")
+
+
+def card_driver(name: str) -> str | None:
+    """The driver of a network card of this host; None where there is no such card, or it has none to tell."""
+    get_driver = struct.pack("I", _ETHTOOL_GDRVINFO) + bytes(_DRIVER_INFO_BYTES - 4)
+    answer = array.array("B", get_driver)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        request = struct.pack("16sP", name.encode()[:15], answer.buffer_info()[0])
+        try:
+            fcntl.ioctl(asking, _SIOCETHTOOL, request)
+        except OSError:
+            return None
+    return answer.tobytes()[4:36].split(b"\0")[0].decode("ascii", "replace")
 
 
 def _natural(name: str) -> tuple[tuple[int, int | str], ...]:

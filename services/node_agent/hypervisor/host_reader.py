@@ -78,9 +78,12 @@ class HostReader:
         kinds = known.firmwares
         if any("uefi" in offer.interfaces for offer in firmware.offers) and Firmware.UEFI not in kinds:
             kinds = (*kinds, Firmware.UEFI)
+        bridges = host_capabilities.existing_bridges(self._bridges)
+        switches = host_capabilities.existing_switches(self._bridges, host_capabilities.card_driver)
         return known.model_copy(
             update={
-                "bridges": host_capabilities.existing_bridges(self._bridges),
+                "bridges": (*bridges, *switches),
+                "ovs_bridges": switches,
                 "networks": tuple(sorted(connection.listNetworks())),
                 "huge_pages": host_capabilities.huge_pages(),
                 "firmware_offers": firmware.offers,

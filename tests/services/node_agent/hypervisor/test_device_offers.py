@@ -6,7 +6,7 @@ from lxml import etree
 
 from services.node_agent.hypervisor.device_offers import offers_of, together
 
-XML = """<domainCapabilities>
+XML = """<domainCapabilities><vcpu max='288'/>
 <os supported='yes'><loader supported='yes'>
 <enum name='type'><value>rom</value><value>pflash</value></enum></loader></os>
 <memoryBacking supported='yes'><enum name='sourceType'><value>memfd</value></enum></memoryBacking>
@@ -36,6 +36,7 @@ def test_enumerations_become_kinds() -> None:
     assert found["hyperv"] == ("vapic",)
     assert found["loader"] == ("rom", "pflash")
     assert found["feature"] == ("genid",)
+    assert found["vcpus_max"] == ("288",)
     assert "rng" not in found
     assert "disk_device" not in found
 

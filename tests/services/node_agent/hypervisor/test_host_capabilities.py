@@ -8,7 +8,9 @@ import pytest
 
 from services.node_agent.hypervisor.host_capabilities import (
     available_memory_bytes,
+    card_driver,
     existing_bridges,
+    existing_switches,
     firmwares,
     guest_kinds,
     host_cpu_digest,
@@ -121,3 +123,15 @@ def test_an_answer_that_is_too_large_is_not_read() -> None:
     """libvirt's answers are some 100 KB."""
     with pytest.raises(ValueError, match="at most"):
         parse_capabilities("<a>" + " " * (9 << 20) + "</a>")
+
+
+def test_bridges_of_open_vswitch_are_told_apart() -> None:
+    """Only they take VLAN tags of a guest's port."""
+    drivers = {"br-int": "openvswitch", "vmbr0": "bridge"}
+    assert existing_switches(("br-int", "vmbr0", "gone"), drivers.get) == ("br-int",)
+
+
+def test_the_kernel_tells_a_cards_driver() -> None:
+    """A card that is not there, and one that has no driver, are none of anybody's."""
+    assert card_driver("no-such-card") is None
+    assert card_driver("lo") != "openvswitch"
