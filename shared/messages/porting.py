@@ -332,7 +332,7 @@ class TransferAborted(PortMessage):
 
 
 class ProvisionVm(PortMessage):
-    """Make the arrived VM a lasting one: persistent definition, autostart as before, identity compared."""
+    """The VM has arrived: keep its lasting definition and autostart, if it has any, and compare its identity."""
 
     SENDERS: ClassVar = frozenset({Role.BROKER, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.NODE})
@@ -341,6 +341,11 @@ class ProvisionVm(PortMessage):
     autostart: bool
     donor_xml: DomainXml = Field(
         description="The donor's live XML of the identity bundle, to compare the guest ABI with."
+    )
+    lasting_xml: DomainXml | None = Field(
+        default=None,
+        description="The lasting definition as this recipient wrote it for the node; None: the VM stays transient, or "
+        "the broker asks, who has none.",
     )
 
 

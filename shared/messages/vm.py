@@ -188,6 +188,8 @@ class VmDescription(Value):
     domain_type: Text = Field(description="kvm, or qemu under software emulation.")
     firmware: Firmware
     firmware_facts: FirmwareFacts | None = Field(default=None, description="None for a VM that boots by BIOS.")
+    kernel: Text = Field(default="", description="Path of the kernel that it boots directly; empty if it does not.")
+    initrd: Text = Field(default="", description="Path of the initial RAM disk of that kernel.")
     cpu: CpuFacts = CpuFacts()
     needs: tuple[Need, ...] = Field(default=(), max_length=512, description="What the host must offer.")
     disks: tuple[Disk, ...]
@@ -197,7 +199,7 @@ class VmDescription(Value):
     blockers: tuple[Text, ...] = Field(
         default=(), description="What cannot be ported: passthrough devices, shared disks, snapshots …"
     )
-    made_anew: Lines = Field(default=(), description="Bound to the donor's host; the recipient makes it anew.")
+    made_anew: Lines = Field(default=(), description="Bound to the donor's host; the recipient makes it again.")
     not_kept: Lines = Field(default=(), description="Bound to the donor's host, and not kept.")
 
 

@@ -10,9 +10,20 @@ It has the path below ``<domain>`` (``/`` before a child element, ``@`` before a
 itself), the fate, the kind of the value (`values`; ``-`` for an element without text) and, to its end, a note in plain
 English: for a host-bound part what the recipient makes of it, for a refused one the reason.
 
+A path may end in ``=`` and values: the row then speaks of these values only, and counts before the one without::
+
+    devices/disk@device         abi      =disk|cdrom|floppy
+    devices/disk@device=lun     refused  any      a SCSI device of the host is passed through
+    devices/*/alias@name=ua-*   lasting  alias
+
+``a|b`` are two values, and ``ua-*`` stands for all that begin so. `Table.find` looks at them where it is given a value.
+
 ``*`` stands for any one name. ``**`` at the end stands for the element before it and all that is in it, at any depth;
-it is for what is refused, host-bound or live as a whole. ``{http://…}name`` is a name in a namespace. Of several rows
-that match, the one counts that names most: a literal name before ``*``, both before ``**``.
+it is for what is refused, host-bound or live as a whole, and for metadata, which is data. ``{http://…}name`` is a name
+in a namespace. Of several rows that match, the one counts that names most: a literal name before ``*``, both before
+``**``. An element in one of its own name, such as a backing store in a backing store, counts as one.
+
+An element without text is of the kind of its text, too: a kind says what a text may be, not that there is one.
 
 Lines that begin with ``#``, and empty ones, do not count.
 """
@@ -58,6 +69,8 @@ class Row:
     kind: Kind | None
     """None for an element without text."""
     note: str = ""
+    values: tuple[str, ...] = ()
+    """The values that it speaks of, ``ua-*`` for all that begin so; empty where it speaks of all."""
 
     @property
     def whole(self) -> bool:
@@ -66,6 +79,8 @@ class Row:
 
 
 _SEGMENT = r"(?:\{[^}]*\})?(?:[A-Za-z_][A-Za-z0-9_.-]*|\*)"
+_OPAQUE = "metadata/**"
+"""Carried as a whole: data of management software, which libvirt keeps and does not read."""
 _PATH = re.compile(rf"(?:\.|{_SEGMENT}(?:/{_SEGMENT})*(?:/\*\*)?)?(?:@{_SEGMENT})?")
 
 
@@ -86,16 +101,24 @@ def _row(line: str) -> Row:
     kind = kind_of(kind_name)
     if kind is None and kind_name != "-":
         raise TableError(f"{line!r}: no such kind of value: {kind_name}")
-    row = Row(path, Fate(fate), kind, note)
+    path, _, values = _split_values(path)
+    row = Row(path, Fate(fate), kind, note, tuple(values.split("|")) if values else ())
     if not path or _PATH.fullmatch(path) is None:
         raise TableError(f"{line!r}: no such path")
     _check(row, line)
     return row
 
 
+def _split_values(path: str) -> tuple[str, str, str]:
+    """A path, and the values behind its ``=``; a namespace may hold one, too."""
+    end = path.rfind("}") + 1
+    head, equals, values = path[end:].partition("=")
+    return path[:end] + head, equals, values
+
+
 def _check(row: Row, line: str) -> None:
     carried = row.fate in {Fate.ABI, Fate.LASTING}
-    if carried and row.whole:
+    if carried and row.whole and row.path != _OPAQUE:
         raise TableError(f"{line!r}: what is carried is named, one by one")
     if carried and row.kind is not None and not row.kind.carried:
         raise TableError(f"{line!r}: a value of this kind never leaves its host")
@@ -110,23 +133,46 @@ class Table:
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows: dict[str, Row] = {}
+        self._by_value: dict[str, list[Row]] = {}
+        self._all: list[Row] = []
         for row in rows:
+            self._add(row)
+
+    def _add(self, row: Row) -> None:
+        self._all.append(row)
+        if not row.values:
             if row.path in self._rows:
                 raise TableError(f"{row.path}: two rows")
             self._rows[row.path] = row
+            return
+        others = self._by_value.setdefault(row.path, [])
+        twice = {value for other in others for value in other.values}.intersection(row.values)
+        if twice:
+            raise TableError(f"{row.path}={min(twice)}: two rows")
+        others.append(row)
 
     def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows.values())
+        return iter(self._all)
 
-    def find(self, path: str) -> Row | None:
-        """The row of an element or attribute, such as ``devices/disk@type``; None where no row speaks of it."""
-        known = self._rows.get(path)
-        if known is not None:
-            return known
-        element, _, attribute = path.partition("@")
-        segments = tuple(element.split("/"))
+    def find(self, path: str, value: str | None = None) -> Row | None:
+        """The row of an element or attribute, such as ``devices/disk@type``; None where no row speaks of it.
+
+        With the `value` that stands there, a row for this value counts before one for all values.
+        """
+        names, attribute = split_path(path)
+        segments = _once(names)
         suffix = f"@{attribute}" if attribute else ""
+        if value is not None:
+            row = self._of_value(segments, suffix, value)
+            if row is not None:
+                return row
         return self._by_star(segments, suffix) or self._by_whole(segments)
+
+    def _of_value(self, segments: tuple[str, ...], suffix: str, value: str) -> Row | None:
+        if not self._by_value:
+            return None
+        rows = (row for pattern in _patterns(segments) for row in self._by_value.get(pattern + suffix, ()))
+        return next((row for row in rows if any(_matches(value, pattern) for pattern in row.values)), None)
 
     def _by_star(self, segments: tuple[str, ...], suffix: str) -> Row | None:
         suffixes = (suffix, "@*") if suffix else ("",)
@@ -139,6 +185,27 @@ class Table:
             if row is not None:
                 return row
         return None
+
+
+_NAME = re.compile(r"(?:\{[^}]*\}|[^/{])+")
+_ELEMENT_AND_ATTRIBUTE = re.compile(r"((?:\{[^}]*\}|[^@{])*)(?:@(.*))?", re.DOTALL)
+
+
+def split_path(path: str) -> tuple[tuple[str, ...], str]:
+    """The names of the elements in a path, and its attribute or ``""``; a namespace may hold ``/`` and ``@``."""
+    match = _ELEMENT_AND_ATTRIBUTE.fullmatch(path)
+    if match is None:
+        return (path,), ""
+    return tuple(_NAME.findall(match[1])), match[2] or ""
+
+
+def _once(segments: tuple[str, ...]) -> tuple[str, ...]:
+    """Without the names that repeat the one before."""
+    return tuple(name for i, name in enumerate(segments) if i == 0 or name != segments[i - 1])
+
+
+def _matches(value: str, pattern: str) -> bool:
+    return value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern
 
 
 def _first(rows: Mapping[str, Row], paths: Iterable[str]) -> Row | None:
