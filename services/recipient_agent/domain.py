@@ -6,14 +6,12 @@ agent put there, and the guest ABI of the result is compared with the original b
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import PurePosixPath
 from uuid import UUID
 
-from services.recipient_agent.platform import Bridges
+from services.recipient_agent.places import HostChoice, NodePlaces, file_stem
 from shared.domain import (
     Domain,
     DomainXmlError,
@@ -34,19 +32,6 @@ SAFE_RNG_BACKENDS = frozenset({"random", "builtin"})
 
 
 @dataclass(frozen=True, slots=True)
-class NodePlaces:
-    """Where the host-side parts of VMs lie on one node."""
-
-    image_dir: str
-    emulator: str
-    uefi_loader: str
-    nvram_dir: str
-    boot_dirs: tuple[str, ...]
-    console_log_dir: str | None
-    bridges: Bridges
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
     """A VM written for one node."""
 
@@ -54,7 +39,9 @@ class Prepared:
     disks: tuple[ReservedDisk, ...]
 
 
-def prepare(identity: IdentityBundle, *, port_id: UUID, places: NodePlaces) -> Prepared | tuple[Refusal, ...]:
+def prepare(
+    identity: IdentityBundle, *, port_id: UUID, places: NodePlaces, choice: HostChoice
+) -> Prepared | tuple[Refusal, ...]:
     """Write the VM for a node, or say what forbids it; one refusal per finding."""
     if sha256(identity.domain_xml.encode()).hexdigest() != identity.domain_xml_sha256:
         return (_refusal("identity_differs", "the XML's SHA-256 is not the one in the identity bundle"),)
@@ -65,9 +52,10 @@ def prepare(identity: IdentityBundle, *, port_id: UUID, places: NodePlaces) -> P
         if found:
             return found
         disks = tuple(_disks(identity.vm, port_id, places))
-        ours = rewrite_for_host(donors, _host_places(identity.vm, facts, disks, port_id, places))
+        ours = rewrite_for_host(donors, _host_places(facts, disks, port_id, places, choice))
         differences = guest_abi_differences(donors, ours)
-        leaks = tuple(_foreign_paths(ours, disks, facts, places, port_id))
+        given = (*_given_paths(disks, facts, places, port_id), choice.firmware.loader if choice.firmware else None)
+        leaks = tuple(_foreign_paths(ours, given))
     except DomainXmlError as error:
         return (_refusal("domain_xml_invalid", str(error)),)
     changed = tuple(_refusal("guest_abi_changed", each) for each in differences)
@@ -109,21 +97,11 @@ def _forbidden_parts(domain: Domain, facts: VmFacts, places: NodePlaces) -> Iter
     for blocker in facts.blockers:
         yield _refusal("vm_blocked", f"{blocker.code}: {blocker.detail}")
     for path in (facts.kernel, facts.initrd):
-        if path is not None and not _is_boot_file(path, places):
+        if path is not None and not places.has_boot_file(path):
             yield _refusal("boot_file_missing", f"{path} is in none of {', '.join(places.boot_dirs) or 'no folders'}")
     for backend in domain.root.findall("devices/rng/backend"):
         if backend.get("model") not in SAFE_RNG_BACKENDS:
             yield _refusal("foreign_host_path", f"a random number generator is fed by {backend.get('model')}")
-
-
-def _is_boot_file(path: str, places: NodePlaces) -> bool:
-    pure = PurePosixPath(path)
-    return ".." not in pure.parts and any(str(parent) in places.boot_dirs for parent in pure.parents)
-
-
-def file_stem(vm_name: str, port_id: UUID) -> str:
-    """The part that all files of one VM and port share; the port makes it unique, the name is for people."""
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', vm_name)[:64]}-{port_id}"
 
 
 def _disks(vm: VmDescription, port_id: UUID, places: NodePlaces) -> Iterator[ReservedDisk]:
@@ -146,25 +124,29 @@ def _console_log(facts: VmFacts, port_id: UUID, places: NodePlaces) -> str | Non
 
 
 def _host_places(
-    vm: VmDescription, facts: VmFacts, disks: tuple[ReservedDisk, ...], port_id: UUID, places: NodePlaces
+    facts: VmFacts, disks: tuple[ReservedDisk, ...], port_id: UUID, places: NodePlaces, choice: HostChoice
 ) -> HostPlaces:
     return HostPlaces(
         disks={disk.target: disk.path for disk in disks},
-        bridges={nic.mac: places.bridges.here(nic.bridge) for nic in vm.nics},
+        bridges={place.nic.mac: place.bridge for place in choice.cards},
         emulator=places.emulator,
         nvram=_nvram(facts, port_id, places),
-        loader=places.uefi_loader if facts.loader else None,
+        loader=choice.firmware.loader if choice.firmware else None,
         console_log=_console_log(facts, port_id, places),
     )
 
 
-def _foreign_paths(
-    domain: Domain, disks: tuple[ReservedDisk, ...], facts: VmFacts, places: NodePlaces, port_id: UUID
-) -> Iterator[Refusal]:
+def _given_paths(
+    disks: tuple[ReservedDisk, ...], facts: VmFacts, places: NodePlaces, port_id: UUID
+) -> Iterator[str | None]:
+    yield from (disk.path for disk in disks)
+    yield from (places.emulator, facts.kernel, facts.initrd)
+    yield from (_nvram(facts, port_id, places), _console_log(facts, port_id, places))
+
+
+def _foreign_paths(domain: Domain, given: Iterable[str | None]) -> Iterator[Refusal]:
     """Absolute paths in the result that are not ours, wherever the donor's XML may have put them."""
-    ours = {disk.path for disk in disks} | HARMLESS_PATHS | {places.emulator, places.uefi_loader}
-    ours |= {path for path in (facts.kernel, facts.initrd) if path}
-    ours |= {path for path in (_nvram(facts, port_id, places), _console_log(facts, port_id, places)) if path}
+    ours = {*given, *HARMLESS_PATHS}
     for child in domain.root:
         if child.tag in WORDS_FOR_PEOPLE:
             continue

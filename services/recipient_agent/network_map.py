@@ -113,6 +113,11 @@ class CardPlace:
     is_that_vlan: bool = False
     """The target is the card's VLAN, so it needs no tag."""
 
+    @property
+    def isolated(self) -> bool:
+        """Whether it stays isolated from other cards: a Linux bridge can do that."""
+        return self.nic.isolated and bool(self.bridge) and not self.openvswitch
+
     def __str__(self) -> str:
         if self.network:
             return f"network {self.network}" + (f", port group {self.port_group}" if self.port_group else "")
@@ -190,10 +195,7 @@ def _missing(place: CardPlace, platform: HostPlatform) -> Iterator[Refusal]:
 
 
 def _by_rule(nic: Nic, rule: NetworkRule) -> CardPlace | Refusal:
-    lost = [guard for guard in rule.never_without if guard in guards_of(nic)]
-    if lost:
-        return _refusal("network_guard_lost", f"{card(nic)} has {', '.join(lost)} at the donor, which is not kept here")
-    return CardPlace(
+    place = CardPlace(
         nic,
         bridge=rule.to_bridge,
         network=rule.to_network,
@@ -202,6 +204,14 @@ def _by_rule(nic: Nic, rule: NetworkRule) -> CardPlace | Refusal:
         vlan=_vlan_here(nic.vlan, rule),
         is_that_vlan=rule.to_vlan == "is_that_vlan",
     )
+    lost = [guard for guard in rule.never_without if guard in guards_of(nic) and not _keeps(place, guard)]
+    if lost:
+        return _refusal("network_guard_lost", f"{card(nic)} has {', '.join(lost)} at the donor, which is not kept here")
+    return place
+
+
+def _keeps(place: CardPlace, guard: Guard) -> bool:
+    return guard == "isolated" and place.isolated
 
 
 def _vlan_here(theirs: Vlan | None, rule: NetworkRule) -> Vlan | None:

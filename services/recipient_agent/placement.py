@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.recipient_agent.capacity import Room
+from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice
+from services.recipient_agent.quote_lines import NO_LINES, Lines
 from shared.messages.base import Refusal
 from shared.messages.vm import VmDescription
 
@@ -24,6 +26,8 @@ class Candidate:
     node: str
     room: Room
     refusals: tuple[Refusal, ...] = ()
+    choice: HostChoice = NOTHING_CHOSEN
+    lines: Lines = NO_LINES
 
 
 @dataclass(frozen=True, slots=True)

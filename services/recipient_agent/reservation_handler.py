@@ -66,10 +66,20 @@ class ReservationHandler:
         """Quote, platform, room and XML once more; one judgement for all, so that every finding is named at once."""
         context, identity = self._context, message.identity
         refusals = _quote_refusals(await records.load_quote(tx, message.port_id), message.quote, tx.now)
-        answer = await context.assess(tx, message.port_id, identity.vm, identity.versions, tenant=message.tenant)
+        check = await records.load_check(tx, message.port_id)
+        answer = await context.assess(
+            tx,
+            message.port_id,
+            identity.vm,
+            identity.versions,
+            tenant=message.tenant,
+            require=message.limits.require,
+            cpu_answers=check.answers_about(identity.vm) if check else {},
+        )
         if not isinstance(answer, Suitable):
             return refusals + answer
-        prepared = prepare(identity, port_id=message.port_id, places=context.terms.places_on(answer.node))
+        places = context.terms.places_on(answer.node)
+        prepared = prepare(identity, port_id=message.port_id, places=places, choice=answer.choice)
         if not isinstance(prepared, Prepared):
             return refusals + prepared
         if refusals:

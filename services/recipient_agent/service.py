@@ -14,12 +14,12 @@ from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity_report import CapacityReport
 from services.recipient_agent.context import RecipientContext
 from services.recipient_agent.metrics import RecipientMetrics
-from services.recipient_agent.quote_handler import QuoteHandler
+from services.recipient_agent.quote_handler import VM_CHECK, QuoteHandler
 from services.recipient_agent.reservation import Reservation
 from services.recipient_agent.reservation_handler import RESERVATION, ReservationHandler
 from services.recipient_agent.settings import RecipientSection
 from shared.bus import Bus
-from shared.messages.nodes import NodeHeartbeat
+from shared.messages.nodes import NodeHeartbeat, VmChecked
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
@@ -67,6 +67,8 @@ class RecipientService(ProviderAgent[Reservation]):
         arrival = ArrivalHandler(self._context)
 
         self.handlers.on(QuoteRequested, quote.requested)
+        self.handlers.on(VmChecked, quote.checked)
+        self.on_port_timer(VM_CHECK, quote.time_is_over)
 
         self.handlers.on(ReservationRequested, reservation.requested)
         self.handlers.on(ReleaseReservation, reservation.released)

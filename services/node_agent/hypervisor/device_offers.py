@@ -20,7 +20,7 @@ _ENUMS = {
     "video": ("devices/video", "modelType"),
     "hostdev": ("devices/hostdev", "subsysType"),
     "rng": ("devices/rng", "backendModel"),
-    "rng_model": ("devices/rng", "model"),
+    "rng_device": ("devices/rng", "model"),
     "filesystem": ("devices/filesystem", "driverType"),
     "tpm_backend": ("devices/tpm", "backendModel"),
     "tpm": ("devices/tpm", "model"),
@@ -37,7 +37,7 @@ _ENUMS = {
 }
 """By kind: the element, and its enumeration."""
 _FLAGS = ("vmcoreinfo", "genid", "ps2", "async-teardown", "sev", "sgx")
-"""Elements of <features> that say only yes or no; the kind is `feature`."""
+"""Elements of <features> that say only yes or no. Other features are not mentioned, so only what is missing is told."""
 
 
 def offers_of(domain_capabilities: etree._Element) -> dict[str, tuple[str, ...]]:
@@ -50,8 +50,8 @@ def offers_of(domain_capabilities: etree._Element) -> dict[str, tuple[str, ...]]
     if "emulator" not in found.get("tpm_backend", ("emulator",)):
         # Only an emulated TPM moves; the host's own one is the host's.
         found |= {"tpm": (), "tpm_version": ()}
-    found["feature"] = tuple(
-        name for name in _FLAGS if _is_supported(domain_capabilities.find(f"features/{name}")) is True
+    found["feature_missing"] = tuple(
+        name for name in _FLAGS if _is_supported(domain_capabilities.find(f"features/{name}")) is False
     )
     vcpus = domain_capabilities.find("vcpu")
     if vcpus is not None and vcpus.get("max"):

@@ -16,6 +16,7 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import host_capabilities
+from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.host_reader import HostReader
 from services.node_agent.hypervisor.interface import (
     EventListener,
@@ -39,6 +40,7 @@ from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import describe
 from shared.messages.vm import (
+    CpuFacts,
     HostCapacity,
     HostPlatform,
     HypervisorVersions,
@@ -96,6 +98,25 @@ class LibvirtHypervisor(RunningCheck):
     async def platform(self) -> HostPlatform:
         """Read what can be run here. Capabilities are asked again when a version has changed; bridges come and go."""
         return await self._session.call("read capabilities", lambda: self._host.platform(self._session.open()))
+
+    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
+        """Let libvirt compare."""
+        try:
+            xml = cpu_xml(cpu)
+        except ValueError as error:
+            raise HypervisorError("compare a CPU", str(error)) from error
+
+        def compare() -> str | None:
+            flags = libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+            try:
+                self._session.open().compareHypervisorCPU(None, architecture, machine, accelerator, xml, flags)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_CPU_INCOMPATIBLE:
+                    raise
+                return error.get_error_message() or str(error)
+            return None
+
+        return await self._session.call("compare a CPU", compare)
 
     async def capacity(self) -> HostCapacity:
         """Read the host's memory, CPUs and the image directory's file system."""

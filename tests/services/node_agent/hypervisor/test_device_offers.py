@@ -35,7 +35,7 @@ def test_enumerations_become_kinds() -> None:
     assert found["graphics"] == ()
     assert found["hyperv"] == ("vapic",)
     assert found["loader"] == ("rom", "pflash")
-    assert found["feature"] == ("genid",)
+    assert found["feature_missing"] == ("vmcoreinfo",)
     assert found["vcpus_max"] == ("288",)
     assert "rng" not in found
     assert "disk_device" not in found
