@@ -65,8 +65,12 @@ def assess(
     now: datetime,
     require: Iterable[Part] = (),
     cpu_answers: CpuAnswers = MappingProxyType({}),
+    promised: Lines | None = None,
 ) -> Suitable | tuple[Refusal, ...]:
-    """Judge a VM. ``held`` is every reservation, and every VM that came by a port and is here, but not this port's."""
+    """Judge a VM. ``held`` is every reservation, and every VM that came by a port and is here, but not this port's.
+
+    `promised` is what this port's quote said of the VM; a node on which that holds goes before others.
+    """
     others = list(held)
     billed = cheapest(vm, terms.instance_types)
     general = [
@@ -77,7 +81,7 @@ def assess(
         *([billed] if isinstance(billed, Refusal) else []),
     ]
     found = candidates(vm, donor, nodes, others, terms=terms, now=now, require=require, cpu_answers=cpu_answers)
-    placed = place(vm, found)
+    placed = place(vm, found, promised=promised)
     if isinstance(placed, NotPlaced):
         return (*general, *placed.refusals)[:MAX_REFUSALS]
     if general or isinstance(billed, Refusal):

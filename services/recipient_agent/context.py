@@ -12,6 +12,7 @@ from services.recipient_agent.assessment import CpuAnswers, Suitable, Terms, ass
 from services.recipient_agent.capacity import Held, Nodes
 from services.recipient_agent.metrics import RecipientMetrics
 from services.recipient_agent.placement import Candidate
+from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase
 from services.recipient_agent.settings import RecipientSection
 from shared.messages.base import Refusal
@@ -57,6 +58,7 @@ class RecipientContext:
         tenant: str,
         require: Iterable[Part] = (),
         cpu_answers: CpuAnswers = MappingProxyType({}),
+        promised: Lines | None = None,
     ) -> Suitable | tuple[Refusal, ...]:
         """Whether and where the VM can come, by what is known at this moment."""
         return assess(
@@ -69,6 +71,7 @@ class RecipientContext:
             now=tx.now,
             require=require,
             cpu_answers=cpu_answers,
+            promised=promised,
         )
 
     def is_heard(self, node: str, now: datetime, *, within_s: float | None = None) -> bool:

@@ -44,12 +44,19 @@ class NotPlaced:
     refusals: tuple[Refusal, ...]
 
 
-def place(vm: VmDescription, candidates: Iterable[Candidate]) -> Placed | NotPlaced:
-    """Choose a node."""
+def place(vm: VmDescription, candidates: Iterable[Candidate], *, promised: Lines | None = None) -> Placed | NotPlaced:
+    """Choose a node. With `promised`, first among those on which the VM becomes what a quote has said."""
     everyone = list(candidates)
     able = [candidate for candidate in everyone if not candidate.refusals]
     if able:
-        best = min(able, key=lambda candidate: (vm.memory_bytes - candidate.room.memory_bytes, candidate.node))
+        best = min(
+            able,
+            key=lambda candidate: (
+                promised is not None and candidate.lines != promised,
+                vm.memory_bytes - candidate.room.memory_bytes,
+                candidate.node,
+            ),
+        )
         return Placed(best.node)
     if not everyone:
         nobody = Refusal(

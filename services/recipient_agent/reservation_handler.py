@@ -9,6 +9,7 @@ from services.recipient_agent import records
 from services.recipient_agent.assessment import Suitable
 from services.recipient_agent.context import RecipientContext
 from services.recipient_agent.domain import Prepared, prepare
+from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import ON_NODE, Phase, Reservation, agreement_refusals
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal
@@ -75,9 +76,11 @@ class ReservationHandler:
             tenant=message.tenant,
             require=message.limits.require,
             cpu_answers=check.answers_about(identity.vm) if check else {},
+            promised=_lines_of(message.quote),
         )
         if not isinstance(answer, Suitable):
             return refusals + answer
+        refusals += _broken_word(message.quote, answer)
         places = context.terms.places_on(answer.node)
         prepared = prepare(identity, port_id=message.port_id, places=places, choice=answer.choice)
         if not isinstance(prepared, Prepared):
@@ -195,6 +198,21 @@ def _quote_refusals(offered: Quote | None, taken: Quote, now: datetime) -> tuple
         evidence = f"it was valid until {offered.valid_until.isoformat()}"
         return (Refusal(code="quote_expired", rule=rule, evidence=evidence),)
     return ()
+
+
+def _lines_of(quote: Quote) -> Lines:
+    return Lines(quote.kept, quote.made_anew, quote.not_kept)
+
+
+def _broken_word(quote: Quote, answer: Suitable) -> tuple[Refusal, ...]:
+    """The tenant took the offer for what it said of the VM; a node where something else holds is no answer to it."""
+    if answer.lines == _lines_of(quote):
+        return ()
+    told = {*quote.kept, *quote.made_anew, *quote.not_kept}
+    now = [*answer.lines.not_kept, *answer.lines.made_anew, *answer.lines.kept]
+    news = "; ".join(str(line) for line in now if line not in told) or "a part that the quote names is gone"
+    rule = "The VM becomes what the quote said: bridges, VLANs, firmware and what is not kept."
+    return (Refusal(code="quote_outdated", rule=rule, evidence=f"node {answer.node}: {news}"),)
 
 
 def _already_settled(reservation: Reservation) -> Refusal:

@@ -98,9 +98,10 @@ class RecipientService(ProviderAgent[Reservation]):
         return {name: self.take_heartbeat(name, heartbeat) for name, heartbeat in heartbeats.items()}
 
     def take_heartbeat(self, name: str, heartbeat: NodeHeartbeat) -> object:
-        """All is stored but free memory and disk, which change all the time."""
+        """All is stored but free memory, huge pages and disk, which change all the time."""
         self._context.nodes = self._context.nodes.heard(name, heartbeat, self.store.clock())
-        return heartbeat.platform, heartbeat.lane, heartbeat.vms, heartbeat.healthy, heartbeat.problems
+        platform = heartbeat.platform.model_copy(update={"huge_pages": ()})
+        return platform, heartbeat.lane, heartbeat.vms, heartbeat.healthy, heartbeat.problems
 
     async def save_node(self, tx: Transaction, name: str, heartbeat: NodeHeartbeat) -> None:
         """The heartbeat as it is."""

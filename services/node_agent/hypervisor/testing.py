@@ -107,7 +107,9 @@ class FakeHypervisor(FakeHost, RunningCheck):
         if (architecture, accelerator) != ("x86_64", "qemu") or machine != "pc-q35-10.0":
             raise HypervisorError("compare a CPU", f"no {machine} for {architecture} under {accelerator}")
         cpu_xml(cpu)
-        missing = [each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features]
+        missing = [
+            each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features
+        ]
         if not missing:
             return None
         return f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {missing}"
