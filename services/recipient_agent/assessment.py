@@ -11,6 +11,7 @@ from datetime import datetime
 from types import MappingProxyType
 
 from services.recipient_agent.capacity import Held, Nodes, Overcommit, Quota, quota_refusals, room_on, room_refusals
+from services.recipient_agent.cpu_check import NOT_COMPARED, without_unasked
 from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlaced, place
 from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice, NodePlaces
 from services.recipient_agent.platform import blocker_refusals, collision_refusals, judge_host
@@ -83,7 +84,8 @@ def assess(
     found = candidates(vm, donor, nodes, others, terms=terms, now=now, require=require, cpu_answers=cpu_answers)
     placed = place(vm, found, promised=promised)
     if isinstance(placed, NotPlaced):
-        return (*general, *placed.refusals)[:MAX_REFUSALS]
+        of_nodes = placed.refusals if not general else [each for each in placed.refusals if each.code != NOT_COMPARED]
+        return (*general, *of_nodes)[:MAX_REFUSALS]
     if general or isinstance(billed, Refusal):
         return tuple(general)[:MAX_REFUSALS]
     chosen = next(each for each in found if each.node == placed.node)
@@ -115,10 +117,13 @@ def candidates(
             cpu=cpu_answers.get(node.name),
         )
         lines = quote_lines(vm, node.platform, judged.choice)
-        refusals = (
-            *judged.refusals,
-            *(requirement_refusals(required, lines) if not judged.refusals else ()),
-            *room_refusals(vm, node, room),
+        fits = all(refusal.code == NOT_COMPARED for refusal in judged.refusals)
+        refusals = without_unasked(
+            (
+                *judged.refusals,
+                *(requirement_refusals(required, lines) if fits else ()),
+                *room_refusals(vm, node, room),
+            )
         )
         found.append(Candidate(node.name, room, refusals, judged.choice, lines))
     return found

@@ -46,7 +46,15 @@ class RecipientContext:
     async def candidates(self, tx: Transaction, asked: QuoteRequested) -> list[Candidate]:
         """All nodes, with what speaks against each before any was asked about the VM."""
         held = await self.held(tx, except_port=asked.port_id)
-        return candidates(asked.vm, asked.versions, self.nodes, held, terms=self.terms, now=tx.now)
+        return candidates(
+            asked.vm,
+            asked.versions,
+            self.nodes,
+            held,
+            terms=self.terms,
+            now=tx.now,
+            require=asked.limits.require,
+        )
 
     async def assess(
         self,

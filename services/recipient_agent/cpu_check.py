@@ -14,7 +14,7 @@ between hosts that are equal, with one QEMU and one kernel.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from services.recipient_agent.capacity import NodeView
 from shared.messages.base import Refusal
@@ -44,6 +44,13 @@ def cpu_refusals(
             yield from answer
     elif vm.cpu.mode in _HOSTS_OWN:
         yield from _unequal_hosts(vm, donor, node)
+
+
+def without_unasked(refusals: Iterable[Refusal]) -> tuple[Refusal, ...]:
+    """Where something else speaks against a VM, nobody was asked about its CPU, and there is no need to say so."""
+    found = tuple(refusals)
+    others = tuple(refusal for refusal in found if refusal.code != NOT_COMPARED)
+    return others or found
 
 
 def _unequal_hosts(vm: VmDescription, donor: HypervisorVersions, node: NodeView) -> Iterator[Refusal]:

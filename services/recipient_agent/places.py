@@ -33,7 +33,7 @@ class NodePlaces:
         """The log of one character device, such as ``serial 0``: no two devices of a VM have one file."""
         if self.console_log_dir is None:
             return None
-        return f"{self.console_log_dir}/{file_stem(vm_name, port_id)}-{device.replace(' ', '')}.log"
+        return f"{self.console_log_dir}/{file_stem(vm_name, port_id)}-{device.replace(' ', '-')}.log"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.recipient_agent.capacity import Held, NodeView
-from services.recipient_agent.cpu_check import cpu_refusals
+from services.recipient_agent.cpu_check import cpu_refusals, without_unasked
 from services.recipient_agent.device_check import device_refusals
 from services.recipient_agent.firmware_choice import choose_firmware
 from services.recipient_agent.known_bad import known_bad_refusals
@@ -59,7 +59,9 @@ def judge_host(
         *_disks(vm, node),
         *(_on(node, refusal) for refusal in unplaced),
     )
-    return HostJudgement(refusals, HostChoice(None if isinstance(firmware, Refusal) else firmware, cards))
+    return HostJudgement(
+        without_unasked(refusals), HostChoice(None if isinstance(firmware, Refusal) else firmware, cards)
+    )
 
 
 def host_refusals(

@@ -8,6 +8,7 @@ from uuid import UUID
 from services.recipient_agent import records
 from services.recipient_agent.assessment import Suitable
 from services.recipient_agent.context import RecipientContext
+from services.recipient_agent.cpu_check import without_unasked
 from services.recipient_agent.domain import Prepared, prepare
 from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import ON_NODE, Phase, Reservation, agreement_refusals
@@ -79,7 +80,7 @@ class ReservationHandler:
             promised=_lines_of(message.quote),
         )
         if not isinstance(answer, Suitable):
-            return refusals + answer
+            return without_unasked(refusals + answer)
         refusals += _broken_word(message.quote, answer)
         places = context.terms.places_on(answer.node)
         prepared = prepare(identity, port_id=message.port_id, places=places, choice=answer.choice)
@@ -98,6 +99,7 @@ class ReservationHandler:
             donor_xml=identity.domain_xml,
             donor_xml_sha256=identity.domain_xml_sha256,
             domain_xml=prepared.domain_xml,
+            lasting_xml=prepared.lasting_xml,
             disks=prepared.disks,
             quote=message.quote,
             updated_at=tx.now,

@@ -80,7 +80,8 @@ class PlacesSection(Section):
         examples=["/var/log/libvirt/guests"],
     )
     bridges: dict[str, str] = Field(
-        default_factory=dict, description="The donor's bridge names to ours, where they differ."
+        default_factory=dict,
+        description="The donor's bridge names to ours, where they differ.",
     )
     default_bridge: str = Field(
         default="", description="Our bridge for every donor's bridge that is not in bridges; empty: the same name."

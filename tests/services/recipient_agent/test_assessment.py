@@ -34,7 +34,14 @@ def judge(terms: Terms | None = None, vm: dict[str, Any] | None = None, **beats:
     for name, beat in beats.items():
         nodes = nodes.heard(name.replace("_", "-"), beat, NOW)
     found = assess(
-        make_vm(**(vm or {})), VERSIONS, tenant="acme", nodes=nodes, held=[], terms=terms or make_terms(), now=NOW
+        make_vm(**(vm or {})),
+        VERSIONS,
+        tenant="acme",
+        nodes=nodes,
+        held=[],
+        terms=terms or make_terms(),
+        now=NOW,
+        cpu_answers=dict.fromkeys(nodes.views, ()),
     )
     return (found.node, found.instance_type) if isinstance(found, Suitable) else [refusal.code for refusal in found]
 
@@ -103,7 +110,14 @@ def test_what_the_tenant_requires_decides_where() -> None:
 
     def judged(*require: Part) -> object:
         found = assess(
-            make_vm(), VERSIONS, tenant="acme", nodes=nodes, held=[], terms=make_terms(), now=NOW, require=require
+            make_vm(cpu=CpuFacts(), made_anew=()),
+            VERSIONS,
+            tenant="acme",
+            nodes=nodes,
+            held=[],
+            terms=make_terms(),
+            now=NOW,
+            require=require,
         )
         return [str(line) for line in found.lines.made_anew] if isinstance(found, Suitable) else found[0].code
 

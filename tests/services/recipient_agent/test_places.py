@@ -33,7 +33,7 @@ def test_each_device_has_a_log_of_its_own() -> None:
     places = make_places(console_log_dir="/logs")
     logs = {places.console_log("web 1", PORT, device) for device in ("serial 0", "serial 1", "console 0")}
 
-    assert logs == {f"/logs/web_1-{PORT}-{device}.log" for device in ("serial0", "serial1", "console0")}
+    assert logs == {f"/logs/web_1-{PORT}-{device}.log" for device in ("serial-0", "serial-1", "console-0")}
     assert make_places().console_log("web", PORT, "serial 0") is None
 
 

@@ -11,6 +11,8 @@ import pytest
 from services.recipient_agent.capacity import GIB
 from services.recipient_agent.testing import (
     VERSIONS,
+    XML,
+    describe_as_donor,
     make_capacity,
     make_identity,
     make_summary,
@@ -107,10 +109,12 @@ async def test_a_wrong_clock_declines_nothing(running: World, ahead_s: int) -> N
         sealed = seal(message, source=BROKER, message_id=uuid4(), now=brokers_now, deadline=deadline)
         await running.bus.bus(BROKER).publish(BETA, sealed)
     await running.settle()
+    await running.answer_checks()
     assert len(running.heard(BROKER, QuoteOffered)) == 1
 
 
-EPYC = CpuFacts(mode=CpuMode.CUSTOM, model="EPYC")
+EPYC_XML = XML.replace("qemu64", "EPYC")
+EPYC = describe_as_donor(EPYC_XML).cpu
 LACKS = Refusal(code="cpu_incompatible", rule="r", evidence="node beta-1: EPYC: no avx512f")
 
 
@@ -118,14 +122,14 @@ async def asked_both(world: World) -> None:
     """Two nodes that could take the VM, and a quote that waits for them."""
     await world.beat(NODE)
     await world.beat(OTHER, capacity=make_capacity(memory_free_bytes=2 * GIB))
-    await world.quote(cpu=EPYC)
+    await world.quote(nodes_answer=False, cpu=EPYC)
 
 
 async def test_every_node_that_could_take_the_vm_is_asked_about_its_cpu(running: World) -> None:
     """By facts; a node that cannot take it anyway is left alone, and nothing is offered before the answers."""
     await running.beat(NODE)
     await running.beat(OTHER, healthy=False)
-    await running.quote(cpu=EPYC)
+    await running.quote(nodes_answer=False, cpu=EPYC)
 
     (question,) = running.heard(NODE, CheckVm)
     assert (question.cpu, question.machine, question.domain_type) == (EPYC, "pc-q35-10.0", "qemu")
@@ -143,7 +147,7 @@ async def test_the_quote_is_made_when_all_have_answered(running: World) -> None:
     await running.say(OTHER, VmChecked(port_id=PORT))
 
     assert len(running.heard(BROKER, QuoteOffered)) == 1
-    await running.reserve(identity=make_identity(cpu=EPYC))
+    await running.reserve(identity=make_identity(EPYC_XML))
     assert [reserved.node for reserved in running.heard(BROKER, Reserved)] == ["beta-2"]
 
 
@@ -191,7 +195,7 @@ async def test_a_reservation_is_judged_by_the_same_answers(running: World) -> No
 async def test_a_vm_that_cannot_come_anyway_is_not_asked_about(running: World) -> None:
     """Its refusals are known at once."""
     await running.beat(NODE)
-    await running.quote(cpu=EPYC, blockers=("a vTPM",))
+    await running.quote(nodes_answer=False, cpu=EPYC, blockers=("a vTPM",))
 
     assert running.heard(NODE, CheckVm) == []
     assert len(running.heard(BROKER, QuoteDeclined)) == 1
@@ -211,9 +215,10 @@ async def test_a_quote_says_what_becomes_of_the_vm(running: World) -> None:
             answer_by=running.clock() + timedelta(seconds=30),
         )
         await running.say(BROKER, asked)
+        await running.answer_checks(port_id)
 
     (offered,) = running.heard(BROKER, QuoteOffered)
     assert [line.part for line in offered.quote.not_kept] == [Part.PINNING]
-    assert [line.part for line in offered.quote.made_anew] == [Part.BRIDGE]
+    assert offered.quote.made_anew[0].part is Part.BRIDGE
     (declined,) = running.heard(BROKER, QuoteDeclined)
     assert [refusal.code for refusal in declined.refusals] == ["requirement_not_met"]

@@ -22,7 +22,8 @@ def nic(**changes: Any) -> Nic:
 
 def lines_of(*places: CardPlace, firmware: ChosenFirmware | None = None, **vm: Any) -> Lines:
     """Of a VM with these cards."""
-    return quote_lines(make_vm(**vm), make_platform(), HostChoice(firmware, places))
+    bare = {"made_anew": (), "not_kept": ()}
+    return quote_lines(make_vm(**{**bare, **vm}), make_platform(), HostChoice(firmware, places))
 
 
 def words(lines: Lines) -> dict[str, list[str]]:
@@ -126,7 +127,7 @@ def test_what_is_known_here_is_not_told_twice() -> None:
 
 def test_a_machine_that_will_go_is_told() -> None:
     """It is kept now; the tenant should know that it will not be there for ever."""
-    lines = quote_lines(make_vm(), make_platform(deprecated_machines=("pc-q35-10.0",)), HostChoice())
+    lines = quote_lines(make_vm(made_anew=()), make_platform(deprecated_machines=("pc-q35-10.0",)), HostChoice())
     assert [str(line) for line in lines.kept] == ["machine: pc-q35-10.0, which a later QEMU will not have"]
 
 
