@@ -103,7 +103,10 @@ class FakeHypervisor(FakeHost, RunningCheck):
         self.ask_libvirtd()
         if (architecture, accelerator) != ("x86_64", "qemu") or machine != "pc-q35-10.0":
             raise HypervisorError("compare a CPU", f"no {machine} for {architecture} under {accelerator}")
-        cpu_xml(cpu)
+        try:
+            cpu_xml(cpu)
+        except ValueError as error:
+            raise HypervisorError("compare a CPU", str(error)) from error
         missing = [
             each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features
         ]
