@@ -1,5 +1,5 @@
-"""The short commands about a VM: describe it, define the arrived one, disconnect the one that left, erase its
-disks.
+"""The short commands about a VM: describe it, compare its CPU, define the arrived one, disconnect the one that left,
+erase its disks.
 
 Each may be asked again at any time and then answers the same. Owns no transfer.
 """
@@ -29,8 +29,9 @@ from shared.domain import (
     parse,
 )
 from shared.logs import get_logger
+from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
-from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmChecked, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
     DisconnectVm,
@@ -101,6 +102,28 @@ class VmCommands:
             node=self._node,
             lane=self._lane,
         )
+
+    async def check(self, command: CheckVm) -> VmChecked:
+        """Let this host's libvirt compare the VM's CPU with its own."""
+        try:
+            problem = await self._hypervisor.compare_cpu(
+                command.cpu,
+                architecture=command.architecture,
+                machine=command.machine,
+                accelerator=command.domain_type,
+            )
+        except HypervisorError as error:
+            code, problem = "cpu_not_compared", str(error)
+        else:
+            code = "cpu_incompatible"
+        if problem is None:
+            return VmChecked(port_id=command.port_id)
+        refusal = Refusal(
+            code=code,
+            rule="The host's CPU, under QEMU, has every feature that the VM's CPU has, since the guest keeps it.",
+            evidence=f"node {self._node}: {command.cpu.model}: {problem}",
+        )
+        return VmChecked(port_id=command.port_id, refusals=(refusal,))
 
     async def provision(self, command: ProvisionVm) -> VmProvisioned | CompletionFailed:
         """Compare the VM that runs with what the donor had. A lasting VM is defined, with its own lasting definition

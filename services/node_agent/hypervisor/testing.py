@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from uuid import UUID
 
+from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.fake_destination import serve_libvirtd
 from services.node_agent.hypervisor.fake_host import DISK_BYTES, FakeHost, FakeVm
 from services.node_agent.hypervisor.fake_source import FakeSource
@@ -29,7 +30,9 @@ from services.node_agent.hypervisor.interface import (
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import DomainXmlError, describe, parse
+from shared.messages.host import DeviceOffers
 from shared.messages.vm import (
+    CpuFacts,
     Firmware,
     HostCapacity,
     HostPlatform,
@@ -39,6 +42,15 @@ from shared.messages.vm import (
 )
 
 GIB = 1 << 30
+OFFERS = {
+    "disk_bus": ("scsi", "virtio", "usb", "sata"),
+    "disk_device": ("disk", "cdrom", "lun"),
+    "graphics": ("vnc",),
+    "video": ("vga", "virtio", "none"),
+    "rng": ("random", "builtin"),
+    "channel": ("pty", "unix"),
+}
+"""What its QEMU offers: a common one, without SPICE and QXL."""
 
 
 class FakeHypervisor(FakeHost, RunningCheck):
@@ -47,6 +59,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
     def __init__(self, *, bridges: tuple[str, ...] = ("vmbr0",)) -> None:
         super().__init__()
         self.can_fence = True
+        self.missing_features: frozenset[str] = frozenset({"avx512f"})
         self.max_downtimes_ms: list[int] = []
         self.peeks = 0
         self._bridges = bridges
@@ -84,7 +97,25 @@ class FakeHypervisor(FakeHost, RunningCheck):
             firmwares=(Firmware.BIOS, Firmware.DIRECT_KERNEL),
             bridges=self._bridges,
             disk_formats=("raw", "qcow2"),
+            machine_aliases={"q35": "pc-q35-10.0"},
+            device_offers=(DeviceOffers(accelerator="qemu", machines=("pc-q35-10.0",), offers=OFFERS),),
         )
+
+    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
+        """What its CPU has not; the model counts as one that runs everywhere."""
+        self.ask_libvirtd()
+        if (architecture, accelerator) != ("x86_64", "qemu") or machine != "pc-q35-10.0":
+            raise HypervisorError("compare a CPU", f"no {machine} for {architecture} under {accelerator}")
+        try:
+            cpu_xml(cpu)
+        except ValueError as error:
+            raise HypervisorError("compare a CPU", str(error)) from error
+        missing = [
+            each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features
+        ]
+        if not missing:
+            return None
+        return f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {missing}"
 
     async def capacity(self) -> HostCapacity:
         """Fixed."""

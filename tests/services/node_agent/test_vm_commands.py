@@ -15,7 +15,7 @@ from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
 from shared.domain import describe, portable
-from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
     DisconnectVm,
@@ -25,7 +25,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.vm import VmState
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, VmState
 from shared.testing import make_lane_endpoint
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
@@ -398,3 +398,25 @@ async def test_a_description_that_breaks_is_answered(tmp_path: Path, monkeypatch
     assert isinstance(answer, DescribeFailed)
     assert answer.code == "unreadable"
     assert "nobody thought of this" in answer.detail
+
+
+async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:
+    """Nothing is against one that runs here; otherwise the hypervisor's own reason, or why it could not compare."""
+    host = Host(tmp_path)
+
+    async def codes(cpu: CpuFacts, machine: str = "pc-q35-10.0") -> list[str]:
+        question = CheckVm(port_id=host.port_id, architecture="x86_64", domain_type="qemu", machine=machine, cpu=cpu)
+        answer = await host.commands.check(question)
+        return [f"{refusal.code}: {refusal.evidence}" for refusal in answer.refusals]
+
+    plain = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64")
+    wide = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=(CpuFeature(name="avx512f", policy="require"),))
+    assert await codes(plain) == []
+    (lacking,) = await codes(wide)
+    assert lacking.startswith("cpu_incompatible: node alpha-1: qemu64")
+    assert "avx512f" in lacking
+    (unknown,) = await codes(plain, "pc-q35-99.0")
+    assert unknown.startswith("cpu_not_compared")
+    host.hypervisor.libvirtd_up = False
+    (down,) = await codes(plain)
+    assert "Connection refused" in down
