@@ -157,6 +157,13 @@ def _machine(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
             rule="The VM boots by the same kind of firmware.",
             evidence=f"the VM boots by {vm.firmware}, node {node.name} offers {_listed(host.firmwares)}",
         )
+    if vm.firmware_facts is not None and vm.firmware_facts.secure_boot:
+        # The one loader of the settings is not known to have it; started with another, the guest would not boot.
+        yield Refusal(
+            code="firmware_unsupported",
+            rule="The VM boots by the same kind of firmware.",
+            evidence=f"the VM has secure boot, for which no firmware is set up on node {node.name}",
+        )
 
 
 def _versions(donor: HypervisorVersions, node: NodeView) -> Iterator[Refusal]:

@@ -19,8 +19,10 @@ from services.recipient_agent.platform import (
 )
 from services.recipient_agent.testing import MAC, VERSIONS, VM_UUID, make_node, make_platform, make_summary, make_vm
 from shared.messages.base import Refusal
-from shared.messages.vm import Disk, Firmware, HypervisorVersions, Nic
+from shared.messages.vm import Disk, Firmware, FirmwareFacts, FirmwareInterface, HypervisorVersions, Nic, Vlan
 
+SECURE = FirmwareFacts(interface=FirmwareInterface.PFLASH, secure_boot=True)
+TAGGED = Nic(mac=MAC, model="virtio", bridge="br-donor", vlan=Vlan(tags=(193,)))
 BRIDGES = Bridges({"br-donor": "vmbr0"})
 HELD = Held(
     port_id=UUID(int=5),
@@ -68,6 +70,8 @@ def test_a_node_that_fits_is_not_refused() -> None:
         ({"cpu_model": ""}, {"cpu_models": ()}, "cpu_model_unusable", "(none)"),
         ({"machine": "pc-q35-11.0"}, {}, "machine_type_unsupported", "pc-q35-11.0"),
         ({"firmware": Firmware.UEFI}, {}, "firmware_unsupported", "uefi"),
+        ({"firmware_facts": SECURE}, {}, "firmware_unsupported", "secure boot"),
+        ({"nics": (TAGGED,)}, {}, "vlan_not_mapped", "br-donor.193"),
         ({}, {"versions": versions(qemu=(10, 0, 1))}, "qemu_too_old", "10.0.1"),
         ({}, {"versions": versions(libvirt=(11, 2, 9))}, "libvirt_too_old", "11.2.9"),
         ({"disks": disk(format="qed")}, {}, "disk_format_unsupported", "qed"),
@@ -186,3 +190,27 @@ def test_qemu_is_never_older_than_the_donors(here: tuple[int, int, int], theirs:
     found = platform_refusals(make_vm(domain_type="kvm"), donor, node, bridges=BRIDGES, silent_s=0, silent_after_s=1)
 
     assert ([r.code for r in found] == ["qemu_too_old"]) == (here < theirs)
+
+
+def test_a_vlan_is_a_network_of_its_own() -> None:
+    """It is carried where the map names it, and no default or bridge stands for it."""
+    assert Bridges({"br-donor": "vmbr0"}, default="vmbr9").of(TAGGED) is None
+    assert Bridges({"br-donor.193": "vmbr1"}).of(TAGGED) == "vmbr1"
+    two = TAGGED.model_copy(update={"vlan": Vlan(tags=(10, 20), trunk=True)})
+    assert Bridges({"br-donor.10+20": "vmbr2"}).of(two) == "vmbr2"
+
+
+def test_a_card_in_qemus_own_network_stays_there() -> None:
+    """Unless the map names a bridge for such cards."""
+    user = Nic(mac=MAC, model="virtio", bridge="", kind="user")
+
+    assert Bridges({}, default="vmbr9").of(user) == ""
+    assert Bridges({"user": "vmbr1"}).of(user) == "vmbr1"
+    assert check({"nics": (user,)}) == []
+
+
+def test_an_empty_drive_needs_no_size() -> None:
+    """It has no contents."""
+    drive = make_vm().disks[0].model_copy(update={"empty": True, "virtual_size_bytes": 0, "format": "none"})
+
+    assert check({"disks": (drive,)}) == []
