@@ -128,11 +128,15 @@ def file_stem(vm_name: str, port_id: UUID) -> str:
 
 def _disks(vm: VmDescription, port_id: UUID, places: NodePlaces) -> Iterator[ReservedDisk]:
     for disk in vm.disks:
+        if disk.empty:
+            continue
         yield ReservedDisk(
             target=disk.target,
             path=f"{places.image_dir}/{file_stem(vm.name, port_id)}-{disk.target}.{disk.format}",
             format=disk.format,
             virtual_size_bytes=disk.virtual_size_bytes,
+            read_only=disk.read_only,
+            file_bytes=disk.file_bytes,
         )
 
 

@@ -10,6 +10,7 @@ from services.recipient_agent.assessment import Suitable
 from services.recipient_agent.context import RecipientContext
 from services.recipient_agent.domain import Prepared, prepare
 from services.recipient_agent.reservation import ON_NODE, Phase, Reservation, agreement_refusals
+from shared.domain import without_media
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal
 from shared.messages.porting import (
@@ -64,9 +65,10 @@ class ReservationHandler:
 
     async def _judge(self, tx: Transaction, message: ReservationRequested) -> Reservation | tuple[Refusal, ...]:
         """Quote, platform, room and XML once more; one judgement for all, so that every finding is named at once."""
-        context, identity = self._context, message.identity
+        context, vm = self._context, without_media(message.identity.vm, message.limits.eject)
+        identity = message.identity.model_copy(update={"vm": vm})
         refusals = _quote_refusals(await records.load_quote(tx, message.port_id), message.quote, tx.now)
-        answer = await context.assess(tx, message.port_id, identity.vm, identity.versions, tenant=message.tenant)
+        answer = await context.assess(tx, message.port_id, vm, identity.versions, tenant=message.tenant)
         if not isinstance(answer, Suitable):
             return refusals + answer
         prepared = prepare(identity, port_id=message.port_id, places=context.terms.places_on(answer.node))
@@ -81,7 +83,7 @@ class ReservationHandler:
             lane=context.nodes.views[answer.node].lane,
             phase=Phase.HELD,
             until=tx.now + timedelta(seconds=context.settings.reservation_s),
-            vm=identity.vm,
+            vm=vm,
             donor_xml=identity.domain_xml,
             donor_xml_sha256=identity.domain_xml_sha256,
             domain_xml=prepared.domain_xml,

@@ -13,6 +13,8 @@ from shared.errors import VmportError
 _SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
 
+_DRIVE = re.compile(r"^(?:all|[a-z]{2,4}[a-z])\Z")
+
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kKmMgG]i?)?((?i:bits?)|[bB])(/s|ps)?$")
 RATE_FORMS = "50Mbit/s, 50Mbps or 50mbit for bits; 6MB/s or 6MiB/s for bytes"
@@ -55,6 +57,13 @@ def parse_duration(text: str) -> timedelta:
     if match is None:
         raise BadValue(text, "a number with ms, s, m, h or d, such as 500ms or 2h")
     return timedelta(seconds=float(match[1]) * _SECONDS_PER[match[2]])
+
+
+def parse_drive(text: str) -> str:
+    """``sda`` as the guest's host calls a drive, or ``all``; raises `BadValue`."""
+    if _DRIVE.match(text) is None:
+        raise BadValue(text, "a drive of the VM such as sda, or all")
+    return text
 
 
 def parse_downtime_ms(text: str) -> int:

@@ -8,6 +8,7 @@ with it. It judges no provider's policy and asks no libvirt. Each step reads a d
 from shared.domain.blockers import Blocker, BlockerCode
 from shared.domain.describe import DiskFacts, LayerFacts, NicFacts, VmFacts, describe
 from shared.domain.differences import guest_abi_differences
+from shared.domain.ejecting import ejected_targets, not_ejectable, without_media
 from shared.domain.errors import DomainXmlError
 from shared.domain.identity import identity_snapshot
 from shared.domain.named_files import NamedFile, named_files
@@ -28,9 +29,12 @@ __all__ = [
     "NicFacts",
     "VmFacts",
     "describe",
+    "ejected_targets",
     "guest_abi_differences",
     "identity_snapshot",
     "named_files",
+    "not_ejectable",
     "parse",
     "rewrite_for_host",
+    "without_media",
 ]

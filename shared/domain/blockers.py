@@ -88,16 +88,11 @@ def _device_blockers(root: etree._Element) -> Iterator[Blocker]:
 
 def _disk_blockers(disk: etree._Element) -> Iterator[Blocker]:
     name, device, kind = target_of(disk), disk.get("device", "disk"), disk.get("type", "file")
-    if device in {"cdrom", "floppy"}:
-        if disk.find("source") is not None:
-            yield Blocker(BlockerCode.REMOVABLE_MEDIA, f"{device} {name} has a medium inserted; eject it first")
+    if device in {"cdrom", "floppy"} and source_of(disk) is None:
         return
     if disk.find("shareable") is not None:
         yield Blocker(BlockerCode.SHARED_DISK, f"disk {name} is shared with other VMs")
-    if disk.find("readonly") is not None:
-        # libvirt refuses it too, but only when the migration has begun.
-        yield Blocker(BlockerCode.READ_ONLY_DISK, f"disk {name} is read-only, and is not copied; detach it first")
-    if device != "disk" or kind not in {"file", "block"}:
+    if device not in {"disk", "cdrom", "floppy"} or kind not in {"file", "block"}:
         yield Blocker(BlockerCode.DISK_KIND, f"disk {name} is a {kind} {device}; only files and block devices move")
     elif source_of(disk) is None:
         yield Blocker(BlockerCode.DISK_KIND, f"disk {name} has no source")

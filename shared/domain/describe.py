@@ -131,7 +131,7 @@ def _disks(root: etree._Element) -> Iterator[DiskFacts]:
             bus=(target.get("bus") if target is not None else None) or "virtio",
             format=image_format,
             source=source,
-            read_only=disk.find("readonly") is not None,
+            read_only=disk.find("readonly") is not None or disk.get("device") == "cdrom",
             layers=tuple(_layers(disk, image_format)),
         )
 

@@ -82,6 +82,8 @@ class ReservedDisk(Value):
     path: Text
     format: Text
     virtual_size_bytes: Bytes
+    read_only: bool = Field(default=False, description="Its file is sent before the migration, byte for byte.")
+    file_bytes: Bytes = Field(default=0, description="Of a read-only disk: the size of its file.")
 
 
 class Reserved(PortMessage):

@@ -31,6 +31,8 @@ PostCopy = Literal["never", "if_needed", "always"]
 Bandwidth = Annotated[int, Field(ge=64 * 1024, le=2**40)]
 """Bytes per second."""
 Overlays = Literal["never", "if_known"]
+Ejected = Annotated[str, Field(pattern=r"^(?:all|[a-z]{2,4}[a-z])$")]
+"""A drive by its target, or all that have a medium."""
 
 
 class PortPhase(StrEnum):
@@ -95,6 +97,12 @@ class PortLimits(Value):
         default="if_known",
         description="A disk that is an overlay is one again, on the recipient's own bit-identical copy of the base "
         "image, if it publishes one; otherwise, or with never, it arrives as a whole disk.",
+    )
+
+    eject: tuple[Ejected, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Drives whose media stay behind, by target, or all: the drive is empty at the recipient.",
     )
 
     @model_validator(mode="after")

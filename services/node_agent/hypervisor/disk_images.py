@@ -58,6 +58,14 @@ def allocated_bytes(path: str) -> int:
         raise DiskImageError(path, error.strerror or str(error)) from error
 
 
+def file_bytes(path: str) -> int:
+    """The size of the file itself. Blocking. Raises DiskImageError."""
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+
+
 def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
     """Return the format of an image that needs no other file and no secret, None for one that does.
 

@@ -12,7 +12,7 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor import disk_images, read_only_images
 from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
@@ -101,6 +101,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     if domain.snapshotNum():
         blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
+    blockers += read_only_images.blockers_of(facts.disks)
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
     # The migratable XML leaves out what libvirt itself found beneath a disk.
@@ -182,6 +183,7 @@ def description(
                 allocated_bytes=disk_images.allocated_bytes(disk.source),
                 beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers.get(disk.target, ())),
                 read_only=disk.read_only,
+                file_bytes=disk_images.file_bytes(disk.source) if disk.read_only else 0,
             )
             for disk in facts.disks
         ),

@@ -140,6 +140,8 @@ class FakeHypervisor(FakeHost, RunningCheck):
                     virtual_size_bytes=DISK_BYTES,
                     allocated_bytes=DISK_BYTES // 2,
                     beneath_bytes=DISK_BYTES * len(disk.layers),
+                    read_only=disk.read_only,
+                    file_bytes=DISK_BYTES if disk.read_only else 0,
                 )
                 for disk in facts.disks
             ),
