@@ -177,7 +177,9 @@ def _disk_differences(approved: Approved, agreement: ServiceChangeAgreement) -> 
     vm = without_media(approved.identity.vm, agreement.limits.eject)
     mine = {disk.target: (disk.virtual_size_bytes, disk.file_bytes) for disk in vm.disks if not disk.empty}
     theirs = {disk.target: (disk.virtual_size_bytes, disk.file_bytes) for disk in agreement.disks}
-    return [] if mine == theirs else [f"disks: approved {mine}, agreement says {theirs} (target: bytes)"]
+    return (
+        [] if mine == theirs else [f"disks: approved {mine}, agreement says {theirs} (target: bytes of disk and file)"]
+    )
 
 
 def _ownership(policy: Policy, request: Request, vm: VmSummary) -> Iterator[Refusal]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from services.recipient_agent.capacity import Held, NodeView
 from services.recipient_agent.known_bad import known_bad_refusals
 from shared.messages.base import Refusal
-from shared.messages.vm import HypervisorVersions, VmDescription
+from shared.messages.vm import HypervisorVersions, Nic, VmDescription
 
 Version = tuple[int, int, int]
 
@@ -27,6 +27,29 @@ class Bridges:
     def here(self, theirs: str) -> str:
         """Our bridge for theirs: as mapped, else the default, else the one of the same name."""
         return self.by_name.get(theirs) or self.default or theirs
+
+    def of(self, nic: Nic) -> str | None:
+        """Our bridge for a card: empty for one that stays in QEMU's own network, None where the map must name one.
+
+        A VLAN is a network of its own: `by_name` has it as ``BRIDGE.TAG``, with several tags as ``BRIDGE.TAG+TAG``, and
+        nothing else stands for it. A card of kind ``user`` goes where ``user`` is mapped to, if it is.
+        """
+        if nic.vlan is not None and nic.vlan.tags:
+            return self.by_name.get(vlan_name(nic))
+        if nic.kind == "user":
+            return self.by_name.get("user", "")
+        return self.here(network_name(nic))
+
+
+def network_name(nic: Nic) -> str:
+    """What the donor calls the network of a card."""
+    return nic.bridge or nic.network or nic.kind
+
+
+def vlan_name(nic: Nic) -> str:
+    """The same of a card in a VLAN."""
+    tags = nic.vlan.tags if nic.vlan is not None else ()
+    return f"{network_name(nic)}.{'+'.join(map(str, tags))}"
 
 
 def platform_refusals(
@@ -155,6 +178,8 @@ def _versions(donor: HypervisorVersions, node: NodeView) -> Iterator[Refusal]:
 def _disks(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
     formats = node.platform.disk_formats
     for disk in vm.disks:
+        if disk.empty:
+            continue
         if disk.format not in formats:
             yield Refusal(
                 code="disk_format_unsupported",
@@ -170,13 +195,20 @@ def _disks(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
 
 
 def _networks(vm: VmDescription, node: NodeView, bridges: Bridges) -> Iterator[Refusal]:
-    for theirs in sorted({nic.bridge for nic in vm.nics}):
-        ours = bridges.here(theirs)
-        if ours not in node.platform.bridges:
+    has = _listed(node.platform.bridges)
+    found = {(bridges.of(nic), vlan_name(nic) if nic.vlan else network_name(nic)) for nic in vm.nics}
+    for ours, theirs in sorted(found, key=str):
+        if ours is None:
+            yield Refusal(
+                code="vlan_not_mapped",
+                rule="A VLAN is carried only where the provider's map names a bridge for it.",
+                evidence=f"the map has no bridge for the donor's {theirs}",
+            )
+        elif ours and ours not in node.platform.bridges:
             yield Refusal(
                 code="bridge_missing",
                 rule="Each network card needs a bridge on the host.",
-                evidence=f"the donor's {theirs} is {ours} here; node {node.name} has {_listed(node.platform.bridges)}",
+                evidence=f"the donor's {theirs} is {ours} here; node {node.name} has {has}",
             )
 
 

@@ -87,6 +87,7 @@ class ReservationHandler:
             donor_xml=identity.domain_xml,
             donor_xml_sha256=identity.domain_xml_sha256,
             domain_xml=prepared.domain_xml,
+            lasting_xml=prepared.lasting_xml,
             disks=prepared.disks,
             quote=message.quote,
             updated_at=tx.now,

@@ -74,7 +74,9 @@ class PlacesSection(Section):
         examples=["/var/log/libvirt/guests"],
     )
     bridges: dict[str, str] = Field(
-        default_factory=dict, description="The donor's bridge names to ours, where they differ."
+        default_factory=dict,
+        description="The donor's bridge names to ours, where they differ. A VLAN stands as BRIDGE.TAG, or as "
+        "BRIDGE.TAG+TAG, and is taken only where it stands; user is QEMU's own network.",
     )
     default_bridge: str = Field(
         default="", description="Our bridge for every donor's bridge that is not in bridges; empty: the same name."

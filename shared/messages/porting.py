@@ -341,13 +341,9 @@ class ProvisionVm(PortMessage):
 
     vm_uuid: UUID
     autostart: bool
-    donor_xml: DomainXml = Field(
-        description="The donor's live XML of the identity bundle, to compare the guest ABI with."
-    )
+    donor_xml: DomainXml = Field(description="The identity bundle's, to compare the guest ABI with.")
     lasting_xml: DomainXml | None = Field(
-        default=None,
-        description="The lasting definition as this recipient wrote it for the node; None: the VM stays transient, or "
-        "the broker asks, who has none.",
+        default=None, description="The lasting definition, as the recipient wrote it for its node; None: it has none."
     )
 
 
@@ -357,9 +353,7 @@ class VmProvisioned(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
 
-    identity_differences: tuple[Text, ...] = Field(
-        default=(), description="Empty when the guest ABI is what the donor had."
-    )
+    identity_differences: tuple[Text, ...] = Field(default=(), description="Empty if the guest ABI is the donor's.")
 
 
 class DisconnectVm(PortMessage):

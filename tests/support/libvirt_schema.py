@@ -23,10 +23,14 @@ _TRANSPARENT = frozenset({"group", "choice", "interleave", "optional", "zeroOrMo
 
 @dataclass
 class SchemaPart:
-    """What the schema says of one path. `words` are values it enumerates, `types` the data types it names."""
+    """What the schema says of one path. `words` are values it enumerates, `types` the data types it names.
+
+    `patterns` are the names of the schema's own definitions that are used there, such as ``absFilePath``.
+    """
 
     words: set[str] = field(default_factory=set)
     types: set[str] = field(default_factory=set)
+    patterns: set[str] = field(default_factory=set)
 
     @property
     def has_text(self) -> bool:
@@ -95,10 +99,7 @@ class _Walker:
         elif tag == "attribute":
             self._attribute(node, frame)
         elif tag == "ref":
-            for define in self._defines[str(node.get("name"))]:
-                if (define, frame) not in self._seen:
-                    self._seen.add((define, frame))
-                    self._content(define, frame)
+            self._reference(str(node.get("name")), frame)
         elif tag in _TRANSPARENT:
             if tag == "mixed":
                 self._part(frame).types.add("text")
@@ -113,6 +114,14 @@ class _Walker:
             self._part(frame).types.add("text")
         elif tag not in _NAMES | {"empty", "notAllowed", "param"}:
             raise ValueError(f"the schema has a {tag}, which this walk does not know")
+
+    def _reference(self, name: str, frame: _Frame) -> None:
+        if frame.names or frame.attribute:
+            self._part(frame).patterns.add(name)
+        for define in self._defines[name]:
+            if (define, frame) not in self._seen:
+                self._seen.add((define, frame))
+                self._content(define, frame)
 
     def _part(self, frame: _Frame) -> SchemaPart:
         return self._parts.setdefault(frame.path, SchemaPart())

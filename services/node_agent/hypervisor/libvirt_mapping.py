@@ -16,11 +16,9 @@ from services.node_agent.hypervisor import disk_images, read_only_images
 from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
-from shared.domain import LayerFacts, VmFacts, describe, parse
+from shared.domain import DiskFacts, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
-    Firmware,
-    Nic,
     VmDescription,
     VmState,
     VmSummary,
@@ -32,8 +30,7 @@ STATES: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
     libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
-    # On its way to its end: by its guest, or by a libvirtd that ends a copy which has never run. No proof of either.
-    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.OTHER,
+    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.RUNNING,
     libvirt.VIR_DOMAIN_SHUTOFF: VmState.SHUT_OFF,
     libvirt.VIR_DOMAIN_CRASHED: VmState.CRASHED,
 }
@@ -96,7 +93,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     xml = domain.XMLDesc(flags)
     read = parse(xml)
     facts = describe(read)
-    blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
+    blockers = []
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     if domain.snapshotNum():
@@ -107,7 +104,14 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     # The migratable XML leaves out what libvirt itself found beneath a disk.
     live = describe(domain.XMLDesc(0)) if active else facts
     layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers)
+    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers, lasting_xml(domain))
+
+
+def lasting_xml(domain: LibvirtDomain) -> str | None:
+    """How a lasting VM will be after its next start; None for a transient one. Blocking. Raises libvirt's errors."""
+    if not domain.isPersistent():
+        return None
+    return domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
 
 
 def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:
@@ -160,35 +164,27 @@ def allocated_or_zero(path: str | None) -> int:
 def description(
     domain: LibvirtDomain, facts: VmFacts, layers: Mapping[str, tuple[LayerFacts, ...]], blockers: tuple[str, ...]
 ) -> VmDescription:
-    """`layers` are by disk target. Raises DiskImageError if a disk's own image cannot be read."""
-    firmware = Firmware.UEFI if facts.firmware == "uefi" else Firmware.BIOS
+    """`layers` are by disk target, `blockers` what the definition does not show.
+
+    Raises DiskImageError if a disk's own image cannot be read.
+    """
     persistent = bool(domain.isPersistent())
-    return VmDescription(
-        uuid=UUID(facts.uuid),
-        name=facts.name,
+    return facts.told(
         state=STATES.get(domain.state()[0], VmState.OTHER),
-        memory_bytes=facts.memory_bytes,
-        vcpus=facts.vcpus,
-        architecture=facts.arch,
-        machine=facts.machine,
-        cpu_model=facts.cpu_model or facts.cpu_mode,
-        domain_type=facts.virt_type,
-        firmware=Firmware.DIRECT_KERNEL if facts.kernel else firmware,
-        disks=tuple(
-            Disk(
-                target=disk.target,
-                bus=disk.bus,
-                format=disk.format,
-                virtual_size_bytes=disk_images.virtual_size_bytes(disk.source, disk.format),
-                allocated_bytes=disk_images.allocated_bytes(disk.source),
-                beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers.get(disk.target, ())),
-                read_only=disk.read_only,
-                file_bytes=disk_images.file_bytes(disk.source) if disk.read_only else 0,
-            )
-            for disk in facts.disks
-        ),
-        nics=tuple(Nic(mac=nic.mac, model=nic.model, bridge=nic.bridge or "") for nic in facts.nics),
+        disks=tuple(_disk(drive, layers.get(drive.target, ())) for drive in facts.drives),
         autostart=persistent and bool(domain.autostart()),
         persistent=persistent,
-        blockers=blockers,
+        besides=blockers,
     )
+
+
+def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:
+    if not drive.source:
+        return drive.told()
+    disk = drive.told(
+        virtual_size_bytes=disk_images.virtual_size_bytes(drive.source, drive.format),
+        allocated_bytes=disk_images.allocated_bytes(drive.source),
+        beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers),
+        file_bytes=disk_images.file_bytes(drive.source),
+    )
+    return disk.model_copy(update={"chain_depth": len(layers)})

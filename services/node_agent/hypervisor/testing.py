@@ -27,13 +27,10 @@ from services.node_agent.hypervisor.interface import (
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import describe, parse
 from shared.messages.vm import (
-    Disk,
     Firmware,
     HostCapacity,
     HostPlatform,
     HypervisorVersions,
-    Nic,
-    VmDescription,
     VmState,
     VmSummary,
 )
@@ -118,41 +115,28 @@ class FakeHypervisor(FakeHost, RunningCheck):
         vm = self.vm(uuid)
         domain = parse(vm.domain_xml)
         facts = describe(domain)
-        blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
+        blockers = []
         if vm.state is VmState.SHUT_OFF:
             blockers.append("not_running: the VM does not run; only a running VM is ported")
-        description = VmDescription(
-            uuid=uuid,
-            name=facts.name,
+        description = facts.told(
             state=vm.state,
-            memory_bytes=facts.memory_bytes,
-            vcpus=facts.vcpus,
-            architecture=facts.arch,
-            machine=facts.machine,
-            cpu_model=facts.cpu_model or facts.cpu_mode,
-            domain_type=facts.virt_type,
-            firmware=Firmware.DIRECT_KERNEL if facts.kernel else Firmware.BIOS,
             disks=tuple(
-                Disk(
-                    target=disk.target,
-                    bus=disk.bus,
-                    format=disk.format,
-                    virtual_size_bytes=DISK_BYTES,
-                    allocated_bytes=DISK_BYTES // 2,
-                    beneath_bytes=DISK_BYTES * len(disk.layers),
-                    read_only=disk.read_only,
-                    file_bytes=DISK_BYTES if disk.read_only else 0,
+                drive.told(
+                    virtual_size_bytes=DISK_BYTES if drive.source else 0,
+                    allocated_bytes=DISK_BYTES // 2 if drive.source else 0,
+                    beneath_bytes=DISK_BYTES * len(drive.layers),
+                    file_bytes=DISK_BYTES if drive.source else 0,
                 )
-                for disk in facts.disks
+                for drive in facts.drives
             ),
-            nics=tuple(Nic(mac=nic.mac, model=nic.model, bridge=nic.bridge or "") for nic in facts.nics),
             autostart=vm.autostart,
             persistent=vm.persistent,
-            blockers=tuple(blockers),
+            besides=tuple(blockers),
         )
         layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
         files = tuple(disk.source for disk in facts.disks if not disk.read_only)
-        return LiveVm(description, vm.domain_xml, domain, files, layers)
+        lasting = vm.lasting_xml or vm.domain_xml if vm.persistent else None
+        return LiveVm(description, vm.domain_xml, domain, files, layers, lasting)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
@@ -186,6 +170,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
             self.vms[uuid] = FakeVm(domain_xml, state=VmState.SHUT_OFF)
         else:
             known.persistent = True
+            known.lasting_xml = domain_xml
 
     async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:  # noqa: ARG002  # there is no NVRAM here
         """Make it transient; gone if it does not run."""

@@ -20,14 +20,15 @@ os/loader                    host     path     the recipient's own firmware of t
 os/loader@type               abi      =pflash|rom
 os/loader@secure             abi      =yes|no
 os/loader@stateless          abi      =yes|no
-os/loader@readonly           abi      =yes|no
+os/loader@readonly           abi      =yes
+os/loader@readonly=no        refused  any      the guest writes into the firmware's own file
 os/loader@format             host     word     the format of the recipient's own firmware
 os/nvram                     host     path     the contents come along, into a file of the recipient
 os/nvram@format              host     word     the format of the recipient's own firmware
 os/nvram@type                host     any      the contents come along, into a file of the recipient
 os/nvram@type=block|dir|network|nvme|vhostuser|vhostvdpa|volume refused any the UEFI variables are not in a file
-os/nvram@template            host     path     not kept: the contents come along
-os/nvram@templateFormat      host     word     not kept: the contents come along
+os/nvram@template            host     path     the contents come along, into a file of the recipient
+os/nvram@templateFormat      host     word     the contents come along, into a file of the recipient
 os/nvram/source              host     -        the contents come along, into a file of the recipient
 os/nvram/source@file         host     path     the contents come along, into a file of the recipient
 os/nvram/source@index        live     number   libvirt's number of the running file

@@ -10,7 +10,7 @@ cpu@check                    lasting  =none|partial|full
 cpu@deprecated_features      refused  any      a setting of s390 CPUs
 cpu/model                    abi      word
 cpu/model@fallback           lasting  =allow|forbid
-cpu/model@vendor_id          abi      words
+cpu/model@vendor_id          abi      vendor
 cpu/vendor                   abi      word
 cpu/topology                 abi      -
 cpu/topology@sockets         abi      number
@@ -81,7 +81,7 @@ features/hyperv@mode=passthrough refused any   QEMU cannot migrate all that this
 features/hyperv/*            abi      -
 features/hyperv/*@state      abi      =on|off
 features/hyperv/spinlocks@retries          abi  number
-features/hyperv/vendor_id@value            abi  words
+features/hyperv/vendor_id@value            abi  vendor
 features/hyperv/stimer/direct              abi  -
 features/hyperv/stimer/direct@state        abi  =on|off
 features/hyperv/tlbflush/direct            abi  -

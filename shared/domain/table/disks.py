@@ -48,7 +48,7 @@ devices/disk/driver@io                     lasting  =threads|native|io_uring
 devices/disk/driver@error_policy           lasting  =stop|report|ignore|enospace
 devices/disk/driver@rerror_policy          lasting  =stop|report|ignore
 devices/disk/driver@discard                lasting  =ignore|unmap
-devices/disk/driver@discard_no_unref       lasting  =on|off
+devices/disk/driver@discard_no_unref       host     any      not kept: a setting of the donor's format of the image
 devices/disk/driver@detect_zeroes          lasting  =off|on|unmap
 devices/disk/driver@copy_on_read           lasting  =on|off
 devices/disk/driver@ioeventfd              lasting  =on|off
@@ -61,9 +61,7 @@ devices/disk/driver/iothreads/iothread           lasting -
 devices/disk/driver/iothreads/iothread@id        lasting number
 devices/disk/driver/iothreads/iothread/queue     lasting -
 devices/disk/driver/iothreads/iothread/queue@id  lasting number
-devices/disk/driver/metadata_cache               lasting -
-devices/disk/driver/metadata_cache/max_size      lasting number
-devices/disk/driver/metadata_cache/max_size@unit lasting unit
+devices/disk/driver/metadata_cache/**      host     any      not kept: a setting of the donor's format of the image
 devices/disk/iotune/**             host     any      not kept: limits of disks are the recipient's own
 devices/disk/throttlefilters/**    host     any      not kept: limits of disks are the recipient's own
 

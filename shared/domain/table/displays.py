@@ -30,7 +30,7 @@ devices/graphics@powerControl lasting =yes|no
 devices/graphics@defaultMode host     any      as the recipient's SPICE is set up
 devices/graphics/channel/**  host     any      as the recipient's SPICE is set up
 devices/graphics/listen/**   host     any      an address that the recipient chooses
-devices/graphics/audio/**    host     any      not kept: sound goes where the recipient's QEMU sends it
+devices/graphics/audio/**    live     any      libvirt's number of where sound goes
 devices/graphics/image                  lasting  -
 devices/graphics/image@compression      lasting  =auto_glz|auto_lz|quic|glz|lz|off
 devices/graphics/jpeg                   lasting  -
@@ -81,7 +81,12 @@ devices/sound@multichannel   abi      =yes|no
 devices/sound@streams        abi      number
 devices/sound/codec          abi      -
 devices/sound/codec@type     abi      =duplex|micro|output
-devices/sound/audio/**       host     any      not kept: sound goes where the recipient's QEMU sends it
+devices/sound/audio/**       live     any      libvirt's number of where sound goes
+# Where sound goes is the host's. Two places are those that libvirt writes for every VM: nowhere, and to SPICE.
+devices/audio                live     -        what libvirt writes for every VM
+devices/audio@id             live     any      libvirt's number of where sound goes
+devices/audio@type           host     any      not kept: sound goes where the recipient's QEMU sends it
+devices/audio@type=none|spice live    any      what libvirt writes for every VM
 devices/audio/**             host     any      not kept: sound goes where the recipient's QEMU sends it
 
 devices/input                abi      -

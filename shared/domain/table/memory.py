@@ -27,7 +27,7 @@ memoryBacking/allocation@mode          lasting  =immediate|ondemand
 memoryBacking/allocation@threads       lasting  number
 memoryBacking/source                   lasting  -
 memoryBacking/source@type              lasting  =anonymous|memfd
-memoryBacking/source@type=file         host     any      becomes memfd: memory that no file of the host holds
+memoryBacking/source@type=file         host     any      memory as the recipient's libvirt makes it
 
 devices/memory                         abi      -
 devices/memory@model                   abi      =dimm|virtio-mem

@@ -18,7 +18,8 @@ devices/interface/mac@type           lasting  =generated|static
 devices/interface/mac@check          lasting  =yes|no
 devices/interface/mac@currentAddress live     mac      what the guest has set at this moment
 devices/interface/model              abi      -
-devices/interface/model@type         abi      word
+devices/interface/model@type         abi      =virtio|virtio-transitional|virtio-non-transitional|virtio-net-pci
+devices/interface/model@type=e1000*|i825*|i82801|igb|ne2k*|pcnet|rtl8139|tulip|usb-net|vmxnet3 abi word
 devices/interface/mtu                abi      -
 devices/interface/mtu@size           abi      number
 devices/interface/boot               abi      -
@@ -93,6 +94,7 @@ devices/interface/source/ip/**             host     any      not kept: an addres
 devices/interface/source/route/**          host     any      not kept: an address of the host's side
 devices/interface/target                   host     -        the recipient's libvirt names the tap device
 devices/interface/target@dev               host     word     the recipient's libvirt names the tap device
+devices/interface/target@dev=vnet*         live     any      libvirt's name of the running device
 devices/interface/target@managed           host     any      the recipient's libvirt makes the tap device
 devices/interface/backend                  host     -        what the recipient's network map gives
 devices/interface/backend@type             host     any      what the recipient's network map gives

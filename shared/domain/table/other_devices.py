@@ -17,7 +17,7 @@ devices/tpm/backend/active_pcr_banks/sha256  abi      -
 devices/tpm/backend/active_pcr_banks/sha384  abi      -
 devices/tpm/backend/active_pcr_banks/sha512  abi      -
 devices/tpm/backend/profile                  lasting  -
-devices/tpm/backend/profile@name             lasting  word
+devices/tpm/backend/profile@name             lasting  profile
 devices/tpm/backend/profile@removeDisabled   lasting  =check|fips-host
 devices/tpm/backend/profile@source           host     any      not kept: its state, which comes along, has the profile
 devices/tpm/backend/encryption               host     -        a secret of the recipient's own

@@ -23,7 +23,7 @@ it is for what is refused, host-bound or live as a whole, and for metadata, whic
 in a namespace. Of several rows that match, the one counts that names most: a literal name before ``*``, both before
 ``**``. An element in one of its own name, such as a backing store in a backing store, counts as one.
 
-An element without text is of the kind of its text, too: a kind says what a text may be, not that there is one.
+A kind says what the text of an element may be. It does not say that there is one: an element may be empty.
 
 Lines that begin with ``#``, and empty ones, do not count.
 """
@@ -31,8 +31,8 @@ Lines that begin with ``#``, and empty ones, do not count.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from shared.domain.table.values import Kind, kind_of
@@ -47,7 +47,7 @@ class Fate(StrEnum):
     LASTING = "lasting"
     """Kept in the definition; the guest does not see it, so it is not compared."""
     HOST = "host"
-    """Bound to its host: the recipient makes it anew, or cannot give it. It is told."""
+    """Bound to its host: the recipient makes its own, or cannot give it. It is told."""
     LIVE = "live"
     """Changes while the guest runs, or is libvirt's own note of the moment: neither kept nor compared, nor told."""
     REFUSED = "refused"
@@ -78,9 +78,9 @@ class Row:
         return self.path.endswith("/**")
 
 
-_SEGMENT = r"(?:\{[^}]*\})?(?:[A-Za-z_][A-Za-z0-9_.-]*|\*)"
 _OPAQUE = "metadata/**"
 """Carried as a whole: data of management software, which libvirt keeps and does not read."""
+_SEGMENT = r"(?:\{[^}]*\})?(?:[A-Za-z_][A-Za-z0-9_.-]*|\*)"
 _PATH = re.compile(rf"(?:\.|{_SEGMENT}(?:/{_SEGMENT})*(?:/\*\*)?)?(?:@{_SEGMENT})?")
 
 
@@ -125,34 +125,20 @@ def _check(row: Row, line: str) -> None:
     if "@" in row.path and row.kind is None:
         raise TableError(f"{line!r}: an attribute has a value")
     if row.fate in {Fate.HOST, Fate.REFUSED} and not row.note:
-        raise TableError(f"{line!r}: what is made anew, or why it is refused?")
+        raise TableError(f"{line!r}: what does the recipient make of it, or why is it refused?")
 
 
 class Table:
-    """Finds the row of a path."""
+    """Finds the row of a path, in time that does not grow with the number of rows nor with what the path holds."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
-        self._rows: dict[str, Row] = {}
-        self._by_value: dict[str, list[Row]] = {}
-        self._all: list[Row] = []
-        for row in rows:
+        self._rows = tuple(rows)
+        self._root = _Element()
+        for row in self._rows:
             self._add(row)
 
-    def _add(self, row: Row) -> None:
-        self._all.append(row)
-        if not row.values:
-            if row.path in self._rows:
-                raise TableError(f"{row.path}: two rows")
-            self._rows[row.path] = row
-            return
-        others = self._by_value.setdefault(row.path, [])
-        twice = {value for other in others for value in other.values}.intersection(row.values)
-        if twice:
-            raise TableError(f"{row.path}={min(twice)}: two rows")
-        others.append(row)
-
     def __iter__(self) -> Iterator[Row]:
-        return iter(self._all)
+        return iter(self._rows)
 
     def find(self, path: str, value: str | None = None) -> Row | None:
         """The row of an element or attribute, such as ``devices/disk@type``; None where no row speaks of it.
@@ -160,31 +146,57 @@ class Table:
         With the `value` that stands there, a row for this value counts before one for all values.
         """
         names, attribute = split_path(path)
-        segments = _once(names)
-        suffix = f"@{attribute}" if attribute else ""
-        if value is not None:
-            row = self._of_value(segments, suffix, value)
-            if row is not None:
-                return row
-        return self._by_star(segments, suffix) or self._by_whole(segments)
+        elements, whole = self._elements(_once(names))
+        row = None if value is None else _row_of_value(elements, attribute, value)
+        return row or _row_of_all(elements, attribute) or whole
 
-    def _of_value(self, segments: tuple[str, ...], suffix: str, value: str) -> Row | None:
-        if not self._by_value:
-            return None
-        rows = (row for pattern in _patterns(segments) for row in self._by_value.get(pattern + suffix, ()))
-        return next((row for row in rows if any(_matches(value, pattern) for pattern in row.values)), None)
+    def _add(self, row: Row) -> None:
+        names, attribute = split_path(row.path.removesuffix("/**"))
+        element = self._root
+        for name in names:
+            element = element.children.setdefault(name, _Element())
+        key = "/**" if row.whole else attribute
+        others = element.rows.setdefault(key, [])
+        for other in others:
+            if set(other.values) & set(row.values) or (not other.values and not row.values):
+                raise TableError(f"{row.path}: two rows")
+        others.append(row)
 
-    def _by_star(self, segments: tuple[str, ...], suffix: str) -> Row | None:
-        suffixes = (suffix, "@*") if suffix else ("",)
-        candidates = [pattern + end for pattern in _patterns(segments) for end in suffixes]
-        return _first(self._rows, candidates)
+    def _elements(self, names: tuple[str, ...]) -> tuple[list[_Element], Row | None]:
+        """The elements of the table that stand for these names, most literal first; and the row of what is around."""
+        whole: Row | None = None
+        at = [(0, self._root)]
+        for name in names:
+            found = [(stars, element.children.get(name)) for stars, element in at]
+            found += [(stars + 1, element.children.get("*")) for stars, element in at]
+            at = sorted(((stars, element) for stars, element in found if element is not None), key=lambda pair: pair[0])
+            if not at:
+                break
+            whole = next((element.rows["/**"][0] for _, element in at if "/**" in element.rows), whole)
+        return [element for _, element in at], whole
 
-    def _by_whole(self, segments: tuple[str, ...]) -> Row | None:
-        for length in range(len(segments), 0, -1):
-            row = _first(self._rows, [f"{pattern}/**" for pattern in _patterns(segments[:length])])
-            if row is not None:
-                return row
-        return None
+
+@dataclass(slots=True)
+class _Element:
+    """What the table says of one element: rows by attribute (``""`` for the element, ``/**`` for all of it)."""
+
+    children: dict[str, _Element] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+
+
+def _row_of_value(elements: Iterable[_Element], attribute: str, value: str) -> Row | None:
+    rows = (row for element in elements for row in element.rows.get(attribute, ()))
+    return next((row for row in rows if any(_matches(value, pattern) for pattern in row.values)), None)
+
+
+def _row_of_all(elements: Iterable[_Element], attribute: str) -> Row | None:
+    names = (attribute, "*") if attribute else ("",)
+    rows = (row for element in elements for name in names for row in element.rows.get(name, ()))
+    return next((row for row in rows if not row.values), None)
+
+
+def _matches(value: str, pattern: str) -> bool:
+    return value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern
 
 
 _NAME = re.compile(r"(?:\{[^}]*\}|[^/{])+")
@@ -199,22 +211,6 @@ def split_path(path: str) -> tuple[tuple[str, ...], str]:
     return tuple(_NAME.findall(match[1])), match[2] or ""
 
 
-def _once(segments: tuple[str, ...]) -> tuple[str, ...]:
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
     """Without the names that repeat the one before."""
-    return tuple(name for i, name in enumerate(segments) if i == 0 or name != segments[i - 1])
-
-
-def _matches(value: str, pattern: str) -> bool:
-    return value.startswith(pattern[:-1]) if pattern.endswith("*") else value == pattern
-
-
-def _first(rows: Mapping[str, Row], paths: Iterable[str]) -> Row | None:
-    return next((rows[path] for path in paths if path in rows), None)
-
-
-def _patterns(segments: tuple[str, ...]) -> list[str]:
-    """The path itself, then with one ``*``, then with two; more than two in one path are not searched for."""
-    singles = ((i,) for i in range(len(segments)))
-    pairs = ((i, j) for i in range(len(segments)) for j in range(i + 1, len(segments)))
-    stars: Iterable[tuple[int, ...]] = ((), *singles, *pairs)
-    return ["/".join("*" if k in at else name for k, name in enumerate(segments)) for at in stars]
+    return tuple(name for i, name in enumerate(names) if i == 0 or name != names[i - 1])

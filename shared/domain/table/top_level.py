@@ -25,6 +25,7 @@ vcpu                         abi      number
 vcpu@current                 abi      number
 vcpu@cpuset                  host     cpus     not kept: the recipient chooses the CPUs of its host
 vcpu@placement               host     any      not kept: the recipient chooses the CPUs of its host
+vcpu@placement=static        live     any      what libvirt writes for every VM
 vcpus                        abi      -
 vcpus/vcpu                   abi      -
 vcpus/vcpu@id                abi      number
@@ -52,9 +53,20 @@ numatune/**                  host     any      not kept: the recipient places me
 blkiotune/**                 host     any      not kept: weights and limits of disks are the recipient's own
 throttlegroups/**            host     any      not kept: limits of disks are the recipient's own
 memtune/**                   host     any      not kept: limits of memory are the recipient's own
-resource/**                  host     any      not kept: the recipient has its own partitions
+resource                     live     -        what libvirt writes for every running VM
+resource/partition           host     path     not kept: the recipient has its own partitions
+resource/partition=/machine  live     path     what libvirt writes for every running VM
+resource/fibrechannel/**     host     any      not kept: a number of the host's storage network
 perf/**                      host     any      not kept: the counters are those of the host's CPUs
-seclabel/**                  host     any      the recipient's libvirt makes its own labels
+# Of each running VM libvirt notes the label that it made.
+seclabel                     live     -        libvirt's label of the running VM
+seclabel@type                live     any      libvirt's label of the running VM
+seclabel@type=static         host     any      the recipient's libvirt makes its own labels
+seclabel@model               live     any      libvirt's label of the running VM
+seclabel@relabel             live     any      libvirt's label of the running VM
+seclabel/label               live     any      libvirt's label of the running VM
+seclabel/baselabel           live     any      libvirt's label of the running VM
+seclabel/imagelabel          live     any      libvirt's label of the running VM
 
 bootloader                   refused  path     a boot loader of the host starts the VM; that is Xen's, not QEMU's
 bootloader_args              refused  any      a boot loader of the host starts the VM; that is Xen's, not QEMU's

@@ -39,7 +39,7 @@ _ALL = (
     _kind("signed", r"-?[0-9]{1,18}", "a whole number that may be negative"),
     _kind("decimal", r"[0-9]{1,18}(\.[0-9]{1,18})?", "a number"),
     _kind("hex", r"(0[xX])?[0-9a-fA-F]{1,32}", "a number, also in base 16"),
-    _kind("word", r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,127}", "one word"),
+    _kind("word", r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", "one word"),
     _kind("name", rf"(?!\.{{1,2}}$)(?:(?!/){_LINE}){{1,255}}", "a name of a VM: a line without a slash"),
     _kind("alias", r"ua-[A-Za-z0-9_-]{1,64}", "an alias that its owner gave"),
     _kind("port", r"[0-9]{1,3}(\.[0-9]{1,3}){0,5}", "a port of a bus, with those of the hubs before it"),
@@ -48,7 +48,8 @@ _ALL = (
     # A capital letter in front: a name below the zone files, never a file elsewhere.
     _kind("zone", r"[A-Z][A-Za-z0-9_+-]{0,31}(/[A-Z][A-Za-z0-9_+-]{0,31}){0,2}", "a time zone, such as Europe/Paris"),
     _kind("blob", r"opt(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,54}){1,4}", "a name in the guest's firmware configuration"),
-    _kind("words", r"[A-Za-z0-9][A-Za-z0-9._+:, -]{0,1023}", "words"),
+    _kind("profile", r"(custom:)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a profile of a TPM"),
+    _kind("vendor", r"[A-Za-z0-9][A-Za-z0-9 ._!-]{0,11}", "up to twelve characters"),
     _kind("unit", r"[A-Za-z]{1,8}", "a unit of size"),
     _kind("uuid", r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", "a UUID"),
     _kind("mac", r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", "a MAC address"),

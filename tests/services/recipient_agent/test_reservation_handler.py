@@ -49,7 +49,7 @@ async def test_a_reservation_asked_for_again_is_the_same(running: World) -> None
 async def test_a_fixed_reservation_is_not_changed(running: World) -> None:
     """Another XML for the same port is refused."""
     await running.to_fixed()
-    await running.reserve(identity=make_identity(XML.replace("/donor/a.raw", "/donor/b.raw")))
+    await running.reserve(identity=make_identity(XML.replace("<os>", "<title>another</title><os>")))
 
     assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["port_under_way"]
 
@@ -74,9 +74,9 @@ async def test_the_xml_is_checked_before_anything_is_held(running: World) -> Non
     """A VM that reaches into this host is refused."""
     await running.beat()
     await running.quote()
-    await running.reserve(identity=make_identity(XML.replace("/dev/urandom", "/dev/sda")))
+    await running.reserve(identity=make_identity(XML.replace("<os>", "<os><dtb>/dev/sda</dtb>")))
 
-    assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["foreign_host_path"]
+    assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["vm_blocked"]
     assert running.reservations() == 0
 
 
