@@ -177,9 +177,10 @@ def _disk_differences(approved: Approved, agreement: ServiceChangeAgreement) -> 
     vm = without_media(approved.identity.vm, agreement.limits.eject)
     mine = {disk.target: (disk.virtual_size_bytes, disk.file_bytes) for disk in vm.disks if not disk.empty}
     theirs = {disk.target: (disk.virtual_size_bytes, disk.file_bytes) for disk in agreement.disks}
-    return (
-        [] if mine == theirs else [f"disks: approved {mine}, agreement says {theirs} (target: bytes of disk and file)"]
+    found = (
+        f"disks: approved {mine}, agreement says {theirs} (target: bytes of the disk, and of a read-only one's file)"
     )
+    return [] if mine == theirs else [found]
 
 
 def _ownership(policy: Policy, request: Request, vm: VmSummary) -> Iterator[Refusal]:

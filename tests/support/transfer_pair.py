@@ -243,7 +243,8 @@ class Heard:
 class Pair:
     """A port between two hosts, with both transfers in this process. `now` is the donor's time of day.
 
-    With `base` the disk is an overlay on it. With `medium` it has a drive `sda` with that inserted.
+    With `base` the disk is an overlay on it. With `medium` it has a drive `sda` with that inserted,
+    which is left behind with `eject`.
     """
 
     def __init__(
@@ -256,6 +257,7 @@ class Pair:
         without: tuple[Technique, ...] = (),
         base: bytes | None = None,
         medium: bytes | None = None,
+        eject: tuple[str, ...] = (),
     ) -> None:
         self.now = NOW
         self.without = without
@@ -284,11 +286,11 @@ class Pair:
         self.agreement = make_agreement(
             self.image,
             domain_xml=self.domain_xml,
-            limits=limits,
+            limits=PortLimits(eject=eject) if eject else limits,
             window_start=limits.window_start if limits else None,
             donor_lane=self.keys[Side.OUTBOUND].endpoint,
             recipient_lane=self.keys[Side.INBOUND].endpoint,
-            media=None if medium is None else {"sda": (self.arrived_medium, len(medium))},
+            media=None if medium is None or eject else {"sda": (self.arrived_medium, len(medium))},
         )
         self.broker = FakeBroker(self.agreement.port_id)
         self.routes = {lane: MemoryRoute() for lane in Lane}

@@ -28,7 +28,7 @@ from shared.messages.porting import (
     TransferFailed,
     VmProvisioned,
 )
-from shared.messages.service_change import PortCancelled, PortFailed, PortPhase
+from shared.messages.service_change import PortCancelled, PortFailed, PortLimits, PortPhase
 from shared.parties import BROKER
 from tests.support.recipient_world import NODE, PORT, PROVISION, World, arrived
 
@@ -190,3 +190,23 @@ async def test_a_quote_that_comes_back_on_the_brokers_clock_is_the_same(running:
     quote = running.heard(BROKER, QuoteOffered)[0].quote
     await running.reserve(quote=quote.model_copy(update={"valid_until": quote.valid_until - timedelta(minutes=10)}))
     assert len(running.heard(BROKER, Reserved)) == 1
+
+
+MEDIUM = (
+    "<disk type='file' device='cdrom'><source file='/library/tools.iso'/>"
+    "<target dev='sda' bus='sata'/><readonly/></disk></devices>"
+)
+
+
+@pytest.mark.parametrize(("eject", "disks"), [((), ["vda", "sda"]), (("sda",), ["vda"])])
+async def test_a_medium_has_room_reserved_unless_it_stays_behind(
+    running: World, eject: tuple[str, ...], disks: list[str]
+) -> None:
+    """What the tenant ejects is no disk here."""
+    identity = make_identity(XML.replace("</devices>", MEDIUM))
+    await running.beat()
+    await running.quote(disks=identity.vm.disks)
+    await running.reserve(identity=identity, limits=PortLimits(eject=eject))
+
+    (reserved,) = running.heard(BROKER, Reserved)
+    assert [disk.target for disk in reserved.disks] == disks
