@@ -7,14 +7,13 @@ broker gets an answer.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import PurePosixPath
 from uuid import UUID
 
-from services.recipient_agent.platform import Bridges
+from services.recipient_agent.network_map import CardPlace
+from services.recipient_agent.places import HostChoice, NodePlaces, file_stem
 from shared.domain import (
     Definition,
     Domain,
@@ -30,20 +29,7 @@ from shared.domain import (
 )
 from shared.messages.base import Refusal
 from shared.messages.porting import ReservedDisk
-from shared.messages.vm import FirmwareFacts, IdentityBundle, Nic, VmDescription
-
-
-@dataclass(frozen=True, slots=True)
-class NodePlaces:
-    """Where the host-side parts of VMs lie on one node."""
-
-    image_dir: str
-    emulator: str
-    uefi_loader: str
-    nvram_dir: str
-    boot_dirs: tuple[str, ...]
-    console_log_dir: str | None
-    bridges: Bridges
+from shared.messages.vm import FirmwareFacts, IdentityBundle, VmDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +41,9 @@ class Prepared:
     lasting_xml: str | None = None
 
 
-def prepare(identity: IdentityBundle, *, port_id: UUID, places: NodePlaces) -> Prepared | tuple[Refusal, ...]:
+def prepare(
+    identity: IdentityBundle, *, port_id: UUID, places: NodePlaces, choice: HostChoice
+) -> Prepared | tuple[Refusal, ...]:
     """Write the VM for a node, or say what forbids it; one refusal per finding."""
     if sha256(identity.domain_xml.encode()).hexdigest() != identity.domain_xml_sha256:
         return (_refusal("identity_differs", "the XML's SHA-256 is not the one in the identity bundle"),)
@@ -67,7 +55,7 @@ def prepare(identity: IdentityBundle, *, port_id: UUID, places: NodePlaces) -> P
         if found:
             return found
         disks = tuple(_disks(vm, port_id, places))
-        host = _host_places(vm, facts, disks, port_id, places)
+        host = _host_places(vm, facts, disks, port_id, places=places, choice=choice)
         ours = build_for_host(donors, host)
         found = tuple(_refusal("guest_abi_changed", each) for each in guest_abi_differences(donors, ours))
         lasting = _lasting(identity, facts, host)
@@ -155,18 +143,8 @@ def _firmware_kind(firmware: FirmwareFacts | None) -> str:
 
 def _boot_files(vm: VmDescription, places: NodePlaces) -> Iterator[Refusal]:
     for path in (vm.kernel, vm.initrd):
-        if path and not _is_boot_file(path, places):
+        if path and not places.has_boot_file(path):
             yield _refusal("boot_file_missing", f"{path} is in none of {', '.join(places.boot_dirs) or 'no folders'}")
-
-
-def _is_boot_file(path: str, places: NodePlaces) -> bool:
-    pure = PurePosixPath(path)
-    return ".." not in pure.parts and any(str(parent) in places.boot_dirs for parent in pure.parents)
-
-
-def file_stem(vm_name: str, port_id: UUID) -> str:
-    """The part that all files of one VM and port share; the port makes it unique, the name is for people."""
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', vm_name)[:64]}-{port_id}"
 
 
 def _disks(vm: VmDescription, port_id: UUID, places: NodePlaces) -> Iterator[ReservedDisk]:
@@ -183,39 +161,49 @@ def _disks(vm: VmDescription, port_id: UUID, places: NodePlaces) -> Iterator[Res
         )
 
 
-def _firmware(vm: VmDescription, port_id: UUID, places: NodePlaces) -> FirmwarePlace | None:
-    if vm.firmware_facts is None:
+def _firmware(vm: VmDescription, port_id: UUID, places: NodePlaces, choice: HostChoice) -> FirmwarePlace | None:
+    chosen = choice.firmware
+    if vm.firmware_facts is None or chosen is None:
         return None
     nvram = f"{places.nvram_dir}/{file_stem(vm.name, port_id)}_VARS.fd"
-    return FirmwarePlace(places.uefi_loader, nvram if vm.firmware_facts.nvram else None)
+    return FirmwarePlace(
+        chosen.loader, nvram if vm.firmware_facts.nvram else None, chosen.loader_format, chosen.template_format
+    )
 
 
 def _logs(facts: VmFacts, port_id: UUID, places: NodePlaces) -> dict[str, str]:
     """One file for each serial port, and for each console that is none."""
-    folder = places.console_log_dir
-    if folder is None:
-        return {}
-    stem = f"{folder}/{file_stem(facts.name, port_id)}"
-    return {port: f"{stem}-{port.replace(' ', '-')}.log" for port in facts.ports}
+    found = {port: places.console_log(facts.name, port_id, port) for port in facts.ports}
+    return {port: path for port, path in found.items() if path is not None}
 
 
 def _host_places(
-    vm: VmDescription, facts: VmFacts, disks: tuple[ReservedDisk, ...], port_id: UUID, places: NodePlaces
+    vm: VmDescription,
+    facts: VmFacts,
+    disks: tuple[ReservedDisk, ...],
+    port_id: UUID,
+    *,
+    places: NodePlaces,
+    choice: HostChoice,
 ) -> HostPlaces:
     return HostPlaces(
         disks={disk.target: disk.path for disk in disks},
         disk_formats={disk.target: disk.format for disk in disks},
-        nics=tuple(_nic(nic, places.bridges) for nic in vm.nics),
+        nics=tuple(_nic(place) for place in choice.cards),
         emulator=places.emulator,
-        firmware=_firmware(vm, port_id, places),
+        firmware=_firmware(vm, port_id, places, choice),
         kernel=vm.kernel or None,
         initrd=vm.initrd or None,
         logs=_logs(facts, port_id, places),
     )
 
 
-def _nic(nic: Nic, bridges: Bridges) -> NicPlace:
-    bridge = bridges.of(nic)
-    if bridge is None:
-        raise DomainXmlError(f"no bridge is mapped for the VLAN of {nic.mac}", element="interface")
-    return NicPlace(bridge=bridge, isolated=nic.isolated and bool(bridge))
+def _nic(place: CardPlace) -> NicPlace:
+    return NicPlace(
+        bridge=place.bridge,
+        network=place.network,
+        port_group=place.port_group,
+        vlan=place.vlan,
+        virtualport="openvswitch" if place.openvswitch else "",
+        isolated=place.isolated,
+    )

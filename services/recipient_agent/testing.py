@@ -10,8 +10,8 @@ from uuid import UUID
 
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import GIB, MIB, NodeView, Overcommit, Quota
-from services.recipient_agent.domain import NodePlaces
-from services.recipient_agent.platform import Bridges
+from services.recipient_agent.network_map import NetworkMap
+from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
 from shared.domain import DomainXmlError, describe, portable
@@ -159,11 +159,11 @@ def make_places(**changes: Any) -> NodePlaces:
     facts: dict[str, Any] = {
         "image_dir": "/images",
         "emulator": "/usr/bin/qemu-system-x86_64",
-        "uefi_loader": "/usr/share/OVMF/OVMF_CODE_4M.fd",
+        "uefi_loader": None,
         "nvram_dir": "/nvram",
         "boot_dirs": ("/boot-files",),
         "console_log_dir": None,
-        "bridges": Bridges({"br-donor": "vmbr0"}),
+        "bridges": NetworkMap({"br-donor": "vmbr0"}),
     }
     return NodePlaces(**{**facts, **changes})
 

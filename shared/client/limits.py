@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
@@ -17,6 +17,7 @@ from shared.client.units import (
     value_of,
 )
 from shared.errors import VmportError
+from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
 
 MOST_EJECTED = 64
@@ -56,6 +57,7 @@ def limits_of(
     seed_bandwidth: str | None = None,
     overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
     eject: Sequence[str] = (),
+    require: Iterable[Part] = (),
     now: datetime,
 ) -> PortLimits:
     """A tenant's limits from what was typed; raises `BadValue`, which names the option, or `BadLimits`."""
@@ -80,6 +82,7 @@ def limits_of(
         ),
         overlays={"never": "never", "if-known": "if_known"}[overlays],
         eject=tuple(dict.fromkeys(value_of("--eject", parse_drive, drive) for drive in eject)),
+        require=tuple(dict.fromkeys(require)),
     )
 
 
@@ -126,6 +129,8 @@ def _clauses(limits: PortLimits) -> Iterator[str]:
         yield f"seeding at most {rate_text(limits.seed_bandwidth_bytes_per_s)}"
     if limits.eject:
         yield f"media left behind: {', '.join(limits.eject)}"
+    if limits.require:
+        yield f"must stay as it is: {', '.join(limits.require)}"
 
 
 def zoned(moment: datetime) -> str:

@@ -199,6 +199,7 @@ class GuestPaused(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
     URGENT: ClassVar = True
+    GUEST_STANDS_STILL: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
@@ -211,6 +212,7 @@ class RequestSwitchover(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
     URGENT: ClassVar = True
+    GUEST_STANDS_STILL: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
@@ -315,7 +317,7 @@ class AbortTransfer(PortMessage):
 
     side: Side
     reason: Text
-    epoch: int | None = Field(
+    epoch: Epoch | None = Field(
         default=None,
         description="The VM's newest epoch. A node that has heard of a newer one does not believe this: the broker's "
         "ledger was restored from before it.",

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from shared.messages.base import Bytes, Count, Text, Value
+from shared.messages.host import DeviceOffers, FirmwareOffer, HugePages
 from shared.messages.lanes import LaneEndpoint
 from shared.parties import Name
 
@@ -215,14 +216,25 @@ class VmSummary(Value):
     vcpus: Count
     disk_bytes: Bytes
     macs: tuple[MacAddress, ...] = ()
+    unsized_disks: tuple[Text, ...] = Field(
+        default=(), description="Disks whose size is not known: they are not in disk_bytes. 'all' where none is known."
+    )
+    problem: Text = Field(
+        default="", description="Why this VM cannot be read; then only its name, state and size in memory are known."
+    )
 
 
 class HypervisorVersions(Value):
     """What a node runs; compared before anything moves."""
 
-    qemu: tuple[int, int, int]
-    libvirt: tuple[int, int, int]
+    qemu: tuple[Count, Count, Count]
+    libvirt: tuple[Count, Count, Count]
     kernel: Text = ""
+    host_cpu: Text = Field(
+        default="",
+        description="Digest of the host's own CPU as libvirt and QEMU see it: two hosts with one digest are equal for"
+        " a guest that has the host's CPU. Empty where it is not known.",
+    )
 
 
 class IdentityBundle(Value):
@@ -251,6 +263,19 @@ class HostPlatform(Value):
     firmwares: tuple[Firmware, ...]
     bridges: tuple[Text, ...]
     disk_formats: tuple[Text, ...]
+    machine_aliases: dict[Text, Text] = Field(
+        default_factory=dict, max_length=256, description="Aliases, such as q35, and the machine that each means here."
+    )
+    deprecated_machines: tuple[Text, ...] = Field(
+        default=(), max_length=1024, description="Machines of this host that a later QEMU will not have."
+    )
+    device_offers: tuple[DeviceOffers, ...] = Field(default=(), max_length=64)
+    firmware_offers: tuple[FirmwareOffer, ...] = Field(default=(), max_length=64, description="In order of preference.")
+    huge_pages: tuple[HugePages, ...] = Field(default=(), max_length=16)
+    networks: tuple[Text, ...] = Field(default=(), max_length=256, description="libvirt's networks that are active.")
+    ovs_bridges: tuple[Text, ...] = Field(
+        default=(), max_length=256, description="Those of the bridges that are Open vSwitch's."
+    )
 
 
 class HostCapacity(Value):

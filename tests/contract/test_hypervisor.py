@@ -16,11 +16,12 @@ from services.node_agent.hypervisor.interface import (
     HypervisorError,
     Lifecycle,
     LifecycleEvent,
+    ObstacleCode,
     VmNotFound,
 )
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from shared.domain import LayerFacts, describe
-from shared.messages.vm import VmState
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, VmState
 from tests.support.two_hosts import TwoHosts, two_hosts
 
 MAC = "52:54:00:77:00:01"
@@ -100,8 +101,32 @@ async def test_a_host_says_what_it_is(host: Host) -> None:
     assert any(machine.startswith("pc-q35-") for machine in platform.machines)
     assert "qemu64" in platform.cpu_models
     assert {"raw", "qcow2"} <= set(platform.disk_formats)
+    assert platform.machine_aliases["q35"] in platform.machines
+    newest = platform.machine_aliases["q35"]
+    (offered,) = [each for each in platform.device_offers if newest in each.machines]
+    assert offered.accelerator == "qemu"
+    assert {"virtio", "sata"} <= set(offered.offers["disk_bus"])
+    assert "vnc" in offered.offers["graphics"]
+    assert {"vga", "virtio"} <= set(offered.offers["video"])
     assert 0 < capacity.memory_free_bytes <= capacity.memory_bytes
     assert 0 < capacity.disk_free_bytes <= capacity.disk_bytes
+
+
+async def test_a_cpu_is_compared_by_its_features(host: Host) -> None:
+    """A model that runs everywhere does; a required feature that is missing is named, a disabled one is not."""
+    hypervisor, platform = host.hypervisor, await host.hypervisor.platform()
+    machine = platform.machine_aliases["q35"]
+
+    async def problem(model: str, **features: str) -> str | None:
+        named = tuple(CpuFeature(name=name, policy=policy) for name, policy in features.items())
+        cpu = CpuFacts(mode=CpuMode.CUSTOM, model=model, features=named)
+        return await hypervisor.compare_cpu(cpu, architecture="x86_64", machine=machine, accelerator="qemu")
+
+    assert await problem("qemu64") is None
+    assert await problem("qemu64", avx512f="disable") is None
+    assert "avx512f" in (await problem("qemu64", avx512f="require") or "")
+    with pytest.raises(HypervisorError):
+        await hypervisor.compare_cpu(CpuFacts(), architecture="x86_64", machine=machine, accelerator="qemu")
 
 
 async def test_a_vm_that_is_not_there(host: Host) -> None:
@@ -149,6 +174,55 @@ async def test_a_running_vm_is_described_as_it_runs(host: Host) -> None:
     assert live.description.disks[0].virtual_size_bytes > 0
     assert live.files == tuple(disk.source for disk in facts.disks)
     assert "<alias" not in live.domain_xml
+
+
+async def test_nothing_speaks_against_a_vm_that_can_move(host: Host) -> None:
+    """Asking moves nothing and is not noticed: it runs on, without an event and without a job."""
+    heard: list[LifecycleEvent] = []
+    stop = host.hypervisor.listen(heard.append)
+    assert await host.hypervisor.obstacles(host.running) == ()
+    stop()
+    assert heard == []
+    assert await host.hypervisor.state(host.running) is VmState.RUNNING
+    assert await host.hypervisor.job(host.running) is None
+    with pytest.raises(VmNotFound):
+        await host.hypervisor.obstacles(uuid4())
+
+
+async def test_a_snapshot_in_an_image_speaks_against_moving(host: Host, tmp_path: Path) -> None:
+    """Whoever made it; a VM that is off is looked at, too."""
+    image = tmp_path / f"{uuid4()}.qcow2"
+    for command in (("create", "-q", "-f", "qcow2", image, "1M"), ("snapshot", "-c", "one", image)):
+        await (await asyncio.create_subprocess_exec("qemu-img", *map(str, command))).wait()
+    (disk,) = describe(host.shut_off_xml).disks
+    xml = host.shut_off_xml.replace("type='raw'", "type='qcow2'", 1).replace(disk.source, str(image), 1)
+    uuid = UUID(describe(xml).uuid)
+    await host.hypervisor.define(xml)
+    (obstacle,) = await host.hypervisor.obstacles(uuid)
+    assert obstacle.code is ObstacleCode.INTERNAL_SNAPSHOTS
+    assert "vda" in obstacle.detail
+    await host.hypervisor.undefine(uuid, keep_nvram=True)
+
+
+async def test_a_qemu_that_does_not_answer_is_an_obstacle(host: Host) -> None:
+    """Told in time; list and state are there meanwhile, and it heals."""
+    assert await host.hypervisor.freeze(host.running)
+    async with asyncio.timeout(20):
+        codes = [obstacle.code for obstacle in await host.hypervisor.obstacles(host.running)]
+        assert codes == [ObstacleCode.NOT_ANSWERED]
+        assert host.running in {vm.uuid for vm in await host.hypervisor.inventory()}
+        assert await host.hypervisor.state(host.running) is VmState.RUNNING
+    await host.hypervisor.thaw(host.running)
+    async with asyncio.timeout(30):
+        while await host.hypervisor.obstacles(host.running):  # noqa: ASYNC110  # the host's own state
+            await asyncio.sleep(0.1)
+
+
+async def test_a_lasting_vm_has_a_lasting_definition(host: Host) -> None:
+    """Beside the one it runs with."""
+    live = await host.hypervisor.describe(host.running)
+    assert live.lasting_xml is not None
+    assert describe(live.lasting_xml).uuid == str(host.running)
 
 
 async def test_memory_is_read_while_the_guest_runs(host: Host) -> None:

@@ -14,7 +14,15 @@ from uuid import UUID
 
 from shared.domain import Domain, LayerFacts
 from shared.errors import VmportError
-from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
+from shared.messages.vm import (
+    CpuFacts,
+    HostCapacity,
+    HostPlatform,
+    HypervisorVersions,
+    VmDescription,
+    VmState,
+    VmSummary,
+)
 
 MAX_PEEK_BYTES: Final = 1 << 20
 """Most guest memory that is read by one call: QEMU's main loop does nothing else meanwhile."""
@@ -45,6 +53,36 @@ class MigrationAborted(HypervisorError):
     """The migration was stopped because somebody asked for it."""
 
     code = "migration_aborted"
+
+
+class ObstacleCode(StrEnum):
+    """What may speak against moving a VM that its definition does not tell."""
+
+    PAUSED = "paused"
+    SNAPSHOTS = "snapshots"
+    CHECKPOINTS = "checkpoints"
+    MANAGED_SAVE = "managed_save"
+    ACTIVE_JOB = "active_job"
+    BLOCK_JOB = "block_job"
+    DISK_ERROR = "disk_error"
+    INTERNAL_SNAPSHOTS = "internal_snapshots"
+    DIRTY_BITMAPS = "dirty_bitmaps"
+    EXTERNAL_DATA_FILE = "external_data_file"
+    DISK_ENCRYPTION = "disk_encryption"
+    UNKNOWN_BACKING_FILE = "unknown_backing_file"
+    NOT_MIGRATABLE = "not_migratable"
+    NOT_ANSWERED = "not_answered"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One thing that speaks against moving a VM. `detail` says what it is, and what its owner or operator can do."""
+
+    code: ObstacleCode
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +187,34 @@ class Hypervisor(Protocol):
         """What this host can run."""
         ...
 
+    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
+        """Why a guest with this CPU, machine and accelerator would not run here; None where it would, unchanged.
+
+        Raises `HypervisorError` also for a CPU that cannot be compared, such as a model that is not known here.
+        """
+        ...
+
     async def capacity(self) -> HostCapacity:
         """What this host has and what is free."""
         ...
 
     async def inventory(self) -> tuple[VmSummary, ...]:
-        """All VMs, running or not. Asks no guest's QEMU, so that a frozen one cannot hang it."""
+        """All VMs, running or not; one that cannot be read has the reason as its `problem`.
+
+        Waits for no guest's QEMU, so that a frozen one cannot hang it.
+        """
         ...
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """The VM as it runs now."""
+        ...
+
+    async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
+        """What the hypervisor and the VM's images say against moving it, or against removing it afterwards; empty where
+        nothing does. Moves nothing, and the guest notices nothing.
+
+        A QEMU that does not answer in time, or a question that fails, is an obstacle and no error.
+        """
         ...
 
     async def state(self, uuid: UUID) -> VmState | None:
@@ -191,7 +247,8 @@ class Hypervisor(Protocol):
         ...
 
     async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
-        """Remove the lasting definition; a running guest goes on."""
+        """Remove the lasting definition, with what is recorded of snapshots, checkpoints and a saved state; a running
+        guest goes on. Images keep their snapshots. `keep_nvram` also keeps a TPM's state."""
         ...
 
     async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:

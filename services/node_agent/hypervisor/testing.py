@@ -12,10 +12,12 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from uuid import UUID
 
+from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.fake_destination import serve_libvirtd
 from services.node_agent.hypervisor.fake_host import DISK_BYTES, FakeHost, FakeVm
 from services.node_agent.hypervisor.fake_source import FakeSource
 from services.node_agent.hypervisor.file_use import files_of
+from services.node_agent.hypervisor.image_obstacles import told_by_images
 from services.node_agent.hypervisor.interface import (
     MAX_PEEK_BYTES,
     EventListener,
@@ -23,10 +25,14 @@ from services.node_agent.hypervisor.interface import (
     JobStats,
     LiveVm,
     MigrationPlan,
+    Obstacle,
+    ObstacleCode,
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
-from shared.domain import describe, parse
+from shared.domain import DomainXmlError, describe, parse
+from shared.messages.host import DeviceOffers
 from shared.messages.vm import (
+    CpuFacts,
     Firmware,
     HostCapacity,
     HostPlatform,
@@ -36,6 +42,15 @@ from shared.messages.vm import (
 )
 
 GIB = 1 << 30
+OFFERS = {
+    "disk_bus": ("scsi", "virtio", "usb", "sata"),
+    "disk_device": ("disk", "cdrom", "lun"),
+    "graphics": ("vnc",),
+    "video": ("vga", "virtio", "none"),
+    "rng": ("random", "builtin"),
+    "channel": ("pty", "unix"),
+}
+"""What its QEMU offers: a common one, without SPICE and QXL."""
 
 
 class FakeHypervisor(FakeHost, RunningCheck):
@@ -44,6 +59,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
     def __init__(self, *, bridges: tuple[str, ...] = ("vmbr0",)) -> None:
         super().__init__()
         self.can_fence = True
+        self.missing_features: frozenset[str] = frozenset({"avx512f"})
         self.max_downtimes_ms: list[int] = []
         self.peeks = 0
         self._bridges = bridges
@@ -81,7 +97,25 @@ class FakeHypervisor(FakeHost, RunningCheck):
             firmwares=(Firmware.BIOS, Firmware.DIRECT_KERNEL),
             bridges=self._bridges,
             disk_formats=("raw", "qcow2"),
+            machine_aliases={"q35": "pc-q35-10.0"},
+            device_offers=(DeviceOffers(accelerator="qemu", machines=("pc-q35-10.0",), offers=OFFERS),),
         )
+
+    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
+        """What its CPU has not; the model counts as one that runs everywhere."""
+        self.ask_libvirtd()
+        if (architecture, accelerator) != ("x86_64", "qemu") or machine != "pc-q35-10.0":
+            raise HypervisorError("compare a CPU", f"no {machine} for {architecture} under {accelerator}")
+        try:
+            cpu_xml(cpu)
+        except ValueError as error:
+            raise HypervisorError("compare a CPU", str(error)) from error
+        missing = [
+            each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features
+        ]
+        if not missing:
+            return None
+        return f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {missing}"
 
     async def capacity(self) -> HostCapacity:
         """Fixed."""
@@ -96,23 +130,27 @@ class FakeHypervisor(FakeHost, RunningCheck):
         summaries = []
         for uuid, vm in self.vms.items():
             facts = describe(vm.domain_xml)
-            summaries.append(
-                VmSummary(
-                    uuid=uuid,
-                    name=facts.name,
-                    state=vm.state,
-                    memory_bytes=facts.memory_bytes,
-                    vcpus=facts.vcpus,
-                    disk_bytes=DISK_BYTES * len(facts.disks),
-                    macs=tuple(nic.mac for nic in facts.nics),
-                )
+            summary = VmSummary(
+                uuid=uuid,
+                name=facts.name,
+                state=vm.state,
+                memory_bytes=facts.memory_bytes,
+                vcpus=facts.vcpus,
+                disk_bytes=DISK_BYTES * len(facts.disks),
+                macs=tuple(nic.mac for nic in facts.nics),
             )
+            if vm.unreadable:
+                unknown = {"disk_bytes": 0, "unsized_disks": ("all",), "macs": (), "problem": vm.unreadable}
+                summary = summary.model_copy(update=unknown)
+            summaries.append(summary)
         return tuple(summaries)
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """One VM."""
         self.ask_libvirtd()
         vm = self.vm(uuid)
+        if vm.unreadable:
+            raise DomainXmlError(vm.unreadable)
         domain = parse(vm.domain_xml)
         facts = describe(domain)
         blockers = []
@@ -137,6 +175,19 @@ class FakeHypervisor(FakeHost, RunningCheck):
         files = tuple(disk.source for disk in facts.disks if not disk.read_only)
         lasting = vm.lasting_xml or vm.domain_xml if vm.persistent else None
         return LiveVm(description, vm.domain_xml, domain, files, layers, lasting)
+
+    async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
+        """Those that the test gave the VM, and what its state and its images say."""
+        self.ask_libvirtd()
+        vm = self.vm(uuid)
+        found = list(vm.obstacles)
+        if vm.state is VmState.PAUSED:
+            found.append(Obstacle(ObstacleCode.PAUSED, "the VM is paused by its operator"))
+        facts = describe(vm.domain_xml + "\n")  # as with libvirt, not the text that `describe` reads
+        found += told_by_images(facts, {disk.target: disk.layers for disk in facts.disks if disk.layers})
+        if vm.frozen:
+            found.append(Obstacle(ObstacleCode.NOT_ANSWERED, "its QEMU has not answered"))
+        return tuple(found)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""

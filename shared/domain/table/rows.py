@@ -78,6 +78,8 @@ class Row:
         return self.path.endswith("/**")
 
 
+MAX_KNOWN = 4096
+"""Paths whose rows are remembered: a definition asks for the same few again and again."""
 _OPAQUE = "metadata/**"
 """Carried as a whole: data of management software, which libvirt keeps and does not read."""
 _SEGMENT = r"(?:\{[^}]*\})?(?:[A-Za-z_][A-Za-z0-9_.-]*|\*)"
@@ -134,6 +136,7 @@ class Table:
     def __init__(self, rows: Iterable[Row]) -> None:
         self._rows = tuple(rows)
         self._root = _Element()
+        self._known: dict[str, tuple[tuple[Row, ...], Row | None]] = {}
         for row in self._rows:
             self._add(row)
 
@@ -145,10 +148,25 @@ class Table:
 
         With the `value` that stands there, a row for this value counts before one for all values.
         """
+        known = self._known.get(path)
+        if known is None:
+            known = self._of_path(path)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[path] = known
+        by_value, otherwise = known
+        if value is not None:
+            for row in by_value:
+                if any(_matches(value, pattern) for pattern in row.values):
+                    return row
+        return otherwise
+
+    def _of_path(self, path: str) -> tuple[tuple[Row, ...], Row | None]:
+        """The rows of a path that speak of some values, and the one for all others."""
         names, attribute = split_path(path)
         elements, whole = self._elements(_once(names))
-        row = None if value is None else _row_of_value(elements, attribute, value)
-        return row or _row_of_all(elements, attribute) or whole
+        by_value = tuple(row for element in elements for row in element.rows.get(attribute, ()) if row.values)
+        return by_value, _row_of_all(elements, attribute) or whole
 
     def _add(self, row: Row) -> None:
         names, attribute = split_path(row.path.removesuffix("/**"))
@@ -182,11 +200,6 @@ class _Element:
 
     children: dict[str, _Element] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
-
-
-def _row_of_value(elements: Iterable[_Element], attribute: str, value: str) -> Row | None:
-    rows = (row for element in elements for row in element.rows.get(attribute, ()))
-    return next((row for row in rows if any(_matches(value, pattern) for pattern in row.values)), None)
 
 
 def _row_of_all(elements: Iterable[_Element], attribute: str) -> Row | None:

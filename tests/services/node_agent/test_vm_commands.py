@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.hypervisor.interface import LiveVm
+from services.node_agent.hypervisor.interface import LiveVm, Obstacle, ObstacleCode
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
 from shared.domain import describe, portable
-from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
     DisconnectVm,
@@ -25,7 +25,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.vm import VmState
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, VmState
 from shared.testing import make_lane_endpoint
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
@@ -348,3 +348,75 @@ def other_vm(*disks: Path) -> str:
             f"<target dev='vd{'bcd'[number]}' bus='virtio'/></disk><interface",
         )
     return xml
+
+
+async def test_what_hypervisor_and_images_say_is_told_before_any_quote(tmp_path: Path) -> None:
+    """Each with its code, once, beside what the definition says."""
+    host = Host(tmp_path)
+    host.hypervisor.vms[VM].obstacles = (Obstacle(ObstacleCode.CHECKPOINTS, "the VM has checkpoints"),) * 2
+
+    answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.blockers == ("checkpoints: the VM has checkpoints",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "limit"),
+    [
+        ("<devices>", f"<!--{'x' * 1_010_000}--><devices>", "domain_xml", "more than 1000000"),
+        ("dev='vda'", "dev='vda1'", "beyond_a_limit", "target: "),
+    ],
+    ids=["the parser's", "the message's"],
+)
+async def test_a_vm_beyond_a_limit_is_refused_with_the_limit(
+    tmp_path: Path, old: str, new: str, code: str, limit: str
+) -> None:
+    """A definition that is too large, or that does not fit into a message, is answered, too."""
+    host = Host(tmp_path)
+    host.hypervisor.vms[VM].domain_xml = host.domain_xml.replace(old, new, 1)
+
+    answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
+
+    assert isinstance(answer, DescribeFailed)
+    assert answer.code == code
+    assert limit in answer.detail
+    assert len(answer.detail) < 500
+
+
+async def test_a_description_that_breaks_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever broke: the donor waits for the answer, and other VMs for the node."""
+    host = Host(tmp_path)
+
+    async def break_it(_: UUID) -> LiveVm:
+        raise OverflowError("nobody thought of this")
+
+    monkeypatch.setattr(host.hypervisor, "describe", break_it)
+
+    answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
+
+    assert isinstance(answer, DescribeFailed)
+    assert answer.code == "unreadable"
+    assert "nobody thought of this" in answer.detail
+
+
+async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:
+    """Nothing is against one that runs here; otherwise the hypervisor's own reason, or why it could not compare."""
+    host = Host(tmp_path)
+
+    async def codes(cpu: CpuFacts, machine: str = "pc-q35-10.0") -> list[str]:
+        question = CheckVm(port_id=host.port_id, architecture="x86_64", domain_type="qemu", machine=machine, cpu=cpu)
+        answer = await host.commands.check(question)
+        return [f"{refusal.code}: {refusal.evidence}" for refusal in answer.refusals]
+
+    plain = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64")
+    wide = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=(CpuFeature(name="avx512f", policy="require"),))
+    assert await codes(plain) == []
+    (lacking,) = await codes(wide)
+    assert lacking.startswith("cpu_incompatible: node alpha-1: qemu64")
+    assert "avx512f" in lacking
+    (unknown,) = await codes(plain, "pc-q35-99.0")
+    assert unknown.startswith("cpu_not_compared")
+    host.hypervisor.libvirtd_up = False
+    (down,) = await codes(plain)
+    assert "Connection refused" in down

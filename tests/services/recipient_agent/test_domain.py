@@ -8,9 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from services.recipient_agent.domain import Prepared, file_stem, prepare
-from services.recipient_agent.platform import Bridges
-from services.recipient_agent.testing import MAC, XML, make_identity, make_places, make_vm
+from services.recipient_agent.domain import Prepared, prepare
+from services.recipient_agent.firmware_choice import ChosenFirmware
+from services.recipient_agent.network_map import NetworkMap, place_cards
+from services.recipient_agent.places import HostChoice, file_stem
+from services.recipient_agent.testing import MAC, XML, make_identity, make_places, make_platform, make_vm
 from shared.domain import describe, guest_abi_differences, without_media
 from shared.messages.base import Refusal
 from shared.messages.vm import CpuFacts, FirmwareFacts, FirmwareInterface, IdentityBundle
@@ -24,16 +26,26 @@ UEFI = XML.replace(
 DIRECT = XML.replace("<os>", "<os><kernel>/boot-files/vmlinuz</kernel><initrd>/boot-files/sub/initrd</initrd>")
 
 
+OVMF = ChosenFirmware("60-edk2.json", "/usr/share/OVMF/OVMF_CODE_4M.fd", "raw", None, "raw")
+
+
+def choice(identity: IdentityBundle, **places: Any) -> HostChoice:
+    """What the VM gets of the node."""
+    host = make_platform(bridges=("vmbr0", "vmbr1"))
+    cards, _ = place_cards(identity.vm.nics, make_places(**places).bridges, host)
+    return HostChoice(OVMF, cards)
+
+
 def prepared(identity: IdentityBundle, **places: Any) -> Prepared:
     """The rewritten VM; fails the test if it was refused."""
-    result = prepare(identity, port_id=PORT, places=make_places(**places))
+    result = prepare(identity, port_id=PORT, places=make_places(**places), choice=choice(identity, **places))
     assert isinstance(result, Prepared), result
     return result
 
 
 def refused(identity: IdentityBundle) -> tuple[Refusal, ...]:
     """The refusals; fails the test if there are none."""
-    result = prepare(identity, port_id=PORT, places=make_places())
+    result = prepare(identity, port_id=PORT, places=make_places(), choice=choice(identity))
     assert not isinstance(result, Prepared)
     return result
 
@@ -219,7 +231,7 @@ def test_two_cards_with_one_mac_keep_their_networks() -> None:
     """The card on the LAN does not land on the bridge of the WAN."""
     twin = f"<interface type='bridge'><mac address='{MAC}'/><source bridge='br-wan'/><model type='virtio'/></interface>"
 
-    result = prepared(make_identity(with_device(twin)), bridges=Bridges({"br-donor": "vmbr0", "br-wan": "vmbr1"}))
+    result = prepared(make_identity(with_device(twin)), bridges=NetworkMap({"br-donor": "vmbr0", "br-wan": "vmbr1"}))
 
     assert [nic.bridge for nic in describe(result.domain_xml).nics] == ["vmbr0", "vmbr1"]
 

@@ -10,6 +10,7 @@ import pytest
 
 from shared.client.limits import BadLimits, OverlaysChoice, PostCopyChoice, limits_of, limits_text, rate_text, zoned
 from shared.client.units import BadValue
+from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=timezone(timedelta(hours=2)))
@@ -33,8 +34,10 @@ def test_every_option_reaches_the_request() -> None:
         seed_bandwidth="8mbit",
         overlays=OverlaysChoice.NEVER,
         eject=["sda", "all", "sda"],
+        require=[Part.FILTER, Part.PINNING, Part.FILTER],
         now=NOW,
     )
+    assert limits_text(limits).endswith("must stay as it is: filter, pinning")
     assert limits == PortLimits(
         max_downtime_ms=300,
         window_start=NOW + timedelta(hours=8),
@@ -47,6 +50,7 @@ def test_every_option_reaches_the_request() -> None:
         seed_bandwidth_bytes_per_s=1_000_000,
         overlays="never",
         eject=("sda", "all"),
+        require=(Part.FILTER, Part.PINNING),
     )
 
 
