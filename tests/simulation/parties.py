@@ -221,7 +221,7 @@ async def run_broker(world: Parts, process: Process) -> None:
 async def run_donor(world: Parts, process: Process) -> None:
     """`vmport-donor` of alpha."""
     store = Store(f"sqlite:///{world.folder}/donor.db", ALPHA)
-    settings = DonorSection(policy_file=world.folder / "policy.toml", quarantine_s=1e9, policy_check_s=3600.0)
+    settings = DonorSection(policy_file=world.folder / "policy.toml", quarantine_s=315_360_000.0, policy_check_s=3600.0)
     policy = PolicyFile.open(settings.policy_file)
     await DonorService(store, world.net.bus_of(ALPHA, process), policy, settings, DONOR_METRICS).run()
 
