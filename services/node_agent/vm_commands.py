@@ -100,7 +100,8 @@ class VmCommands:
         try:
             return (await self._hypervisor.describe(command.vm_uuid)).domain_xml
         except VmNotFound:
-            arrived = record is not None and record.phase is Phase.DONE
+            # KEPT: it was not seen here, but the donor heard that it ran, or the broker would not ask this.
+            arrived = record is not None and record.phase in {Phase.DONE, Phase.KEPT}
             if record is None or not arrived or record.agreement.vm_uuid != command.vm_uuid:
                 raise
             # The guest that arrived was transient, so nothing of it is left in libvirt.

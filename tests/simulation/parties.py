@@ -32,6 +32,7 @@ from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection
+from services.node_agent.state import boot
 from services.node_agent.state.given_away import ARRIVING
 from services.node_agent.state.journal import Journal
 from services.node_agent.state.outbox import Outbox
@@ -129,6 +130,24 @@ class PlainKeys(LaneKeys):
 
 
 PLAIN_KEYS = PlainKeys(None, make_lane_endpoint(), {})  # type: ignore[arg-type]  # no identity is needed
+
+
+class _BootId:
+    """`/proc/sys/kernel/random/boot_id`, of the host of the process that reads it."""
+
+    def __init__(self, hosts: dict[Party, FakeHypervisor]) -> None:
+        self._hosts = hosts
+
+    def read_text(self) -> str:
+        """How often the host was booted."""
+        process = CURRENT.get()
+        boots = [host.boots for party, host in self._hosts.items() if process and party.owner == process.name]
+        return f"boot {boots}"
+
+
+def know_boots(hosts: dict[Party, FakeHypervisor]) -> None:
+    """From now on a host's node agent knows by the kernel's name for the boot when its host was restarted."""
+    boot.BOOT_ID = _BootId(hosts)  # type: ignore[assignment]  # only read as a text
 
 
 class HostPort:

@@ -104,6 +104,7 @@ class World:
         self.lanes = MemoryLaneAdmin()
         self.check = Checker(self)
         self.hosts = {ALPHA_NODE: self._host("alpha"), BETA_NODE: self._host("beta")}
+        parties.know_boots(self.hosts)
         self.processes: dict[str, Process] = {}
         self._starts: dict[str, Callable[[Process], Coroutine[Any, Any, None]]] = {
             "broker": lambda process: parties.run_broker(self, process),
