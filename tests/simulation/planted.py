@@ -19,7 +19,6 @@ BUGS: Final = (
     "thawed instead of killed",
     "stale timers after a restart",
     "a restart of the host is not noticed",
-    "given back without asking the donor",
 )
 
 

@@ -11,7 +11,6 @@ from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from shared.messages import Message
 from shared.messages.porting import InboundFinished, Side, TransferFailed
-from shared.messages.switchover import CopyState
 from tests.simulation import core_world
 from tests.simulation.core_host import CoreHost
 from tests.simulation.core_ids import PORT
@@ -131,13 +130,6 @@ def _restart_not_noticed() -> None:
     CoreHost.power_cut = power_cut  # type: ignore[method-assign]  # planted
 
 
-def _given_back_unasked() -> None:
-    def promise(self: DonorNode) -> None:
-        self.ask_broker(CopyState(port_id=PORT, let_go=False))
-
-    DonorNode._copy_asked = promise  # type: ignore[method-assign]  # planted
-
-
 PATCHES: Final[dict[str, Callable[[], None]]] = {
     "commit after Finish": _commit_after_finish,
     "ack before store": _ack_before_store,
@@ -149,5 +141,4 @@ PATCHES: Final[dict[str, Callable[[], None]]] = {
     "thawed instead of killed": _thawed,
     "stale timers after a restart": _stale_timers,
     "a restart of the host is not noticed": _restart_not_noticed,
-    "given back without asking the donor": _given_back_unasked,
 }

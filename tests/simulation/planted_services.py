@@ -13,12 +13,9 @@ from services.broker.service import BrokerService
 from services.node_agent import quarantine, vm_commands
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.journal import Journal, Phase, PortRecord
-from services.node_agent.transfers.ended_transfers import EndedTransfers
-from services.node_agent.transfers.finish_guard import DonorFinishGuard
 from services.node_agent.transfers.gate_proxy import GateProxy
 from shared.consumer import Consumer
 from shared.messages.porting import Side
-from shared.messages.switchover import QueryCopy
 from shared.messages.vm import VmState
 from tests.simulation import parties, services_world
 from tests.simulation.parties import BETA_NODE, HostPort
@@ -192,17 +189,6 @@ def _restart_not_noticed() -> None:
     parties._BootId.read_text = same  # type: ignore[method-assign, assignment]  # planted
 
 
-def _given_back_unasked() -> None:
-    def promise(self: DonorFinishGuard) -> None:
-        self._tasks.spawn(self._broker.say_copy(let_go=False), name="promise")
-
-    async def promise_again(self: EndedTransfers, question: QueryCopy) -> None:
-        await self._reports.broker_client(question.port_id).say_copy(let_go=False)
-
-    DonorFinishGuard.copy_asked = promise  # type: ignore[method-assign]  # planted
-    EndedTransfers.answer_copy = promise_again  # type: ignore[method-assign]  # planted
-
-
 PATCHES: Final[dict[str, Callable[[], None]]] = {
     "commit after Finish": _commit_after_finish,
     "ack before store": _ack_before_store,
@@ -214,5 +200,4 @@ PATCHES: Final[dict[str, Callable[[], None]]] = {
     "thawed instead of killed": _thawed,
     "stale timers after a restart": _stale_timers,
     "a restart of the host is not noticed": _restart_not_noticed,
-    "given back without asking the donor": _given_back_unasked,
 }

@@ -116,6 +116,7 @@ class World:
         self._steps_in_stage: dict[str, int] = {}
         self._pending = [fault for fault in plan.faults if fault.kind != "skew"]
         self._going = 0
+        self.outcome.cells |= {fault.cell for fault in plan.faults if fault.kind == "skew"}
         self._skew = {fault.party: fault.for_s for fault in plan.faults if fault.kind == "skew"}
         self.sent: dict[str, AnyEnvelope] = {}
         """By id, what is to have an effect at a party with a store."""
