@@ -124,6 +124,11 @@ class Checker:
             found[name] = str(rows[0][0]) if rows else ""
         return found
 
+    def is_arriving(self) -> bool:
+        """Whether the recipient's node has passed Finish, and has not written down what became of it."""
+        records = self._world.folder / "beta" / "state" / "ports"
+        return any('"phase":"finish_passed"' in text for text in _texts(records.glob("*.inbound.json")))
+
     def is_over(self) -> bool:
         """Everybody has ended the port, and the tenant knows."""
         world = self._world

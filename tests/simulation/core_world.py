@@ -558,8 +558,9 @@ class CoreWorld:
 
     def _reboot(self, name: str) -> None:
         vm = self.hosts[name].vm
-        if vm is not None and not vm.off:
-            self.may_be_off = True
+        arriving = name == "beta" and self.nodes[name].phase is Phase.FINISH_PASSED
+        if arriving or (vm is not None and not vm.off):
+            self.may_be_off = True  # also where nobody will ever know whether it had been started
         self._kill(name)
         self.hosts[name].power_cut()
         self.migration.libvirtd_died(name)

@@ -319,8 +319,8 @@ class World:
 
     def _reboot(self, name: str) -> None:
         self._crash(name)
-        if self._guest(name) is not None:
-            self.may_be_off = True
+        if self._guest(name) is not None or (name == "beta" and self.check.is_arriving()):
+            self.may_be_off = True  # also where nobody will ever know whether it had been started
         self.host(name).power_cut()
         shutil.rmtree(self.folder / name / "run", ignore_errors=True)
 

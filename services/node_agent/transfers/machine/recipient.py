@@ -59,7 +59,10 @@ def not_declared(state: Recipient, event: ev.StoreFailed) -> RecipientDecision:
 
 
 def granted(state: Recipient, _: ev.Granted) -> RecipientDecision:
-    """Write down that Finish is passed, then pass it."""
+    """Write down that Finish is passed, then pass it. Not to a libvirtd that has hung up: then the guest never runs."""
+    if state.connection_over:
+        code, detail = state.trouble or ("finish_failed", "this host's libvirtd is gone")
+        return _go(_because(state, code, detail), P.KEEPING, do.DenyFinish(code, detail), do.Store(Phase.KEPT))
     return _go(state, P.ACCEPTING, do.Store(Phase.FINISH_PASSED))
 
 

@@ -168,7 +168,7 @@ RECIPIENT: Mapping[RecipientPhase, tuple[On, ...]] = {
         on(ev.StoreFailed, recipient.not_declared, to=(R.REFUSING, R.REMOVING)),
     ),
     R.ASKED: (
-        on(ev.Granted, recipient.granted, to=(R.ACCEPTING,)),
+        on(ev.Granted, recipient.granted, to=(R.ACCEPTING, R.KEEPING)),
         on(ev.Denied, recipient.denied, to=(R.REFUSING, R.REMOVING)),
         on(ev.Aborted, recipient.aborted_while_asking, to=(R.REFUSING, R.REMOVING)),
         on(ev.Trouble, recipient.noted),
