@@ -471,4 +471,5 @@ async def _commit_and_tell(tx: Any, effect: Any, port_id: UUID) -> None:
 
 ledger.commit_epoch = _commit_and_tell  # type: ignore[assignment]  # the same arguments
 parties.poll_seldom()
+parties.show_no_figures()
 parties.reuse_engines()
