@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,8 @@ def _simulator(tier: str, planted: str | None, *, is_long: bool) -> Simulate:
 
 
 def _quiet() -> None:
+    # A process that died has left its connections to the collector.
+    warnings.filterwarnings("ignore", message="The garbage collector is trying to clean up non-checked-in connection")
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
