@@ -202,16 +202,16 @@ class VmCommands:
         return answer
 
 
-def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:
-    """How the VM was to run here; None where it has not arrived."""
-    arrived = record is not None and record.phase is Phase.DONE and record.agreement.vm_uuid == command.vm_uuid
-    return record.agreement.domain_xml if record is not None and arrived else None
-
-
 def _limits(error: ValidationError) -> str:
     """Which limits the VM is beyond, without the values, which may be long."""
     broken = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
     return "the VM is beyond what can be ported: " + "; ".join(broken)
+
+
+def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:
+    """How the VM was to run here; None where it has not arrived."""
+    arrived = record is not None and record.phase is Phase.DONE and record.agreement.vm_uuid == command.vm_uuid
+    return record.agreement.domain_xml if record is not None and arrived else None
 
 
 def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:

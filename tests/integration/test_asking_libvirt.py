@@ -118,6 +118,14 @@ async def test_asking_leaves_no_trace(hypervisor: LibvirtHypervisor, guest: Gues
     assert guest.domain.XMLDesc(0) == before
 
 
+async def test_asking_calls_no_hook(daemon: LibvirtDaemon, hypervisor: LibvirtHypervisor, guest: Guest) -> None:
+    """A hook of the operator's may do anything when a migration arrives, and none does."""
+    assert await hypervisor.obstacles(guest.uuid) == ()
+    called = [line.split()[:2] for line in daemon.hook_calls.read_text().splitlines()]
+    assert [guest.name, "start"] in called
+    assert [guest.name, "migrate"] not in called
+
+
 async def test_qemus_own_reasons_are_told(
     daemon: LibvirtDaemon, connection: libvirt.virConnect, hypervisor: LibvirtHypervisor
 ) -> None:

@@ -54,6 +54,11 @@ class LibvirtDaemon:
         """The process of a VM."""
         return int((self.folder / "run" / "libvirt" / "qemu" / f"{name}.pid").read_text())
 
+    @property
+    def hook_calls(self) -> Path:
+        """What its hook for VMs was called with, a line each."""
+        return self.folder / "hook-calls"
+
     def image(self, image_format: str = "qcow2", *options: str) -> Path:
         """A new image of 64 MiB."""
         path = self.folder / f"{uuid4()}.{image_format}"
@@ -83,6 +88,11 @@ def libvirt_daemon() -> Iterator[LibvirtDaemon]:
             (folder / each).mkdir(parents=True)
         (folder / "etc/libvirt/libvirtd.conf").write_text(_DAEMON.format(host_uuid=uuid4()))
         (folder / "etc/libvirt/qemu.conf").write_text(_QEMU)
+        daemon = LibvirtDaemon(folder, f"qemu+unix:///system?socket={folder}/run/libvirt/libvirt-sock")
+        hook = folder / "etc/libvirt/hooks/qemu"
+        hook.parent.mkdir()
+        hook.write_text(f'#!/bin/sh\necho "$@" >>{daemon.hook_calls}\ntest "$2" != migrate\n')
+        hook.chmod(0o755)
         binds = "".join(f"mkdir -p /{each}\nmount --bind {folder / each} /{each}\n" for each in _FOLDERS)
         script = f"set -e\n{binds}exec libvirtd -f /etc/libvirt/libvirtd.conf\n"
         environment = {**os.environ, "LC_ALL": "C"}
@@ -91,8 +101,6 @@ def libvirt_daemon() -> Iterator[LibvirtDaemon]:
             ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment,
         )  # fmt: skip
-        socket = folder / "run" / "libvirt" / "libvirt-sock"
-        daemon = LibvirtDaemon(folder, f"qemu+unix:///system?socket={socket}")
         try:
             _wait_until_up(process, daemon, folder)
             yield daemon

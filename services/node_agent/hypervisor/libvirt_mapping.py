@@ -88,7 +88,7 @@ def wait_until_free(domain: LibvirtDomain, within_s: float) -> None:
     """
     while (busy_s := busy_for_s(domain)) > 0:
         if busy_s >= within_s:
-            raise HypervisorError("read the VM", "its QEMU does not answer libvirt (see virsh domcontrol)")
+            raise HypervisorError(f"read VM {domain.name()}", "its QEMU does not answer libvirt (see virsh domcontrol)")
         time.sleep(BUSY_LOOK_S)
 
 
@@ -149,7 +149,9 @@ def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | 
 
 
 def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
-    """Which files each VM of the host has, but one, by the VM's name. Blocking. Raises libvirt's errors.
+    """Which files each VM of the host has, but one, by the VM's name.
+
+    Blocking. Raises `HypervisorError` for a VM whose QEMU hangs, and libvirt's errors.
 
     Of a definition that cannot be read, every path that stands in its text counts: too many rather than too few.
     """
@@ -158,6 +160,8 @@ def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[st
         if UUID(domain.UUIDString()) == besides:
             continue
         try:
+            # A VM that hangs may have any file: nothing can be put away, but that is said soon, and by its name.
+            wait_until_free(domain, BUSY_WITHIN_S)
             xmls = domain_xmls(domain)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:

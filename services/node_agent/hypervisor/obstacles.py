@@ -11,7 +11,6 @@ from typing import Final
 from uuid import UUID
 
 import libvirt
-from lxml import etree
 
 from services.node_agent.hypervisor.image_obstacles import told_by_images
 from services.node_agent.hypervisor.interface import HypervisorError, Obstacle, ObstacleCode, VmNotFound
@@ -21,8 +20,9 @@ from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, Libv
 from shared.domain import DomainXmlError, VmFacts, describe
 
 _MOST_NAMES: Final = 5
-_NOWHERE: Final = "unix:///nonexistent/vmport"
-"""Nothing ever connects to it."""
+_SCHEME: Final = "vmport-asks"
+"""Of a migration's URI. libvirt knows no such scheme, and repeats it when it says so."""
+_NOWHERE: Final = f"{_SCHEME}://nowhere"
 
 _PAUSED_BY: Final[Mapping[int, str]] = {
     libvirt.VIR_DOMAIN_PAUSED_USER: "by its operator",
@@ -70,12 +70,10 @@ async def find_obstacles(session: LibvirtSession, uuid: UUID, *, qemu_within_s: 
         return [*told_by_libvirt(domain), *told_by_images(facts[0], layers_of(domain, facts[0]))]
 
     def ask(connection: LibvirtConnection, domain: LibvirtDomain) -> list[Obstacle]:
-        return list(told_by_qemu(connection, domain, facts[0], host)) if domain.isActive() else []
+        return list(told_by_qemu(connection, domain, facts[0])) if domain.isActive() else []
 
     found: list[Obstacle] = []
     try:
-        # Apart from the question with a limit: libvirtd may have to look at each QEMU of the host first.
-        host = await session.call("read the host's UUID", lambda: _host_uuid(session.open()))
         found += await session.with_domain("read what speaks against moving", uuid, read)
         found += await session.ask("ask the QEMU of", uuid, ask, within_s=qemu_within_s)
     except VmNotFound:
@@ -115,11 +113,8 @@ def told_by_libvirt(domain: LibvirtDomain) -> Iterator[Obstacle]:
         )
 
 
-def told_by_qemu(
-    connection: LibvirtConnection, domain: LibvirtDomain, facts: VmFacts, host_uuid: str
-) -> Iterator[Obstacle]:
-    """What only QEMU knows; `host_uuid` is this host's by its libvirtd. Blocking for as long as QEMU does not answer.
-    Raises libvirt's errors.
+def told_by_qemu(connection: LibvirtConnection, domain: LibvirtDomain, facts: VmFacts) -> Iterator[Obstacle]:
+    """What only QEMU knows. Blocking for as long as QEMU does not answer. Raises libvirt's errors.
 
     A job that runs is named alone: until it ends, libvirt answers nothing else.
     """
@@ -136,7 +131,7 @@ def told_by_qemu(
         yield Obstacle(ObstacleCode.DISK_ERROR, f"disk {target} reports: {what}; see to its storage, then ask again")
     if jobs or domain.snapshotNum():
         return  # libvirt would only say so again
-    refusal = _begin_a_migration(connection, domain, copied, host_uuid)
+    refusal = _begin_a_migration(connection, domain, copied)
     if refusal is not None:
         yield Obstacle(ObstacleCode.NOT_MIGRATABLE, f"libvirt and QEMU refuse to migrate the VM: {refusal}")
 
@@ -152,15 +147,13 @@ def _block_jobs(domain: LibvirtDomain, targets: Iterable[str]) -> Iterator[Obsta
             )
 
 
-def _begin_a_migration(
-    connection: LibvirtConnection, domain: LibvirtDomain, disks: list[str], host_uuid: str
-) -> str | None:
+def _begin_a_migration(connection: LibvirtConnection, domain: LibvirtDomain, disks: list[str]) -> str | None:
     """Why libvirt would not begin to migrate this VM with these disks; None where it would.
 
-    A migration to the daemon that the VM is at already: libvirt's Begin judges the VM by all of its own rules and asks
-    QEMU for its blocked reasons; Prepare then finds the two hosts to be one, before anything is made, and Confirm ends
-    the job. The guest runs on, no event is seen, and the domain is not marked as tainted, as a monitor command of
-    ours would mark it. libvirtd logs one line: "Attempt to migrate guest to the same host".
+    A migration to the daemon that the VM is at already, to an address that is none: libvirt's Begin judges the VM by
+    all of its own rules and asks QEMU for its blocked reasons; Prepare then refuses the address, before it calls a hook
+    or makes anything, and Confirm ends the job. The guest runs on, no event is seen, and the domain is not marked as
+    tainted, as a monitor command of ours would mark it. libvirtd logs one line: "unsupported scheme vmport-asks".
     """
     flags = libvirt.VIR_MIGRATE_LIVE
     params: dict[str, object] = {libvirt.VIR_MIGRATE_PARAM_URI: _NOWHERE}
@@ -171,15 +164,9 @@ def _begin_a_migration(
         domain.migrate3(connection, params, flags)
     except libvirt.libvirtError as error:
         said = error.get_error_message() or str(error)
-        # Not by its words, which libvirtd may say in another language.
-        same_host = error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR and host_uuid in said
-        return None if same_host else said
-    return "a migration to the same host did not end as it must"
-
-
-def _host_uuid(connection: LibvirtConnection) -> str:
-    found = etree.fromstring(connection.getCapabilities().encode()).findtext("host/uuid")
-    return str(UUID(found))
+        # By the scheme alone: the other words may be of another language.
+        return None if _SCHEME in said else said
+    return "a migration to nowhere did not end as it must"
 
 
 def _if_known(ask: Callable[[], list[str]]) -> list[str]:

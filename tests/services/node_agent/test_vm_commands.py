@@ -362,19 +362,19 @@ async def test_what_hypervisor_and_images_say_is_told_before_any_quote(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "code", "limit"),
+    ("part", "larger", "code", "limit"),
     [
-        ("<devices>", f"<!--{'x' * 1_010_000}--><devices>", "domain_xml", "more than 1000000"),
-        ("dev='vda'", "dev='vda1'", "beyond_a_limit", "target: "),
+        ("<devices>", f"<metadata><n xmlns='urn:n'>{'x' * 1_010_000}</n></metadata><devices>", "domain_xml", ""),
+        ("<vcpu>1</vcpu>", "<vcpu>5000</vcpu>", "beyond_a_limit", "4096"),
     ],
-    ids=["the parser's", "the message's"],
-)
+)  # fmt: skip
 async def test_a_vm_beyond_a_limit_is_refused_with_the_limit(
-    tmp_path: Path, old: str, new: str, code: str, limit: str
+    tmp_path: Path, part: str, larger: str, code: str, limit: str
 ) -> None:
-    """A definition that is too large, or that does not fit into a message, is answered, too."""
+    """Whoever's limit it is: that of reading an XML, or that of the message about the VM. Both are answered."""
     host = Host(tmp_path)
-    host.hypervisor.vms[VM].domain_xml = host.domain_xml.replace(old, new, 1)
+    assert part in host.domain_xml
+    host.hypervisor.vms[VM].domain_xml = host.domain_xml.replace(part, larger, 1)
 
     answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
 

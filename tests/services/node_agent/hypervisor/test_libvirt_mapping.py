@@ -9,6 +9,7 @@ import pytest
 
 libvirt = pytest.importorskip("libvirt")
 
+from services.node_agent.hypervisor.interface import HypervisorError  # noqa: E402  # needs the binding
 from services.node_agent.hypervisor.libvirt_mapping import (  # noqa: E402  # needs the binding
     allocated_or_zero,
     files_in_use,
@@ -55,10 +56,15 @@ class Connection:
 
 
 class Domain:
-    """A VM that is off."""
+    """A VM that is off; with `busy_ms` a command has been waiting for its QEMU for so long."""
 
-    def __init__(self, number: int, xml: str) -> None:
-        self.number, self.xml = number, xml
+    def __init__(self, number: int, xml: str, busy_ms: int = 0) -> None:
+        self.number, self.xml, self.busy_ms = number, xml, busy_ms
+
+    def controlInfo(self, flags: int = 0) -> tuple[int, int, int]:  # noqa: ARG002, N802  # libvirt's name
+        """As libvirtd tells it."""
+        control = libvirt.VIR_DOMAIN_CONTROL_OCCUPIED if self.busy_ms else libvirt.VIR_DOMAIN_CONTROL_OK
+        return control, 0, self.busy_ms
 
     def UUIDString(self) -> str:  # noqa: N802  # libvirt's name
         """Its UUID."""
@@ -75,6 +81,14 @@ class Domain:
     def XMLDesc(self, flags: int) -> str:  # noqa: ARG002, N802  # libvirt's name
         """Its definition."""
         return self.xml
+
+
+def test_a_vm_that_hangs_is_named_at_once() -> None:
+    """Which files it has cannot be known, so none is put away; libvirt would keep each who asks for half a minute."""
+    hung = Connection(Domain(1, "<domain/>"), Domain(2, "<domain/>", busy_ms=60_000))
+    with pytest.raises(HypervisorError, match="read VM vm-2: its QEMU does not answer"):
+        files_in_use(hung, None)  # type: ignore[arg-type]  # as much of it as is used
+    assert files_in_use(hung, UUID(int=2)) == {}  # type: ignore[arg-type]  # as much of it as is used
 
 
 def test_a_definition_that_cannot_be_read_keeps_its_files(tmp_path: Path) -> None:
