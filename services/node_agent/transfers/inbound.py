@@ -238,12 +238,15 @@ class Inbound:
         await self._disks.settle()
         self._disks.check_read_only()
         agreement = self._agreement
+        copied = {disk.target: disk.virtual_size_bytes for disk in agreement.disks if not disk.read_only}
+        drives = describe(agreement.domain_xml).drives
         gate = RpcGate(
             Expected(
                 vm_uuid=agreement.vm_uuid,
                 vm_name=agreement.vm_name,
                 domain_xml=agreement.domain_xml,
-                disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks if not disk.read_only},
+                disks=copied,
+                not_copied=frozenset(drive.target for drive in drives if drive.target not in copied),
                 memory_uri=self._sockets.memory_uri,
                 disks_uri=self._sockets.disk_uri,
                 overlays=self._disks.overlays,
