@@ -1,7 +1,7 @@
 """Puts the images of a VM that left out of reach, and erases them later: only what is the VM's alone.
 
-A read-only disk, a device, or an image that another VM of this host has, too, is left as it is and named. Which
-images are meant is the journal's; this decides about files and keeps no record.
+A read-only disk or medium, a device, or an image that another VM of this host has, too, is left as it is and named.
+Which images are meant is the journal's; this decides about files and keeps no record.
 """
 
 from __future__ import annotations
@@ -32,17 +32,23 @@ class QuarantinePlan:
         return tuple(to for _, to in self.moves)
 
 
-def plan_quarantine(paths: Iterable[str], port_id: UUID, in_use: Mapping[str, str]) -> QuarantinePlan:
-    """Decide about each image. `in_use` is what all other VMs of the host have, and which VM has it.
+def plan_quarantine(
+    paths: Iterable[str], port_id: UUID, in_use: Mapping[str, str], *, read_only: Iterable[str] = ()
+) -> QuarantinePlan:
+    """Decide about each image. `in_use` is what all other VMs of the host have, and which VM has it; `read_only` are
+    images that the VM could only read, which are never touched.
 
     Paths are followed to the file itself. An image that is in quarantine already, or is gone, is as if it were moved
     now, so that a second call says the same. Blocking. Raises OSError.
     """
     moves: dict[str, str] = {}
-    left = []
+    library = list(read_only)
+    left = [f"{named} stays where it is: the VM could only read it" for named in library if os.path.exists(named)]
     for named in paths:
         path = os.path.realpath(named)
         target = f"{path}.{port_id}{SUFFIX}"
+        if any(os.path.realpath(each) == path for each in library):
+            continue
         reason = None if not os.path.exists(path) else _why_left(path, in_use)
         if reason is None:
             moves[path] = target

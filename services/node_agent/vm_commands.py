@@ -174,7 +174,9 @@ class VmCommands:
                 await self._undefine(command.vm_uuid)
                 return VmDisconnected(port_id=command.port_id)
             in_use = await self._hypervisor.files_in_use(besides=command.vm_uuid)
-            plan = await asyncio.to_thread(plan_quarantine, record.disks, command.port_id, in_use)
+            plan = await asyncio.to_thread(
+                plan_quarantine, record.disks, command.port_id, in_use, read_only=record.read_only_disks
+            )
             if (record.phase, record.quarantined_disks, record.left_disks) != (Phase.QUARANTINED, plan.kept, plan.left):
                 TransferJournal(self._journal, record).quarantine(plan.kept, plan.left)
             await self._undefine(command.vm_uuid)

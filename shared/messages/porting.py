@@ -82,6 +82,8 @@ class ReservedDisk(Value):
     path: Text
     format: Text
     virtual_size_bytes: Bytes
+    read_only: bool = Field(default=False, description="Its file is sent before the migration, byte for byte.")
+    file_bytes: Bytes = Field(default=0, description="Of a read-only disk: the size of its file.")
 
 
 class Reserved(PortMessage):
@@ -258,8 +260,7 @@ class SwitchoverState(PortMessage):
     epoch: Epoch
     ended: bool = Field(description="The port is over; what remains of it may be removed.")
     arrived: bool = Field(
-        default=False,
-        description="The recipient has said that the guest runs there; only then may the donor's copy go.",
+        default=False, description="The recipient said that the guest runs there; only then the donor's copy may go."
     )
     ready: bool = Field(default=False, description="The broker could commit now; without that no guest is paused.")
 
@@ -354,9 +355,7 @@ class VmProvisioned(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
 
-    identity_differences: tuple[Text, ...] = Field(
-        default=(), description="Empty when the guest ABI is what the donor had."
-    )
+    identity_differences: tuple[Text, ...] = Field(default=(), description="Empty if the guest ABI is the donor's.")
 
 
 class DisconnectVm(PortMessage):

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor import disk_images, read_only_images
 from services.node_agent.hypervisor.file_use import files_of, paths_in_text
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
@@ -106,6 +106,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     blockers = []
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
+    blockers += read_only_images.blockers_of(facts.disks)
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
     layers = layers_of(domain, facts)
@@ -213,5 +214,6 @@ def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:
         virtual_size_bytes=disk_images.virtual_size_bytes(drive.source, drive.format),
         allocated_bytes=disk_images.allocated_bytes(drive.source),
         beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers),
+        file_bytes=disk_images.file_bytes(drive.source),
     )
     return disk.model_copy(update={"chain_depth": len(layers)})

@@ -163,6 +163,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
                     virtual_size_bytes=DISK_BYTES if drive.source else 0,
                     allocated_bytes=DISK_BYTES // 2 if drive.source else 0,
                     beneath_bytes=DISK_BYTES * len(drive.layers),
+                    file_bytes=DISK_BYTES if drive.source else 0,
                 )
                 for drive in facts.drives
             ),

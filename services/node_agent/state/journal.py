@@ -103,6 +103,8 @@ class PortRecord(BaseModel):
     made: tuple[Made, ...] = ()
     disks: tuple[str, ...] = ()
     """Donor: the VM's images on this host, as they were when it left."""
+    read_only_disks: tuple[str, ...] = ()
+    """Donor: files of its read-only disks and inserted media. They are the provider's, not the VM's own."""
     was_running: bool = True
     """Donor: whether the guest ran before the migration paused it; an operator may have suspended it."""
     quarantined_disks: tuple[str, ...] = ()
@@ -267,9 +269,9 @@ class TransferJournal:
         """Store that these are gone."""
         self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
 
-    def remember_vm(self, paths: tuple[str, ...]) -> None:
+    def remember_vm(self, paths: tuple[str, ...], *, read_only: tuple[str, ...] = ()) -> None:
         """Store where the images lie of a VM that runs here, and is to run on if it stays."""
-        self._store(disks=paths, was_running=True)
+        self._store(disks=paths, read_only_disks=read_only, was_running=True)
 
     def remember_run_state(self, *, was_running: bool) -> None:
         """Store whether the guest is to run if it stays at the donor."""

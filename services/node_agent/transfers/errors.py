@@ -1,8 +1,14 @@
-"""The one error that ends a transfer on this side of a port."""
+"""The errors that end a transfer on this side of a port."""
 
 from __future__ import annotations
 
 from shared.errors import VmportError
+
+
+class ReadOnlyDiskError(VmportError):
+    """A read-only disk or an inserted medium cannot be sent, or the recipient cannot take it."""
+
+    code = "read_only_disk"
 
 
 class TransferError(VmportError):

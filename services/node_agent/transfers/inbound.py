@@ -53,6 +53,7 @@ from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
+from services.node_agent.transfers.read_only_disks import READ_ONLY
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.logs import get_logger
@@ -235,13 +236,17 @@ class Inbound:
 
     async def _on_driver(self, stream: LaneStream) -> None:
         await self._disks.settle()
+        self._disks.check_read_only()
         agreement = self._agreement
+        copied = {disk.target: disk.virtual_size_bytes for disk in agreement.disks if not disk.read_only}
+        drives = describe(agreement.domain_xml).drives
         gate = RpcGate(
             Expected(
                 vm_uuid=agreement.vm_uuid,
                 vm_name=agreement.vm_name,
                 domain_xml=agreement.domain_xml,
-                disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks},
+                disks=copied,
+                not_copied=frozenset(drive.target for drive in drives if drive.target not in copied),
                 memory_uri=self._sockets.memory_uri,
                 disks_uri=self._sockets.disk_uri,
                 overlays=self._disks.overlays,
@@ -268,9 +273,17 @@ class Inbound:
         await self._pump(Lane.URGENT, self._sockets.memory, stream)
 
     async def _on_disk(self, stream: LaneStream) -> None:
-        if stream.label in {SEED, EARLY}:
-            await (self._on_seed(stream) if stream.label == SEED else self._on_early(stream))
-            return
+        match stream.label:
+            case label if label == SEED:
+                await self._on_seed(stream)
+            case label if label == EARLY:
+                await self._on_early(stream)
+            case label if label == READ_ONLY:
+                await self._on_read_only(stream)
+            case _:
+                await self._on_nbd(stream)
+
+    async def _on_nbd(self, stream: LaneStream) -> None:
         self._disks.write_back()
         with self._logged(Lane.DISK, stream):
             socket = await NbdOpening.open(lambda: self._socket(self._sockets.disk))
@@ -282,6 +295,15 @@ class Inbound:
             await self._contents.receive_seed(stream)
         except LaneError as error:
             log.info("seeding stopped: lane lost", error=str(error))
+
+    async def _on_read_only(self, stream: LaneStream) -> None:
+        try:
+            await self._disks.receive_read_only(stream)
+        except LaneError as error:
+            log.info("read-only disks stopped: lane lost", error=str(error))
+        except (StreamError, CodecError, DiskImageError, OSError) as error:
+            self._guard.trouble("read_only_disk", str(error))
+            stream.reset(str(error))
 
     async def _on_early(self, stream: LaneStream) -> None:
         try:

@@ -78,3 +78,16 @@ def test_free_images_are_erased_before_it_fails(disk: Path) -> None:
     assert (disk.read_bytes(), second.exists()) == (b"data", False)
     assert erase([str(disk), str(second)], {}) == 4
     assert erase([str(disk)], {}) == 0
+
+
+def test_what_the_vm_could_only_read_is_left_and_told(disk: Path) -> None:
+    """A medium is of the provider's library: neither renamed nor erased, whatever else names it."""
+    iso = disk.with_name("tools.iso")
+    iso.write_bytes(b"CD001")
+    link = disk.with_name("link.iso")
+    link.symlink_to(iso)
+    plan = plan_quarantine([str(disk), str(link)], PORT, {}, read_only=[str(iso), str(disk.with_name("gone.iso"))])
+    move_away(plan)
+    assert [moved for moved, _ in plan.moves] == [str(disk)]
+    assert plan.left == (f"{iso} stays where it is: the VM could only read it",)
+    assert iso.read_bytes() == b"CD001"
