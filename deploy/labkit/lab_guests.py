@@ -79,7 +79,8 @@ class LabGuests(LabBase):
         return running[0]
 
     def guest_report(self, name: str, command: str = "report", *, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Ask guestd in the guest: `report`, `disk-sha256`, `pause-disk`, `resume-disk`, `freeze` or `thaw`.
+        """Ask guestd in the guest: `report`, `disk-sha256`, `pause-disk`, `resume-disk`, `freeze`, `thaw`;
+        `efi-read NAME`, `efi-write NAME HEX`, `tpm HEX`, `sha256 DEVICE MIB` or `fill DEVICE MIB`.
 
         Raises `LabError` if the guest refuses or does not answer.
         """
