@@ -130,7 +130,7 @@ class VmCommands:
     async def _end_copy(self, command: DisconnectVm, record: PortRecord | None) -> None:
         """Make sure that no copy of the VM is alive here. Raises `HypervisorError` where one is and may be the VM."""
         state = await self._hypervisor.state(command.vm_uuid)
-        if state not in {VmState.RUNNING, VmState.PAUSED}:
+        if state in {None, VmState.SHUT_OFF}:
             return
         # Proof that it is elsewhere: the transfer is over, and this port's file is there, which goes when the ledger
         # gives the VM back and when it comes here again.

@@ -32,7 +32,8 @@ STATES: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
     libvirt.VIR_DOMAIN_BLOCKED: VmState.RUNNING,
     libvirt.VIR_DOMAIN_PAUSED: VmState.PAUSED,
-    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.RUNNING,
+    # On its way to its end: by its guest, or by a libvirtd that ends a copy which has never run. No proof of either.
+    libvirt.VIR_DOMAIN_SHUTDOWN: VmState.OTHER,
     libvirt.VIR_DOMAIN_SHUTOFF: VmState.SHUT_OFF,
     libvirt.VIR_DOMAIN_CRASHED: VmState.CRASHED,
 }

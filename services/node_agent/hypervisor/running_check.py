@@ -30,7 +30,11 @@ class RunningCheck(ABC):
         """
         while True:
             try:
-                return await self.state(uuid) is VmState.RUNNING
+                state = await self.state(uuid)
             except HypervisorError as error:
                 log.warning("guest state unknown, asking again", vm=str(uuid), error=str(error))
-                await asyncio.sleep(ASK_AGAIN_S)
+            else:
+                if state is not VmState.OTHER:
+                    return state is VmState.RUNNING
+                log.warning("guest neither on nor off, asking again", vm=str(uuid))
+            await asyncio.sleep(ASK_AGAIN_S)

@@ -10,6 +10,7 @@ import pytest
 libvirt = pytest.importorskip("libvirt")
 
 from services.node_agent.hypervisor.libvirt_mapping import (  # noqa: E402  # needs the binding
+    STATES,
     allocated_or_zero,
     job_stats,
     mib_per_s,
@@ -53,3 +54,8 @@ def test_a_missing_image_hides_no_vm(tmp_path: Path) -> None:
     assert (found.uuid, found.vcpus, found.memory_bytes, found.disk_bytes) == (UUID(int=5), 2, 64 << 20, 12_288)
     assert size_or_zero(str(tmp_path / "none.qcow2"), "qcow2") == 0
     assert (allocated_or_zero(None), allocated_or_zero(str(tmp_path / "none"))) == (0, 0)
+
+
+def test_a_vm_that_is_going_down_is_no_proof_that_it_ran() -> None:
+    """A libvirtd that restarts ends a copy which was only receiving, and shows it going down before it is gone."""
+    assert STATES[libvirt.VIR_DOMAIN_SHUTDOWN] is VmState.OTHER

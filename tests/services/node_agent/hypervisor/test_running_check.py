@@ -44,3 +44,11 @@ async def test_a_silent_hypervisor_is_asked_again(monkeypatch: pytest.MonkeyPatc
     host = Host(away, away, VmState.RUNNING)
     assert await host.is_running(VM)
     assert host.answers == []
+
+
+async def test_what_is_neither_on_nor_off_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VM on its way to its end is waited for."""
+    monkeypatch.setattr(running_check, "ASK_AGAIN_S", 0.0)
+    host = Host(VmState.OTHER, None)
+    assert not await host.is_running(VM)
+    assert host.answers == []
