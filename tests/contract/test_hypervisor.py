@@ -116,7 +116,7 @@ async def test_a_vm_that_is_not_there(host: Host) -> None:
     for call in (
         hypervisor.describe(nobody),
         hypervisor.peek_memory(nobody, 0, 4096),
-        hypervisor.undefine(nobody, keep_nvram=True),
+        hypervisor.undefine(nobody, keep_state=True),
         hypervisor.set_autostart(nobody, enabled=True),
     ):
         with pytest.raises(VmNotFound):
@@ -134,7 +134,7 @@ async def test_a_definition_comes_and_goes(host: Host) -> None:
     vm = (await host.hypervisor.describe(uuid)).description
     assert (vm.persistent, vm.autostart, vm.state) == (True, True, VmState.SHUT_OFF)
     assert any(blocker.startswith("not_running") for blocker in vm.blockers)
-    await host.hypervisor.undefine(uuid, keep_nvram=True)
+    await host.hypervisor.undefine(uuid, keep_state=True)
     assert await host.hypervisor.state(uuid) is None
 
 
@@ -161,7 +161,7 @@ async def test_memory_is_read_while_the_guest_runs(host: Host) -> None:
     await hypervisor.define(host.shut_off_xml)
     with pytest.raises(HypervisorError):
         await hypervisor.peek_memory(uuid, 0, 4096)
-    await hypervisor.undefine(uuid, keep_nvram=True)
+    await hypervisor.undefine(uuid, keep_state=True)
 
 
 async def test_what_lies_beneath_a_disk_is_told_apart_from_it(host: Host) -> None:
@@ -185,7 +185,7 @@ async def test_files_in_use_are_named_with_their_vm(host: Host) -> None:
     others = await hypervisor.files_in_use(besides=host.running)
     assert not {*live.files, str(host.base)} & set(others)
     assert off.disks[0].source in others
-    await hypervisor.undefine(UUID(off.uuid), keep_nvram=True)
+    await hypervisor.undefine(UUID(off.uuid), keep_state=True)
     assert off.disks[0].source not in await hypervisor.files_in_use()
 
 

@@ -60,6 +60,8 @@ class LiveVm:
     beneath its disks is not among them, nor are read-only disks: they are not the VM's own."""
     layers: Mapping[str, tuple[LayerFacts, ...]] = field(default_factory=dict)
     """By target, what lies beneath the disks that are overlays, top down."""
+    state_folders: tuple[str, ...] = ()
+    """Folders on this host with more of the VM's state: its TPM's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +190,9 @@ class Hypervisor(Protocol):
         """Make a VM lasting, running or not."""
         ...
 
-    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
-        """Remove the lasting definition; a running guest goes on."""
+    async def undefine(self, uuid: UUID, *, keep_state: bool) -> None:
+        """Remove the lasting definition; a running guest goes on. `keep_state` is about the files of its UEFI variables
+        and its TPM, which are removed with it else."""
         ...
 
     async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:

@@ -199,13 +199,15 @@ class LibvirtHypervisor(RunningCheck):
         """Define a VM."""
         await self._session.call("define a VM", lambda: self._session.open().defineXML(domain_xml))
 
-    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
+    async def undefine(self, uuid: UUID, *, keep_state: bool) -> None:
         """Undefine a VM that is persistent."""
-        nvram = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM if keep_nvram else libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+        if keep_state:
+            flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
 
         def undefine(domain: LibvirtDomain) -> None:
             if domain.isPersistent():
-                domain.undefineFlags(nvram)
+                domain.undefineFlags(flags)
 
         await self._session.with_domain("undefine", uuid, undefine)
 

@@ -16,6 +16,7 @@ from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
+from services.node_agent.hypervisor.tpm_state import state_folders
 from shared.domain import LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
@@ -106,7 +107,8 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     # The migratable XML leaves out what libvirt itself found beneath a disk.
     live = describe(domain.XMLDesc(0)) if active else facts
     layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers)
+    folders = state_folders(UUID(facts.uuid))
+    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers, folders)
 
 
 def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:

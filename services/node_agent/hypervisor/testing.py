@@ -185,7 +185,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
         else:
             known.persistent = True
 
-    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:  # noqa: ARG002  # there is no NVRAM here
+    async def undefine(self, uuid: UUID, *, keep_state: bool) -> None:  # noqa: ARG002  # there is no such state here
         """Make it transient; gone if it does not run."""
         self.ask_libvirtd()
         vm = self.vm(uuid)
