@@ -10,6 +10,9 @@ from deploy.labkit.guests import GuestPlace, GuestSpec
 from deploy.labkit.lab_base import LabBase, need_root
 from deploy.labkit.state import GuestRecord
 
+UEFI_TAKES = 3
+"""How much longer than BIOS it takes to boot by UEFI under software emulation."""
+
 
 class LabGuests(LabBase):
     """What `Lab` does with guests."""
@@ -29,6 +32,8 @@ class LabGuests(LabBase):
             self._save()
             services.write_policies(self.plan, self._state)
         if ready_s is not None:
+            if spec.firmware is not None:
+                ready_s *= UEFI_TAKES
             guests.wait_until_ready(self.plan, record, timeout_s=ready_s)
         return record
 
