@@ -133,7 +133,9 @@ class Consumer(Generic[T]):
             else:
                 # A conversation is one sender's: what another one says under its id is not held up by it.
                 conversation = (envelope.source, envelope.correlationid)
-                self._waiting.arrived(conversation, _Waiting(delivery, envelope), sender=envelope.source)
+                pressing = type(envelope.data).GUEST_STANDS_STILL
+                waiting = _Waiting(delivery, envelope)
+                self._waiting.arrived(conversation, waiting, sender=envelope.source, pressing=pressing)
 
     async def _handle(self, waiting: _Waiting[T]) -> None:
         envelope = waiting.envelope

@@ -6,6 +6,8 @@ Rule 2. A failing conversation does not delay another one.
 Rule 3. Every delivery that is held here is unacknowledged on the bus, so the prefetch limits their number.
 Rule 4. Of one sender only a few deliveries are held here while others are handled: what it has more is given up, or it
         would use up the prefetch of all. When nothing succeeds the trouble is ours, and everybody's deliveries wait.
+Rule 5. A pressing delivery goes before others that are fresh, but not before those of its own conversation (rule 1).
+        After a few that overtook, the oldest has its turn: nobody waits for ever.
 
 RabbitMQ's requeueing breaks rule 1 (prefetched deliveries overtake) and cannot delay. So a failed delivery stays here
 and is tried again here; RabbitMQ gets it back only when this process or its connection dies.
@@ -26,9 +28,20 @@ MAX_ATTEMPTS = 10
 MAX_HELD = 8
 """Deliveries of one sender that may wait for a further attempt."""
 
+MAX_OVERTAKING = 8
+"""Pressing deliveries in a row that may overtake the oldest one."""
+
 RETRY = Backoff(min_s=0.1, max_s=30.0, jitter=0.3)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh(Generic[T]):
+    conversation: Hashable
+    owner: Hashable
+    item: T
+    pressing: bool
 
 
 @dataclass(slots=True)
@@ -48,7 +61,11 @@ class Conversations(Generic[T]):
         self._backoff = backoff
         self._max_attempts = max_attempts
         self._max_held = max_held
-        self._fresh: deque[tuple[Hashable, Hashable, T]] = deque()
+        self._fresh: deque[_Fresh[T]] = deque()
+        self._pressing = 0
+        """How many of the fresh ones are."""
+        self._overtook = 0
+        """How many of them have gone before the oldest one."""
         self._held: dict[Hashable, _Held[T]] = {}
         self._excess: list[T] = []
         self._current: tuple[Hashable, Hashable, T] | None = None
@@ -59,9 +76,10 @@ class Conversations(Generic[T]):
         waiting = len(self._fresh) + len(self._excess) + (self._current is not None)
         return waiting + sum(len(held.items) for held in self._held.values())
 
-    def arrived(self, conversation: Hashable, item: T, *, sender: Hashable = None) -> None:
+    def arrived(self, conversation: Hashable, item: T, *, sender: Hashable = None, pressing: bool = False) -> None:
         """Add a delivery that arrived. Rule 4 is kept per sender, if one is named."""
-        self._fresh.append((conversation, sender, item))
+        self._fresh.append(_Fresh(conversation, sender, item, pressing))
+        self._pressing += pressing
 
     def take(self, now_s: float) -> T | None:
         """The delivery to handle now, or None. Call `succeeded` or `failed` before the next call."""
@@ -74,7 +92,8 @@ class Conversations(Generic[T]):
             self._current = (key, self._held[key].owner, item)
             return item
         while self._fresh:
-            key, owner, item = self._fresh.popleft()
+            fresh = self._next_fresh()
+            key, owner, item = fresh.conversation, fresh.owner, fresh.item
             if key not in self._held:
                 self._current = (key, owner, item)
                 return item
@@ -83,6 +102,25 @@ class Conversations(Generic[T]):
             else:
                 self._held[key].items.append(item)
         return None
+
+    def _next_fresh(self) -> _Fresh[T]:
+        index = self._index_of_pressing() if self._overtook < MAX_OVERTAKING else 0
+        self._overtook = self._overtook + 1 if index else 0
+        fresh = self._fresh[index]
+        del self._fresh[index]
+        self._pressing -= fresh.pressing
+        return fresh
+
+    def _index_of_pressing(self) -> int:
+        """The first pressing one that is its conversation's oldest; else the oldest of all."""
+        if not self._pressing:
+            return 0
+        before: set[Hashable] = set()
+        for index, fresh in enumerate(self._fresh):
+            if fresh.pressing and fresh.conversation not in before:
+                return index
+            before.add(fresh.conversation)
+        return 0
 
     def take_excess(self) -> list[T]:
         """Deliveries that may not wait (rule 4): the caller gives them up."""

@@ -84,10 +84,11 @@ async def _enter_vms(tx: Transaction, provider: Name, listed: Sequence[OwnedVm],
     known = {row.uuid: row for row in await tx.execute(statement)}
     seen: list[UUID] = []
     conflicting: list[UUID] = []
+    found: list[OwnedVm] = []
     for owned in {each.vm.uuid: each for each in listed}.values():
         row = known.get(owned.vm.uuid)
         if row is None:
-            await _found(tx, provider, owned, at)
+            found.append(owned)
         elif at < row.committed_at:
             # Written before the VM last changed its owner, so it says nothing about the present.
             seen += [row.uuid] if row.provider == provider else []
@@ -97,18 +98,20 @@ async def _enter_vms(tx: Transaction, provider: Name, listed: Sequence[OwnedVm],
         elif not await ledger.takes_part(tx.connection, row.uuid, provider):
             await _flag(tx, provider, row.uuid)
             conflicting.append(row.uuid)
+    if found:
+        await _enter_found(tx, provider, found, at)
     if seen:
         stamp = update(vms).where(vms.c.uuid.in_(seen)).values(reported_at=at, missing_since=None)
         await tx.execute(stamp)
     return conflicting
 
 
-async def _found(tx: Transaction, provider: Name, owned: OwnedVm, at: datetime) -> None:
-    """A VM that was never reported: it belongs to the provider that reports it first, from epoch 1 on."""
-    await tx.execute(
-        insert(vms).values(uuid=owned.vm.uuid, provider=provider, epoch=1, reported_at=at, **_facts(owned))
-    )
-    await tx.execute(insert(epochs).values(vm_uuid=owned.vm.uuid, epoch=1, owner=provider, committed_at=tx.now))
+async def _enter_found(tx: Transaction, provider: Name, found: Sequence[OwnedVm], at: datetime) -> None:
+    """VMs that were never reported: they belong to the provider that reports them first, from epoch 1 on."""
+    ours = {"provider": provider, "epoch": 1, "reported_at": at}
+    await tx.execute(insert(vms), [{"uuid": owned.vm.uuid, **ours, **_facts(owned)} for owned in found])
+    first = {"epoch": 1, "owner": provider, "committed_at": tx.now}
+    await tx.execute(insert(epochs), [{"vm_uuid": owned.vm.uuid, **first} for owned in found])
 
 
 async def _describe(tx: Transaction, row: Row[Any], owned: OwnedVm) -> None:

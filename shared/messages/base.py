@@ -75,6 +75,8 @@ class Message(Value):
     """After this long an undelivered message is worth nothing; None where it must be acted on however late."""
     URGENT: ClassVar[bool] = False
     """A guest may stand still until it is answered: it goes to the receiver's urgent inbox, where there is one."""
+    GUEST_STANDS_STILL: ClassVar[bool] = False
+    """A guest does stand still until it is answered: it goes before what else is urgent, such as questions."""
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -197,6 +197,7 @@ class GuestPaused(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
     URGENT: ClassVar = True
+    GUEST_STANDS_STILL: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID
@@ -209,6 +210,7 @@ class RequestSwitchover(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE})
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
     URGENT: ClassVar = True
+    GUEST_STANDS_STILL: ClassVar = True
     LIFETIME: ClassVar = timedelta(seconds=60)
 
     vm_uuid: UUID

@@ -28,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
 from shared.errors import VmportError
+from shared.store.sqlite_connection import BEGIN_READ, BEGIN_WRITE, LoopConnection
 
 BUSY_TIMEOUT_S = 10.0
 """How long a SQLite connection waits for another process that writes, for example a migration by hand."""
@@ -169,17 +170,14 @@ def make_urgent_engine(url: str) -> AsyncEngine:
 
 def _sqlite_engine(target: URL, *, pool_size: int) -> AsyncEngine:
     # More connections than the pool keeps are opened and closed each time, each with a thread of its own.
-    engine = create_async_engine(
-        target, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_size=pool_size, max_overflow=10, pool_use_lifo=True
-    )
+    how = {"async_creator_fn": LoopConnection, "timeout": BUSY_TIMEOUT_S}
+    engine = create_async_engine(target, connect_args=how, pool_size=pool_size, max_overflow=10, pool_use_lifo=True)
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
 
 def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
-    # The driver's own implicit BEGIN would come late and deferred; see _begin_sqlite.
-    dbapi_connection.isolation_level = None
     try:
         _set_pragmas(dbapi_connection)
     except sqlite3.Error:
@@ -190,21 +188,14 @@ def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
 
 def _set_pragmas(dbapi_connection: Any) -> None:
     cursor = dbapi_connection.cursor()
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}",
-    ):
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A deferred transaction that reads and then writes can fail at once with "database is locked"; an immediate one
-    # waits.
     read_only = connection.get_execution_options().get(READ_ONLY, False)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql(BEGIN_READ if read_only else BEGIN_WRITE)
 
 
 class UtcDateTime(TypeDecorator[datetime]):

@@ -2,34 +2,42 @@
 meaning.
 
 A message is marked after the bus confirmed it, so a crash between the two publishes it again: delivery is at least
-once, and receivers recognise the duplicate by its id. A recipient that cannot be reached holds up only itself. Order
-is by row id: within a transaction the order of ``send``; between transactions the order of commit for all that one
-row lock (or SQLite's one writer) serialises, such as one port.
+once, and receivers recognise the duplicate by its id. So no mark waits for the disk: on SQLite many are written in one
+transaction, on PostgreSQL it may be lost with the server. A recipient that cannot be reached holds up only itself.
+Order is by row id: within a transaction the order of ``send``; between transactions the order of commit for all that
+one row lock (or SQLite's one writer) serialises, such as one port.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.bus import Bus, BusDown, Undeliverable
 from shared.logs import get_logger
 from shared.messages import MessageError, open_envelope
 from shared.parties import Party
 from shared.store.engine import StoreDown
+from shared.store.pruning import prune
 from shared.store.settings import StoreSettings
-from shared.store.store import URGENT_RELAY_AFTER, Outgoing, Store
-from shared.store.tables import inbox, outbox
+from shared.store.store import URGENT_RELAY_AFTER, Outgoing, Store, Transaction
+from shared.store.tables import outbox
 
 log = get_logger(__name__)
+
+_SOLE_SENDER = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
+"""Keeps other processes on the same PostgreSQL from publishing to one recipient until the transaction ends."""
+
+_NEED_NOT_LAST = text("SET LOCAL synchronous_commit TO off")
+"""The commit of this transaction does not wait for PostgreSQL's disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,7 @@ class RelayPolicy:
     prune_every: timedelta = timedelta(minutes=10)
     batch: int = 50
     mark_after_s: float = 0.25
-    """What was published directly is marked so much later, together with what follows it meanwhile."""
+    """What was published is marked so much later, together with what follows it meanwhile."""
     parallel: int = 6
     """Recipients served at once; below the connection pool's size, because on PostgreSQL each holds a connection."""
 
@@ -98,8 +106,8 @@ class OutboxRelay:
         self._draining: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         """Recipients for whom something was committed while they were being served."""
-        self._direct: set[int] = set()
-        """Rows that are published without a turn (`send_now`), and not marked yet."""
+        self._unmarked: set[int] = set()
+        """Rows that are published, or just being so without a turn (`send_now`), and not marked yet."""
         self._published: list[int] = []
         """Those of them that the bus has confirmed."""
         self._to_mark = asyncio.Event()
@@ -110,10 +118,16 @@ class OutboxRelay:
 
     async def run(self) -> None:
         """Publish what is committed, as soon as it is; what failed, when its retry is due."""
+        try:
+            await self._run()
+        finally:
+            await self._mark_if_possible()
+
+    async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         self._scan_at_s = loop.time()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._mark_as_published(), name="outbox marks")
+            group.create_task(self._mark_again_and_again(), name="outbox marks")
             while True:
                 self._store.outgoing.clear()
                 committed = self._store.take_outgoing()
@@ -130,16 +144,17 @@ class OutboxRelay:
 
     async def flush(self) -> None:
         """Publish what is due now and return; for an orderly stop and for tests."""
-        await self._mark_direct()
+        await self._mark_published()
         for recipient, _ in await self._waiting():
             await self._drain(recipient)
+        await self._mark_published()
 
     async def send_now(self, outgoing: Sequence[Outgoing]) -> None:
         """Publish what urgent work has just committed, without waiting for a turn; it is marked as sent a little later.
 
         What cannot be published now is left to `run`. A crash before the mark publishes it again, as always.
         """
-        self._direct |= {each.row_id for each in outgoing}
+        self._unmarked |= {each.row_id for each in outgoing}
         await asyncio.gather(*map(self._send_directly, outgoing))
 
     async def _send_directly(self, message: Outgoing) -> None:
@@ -147,29 +162,40 @@ class OutboxRelay:
             await self._bus.publish(message.to, message.envelope)
         except (BusDown, Undeliverable) as error:
             log.warning("urgent message left to the outbox", to=str(message.to), error=str(error))
-            self._direct.discard(message.row_id)
+            self._unmarked.discard(message.row_id)
             self._wake_in(URGENT_RELAY_AFTER.total_seconds())
         else:
-            self._published.append(message.row_id)
-            self._to_mark.set()
+            self._mark_later([message.row_id])
 
-    async def _mark_as_published(self) -> None:
-        """Mark what was published directly, many in one transaction: nobody waits for it."""
+    async def _mark_again_and_again(self) -> None:
+        """Mark what was published, many in one transaction: nobody waits for it."""
         while True:
             await self._to_mark.wait()
             await asyncio.sleep(self._policy.mark_after_s)
-            try:
-                await self._mark_direct()
-            except (StoreDown, SQLAlchemyError):
-                log.exception("outbox unusable; messages may be published twice")
+            await self._mark_if_possible()
 
-    async def _mark_direct(self) -> None:
+    async def _mark_if_possible(self) -> None:
+        try:
+            await self._mark_published()
+        except (StoreDown, SQLAlchemyError):
+            log.exception("outbox unusable; messages may be published twice")
+
+    def _mark_later(self, ids: Sequence[int]) -> None:
+        if ids:
+            self._unmarked |= set(ids)
+            self._published += ids
+            self._to_mark.set()
+
+    async def _mark_published(self) -> None:
         self._to_mark.clear()
         published, self._published = self._published, []
+        if not published:
+            return
         try:
-            await self._mark_sent(published)
+            async with self._store.transaction() as tx:
+                await _mark(tx, published)
         finally:
-            self._direct -= set(published)
+            self._unmarked -= set(published)
 
     def _start_drain(self, group: asyncio.TaskGroup, recipient: str) -> None:
         if recipient in self._draining:
@@ -237,37 +263,63 @@ class OutboxRelay:
 
     async def _drain(self, recipient: str) -> None:
         """Publish one recipient's due messages in order; raises `BusDown`."""
-        to = Party.parse(recipient)
-        async with self._sole_sender(recipient):
-            while True:
-                rows = await self._next(recipient)
-                if not rows:
-                    return
-                sent: list[int] = []
-                try:
-                    for row in rows:
-                        await self._store.turns.give_way()
-                        if not await self._send_one(to, row):
-                            return
-                        sent.append(row.id)
-                finally:
-                    await self._mark_sent(sent)
+        drain = self._drain_alone if self._store.dialect == "sqlite" else self._drain_among_others
+        while await drain(Party.parse(recipient)):
+            pass
 
-    async def _next(self, recipient: str) -> list[_Pending]:
+    async def _drain_alone(self, to: Party) -> bool:
+        """Publish a batch that no other process publishes. True if there may be more to publish now."""
+        async with self._store.reading() as connection:
+            rows = await self._next(connection, str(to))
+        sent: list[int] = []
+        try:
+            return await self._send(to, rows, sent)
+        finally:
+            self._mark_later(sent)
+
+    async def _drain_among_others(self, to: Party) -> bool:
+        """The same while other processes publish from the same PostgreSQL: a lock keeps the order, so that the marks
+        are made under it, in one transaction.
+        """
+        sent: list[int] = []
+        stopped_by: BaseException | None = None
+        has_more = False
+        async with self._store.transaction() as tx:
+            await tx.execute(_SOLE_SENDER, {"name": f"vmport.outbox.{to}"})
+            rows = await self._next(tx.connection, str(to))
+            try:
+                has_more = await self._send(to, rows, sent)
+            except (BusDown, asyncio.CancelledError) as error:
+                stopped_by = error  # what went before is marked all the same
+            if sent:
+                await _mark(tx, sent)
+        if stopped_by is not None:
+            raise stopped_by
+        return has_more
+
+    async def _send(self, to: Party, rows: Sequence[_Pending], sent: list[int]) -> bool:
+        """Publish in order, and put into ``sent`` what is done with. True if there may be more to publish now."""
+        for row in rows:
+            await self._store.turns.give_way()
+            if not await self._send_one(to, row):
+                return False
+            sent.append(row.id)
+        # What is committed from now on starts another drain.
+        return len(rows) == self._policy.batch
+
+    async def _next(self, connection: AsyncConnection, recipient: str) -> list[_Pending]:
         """The recipient's first unsent messages, up to the first one that is not due."""
         columns = [outbox.c[name] for name in _Pending.__dataclass_fields__]
         statement = (
             select(*columns)
             .where(outbox.c.recipient == recipient, outbox.c.sent_at.is_(None))
             .order_by(outbox.c.id)
-            .limit(self._policy.batch)
+            .limit(self._policy.batch + len(self._unmarked))
         )
-        async with self._store.reading() as connection:
-            rows = [_Pending(*row) for row in await connection.execute(statement)]
-        rows = [row for row in rows if row.id not in self._direct]
+        rows = [_Pending(*row) for row in await connection.execute(statement)]
         now = self._store.clock()
         due: list[_Pending] = []
-        for row in rows:
+        for row in [row for row in rows if row.id not in self._unmarked][: self._policy.batch]:
             if row.not_before > now:
                 self._wake_in((row.not_before - now).total_seconds())
                 break
@@ -299,12 +351,6 @@ class OutboxRelay:
             return False
         return True
 
-    async def _mark_sent(self, ids: list[int]) -> None:
-        if not ids:
-            return
-        async with self._store.transaction() as tx:
-            await tx.execute(update(outbox).where(outbox.c.id.in_(ids)).values(sent_at=tx.now))
-
     async def _postpone(self, row: _Pending, error: str) -> None:
         attempts = row.attempts + 1
         delay = self._policy.retry_delay(attempts)
@@ -315,20 +361,6 @@ class OutboxRelay:
                 .values(attempts=attempts, last_error=error[:1000], not_before=tx.now + delay)
             )
         self._wake_in(delay.total_seconds())
-
-    @asynccontextmanager
-    async def _sole_sender(self, recipient: str) -> AsyncIterator[None]:
-        """Keep other processes on the same PostgreSQL from publishing to this recipient meanwhile, so that order
-        holds.
-        """
-        if self._store.dialect == "sqlite":
-            yield
-            return
-        async with self._store.reading() as connection:
-            await connection.execute(
-                text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))"), {"name": f"vmport.outbox.{recipient}"}
-            )
-            yield
 
     async def _housekeeping(self) -> None:
         """Report the depth; now and then forget old rows."""
@@ -344,9 +376,15 @@ class OutboxRelay:
 
     async def prune(self) -> None:
         """Delete published messages and inbox marks that are older than the policy keeps them."""
-        async with self._store.transaction() as tx:
-            await tx.execute(delete(outbox).where(outbox.c.sent_at < tx.now - self._policy.keep_sent))
-            await tx.execute(delete(inbox).where(inbox.c.received_at < tx.now - self._policy.keep_inbox))
+        now, policy = self._store.clock(), self._policy
+        await prune(self._store, sent_before=now - policy.keep_sent, received_before=now - policy.keep_inbox)
+
+
+async def _mark(tx: Transaction, ids: Sequence[int]) -> None:
+    """Mark as sent. A mark that is lost costs a duplicate only."""
+    if tx.dialect != "sqlite":
+        await tx.execute(_NEED_NOT_LAST)
+    await tx.execute(update(outbox).where(outbox.c.id.in_(ids)).values(sent_at=tx.now))
 
 
 def _facts(to: Party, row: _Pending) -> dict[str, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from deploy.labkit.lab import Lab
+from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.port_run import run_port
 from deploy.labkit.state import GuestRecord
-from tests.support.link_cut import WRITER, CutInMemoryPhase
+from tests.support.link_cut import WRITER, CutInMemoryPhase, CutOnce
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
 
@@ -41,3 +41,33 @@ def test_an_outage_in_the_memory_phase_costs_its_own_time(
     assert lab.guest_place(guest.name).provider == "beta"
     took_s, without_s = (each.result["sla"]["measured_total_s"] for each in (run, without))
     assert took_s - without_s < outage.cut_s + LATE_S
+
+
+@pytest.fixture
+def long_link(lab: Lab) -> Iterator[None]:
+    """A round trip of 400 ms, so that a few of them last long enough to be met; none again afterwards."""
+    lab.up(LabOptions(rtt="400ms"))
+    yield
+    lab.up(LabOptions(rtt="none"))
+
+
+@pytest.mark.usefixtures("long_link")
+def test_an_outage_while_the_hypervisors_negotiate_about_the_disks(
+    lab: Lab, start_guest: Callable[..., GuestRecord]
+) -> None:
+    """The recipient's QEMU gives its NBD client 10 s for that, and the link is away for longer."""
+    guest = start_guest("parleying")
+    boot_id = lab.guest_report(guest.name)["boot_id"]
+
+    def negotiates() -> bool:
+        sockets = lab.exec("beta", ["ss", "-xnH", "state", "established"]).stdout
+        return "/nbd.sock" in sockets
+
+    with CutOnce(lab, "alpha", OUTAGE_S, negotiates) as outage:
+        run = run_port(lab, guest.name, to="beta")
+    assert outage.cut_s >= OUTAGE_S
+
+    assert run.outcome == "completed", run.result
+    report = lab.guest_report(guest.name)
+    assert (report["boot_id"], report["mismatches"], report["disk_mismatches"]) == (boot_id, 0, 0)
+    assert lab.guest_place(guest.name).provider == "beta"

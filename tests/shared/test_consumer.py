@@ -10,10 +10,11 @@ from uuid import uuid4
 
 from shared.bus import BusDown, DeadLetter, Reject
 from shared.consumer import Consumer, Delivery
-from shared.messages import AnyEnvelope, seal
+from shared.messages import AnyEnvelope, Message, seal
+from shared.messages.porting import GuestPaused, QuerySwitchover
 from shared.messages.queries import ListVms
 from shared.metrics import Metrics
-from shared.parties import BROKER, Party, tenant
+from shared.parties import BROKER, Party, node, tenant
 from shared.redelivery import MAX_ATTEMPTS, MAX_HELD
 from shared.testing import ManualClock, breathe
 
@@ -81,6 +82,21 @@ async def test_handled_is_acknowledged_in_order() -> None:
     settled = Settled()
     await consumed(settled, [delivery("a"), delivery("b")], nothing)
     assert (settled.acknowledged, settled.buried) == (["a", "b"], [])
+
+
+async def test_a_guest_that_stands_still_goes_before_questions() -> None:
+    """Whoever asks only whether the broker could commit waits for it."""
+    host = node("alpha", "a1")
+    said: list[tuple[str, Message]] = [(f"q{number}", QuerySwitchover(port_id=uuid4())) for number in range(3)]
+    said.append(("paused", GuestPaused(port_id=uuid4(), vm_uuid=uuid4(), epoch=2)))
+    now = datetime.now(UTC)
+    deliveries = [
+        Delivery(seal(message, source=host, message_id=uuid4(), now=now).to_json(), str(host), None, token)
+        for token, message in said
+    ]
+    settled = Settled()
+    await consumed(settled, deliveries, nothing)
+    assert settled.acknowledged == ["paused", "q0", "q1", "q2"]
 
 
 async def test_unbelieved_is_buried_unseen() -> None:

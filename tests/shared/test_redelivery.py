@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.backoff import Backoff
-from shared.redelivery import Conversations
+from shared.redelivery import MAX_OVERTAKING, Conversations
 
 STEADY = Backoff(min_s=1.0, max_s=8.0, jitter=0.0)
 
@@ -24,6 +24,48 @@ def test_order_of_arrival_while_nothing_fails() -> None:
         taken.append(item_or_none)
         waiting.succeeded()
     assert taken == [0, 1, 2]
+
+
+def _all(waiting: Conversations[str]) -> list[str]:
+    taken = []
+    while (item := waiting.take(0.0)) is not None:
+        taken.append(item)
+        waiting.succeeded()
+    return taken
+
+
+def test_pressing_goes_first_but_not_before_its_own_conversation() -> None:
+    """A question of the same conversation, asked before, is answered before."""
+    waiting: Conversations[str] = Conversations()
+    for key, item in (("a", "a1"), ("b", "b1"), ("a", "a2!"), ("c", "c1!"), ("d", "d1!"), ("b", "b2")):
+        waiting.arrived(key, item, pressing=item.endswith("!"))
+    assert _all(waiting) == ["c1!", "d1!", "a1", "a2!", "b1", "b2"]
+    assert len(waiting) == 0
+
+
+def test_pressing_ones_do_not_starve_the_others() -> None:
+    """After a few the oldest has its turn."""
+    waiting: Conversations[str] = Conversations()
+    waiting.arrived("a", "a1")
+    waiting.arrived("b", "b1")
+    for number in range(2 * MAX_OVERTAKING + 1):
+        waiting.arrived(number, "!", pressing=True)
+    assert _all(waiting) == ["!"] * MAX_OVERTAKING + ["a1"] + ["!"] * MAX_OVERTAKING + ["b1", "!"]
+
+
+def test_a_pressing_one_that_fails_waits_like_any_other() -> None:
+    """It holds up nobody meanwhile, and is counted no more."""
+    waiting: Conversations[str] = Conversations(backoff=STEADY)
+    waiting.arrived("a", "a1!", pressing=True)
+    waiting.arrived("b", "b1")
+    assert waiting.take(0.0) == "a1!"
+    assert waiting.failed(0.0, chance=0.0) == 1.0
+    waiting.arrived("a", "a2!", pressing=True)
+    assert waiting.take(0.0) == "b1"
+    waiting.succeeded()
+    assert waiting.take(1.0) == "a1!"
+    waiting.succeeded()
+    assert waiting.take(1.0) == "a2!"
 
 
 def test_failed_delivery_waits_for_its_time_and_holds_up_nobody() -> None:

@@ -137,7 +137,7 @@ def test_actions(config: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 SCRIPT = """
-import asyncio, sys
+import asyncio, gc, sys
 from shared.config import ConfigError, Problem, ServiceSettings
 from shared.runtime import run_service
 
@@ -153,6 +153,10 @@ async def crashes(runtime):
 
 async def ends(runtime):
     runtime.running()
+
+async def settled(runtime):
+    runtime.running()
+    print(gc.get_freeze_count() > 1000 > len(gc.get_objects(2)), flush=True)
 
 async def misconfigured(runtime):
     raise ConfigError((Problem("policy.toml", "x", "is wrong"),))
@@ -241,6 +245,13 @@ async def test_crash_is_a_crash(tmp_path: Path) -> None:
 async def test_service_that_ends_by_itself_is_done(tmp_path: Path) -> None:
     """Exit code 0."""
     assert (await (await start(tmp_path, "ends")).ended())[0] == ExitCode.OK
+
+
+async def test_what_is_loaded_at_the_start_is_not_looked_at_again(tmp_path: Path) -> None:
+    """The garbage collector would stop all work for it, again and again."""
+    started = await start(tmp_path, "settled")
+    code, out, _ = await started.ended()
+    assert (code, out) == (ExitCode.OK, "True\n")
 
 
 async def test_configuration_found_wrong_later(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.run_ahead import RunAhead
@@ -39,6 +39,47 @@ _FLUSH_AFTER_S: Final = 0.005  # how long bytes that a codec holds back may wait
 _CONTENT_WITHIN_S: Final = 360.0  # how long a payload may wait for what another stream of the port brings, outages too
 
 
+class SocketReader(Protocol):
+    """What is used of a StreamReader."""
+
+    async def read(self, n: int = -1, /) -> bytes:
+        """The next bytes, at most `n`; b"" at the end."""
+        ...
+
+
+class SocketWriter(Protocol):
+    """What is used of a StreamWriter."""
+
+    @property
+    def transport(self) -> asyncio.WriteTransport:
+        """What it writes to."""
+        ...
+
+    def write(self, data: bytes | memoryview, /) -> None:
+        """Hand bytes over."""
+        ...
+
+    async def drain(self) -> None:
+        """Wait until they are taken."""
+        ...
+
+    def can_write_eof(self) -> bool:
+        """Whether `write_eof` is possible."""
+        ...
+
+    def write_eof(self) -> None:
+        """Say that nothing more comes."""
+        ...
+
+    def close(self) -> None:
+        """End the connection."""
+        ...
+
+    async def wait_closed(self) -> None:
+        """Wait until it has ended."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PumpStats:
     """Bytes so far; `sent` is socket to lane, `received` is lane to socket."""
@@ -52,8 +93,8 @@ class StreamPump:
 
     def __init__(
         self,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        reader: SocketReader,
+        writer: SocketWriter,
         stream: LaneStream,
         *,
         encoder: ChunkEncoder,
@@ -109,8 +150,7 @@ class StreamPump:
         with the reason), StreamResetError when the other end gave up, or the LaneError that ended the lane.
         Cancelling resets the stream.
         """
-        transport = self._writer.transport
-        transport.set_write_buffer_limits(high=0)  # drain() then waits until the kernel has everything
+        self._writer.transport.set_write_buffer_limits(high=0)  # drain() then waits until the kernel has everything
         done = False
         try:
             async with asyncio.TaskGroup() as group:
@@ -125,7 +165,7 @@ class StreamPump:
         finally:
             if not done:
                 self._stream.reset("pump cancelled")
-                transport.abort()
+                self._writer.transport.abort()
             self._writer.close()
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()

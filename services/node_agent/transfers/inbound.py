@@ -21,7 +21,8 @@ What can go wrong, and what keeps at most one copy running (1) and no guest lost
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.gate_proxy import GateProxy
 from services.node_agent.transfers.inbound_disks import InboundDisks
 from services.node_agent.transfers.inbound_state import claim_state
+from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
@@ -274,7 +276,10 @@ class Inbound:
             await (self._on_seed(stream) if stream.label == SEED else self._on_early(stream))
             return
         self._disks.write_back()
-        await self._pump(Lane.DISK, self._sockets.disk, stream)
+        with self._logged(Lane.DISK, stream):
+            socket = await NbdOpening.open(lambda: self._socket(self._sockets.disk))
+            with self._connections.track(socket):
+                await self._lanes.pump(Lane.DISK, socket, socket, stream)
 
     async def _on_seed(self, stream: LaneStream) -> None:
         try:
@@ -293,12 +298,20 @@ class Inbound:
             stream.reset(str(error))
 
     async def _pump(self, lane: Lane, path: Path, stream: LaneStream) -> None:
-        try:
-            reader, writer = await connect_when_there(path, within_s=self._tuning.socket_within_s)
+        with self._logged(lane, stream):
+            reader, writer = await self._socket(path)
             if lane is Lane.MEMORY:
                 self._has_memory.set()
             with self._connections.track(writer):
                 await self._lanes.pump(lane, reader, writer, stream)
+
+    async def _socket(self, path: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await connect_when_there(path, within_s=self._tuning.socket_within_s)
+
+    @contextmanager
+    def _logged(self, lane: Lane, stream: LaneStream) -> Iterator[None]:
+        try:
+            yield
         except (SocketError, LaneError, StreamError, CodecError, OSError) as error:
             # libvirt at either side notices a broken stream and says what it means; this is for the log.
             log.info("migration stream failed", lane=str(lane), error=str(error))

@@ -13,7 +13,7 @@ from services.node_agent.lanes.core.errors import LaneError
 from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.core.stats import LaneStats
 from services.node_agent.lanes.endpoint import LaneEnd
-from services.node_agent.lanes.pump import StreamPump
+from services.node_agent.lanes.pump import SocketReader, SocketWriter, StreamPump
 from services.node_agent.lanes.routes.link import LaneLink
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
@@ -145,9 +145,7 @@ class PortLanes:
             for session in self._sessions.values():
                 await session.wait_ready()
 
-    async def pump(
-        self, lane: Lane, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: LaneStream
-    ) -> None:
+    async def pump(self, lane: Lane, reader: SocketReader, writer: SocketWriter, stream: LaneStream) -> None:
         """Join a socket with a stream until both ended; see `StreamPump.run` for what it raises."""
         encoder, decoder = self.codecs.pair(lane)
         pump = StreamPump(reader, writer, stream, encoder=encoder, decoder=decoder, arrivals=self.codecs.arrivals)

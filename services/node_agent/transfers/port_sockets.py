@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from services.node_agent.lanes.pump import READER_LIMIT_BYTES
@@ -106,6 +106,14 @@ class PortSockets:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
+class Closable(Protocol):
+    """A connection as far as it ends."""
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
 class Connections:
     """The connections of one port at one end: known while they are served, so that the end can wait for them."""
 
@@ -115,7 +123,7 @@ class Connections:
         self._idle.set()
 
     @contextmanager
-    def track(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+    def track(self, writer: Closable) -> Iterator[None]:
         """Know the connection, and the current task as the one that serves it, inside the block; it is closed after
         it."""
         server = asyncio.current_task()

@@ -1,4 +1,8 @@
-"""`tests/bench/outage`: what an outage of the link costs a port, beside the same port without it."""
+"""`tests/bench/outage`: what an outage of the link costs a port, beside the same port without it.
+
+A guest goes on writing while the link is away, and what it writes to its disk then is new to the recipient: no way of
+sending can spare that. So it is counted, by the donor's hypervisor, and the bytes are compared with and without it.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +18,16 @@ from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.port_run import PortRun, run_port
 from tests.support.link_cut import WRITER, CutInMemoryPhase
 
+WORKLOADS = ("idle", "memory", "writer")
+
 
 @dataclass(frozen=True)
 class Cost:
     """One pair of ports. `late_s` is what the port took longer than the outage lasted; ratios are with by without.
 
-    `resent_bytes` is what the lanes sent again in the port with the outage; all else that came on top is what the guest
-    wrote meanwhile.
+    `resent_bytes` is what the lanes sent again in the port with the outage; `written_bytes`, what the guest wrote to
+    its disks while the link was away; `disk_more_bytes`, how much more the disk lane carried. `own_ratio` is
+    `bytes_ratio` without that, as far as the guest wrote so much: it is the outage's own cost.
     """
 
     outage_s: float
@@ -31,16 +38,42 @@ class Cost:
     without_bytes: int
     with_bytes: int
     bytes_ratio: float
+    own_ratio: float
     resent_bytes: int
+    disk_more_bytes: int
+    written_bytes: int
     completed: bool
     mismatches: int
 
 
-def cost(without: PortRun, with_outage: PortRun, *, outage_s: float, mismatches: int, resent_bytes: int = 0) -> Cost:
+@dataclass(frozen=True)
+class Bytes:
+    """Counters of both nodes so far."""
+
+    resent: int = 0
+    disk_lane: int = 0
+
+    def since(self, before: Bytes) -> Bytes:
+        """What came after that."""
+        return Bytes(self.resent - before.resent, self.disk_lane - before.disk_lane)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One port and what its lanes carried."""
+
+    run: PortRun
+    bytes: Bytes = Bytes()
+
+
+def cost(without: Measured, with_outage: Measured, *, outage_s: float, mismatches: int, written_bytes: int = 0) -> Cost:
     """Compare two ports of equal guests; bytes are those of the lanes, repetitions included."""
-    completed = (without.outcome, with_outage.outcome) == ("completed", "completed")
-    seconds = [run.result["sla"]["measured_total_s"] if completed else 0.0 for run in (without, with_outage)]
-    sizes = [run.result["wire_bytes"] if completed else 0 for run in (without, with_outage)]
+    runs = without.run, with_outage.run
+    completed = tuple(run.outcome for run in runs) == ("completed", "completed")
+    seconds = [run.result["sla"]["measured_total_s"] if completed else 0.0 for run in runs]
+    sizes = [run.result["wire_bytes"] if completed else 0 for run in runs]
+    disk_more_bytes = with_outage.bytes.disk_lane - without.bytes.disk_lane
+    guests_own = max(0, min(disk_more_bytes, written_bytes))
     return Cost(
         outage_s=round(outage_s, 2),
         without_s=seconds[0],
@@ -50,37 +83,64 @@ def cost(without: PortRun, with_outage: PortRun, *, outage_s: float, mismatches:
         without_bytes=sizes[0],
         with_bytes=sizes[1],
         bytes_ratio=round(sizes[1] / sizes[0], 4) if completed else 0.0,
-        resent_bytes=resent_bytes,
+        own_ratio=round((sizes[1] - guests_own) / sizes[0], 4) if completed else 0.0,
+        resent_bytes=with_outage.bytes.resent,
+        disk_more_bytes=disk_more_bytes,
+        written_bytes=written_bytes,
         completed=completed,
         mismatches=mismatches,
     )
 
 
-def resent_bytes(lab: Lab) -> int:
-    """What both nodes' lanes have sent again so far."""
-    lines = [line for name in ("node-alpha", "node-beta") for line in lab.metrics(name).splitlines()]
-    found = (line for line in lines if line.startswith("vmport_lane_retransmitted_bytes_total{"))
-    return int(sum(float(line.rpartition(" ")[2]) for line in found))
+def counted(metrics: str) -> Bytes:
+    """What a node's metrics say so far. Pure."""
+    resent = disk_lane = 0.0
+    for line in metrics.splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.startswith("vmport_lane_retransmitted_bytes_total{"):
+            resent += float(value)
+        elif name.startswith("vmport_stream_wire_bytes_total{") and 'lane="disk"' in name and "outbound" in name:
+            disk_lane += float(value)
+    return Bytes(int(resent), int(disk_lane))
+
+
+def lane_bytes(lab: Lab) -> Bytes:
+    """What both nodes' lanes have sent again so far, and what went out on their disk lanes."""
+    found = [counted(lab.metrics(name)) for name in ("node-alpha", "node-beta")]
+    return Bytes(sum(each.resent for each in found), sum(each.disk_lane for each in found))
+
+
+def written_bytes(block_stats: str) -> int:
+    """What `virsh domblkstat` says that a guest has written. Pure."""
+    return sum(int(line.split()[-1]) for line in block_stats.splitlines() if line.split()[-2:-1] == ["wr_bytes"])
+
+
+def start(lab: Lab, name: str, workload: str) -> None:
+    """Start one guest. `memory` is `writer` without its writes to the disk."""
+    kind = "writer" if workload == "memory" else workload
+    settings = {} if kind == "idle" else WRITER
+    lab.guest_start(GuestSpec(name=name, provider="alpha", memory_mib=256, workload=kind, settings=settings))
+    if workload == "memory":
+        lab.guest_report(name, "pause-disk")
 
 
 def measure(lab: Lab, number: int, *, host: str, seconds: float, workload: str) -> Cost:
     """Port two equal guests from alpha to beta, the second with an outage."""
-    names = f"plain{number}", f"cut{number}"
-    runs, before_bytes = [], 0
-    outage = CutInMemoryPhase(lab, host, seconds)
-    for name in names:
-        settings = WRITER if workload == "writer" else {}
-        lab.guest_start(GuestSpec(name=name, provider="alpha", memory_mib=256, workload=workload, settings=settings))
-        before_bytes = resent_bytes(lab)
-        runs.append(run_port(lab, name, to="beta", on_event=outage if name == names[1] else lambda _: None))
-    outage.finish()
-    report = lab.guest_report(names[1])
+    plain, cut = f"plain{number}", f"cut{number}"
+    outage = CutInMemoryPhase(lab, host, seconds, count=lambda: written_bytes(lab.virsh("alpha", "domblkstat", cut)))
+    found: list[Measured] = []
+    for name in (plain, cut):
+        start(lab, name, workload)
+        before = lane_bytes(lab)
+        run = run_port(lab, name, to="beta", on_event=outage if name == cut else lambda _: None)
+        outage.finish()
+        found.append(Measured(run, lane_bytes(lab).since(before)))
+    report = lab.guest_report(cut)
     wrong = report.get("mismatches", 0) + report.get("disk_mismatches", 0)
-    again = resent_bytes(lab) - before_bytes
-    found = cost(runs[0], runs[1], outage_s=outage.cut_s, mismatches=wrong, resent_bytes=again)
-    for name in names:
+    result = cost(*found, outage_s=outage.cut_s, mismatches=wrong, written_bytes=outage.grown)
+    for name in (plain, cut):
         lab.guest_remove(name)
-    return found
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -89,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=120.0, help="how long the link is away")
     parser.add_argument("--host", choices=("alpha", "beta"), default="alpha", help="whose link; alpha is the donor")
     parser.add_argument("--link", default="30mbit", help="rate of each provider's uplink")
-    parser.add_argument("--workload", choices=("idle", "writer"), default="writer", help="what the guest does")
+    parser.add_argument("--workload", choices=WORKLOADS, default="writer", help="what the guest does")
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--lab", default="outage", help="name of the lab, which is taken down first")
     parser.add_argument("--json", type=Path, help="write all figures to this file")

@@ -218,6 +218,40 @@ async def test_prune(store: Store, bus: FlakyBus, clock: ManualClock) -> None:
     assert ([str(waiting) in row for row in rows], marks) == ([True], [])
 
 
+async def test_marks_do_not_hold_up_what_follows(store: Store, bus: FlakyBus) -> None:
+    """More than one batch that is published and not marked yet hides nothing, and nothing is published twice."""
+    policy = RelayPolicy(batch=3, poll_s=3600, mark_after_s=3600)
+    relay = OutboxRelay(store, bus, policy=policy)
+    task = await running(relay)
+    sent: list[UUID] = []
+    for count in range(1, 5):
+        sent += [await send(store, ACME) for _ in range(4)]
+        await bus.wait_for(4 * count)
+    if store.dialect == "postgresql":
+        await asyncio.sleep(0.5)  # each batch is marked at once; what is just being marked at the stop may not be
+    await stopped(task)
+    assert [port_id for _, port_id in bus.taken] == sent
+    assert await unsent(store) == 0, "marked at the stop"
+
+
+async def test_what_was_published_before_the_bus_went_is_marked(store: Store, bus: FlakyBus) -> None:
+    """Only the rest is published later."""
+    sent = [await send(store, ACME) for _ in range(3)]
+    relay = OutboxRelay(store, bus, policy=POLICY)
+
+    async def one_only(to: Party, envelope: AnyEnvelope) -> None:
+        await FlakyBus.publish(bus, to, envelope)
+        bus.failures[ACME] = BusDown("away")
+
+    bus.publish = one_only  # type: ignore[method-assign]  # goes after one message
+    with pytest.raises(BusDown):
+        await relay.flush()
+    bus.failures.clear()
+    del bus.publish  # and comes back
+    await relay.flush()
+    assert [port_id for _, port_id in bus.taken] == sent
+
+
 async def test_depth_is_reported(store: Store, bus: FlakyBus) -> None:
     """The gauge follows the table."""
     depths: asyncio.Queue[int] = asyncio.Queue()

@@ -30,8 +30,9 @@ Rule 6  Never below `LEAST_BYTES`, nor, unless it drains, below two of the paylo
         while one is consumed.
 Rule 7  A new route is a new delay and a new rate: everything begins again, and payloads sent before it measure nothing.
 Rule 8  A reader that has stopped is not a slow link: it may wait for something that is still to be sent (contents that
-        another stream of the lane brings). When nothing was consumed for `STILL_S`, the whole window is allowed, until
-        something is.
+        another stream of the lane brings). When the other end has all that was sent, and nothing was consumed for
+        `STILL_S`, the whole window is allowed, until something is. Where not all has come to the other end, the link
+        may be away: what would be sent into it now would be sent again when it is back.
 """
 
 from __future__ import annotations
@@ -167,15 +168,18 @@ class Flight:
         self._begin_again(now_s)
         self._allow()
 
-    def next_tick_s(self) -> float | None:
-        """When the reader will count as stopped, if nothing is consumed before; None if nothing is in flight."""
-        if not self._in_flight or self._stands_still:
+    def next_tick_s(self, *, all_arrived: bool) -> float | None:
+        """When the reader will count as stopped, if nothing is consumed before; None if it will not.
+
+        `all_arrived`: the other end has received all that was sent.
+        """
+        if not self._in_flight or self._stands_still or not all_arrived:
             return None
         return self._waits_since_s + max(STILL_S, 2 * (self._delay_s or 0.0))
 
-    def tick(self, now_s: float) -> None:
+    def tick(self, now_s: float, *, all_arrived: bool) -> None:
         """Check whether the reader has stopped (Rule 8)."""
-        due_s = self.next_tick_s()
+        due_s = self.next_tick_s(all_arrived=all_arrived)
         if due_s is not None and now_s >= due_s:
             self._stands_still = True
             self._allow()

@@ -64,6 +64,11 @@ class Outbox:
         return self.consumed < self._highest_sent
 
     @property
+    def all_received(self) -> bool:
+        """Whether the other end has reported every unit ever put as received: nothing is under way."""
+        return self.received == self._last
+
+    @property
     def unconsumed_units(self) -> int:
         """How many of the units ever put the other end has not consumed."""
         return self._last - self.consumed

@@ -363,7 +363,7 @@ class LaneProtocol:
         if self._ack_at_s is not None and now_s >= self._ack_at_s:
             self._ack_now()
         for flight in self._flights:
-            flight.tick(now_s)
+            flight.tick(now_s, all_arrived=self._outbox.all_received)
         if self._synced and self._outbox.unanswered and now_s >= self._probe_at_s:
             self._ack_now(Flag.REPLY_WANTED)
             self._probe_pause_s = min(2 * self._probe_pause_s, self.settings.probe_limit_s)
@@ -382,7 +382,7 @@ class LaneProtocol:
                 due.append(self._hello_retry_at_s)
             if self._ack_at_s is not None:
                 due.append(self._ack_at_s)
-            stills = (flight.next_tick_s() for flight in self._flights)
+            stills = (flight.next_tick_s(all_arrived=self._outbox.all_received) for flight in self._flights)
             due += [still_s for still_s in stills if still_s is not None]
             if self._synced and self._outbox.unanswered:
                 due.append(self._probe_at_s)

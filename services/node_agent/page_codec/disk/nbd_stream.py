@@ -207,6 +207,11 @@ class RequestScanner(_Scanner):
         self._need = 4
         self._phase = _Phase.GREETING
 
+    @property
+    def negotiates(self) -> bool:
+        """Whether the client has made no request yet."""
+        return self._phase in {_Phase.GREETING, _Phase.OPTIONS} and not self.opaque
+
     def _read_header(self) -> None:
         if self._facts.tls:
             self._pass_through()

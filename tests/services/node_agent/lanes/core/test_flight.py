@@ -68,7 +68,7 @@ def test_between_the_floor_and_the_window(steps: list[tuple[float, int | str]]) 
                 sender.consume(min(-step, len(sender.sizes)))
             case _:
                 sender.flight.restart(sender.now_s)
-        sender.flight.tick(sender.now_s)
+        sender.flight.tick(sender.now_s, all_arrived=True)
         assert LEAST_BYTES <= sender.flight.allowed_bytes <= WINDOW_BYTES
 
 
@@ -132,17 +132,28 @@ def test_another_route_begins_again() -> None:
 def test_a_reader_that_stands_still_is_sent_the_whole_window() -> None:
     """It may wait for what comes behind; once it goes on, the link counts again."""
     sender = Sender()
-    assert sender.flight.next_tick_s() is None, "nobody waits for anything"
+    assert sender.flight.next_tick_s(all_arrived=True) is None, "nobody waits for anything"
     sender.fill()
-    due_s = sender.flight.next_tick_s()
+    due_s = sender.flight.next_tick_s(all_arrived=True)
     assert due_s == sender.now_s + STILL_S
-    sender.flight.tick(due_s - 0.01)
+    sender.flight.tick(due_s - 0.01, all_arrived=True)
     assert sender.flight.allowed_bytes == START_BYTES
-    sender.flight.tick(due_s)
-    assert (sender.flight.allowed_bytes, sender.flight.next_tick_s()) == (WINDOW_BYTES, None)
+    sender.flight.tick(due_s, all_arrived=True)
+    assert (sender.flight.allowed_bytes, sender.flight.next_tick_s(all_arrived=True)) == (WINDOW_BYTES, None)
     sender.now_s = due_s + 1.0
     sender.consume(1)
     assert sender.flight.allowed_bytes == START_BYTES
+
+
+def test_a_link_that_may_be_away_is_not_sent_the_whole_window() -> None:
+    """What has not come to the other end says nothing about its reader, however long that takes."""
+    sender = Sender()
+    sender.fill()
+    assert sender.flight.next_tick_s(all_arrived=False) is None
+    sender.flight.tick(sender.now_s + 100 * STILL_S, all_arrived=False)
+    assert sender.flight.allowed_bytes == START_BYTES
+    sender.flight.tick(sender.now_s + 100 * STILL_S, all_arrived=True)
+    assert sender.flight.allowed_bytes == WINDOW_BYTES
 
 
 def test_two_payloads_fit_even_a_slow_link() -> None:

@@ -625,6 +625,31 @@ def test_a_writer_is_not_kept_from_the_window_by_a_reader_that_waits() -> None:
     assert wire.a.stats().unconsumed_out_bytes == 0
 
 
+def test_into_an_outage_no_more_is_sent_than_was_allowed_before_it() -> None:
+    """What is put into a dead link must all be sent again: that the reader does not go on is no reason to put more."""
+    wire, stream = wide_wire(silence_s=300.0)
+    sent = fill(wire, stream)
+    wire.consume()
+    wire.wait(1.1)
+    while wire.a.has_room(64 * 1024):
+        wire.a.send_data(stream, bytes(64 * 1024), wire.now_s)
+    allowed_bytes = wire.a.stats().allowed_out_bytes
+    wire.a.frames_to_send(wire.now_s)  # nothing tells that they are lost
+    for _ in range(120):
+        wire.now_s += 1.0
+        wire.a.tick(wire.now_s)
+        assert wire.a.next_tick_s() > wire.now_s
+        wire.a.frames_to_send(wire.now_s)
+    assert not wire.a.has_room(64 * 1024)
+    wire.down()
+    wire.up()
+    wire.settle()
+    wire.consume()
+    stats = wire.a.stats()
+    assert stats.data_sent_bytes > sent * 64 * 1024
+    assert stats.resent_bytes <= allowed_bytes + 2 * 64 * 1024
+
+
 def test_a_lane_that_does_not_follow_the_link_has_its_window() -> None:
     """From the beginning."""
     wire, stream = wide_wire(window_follows_link=False)
