@@ -174,7 +174,7 @@ def not_approved(phase: Phase | None) -> Refusal:
 
 
 def _disk_differences(approved: Approved, agreement: ServiceChangeAgreement) -> list[str]:
-    mine = {disk.target: disk.virtual_size_bytes for disk in approved.identity.vm.disks}
+    mine = {disk.target: disk.virtual_size_bytes for disk in approved.identity.vm.disks if not disk.empty}
     theirs = {disk.target: disk.virtual_size_bytes for disk in agreement.disks}
     return [] if mine == theirs else [f"disks: approved {mine}, agreement says {theirs} (target: bytes)"]
 

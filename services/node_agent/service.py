@@ -14,7 +14,7 @@ from shared.bus import Reject
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope
 from shared.messages.base import PortMessage
-from shared.messages.nodes import DescribeVm, EraseQuarantine, ExpectOutbound
+from shared.messages.nodes import CheckVm, DescribeVm, EraseQuarantine, ExpectOutbound
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
@@ -33,6 +33,8 @@ from shared.parties import Party
 from shared.tasks import Tasks
 
 log = get_logger(__name__)
+
+ShortCommand = DescribeVm | CheckVm | ProvisionVm | DisconnectVm | EraseQuarantine
 
 
 class NodeService:
@@ -64,7 +66,7 @@ class NodeService:
                 self._transfers.abort(command)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
                 self._transfers.answered(answer, question=envelope.causationid, sent_at=envelope.time)
-            case DescribeVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
+            case DescribeVm() | CheckVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
                 self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
             case other:
                 raise Reject("unexpected_message", f"a node has no use for {type(other).__name__}")
@@ -73,16 +75,16 @@ class NodeService:
         if (provider, name) != (self._party.owner, self._party.node):
             raise Reject("wrong_node", f"port {agreement.port_id} is for node {provider}/{name}, this is {self._party}")
 
-    async def _answer(
-        self, envelope: AnyEnvelope, command: DescribeVm | ProvisionVm | DisconnectVm | EraseQuarantine
-    ) -> None:
+    async def _answer(self, envelope: AnyEnvelope, command: ShortCommand) -> None:
         answer = await self._do(command)
         self._messenger.enqueue(envelope.sender, answer, cause=envelope)
 
-    async def _do(self, command: DescribeVm | ProvisionVm | DisconnectVm | EraseQuarantine) -> PortMessage:
+    async def _do(self, command: ShortCommand) -> PortMessage:
         match command:
             case DescribeVm():
                 return await self._commands.describe(command)
+            case CheckVm():
+                return await self._commands.check(command)
             case ProvisionVm():
                 active = self._transfers.active(command.port_id)
                 if active is not None and not active.arrived:

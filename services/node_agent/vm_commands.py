@@ -1,5 +1,5 @@
-"""The short commands about a VM: describe it, define the arrived one, disconnect the one that left, erase its
-disks.
+"""The short commands about a VM: describe it, compare its CPU, define the arrived one, disconnect the one that left,
+erase its disks.
 
 Each may be asked again at any time and then answers the same. Owns no transfer.
 """
@@ -17,10 +17,19 @@ from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.quarantine import erase, erase_folders, move_away, plan_quarantine
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
-from shared.domain import DomainSource, DomainXmlError, guest_abi_differences, identity_snapshot, parse
+from shared.domain import (
+    DomainSource,
+    DomainXmlError,
+    describe,
+    guest_abi_differences,
+    identity_snapshot,
+    leaving,
+    parse,
+)
 from shared.logs import get_logger
+from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
-from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmChecked, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
     DisconnectVm,
@@ -64,31 +73,56 @@ class VmCommands:
         try:
             vm = await self._hypervisor.describe(command.vm_uuid)
             versions = await self._hypervisor.versions()
+            goes = leaving(vm.domain, vm.lasting_xml)
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError) as error:
             code = getattr(error, "code", "domain_xml")
             return DescribeFailed(port_id=command.port_id, code=code, detail=str(error))
         self._described(vm)
         bundle = IdentityBundle(
-            vm=vm.description,
-            domain_xml=vm.domain_xml,
-            domain_xml_sha256=hashlib.sha256(vm.domain_xml.encode()).hexdigest(),
+            vm=vm.description.model_copy(update={"blockers": (*vm.description.blockers, *map(str, goes.findings))}),
+            domain_xml=goes.domain_xml,
+            domain_xml_sha256=hashlib.sha256(goes.domain_xml.encode()).hexdigest(),
+            lasting_xml=goes.lasting_xml,
             versions=versions,
             node=self._node,
             lane=self._lane,
         )
         return VmDescribed(port_id=command.port_id, identity=bundle)
 
-    async def provision(self, command: ProvisionVm) -> VmProvisioned | CompletionFailed:
-        """Define the running VM as it runs, set autostart, compare it with what the donor had.
+    async def check(self, command: CheckVm) -> VmChecked:
+        """Let this host's libvirt compare the VM's CPU with its own."""
+        try:
+            problem = await self._hypervisor.compare_cpu(
+                command.cpu,
+                architecture=command.architecture,
+                machine=command.machine,
+                accelerator=command.domain_type,
+            )
+        except HypervisorError as error:
+            code, problem = "cpu_not_compared", str(error)
+        else:
+            code = "cpu_incompatible"
+        if problem is None:
+            return VmChecked(port_id=command.port_id)
+        refusal = Refusal(
+            code=code,
+            rule="The host's CPU, under QEMU, has every feature that the VM's CPU has, since the guest keeps it.",
+            evidence=f"node {self._node}: {command.cpu.model}: {problem}",
+        )
+        return VmChecked(port_id=command.port_id, refusals=(refusal,))
 
-        A VM that ended before it was defined (its owner switched it off, QEMU crashed, the host was restarted) is
-        defined as it was agreed.
+    async def provision(self, command: ProvisionVm) -> VmProvisioned | CompletionFailed:
+        """Compare the VM that runs with what the donor had. A lasting VM is defined, with its own lasting definition
+        and autostart; a transient one stays transient.
+
+        A VM that ended before that (its owner switched it off, QEMU crashed, the host was restarted) is compared as it
+        was agreed.
         """
         record = self._journal.get(command.port_id, Side.INBOUND)
         try:
             domain_xml = await self._arrived_xml(command, record)
-            await self._hypervisor.define(domain_xml)
-            await self._hypervisor.set_autostart(command.vm_uuid, enabled=command.autostart)
+            if command.lasting_xml is not None:
+                await self._define(command, command.lasting_xml)
             differences = _identity_differences(command.donor_xml, domain_xml)
             if record is not None:
                 self._journal.given_away.has_returned(command.vm_uuid, record.agreement.epoch)
@@ -96,16 +130,26 @@ class VmCommands:
             return _not_yet(command.port_id, Side.INBOUND, error)
         return VmProvisioned(port_id=command.port_id, identity_differences=tuple(differences))
 
+    async def _define(self, command: ProvisionVm, lasting_xml: str) -> None:
+        uuid = describe(lasting_xml).uuid
+        if uuid != str(command.vm_uuid):
+            raise DomainXmlError(f"the lasting definition is of VM {uuid}, not of {command.vm_uuid}")
+        await self._hypervisor.define(lasting_xml)
+        await self._hypervisor.set_autostart(command.vm_uuid, enabled=command.autostart)
+
     async def _arrived_xml(self, command: ProvisionVm, record: PortRecord | None) -> str:
+        """How it runs here; of one that has ended meanwhile, how it was agreed. Raises `HypervisorError`."""
+        agreed = _agreed_xml(command, record)
         try:
-            return (await self._hypervisor.describe(command.vm_uuid)).domain_xml
+            vm = await self._hypervisor.describe(command.vm_uuid)
+            if agreed is None or vm.description.state is not VmState.SHUT_OFF:
+                return vm.domain_xml
         except VmNotFound:
-            arrived = record is not None and record.phase is Phase.DONE
-            if record is None or not arrived or record.agreement.vm_uuid != command.vm_uuid:
+            if agreed is None:
                 raise
-            # The guest that arrived was transient, so nothing of it is left in libvirt.
-            log.warning("arrived VM ended before it was defined; defining it as agreed", vm=str(command.vm_uuid))
-            return record.agreement.domain_xml
+        # The guest that arrived was transient: what libvirt still has of it, if anything, is the lasting definition.
+        log.warning("arrived VM has ended; it is taken as agreed", vm=str(command.vm_uuid))
+        return agreed
 
     async def disconnect(self, command: DisconnectVm) -> VmDisconnected | CompletionFailed:
         """Undefine the VM and put its files out of reach, in the same directory. Files of others are left alone."""
@@ -168,6 +212,12 @@ class VmCommands:
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError, OSError) as error:
             return _not_yet(port_id, Side.OUTBOUND, error)
         return answer
+
+
+def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:
+    """How the VM was to run here; None where it has not arrived."""
+    arrived = record is not None and record.phase is Phase.DONE and record.agreement.vm_uuid == command.vm_uuid
+    return record.agreement.domain_xml if record is not None and arrived else None
 
 
 def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:

@@ -24,7 +24,7 @@ from shared.messages.porting import (
     VmProvisioned,
 )
 from shared.parties import BROKER
-from shared.provider_agent import codes_of, pass_to_broker, pass_to_node, timer_key
+from shared.provider_agent import codes_of, pass_to_broker, pass_to_node, send_to_node, timer_key
 from shared.store import Transaction
 
 log = get_logger(__name__)
@@ -119,7 +119,8 @@ class ArrivalHandler:
             self._context.count(tx, refusals)
             log.warning("provisioning refused", vm=str(message.vm_uuid), reason=codes_of(refusals))
             return
-        await pass_to_node(tx, reservation.node, envelope)
+        command = message.model_copy(update={"lasting_xml": reservation.lasting_xml})
+        await send_to_node(tx, reservation.node, command, cause=envelope, deadline=envelope.deadline)
 
     async def provisioned(self, tx: Transaction, envelope: Envelope[VmProvisioned], reservation: Reservation) -> None:
         """The node has defined the VM; its identity is compared with what was reserved."""

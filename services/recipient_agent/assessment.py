@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 from services.recipient_agent.capacity import Held, Nodes, Overcommit, Quota, quota_refusals, room_on, room_refusals
-from services.recipient_agent.domain import NodePlaces
+from services.recipient_agent.cpu_check import NOT_COMPARED, without_unasked
 from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlaced, place
-from services.recipient_agent.platform import blocker_refusals, collision_refusals, platform_refusals
+from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice, NodePlaces
+from services.recipient_agent.platform import blocker_refusals, collision_refusals, judge_host
 from services.recipient_agent.pricing import InstanceType, cheapest
 from services.recipient_agent.quote import Promise
+from services.recipient_agent.quote_lines import NO_LINES, Lines, quote_lines, requirement_refusals
 from shared.messages.base import Refusal
+from shared.messages.quote_lines import Part
 from shared.messages.vm import HypervisorVersions, VmDescription
 
 
@@ -43,6 +47,12 @@ class Suitable:
 
     node: str
     instance_type: InstanceType
+    choice: HostChoice = NOTHING_CHOSEN
+    lines: Lines = NO_LINES
+
+
+CpuAnswers = Mapping[str, tuple[Refusal, ...]]
+"""By node: what its libvirt has against the VM's CPU. A node that is not there has not answered."""
 
 
 def assess(
@@ -54,8 +64,14 @@ def assess(
     held: Iterable[Held],
     terms: Terms,
     now: datetime,
+    require: Iterable[Part] = (),
+    cpu_answers: CpuAnswers = MappingProxyType({}),
+    promised: Lines | None = None,
 ) -> Suitable | tuple[Refusal, ...]:
-    """Judge a VM. ``held`` is every reservation, and every VM that came by a port and is here, but not this port's."""
+    """Judge a VM. ``held`` is every reservation, and every VM that came by a port and is here, but not this port's.
+
+    `promised` is what this port's quote said of the VM; a node on which that holds goes before others.
+    """
     others = list(held)
     billed = cheapest(vm, terms.instance_types)
     general = [
@@ -65,27 +81,49 @@ def assess(
         *quota_refusals(vm, others, tenant=None, quota=terms.quota_total),
         *([billed] if isinstance(billed, Refusal) else []),
     ]
-    placed = place(vm, _candidates(vm, donor, nodes, others, terms=terms, now=now))
+    found = candidates(vm, donor, nodes, others, terms=terms, now=now, require=require, cpu_answers=cpu_answers)
+    placed = place(vm, found, promised=promised)
     if isinstance(placed, NotPlaced):
-        return (*general, *placed.refusals)[:MAX_REFUSALS]
+        of_nodes = placed.refusals if not general else [each for each in placed.refusals if each.code != NOT_COMPARED]
+        return (*general, *of_nodes)[:MAX_REFUSALS]
     if general or isinstance(billed, Refusal):
         return tuple(general)[:MAX_REFUSALS]
-    return Suitable(placed.node, billed)
+    chosen = next(each for each in found if each.node == placed.node)
+    return Suitable(placed.node, billed, chosen.choice, chosen.lines)
 
 
-def _candidates(
-    vm: VmDescription, donor: HypervisorVersions, nodes: Nodes, held: list[Held], *, terms: Terms, now: datetime
+def candidates(
+    vm: VmDescription,
+    donor: HypervisorVersions,
+    nodes: Nodes,
+    held: list[Held],
+    *,
+    terms: Terms,
+    now: datetime,
+    require: Iterable[Part] = (),
+    cpu_answers: CpuAnswers = MappingProxyType({}),
 ) -> list[Candidate]:
-    found = []
+    """All nodes, with what speaks against each, and what the VM would get there."""
+    found, required = [], tuple(require)
     for node in nodes.in_order():
         room = room_on(node, held, terms.overcommit)
-        refusals = platform_refusals(
+        judged = judge_host(
             vm,
             donor,
             node,
-            bridges=terms.places_on(node.name).bridges,
+            places=terms.places_on(node.name),
             silent_s=(now - node.heard_at).total_seconds(),
             silent_after_s=terms.node_silent_after_s,
+            cpu=cpu_answers.get(node.name),
         )
-        found.append(Candidate(node.name, room, (*refusals, *room_refusals(vm, node, room))))
+        lines = quote_lines(vm, node.platform, judged.choice)
+        fits = all(refusal.code == NOT_COMPARED for refusal in judged.refusals)
+        refusals = without_unasked(
+            (
+                *judged.refusals,
+                *(requirement_refusals(required, lines) if fits else ()),
+                *room_refusals(vm, node, room),
+            )
+        )
+        found.append(Candidate(node.name, room, refusals, judged.choice, lines))
     return found

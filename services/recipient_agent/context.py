@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from services.recipient_agent import records
-from services.recipient_agent.assessment import Suitable, Terms, assess
+from services.recipient_agent.assessment import CpuAnswers, Suitable, Terms, assess, candidates
 from services.recipient_agent.capacity import Held, Nodes
 from services.recipient_agent.metrics import RecipientMetrics
+from services.recipient_agent.placement import Candidate
+from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase
 from services.recipient_agent.settings import RecipientSection
 from shared.messages.base import Refusal
+from shared.messages.porting import QuoteRequested
+from shared.messages.quote_lines import Part
 from shared.messages.vm import HypervisorVersions, VmDescription
 from shared.provider_agent import count_refusals
 from shared.store import Transaction
@@ -37,8 +43,30 @@ class RecipientContext:
             if each.port_id != except_port and (each.holds_capacity or self.nodes.serves(each.vm.uuid) is not None)
         ]
 
+    async def candidates(self, tx: Transaction, asked: QuoteRequested) -> list[Candidate]:
+        """All nodes, with what speaks against each before any was asked about the VM."""
+        held = await self.held(tx, except_port=asked.port_id)
+        return candidates(
+            asked.vm,
+            asked.versions,
+            self.nodes,
+            held,
+            terms=self.terms,
+            now=tx.now,
+            require=asked.limits.require,
+        )
+
     async def assess(
-        self, tx: Transaction, port_id: UUID, vm: VmDescription, donor: HypervisorVersions, *, tenant: str
+        self,
+        tx: Transaction,
+        port_id: UUID,
+        vm: VmDescription,
+        donor: HypervisorVersions,
+        *,
+        tenant: str,
+        require: Iterable[Part] = (),
+        cpu_answers: CpuAnswers = MappingProxyType({}),
+        promised: Lines | None = None,
     ) -> Suitable | tuple[Refusal, ...]:
         """Whether and where the VM can come, by what is known at this moment."""
         return assess(
@@ -49,6 +77,9 @@ class RecipientContext:
             held=await self.held(tx, except_port=port_id),
             terms=self.terms,
             now=tx.now,
+            require=require,
+            cpu_answers=cpu_answers,
+            promised=promised,
         )
 
     def is_heard(self, node: str, now: datetime, *, within_s: float | None = None) -> bool:

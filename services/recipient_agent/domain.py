@@ -1,77 +1,69 @@
-"""The domain XML for a chosen node: host-side parts are this provider's, what the guest sees is the donor's. Pure.
+"""The domain XML for a chosen node: host-bound parts are this provider's, what the guest sees is the donor's. Pure.
 
-The donor's XML is foreign input. It must be the VM that was quoted, it may name nothing of this host but what this
-agent put there, and the guest ABI of the result is compared with the original before the broker gets an answer.
+The donor's XML is foreign input, and must be in its portable form. It must be the VM that was quoted. What is issued is
+built from its carried parts and from this provider's places, and its guest ABI is compared with the donor's before the
+broker gets an answer.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
-from pathlib import PurePosixPath
 from uuid import UUID
 
-from services.recipient_agent.platform import Bridges
+from services.recipient_agent.network_map import CardPlace
+from services.recipient_agent.places import HostChoice, NodePlaces, file_stem
 from shared.domain import (
+    Definition,
     Domain,
     DomainXmlError,
+    FirmwarePlace,
     HostPlaces,
+    NicPlace,
     VmFacts,
+    build_for_host,
     describe,
     guest_abi_differences,
-    parse,
-    rewrite_for_host,
+    read_definition,
 )
 from shared.messages.base import Refusal
 from shared.messages.porting import ReservedDisk
-from shared.messages.vm import IdentityBundle, VmDescription
-
-HARMLESS_PATHS = frozenset({"/dev/urandom", "/dev/random"})
-WORDS_FOR_PEOPLE = frozenset({"metadata", "title", "description"})
-SAFE_RNG_BACKENDS = frozenset({"random", "builtin"})
-
-
-@dataclass(frozen=True, slots=True)
-class NodePlaces:
-    """Where the host-side parts of VMs lie on one node."""
-
-    image_dir: str
-    emulator: str
-    uefi_loader: str
-    nvram_dir: str
-    boot_dirs: tuple[str, ...]
-    console_log_dir: str | None
-    bridges: Bridges
+from shared.messages.vm import FirmwareFacts, IdentityBundle, VmDescription
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A VM written for one node."""
+    """A VM written for one node. `lasting_xml` is what it is after its next start; None for a transient one."""
 
     domain_xml: str
     disks: tuple[ReservedDisk, ...]
+    lasting_xml: str | None = None
 
 
-def prepare(identity: IdentityBundle, *, port_id: UUID, places: NodePlaces) -> Prepared | tuple[Refusal, ...]:
+def prepare(
+    identity: IdentityBundle, *, port_id: UUID, places: NodePlaces, choice: HostChoice
+) -> Prepared | tuple[Refusal, ...]:
     """Write the VM for a node, or say what forbids it; one refusal per finding."""
     if sha256(identity.domain_xml.encode()).hexdigest() != identity.domain_xml_sha256:
         return (_refusal("identity_differs", "the XML's SHA-256 is not the one in the identity bundle"),)
+    vm = identity.vm
     try:
-        donors = parse(identity.domain_xml)
+        donors = read_definition(identity.domain_xml)
         facts = describe(donors)
-        found = (*_identity_differences(identity.vm, facts), *_forbidden_parts(donors, facts, places))
+        found = (*_not_portable(donors), *_identity_differences(vm, facts), *_boot_files(vm, places))
         if found:
             return found
-        disks = tuple(_disks(identity.vm, port_id, places))
-        ours = rewrite_for_host(donors, _host_places(identity.vm, facts, disks, port_id, places))
-        differences = guest_abi_differences(donors, ours)
-        leaks = tuple(_foreign_paths(ours, disks, facts, places, port_id))
+        disks = tuple(_disks(vm, port_id, places))
+        host = _host_places(vm, facts, disks, port_id, places=places, choice=choice)
+        ours = build_for_host(donors, host)
+        found = tuple(_refusal("guest_abi_changed", each) for each in guest_abi_differences(donors, ours))
+        lasting = _lasting(identity, facts, host)
     except DomainXmlError as error:
         return (_refusal("domain_xml_invalid", str(error)),)
-    changed = tuple(_refusal("guest_abi_changed", each) for each in differences)
-    return changed + leaks or Prepared(ours.to_text(), disks)
+    if found or isinstance(lasting, tuple):
+        return (*found, *(lasting if isinstance(lasting, tuple) else ()))
+    return Prepared(ours.to_text(), disks, None if lasting is None else lasting.to_text())
 
 
 _RULES = {
@@ -80,12 +72,45 @@ _RULES = {
     "vm_blocked": "A VM moves live only if all of it can be moved: no part may be bound to its host.",
     "boot_file_missing": "A VM that boots directly finds kernel and initrd here at the donor's paths.",
     "guest_abi_changed": "The guest sees the same machine before and after.",
-    "foreign_host_path": "The VM names no file or service of this host but those that this provider gave it.",
+    "not_portable_form": "The XML that leaves a host holds what is carried and nothing of the host.",
 }
 
 
 def _refusal(code: str, evidence: str) -> Refusal:
     return Refusal(code=code, rule=_RULES[code], evidence=evidence)
+
+
+def _not_portable(definition: Definition) -> Iterator[Refusal]:
+    for finding in definition.findings:
+        code = "vm_blocked" if finding in definition.blockers else "not_portable_form"
+        yield _refusal(code, str(finding))
+
+
+def _lasting(identity: IdentityBundle, facts: VmFacts, host: HostPlaces) -> Domain | tuple[Refusal, ...] | None:
+    """The lasting definition with the live one's places; raises `DomainXmlError`."""
+    if identity.lasting_xml is None:
+        if identity.vm.persistent:
+            return (_refusal("identity_differs", "the VM is lasting, and there is no lasting definition"),)
+        return None
+    lasting = read_definition(identity.lasting_xml)
+    stored = describe(lasting)
+    found = tuple(_not_portable(lasting))
+    if (stored.uuid, stored.name) != (facts.uuid, facts.name):
+        found = (*found, _refusal("identity_differs", f"the lasting definition is of {stored.name} {stored.uuid}"))
+    if found:
+        return found
+    return build_for_host(lasting, replace(host, nics=tuple(_same_cards(stored, facts, host))))
+
+
+def _same_cards(stored: VmFacts, live: VmFacts, host: HostPlaces) -> Iterator[NicPlace]:
+    """The places of the same cards in the live definition; of two with one MAC the first is the first."""
+    left = list(zip((nic.mac for nic in live.nics), host.nics, strict=True))
+    for nic in stored.nics:
+        found = next((each for each in left if each[0] == nic.mac), None)
+        if found is None:
+            raise DomainXmlError(f"network card {nic.mac} is only in the lasting definition", element="interface")
+        left.remove(found)
+        yield found[1]
 
 
 def _identity_differences(vm: VmDescription, facts: VmFacts) -> Iterator[Refusal]:
@@ -94,40 +119,38 @@ def _identity_differences(vm: VmDescription, facts: VmFacts) -> Iterator[Refusal
         "name": (vm.name, facts.name),
         "memory": (vm.memory_bytes, facts.memory_bytes),
         "vcpus": (vm.vcpus, facts.vcpus),
+        "maximum of vcpus": (vm.vcpus_max or vm.vcpus, facts.vcpus_max),
         "architecture": (vm.architecture, facts.arch),
         "machine": (vm.machine, facts.machine),
         "domain type": (vm.domain_type, facts.virt_type),
-        "disks": (sorted((d.target, d.format) for d in vm.disks), sorted((d.target, d.format) for d in facts.disks)),
-        "MACs": (sorted(nic.mac for nic in vm.nics), sorted(nic.mac for nic in facts.nics)),
+        "cpu": (vm.cpu, facts.cpu),
+        "needs": (sorted(map(str, set(facts.needs) - set(vm.needs))), []),
+        "disks": (
+            sorted((d.target, d.bus, d.device, d.read_only, d.serial) for d in vm.disks),
+            sorted((d.target, d.bus, d.device, d.read_only, d.serial) for d in facts.drives),
+        ),
+        "network cards": ([(n.mac, n.model) for n in vm.nics], [(n.mac, n.model) for n in facts.nics]),
+        "firmware": (_firmware_kind(vm.firmware_facts), _firmware_kind(facts.firmware_facts)),
     }
     for what, (described, written) in pairs.items():
         if described != written:
             yield _refusal("identity_differs", f"{what}: described as {described}, the XML says {written}")
 
 
-def _forbidden_parts(domain: Domain, facts: VmFacts, places: NodePlaces) -> Iterator[Refusal]:
-    for blocker in facts.blockers:
-        yield _refusal("vm_blocked", f"{blocker.code}: {blocker.detail}")
-    for path in (facts.kernel, facts.initrd):
-        if path is not None and not _is_boot_file(path, places):
+def _firmware_kind(firmware: FirmwareFacts | None) -> str:
+    return "none" if firmware is None else f"{firmware.interface}, secure boot: {firmware.secure_boot}"
+
+
+def _boot_files(vm: VmDescription, places: NodePlaces) -> Iterator[Refusal]:
+    for path in (vm.kernel, vm.initrd):
+        if path and not places.has_boot_file(path):
             yield _refusal("boot_file_missing", f"{path} is in none of {', '.join(places.boot_dirs) or 'no folders'}")
-    for backend in domain.root.findall("devices/rng/backend"):
-        if backend.get("model") not in SAFE_RNG_BACKENDS:
-            yield _refusal("foreign_host_path", f"a random number generator is fed by {backend.get('model')}")
-
-
-def _is_boot_file(path: str, places: NodePlaces) -> bool:
-    pure = PurePosixPath(path)
-    return ".." not in pure.parts and any(str(parent) in places.boot_dirs for parent in pure.parents)
-
-
-def file_stem(vm_name: str, port_id: UUID) -> str:
-    """The part that all files of one VM and port share; the port makes it unique, the name is for people."""
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', vm_name)[:64]}-{port_id}"
 
 
 def _disks(vm: VmDescription, port_id: UUID, places: NodePlaces) -> Iterator[ReservedDisk]:
     for disk in vm.disks:
+        if disk.empty:
+            continue
         yield ReservedDisk(
             target=disk.target,
             path=f"{places.image_dir}/{file_stem(vm.name, port_id)}-{disk.target}.{disk.format}",
@@ -136,40 +159,49 @@ def _disks(vm: VmDescription, port_id: UUID, places: NodePlaces) -> Iterator[Res
         )
 
 
-def _nvram(facts: VmFacts, port_id: UUID, places: NodePlaces) -> str | None:
-    return f"{places.nvram_dir}/{file_stem(facts.name, port_id)}_VARS.fd" if facts.nvram else None
-
-
-def _console_log(facts: VmFacts, port_id: UUID, places: NodePlaces) -> str | None:
-    folder = places.console_log_dir
-    return f"{folder}/{file_stem(facts.name, port_id)}-console.log" if folder else None
-
-
-def _host_places(
-    vm: VmDescription, facts: VmFacts, disks: tuple[ReservedDisk, ...], port_id: UUID, places: NodePlaces
-) -> HostPlaces:
-    return HostPlaces(
-        disks={disk.target: disk.path for disk in disks},
-        bridges={nic.mac: places.bridges.here(nic.bridge) for nic in vm.nics},
-        emulator=places.emulator,
-        nvram=_nvram(facts, port_id, places),
-        loader=places.uefi_loader if facts.loader else None,
-        console_log=_console_log(facts, port_id, places),
+def _firmware(vm: VmDescription, port_id: UUID, places: NodePlaces, choice: HostChoice) -> FirmwarePlace | None:
+    chosen = choice.firmware
+    if vm.firmware_facts is None or chosen is None:
+        return None
+    nvram = f"{places.nvram_dir}/{file_stem(vm.name, port_id)}_VARS.fd"
+    return FirmwarePlace(
+        chosen.loader, nvram if vm.firmware_facts.nvram else None, chosen.loader_format, chosen.template_format
     )
 
 
-def _foreign_paths(
-    domain: Domain, disks: tuple[ReservedDisk, ...], facts: VmFacts, places: NodePlaces, port_id: UUID
-) -> Iterator[Refusal]:
-    """Absolute paths in the result that are not ours, wherever the donor's XML may have put them."""
-    ours = {disk.path for disk in disks} | HARMLESS_PATHS | {places.emulator, places.uefi_loader}
-    ours |= {path for path in (facts.kernel, facts.initrd) if path}
-    ours |= {path for path in (_nvram(facts, port_id, places), _console_log(facts, port_id, places)) if path}
-    for child in domain.root:
-        if child.tag in WORDS_FOR_PEOPLE:
-            continue
-        for element in child.iter():
-            for value in (element.text, *(str(each) for each in element.attrib.values())):
-                path = (value or "").strip()
-                if path.startswith("/") and path not in ours:
-                    yield _refusal("foreign_host_path", f"<{element.tag}> names {path[:200]}")
+def _logs(facts: VmFacts, port_id: UUID, places: NodePlaces) -> dict[str, str]:
+    """One file for each serial port, and for each console that is none."""
+    found = {port: places.console_log(facts.name, port_id, port) for port in facts.ports}
+    return {port: path for port, path in found.items() if path is not None}
+
+
+def _host_places(
+    vm: VmDescription,
+    facts: VmFacts,
+    disks: tuple[ReservedDisk, ...],
+    port_id: UUID,
+    *,
+    places: NodePlaces,
+    choice: HostChoice,
+) -> HostPlaces:
+    return HostPlaces(
+        disks={disk.target: disk.path for disk in disks},
+        disk_formats={disk.target: disk.format for disk in disks},
+        nics=tuple(_nic(place) for place in choice.cards),
+        emulator=places.emulator,
+        firmware=_firmware(vm, port_id, places, choice),
+        kernel=vm.kernel or None,
+        initrd=vm.initrd or None,
+        logs=_logs(facts, port_id, places),
+    )
+
+
+def _nic(place: CardPlace) -> NicPlace:
+    return NicPlace(
+        bridge=place.bridge,
+        network=place.network,
+        port_group=place.port_group,
+        vlan=place.vlan,
+        virtualport="openvswitch" if place.openvswitch else "",
+        isolated=place.isolated,
+    )

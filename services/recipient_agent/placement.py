@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from services.recipient_agent.capacity import Room
+from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice
+from services.recipient_agent.quote_lines import NO_LINES, Lines
 from shared.messages.base import Refusal
 from shared.messages.vm import VmDescription
 
@@ -24,6 +26,8 @@ class Candidate:
     node: str
     room: Room
     refusals: tuple[Refusal, ...] = ()
+    choice: HostChoice = NOTHING_CHOSEN
+    lines: Lines = NO_LINES
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,19 @@ class NotPlaced:
     refusals: tuple[Refusal, ...]
 
 
-def place(vm: VmDescription, candidates: Iterable[Candidate]) -> Placed | NotPlaced:
-    """Choose a node."""
+def place(vm: VmDescription, candidates: Iterable[Candidate], *, promised: Lines | None = None) -> Placed | NotPlaced:
+    """Choose a node. With `promised`, first among those on which the VM becomes what a quote has said."""
     everyone = list(candidates)
     able = [candidate for candidate in everyone if not candidate.refusals]
     if able:
-        best = min(able, key=lambda candidate: (vm.memory_bytes - candidate.room.memory_bytes, candidate.node))
+        best = min(
+            able,
+            key=lambda candidate: (
+                promised is not None and candidate.lines != promised,
+                vm.memory_bytes - candidate.room.memory_bytes,
+                candidate.node,
+            ),
+        )
         return Placed(best.node)
     if not everyone:
         nobody = Refusal(

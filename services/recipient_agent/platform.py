@@ -1,7 +1,7 @@
 """The platform check: can this VM run on this node exactly as it is? One refusal per finding. Pure.
 
-It runs before a quote, and again, with the XML, before a reservation; nothing moves before it passed. Room is
-`capacity`'s, the choice among nodes is `placement`'s, paths and bridges in the XML are `domain`'s.
+It runs before a quote and again before a reservation: one function, on facts alone, so that nothing is refused late
+that was known before. Room is `capacity`'s, the choice among nodes is `placement`'s, the XML is `domain`'s.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.recipient_agent.capacity import Held, NodeView
+from services.recipient_agent.cpu_check import cpu_refusals, without_unasked
+from services.recipient_agent.device_check import device_refusals
+from services.recipient_agent.firmware_choice import choose_firmware
 from services.recipient_agent.known_bad import known_bad_refusals
+from services.recipient_agent.network_map import place_cards
+from services.recipient_agent.places import HostChoice, NodePlaces
 from shared.messages.base import Refusal
 from shared.messages.vm import HypervisorVersions, VmDescription
 
@@ -18,36 +23,60 @@ Version = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Bridges:
-    """How a donor's bridge names map to this provider's."""
+class HostJudgement:
+    """What speaks against a node, and what the VM would get of it; the choice is whole where nothing speaks against."""
 
-    by_name: dict[str, str]
-    default: str = ""
-
-    def here(self, theirs: str) -> str:
-        """Our bridge for theirs: as mapped, else the default, else the one of the same name."""
-        return self.by_name.get(theirs) or self.default or theirs
+    refusals: tuple[Refusal, ...]
+    choice: HostChoice
 
 
-def platform_refusals(
+def judge_host(
     vm: VmDescription,
     donor: HypervisorVersions,
     node: NodeView,
     *,
-    bridges: Bridges,
+    places: NodePlaces,
     silent_s: float,
     silent_after_s: float,
-) -> tuple[Refusal, ...]:
-    """Everything about a node that keeps the VM from running there unchanged; empty when it can."""
-    return (
+    cpu: tuple[Refusal, ...] | None = None,
+) -> HostJudgement:
+    """Everything about a node that keeps the VM from running there unchanged, for quote and reservation alike.
+
+    `cpu` is what the node's own libvirt said of the VM's CPU; None: it was not asked.
+    """
+    cards, unplaced = place_cards(vm.nics, places.bridges, node.platform)
+    firmware = choose_firmware(vm, node.platform.firmware_offers, override=places.uefi_loader, node=node.name)
+    refusals = (
         *_alive(node, silent_s, silent_after_s),
-        *_processor(vm, node),
+        *_kind_of_host(vm, node),
+        *cpu_refusals(vm, donor, node, cpu),
         *_machine(vm, node),
+        *device_refusals(vm, node.platform, node=node.name),
+        *((firmware,) if isinstance(firmware, Refusal) else ()),
+        *_boot_files(vm, node, places),
         *_versions(donor, node),
         *known_bad_refusals(vm, donor, node.platform.versions, node=node.name),
         *_disks(vm, node),
-        *_networks(vm, node, bridges),
+        *(_on(node, refusal) for refusal in unplaced),
     )
+    return HostJudgement(
+        without_unasked(refusals), HostChoice(None if isinstance(firmware, Refusal) else firmware, cards)
+    )
+
+
+def host_refusals(
+    vm: VmDescription,
+    donor: HypervisorVersions,
+    node: NodeView,
+    *,
+    places: NodePlaces,
+    silent_s: float,
+    silent_after_s: float,
+    cpu: tuple[Refusal, ...] | None = None,
+) -> tuple[Refusal, ...]:
+    """The refusals of `judge_host`; empty when the VM can run there."""
+    judgement = judge_host(vm, donor, node, places=places, silent_s=silent_s, silent_after_s=silent_after_s, cpu=cpu)
+    return judgement.refusals
 
 
 def blocker_refusals(vm: VmDescription) -> tuple[Refusal, ...]:
@@ -98,7 +127,7 @@ def _alive(node: NodeView, silent_s: float, silent_after_s: float) -> Iterator[R
         )
 
 
-def _processor(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
+def _kind_of_host(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
     host = node.platform
     if vm.architecture != host.architecture:
         yield Refusal(
@@ -112,17 +141,17 @@ def _processor(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
             rule="A VM keeps its kind of virtualisation (kvm, or qemu for software emulation).",
             evidence=f"the VM is {vm.domain_type}, node {node.name} offers {_listed(host.accelerators)}",
         )
-    if vm.cpu_model not in host.cpu_models:
-        yield Refusal(
-            code="cpu_model_unusable",
-            rule="The VM's CPU model must be usable on the host, since the guest keeps it.",
-            evidence=f"{vm.cpu_model or '(none)'} is not usable on node {node.name} (own: {_first(host.cpu_models)})",
-        )
 
 
 def _machine(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
     host = node.platform
-    if vm.machine not in host.machines:
+    if vm.machine in host.machine_aliases and vm.machine not in host.machines:
+        yield Refusal(
+            code="machine_type_unsupported",
+            rule="The VM's versioned machine type must exist on the host.",
+            evidence=f"{vm.machine} is an alias; on node {node.name} it means {host.machine_aliases[vm.machine]}",
+        )
+    elif vm.machine not in host.machines:
         yield Refusal(
             code="machine_type_unsupported",
             rule="The VM's versioned machine type must exist on the host.",
@@ -155,6 +184,8 @@ def _versions(donor: HypervisorVersions, node: NodeView) -> Iterator[Refusal]:
 def _disks(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
     formats = node.platform.disk_formats
     for disk in vm.disks:
+        if disk.empty:
+            continue
         if disk.format not in formats:
             yield Refusal(
                 code="disk_format_unsupported",
@@ -169,15 +200,18 @@ def _disks(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
             )
 
 
-def _networks(vm: VmDescription, node: NodeView, bridges: Bridges) -> Iterator[Refusal]:
-    for theirs in sorted({nic.bridge for nic in vm.nics}):
-        ours = bridges.here(theirs)
-        if ours not in node.platform.bridges:
+def _boot_files(vm: VmDescription, node: NodeView, places: NodePlaces) -> Iterator[Refusal]:
+    for path in (vm.kernel, vm.initrd):
+        if path and not places.has_boot_file(path):
             yield Refusal(
-                code="bridge_missing",
-                rule="Each network card needs a bridge on the host.",
-                evidence=f"the donor's {theirs} is {ours} here; node {node.name} has {_listed(node.platform.bridges)}",
+                code="boot_file_missing",
+                rule="A VM that boots directly finds kernel and initrd here at the donor's paths.",
+                evidence=f"{path} is in none of {_listed(places.boot_dirs)} on node {node.name}",
             )
+
+
+def _on(node: NodeView, refusal: Refusal) -> Refusal:
+    return refusal.model_copy(update={"evidence": f"node {node.name}: {refusal.evidence}"})
 
 
 def _dotted(version: Version) -> str:
@@ -186,7 +220,3 @@ def _dotted(version: Version) -> str:
 
 def _listed(values: Iterable[str]) -> str:
     return ", ".join(values) or "none"
-
-
-def _first(values: tuple[str, ...]) -> str:
-    return values[0] if values else "unknown"

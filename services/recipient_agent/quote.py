@@ -24,6 +24,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.recipient_agent.pricing import InstanceType
+from services.recipient_agent.quote_lines import NO_LINES, Lines
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import VmDescription
 
@@ -71,6 +72,7 @@ def make_quote(
     promise: Promise,
     now: datetime,
     valid_s: float,
+    lines: Lines = NO_LINES,
 ) -> Quote:
     """The offer."""
     total_s, downtime_ms = promised(vm, limits, promise)
@@ -82,4 +84,7 @@ def make_quote(
         promised_total_s=total_s,
         promised_downtime_ms=downtime_ms,
         valid_until=now + timedelta(seconds=valid_s),
+        kept=lines.kept,
+        made_anew=lines.made_anew,
+        not_kept=lines.not_kept,
     )

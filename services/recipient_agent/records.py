@@ -1,16 +1,17 @@
-"""The recipient agent's tables: quotes, reservations, and what its nodes reported last. SQL lives here only.
+"""The recipient agent's tables: quotes, questions to nodes, reservations, its nodes' last words. SQL is here only.
 
 A record is one JSON value beside the columns that are searched; ``shared.store`` gives the transaction.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import Column, MetaData, String, Table, Text, Uuid, delete, func, select
+from sqlalchemy import Column, MetaData, String, Table, Text, Uuid, delete, func, select, update
 
 from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase, Reservation
+from services.recipient_agent.vm_check import VmCheck
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.service_change import Quote
 from shared.store import Store, Transaction, UtcDateTime
@@ -31,6 +32,14 @@ reservations = Table(
     Column("port_id", Uuid, primary_key=True),
     Column("phase", String(20), nullable=False, index=True),
     Column("updated_at", UtcDateTime, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
+checks = Table(
+    "recipient_vm_checks",
+    metadata,
+    Column("port_id", Uuid, primary_key=True),
+    Column("until", UtcDateTime, nullable=False, index=True),
     Column("record", Text, nullable=False),
 )
 
@@ -73,6 +82,23 @@ async def drop_quote(tx: Transaction, port_id: UUID) -> None:
     await tx.execute(delete(quotes).where(quotes.c.port_id == port_id))
 
 
+async def save_check(tx: Transaction, check: VmCheck, until: datetime) -> None:
+    """Remember what the nodes are asked about a port's VM; a newer question for the same port replaces it."""
+    values = {"port_id": check.port_id, "until": until, "record": check.model_dump_json()}
+    await tx.upsert(checks, values, key=("port_id",))
+
+
+async def update_check(tx: Transaction, check: VmCheck) -> None:
+    """Store an answer, or that it is over."""
+    await tx.execute(update(checks).where(checks.c.port_id == check.port_id).values(record=check.model_dump_json()))
+
+
+async def load_check(tx: Transaction, port_id: UUID) -> VmCheck | None:
+    """What was asked about a port's VM."""
+    row = (await tx.execute(select(checks.c.record).where(checks.c.port_id == port_id))).first()
+    return VmCheck.model_validate_json(row.record) if row else None
+
+
 async def save(tx: Transaction, reservation: Reservation) -> None:
     """Store a reservation."""
     values = {
@@ -105,6 +131,7 @@ async def forget(tx: Transaction, *, ended_before: datetime, quotes_before: date
     )
     await tx.execute(delete(nodes).where(nodes.c.said_at < ended_before))
     await tx.execute(delete(quotes).where(quotes.c.valid_until < quotes_before))
+    await tx.execute(delete(checks).where(checks.c.until < quotes_before - timedelta(days=1)))
 
 
 async def figures(store: Store) -> tuple[int, int]:

@@ -59,6 +59,8 @@ class Reservation(BaseModel):
     vm: VmDescription
     donor_xml: str
     donor_xml_sha256: str
+    lasting_xml: str | None = None
+    """The lasting definition as it is to be at the node; None for a transient VM."""
     domain_xml: str
     disks: tuple[ReservedDisk, ...]
     quote: Quote

@@ -8,7 +8,9 @@ from uuid import UUID
 from services.recipient_agent import records
 from services.recipient_agent.assessment import Suitable
 from services.recipient_agent.context import RecipientContext
+from services.recipient_agent.cpu_check import without_unasked
 from services.recipient_agent.domain import Prepared, prepare
+from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import ON_NODE, Phase, Reservation, agreement_refusals
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal
@@ -66,10 +68,22 @@ class ReservationHandler:
         """Quote, platform, room and XML once more; one judgement for all, so that every finding is named at once."""
         context, identity = self._context, message.identity
         refusals = _quote_refusals(await records.load_quote(tx, message.port_id), message.quote, tx.now)
-        answer = await context.assess(tx, message.port_id, identity.vm, identity.versions, tenant=message.tenant)
+        check = await records.load_check(tx, message.port_id)
+        answer = await context.assess(
+            tx,
+            message.port_id,
+            identity.vm,
+            identity.versions,
+            tenant=message.tenant,
+            require=message.limits.require,
+            cpu_answers=check.answers_about(identity.vm) if check else {},
+            promised=_lines_of(message.quote),
+        )
         if not isinstance(answer, Suitable):
-            return refusals + answer
-        prepared = prepare(identity, port_id=message.port_id, places=context.terms.places_on(answer.node))
+            return without_unasked(refusals + answer)
+        refusals += _broken_word(message.quote, answer)
+        places = context.terms.places_on(answer.node)
+        prepared = prepare(identity, port_id=message.port_id, places=places, choice=answer.choice)
         if not isinstance(prepared, Prepared):
             return refusals + prepared
         if refusals:
@@ -85,6 +99,7 @@ class ReservationHandler:
             donor_xml=identity.domain_xml,
             donor_xml_sha256=identity.domain_xml_sha256,
             domain_xml=prepared.domain_xml,
+            lasting_xml=prepared.lasting_xml,
             disks=prepared.disks,
             quote=message.quote,
             updated_at=tx.now,
@@ -185,6 +200,21 @@ def _quote_refusals(offered: Quote | None, taken: Quote, now: datetime) -> tuple
         evidence = f"it was valid until {offered.valid_until.isoformat()}"
         return (Refusal(code="quote_expired", rule=rule, evidence=evidence),)
     return ()
+
+
+def _lines_of(quote: Quote) -> Lines:
+    return Lines(quote.kept, quote.made_anew, quote.not_kept)
+
+
+def _broken_word(quote: Quote, answer: Suitable) -> tuple[Refusal, ...]:
+    """The tenant took the offer for what it said of the VM; a node where something else holds is no answer to it."""
+    if answer.lines == _lines_of(quote):
+        return ()
+    told = {*quote.kept, *quote.made_anew, *quote.not_kept}
+    now = [*answer.lines.not_kept, *answer.lines.made_anew, *answer.lines.kept]
+    news = "; ".join(str(line) for line in now if line not in told) or "a part that the quote names is gone"
+    rule = "The VM becomes what the quote said: bridges, VLANs, firmware and what is not kept."
+    return (Refusal(code="quote_outdated", rule=rule, evidence=f"node {answer.node}: {news}"),)
 
 
 def _already_settled(reservation: Reservation) -> Refusal:

@@ -14,12 +14,12 @@ from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity_report import CapacityReport
 from services.recipient_agent.context import RecipientContext
 from services.recipient_agent.metrics import RecipientMetrics
-from services.recipient_agent.quote_handler import QuoteHandler
+from services.recipient_agent.quote_handler import VM_CHECK, QuoteHandler
 from services.recipient_agent.reservation import Reservation
 from services.recipient_agent.reservation_handler import RESERVATION, ReservationHandler
 from services.recipient_agent.settings import RecipientSection
 from shared.bus import Bus
-from shared.messages.nodes import NodeHeartbeat
+from shared.messages.nodes import NodeHeartbeat, VmChecked
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
@@ -67,6 +67,8 @@ class RecipientService(ProviderAgent[Reservation]):
         arrival = ArrivalHandler(self._context)
 
         self.handlers.on(QuoteRequested, quote.requested)
+        self.handlers.on(VmChecked, quote.checked)
+        self.on_port_timer(VM_CHECK, quote.time_is_over)
 
         self.handlers.on(ReservationRequested, reservation.requested)
         self.handlers.on(ReleaseReservation, reservation.released)
@@ -96,9 +98,10 @@ class RecipientService(ProviderAgent[Reservation]):
         return {name: self.take_heartbeat(name, heartbeat) for name, heartbeat in heartbeats.items()}
 
     def take_heartbeat(self, name: str, heartbeat: NodeHeartbeat) -> object:
-        """All is stored but free memory and disk, which change all the time."""
+        """All is stored but free memory, huge pages and disk, which change all the time."""
         self._context.nodes = self._context.nodes.heard(name, heartbeat, self.store.clock())
-        return heartbeat.platform, heartbeat.lane, heartbeat.vms, heartbeat.healthy, heartbeat.problems
+        platform = heartbeat.platform.model_copy(update={"huge_pages": ()})
+        return platform, heartbeat.lane, heartbeat.vms, heartbeat.healthy, heartbeat.problems
 
     async def save_node(self, tx: Transaction, name: str, heartbeat: NodeHeartbeat) -> None:
         """The heartbeat as it is."""

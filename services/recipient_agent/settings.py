@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import Overcommit, Quota
-from services.recipient_agent.domain import NodePlaces
-from services.recipient_agent.platform import Bridges
+from services.recipient_agent.network_map import NetworkMap, NetworkRule
+from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
 from shared.config import Section, ServiceSettings
@@ -35,6 +35,9 @@ class RecipientSection(Section):
     """How long offers and reservations hold, and what counts as a node that answers."""
 
     node_silent_after_s: Seconds = Field(default=30.0, description="A node that was not heard for so long takes no VM.")
+    node_answers_within_s: Seconds = Field(
+        default=3.0, description="How long a quote waits for the nodes' word about the VM's CPU."
+    )
     report_every_s: Seconds = Field(default=30.0, description="How often capacity is reported to the broker.")
     quote_valid_s: Seconds = Field(default=600.0, description="How long a quote may be taken up.")
     reservation_s: Seconds = Field(
@@ -58,8 +61,11 @@ class PlacesSection(Section):
     emulator: AbsolutePath = Field(
         default="/usr/bin/qemu-system-x86_64", description="QEMU's program on the nodes; the donor's path is not taken."
     )
-    uefi_loader: AbsolutePath = Field(
-        default="/usr/share/OVMF/OVMF_CODE_4M.fd", description="The UEFI firmware's code on the nodes."
+    uefi_loader: AbsolutePath | None = Field(
+        default=None,
+        description="The UEFI firmware's code on the nodes for VMs without secure boot; unset: chosen by the nodes' "
+        "firmware descriptors, so that size and format are those of the VM.",
+        examples=["/usr/share/OVMF/OVMF_CODE_4M.fd"],
     )
     nvram_dir: AbsolutePath = Field(
         default="/var/lib/libvirt/qemu/nvram", description="The nodes' folder for UEFI variables."
@@ -74,7 +80,8 @@ class PlacesSection(Section):
         examples=["/var/log/libvirt/guests"],
     )
     bridges: dict[str, str] = Field(
-        default_factory=dict, description="The donor's bridge names to ours, where they differ."
+        default_factory=dict,
+        description="The donor's bridge names to ours, where they differ.",
     )
     default_bridge: str = Field(
         default="", description="Our bridge for every donor's bridge that is not in bridges; empty: the same name."
@@ -112,6 +119,12 @@ class RecipientSettings(ServiceSettings):
         default_factory=dict, description="Where single nodes differ from [places], by node name."
     )
     overcommit: Overcommit = Field(default=Overcommit())
+    network_map: tuple[NetworkRule, ...] = Field(
+        default=(),
+        max_length=256,
+        description="Where network cards go that bridges cannot say: VLANs, Open vSwitch, networks, port groups. The "
+        "first rule that fits a card is taken; a card with VLAN tags goes by a rule only.",
+    )
     quota: QuotaSection = Field(default=QuotaSection())
     promise: Promise = Field(default=Promise())
     instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = Field(
@@ -123,6 +136,15 @@ class RecipientSettings(ServiceSettings):
         names = [each.name for each in self.instance_types]
         if len(set(names)) != len(names):
             raise ValueError("instance_types: each name stands once")
+        return self
+
+    @model_validator(mode="after")
+    def _each_network_rule_is_reached(self) -> Self:
+        seen: dict[tuple[object, ...], int] = {}
+        for number, rule in enumerate(self.network_map, start=1):
+            first = seen.setdefault(rule.matches, number)
+            if first != number:
+                raise ValueError(f"network_map: rule {number} is never reached, since rule {first} fits the same cards")
         return self
 
     def terms(self) -> Terms:
@@ -148,5 +170,5 @@ class RecipientSettings(ServiceSettings):
             nvram_dir=places.nvram_dir,
             boot_dirs=places.boot_dirs,
             console_log_dir=places.console_log_dir,
-            bridges=Bridges(dict(bridges), places.default_bridge),
+            bridges=NetworkMap(dict(bridges), places.default_bridge, self.network_map),
         )

@@ -10,21 +10,20 @@ from uuid import UUID
 
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import GIB, MIB, NodeView, Overcommit, Quota
-from services.recipient_agent.domain import NodePlaces
-from services.recipient_agent.platform import Bridges
+from services.recipient_agent.network_map import NetworkMap
+from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
+from shared.domain import DomainXmlError, describe, portable
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.porting import Reserved, ServiceChangeAgreement
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import (
-    Disk,
     Firmware,
     HostCapacity,
     HostPlatform,
     HypervisorVersions,
     IdentityBundle,
-    Nic,
     VmDescription,
     VmState,
     VmSummary,
@@ -52,31 +51,38 @@ XML = f"""<domain type='qemu' id='3'>
 
 def make_vm(**changes: Any) -> VmDescription:
     """The VM of `XML`."""
-    vm = VmDescription(
-        uuid=VM_UUID,
-        name="web-1",
+    return describe_as_donor(XML).model_copy(update=changes)
+
+
+def describe_as_donor(xml: str) -> VmDescription:
+    """What a donor tells of a VM; each disk of 1 GiB."""
+    facts = describe(xml)
+    return facts.told(
         state=VmState.RUNNING,
-        memory_bytes=512 * MIB,
-        vcpus=1,
-        architecture="x86_64",
-        machine="pc-q35-10.0",
-        cpu_model="qemu64",
-        domain_type="qemu",
-        firmware=Firmware.BIOS,
-        disks=(Disk(target="vda", bus="virtio", format="raw", virtual_size_bytes=GIB, allocated_bytes=256 * MIB),),
-        nics=(Nic(mac=MAC, model="virtio", bridge="br-donor"),),
+        disks=tuple(
+            disk.told(virtual_size_bytes=GIB, allocated_bytes=256 * MIB) if disk.source else disk.told()
+            for disk in facts.drives
+        ),
         autostart=True,
         persistent=True,
     )
-    return vm.model_copy(update=changes)
 
 
-def make_identity(xml: str = XML, **changes: Any) -> IdentityBundle:
-    """The VM's identity bundle; ``changes`` are to its description."""
+def make_identity(xml: str = XML, *, portable_form: bool = True, **changes: Any) -> IdentityBundle:
+    """The identity bundle of a VM whose live XML is ``xml``; ``changes`` are to its description.
+
+    Without ``portable_form`` the XML is sent as it stands, as no honest donor does.
+    """
+    try:
+        vm = describe_as_donor(xml)
+    except DomainXmlError:
+        vm = make_vm()
+    sent = portable(xml) if portable_form else xml
     return IdentityBundle(
-        vm=make_vm(**changes),
-        domain_xml=xml,
-        domain_xml_sha256=sha256(xml.encode()).hexdigest(),
+        vm=vm.model_copy(update=changes),
+        domain_xml=sent,
+        domain_xml_sha256=sha256(sent.encode()).hexdigest(),
+        lasting_xml=sent if vm.persistent else None,
         versions=VERSIONS,
         node="alpha-1",
         lane=make_lane_endpoint(),
@@ -153,11 +159,11 @@ def make_places(**changes: Any) -> NodePlaces:
     facts: dict[str, Any] = {
         "image_dir": "/images",
         "emulator": "/usr/bin/qemu-system-x86_64",
-        "uefi_loader": "/usr/share/OVMF/OVMF_CODE_4M.fd",
+        "uefi_loader": None,
         "nvram_dir": "/nvram",
         "boot_dirs": ("/boot-files",),
         "console_log_dir": None,
-        "bridges": Bridges({"br-donor": "vmbr0"}),
+        "bridges": NetworkMap({"br-donor": "vmbr0"}),
     }
     return NodePlaces(**{**facts, **changes})
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
@@ -16,6 +16,7 @@ from shared.client.units import (
     value_of,
 )
 from shared.errors import VmportError
+from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
 
 
@@ -52,6 +53,7 @@ def limits_of(
     seed: bool = False,
     seed_bandwidth: str | None = None,
     overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
+    require: Iterable[Part] = (),
     now: datetime,
 ) -> PortLimits:
     """A tenant's limits from what was typed; raises `BadValue`, which names the option, or `BadLimits`."""
@@ -73,6 +75,7 @@ def limits_of(
             value_of("--seed-bandwidth", parse_rate_bytes_per_s, seed_bandwidth) if seed_bandwidth else None
         ),
         overlays={"never": "never", "if-known": "if_known"}[overlays],
+        require=tuple(dict.fromkeys(require)),
     )
 
 
@@ -117,6 +120,8 @@ def _clauses(limits: PortLimits) -> Iterator[str]:
         yield f"until {zoned(limits.deadline)}"
     if limits.seed and limits.seed_bandwidth_bytes_per_s is not None:
         yield f"seeding at most {rate_text(limits.seed_bandwidth_bytes_per_s)}"
+    if limits.require:
+        yield f"must stay as it is: {', '.join(limits.require)}"
 
 
 def zoned(moment: datetime) -> str:

@@ -18,6 +18,7 @@ from shared.client.vm_commands import VmArgument
 from shared.exit_codes import ExitCode
 from shared.messages.base import Value
 from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.quote_lines import Part
 from shared.messages.service_change import BEST, PortCancelled, PortLimits, PortPhase, PortPlanned, PortRequested
 
 app = typer.Typer(help="Ports: moves of your VMs from one provider to another.", no_args_is_help=True)
@@ -26,6 +27,13 @@ PLAN_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
 
 PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or the first 4 or more characters.")]
+
+RequireOption = Annotated[
+    list[Part] | None,
+    typer.Option(
+        "--require", help="A part that must stay as it is at the donor, such as filter; all: nothing may be lost."
+    ),
+]
 
 
 class PortTaken(Value):
@@ -47,14 +55,15 @@ def quote(
     context: typer.Context,
     vm: VmArgument,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+    require: RequireOption = None,
 ) -> None:
-    """Ask what a port of this VM would cost and how long it would take; nothing moves.
+    """Ask what a port of this VM would cost, how long it would take and what becomes of the VM; nothing moves.
 
     JSON: a PortPlanned.
     """
     session: Session = context.obj
 
-    _plan(session, vm, to, PortLimits())
+    _plan(session, vm, to, limits_of(require=require or (), now=datetime.now().astimezone()))
 
 
 def _plan(session: Session, vm: str, to: str, limits: PortLimits) -> None:
@@ -114,6 +123,7 @@ def create_port(
         OverlaysChoice,
         typer.Option(help="Keep a disk that is an overlay as one, on the recipient's own copy of its base image."),
     ] = OverlaysChoice.IF_KNOWN,
+    require: RequireOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
     wait_limit: Annotated[str, typer.Option(help="Longest time to wait for that, such as 30s or 5m.")] = "2m",
@@ -138,6 +148,7 @@ def create_port(
         seed=seed,
         seed_bandwidth=seed_bandwidth,
         overlays=overlays,
+        require=require or (),
         now=datetime.now().astimezone(),
     )
     if dry_run:

@@ -22,7 +22,7 @@ from shared.client.outcome import Outcome
 from shared.messages import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import PortShown, PortSummary, ProviderStatus, RegisteredVm
-from shared.messages.service_change import PortPhase, PortPlanned
+from shared.messages.service_change import PortPhase, PortPlanned, Quote
 
 _COLOURS = {
     PortPhase.COMPLETED: "green",
@@ -231,10 +231,19 @@ def plan_tables(plan: PortPlanned) -> list[Table]:
             f"{quote.promised_downtime_ms} ms",
             human_time(quote.valid_until),
         )
-    tables = [quotes]
+    tables = [quotes, *(lines_table(quote) for quote in plan.quotes if quote.kept or quote.made_anew or quote.not_kept)]
     for provider, refusals in plan.declined.items():
         tables.append(refusals_table(refusals, title=f"{provider} declines"))
     return tables
+
+
+def lines_table(quote: Quote) -> Table:
+    """What becomes of the VM's parts at this provider. The names are those that --require takes."""
+    table = _table("", "NAME", "PART", title=f"at {quote.provider}")
+    for said, lines in (("not kept", quote.not_kept), ("changed", quote.made_anew), ("kept", quote.kept)):
+        for line in lines:
+            table.add_row(said, line.part, line.text)
+    return table
 
 
 def agreement_text(agreement: ServiceChangeAgreement) -> str:

@@ -1,36 +1,54 @@
-"""libvirt domain XML as values: what a VM is, what forbids porting it, and the same VM written for another host.
+"""libvirt's domain definitions as values: what a VM is, what of it goes to another host, and what forbids that.
 
-Pure, and safe on foreign input. Node agents read live XML with it and hold the RPC gate to it; recipient agents rewrite
-with it. It judges no provider's policy and asks no libvirt. Each step reads a document once (`parse`) and passes the
-`Domain` on; every function takes that, or text.
+Pure, and safe on foreign input. `table` classifies every element and attribute; `read_definition` finds the row of
+each; `portable` is the form that may leave a host, and `build_for_host` writes a VM for another one, from carried parts
+and `HostPlaces` alone. It judges no provider's policy and asks no libvirt. Each step reads a document once and passes
+the `Definition` or `Domain` on; every function takes that, or text.
 """
 
-from shared.domain.blockers import Blocker, BlockerCode
-from shared.domain.describe import DiskFacts, LayerFacts, NicFacts, VmFacts, describe
+from shared.domain.blockers import BlockerCode
+from shared.domain.build import build_for_host
+from shared.domain.definition import Attribute, Definition, DefinitionSource, Node, read_definition
+from shared.domain.describe import describe
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
+from shared.domain.facts import DiskFacts, LayerFacts, NicFacts, VmFacts
+from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
+from shared.domain.leaving import Leaving, leaving
 from shared.domain.named_files import NamedFile, named_files
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
-from shared.domain.rewrite import HostPlaces, rewrite_for_host
+from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
+from shared.domain.portable import portable
 
 __all__ = [
     "MAX_XML_BYTES",
-    "Blocker",
+    "Attribute",
     "BlockerCode",
+    "Definition",
+    "DefinitionSource",
     "DiskFacts",
     "Domain",
     "DomainSource",
     "DomainXmlError",
+    "Finding",
+    "FindingKind",
+    "FirmwarePlace",
     "HostPlaces",
     "LayerFacts",
+    "Leaving",
     "NamedFile",
     "NicFacts",
+    "NicPlace",
+    "Node",
     "VmFacts",
+    "build_for_host",
     "describe",
     "guest_abi_differences",
     "identity_snapshot",
+    "leaving",
     "named_files",
     "parse",
-    "rewrite_for_host",
+    "portable",
+    "read_definition",
 ]

@@ -1,24 +1,27 @@
-"""What forbids moving a VM live: parts that are bound to their host, and are not in QEMU's stream."""
+"""What a path alone cannot tell: judgements that look at several parts of a device, each with its true reason. Pure.
+
+The table says what happens to an element, an attribute or a value whatever stands beside it. What is refused here is
+refused as a whole, with one reason; what else is in it is not listed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 
 from lxml import etree
 
-from shared.domain.parsing import mac_of, source_of, target_of
+Reason = tuple[str, str]
+"""A code, and the sentence."""
 
 
 class BlockerCode(StrEnum):
     """Why a VM cannot be ported live."""
 
-    CPU_PASSTHROUGH = "cpu_passthrough"
+    CPU_FEATURE = "cpu_feature"
     DEVICE_PASSTHROUGH = "device_passthrough"
     SHARED_FILESYSTEM = "shared_filesystem"
     SHARED_MEMORY = "shared_memory"
-    SHARED_DISK = "shared_disk"
     READ_ONLY_DISK = "read_only_disk"
     DISK_KIND = "disk_kind"
     REMOVABLE_MEDIA = "removable_media"
@@ -26,82 +29,103 @@ class BlockerCode(StrEnum):
     VIRTUAL_TPM = "virtual_tpm"
     CONFIDENTIAL_GUEST = "confidential_guest"
     HOST_CHARACTER_DEVICE = "host_character_device"
-    PERSISTENT_MEMORY = "persistent_memory"
+    HOST_MEMORY = "host_memory"
     RAW_QEMU_OPTIONS = "raw_qemu_options"
+    HOST_FIRMWARE = "host_firmware"
+    NOT_PORTABLE = "not_portable"
 
 
-@dataclass(frozen=True, slots=True)
-class Blocker:
-    """One part of the VM that does not survive a live port, and the sentence for its owner."""
-
-    code: BlockerCode
-    detail: str
-
-
-_MOVING_CHARACTER_DEVICES = frozenset({"pty", "unix", "file", "null", "spicevmc", "spiceport", "stdio"})
 _QEMU_NAMESPACE = "{http://libvirt.org/schemas/domain/qemu/"
-
-_BLOCKING_ELEMENTS: tuple[tuple[str, BlockerCode, str], ...] = (
-    ("devices/hostdev", BlockerCode.DEVICE_PASSTHROUGH, "a host device ({kind}) is passed through"),
-    ("devices/redirdev", BlockerCode.DEVICE_PASSTHROUGH, "a USB device is redirected ({kind})"),
-    ("devices/smartcard", BlockerCode.DEVICE_PASSTHROUGH, "a smart card reader ({kind}) is attached"),
-    ("devices/vsock", BlockerCode.DEVICE_PASSTHROUGH, "a vsock device ({kind}) is bound to the host"),
-    ("devices/filesystem", BlockerCode.SHARED_FILESYSTEM, "a host directory is shared ({kind})"),
-    ("devices/shmem", BlockerCode.SHARED_MEMORY, "memory is shared with the host (ivshmem)"),
-    ("devices/tpm", BlockerCode.VIRTUAL_TPM, "a TPM ({kind}) keeps state outside of QEMU's stream"),
-    ("launchSecurity", BlockerCode.CONFIDENTIAL_GUEST, "memory is sealed to this host's CPU ({kind})"),
+_CODES: tuple[tuple[str, BlockerCode], ...] = (
+    (_QEMU_NAMESPACE, BlockerCode.RAW_QEMU_OPTIONS),
+    ("devices/hostdev", BlockerCode.DEVICE_PASSTHROUGH),
+    ("devices/disk@device", BlockerCode.DEVICE_PASSTHROUGH),
+    ("devices/disk", BlockerCode.DISK_KIND),
+    ("devices/filesystem", BlockerCode.SHARED_FILESYSTEM),
+    ("devices/shmem", BlockerCode.SHARED_MEMORY),
+    ("devices/interface", BlockerCode.NETWORK_KIND),
+    ("devices/tpm", BlockerCode.VIRTUAL_TPM),
+    ("devices/memory", BlockerCode.HOST_MEMORY),
+    ("devices/input", BlockerCode.DEVICE_PASSTHROUGH),
+    ("devices/serial", BlockerCode.HOST_CHARACTER_DEVICE),
+    ("devices/console", BlockerCode.HOST_CHARACTER_DEVICE),
+    ("devices/parallel", BlockerCode.HOST_CHARACTER_DEVICE),
+    ("devices/channel", BlockerCode.HOST_CHARACTER_DEVICE),
+    ("features/hyperv", BlockerCode.CPU_FEATURE),
+    ("launchSecurity", BlockerCode.CONFIDENTIAL_GUEST),
+    ("os/nvram", BlockerCode.HOST_FIRMWARE),
 )
 
 
-def blockers_of(root: etree._Element) -> Iterator[Blocker]:
-    """Every part of the VM that cannot be moved live."""
-    cpu = root.find("cpu")
-    if cpu is not None and cpu.get("mode") in {"host-passthrough", "maximum"}:
-        yield Blocker(BlockerCode.CPU_PASSTHROUGH, f"the CPU is this host's own ({cpu.get('mode')}); use a named model")
-    for path, code, detail in _BLOCKING_ELEMENTS:
-        for element in root.findall(path):
-            yield Blocker(code, detail.format(kind=element.get("type") or element.get("model") or element.tag))
-    for disk in root.findall("devices/disk"):
-        yield from _disk_blockers(disk)
-    yield from _device_blockers(root)
-    for element in root:
-        if isinstance(element.tag, str) and element.tag.startswith(_QEMU_NAMESPACE):
-            yield Blocker(BlockerCode.RAW_QEMU_OPTIONS, "raw QEMU options cannot be checked")
+def code_for(path: str) -> BlockerCode:
+    """The code of what the table refuses at this path."""
+    return next((code for start, code in _CODES if path.startswith(start)), BlockerCode.NOT_PORTABLE)
 
 
-def _device_blockers(root: etree._Element) -> Iterator[Blocker]:
-    for nic in root.findall("devices/interface"):
-        if nic.get("type") not in {"bridge", "network"}:
-            yield Blocker(
-                BlockerCode.NETWORK_KIND, f"network card {mac_of(nic)} is of type {nic.get('type')}; only bridges move"
-            )
-    for kind in ("serial", "console", "parallel", "channel"):
-        for device in root.findall(f"devices/{kind}"):
-            if device.get("type") not in _MOVING_CHARACTER_DEVICES:
-                yield Blocker(
-                    BlockerCode.HOST_CHARACTER_DEVICE, f"a {kind} device is bound to the host ({device.get('type')})"
-                )
-    for memory in root.findall("devices/memory"):
-        if memory.get("model") != "dimm":
-            yield Blocker(BlockerCode.PERSISTENT_MEMORY, f"a {memory.get('model')} memory device is backed by the host")
+def whole_part_blockers(element: etree._Element, path: str) -> Iterator[Reason]:
+    """Why this element, with all that is in it, cannot go with the VM; nothing where it can."""
+    rule = _RULES.get(path)
+    if rule is not None:
+        yield from rule(element)
 
 
-def _disk_blockers(disk: etree._Element) -> Iterator[Blocker]:
-    name, device, kind = target_of(disk), disk.get("device", "disk"), disk.get("type", "file")
-    if device in {"cdrom", "floppy"}:
-        if disk.find("source") is not None:
-            yield Blocker(BlockerCode.REMOVABLE_MEDIA, f"{device} {name} has a medium inserted; eject it first")
-        return
-    if disk.find("shareable") is not None:
-        yield Blocker(BlockerCode.SHARED_DISK, f"disk {name} is shared with other VMs")
-    if disk.find("readonly") is not None:
+def has_medium(disk: etree._Element) -> bool:
+    """Whether a ``<disk>`` has contents: a source that names something, not only a policy."""
+    source = disk.find("source")
+    if source is None:
+        return False
+    return any(source.get(name) for name in ("file", "dev", "dir", "name", "pool", "protocol", "type", "path"))
+
+
+def _cpu(cpu: etree._Element) -> Iterator[Reason]:
+    if cpu.get("migratable") == "off":
+        yield BlockerCode.CPU_FEATURE, "the CPU has features of its host that QEMU does not migrate (migratable=off)"
+
+
+def _cpu_feature(element: etree._Element) -> Iterator[Reason]:
+    if element.get("name") == "invtsc" and element.get("policy", "require") in {"require", "force"}:
+        yield (
+            BlockerCode.CPU_FEATURE,
+            "the CPU has an invariant time stamp counter (invtsc), which QEMU does not migrate",
+        )
+
+
+def _disk(disk: etree._Element) -> Iterator[Reason]:
+    device = disk.get("device", "disk")
+    if device in {"cdrom", "floppy"} and has_medium(disk):
+        yield (
+            BlockerCode.REMOVABLE_MEDIA,
+            f"a medium is inserted into the {device}, and libvirt does not copy it; eject it",
+        )
+    elif device == "disk" and disk.find("readonly") is not None and disk.find("shareable") is None:
         # libvirt refuses it too, but only when the migration has begun.
-        yield Blocker(BlockerCode.READ_ONLY_DISK, f"disk {name} is read-only, and is not copied; detach it first")
-    if device != "disk" or kind not in {"file", "block"}:
-        yield Blocker(BlockerCode.DISK_KIND, f"disk {name} is a {kind} {device}; only files and block devices move")
-    elif source_of(disk) is None:
-        yield Blocker(BlockerCode.DISK_KIND, f"disk {name} has no source")
-    if disk.find("transient") is not None:
-        yield Blocker(BlockerCode.DISK_KIND, f"disk {name} is transient; its writes would be lost")
-    if disk.find("source/encryption") is not None or disk.find("encryption") is not None:
-        yield Blocker(BlockerCode.DISK_KIND, f"disk {name} is encrypted with a secret of this host")
+        yield BlockerCode.READ_ONLY_DISK, "it is read-only, and libvirt does not copy it; detach it first"
+
+
+def _interface(nic: etree._Element) -> Iterator[Reason]:
+    teaming = nic.find("teaming")
+    if teaming is not None and teaming.get("type") == "transient":
+        yield BlockerCode.NETWORK_KIND, "a network card of the host is passed through, as the faster one of a team"
+
+
+def _tpm(tpm: etree._Element) -> Iterator[Reason]:
+    if tpm.find("backend/encryption") is not None:
+        yield BlockerCode.VIRTUAL_TPM, "the state of the TPM is encrypted with a secret that its host keeps"
+    elif tpm.find("backend/source") is not None:
+        yield BlockerCode.VIRTUAL_TPM, "the state of the TPM lies in a place of its own at the host"
+
+
+def _loader(loader: etree._Element) -> Iterator[Reason]:
+    # Without a type libvirt takes it for a ROM.
+    if loader.get("type", "rom") == "rom":
+        yield BlockerCode.HOST_FIRMWARE, "the VM boots from a ROM file of its host; only pflash firmware is carried"
+
+
+_RULES: Mapping[str, Callable[[etree._Element], Iterator[Reason]]] = {
+    "cpu": _cpu,
+    "cpu/feature": _cpu_feature,
+    "devices/disk": _disk,
+    "devices/interface": _interface,
+    "devices/tpm": _tpm,
+    "os/loader": _loader,
+}

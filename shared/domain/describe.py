@@ -1,18 +1,21 @@
-"""What a VM is, as plain values read from its domain XML."""
+"""What a VM is, as plain values read from its definition."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from lxml import etree
+from pydantic import ValidationError
 
-from shared.domain.blockers import Blocker, blockers_of
+from shared.domain.blockers import has_medium
+from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
+from shared.domain.facts import DiskFacts, LayerFacts, NicFacts, VmFacts
+from shared.domain.needs import needs_of
 from shared.domain.parsing import (
-    DomainSource,
+    attribute_of,
     mac_of,
-    parse,
+    name_of,
     required_text,
     size_bytes,
     source_of,
@@ -20,91 +23,57 @@ from shared.domain.parsing import (
     text_of,
     whole_number,
 )
+from shared.domain.portable import is_carried, kept_tree
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, FirmwareFacts, FirmwareInterface, Vlan
 
 
-@dataclass(frozen=True, slots=True)
-class LayerFacts:
-    """An image beneath a disk's own. `path` is None where it is not all of one plain file of its host."""
-
-    path: str | None
-    format: str
-
-
-@dataclass(frozen=True, slots=True)
-class DiskFacts:
-    """A disk with content. `source` is the path at its present host; size and allocation come from the hypervisor.
-
-    `layers` are the images beneath, top down. A live XML names them to the end, a migratable one may not: then the last
-    one has neither path nor format, since nobody knows what it is.
+def describe(source: DefinitionSource) -> VmFacts:
+    """Read a live, stored or portable definition. Raises `DomainXmlError` where something that every VM has is missing,
+    or a value is larger than what is told of a VM.
     """
-
-    target: str
-    bus: str
-    format: str
-    source: str
-    read_only: bool = False
-    layers: tuple[LayerFacts, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class NicFacts:
-    """A network card. `bridge` is the host's side, None where the XML names none."""
-
-    mac: str
-    model: str
-    bridge: str | None
+    definition = read_definition(source)
+    try:
+        return _facts(definition)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise DomainXmlError(f"what is told of the VM does not fit: {where}: {first['msg']}") from error
 
 
-@dataclass(frozen=True, slots=True)
-class VmFacts:
-    """What a VM is, read from one domain XML. Sizes in bytes; tuples in the order of the XML."""
-
-    uuid: str
-    name: str
-    virt_type: str
-    arch: str
-    machine: str
-    memory_bytes: int
-    vcpus: int
-    cpu_mode: str
-    cpu_model: str | None
-    cpu_features: tuple[str, ...]
-    firmware: str
-    loader: str | None
-    nvram: str | None
-    kernel: str | None
-    initrd: str | None
-    disks: tuple[DiskFacts, ...] = ()
-    nics: tuple[NicFacts, ...] = ()
-    blockers: tuple[Blocker, ...] = ()
-
-
-def describe(xml: DomainSource) -> VmFacts:
-    """Read a live or stored domain XML. Raises `DomainXmlError` where something that every VM has is missing."""
-    root = parse(xml).root
+def _facts(definition: Definition) -> VmFacts:
+    root = definition.domain.root
     os_type = root.find("os/type")
     if os_type is None:
         raise DomainXmlError("no <type>", element="os")
     cpu = root.find("cpu")
+    maximum = whole_number(required_text(root, "vcpu"), "vcpu")
+    current = attribute_of(root, "vcpu", "current")
+    memory = size_bytes(root, "memory")
     return VmFacts(
         uuid=required_text(root, "uuid").lower(),
-        name=required_text(root, "name"),
+        name=name_of(root),
         virt_type=root.get("type", "kvm"),
         arch=os_type.get("arch", "x86_64"),
         machine=os_type.get("machine", ""),
-        memory_bytes=size_bytes(root, "memory"),
-        vcpus=whole_number(required_text(root, "vcpu"), "vcpu"),
+        memory_bytes=memory,
+        memory_current_bytes=memory if root.find("currentMemory") is None else size_bytes(root, "currentMemory"),
+        vcpus=maximum if current is None else whole_number(current, "vcpu"),
+        vcpus_max=maximum,
         cpu_mode=cpu.get("mode", "custom") if cpu is not None else "default",
         cpu_model=text_of(root, "cpu/model"),
         cpu_features=tuple(_cpu_feature(feature) for feature in root.findall("cpu/feature")),
+        cpu=_cpu(definition, cpu),
         firmware=_firmware(root),
+        firmware_facts=_firmware_facts(root),
         loader=text_of(root, "os/loader"),
-        nvram=text_of(root, "os/nvram"),
+        nvram=text_of(root, "os/nvram") or attribute_of(root, "os/nvram/source", "file"),
         kernel=text_of(root, "os/kernel"),
         initrd=text_of(root, "os/initrd"),
-        disks=tuple(_disks(root)),
-        nics=tuple(_nics(root)),
-        blockers=tuple(blockers_of(root)),
+        needs=needs_of(root),
+        drives=tuple(_drives(root)),
+        nics=tuple(_nic(nic) for nic in root.findall("devices/interface")),
+        ports=tuple(_ports(root)),
+        findings=definition.findings,
     )
 
 
@@ -113,26 +82,64 @@ def _cpu_feature(feature: etree._Element) -> str:
     return f"{sign}{feature.get('name')}"
 
 
+def _cpu(definition: Definition, cpu: etree._Element | None) -> CpuFacts:
+    if cpu is None:
+        return CpuFacts()
+    mode = cpu.get("mode", "custom")
+    node = next((child for child in definition.root.children if child.name == "cpu"), None)
+    kept = kept_tree(node, is_carried) if node is not None else None
+    return CpuFacts(
+        mode=CpuMode(mode) if mode in set(CpuMode) else CpuMode.CUSTOM,
+        model=text_of(cpu, "model") or "",
+        vendor=text_of(cpu, "vendor") or "",
+        features=tuple(
+            CpuFeature(name=feature.get("name", ""), policy=feature.get("policy", "require"))
+            for feature in cpu.findall("feature")
+        ),
+        expanded=str(etree.tostring(kept, encoding="unicode")) if kept is not None else "",
+    )
+
+
 def _firmware(root: etree._Element) -> str:
-    os, loader = root.find("os"), root.find("os/loader")
-    chosen = os is not None and os.get("firmware") == "efi"
-    return "uefi" if chosen or (loader is not None and loader.get("type") == "pflash") else "bios"
+    chosen = attribute_of(root, "os", "firmware") == "efi"
+    return "uefi" if chosen or attribute_of(root, "os/loader", "type") == "pflash" else "bios"
 
 
-def _disks(root: etree._Element) -> Iterator[DiskFacts]:
+def _firmware_facts(root: etree._Element) -> FirmwareFacts | None:
+    os, loader, nvram = root.find("os"), root.find("os/loader"), root.find("os/nvram")
+    automatic = os is not None and os.get("firmware") == "efi"
+    if loader is None and not automatic:
+        return None
+    interface = FirmwareInterface.EFI_AUTO
+    if loader is not None:
+        interface = FirmwareInterface.PFLASH if loader.get("type") == "pflash" else FirmwareInterface.ROM
+    asked = {feature.get("name"): feature.get("enabled") for feature in root.findall("os/firmware/feature")}
+    secure = loader is not None and loader.get("secure") == "yes"
+    return FirmwareFacts(
+        interface=interface,
+        secure_boot=secure or asked.get("secure-boot") == "yes",
+        format=(loader.get("format") if loader is not None else None) or "raw",
+        nvram=nvram is not None,
+        nvram_format=(nvram.get("format") if nvram is not None else None) or "raw",
+    )
+
+
+def _drives(root: etree._Element) -> Iterator[DiskFacts]:
     for disk in root.findall("devices/disk"):
-        source = source_of(disk)
-        if source is None:
-            continue
-        driver, target = disk.find("driver"), disk.find("target")
-        image_format = (driver.get("type") if driver is not None else None) or "raw"
+        source, device = source_of(disk), disk.get("device", "disk")
+        image_format = attribute_of(disk, "driver", "type") or "raw"
         yield DiskFacts(
             target=target_of(disk),
-            bus=(target.get("bus") if target is not None else None) or "virtio",
+            bus=attribute_of(disk, "target", "bus") or "virtio",
             format=image_format,
-            source=source,
+            source=source or "",
             read_only=disk.find("readonly") is not None,
-            layers=tuple(_layers(disk, image_format)),
+            layers=tuple(_layers(disk, image_format)) if source else (),
+            device=device,
+            kind=disk.get("type", "file"),
+            shared=disk.find("shareable") is not None,
+            serial=text_of(disk, "serial") or "",
+            empty=device in {"cdrom", "floppy"} and not has_medium(disk),
         )
 
 
@@ -149,11 +156,41 @@ def _layers(disk: etree._Element, image_format: str) -> Iterator[LayerFacts]:
         yield LayerFacts(path=None, format="")
 
 
-def _nics(root: etree._Element) -> Iterator[NicFacts]:
-    for nic in root.findall("devices/interface"):
-        source, model = nic.find("source"), nic.find("model")
-        yield NicFacts(
-            mac=mac_of(nic),
-            model=(model.get("type") if model is not None else None) or "rtl8139",
-            bridge=source.get("bridge") if source is not None else None,
-        )
+def _nic(nic: etree._Element) -> NicFacts:
+    isolated = attribute_of(nic, "port", "isolated") == "yes"
+    return NicFacts(
+        mac=mac_of(nic),
+        model=attribute_of(nic, "model", "type") or "rtl8139",
+        bridge=attribute_of(nic, "source", "bridge"),
+        kind=nic.get("type", ""),
+        network=attribute_of(nic, "source", "network") or "",
+        port_group=attribute_of(nic, "source", "portgroup") or "",
+        vlan=_vlan(nic),
+        virtualport=attribute_of(nic, "virtualport", "type") or "",
+        isolated=isolated,
+        filter=attribute_of(nic, "filterref", "filter") or "",
+        has_bandwidth=nic.find("bandwidth") is not None,
+    )
+
+
+def _ports(root: etree._Element) -> Iterator[str]:
+    for index, _ in enumerate(root.findall("devices/serial")):
+        yield f"serial {index}"
+    for index, console in enumerate(root.findall("devices/console")):
+        # The first console may be the first serial port once more, under its other name.
+        if (attribute_of(console, "target", "type") or "serial") != "serial":
+            yield f"console {index}"
+
+
+def _vlan(nic: etree._Element) -> Vlan | None:
+    vlan = nic.find("vlan")
+    if vlan is None:
+        return None
+    tags = [(whole_number(tag.get("id", ""), "vlan"), tag.get("nativeMode")) for tag in vlan.findall("tag")]
+    native = next(((tag, mode) for tag, mode in tags if mode), (None, ""))
+    return Vlan(
+        tags=tuple(tag for tag, _ in tags),
+        trunk=vlan.get("trunk") == "yes" or len(tags) > 1,
+        native=native[0],
+        native_mode=native[1] or "",
+    )

@@ -1,115 +1,163 @@
-"""What a guest would notice between two domain XMLs."""
+"""What a guest would notice between two definitions: parts that the table calls guest ABI, and nothing else. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-from lxml import etree
-
-from shared.domain.parsing import Domain, DomainSource, parse, remove_attribute, remove_elements, size_bytes
+from shared.domain.definition import DefinitionSource, Node, carried_text, read_definition
+from shared.domain.parsing import UNIT_BYTES
+from shared.domain.table import Fate, Row
 
 MAX_DIFFERENCES = 20
 """Differences listed before the comparison stops: a report for people, not a patch."""
 
-_HOST_SIDE_PATHS = (
-    "seclabel", "resource", "cputune", "numatune", "blkiotune", "memtune", "metadata", "title", "description",
-    "currentMemory", "memoryBacking", "on_poweroff", "on_reboot", "on_crash", "pm",
-    "devices/emulator", "devices/graphics", "devices/audio", "devices/*/alias",
-    "os/kernel", "os/initrd", "os/nvram",
-    "devices/disk/source", "devices/disk/driver", "devices/disk/backingStore", "devices/disk/mirror",
-    "devices/disk/iotune",
-    "devices/interface/source", "devices/interface/target", "devices/interface/bandwidth", "devices/interface/port",
-    "devices/interface/virtualport", "devices/interface/filterref", "devices/interface/backend",
-    "devices/interface/vlan",
-    "devices/serial/source", "devices/serial/log", "devices/console/source", "devices/console/log",
-    "devices/parallel/source", "devices/parallel/log", "devices/channel/source", "devices/channel/log",
-    "devices/serial/protocol", "devices/console/protocol", "devices/rng/backend",
-)  # fmt: skip
-_HOST_SIDE_ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    ".": ("id",),
-    "vcpu": ("cpuset", "placement"),
-    "devices/disk": ("type", "snapshot"),
-    "devices/interface": ("type",),
-    "devices/serial": ("type", "tty"),
-    "devices/console": ("type", "tty"),
-    "devices/parallel": ("type", "tty"),
-    "devices/channel": ("type", "tty"),
-    "devices/channel/target": ("state",),
-    # How strictly the donor's libvirt checks the CPU at start is not what the guest sees.
-    "cpu": ("check", "match"),
-    "cpu/model": ("fallback",),
+_DEFAULTS: Mapping[str, str] = {
+    # What libvirt takes where nothing is written, and writes or not by its version.
+    "cpu/feature@policy": "require",
+    "devices/disk@device": "disk",
+    "devices/*/address@domain": "0",
+    "devices/*/address@multifunction": "off",
+    "devices/console/target@type": "serial",
+    "devices/tpm/backend@persistent_state": "no",
+    "vcpus/vcpu@hotpluggable": "yes",
 }
+_ON_BY_DEFAULT = ("features/",)
+"""Below these an element without a state is one that is on."""
+_KIB_BY_DEFAULT = "KiB"
 
 
-def guest_abi_differences(a: DomainSource, b: DomainSource) -> list[str]:
-    """Return what a guest would notice between two XMLs, as sentences; empty where it would notice nothing.
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the guest sees of one element, in one spelling: sizes in bytes, numbers without zeros in front."""
 
-    Host-side parts do not count: disk sources and caching, bridge and tap names, character-device back ends, log and
-    security labels, emulator and firmware paths, graphics, resource limits, aliases, metadata.
+    name: str
+    attributes: Mapping[str, str]
+    text: str
+    children: tuple[View, ...]
+
+
+def guest_abi_differences(a: DefinitionSource, b: DefinitionSource) -> list[str]:
+    """What a guest would notice between two definitions, as sentences; empty where it would notice nothing.
+
+    A part that no row of the table knows counts as seen by the guest. Raises `DomainXmlError` for a document that is
+    malformed or too large.
     """
     found: list[str] = []
-    for difference in _compare(_guest_view(parse(a)), _guest_view(parse(b)), "domain"):
+    for difference in _compare(_seen(a), _seen(b), "domain"):
         found.append(difference)
         if len(found) == MAX_DIFFERENCES:
             break
     return found
 
 
-def _guest_view(domain: Domain) -> etree._Element:
-    """A copy without what only the host sees, and with sizes in bytes."""
-    root = domain.tree_copy()
-    for size in ("memory", "maxMemory"):
-        if root.find(size) is not None:
-            value = size_bytes(root, size)
-            element = root.find(size)
-            if element is not None:
-                element.text = str(value)
-                remove_attribute(element, "unit")
-    remove_elements(root, *_HOST_SIDE_PATHS)
-    for path, names in _HOST_SIDE_ATTRIBUTES.items():
-        for element in root.findall(path):
-            for name in names:
-                remove_attribute(element, name)
-    for loader in root.findall("os/loader"):
-        loader.text = None
-    return root
+def _seen(source: DefinitionSource) -> View:
+    root = read_definition(source).root
+    return _view(root) or View(root.name, {}, "", ())
 
 
-def _sort_key(element: etree._Element) -> tuple[str, str]:
-    return str(element.tag), _attributes(element) + (element.text or "").strip()
+def _view(node: Node) -> View | None:
+    row = node.row
+    if row is not None and row.fate is Fate.LIVE:
+        return None
+    attributes = {each.name: _spelled(each.row, each.value) for each in node.attributes if _is_seen(each.row)}
+    text = _spelled(row, carried_text(row, node.text)) if row is not None and row.kind is not None else ""
+    text = text if _is_seen(row) else ""
+    children = tuple(view for view in map(_view, node.children) if view is not None)
+    if not (attributes or text or children or (_is_seen(row) and node.is_flag)):
+        return None
+    _with_defaults(node, attributes)
+    size = _size_bytes(node, text, attributes)
+    return View(node.name, attributes, text if size is None else str(size), children)
 
 
-def _attributes(element: etree._Element) -> str:
-    return " ".join(sorted(f"{name!s}={element.get(name)}" for name in element.attrib))
+def _is_seen(row: Row | None) -> bool:
+    return row is None or row.fate in {Fate.ABI, Fate.REFUSED}
 
 
-def _device_key(element: etree._Element) -> tuple[str, str]:
-    """Devices are paired by tag and what is stable about them; order in the file means nothing to the guest."""
-    stable = [element.get("type", ""), element.get("model", ""), element.get("index", "").zfill(6)]
-    parts = (element.find("mac"), element.find("target"), element.find("address"))
-    stable += [_attributes(part) for part in parts if part is not None]
-    return str(element.tag), "|".join(stable)
+def _with_defaults(node: Node, attributes: dict[str, str]) -> None:
+    for name, value in list(attributes.items()):
+        if _DEFAULTS.get(f"{_general(node.path)}@{name}") == value:
+            del attributes[name]
+    if node.path.startswith(_ON_BY_DEFAULT) and attributes.get("state") == "on":
+        del attributes["state"]
 
 
-def _compare(a: etree._Element, b: etree._Element, path: str) -> Iterator[str]:
-    for name in sorted({*a.attrib, *b.attrib}, key=str):
-        if a.get(name) != b.get(name):
-            yield f"{path}@{name}: {a.get(name)!r} became {b.get(name)!r}"
-    text_a, text_b = (a.text or "").strip(), (b.text or "").strip()
-    if text_a != text_b:
-        yield f"{path}: {text_a!r} became {text_b!r}"
-    key: Callable[[etree._Element], tuple[str, str]] = _device_key if path == "domain/devices" else _sort_key
-    children_a, children_b = sorted(a, key=key), sorted(b, key=key)
-    tags_a, tags_b = [str(c.tag) for c in children_a], [str(c.tag) for c in children_b]
-    if tags_a != tags_b:
-        yield from _tag_differences(tags_a, tags_b, path)
+def _general(path: str) -> str:
+    """The path with which `_DEFAULTS` speaks of an address of any device."""
+    parts = path.split("/")
+    return "devices/*/address" if len(parts) == 3 and parts[::2] == ["devices", "address"] else path
+
+
+def _size_bytes(node: Node, text: str, attributes: dict[str, str]) -> int | None:
+    """A size in bytes, and its unit taken away; sizes in attributes are changed where they stand."""
+    unit = (attributes.pop("unit", None) or _KIB_BY_DEFAULT).lower()
+    factor = UNIT_BYTES.get(unit)
+    if node.get("unit") is None and node.path not in _SIZES:
+        return None
+    if factor is None:
+        attributes["unit"] = unit
+        return None
+    for name in ("memory", "value"):
+        if attributes.get(name, "").isdigit():
+            attributes[name] = str(int(attributes[name]) * factor)
+    return int(text) * factor if text.isdigit() else None
+
+
+_SIZES = frozenset({"memory", "maxMemory", "cpu/numa/cell"})
+"""Sizes in KiB where no unit is written."""
+
+
+def _spelled(row: Row | None, value: str) -> str:
+    """One spelling for values that mean the same."""
+    kind = row.kind.name if row is not None and row.kind is not None else ""
+    if row is None or row.kind is None or not row.kind.accepts(value):
+        return value
+    if kind == "hex" and (value.isdigit() or value[:2].lower() == "0x"):
+        return str(int(value, 16 if value[:2].lower() == "0x" else 10))
+    if kind in {"number", "signed"}:
+        return str(int(value))
+    if kind in {"uuid", "mac", "wwn"}:
+        return value.lower().replace("-", "").removeprefix("0x")
+    return value
+
+
+def _attributes(view: View) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(view.attributes.items()))
+
+
+def _sort_key(view: View) -> tuple[str, str]:
+    return view.name, _attributes(view) + view.text
+
+
+def _device_key(view: View) -> tuple[str, str]:
+    """Devices are paired by name and what is stable about them; order in the file means nothing to the guest."""
+    stable = [view.attributes.get("type", ""), view.attributes.get("model", "")]
+    stable.append(view.attributes.get("index", "").zfill(6))
+    by_name = {child.name: child for child in view.children}
+    stable += [_attributes(by_name[name]) for name in ("mac", "target", "address") if name in by_name]
+    return view.name, "|".join(stable)
+
+
+def _compare(a: View, b: View, path: str) -> Iterator[str]:
+    for name in sorted({*a.attributes, *b.attributes}):
+        was, now = a.attributes.get(name), b.attributes.get(name)
+        if was != now:
+            yield f"{path}@{name}: {was!r} became {now!r}"
+    if a.text != b.text:
+        yield f"{path}: {a.text!r} became {b.text!r}"
+    key: Callable[[View], tuple[str, str]] = _device_key if path == "domain/devices" else _sort_key
+    children_a, children_b = sorted(a.children, key=key), sorted(b.children, key=key)
+    names_a, names_b = [c.name for c in children_a], [c.name for c in children_b]
+    if names_a != names_b:
+        yield from _count_differences(names_a, names_b, path)
         return
     for child_a, child_b in zip(children_a, children_b, strict=True):
-        yield from _compare(child_a, child_b, f"{path}/{child_a.tag}")
+        yield from _compare(child_a, child_b, f"{path}/{child_a.name}")
 
 
-def _tag_differences(tags_a: list[str], tags_b: list[str], path: str) -> Iterator[str]:
-    for tag in sorted({*tags_a, *tags_b}):
-        count_a, count_b = tags_a.count(tag), tags_b.count(tag)
+def _count_differences(names_a: list[str], names_b: list[str], path: str) -> Iterator[str]:
+    for name in sorted({*names_a, *names_b}):
+        count_a, count_b = names_a.count(name), names_b.count(name)
         if count_a != count_b:
-            yield f"{path}/{tag}: {count_a} became {count_b}"
+            yield f"{path}/{name}: {count_a} became {count_b}"

@@ -19,6 +19,6 @@ def identity_snapshot(xml: DomainSource) -> dict[str, str]:
         "cpu": " ".join([facts.cpu_mode, facts.cpu_model or "", *sorted(facts.cpu_features)]).strip(),
         "firmware": facts.firmware,
     }
-    snapshot |= {f"disk.{disk.target}": f"{disk.bus} {disk.format}" for disk in facts.disks}
+    snapshot |= {f"disk.{disk.target}": f"{disk.bus} {disk.device}" for disk in facts.drives}
     snapshot |= {f"nic.{index}": f"{nic.mac} {nic.model}" for index, nic in enumerate(facts.nics)}
     return snapshot

@@ -12,10 +12,13 @@ from lxml import etree
 
 from shared.domain.errors import DomainXmlError
 
-MAX_XML_BYTES = 1 << 20
-"""A larger document is refused before it is parsed. libvirt's own XML of a large VM has some 50 KiB."""
+MAX_XML_BYTES = 1_000_000
+"""A larger document is refused before it is parsed. libvirt's own XML of a large VM has some 50 KiB.
 
-_UNIT_BYTES = {
+Not more than a message holds in characters, so that what was read can also be sent.
+"""
+
+UNIT_BYTES = {
     "b": 1,
     "bytes": 1,
     "kb": 1000,
@@ -40,6 +43,8 @@ class Domain:
     def __init__(self, root: etree._Element) -> None:
         self.root = root
         """For reading only: all users of this value share it."""
+        self.reading: object = None
+        """What `definition` has made of it, so that it is read once, however many steps it is passed to."""
 
     def tree_copy(self) -> etree._Element:
         """The document, for changing."""
@@ -63,8 +68,6 @@ def parse(xml: DomainSource) -> Domain:
     raw = xml.encode() if isinstance(xml, str) else xml
     if len(raw) > MAX_XML_BYTES:
         raise DomainXmlError(f"{len(raw)} bytes, more than {MAX_XML_BYTES}")
-    if b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
-        raise DomainXmlError("a document type declaration is not accepted")
     parser = etree.XMLParser(
         resolve_entities=False,
         no_network=True,
@@ -78,6 +81,9 @@ def parse(xml: DomainSource) -> Domain:
         root = etree.fromstring(raw, parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise DomainXmlError(f"not well-formed: {error}") from error
+    # The parser is asked, since the same characters are harmless text in metadata.
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise DomainXmlError("a document type declaration is not accepted")
     if root.tag != "domain":
         raise DomainXmlError(f"the document is a <{root.tag}>")
     return Domain(root)
@@ -87,6 +93,12 @@ def text_of(root: etree._Element, path: str) -> str | None:
     """The stripped text of the element at this path; None where there is none, or it is empty."""
     text = root.findtext(path)
     return text.strip() or None if text else None
+
+
+def attribute_of(root: etree._Element, path: str, name: str) -> str | None:
+    """An attribute of the element at this path; None where there is none, or it is empty."""
+    element = root.find(path)
+    return (element.get(name) or None) if element is not None else None
 
 
 def required_text(root: etree._Element, path: str) -> str:
@@ -108,9 +120,9 @@ def size_bytes(root: etree._Element, path: str) -> int:
     """A size with its unit (libvirt's default: KiB), in bytes; raises `DomainXmlError`."""
     amount = whole_number(required_text(root, path), path)
     unit = (root.find(path).get("unit") or "KiB").lower()  # type: ignore[union-attr]  # required_text found it
-    if unit not in _UNIT_BYTES:
+    if unit not in UNIT_BYTES:
         raise DomainXmlError(f"unknown unit {unit!r}", element=path)
-    return amount * _UNIT_BYTES[unit]
+    return amount * UNIT_BYTES[unit]
 
 
 def mac_of(nic: etree._Element) -> str:
@@ -131,24 +143,17 @@ def target_of(disk: etree._Element) -> str:
     return name
 
 
+def name_of(root: etree._Element) -> str:
+    """The VM's name as it stands: blanks at its ends are part of it. Raises `DomainXmlError`."""
+    name = root.findtext("name")
+    if not name:
+        raise DomainXmlError("missing or empty", element="name")
+    return name
+
+
 def source_of(disk: etree._Element) -> str | None:
     """The path of a ``<disk>`` at its host; None for an empty drive, and for what is no file or block device."""
     source = disk.find("source")
     if source is None:
         return None
     return source.get("file") or source.get("dev") or None
-
-
-def remove_elements(root: etree._Element, *paths: str) -> None:
-    """Take all elements at these paths out of a tree."""
-    for path in paths:
-        for element in root.findall(path):
-            parent = element.getparent()
-            if parent is not None:
-                parent.remove(element)
-
-
-def remove_attribute(element: etree._Element, name: str) -> None:
-    """Take an attribute off an element, if it is there."""
-    if name in element.attrib:
-        del element.attrib[name]

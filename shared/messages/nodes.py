@@ -11,9 +11,9 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Bytes, Code, Count, Message, PortMessage, Seconds, Text, Timestamp, Value
+from shared.messages.base import Bytes, Code, Count, Message, PortMessage, Refusal, Seconds, Text, Timestamp, Value
 from shared.messages.lanes import LaneEndpoint
-from shared.messages.vm import HostCapacity, HostPlatform, IdentityBundle, VmSummary
+from shared.messages.vm import CpuFacts, HostCapacity, HostPlatform, IdentityBundle, VmSummary
 from shared.parties import Name, Role
 
 SILENT = "For how long each node has not been heard by this agent."
@@ -63,6 +63,29 @@ class DescribeFailed(PortMessage):
 
     code: Code
     detail: Text
+
+
+class CheckVm(PortMessage):
+    """Would this VM's CPU run here? Asked of each node that could take the VM, before a quote."""
+
+    SENDERS: ClassVar = frozenset({Role.RECIPIENT})
+    RECEIVERS: ClassVar = frozenset({Role.NODE})
+    LIFETIME: ClassVar = timedelta(seconds=60)
+
+    architecture: Text
+    domain_type: Text
+    machine: Text
+    cpu: CpuFacts
+
+
+class VmChecked(PortMessage):
+    """What the node's libvirt has against it; nothing where the VM's CPU runs there as it is."""
+
+    SENDERS: ClassVar = frozenset({Role.NODE})
+    RECEIVERS: ClassVar = frozenset({Role.RECIPIENT})
+    LIFETIME: ClassVar = timedelta(seconds=60)
+
+    refusals: tuple[Refusal, ...] = Field(default=(), max_length=16)
 
 
 class ExpectOutbound(PortMessage):

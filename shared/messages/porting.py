@@ -334,15 +334,16 @@ class TransferAborted(PortMessage):
 
 
 class ProvisionVm(PortMessage):
-    """Make the arrived VM a lasting one: persistent definition, autostart as before, identity compared."""
+    """The VM has arrived: keep its lasting definition and autostart, if it has any, and compare its identity."""
 
     SENDERS: ClassVar = frozenset({Role.BROKER, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.NODE})
 
     vm_uuid: UUID
     autostart: bool
-    donor_xml: DomainXml = Field(
-        description="The donor's live XML of the identity bundle, to compare the guest ABI with."
+    donor_xml: DomainXml = Field(description="The identity bundle's, to compare the guest ABI with.")
+    lasting_xml: DomainXml | None = Field(
+        default=None, description="The lasting definition, as the recipient wrote it for its node; None: it has none."
     )
 
 

@@ -22,6 +22,7 @@ from shared.messages.base import (
     Timestamp,
     Value,
 )
+from shared.messages.quote_lines import QuoteLines, Requirements
 from shared.parties import Name, PartyName, Role
 
 BEST = "best"
@@ -96,6 +97,11 @@ class PortLimits(Value):
         description="A disk that is an overlay is one again, on the recipient's own bit-identical copy of the base "
         "image, if it publishes one; otherwise, or with never, it arrives as a whole disk.",
     )
+    require: Requirements = Field(
+        default=(),
+        description="Parts that must stay as they are: a provider that changes or loses one does not offer. "
+        "all: nothing may be lost.",
+    )
 
     @model_validator(mode="after")
     def _window_before_deadline(self) -> Self:
@@ -152,6 +158,9 @@ class Quote(Value):
     promised_total_s: Seconds
     promised_downtime_ms: Milliseconds
     valid_until: Timestamp
+    kept: QuoteLines = Field(default=(), description="Parts bound to the donor's host that the VM has here, too.")
+    made_anew: QuoteLines = Field(default=(), description="Parts that this provider makes of its own: was, becomes.")
+    not_kept: QuoteLines = Field(default=(), description="Parts that the VM loses.")
 
 
 class PortPlanned(PortMessage):

@@ -15,6 +15,7 @@ from deploy.labkit.lab import Lab
 from deploy.labkit.port_run import run_port
 from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord
+from shared.exit_codes import ExitCode
 from tests.support import tpm_commands
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
@@ -182,8 +183,8 @@ def test_an_internal_snapshot_is_refused_by_name(lab: Lab, tenant: Any, start: C
     lab.virsh("alpha", "snapshot-create-as", guest.name, "before-upgrade")
     lab.virsh("alpha", "snapshot-delete", guest.name, "before-upgrade", "--metadata")
     done = tenant.run("port", "create", lab.guest(guest.name).uuid, "--to", "beta", "--watch")
-    assert done.returncode != 0
-    assert "before-upgrade" in done.stdout + done.stderr
+    assert done.returncode == ExitCode.REFUSED
+    assert "internal_snapshots: disk vda" in done.stdout
     assert lab.guest_place(guest.name).provider == "alpha"
 
 

@@ -20,7 +20,7 @@ from services.node_agent.hypervisor.interface import (
 )
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from shared.domain import LayerFacts, describe
-from shared.messages.vm import VmState
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, VmState
 from tests.support.two_hosts import TwoHosts, two_hosts
 
 MAC = "52:54:00:77:00:01"
@@ -100,8 +100,32 @@ async def test_a_host_says_what_it_is(host: Host) -> None:
     assert any(machine.startswith("pc-q35-") for machine in platform.machines)
     assert "qemu64" in platform.cpu_models
     assert {"raw", "qcow2"} <= set(platform.disk_formats)
+    assert platform.machine_aliases["q35"] in platform.machines
+    newest = platform.machine_aliases["q35"]
+    (offered,) = [each for each in platform.device_offers if newest in each.machines]
+    assert offered.accelerator == "qemu"
+    assert {"virtio", "sata"} <= set(offered.offers["disk_bus"])
+    assert "vnc" in offered.offers["graphics"]
+    assert {"vga", "virtio"} <= set(offered.offers["video"])
     assert 0 < capacity.memory_free_bytes <= capacity.memory_bytes
     assert 0 < capacity.disk_free_bytes <= capacity.disk_bytes
+
+
+async def test_a_cpu_is_compared_by_its_features(host: Host) -> None:
+    """A model that runs everywhere does; a required feature that is missing is named, a disabled one is not."""
+    hypervisor, platform = host.hypervisor, await host.hypervisor.platform()
+    machine = platform.machine_aliases["q35"]
+
+    async def problem(model: str, **features: str) -> str | None:
+        named = tuple(CpuFeature(name=name, policy=policy) for name, policy in features.items())
+        cpu = CpuFacts(mode=CpuMode.CUSTOM, model=model, features=named)
+        return await hypervisor.compare_cpu(cpu, architecture="x86_64", machine=machine, accelerator="qemu")
+
+    assert await problem("qemu64") is None
+    assert await problem("qemu64", avx512f="disable") is None
+    assert "avx512f" in (await problem("qemu64", avx512f="require") or "")
+    with pytest.raises(HypervisorError):
+        await hypervisor.compare_cpu(CpuFacts(), architecture="x86_64", machine=machine, accelerator="qemu")
 
 
 async def test_a_vm_that_is_not_there(host: Host) -> None:

@@ -37,7 +37,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
-from shared.domain import HostPlaces, guest_abi_differences, rewrite_for_host
+from shared.domain import HostPlaces, NicPlace, build_for_host, guest_abi_differences
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     GuestPaused,
@@ -240,11 +240,14 @@ class Port:
 
     def _agreement(self) -> ServiceChangeAgreement:
         vm, now = self.live.description, datetime.now(UTC)
-        xml = rewrite_for_host(
+        xml = build_for_host(
             self.live.domain_xml,
             HostPlaces(
                 disks={target: str(image) for target, image in self.images.items()},
-                bridges={nic.mac: GUEST_BRIDGE for nic in vm.nics},
+                disk_formats={disk.target: disk.format for disk in vm.disks},
+                nics=tuple(NicPlace(bridge=GUEST_BRIDGE) for _ in vm.nics),
+                kernel=vm.kernel or None,
+                initrd=vm.initrd or None,
             ),
         ).to_text()
         return ServiceChangeAgreement(

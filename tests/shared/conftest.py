@@ -63,7 +63,7 @@ def _scalars(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
 
 def _objects(schema: dict[str, Any], defs: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     if "properties" not in schema and isinstance(schema.get("additionalProperties"), dict):
-        keys = instances(schema.get("propertyNames", {"type": "string"}), defs)
+        keys = instances({"type": "string", **schema.get("propertyNames", {})}, defs)
         if schema.get("patternProperties"):
             keys = st.one_of([st.from_regex(pattern, fullmatch=True) for pattern in schema["patternProperties"]])
         return st.dictionaries(keys, instances(schema["additionalProperties"], defs), max_size=3)

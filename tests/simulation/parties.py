@@ -39,9 +39,9 @@ from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import Overcommit, Quota
-from services.recipient_agent.domain import NodePlaces
 from services.recipient_agent.metrics import RecipientMetrics
-from services.recipient_agent.platform import Bridges
+from services.recipient_agent.network_map import NetworkMap
+from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
 from services.recipient_agent.service import RecipientService
@@ -232,11 +232,11 @@ async def run_recipient(world: Parts, process: Process) -> None:
     places = NodePlaces(
         image_dir=str(world.folder / "beta" / "images"),
         emulator="/usr/bin/qemu-system-x86_64",
-        uefi_loader="/usr/share/OVMF/OVMF_CODE_4M.fd",
+        uefi_loader=None,
         nvram_dir="/nvram",
         boot_dirs=("/boot-files",),
         console_log_dir=None,
-        bridges=Bridges({}, ""),
+        bridges=NetworkMap({}, ""),
     )
     small = InstanceType(name="small", vcpus=1, memory_mib=1024, disk_gib=20, price_per_month=Decimal("6.90"))
     terms = Terms(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.domain import HostPlaces
+from shared.domain import HostPlaces, NicPlace
 
 UUID = "11111111-2222-3333-4444-555555555501"
 MAC = "52:54:00:00:00:01"
@@ -59,10 +59,10 @@ DOMAIN = f"""<domain type='qemu' id='7'>
 
 PLACES = HostPlaces(
     disks={"vda": "/srv/images/web-vda.qcow2"},
-    bridges={MAC: "br-beta"},
+    nics=(NicPlace(bridge="br-beta"),),
     kernel="/srv/boot/vmlinuz",
     initrd="/srv/boot/initrd",
-    console_log="/var/log/beta/web.log",
+    logs={"serial 0": "/var/log/beta/web.log"},
 )
 
 

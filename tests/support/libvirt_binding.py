@@ -14,6 +14,7 @@ import pytest
 
 MODULES = frozenset(
     {
+        "tests/services/node_agent/hypervisor/test_host_reader.py",
         "tests/services/node_agent/hypervisor/test_libvirt_mapping.py",
         "tests/contract/test_hypervisor.py",
         "tests/integration/test_start_hook.py",

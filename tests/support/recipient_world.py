@@ -26,6 +26,7 @@ from services.recipient_agent.testing import (
     make_terms,
     make_vm,
 )
+from shared.messages.nodes import CheckVm, VmChecked
 from shared.messages.porting import (
     AbortTransfer,
     InboundOpened,
@@ -68,8 +69,8 @@ class World(AgentWorld[RecipientService]):
         """A node says what it is."""
         await self.say(sender, make_heartbeat(at=self.clock(), **changes))
 
-    async def quote(self, port_id: UUID = PORT, tenant: str = "acme", **vm: Any) -> None:
-        """The broker asks for a quote."""
+    async def quote(self, port_id: UUID = PORT, tenant: str = "acme", *, nodes_answer: bool = True, **vm: Any) -> None:
+        """The broker asks for a quote, and the nodes, if they are asked, have nothing against the VM's CPU."""
         asked = QuoteRequested(
             port_id=port_id,
             tenant=tenant,
@@ -79,6 +80,14 @@ class World(AgentWorld[RecipientService]):
             answer_by=self.clock() + timedelta(seconds=30),
         )
         await self.say(BROKER, asked)
+        if nodes_answer:
+            await self.answer_checks(port_id)
+
+    async def answer_checks(self, port_id: UUID = PORT) -> None:
+        """Each node that was asked about the port's VM has nothing against its CPU."""
+        for each in (NODE, OTHER):
+            if any(question.port_id == port_id for question in self.heard(each, CheckVm)):
+                await self.say(each, VmChecked(port_id=port_id))
 
     async def reserve(self, port_id: UUID = PORT, **changes: Any) -> None:
         """The broker takes up the last quote."""

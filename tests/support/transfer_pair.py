@@ -34,7 +34,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
-from shared.domain import HostPlaces, rewrite_for_host
+from shared.domain import HostPlaces, NicPlace, build_for_host
 from shared.messages.base import PortMessage
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
@@ -83,7 +83,12 @@ def make_agreement(
 ) -> ServiceChangeAgreement:
     """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
     now = NOW
-    xml = rewrite_for_host(domain_xml, HostPlaces(disks={"vda": str(image)}, bridges={MAC: "vmbr0"})).to_text()
+    places = HostPlaces(
+        disks={"vda": str(image)},
+        disk_formats={"vda": image.suffix.removeprefix(".")},
+        nics=(NicPlace(bridge="vmbr0"),),
+    )
+    xml = build_for_host(domain_xml, places).to_text()
     return ServiceChangeAgreement(
         port_id=port_id or uuid4(),
         tenant="acme",

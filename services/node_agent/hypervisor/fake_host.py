@@ -65,6 +65,8 @@ class FakeVm:
     """When it was started or resumed: two hosts' lists show whether two copies ever ran."""
     files: list[int] = field(default_factory=list)
     """Open images, as QEMU has them: what is unlinked stays open."""
+    lasting_xml: str | None = None
+    """Its lasting definition where that is another than it runs with."""
 
     @property
     def runs(self) -> bool:

@@ -14,7 +14,15 @@ from uuid import UUID
 
 from shared.domain import Domain, LayerFacts
 from shared.errors import VmportError
-from shared.messages.vm import HostCapacity, HostPlatform, HypervisorVersions, VmDescription, VmState, VmSummary
+from shared.messages.vm import (
+    CpuFacts,
+    HostCapacity,
+    HostPlatform,
+    HypervisorVersions,
+    VmDescription,
+    VmState,
+    VmSummary,
+)
 
 MAX_PEEK_BYTES: Final = 1 << 20
 """Most guest memory that is read by one call: QEMU's main loop does nothing else meanwhile."""
@@ -62,6 +70,8 @@ class LiveVm:
     """By target, what lies beneath the disks that are overlays, top down."""
     state_folders: tuple[str, ...] = ()
     """Folders on this host with more of the VM's state: its TPM's."""
+    lasting_xml: str | None = None
+    """How it will be after its next start; None for a transient VM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +157,13 @@ class Hypervisor(Protocol):
 
     async def platform(self) -> HostPlatform:
         """What this host can run."""
+        ...
+
+    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
+        """Why a guest with this CPU, machine and accelerator would not run here; None where it would, unchanged.
+
+        Raises `HypervisorError` also for a CPU that cannot be compared, such as a model that is not known here.
+        """
         ...
 
     async def capacity(self) -> HostCapacity:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor import disk_images, host_capabilities
+from services.node_agent.hypervisor import host_capabilities
+from services.node_agent.hypervisor.cpu_comparison import cpu_xml
+from services.node_agent.hypervisor.host_reader import HostReader
 from services.node_agent.hypervisor.interface import (
     EventListener,
     HypervisorError,
@@ -39,6 +40,7 @@ from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import describe
 from shared.messages.vm import (
+    CpuFacts,
     HostCapacity,
     HostPlatform,
     HypervisorVersions,
@@ -71,10 +73,8 @@ class LibvirtHypervisor(RunningCheck):
         """
         self._session = LibvirtSession(uri)
         self._image_dir = image_dir
-        self._bridges = bridges
-        self._accelerators = accelerators
+        self._host = HostReader(bridges=bridges, accelerators=accelerators)
         self._fence = ProcessFence(Path(pid_dir))
-        self._platform: HostPlatform | None = None
         self._listed: dict[UUID, VmSummary] = {}
 
     async def connect(self) -> None:
@@ -93,40 +93,30 @@ class LibvirtHypervisor(RunningCheck):
 
     async def versions(self) -> HypervisorVersions:
         """Read the versions."""
-        return await self._session.call("read versions", self._read_versions)
-
-    def _read_versions(self) -> HypervisorVersions:
-        connection = self._session.open()
-        return HypervisorVersions(
-            qemu=host_capabilities.version_triple(connection.getVersion()),
-            libvirt=host_capabilities.version_triple(connection.getLibVersion()),
-            kernel=platform.release(),
-        )
+        return await self._session.call("read versions", lambda: self._host.versions(self._session.open()))
 
     async def platform(self) -> HostPlatform:
-        """Read what can be run here. Capabilities are asked once; bridges come and go."""
-        known = self._platform
-        if known is None:
-            known = self._platform = await self._session.call("read capabilities", self._read_platform)
-        return known.model_copy(update={"bridges": host_capabilities.existing_bridges(self._bridges)})
+        """Read what can be run here. Capabilities are asked again when a version has changed; bridges come and go."""
+        return await self._session.call("read capabilities", lambda: self._host.platform(self._session.open()))
 
-    def _read_platform(self) -> HostPlatform:
-        connection = self._session.open()
-        architecture = str(connection.getInfo()[0])
-        kinds = host_capabilities.guest_kinds(connection.getCapabilities(), architecture)
-        accelerators = tuple(a for a in kinds.accelerators if not self._accelerators or a in self._accelerators)
-        domains = [connection.getDomainCapabilities(None, architecture, None, kind) for kind in accelerators]
-        models = (model for domain in domains for model in host_capabilities.usable_cpu_models(domain))
-        return HostPlatform(
-            architecture=architecture,
-            versions=self._read_versions(),
-            accelerators=accelerators,
-            machines=kinds.machines,
-            cpu_models=tuple(dict.fromkeys(models)),
-            firmwares=host_capabilities.firmwares(domains[0]) if domains else (),
-            bridges=(),
-            disk_formats=disk_images.FORMATS,
-        )
+    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
+        """Let libvirt compare."""
+        try:
+            xml = cpu_xml(cpu)
+        except ValueError as error:
+            raise HypervisorError("compare a CPU", str(error)) from error
+
+        def compare() -> str | None:
+            flags = libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
+            try:
+                self._session.open().compareHypervisorCPU(None, architecture, machine, accelerator, xml, flags)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_CPU_INCOMPATIBLE:
+                    raise
+                return error.get_error_message() or str(error)
+            return None
+
+        return await self._session.call("compare a CPU", compare)
 
     async def capacity(self) -> HostCapacity:
         """Read the host's memory, CPUs and the image directory's file system."""

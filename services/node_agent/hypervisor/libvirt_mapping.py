@@ -17,11 +17,9 @@ from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.interface import JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.hypervisor.tpm_state import state_folders
-from shared.domain import LayerFacts, VmFacts, describe, parse
+from shared.domain import DiskFacts, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
-    Firmware,
-    Nic,
     VmDescription,
     VmState,
     VmSummary,
@@ -97,7 +95,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     xml = domain.XMLDesc(flags)
     read = parse(xml)
     facts = describe(read)
-    blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
+    blockers = []
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     if domain.snapshotNum():
@@ -107,8 +105,22 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     # The migratable XML leaves out what libvirt itself found beneath a disk.
     live = describe(domain.XMLDesc(0)) if active else facts
     layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
-    folders = state_folders(UUID(facts.uuid))
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers, folders)
+    return LiveVm(
+        description(domain, facts, layers, tuple(blockers)),
+        xml,
+        read,
+        files,
+        layers,
+        state_folders=state_folders(UUID(facts.uuid)),
+        lasting_xml=lasting_xml(domain),
+    )
+
+
+def lasting_xml(domain: LibvirtDomain) -> str | None:
+    """How a lasting VM will be after its next start; None for a transient one. Blocking. Raises libvirt's errors."""
+    if not domain.isPersistent():
+        return None
+    return domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
 
 
 def domain_xmls(domain: LibvirtDomain) -> tuple[str, ...]:
@@ -161,34 +173,26 @@ def allocated_or_zero(path: str | None) -> int:
 def description(
     domain: LibvirtDomain, facts: VmFacts, layers: Mapping[str, tuple[LayerFacts, ...]], blockers: tuple[str, ...]
 ) -> VmDescription:
-    """`layers` are by disk target. Raises DiskImageError if a disk's own image cannot be read."""
-    firmware = Firmware.UEFI if facts.firmware == "uefi" else Firmware.BIOS
+    """`layers` are by disk target, `blockers` what the definition does not show.
+
+    Raises DiskImageError if a disk's own image cannot be read.
+    """
     persistent = bool(domain.isPersistent())
-    return VmDescription(
-        uuid=UUID(facts.uuid),
-        name=facts.name,
+    return facts.told(
         state=STATES.get(domain.state()[0], VmState.OTHER),
-        memory_bytes=facts.memory_bytes,
-        vcpus=facts.vcpus,
-        architecture=facts.arch,
-        machine=facts.machine,
-        cpu_model=facts.cpu_model or facts.cpu_mode,
-        domain_type=facts.virt_type,
-        firmware=Firmware.DIRECT_KERNEL if facts.kernel else firmware,
-        disks=tuple(
-            Disk(
-                target=disk.target,
-                bus=disk.bus,
-                format=disk.format,
-                virtual_size_bytes=disk_images.virtual_size_bytes(disk.source, disk.format),
-                allocated_bytes=disk_images.allocated_bytes(disk.source),
-                beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers.get(disk.target, ())),
-                read_only=disk.read_only,
-            )
-            for disk in facts.disks
-        ),
-        nics=tuple(Nic(mac=nic.mac, model=nic.model, bridge=nic.bridge or "") for nic in facts.nics),
+        disks=tuple(_disk(drive, layers.get(drive.target, ())) for drive in facts.drives),
         autostart=persistent and bool(domain.autostart()),
         persistent=persistent,
-        blockers=blockers,
+        besides=blockers,
     )
+
+
+def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:
+    if not drive.source:
+        return drive.told()
+    disk = drive.told(
+        virtual_size_bytes=disk_images.virtual_size_bytes(drive.source, drive.format),
+        allocated_bytes=disk_images.allocated_bytes(drive.source),
+        beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers),
+    )
+    return disk.model_copy(update={"chain_depth": len(layers)})

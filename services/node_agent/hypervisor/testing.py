@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from uuid import UUID
 
+from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.fake_destination import serve_libvirtd
 from services.node_agent.hypervisor.fake_host import DISK_BYTES, FakeHost, FakeVm
 from services.node_agent.hypervisor.fake_source import FakeSource
@@ -26,19 +27,27 @@ from services.node_agent.hypervisor.interface import (
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import describe, parse
+from shared.messages.host import DeviceOffers
 from shared.messages.vm import (
-    Disk,
+    CpuFacts,
     Firmware,
     HostCapacity,
     HostPlatform,
     HypervisorVersions,
-    Nic,
-    VmDescription,
     VmState,
     VmSummary,
 )
 
 GIB = 1 << 30
+OFFERS = {
+    "disk_bus": ("scsi", "virtio", "usb", "sata"),
+    "disk_device": ("disk", "cdrom", "lun"),
+    "graphics": ("vnc",),
+    "video": ("vga", "virtio", "none"),
+    "rng": ("random", "builtin"),
+    "channel": ("pty", "unix"),
+}
+"""What its QEMU offers: a common one, without SPICE and QXL."""
 
 
 class FakeHypervisor(FakeHost, RunningCheck):
@@ -47,6 +56,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
     def __init__(self, *, bridges: tuple[str, ...] = ("vmbr0",)) -> None:
         super().__init__()
         self.can_fence = True
+        self.missing_features: frozenset[str] = frozenset({"avx512f"})
         self.max_downtimes_ms: list[int] = []
         self.peeks = 0
         self._bridges = bridges
@@ -84,7 +94,25 @@ class FakeHypervisor(FakeHost, RunningCheck):
             firmwares=(Firmware.BIOS, Firmware.DIRECT_KERNEL),
             bridges=self._bridges,
             disk_formats=("raw", "qcow2"),
+            machine_aliases={"q35": "pc-q35-10.0"},
+            device_offers=(DeviceOffers(accelerator="qemu", machines=("pc-q35-10.0",), offers=OFFERS),),
         )
+
+    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
+        """What its CPU has not; the model counts as one that runs everywhere."""
+        self.ask_libvirtd()
+        if (architecture, accelerator) != ("x86_64", "qemu") or machine != "pc-q35-10.0":
+            raise HypervisorError("compare a CPU", f"no {machine} for {architecture} under {accelerator}")
+        try:
+            cpu_xml(cpu)
+        except ValueError as error:
+            raise HypervisorError("compare a CPU", str(error)) from error
+        missing = [
+            each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features
+        ]
+        if not missing:
+            return None
+        return f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {missing}"
 
     async def capacity(self) -> HostCapacity:
         """Fixed."""
@@ -118,39 +146,27 @@ class FakeHypervisor(FakeHost, RunningCheck):
         vm = self.vm(uuid)
         domain = parse(vm.domain_xml)
         facts = describe(domain)
-        blockers = [f"{blocker.code}: {blocker.detail}" for blocker in facts.blockers]
+        blockers = []
         if vm.state is VmState.SHUT_OFF:
             blockers.append("not_running: the VM does not run; only a running VM is ported")
-        description = VmDescription(
-            uuid=uuid,
-            name=facts.name,
+        description = facts.told(
             state=vm.state,
-            memory_bytes=facts.memory_bytes,
-            vcpus=facts.vcpus,
-            architecture=facts.arch,
-            machine=facts.machine,
-            cpu_model=facts.cpu_model or facts.cpu_mode,
-            domain_type=facts.virt_type,
-            firmware=Firmware.DIRECT_KERNEL if facts.kernel else Firmware.BIOS,
             disks=tuple(
-                Disk(
-                    target=disk.target,
-                    bus=disk.bus,
-                    format=disk.format,
-                    virtual_size_bytes=DISK_BYTES,
-                    allocated_bytes=DISK_BYTES // 2,
-                    beneath_bytes=DISK_BYTES * len(disk.layers),
+                drive.told(
+                    virtual_size_bytes=DISK_BYTES if drive.source else 0,
+                    allocated_bytes=DISK_BYTES // 2 if drive.source else 0,
+                    beneath_bytes=DISK_BYTES * len(drive.layers),
                 )
-                for disk in facts.disks
+                for drive in facts.drives
             ),
-            nics=tuple(Nic(mac=nic.mac, model=nic.model, bridge=nic.bridge or "") for nic in facts.nics),
             autostart=vm.autostart,
             persistent=vm.persistent,
-            blockers=tuple(blockers),
+            besides=tuple(blockers),
         )
         layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
         files = tuple(disk.source for disk in facts.disks if not disk.read_only)
-        return LiveVm(description, vm.domain_xml, domain, files, layers)
+        lasting = vm.lasting_xml or vm.domain_xml if vm.persistent else None
+        return LiveVm(description, vm.domain_xml, domain, files, layers, lasting_xml=lasting)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
@@ -184,6 +200,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
             self.vms[uuid] = FakeVm(domain_xml, state=VmState.SHUT_OFF)
         else:
             known.persistent = True
+            known.lasting_xml = domain_xml
 
     async def undefine(self, uuid: UUID, *, keep_state: bool) -> None:  # noqa: ARG002  # there is no such state here
         """Make it transient; gone if it does not run."""

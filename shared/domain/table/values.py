@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-MAX_LINE = 1024
+MAX_LINE = 4096
 MAX_TEXT = 64 * 1024
 """Largest carried value, in characters: one line, and text for people."""
 
@@ -39,8 +39,17 @@ _ALL = (
     _kind("signed", r"-?[0-9]{1,18}", "a whole number that may be negative"),
     _kind("decimal", r"[0-9]{1,18}(\.[0-9]{1,18})?", "a number"),
     _kind("hex", r"(0[xX])?[0-9a-fA-F]{1,32}", "a number, also in base 16"),
-    _kind("word", r"[A-Za-z0-9][A-Za-z0-9._+:-]{0,127}", "one word"),
-    _kind("words", r"[A-Za-z0-9][A-Za-z0-9._+:, -]{0,1023}", "words"),
+    _kind("word", r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}", "one word"),
+    _kind("name", rf"(?!\.{{1,2}}$)(?:(?!/){_LINE}){{1,255}}", "a name of a VM: a line without a slash"),
+    _kind("alias", r"ua-[A-Za-z0-9_-]{1,64}", "an alias that its owner gave"),
+    _kind("port", r"[0-9]{1,3}(\.[0-9]{1,3}){0,5}", "a port of a bus, with those of the hubs before it"),
+    _kind("version", r"-1|[0-9]{1,2}(\.[0-9]{1,2})?", "a version of a USB device, or -1 for any"),
+    _kind("usb", r"-1|0x[0-9a-fA-F]{1,4}", "a number of a USB device, or -1 for any"),
+    # A capital letter in front: a name below the zone files, never a file elsewhere.
+    _kind("zone", r"[A-Z][A-Za-z0-9_+-]{0,31}(/[A-Z][A-Za-z0-9_+-]{0,31}){0,2}", "a time zone, such as Europe/Paris"),
+    _kind("blob", r"opt(/[A-Za-z0-9_-][A-Za-z0-9._-]{0,54}){1,4}", "a name in the guest's firmware configuration"),
+    _kind("profile", r"(custom:)?[A-Za-z0-9][A-Za-z0-9._-]{0,63}", "a profile of a TPM"),
+    _kind("vendor", r"[A-Za-z0-9][A-Za-z0-9 ._!-]{0,11}", "up to twelve characters"),
     _kind("unit", r"[A-Za-z]{1,8}", "a unit of size"),
     _kind("uuid", r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", "a UUID"),
     _kind("mac", r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", "a MAC address"),

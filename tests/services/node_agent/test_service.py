@@ -18,6 +18,7 @@ from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.given_away import ARRIVING, GivenAwayVm
 from services.node_agent.state.journal import Phase, PortRecord
 from services.node_agent.transfers import manager
+from shared.domain import portable
 from shared.messages.nodes import DescribeFailed, DescribeVm, EraseQuarantine, ExpectOutbound, VmDescribed
 from shared.messages.porting import (
     AbortTransfer,
@@ -58,7 +59,13 @@ async def test_a_port_from_command_to_erased_disks(world: World) -> None:
     assert (await world.hear(BROKER, PortProgressed)).port_id == port_id
     assert world.beta.hypervisor.vms[VM].memory == world.memory
 
-    provision = ProvisionVm(port_id=port_id, vm_uuid=VM, autostart=True, donor_xml=world.domain_xml)
+    provision = ProvisionVm(
+        port_id=port_id,
+        vm_uuid=VM,
+        autostart=True,
+        donor_xml=world.domain_xml,
+        lasting_xml=world.agreement.domain_xml,
+    )
     await world.say(RECIPIENT, BETA, provision)
     assert (await world.hear(RECIPIENT, VmProvisioned)).identity_differences == ()
     arrived = world.beta.hypervisor.vms[VM]
@@ -318,7 +325,7 @@ async def test_a_live_vm_is_described(world: World) -> None:
     await world.say(DONOR, ALPHA, DescribeVm(port_id=world.agreement.port_id, vm_uuid=VM))
     identity = (await world.hear(DONOR, VmDescribed)).identity
     assert (identity.vm.uuid, identity.vm.name, identity.node) == (VM, "web", "alpha-1")
-    assert identity.domain_xml == world.domain_xml
+    assert identity.domain_xml == portable(world.domain_xml)
 
 
 async def test_a_vm_that_is_to_leave_is_read_ahead(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

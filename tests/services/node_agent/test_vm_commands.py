@@ -14,7 +14,8 @@ from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
-from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.domain import describe, portable
+from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
     DisconnectVm,
@@ -24,7 +25,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.vm import VmState
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, VmState
 from shared.testing import make_lane_endpoint
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
@@ -64,7 +65,13 @@ class Host:
         """The port that brought it has succeeded here; the guest is transient, as libvirt has it. The command."""
         self.hypervisor.vms[VM].persistent = False
         self.journal.store(PortRecord(side=Side.INBOUND, agreement=self.agreement, phase=phase))
-        return ProvisionVm(port_id=self.port_id, vm_uuid=VM, autostart=True, donor_xml=self.domain_xml)
+        return ProvisionVm(
+            port_id=self.port_id,
+            vm_uuid=VM,
+            autostart=True,
+            donor_xml=portable(self.domain_xml),
+            lasting_xml=self.agreement.domain_xml.replace("<vcpu>1<", "<vcpu>4<"),
+        )
 
     def second_copies(self) -> float | None:
         """How many were counted."""
@@ -93,6 +100,33 @@ async def test_a_description_is_passed_on(host: Host) -> None:
     assert [vm.domain_xml for vm in host.described] == [host.domain_xml]
 
 
+async def test_only_the_portable_form_leaves_the_host(host: Host) -> None:
+    """Of both definitions: no path and no bridge of this host is in what is sent."""
+    host.hypervisor.vms[VM].lasting_xml = host.domain_xml.replace("<vcpu>1<", "<vcpu>4<")
+
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    identity = answer.identity
+    assert identity.domain_xml == portable(host.domain_xml)
+    assert identity.lasting_xml is not None
+    assert describe(identity.lasting_xml).vcpus == 4
+    for text in (identity.domain_xml, identity.lasting_xml):
+        assert str(host.disk) not in text
+        assert "vmbr0" not in text
+
+
+async def test_a_definition_that_only_the_next_start_brings_is_judged_too(host: Host) -> None:
+    """A disk that is only in the lasting definition would be lost."""
+    disk = "<disk><source file='/b'/><target dev='vdb' bus='virtio'/></disk>"
+    host.hypervisor.vms[VM].lasting_xml = host.domain_xml.replace("</devices>", f"{disk}</devices>")
+
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    assert [blocker.partition(":")[0] for blocker in answer.identity.vm.blockers] == ["pending_disk"]
+
+
 async def test_a_missing_vm_cannot_be_described(host: Host) -> None:
     """With a code; nobody is told of it."""
     answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=uuid4()))
@@ -104,7 +138,9 @@ async def test_a_missing_vm_cannot_be_described(host: Host) -> None:
 async def test_provisioning_names_what_differs(host: Host) -> None:
     """Compared with the donor's XML; autostart as it was there."""
     donor_xml = host.domain_xml.replace("52:54:00:00:00:01", "52:54:00:00:00:02")
-    command = ProvisionVm(port_id=host.port_id, vm_uuid=VM, autostart=True, donor_xml=donor_xml)
+    command = ProvisionVm(
+        port_id=host.port_id, vm_uuid=VM, autostart=True, donor_xml=donor_xml, lasting_xml=host.domain_xml
+    )
     answer = await host.commands.provision(command)
     assert isinstance(answer, VmProvisioned)
     assert any("52:54:00:00:00:02" in difference for difference in answer.identity_differences)
@@ -260,8 +296,43 @@ async def test_a_vm_that_ended_before_it_was_defined_is_defined_as_agreed(host: 
     assert first == second
     assert first.identity_differences == ()
     vm = host.hypervisor.vms[VM]
-    assert (vm.domain_xml, vm.persistent, vm.autostart) == (host.agreement.domain_xml, True, True)
+    assert (vm.domain_xml, vm.persistent, vm.autostart) == (command.lasting_xml, True, True)
     assert vm.state is VmState.SHUT_OFF
+
+
+async def test_the_lasting_definition_is_kept_and_not_the_live_one(host: Host) -> None:
+    """What is to be at the VM's next start comes along with it."""
+    command = host.guest_arrived()
+
+    answer = await host.commands.provision(command)
+
+    assert isinstance(answer, VmProvisioned)
+    assert answer.identity_differences == ()
+    vm = host.hypervisor.vms[VM]
+    assert (vm.persistent, vm.autostart, vm.lasting_xml) == (True, True, command.lasting_xml)
+    assert vm.domain_xml == host.domain_xml
+
+
+async def test_a_transient_vm_stays_transient(host: Host) -> None:
+    """Nothing is defined, also where it has ended meanwhile."""
+    command = host.guest_arrived().model_copy(update={"lasting_xml": None})
+
+    assert isinstance(await host.commands.provision(command), VmProvisioned)
+    assert not host.hypervisor.vms[VM].persistent
+    await host.hypervisor.destroy(VM)
+    assert isinstance(await host.commands.provision(command), VmProvisioned)
+    assert VM not in host.hypervisor.vms
+
+
+async def test_a_lasting_definition_of_another_vm_is_not_defined(host: Host) -> None:
+    """A command that mixes two VMs fails."""
+    command = host.guest_arrived()
+    wrong = (command.lasting_xml or "").replace(str(VM), str(uuid4()))
+
+    answer = await host.commands.provision(command.model_copy(update={"lasting_xml": wrong}))
+
+    assert isinstance(answer, CompletionFailed)
+    assert not host.hypervisor.vms[VM].persistent
 
 
 @pytest.mark.parametrize("phase", [Phase.OPEN, Phase.FINISH_PASSED, Phase.FAILED])
@@ -297,3 +368,25 @@ def other_vm(*disks: Path) -> str:
             f"<target dev='vd{'bcd'[number]}' bus='virtio'/></disk><interface",
         )
     return xml
+
+
+async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:
+    """Nothing is against one that runs here; otherwise the hypervisor's own reason, or why it could not compare."""
+    host = Host(tmp_path)
+
+    async def codes(cpu: CpuFacts, machine: str = "pc-q35-10.0") -> list[str]:
+        question = CheckVm(port_id=host.port_id, architecture="x86_64", domain_type="qemu", machine=machine, cpu=cpu)
+        answer = await host.commands.check(question)
+        return [f"{refusal.code}: {refusal.evidence}" for refusal in answer.refusals]
+
+    plain = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64")
+    wide = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=(CpuFeature(name="avx512f", policy="require"),))
+    assert await codes(plain) == []
+    (lacking,) = await codes(wide)
+    assert lacking.startswith("cpu_incompatible: node alpha-1: qemu64")
+    assert "avx512f" in lacking
+    (unknown,) = await codes(plain, "pc-q35-99.0")
+    assert unknown.startswith("cpu_not_compared")
+    host.hypervisor.libvirtd_up = False
+    (down,) = await codes(plain)
+    assert "Connection refused" in down

@@ -7,6 +7,7 @@ import pytest
 from services.recipient_agent.testing import (
     XML,
 )
+from shared.domain import describe
 from shared.messages.porting import (
     AbortTransfer,
     CompletionFailed,
@@ -84,6 +85,16 @@ async def test_only_what_was_reserved_is_provisioned(running: World) -> None:
     codes = [failed.code for failed in running.heard(BROKER, CompletionFailed)]
     assert codes == ["not_reserved", "identity_differs"]
     assert running.heard(NODE, ProvisionVm) == []
+
+
+async def test_the_node_gets_the_lasting_definition_as_it_was_reserved(running: World) -> None:
+    """Whatever the broker says: it has none."""
+    await running.to_open()
+    await running.say(BROKER, PROVISION.model_copy(update={"lasting_xml": "<domain/>"}))
+
+    (command,) = running.heard(NODE, ProvisionVm)
+    assert command.lasting_xml is not None
+    assert describe(command.lasting_xml).nics[0].bridge == "vmbr0"
 
 
 async def test_a_difference_of_the_final_identity_is_told(running: World) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from services.recipient_agent.domain import Prepared, file_stem, prepare
-from services.recipient_agent.testing import XML, make_identity, make_places, make_vm
+from services.recipient_agent.domain import Prepared, prepare
+from services.recipient_agent.firmware_choice import ChosenFirmware
+from services.recipient_agent.network_map import NetworkMap, place_cards
+from services.recipient_agent.places import HostChoice, file_stem
+from services.recipient_agent.testing import MAC, XML, make_identity, make_places, make_platform, make_vm
 from shared.domain import describe, guest_abi_differences
 from shared.messages.base import Refusal
-from shared.messages.vm import IdentityBundle
+from shared.messages.vm import CpuFacts, FirmwareFacts, FirmwareInterface, IdentityBundle
 
 PORT = UUID("11111111-2222-3333-4444-555555555555")
 UEFI = XML.replace(
@@ -22,16 +26,26 @@ UEFI = XML.replace(
 DIRECT = XML.replace("<os>", "<os><kernel>/boot-files/vmlinuz</kernel><initrd>/boot-files/sub/initrd</initrd>")
 
 
+OVMF = ChosenFirmware("60-edk2.json", "/usr/share/OVMF/OVMF_CODE_4M.fd", "raw", None, "raw")
+
+
+def choice(identity: IdentityBundle, **places: Any) -> HostChoice:
+    """What the VM gets of the node."""
+    host = make_platform(bridges=("vmbr0", "vmbr1"))
+    cards, _ = place_cards(identity.vm.nics, make_places(**places).bridges, host)
+    return HostChoice(OVMF, cards)
+
+
 def prepared(identity: IdentityBundle, **places: Any) -> Prepared:
     """The rewritten VM; fails the test if it was refused."""
-    result = prepare(identity, port_id=PORT, places=make_places(**places))
+    result = prepare(identity, port_id=PORT, places=make_places(**places), choice=choice(identity, **places))
     assert isinstance(result, Prepared), result
     return result
 
 
 def refused(identity: IdentityBundle) -> tuple[Refusal, ...]:
     """The refusals; fails the test if there are none."""
-    result = prepare(identity, port_id=PORT, places=make_places())
+    result = prepare(identity, port_id=PORT, places=make_places(), choice=choice(identity))
     assert not isinstance(result, Prepared)
     return result
 
@@ -60,7 +74,17 @@ def test_console_log_goes_to_our_folder_if_there_is_one() -> None:
     """Without a folder no log is written."""
     assert "<log" not in prepared(make_identity()).domain_xml
     with_log = prepared(make_identity(), console_log_dir="/logs").domain_xml
-    assert f"/logs/web-1-{PORT}-console.log" in with_log
+    assert f"/logs/web-1-{PORT}-serial-0.log" in with_log
+
+
+def test_two_serial_ports_have_two_logs() -> None:
+    """A console that is the first serial port once more has none of its own."""
+    two = with_device(
+        "<serial type='pty'><target port='1'/></serial><console type='pty'><target type='serial'/></console>"
+    )
+    logs = re.findall("/logs/[^'\"]*", prepared(make_identity(two), console_log_dir="/logs").domain_xml)
+
+    assert logs == [f"/logs/web-1-{PORT}-serial-{number}.log" for number in (0, 1)]
 
 
 def test_uefi_uses_our_firmware_and_our_variables() -> None:
@@ -82,7 +106,7 @@ def test_direct_boot_from_a_folder_that_we_have() -> None:
 @pytest.mark.parametrize("path", ["/etc/shadow", "/boot-files/../etc/shadow", "boot-files/x", "/boot-filesx/y"])
 def test_direct_boot_from_elsewhere_is_refused(path: str) -> None:
     """A VM cannot make this host open a file of its choice."""
-    refusals = refused(make_identity(DIRECT.replace("/boot-files/vmlinuz", path)))
+    refusals = refused(make_identity(DIRECT, kernel=path))
 
     assert [refusal.code for refusal in refusals] == ["boot_file_missing"]
     assert path in refusals[0].evidence
@@ -106,7 +130,11 @@ def test_a_wrong_digest_is_refused() -> None:
         ({"machine": "pc-q35-9.2"}, "machine"),
         ({"domain_type": "kvm"}, "domain type"),
         ({"disks": ()}, "disks"),
-        ({"nics": ()}, "MACs"),
+        ({"nics": ()}, "network cards"),
+        ({"cpu": CpuFacts()}, "cpu"),
+        ({"vcpus_max": 9}, "maximum of vcpus"),
+        ({"needs": ()}, "needs"),
+        ({"firmware_facts": FirmwareFacts(interface=FirmwareInterface.PFLASH)}, "firmware"),
     ],
 )
 def test_another_vm_than_the_one_quoted_is_refused(change: dict[str, Any], what: str) -> None:
@@ -122,31 +150,100 @@ def with_device(device: str) -> str:
     return XML.replace("</devices>", f"{device}</devices>")
 
 
+NIC = "<interface type='bridge'><mac address='52:54:00:00:00:02'/><model type='virtio'/></interface>"
+
+
 @pytest.mark.parametrize(
     ("xml", "code"),
     [
         (with_device("<hostdev mode='subsystem' type='pci'/>"), "vm_blocked"),
         (with_device("<filesystem type='mount'><source dir='/'/><target dir='x'/></filesystem>"), "vm_blocked"),
-        (with_device("<interface type='bridge'><mac address='52:54:00:00:00:02'/></interface>"), "identity_differs"),
-        (with_device("<video><driver name='/x'/></video>"), "foreign_host_path"),
-        (
-            XML.replace("<source bridge='br-donor'/>", "<source bridge='br-donor'/><script path='/x'/>"),
-            "foreign_host_path",
-        ),
-        (
-            XML.replace("<rng model='virtio'><backend model='random'>", "<rng model='virtio'><backend model='egd'>"),
-            "foreign_host_path",
-        ),
-        (XML.replace("/dev/urandom", "/dev/sda"), "foreign_host_path"),
-        (XML.replace("<os>", "<os><dtb>/etc/passwd</dtb>"), "foreign_host_path"),
+        (with_device(NIC), "identity_differs"),
+        (with_device("<video><driver name='/x'/></video>"), "vm_blocked"),
+        (XML.replace("<source bridge='br-donor'/>", "<script path='/x'/>"), "not_portable_form"),
+        (XML, "not_portable_form"),
+        (XML.replace("<os>", "<os><dtb>/etc/passwd</dtb>"), "vm_blocked"),
+        (XML.replace("<os>", "<os>../etc/passwd"), "vm_blocked"),
+        (with_device("<video><model type='vga' heads='../etc/passwd'/></video>"), "vm_blocked"),
         ("<domain>", "domain_xml_invalid"),
         ("<!DOCTYPE x><domain/>", "domain_xml_invalid"),
         (XML.replace("<vcpu>1</vcpu>", ""), "domain_xml_invalid"),
     ],
 )
 def test_foreign_xml_cannot_reach_into_this_host(xml: str, code: str) -> None:
-    """Devices of the host, files of the host and broken XML are refused before any node sees them."""
-    assert code in {refusal.code for refusal in refused(make_identity(xml))}
+    """What is not portable, names something of a host or is broken is refused before any node sees it."""
+    identity = make_identity(xml, portable_form=False, disks=make_vm().disks, nics=make_vm().nics)
+
+    assert code in {refusal.code for refusal in refused(identity)}
+
+
+def test_an_unlisted_part_of_a_definition_is_refused_by_name() -> None:
+    """A donor that builds its own portable form cannot add to it."""
+    portable = make_identity().domain_xml.replace("<devices>", "<devices><surprise file='/etc/shadow'/>")
+
+    refusals = refused(make_identity(portable, portable_form=False))
+
+    assert "vm_blocked" in {refusal.code for refusal in refusals}
+    assert any("surprise" in refusal.evidence for refusal in refusals)
+
+
+def test_the_lasting_definition_is_written_for_this_host_too() -> None:
+    """It is another one than the live one, with the same disks, networks and firmware."""
+    lasting = make_identity(XML.replace("<vcpu>1</vcpu>", "<vcpu>4</vcpu>")).domain_xml
+    identity = make_identity().model_copy(update={"lasting_xml": lasting})
+
+    result = prepared(identity)
+
+    assert result.lasting_xml is not None
+    stored = describe(result.lasting_xml)
+    assert (stored.vcpus, stored.nics[0].bridge) == (4, "vmbr0")
+    assert stored.disks[0].source == describe(result.domain_xml).disks[0].source
+
+
+def test_a_transient_vm_has_no_lasting_definition() -> None:
+    """And a lasting one has one."""
+    transient = make_identity(persistent=False).model_copy(update={"lasting_xml": None})
+    assert prepared(transient).lasting_xml is None
+
+    refusals = refused(make_identity().model_copy(update={"lasting_xml": None}))
+    assert [refusal.code for refusal in refusals] == ["identity_differs"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("web-1", "web-2"),
+        ("<devices>", f"<devices>{NIC}"),
+        ("<devices>", "<devices><disk device='disk'><target dev='vdb' bus='virtio'/></disk>"),
+        ("<devices>", "<devices><hostdev mode='subsystem' type='pci'/>"),
+        ("<devices>", "<devices><emulator>/etc/shadow</emulator>"),
+    ],
+)
+def test_a_lasting_definition_of_another_vm_is_refused(old: str, new: str) -> None:
+    """It is held to the same rules; what only it has cannot be placed."""
+    identity = make_identity()
+    lasting = identity.domain_xml.replace(old, new, 1)
+
+    assert refused(identity.model_copy(update={"lasting_xml": lasting}))
+
+
+def test_two_cards_with_one_mac_keep_their_networks() -> None:
+    """The card on the LAN does not land on the bridge of the WAN."""
+    twin = f"<interface type='bridge'><mac address='{MAC}'/><source bridge='br-wan'/><model type='virtio'/></interface>"
+
+    result = prepared(make_identity(with_device(twin)), bridges=NetworkMap({"br-donor": "vmbr0", "br-wan": "vmbr1"}))
+
+    assert [nic.bridge for nic in describe(result.domain_xml).nics] == ["vmbr0", "vmbr1"]
+
+
+def test_an_empty_drive_stays_empty() -> None:
+    """It needs no file and no room."""
+    drive = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>"
+
+    result = prepared(make_identity(with_device(drive)))
+
+    assert [disk.target for disk in result.disks] == ["vda"]
+    assert [drive.empty for drive in describe(result.domain_xml).drives] == [False, True]
 
 
 def test_words_for_people_may_look_like_paths() -> None:
@@ -164,12 +261,10 @@ def test_file_names_are_safe_and_unique() -> None:
 def test_several_disks_have_several_files() -> None:
     """Each target has a path of its own."""
     second = (
-        "<disk type='block' device='disk'><driver type='qcow2'/><source dev='/dev/vg/b'/>"
+        "<disk type='file' device='disk'><driver type='qcow2'/><source file='/donor/b.qcow2'/>"
         "<target dev='vdb' bus='virtio'/></disk>"
     )
-    disks = make_vm().disks
-    twin = disks[0].model_copy(update={"target": "vdb", "format": "qcow2"})
 
-    result = prepared(make_identity(with_device(second), disks=(*disks, twin)))
+    result = prepared(make_identity(with_device(second)))
 
     assert [disk.path.rsplit("-", 1)[1] for disk in result.disks] == ["vda.raw", "vdb.qcow2"]

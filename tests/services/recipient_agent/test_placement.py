@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from services.recipient_agent.capacity import Room
 from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlaced, Placed, place
+from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.testing import make_vm
 from shared.messages.base import Refusal
+from shared.messages.quote_lines import Part, QuoteLine
 
 NO = Refusal(code="memory_short", rule="r", evidence="e")
 
@@ -22,6 +24,15 @@ def test_most_free_memory_wins_then_the_name() -> None:
     """Load spreads, and the same question has the same answer."""
     assert place(make_vm(), [Candidate("a", room(1)), Candidate("b", room(2))]) == Placed("b")
     assert place(make_vm(), [Candidate("b", room(2)), Candidate("a", room(2))]) == Placed("a")
+
+
+def test_what_a_quote_said_goes_before_room() -> None:
+    """The tenant took the offer for it."""
+    told = Lines(kept=(QuoteLine(part=Part.VLAN, text="VLAN 42"),))
+    candidates = [Candidate("a", room(1), lines=told), Candidate("b", room(2))]
+
+    assert place(make_vm(), candidates, promised=told) == Placed("a")
+    assert place(make_vm(), candidates) == Placed("b")
 
 
 def test_a_node_with_a_refusal_is_never_chosen() -> None:

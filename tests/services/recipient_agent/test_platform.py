@@ -11,17 +11,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.recipient_agent.capacity import Held
+from services.recipient_agent.network_map import NetworkMap
 from services.recipient_agent.platform import (
-    Bridges,
     blocker_refusals,
     collision_refusals,
-    platform_refusals,
+    host_refusals,
 )
-from services.recipient_agent.testing import MAC, VERSIONS, VM_UUID, make_node, make_platform, make_summary, make_vm
+from services.recipient_agent.testing import (
+    MAC,
+    VERSIONS,
+    VM_UUID,
+    make_node,
+    make_places,
+    make_platform,
+    make_summary,
+    make_vm,
+)
 from shared.messages.base import Refusal
-from shared.messages.vm import Disk, Firmware, HypervisorVersions, Nic
+from shared.messages.host import DeviceOffers
+from shared.messages.vm import (
+    CpuFacts,
+    CpuMode,
+    Disk,
+    Firmware,
+    FirmwareFacts,
+    FirmwareInterface,
+    HypervisorVersions,
+    Need,
+    Nic,
+)
 
-BRIDGES = Bridges({"br-donor": "vmbr0"})
+PLACES = make_places()
+OFFERED = (DeviceOffers(accelerator="qemu", machines=("pc-q35-10.0",), offers={"video": ("vga",)}),)
 HELD = Held(
     port_id=UUID(int=5),
     tenant="globex",
@@ -39,7 +60,7 @@ def check(vm: dict[str, Any] | None = None, host: dict[str, Any] | None = None, 
     """The check with something changed."""
     view = make_node(platform=make_platform(**(host or {})), **node)
     return list(
-        platform_refusals(make_vm(**(vm or {})), VERSIONS, view, bridges=BRIDGES, silent_s=1.0, silent_after_s=30.0)
+        host_refusals(make_vm(**(vm or {})), VERSIONS, view, places=PLACES, silent_s=1.0, silent_after_s=30.0, cpu=())
     )
 
 
@@ -64,8 +85,12 @@ def test_a_node_that_fits_is_not_refused() -> None:
     [
         ({"architecture": "aarch64"}, {}, "architecture_unsupported", "aarch64"),
         ({"domain_type": "kvm"}, {}, "accelerator_unsupported", "kvm"),
-        ({"cpu_model": "Skylake-Server"}, {}, "cpu_model_unusable", "Skylake-Server"),
-        ({"cpu_model": ""}, {"cpu_models": ()}, "cpu_model_unusable", "(none)"),
+        ({"cpu": CpuFacts(mode=CpuMode.MAXIMUM)}, {}, "host_cpu_differs", "not known"),
+        ({"needs": (Need(kind="video", value="qxl"),)}, {"device_offers": OFFERED}, "device_unsupported", "qxl"),
+        ({"firmware_facts": FirmwareFacts(interface=FirmwareInterface.PFLASH)}, {}, "firmware_unsupported", "size"),
+        ({"kernel": "/etc/shadow"}, {}, "boot_file_missing", "/etc/shadow"),
+        ({"initrd": "/boot-files/../etc/shadow"}, {}, "boot_file_missing", "shadow"),
+        ({"machine": "q35"}, {"machine_aliases": {"q35": "pc-q35-10.0"}}, "machine_type_unsupported", "alias"),
         ({"machine": "pc-q35-11.0"}, {}, "machine_type_unsupported", "pc-q35-11.0"),
         ({"firmware": Firmware.UEFI}, {}, "firmware_unsupported", "uefi"),
         ({}, {"versions": versions(qemu=(10, 0, 1))}, "qemu_too_old", "10.0.1"),
@@ -85,6 +110,30 @@ def test_each_finding_is_a_refusal(vm: dict[str, Any], host: dict[str, Any], cod
     assert evidence in refusals[0].evidence
 
 
+def test_an_empty_drive_needs_no_size_and_no_format() -> None:
+    """There is nothing in it that would have to be kept."""
+    assert check({"disks": disk(empty=True, format="", virtual_size_bytes=0, device="cdrom")}) == []
+
+
+def test_a_kernel_in_a_folder_that_is_here_is_let_in() -> None:
+    """The quote says what the reservation will say."""
+    assert check({"kernel": "/boot-files/vmlinuz", "initrd": "/boot-files/sub/initrd"}) == []
+
+
+def test_a_cpu_that_the_node_has_compared() -> None:
+    """libvirt's own answer decides, not the model's name."""
+    vm = make_vm(cpu=CpuFacts(mode=CpuMode.CUSTOM, model="Skylake-Client-IBRS"), cpu_model="Skylake-Client-IBRS")
+    no = Refusal(code="cpu_incompatible", rule="x", evidence="features: hle, rtm")
+
+    def codes(answer: tuple[Refusal, ...] | None) -> list[str]:
+        found = host_refusals(vm, VERSIONS, make_node(), places=PLACES, silent_s=0, silent_after_s=30, cpu=answer)
+        return [refusal.code for refusal in found]
+
+    assert codes(()) == []
+    assert codes((no,)) == ["cpu_incompatible"]
+    assert codes(None) == ["cpu_not_compared"]
+
+
 def test_old_qemu_is_refused_under_emulation_on_either_side() -> None:
     """QEMU before 10 corrupts guests that migrate without KVM; with KVM it serves."""
     old = versions(qemu=(7, 2, 0))
@@ -92,7 +141,7 @@ def test_old_qemu_is_refused_under_emulation_on_either_side() -> None:
 
     def codes(domain_type: str) -> list[str]:
         vm = make_vm(domain_type=domain_type)
-        found = platform_refusals(vm, old, node, bridges=BRIDGES, silent_s=0, silent_after_s=30)
+        found = host_refusals(vm, old, node, places=PLACES, silent_s=0, silent_after_s=30, cpu=())
         return [refusal.code for refusal in found]
 
     assert codes("qemu") == ["qemu_unsafe_emulation", "qemu_unsafe_emulation"]
@@ -104,7 +153,7 @@ def test_a_node_that_is_silent_or_ill_takes_nothing() -> None:
     ill = make_node(problems=("libvirt is down",))
 
     def code(silent_s: float) -> list[str]:
-        found = platform_refusals(make_vm(), VERSIONS, ill, bridges=BRIDGES, silent_s=silent_s, silent_after_s=30)
+        found = host_refusals(make_vm(), VERSIONS, ill, places=PLACES, silent_s=silent_s, silent_after_s=30, cpu=())
         return [refusal.code for refusal in found]
 
     assert code(1) == ["node_unhealthy"]
@@ -113,10 +162,11 @@ def test_a_node_that_is_silent_or_ill_takes_nothing() -> None:
 
 def test_all_findings_are_named_at_once() -> None:
     """One look at a quote's refusal tells everything."""
-    found = check({"cpu_model": "x", "machine": "y", "firmware": Firmware.UEFI}, {"bridges": ()})
+    maximum = CpuFacts(mode=CpuMode.MAXIMUM)
+    found = check({"cpu": maximum, "machine": "y", "firmware": Firmware.UEFI}, {"bridges": ()})
 
     assert [refusal.code for refusal in found] == [
-        "cpu_model_unusable",
+        "host_cpu_differs",
         "machine_type_unsupported",
         "firmware_unsupported",
         "bridge_missing",
@@ -126,13 +176,13 @@ def test_all_findings_are_named_at_once() -> None:
 @pytest.mark.parametrize(
     ("bridges", "ours"),
     [
-        (Bridges({}), "br-donor"),
-        (Bridges({"br-donor": "vmbr0"}), "vmbr0"),
-        (Bridges({"other": "x"}, default="vmbr9"), "vmbr9"),
-        (Bridges({"br-donor": "vmbr0"}, default="vmbr9"), "vmbr0"),
+        (NetworkMap({}), "br-donor"),
+        (NetworkMap({"br-donor": "vmbr0"}), "vmbr0"),
+        (NetworkMap({"other": "x"}, default="vmbr9"), "vmbr9"),
+        (NetworkMap({"br-donor": "vmbr0"}, default="vmbr9"), "vmbr0"),
     ],
 )
-def test_bridge_is_mapped_then_default_then_same(bridges: Bridges, ours: str) -> None:
+def test_bridge_is_mapped_then_default_then_same(bridges: NetworkMap, ours: str) -> None:
     """An operator's map wins over the default, the default over the same name."""
     assert bridges.here("br-donor") == ours
 
@@ -183,6 +233,6 @@ def test_qemu_is_never_older_than_the_donors(here: tuple[int, int, int], theirs:
     node = make_node(platform=make_platform(versions=versions(qemu=here), accelerators=("kvm",)))
     donor = versions(qemu=theirs)
 
-    found = platform_refusals(make_vm(domain_type="kvm"), donor, node, bridges=BRIDGES, silent_s=0, silent_after_s=1)
+    found = host_refusals(make_vm(domain_type="kvm"), donor, node, places=PLACES, silent_s=0, silent_after_s=1, cpu=())
 
     assert ([r.code for r in found] == ["qemu_too_old"]) == (here < theirs)

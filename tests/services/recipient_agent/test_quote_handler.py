@@ -11,19 +11,28 @@ import pytest
 from services.recipient_agent.capacity import GIB
 from services.recipient_agent.testing import (
     VERSIONS,
+    XML,
+    describe_as_donor,
+    make_capacity,
+    make_identity,
     make_summary,
     make_vm,
 )
 from shared.messages import seal
-from shared.messages.nodes import ClockDiffers
+from shared.messages.base import Refusal
+from shared.messages.nodes import CheckVm, ClockDiffers, VmChecked
 from shared.messages.porting import (
     QuoteDeclined,
     QuoteOffered,
     QuoteRequested,
+    ReservationRefused,
+    Reserved,
 )
+from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
+from shared.messages.vm import CpuFacts, CpuMode
 from shared.parties import BROKER
-from tests.support.recipient_world import BETA, PORT, World
+from tests.support.recipient_world import BETA, NODE, OTHER, PORT, World
 
 
 async def test_a_quote_names_price_promise_and_expiry(running: World) -> None:
@@ -40,7 +49,8 @@ async def test_a_quote_names_price_promise_and_expiry(running: World) -> None:
 @pytest.mark.parametrize(
     ("vm", "code"),
     [
-        ({"cpu_model": "Skylake"}, "cpu_model_unusable"),
+        ({"machine": "pc-q35-99.0"}, "machine_type_unsupported"),
+        ({"cpu": CpuFacts(mode=CpuMode.MAXIMUM)}, "host_cpu_differs"),
         ({"memory_bytes": 20 * GIB}, "memory_short"),
         ({"vcpus": 1000}, "no_instance_type"),
         ({"blockers": ("a vTPM",)}, "vm_blocked"),
@@ -99,4 +109,116 @@ async def test_a_wrong_clock_declines_nothing(running: World, ahead_s: int) -> N
         sealed = seal(message, source=BROKER, message_id=uuid4(), now=brokers_now, deadline=deadline)
         await running.bus.bus(BROKER).publish(BETA, sealed)
     await running.settle()
+    await running.answer_checks()
     assert len(running.heard(BROKER, QuoteOffered)) == 1
+
+
+EPYC_XML = XML.replace("qemu64", "EPYC")
+EPYC = describe_as_donor(EPYC_XML).cpu
+LACKS = Refusal(code="cpu_incompatible", rule="r", evidence="node beta-1: EPYC: no avx512f")
+
+
+async def asked_both(world: World) -> None:
+    """Two nodes that could take the VM, and a quote that waits for them."""
+    await world.beat(NODE)
+    await world.beat(OTHER, capacity=make_capacity(memory_free_bytes=2 * GIB))
+    await world.quote(nodes_answer=False, cpu=EPYC)
+
+
+async def test_every_node_that_could_take_the_vm_is_asked_about_its_cpu(running: World) -> None:
+    """By facts; a node that cannot take it anyway is left alone, and nothing is offered before the answers."""
+    await running.beat(NODE)
+    await running.beat(OTHER, healthy=False)
+    await running.quote(nodes_answer=False, cpu=EPYC)
+
+    (question,) = running.heard(NODE, CheckVm)
+    assert (question.cpu, question.machine, question.domain_type) == (EPYC, "pc-q35-10.0", "qemu")
+    assert running.heard(OTHER, CheckVm) == []
+    assert running.heard(BROKER, QuoteOffered) == []
+    assert running.heard(BROKER, QuoteDeclined) == []
+
+
+async def test_the_quote_is_made_when_all_have_answered(running: World) -> None:
+    """And for a node that said yes."""
+    await asked_both(running)
+    await running.say(NODE, VmChecked(port_id=PORT, refusals=(LACKS,)))
+    assert running.heard(BROKER, QuoteOffered) == []
+
+    await running.say(OTHER, VmChecked(port_id=PORT))
+
+    assert len(running.heard(BROKER, QuoteOffered)) == 1
+    await running.reserve(identity=make_identity(EPYC_XML))
+    assert [reserved.node for reserved in running.heard(BROKER, Reserved)] == ["beta-2"]
+
+
+async def test_where_no_cpu_fits_every_node_says_why(running: World) -> None:
+    """libvirt's own words reach the tenant, before anything moves."""
+    await asked_both(running)
+    for node in (NODE, OTHER):
+        await running.say(node, VmChecked(port_id=PORT, refusals=(LACKS,)))
+
+    (declined,) = running.heard(BROKER, QuoteDeclined)
+    assert declined.refusals == (LACKS,)
+
+
+async def test_a_silent_node_is_not_waited_for(running: World) -> None:
+    """What has answered by then is offered; a late answer changes nothing."""
+    await asked_both(running)
+    await running.say(OTHER, VmChecked(port_id=PORT))
+    await running.pass_time(4)
+
+    assert len(running.heard(BROKER, QuoteOffered)) == 1
+    await running.say(NODE, VmChecked(port_id=PORT))
+    assert len(running.heard(BROKER, QuoteOffered)) == 1
+
+
+async def test_nobody_answers(running: World) -> None:
+    """The tenant reads that no node has compared the CPU, not that it does not fit."""
+    await asked_both(running)
+    await running.pass_time(4)
+
+    (declined,) = running.heard(BROKER, QuoteDeclined)
+    assert {refusal.code for refusal in declined.refusals} == {"cpu_not_compared"}
+
+
+async def test_a_reservation_is_judged_by_the_same_answers(running: World) -> None:
+    """Another CPU than the one that was asked about was never compared."""
+    await asked_both(running)
+    for node in (NODE, OTHER):
+        await running.say(node, VmChecked(port_id=PORT))
+    await running.reserve(identity=make_identity(cpu=CpuFacts(mode=CpuMode.CUSTOM, model="Skylake-Server")))
+
+    (refused,) = running.heard(BROKER, ReservationRefused)
+    assert {refusal.code for refusal in refused.refusals} == {"cpu_not_compared"}
+
+
+async def test_a_vm_that_cannot_come_anyway_is_not_asked_about(running: World) -> None:
+    """Its refusals are known at once."""
+    await running.beat(NODE)
+    await running.quote(nodes_answer=False, cpu=EPYC, blockers=("a vTPM",))
+
+    assert running.heard(NODE, CheckVm) == []
+    assert len(running.heard(BROKER, QuoteDeclined)) == 1
+
+
+async def test_a_quote_says_what_becomes_of_the_vm(running: World) -> None:
+    """And is declined where the tenant requires what is not kept here."""
+    vm = make_vm(not_kept=("cputune: cputune: not kept: pinning, shares and quotas are the recipient's own",))
+    await running.beat()
+    for port_id, require in ((PORT, ()), (UUID(int=8), (Part.PINNING,))):
+        asked = QuoteRequested(
+            port_id=port_id,
+            tenant="acme",
+            vm=vm,
+            versions=VERSIONS,
+            limits=PortLimits(require=require),
+            answer_by=running.clock() + timedelta(seconds=30),
+        )
+        await running.say(BROKER, asked)
+        await running.answer_checks(port_id)
+
+    (offered,) = running.heard(BROKER, QuoteOffered)
+    assert [line.part for line in offered.quote.not_kept] == [Part.PINNING]
+    assert offered.quote.made_anew[0].part is Part.BRIDGE
+    (declined,) = running.heard(BROKER, QuoteDeclined)
+    assert [refusal.code for refusal in declined.refusals] == ["requirement_not_met"]

@@ -9,10 +9,13 @@ from uuid import UUID
 import pytest
 
 from services.recipient_agent.capacity import GIB, Quota
+from services.recipient_agent.network_map import NetworkMap
 from services.recipient_agent.testing import (
     XML,
     make_capacity,
     make_identity,
+    make_places,
+    make_platform,
     make_terms,
 )
 from shared.messages import Message
@@ -30,7 +33,7 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortCancelled, PortFailed, PortPhase
 from shared.parties import BROKER
-from tests.support.recipient_world import NODE, PORT, PROVISION, World, arrived
+from tests.support.recipient_world import NODE, OTHER, PORT, PROVISION, World, arrived
 
 
 async def test_a_reservation_asked_for_again_is_the_same(running: World) -> None:
@@ -49,7 +52,7 @@ async def test_a_reservation_asked_for_again_is_the_same(running: World) -> None
 async def test_a_fixed_reservation_is_not_changed(running: World) -> None:
     """Another XML for the same port is refused."""
     await running.to_fixed()
-    await running.reserve(identity=make_identity(XML.replace("/donor/a.raw", "/donor/b.raw")))
+    await running.reserve(identity=make_identity(XML.replace("<os>", "<title>another</title><os>")))
 
     assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["port_under_way"]
 
@@ -74,9 +77,9 @@ async def test_the_xml_is_checked_before_anything_is_held(running: World) -> Non
     """A VM that reaches into this host is refused."""
     await running.beat()
     await running.quote()
-    await running.reserve(identity=make_identity(XML.replace("/dev/urandom", "/dev/sda")))
+    await running.reserve(identity=make_identity(XML.replace("<os>", "<os><dtb>/dev/sda</dtb>")))
 
-    assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["foreign_host_path"]
+    assert [r.code for r in running.heard(BROKER, ReservationRefused)[0].refusals] == ["vm_blocked"]
     assert running.reservations() == 0
 
 
@@ -190,3 +193,20 @@ async def test_a_quote_that_comes_back_on_the_brokers_clock_is_the_same(running:
     quote = running.heard(BROKER, QuoteOffered)[0].quote
     await running.reserve(quote=quote.model_copy(update={"valid_until": quote.valid_until - timedelta(minutes=10)}))
     assert len(running.heard(BROKER, Reserved)) == 1
+
+
+async def test_the_vm_becomes_what_the_quote_said(running: World) -> None:
+    """The quoted node is ill now; on the other one the card would go to another bridge, which was never quoted."""
+    places_of = running.terms.places_of
+    assert isinstance(places_of, dict)
+    places_of["beta-2"] = make_places(bridges=NetworkMap({"br-donor": "vmbr9"}))
+    tight = make_capacity(memory_free_bytes=2 * GIB)
+    await running.beat()
+    await running.beat(OTHER, platform=make_platform(bridges=("vmbr9",)), capacity=tight)
+    await running.quote()
+    await running.beat(healthy=False)
+    await running.reserve()
+
+    (refused,) = running.heard(BROKER, ReservationRefused)
+    assert [refusal.code for refusal in refused.refusals] == ["quote_outdated"]
+    assert "bridge br-donor becomes bridge vmbr9" in refused.refusals[0].evidence

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from shared.messages import Message
-from shared.messages.nodes import CapacityReported
+from shared.messages.nodes import CapacityReported, CheckVm
 from shared.messages.porting import (
     CompletionFailed,
     InboundFinished,
@@ -38,7 +38,7 @@ async def test_the_whole_way_of_a_vm_that_comes(running: World) -> None:
 
     told = [type(e.data) for e in running.bus.received(BROKER) if not isinstance(e.data, CapacityReported)]
     assert told == [QuoteOffered, Reserved, InboundOpened, InboundFinished, VmProvisioned]
-    assert [type(e.data) for e in running.bus.received(NODE)] == [OpenInbound, ProvisionVm]
+    assert [type(e.data) for e in running.bus.received(NODE)] == [CheckVm, OpenInbound, ProvisionVm]
     assert running.heard(BROKER, VmProvisioned)[0].identity_differences == ()
     assert running.reservations() == 0
     assert running.dead_codes() == []

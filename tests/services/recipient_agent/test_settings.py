@@ -54,6 +54,39 @@ def test_single_nodes_may_differ(tmp_path: Path) -> None:
     assert places["beta-2"].emulator == places["beta-1"].emulator
 
 
+VLAN_42 = """[[network_map]]
+bridge = "br0"
+vlan = [42]
+to_bridge = "br42"
+to_vlan = "is_that_vlan"
+"""
+
+
+def test_networks_are_mapped_by_rules(tmp_path: Path) -> None:
+    """For all nodes; the map of bridges stays for cards without a VLAN."""
+    text = MINIMAL + '[places]\nbridges = { br0 = "br7" }\n' + VLAN_42
+    bridges = load(RecipientSettings, written(tmp_path, text)).terms().places_on("beta-1").bridges
+
+    assert [rule.to_bridge for rule in bridges.rules] == ["br42"]
+    assert bridges.rules[0].vlan == (42,)
+    assert bridges.here("br0") == "br7"
+
+
+@pytest.mark.parametrize(
+    ("rules", "reason"),
+    [
+        (VLAN_42.replace('to_vlan = "is_that_vlan"\n', ""), r"network_map\.0.*say in to_vlan"),
+        (VLAN_42.replace("[42]", "[4095]"), r"network_map\.0\.vlan"),
+        (VLAN_42.replace("to_bridge", "to_brigde"), r"network_map\.0\.to_brigde"),
+        (VLAN_42 + VLAN_42, "rule 2 is never reached, since rule 1 fits the same cards"),
+    ],
+)
+def test_a_network_map_that_cannot_be_meant_is_an_error(tmp_path: Path, rules: str, reason: str) -> None:
+    """--check-config says which rule, and what to write."""
+    with pytest.raises(ConfigError, match=reason):
+        load(RecipientSettings, written(tmp_path, MINIMAL + rules))
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

@@ -10,6 +10,7 @@ import pytest
 
 from shared.client.limits import BadLimits, OverlaysChoice, PostCopyChoice, limits_of, limits_text, rate_text, zoned
 from shared.client.units import BadValue
+from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
 
 NOW = datetime(2026, 7, 1, 12, 0, tzinfo=timezone(timedelta(hours=2)))
@@ -32,8 +33,10 @@ def test_every_option_reaches_the_request() -> None:
         seed=True,
         seed_bandwidth="8mbit",
         overlays=OverlaysChoice.NEVER,
+        require=[Part.FILTER, Part.PINNING, Part.FILTER],
         now=NOW,
     )
+    assert limits_text(limits).endswith("must stay as it is: filter, pinning")
     assert limits == PortLimits(
         max_downtime_ms=300,
         window_start=NOW + timedelta(hours=8),
@@ -45,6 +48,7 @@ def test_every_option_reaches_the_request() -> None:
         seed=True,
         seed_bandwidth_bytes_per_s=1_000_000,
         overlays="never",
+        require=(Part.FILTER, Part.PINNING),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from shared.exit_codes import ExitCode
 from shared.messages import Message, Refusal
 from shared.messages.porting import PortingFixed
+from shared.messages.quote_lines import Part, QuoteLine
 from shared.messages.service_change import (
     CancelRefused,
     PortAccepted,
@@ -40,7 +41,7 @@ def test_port_create(vmport: Cli, broker: ScriptedBroker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
     limits = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit")
-    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never")
+    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never", "--require", "filter")
 
     assert vmport("port", "create", "web", "--to", "beta", *options, "--no-wait") == ExitCode.OK
     request = broker.requested
@@ -58,6 +59,7 @@ def test_port_create(vmport: Cli, broker: ScriptedBroker) -> None:
         "seed": False,
         "seed_bandwidth_bytes_per_s": None,
         "overlays": "never",
+        "require": ["filter"],
     }
 
 
@@ -96,6 +98,7 @@ def test_port_create_seeded(vmport: Cli, broker: ScriptedBroker) -> None:
         ("--deadline", "2001-01-01T00:00Z"),
         ("--post-copy", "perhaps"),
         ("--overlays", "always"),
+        ("--require", "filtre"),
         ("--nonsense",),
         ("--bandwidth", "50mb"),
         ("--wait-limit", "long"),
@@ -121,6 +124,24 @@ def test_quote(vmport: Cli, broker: ScriptedBroker) -> None:
         assert said in vmport.out
     assert vmport("port", "create", "web", "--to", "beta", "--dry-run", "--format", "json") == ExitCode.OK
     assert json.loads(vmport.out)["quotes"][0]["price_per_month"] == "12.50"
+
+
+def test_quote_says_what_becomes_of_the_vm(vmport: Cli, broker: ScriptedBroker) -> None:
+    """By the names that --require takes, which reaches the providers with the question."""
+    quote = QUOTE.model_copy(
+        update={
+            "kept": (QuoteLine(part=Part.VLAN, text="network card: VLAN 42"),),
+            "made_anew": (QuoteLine(part=Part.BRIDGE, text="bridge br0 becomes bridge br7"),),
+            "not_kept": (QuoteLine(part=Part.PINNING, text="vCPU 0 is on CPU 3"),),
+        }
+    )
+    broker.on_command = answering(lambda port: (PortPlanned(port_id=port, quotes=(quote,), declined={}),))
+
+    assert vmport("quote", "web", "--require", "filter", "--require", "all") == ExitCode.OK
+    assert broker.requested.limits.require == (Part.FILTER, Part.ALL)
+    rows = [" ".join(line.split()) for line in vmport.out.splitlines()]
+    for said in ("not kept pinning vCPU 0 is on CPU 3", "changed bridge bridge br0", "kept vlan network card: VLAN 42"):
+        assert any(said in row for row in rows), vmport.out
 
 
 def test_quote_without_offers(vmport: Cli, broker: ScriptedBroker) -> None:

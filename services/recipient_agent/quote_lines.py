@@ -1,0 +1,148 @@
+"""What a quote says of the VM's host-bound parts: kept, changed (was ... becomes ...), not kept. Pure.
+
+Made from what the donor says of the VM and from what was chosen for it here. What becomes of network cards and firmware
+is known here only, so the donor's own lines about them are left out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from services.recipient_agent.network_map import CardPlace, card, guards_of
+from services.recipient_agent.places import HostChoice
+from shared.messages.base import Refusal
+from shared.messages.quote_lines import MAX_QUOTE_LINES, Part, QuoteLine
+from shared.messages.vm import HostPlatform, Nic, Vlan, VmDescription
+
+_OURS = re.compile(
+    r"\b(interface(@type|/(source|vlan|virtualport|port|filterref|bandwidth|target)\b)|os/(loader|nvram))"
+)
+"""Lines of the donor about what is told here."""
+_PARTS: tuple[tuple[str, Part], ...] = (
+    (r"\bcputune/(shares|[a-z]*period|[a-z]*quota)", Part.WEIGHTS),
+    (r"\b(cputune|vcpu@cpuset|vcpu@placement|vcpu/@cpuset|vcpu/@placement)", Part.PINNING),
+    (r"\b(numatune|memory/source/nodemask)", Part.PLACEMENT),
+    (r"\b(iotune|throttle)", Part.DISK_LIMITS),
+    (r"\bblkiotune", Part.WEIGHTS),
+    (r"\bmemtune", Part.MEMORY_LIMITS),
+    (r"\b(serial|console|parallel|channel|source)/(log\b|.*append)|/log\b", Part.SERIAL_LOG),
+    (r"\bgraphics", Part.DISPLAY),
+    (r"\bmetadata", Part.METADATA),
+    (r"\bperf\b", Part.PERF),
+    (r"\bvsock", Part.VSOCK),
+    (r"\baudio", Part.SOUND),
+    (r"\btpm", Part.TPM),
+    (r"\bdisk\b", Part.DISK),
+)
+"""By the path in a line of the donor; the first that is found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The three lists of a quote."""
+
+    kept: tuple[QuoteLine, ...] = ()
+    made_anew: tuple[QuoteLine, ...] = ()
+    not_kept: tuple[QuoteLine, ...] = ()
+
+
+NO_LINES = Lines()
+
+
+def quote_lines(vm: VmDescription, platform: HostPlatform, choice: HostChoice) -> Lines:
+    """What becomes of each part on this host. All lists are bounded; the provider's own findings come first."""
+    kept: list[QuoteLine] = []
+    made_anew: list[QuoteLine] = []
+    not_kept: list[QuoteLine] = []
+    for place in choice.cards:
+        _card_lines(place, kept, made_anew, not_kept)
+    if choice.firmware is not None:
+        text = f"firmware of the same kind, by {choice.firmware.name}: {choice.firmware.loader}"
+        made_anew.append(QuoteLine(part=Part.FIRMWARE, text=text))
+    if vm.machine in platform.deprecated_machines:
+        kept.append(QuoteLine(part=Part.MACHINE, text=f"{vm.machine}, which a later QEMU will not have"))
+    made_anew += _donors(vm.made_anew)
+    not_kept += _donors(vm.not_kept)
+    return Lines(_bounded(kept), _bounded(made_anew), _bounded(not_kept))
+
+
+def requirement_refusals(required: Iterable[Part], lines: Lines) -> Iterator[Refusal]:
+    """One for each line that breaks a requirement of the tenant."""
+    wanted = set(required)
+    for line, lost in (*((each, False) for each in lines.made_anew), *((each, True) for each in lines.not_kept)):
+        if line.part in wanted or (lost and Part.ALL in wanted):
+            yield Refusal(
+                code="requirement_not_met",
+                rule=f"The tenant requires that {line.part if line.part in wanted else 'everything'} stays as it is.",
+                evidence=f"{'not kept' if lost else 'changed'}: {line.text}",
+            )
+
+
+def _donors(lines: Iterable[str]) -> Iterator[QuoteLine]:
+    for line in lines:
+        if not _OURS.search(line):
+            yield QuoteLine(part=part_of(line), text=line)
+
+
+def part_of(line: str) -> Part:
+    """The stable name of a part of which the donor says something."""
+    return next((part for pattern, part in _PARTS if re.search(pattern, line)), Part.OTHER)
+
+
+def _bounded(lines: list[QuoteLine]) -> tuple[QuoteLine, ...]:
+    unique = list(dict.fromkeys(lines))
+    if len(unique) <= MAX_QUOTE_LINES:
+        return tuple(unique)
+    more = len(unique) - MAX_QUOTE_LINES + 1
+    return (*unique[: MAX_QUOTE_LINES - 1], QuoteLine(part=Part.OTHER, text=f"and {more} more"))
+
+
+def _card_lines(place: CardPlace, kept: list[QuoteLine], made_anew: list[QuoteLine], not_kept: list[QuoteLine]) -> None:
+    nic = place.nic
+    was = _was(nic)
+    target = kept if was == str(place) else made_anew
+    target.append(_about(nic, Part.BRIDGE, str(place) if was == str(place) else f"{was} becomes {place}"))
+    if nic.port_group and nic.port_group != place.port_group:
+        becomes = f"becomes {place.port_group}" if place.port_group else "is not kept"
+        into = made_anew if place.port_group else not_kept
+        into.append(_about(nic, Part.PORT_GROUP, f"port group {nic.port_group} {becomes}"))
+    if nic.vlan is not None and nic.vlan.tags:
+        if place.vlan == nic.vlan:
+            kept.append(_about(nic, Part.VLAN, f"VLAN {_tags(nic.vlan)}"))
+        elif place.vlan is not None:
+            made_anew.append(_about(nic, Part.VLAN, f"VLAN {_tags(nic.vlan)} becomes {_tags(place.vlan)}"))
+        else:
+            made_anew.append(_about(nic, Part.VLAN, f"VLAN {_tags(nic.vlan)} is all that {place} carries: no tag"))
+    for guard in guards_of(nic):
+        if guard == "isolated" and place.isolated:
+            kept.append(_about(nic, Part.ISOLATED, "reaches no other isolated card of its bridge"))
+        elif guard == "virtualport" and place.openvswitch and nic.virtualport == "openvswitch":
+            made_anew.append(_about(nic, Part.VIRTUALPORT, "a port of Open vSwitch with an id of its own"))
+        else:
+            not_kept.append(_about(nic, Part(guard), _GUARDS[guard]))
+
+
+_GUARDS = {
+    "filter": "its network filter is not kept",
+    "bandwidth": "its limit of bandwidth is not kept",
+    "isolated": "its isolation from other cards is not kept",
+    "virtualport": "the profile of its port is not kept",
+}
+
+
+def _about(nic: Nic, part: Part, text: str) -> QuoteLine:
+    return QuoteLine(part=part, text=f"{card(nic)}: {text}")
+
+
+def _was(nic: Nic) -> str:
+    if nic.network:
+        return f"network {nic.network}" + (f", port group {nic.port_group}" if nic.port_group else "")
+    if nic.bridge:
+        return f"{'Open vSwitch bridge' if nic.virtualport == 'openvswitch' else 'bridge'} {nic.bridge}"
+    return "QEMU's user network" if nic.kind == "user" else f"a network of kind {nic.kind}"
+
+
+def _tags(vlan: Vlan) -> str:
+    return ", ".join(map(str, vlan.tags))

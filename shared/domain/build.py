@@ -1,0 +1,153 @@
+"""A definition written for a host: the carried parts, and what `HostPlaces` gives. Pure.
+
+It is built, not patched: the tree begins with nothing, so that nothing of the donor's gets in that no row carries.
+"""
+
+from __future__ import annotations
+
+from lxml import etree
+
+from shared.domain.definition import DefinitionSource, read_definition
+from shared.domain.errors import DomainXmlError
+from shared.domain.parsing import Domain, mac_of, target_of
+from shared.domain.places import HostPlaces, NicPlace
+from shared.domain.portable import carried_tree
+
+CHARACTER_DEVICES = ("serial", "console", "parallel", "channel")
+RANDOM_SOURCE = "/dev/urandom"
+_OWN_SOURCE = frozenset({"spiceport", "qemu-vdagent"})
+"""Back ends whose source is the guest's business: a channel's name, the clipboard."""
+_WITH_A_PATH = frozenset({"unix", "file", "stdio"})
+
+
+def build_for_host(source: DefinitionSource, places: HostPlaces) -> Domain:
+    """The VM for another host, with the same guest ABI.
+
+    Raises `DomainXmlError` where the definition has a finding that blocks, or a part has no place.
+    """
+    definition = read_definition(source)
+    if definition.blockers:
+        raise DomainXmlError("it is not portable: " + "; ".join(str(each) for each in definition.blockers[:5]))
+    root = carried_tree(definition)
+    devices = root.find("devices")
+    if devices is None:
+        devices = etree.SubElement(root, "devices")
+    _boot(root, places)
+    access = root.find("memoryBacking/access")
+    if access is not None and access.get("mode") == "shared":
+        # Memory that is shared with other processes, and that no file of the host holds.
+        held = _child(_child(root, "memoryBacking"), "source")
+        held.set("type", held.get("type", "memfd"))
+    if places.emulator is not None:
+        _child(devices, "emulator").text = places.emulator
+    for disk in devices.findall("disk"):
+        _disk(disk, places)
+    for index, nic in enumerate(devices.findall("interface")):
+        if index >= len(places.nics):
+            raise DomainXmlError(f"no network is given for card {index} ({mac_of(nic)})", element="interface")
+        _nic(nic, places.nics[index])
+    for kind in CHARACTER_DEVICES:
+        for index, device in enumerate(devices.findall(kind)):
+            _character_device(device, places.logs.get(f"{kind} {index}"))
+    _other_devices(devices, places)
+    return Domain(root)
+
+
+def _other_devices(devices: etree._Element, places: HostPlaces) -> None:
+    for graphics in devices.findall("graphics"):
+        graphics.set("autoport", "yes")
+        etree.SubElement(graphics, "listen", type="address", address=places.listen)
+    for backend in devices.findall("rng/backend"):
+        if backend.get("model") == "random":
+            backend.text = RANDOM_SOURCE
+    for vsock in devices.findall("vsock"):
+        _child(vsock, "cid").set("auto", "yes")
+    for backend in devices.findall("tpm/backend"):
+        if places.tpm_secret is not None:
+            _child(backend, "encryption").set("secret", str(places.tpm_secret))
+
+
+def _child(parent: etree._Element, name: str) -> etree._Element:
+    found = parent.find(name)
+    return found if found is not None else etree.SubElement(parent, name)
+
+
+def _boot(root: etree._Element, places: HostPlaces) -> None:
+    os = root.find("os")
+    if os is None:
+        raise DomainXmlError("missing", element="os")
+    for name, path in (("kernel", places.kernel), ("initrd", places.initrd)):
+        if path is not None:
+            _child(os, name).text = path
+    firmware = places.firmware
+    if firmware is None:
+        if os.find("loader") is not None or os.get("firmware") == "efi":
+            raise DomainXmlError("no firmware is given", element="os/loader")
+        return
+    loader = _child(os, "loader")
+    loader.text = firmware.loader
+    loader.set("readonly", "yes")
+    loader.set("type", "pflash")
+    loader.set("format", firmware.loader_format)
+    if firmware.nvram is not None:
+        nvram = _child(os, "nvram")
+        nvram.text = firmware.nvram
+        nvram.set("format", firmware.nvram_format)
+
+
+def _disk(disk: etree._Element, places: HostPlaces) -> None:
+    target = target_of(disk)
+    disk.set("type", "file")
+    path = places.disks.get(target)
+    if path is None:
+        if disk.get("device", "disk") == "disk":
+            raise DomainXmlError(f"no path is given for {target}", element="disk")
+        return
+    driver = disk.find("driver")
+    if target in places.disk_formats:
+        if driver is None:
+            driver = etree.Element("driver", name="qemu")
+            disk.insert(0, driver)
+        driver.set("type", places.disk_formats[target])
+    source = _child(disk, "source")
+    source.set("file", path)
+
+
+def _nic(nic: etree._Element, place: NicPlace) -> None:
+    if place.network:
+        nic.set("type", "network")
+        source = _child(nic, "source")
+        source.set("network", place.network)
+        if place.port_group:
+            source.set("portgroup", place.port_group)
+    elif place.bridge:
+        nic.set("type", "bridge")
+        _child(nic, "source").set("bridge", place.bridge)
+    else:
+        nic.set("type", "user")
+        return
+    if place.vlan is not None and place.vlan.tags:
+        vlan = _child(nic, "vlan")
+        if place.vlan.trunk:
+            vlan.set("trunk", "yes")
+        for tag in place.vlan.tags:
+            element = etree.SubElement(vlan, "tag", id=str(tag))
+            if tag == place.vlan.native:
+                element.set("nativeMode", place.vlan.native_mode or "untagged")
+    if place.virtualport:
+        _child(nic, "virtualport").set("type", place.virtualport)
+    if place.isolated:
+        _child(nic, "port").set("isolated", "yes")
+
+
+def _character_device(device: etree._Element, log: str | None) -> None:
+    kind = device.get("type", "pty")
+    if kind not in _OWN_SOURCE:
+        source = device.find("source")
+        if source is not None:
+            device.remove(source)
+        # Without a source libvirt makes the pty, and a channel's socket, where this host keeps them.
+        if kind in _WITH_A_PATH and not (kind == "unix" and device.tag == "channel"):
+            device.set("type", "pty")
+    if log is not None:
+        _child(device, "log").set("file", log)

@@ -1,0 +1,98 @@
+"""Whether a VM's definitions can be written for another host, tried before anybody is asked to take it. Pure.
+
+What fails here would fail at the recipient, after its quote; so it is a finding of the donor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from shared.domain.build import CHARACTER_DEVICES, build_for_host
+from shared.domain.definition import DefinitionSource, read_definition
+from shared.domain.describe import describe
+from shared.domain.differences import guest_abi_differences
+from shared.domain.errors import DomainXmlError
+from shared.domain.facts import VmFacts
+from shared.domain.findings import Finding, FindingKind
+from shared.domain.parsing import MAX_XML_BYTES
+from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
+from shared.domain.portable import portable
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A VM's definitions in their portable forms, and what was found besides what reading the live one finds."""
+
+    domain_xml: str
+    lasting_xml: str | None
+    findings: tuple[Finding, ...]
+
+
+def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving:
+    """Try it. `lasting` is what the VM is after its next start, None for a transient one. Raises `DomainXmlError` where
+    the live one is malformed or too large.
+    """
+    definition = read_definition(live)
+    facts = describe(definition)
+    findings = [] if definition.blockers else list(_proof(definition, facts))
+    lasting_xml = None
+    if lasting is not None:
+        try:
+            stored = read_definition(lasting)
+            lasting_xml = portable(stored)
+            findings += _lasting(stored.blockers, describe(stored), facts)
+        except DomainXmlError as error:
+            findings.append(_blocks("lasting_unreadable", f"the lasting definition cannot be read: {error}"))
+    return Leaving(portable(definition), lasting_xml, tuple(findings))
+
+
+def _blocks(code: str, detail: str, part: str = "definition") -> Finding:
+    return Finding(code, FindingKind.BLOCKS, part, detail)
+
+
+def _proof(definition: DefinitionSource, facts: VmFacts) -> Iterator[Finding]:
+    try:
+        text = portable(definition)
+        if len(text.encode()) > MAX_XML_BYTES:
+            yield _blocks("too_large", f"its portable form has more than {MAX_XML_BYTES} bytes")
+            return
+        again = read_definition(text)
+        for finding in again.findings:
+            yield _blocks("not_portable", f"its portable form is not one: {finding}")
+        for difference in guest_abi_differences(definition, build_for_host(again, _anywhere(facts)))[:5]:
+            yield _blocks("not_portable", f"written for another host it would differ: {difference}")
+    except DomainXmlError as error:
+        yield _blocks("not_portable", f"it cannot be written for another host: {error}")
+
+
+def _anywhere(facts: VmFacts) -> HostPlaces:
+    """Some place for everything."""
+    return HostPlaces(
+        disks={drive.target: f"/{drive.target}" for drive in facts.disks},
+        nics=tuple(NicPlace(bridge="br") for _ in facts.nics),
+        emulator="/emulator",
+        firmware=FirmwarePlace("/loader", "/nvram") if facts.firmware == "uefi" else None,
+        kernel="/kernel" if facts.kernel else None,
+        initrd="/initrd" if facts.initrd else None,
+        logs={f"{kind} 0": "/log" for kind in CHARACTER_DEVICES},
+    )
+
+
+def _lasting(blockers: tuple[Finding, ...], stored: VmFacts, live: VmFacts) -> Iterator[Finding]:
+    for finding in blockers:
+        yield _blocks(finding.code, f"in the lasting definition: {finding.detail}", finding.part)
+    if (stored.uuid, stored.name) != (live.uuid, live.name):
+        yield _blocks("pending_identity", f"the lasting definition is of {stored.name} {stored.uuid}")
+    # Their contents and networks are those of nothing that runs, so that nobody can say what they are at the recipient.
+    for target in sorted({drive.target for drive in stored.disks} - {drive.target for drive in live.drives}):
+        yield _blocks(
+            "pending_disk", "it is only in the lasting definition; start the VM with it, or remove it", f"disk {target}"
+        )
+    for mac in Counter(nic.mac for nic in stored.nics) - Counter(nic.mac for nic in live.nics):
+        yield _blocks(
+            "pending_network_card",
+            "it is only in the lasting definition; start the VM with it, or remove it",
+            f"network card {mac}",
+        )

@@ -1,0 +1,80 @@
+"""What a VM needs its host's QEMU and libvirt to offer: short pairs that a host's capabilities can be held to. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lxml import etree
+
+from shared.messages.vm import Need
+
+_ATTRIBUTES: tuple[tuple[str, str, str], ...] = (
+    ("os/type", "machine", "machine"),
+    ("devices/video/model", "type", "video"),
+    ("devices/graphics", "type", "graphics"),
+    ("devices/tpm", "model", "tpm"),
+    ("devices/tpm/backend", "type", "tpm_backend"),
+    ("devices/tpm/backend", "version", "tpm_version"),
+    ("devices/disk/target", "bus", "disk_bus"),
+    ("devices/disk", "device", "disk_device"),
+    ("devices/controller", "type", "controller"),
+    ("devices/interface/model", "type", "network_card"),
+    ("devices/rng", "model", "rng_device"),
+    ("devices/rng/backend", "model", "rng"),
+    ("devices/channel", "type", "channel"),
+    ("devices/redirdev", "bus", "redirdev"),
+    ("devices/smartcard", "mode", "smartcard"),
+    ("devices/sound", "model", "sound"),
+    ("devices/input", "bus", "input_bus"),
+    ("devices/watchdog", "model", "watchdog"),
+    ("devices/panic", "model", "panic"),
+    ("devices/iommu", "model", "iommu"),
+    ("devices/vsock", "model", "vsock"),
+    ("devices/memory", "model", "memory_device"),
+    ("devices/memballoon", "model", "balloon"),
+    ("memoryBacking/source", "type", "memory_source"),
+)
+"""Path, attribute, and the kind of the need."""
+_MADE_AS = {("memory_source", "file"): "memfd"}
+"""Needs of what the recipient makes in another way."""
+_SWITCHES: tuple[tuple[str, str], ...] = (("features/hyperv", "hyperv"), ("features/kvm", "kvm"))
+"""Features whose children are each on or off."""
+_FEATURES = ("features/smm", "features/vmcoreinfo", "features/ps2", "features/async-teardown", "genid")
+
+
+def needs_of(root: etree._Element) -> tuple[Need, ...]:
+    """Each need once, in a fixed order."""
+    pairs = dict.fromkeys((*_by_attribute(root), *_by_switch(root), *_hugepages(root)))
+    return tuple(Need(kind=kind, value=value) for kind, value in sorted(pairs))
+
+
+def _by_attribute(root: etree._Element) -> Iterator[tuple[str, str]]:
+    for path, attribute, kind in _ATTRIBUTES:
+        for element in root.findall(path):
+            value = element.get(attribute)
+            if value:
+                yield kind, _MADE_AS.get((kind, value), value)
+    for controller in root.findall("devices/controller"):
+        if controller.get("model"):
+            yield "controller_model", f"{controller.get('type')} {controller.get('model')}"
+
+
+def _by_switch(root: etree._Element) -> Iterator[tuple[str, str]]:
+    for path, kind in _SWITCHES:
+        for feature in root.findall(f"{path}/*"):
+            if feature.get("state", "on") == "on":
+                yield kind, str(feature.tag)
+    for path in _FEATURES:
+        found = root.find(path)
+        if found is not None and "off" not in {found.get("state"), found.get("enabled")}:
+            yield "feature", path.rpartition("/")[2]
+
+
+def _hugepages(root: etree._Element) -> Iterator[tuple[str, str]]:
+    pages = root.find("memoryBacking/hugepages")
+    if pages is None:
+        return
+    if not len(pages):
+        yield "hugepages", "default"
+    for page in pages.findall("page"):
+        yield "hugepages", f"{page.get('size')} {page.get('unit', 'KiB')}"

@@ -1,0 +1,44 @@
+"""The CPU that libvirt compares is built from facts."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.node_agent.hypervisor.cpu_comparison import cpu_xml
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode
+
+
+def test_features_and_vendor_are_compared_and_not_the_name_alone() -> None:
+    """A VM without TSX runs where there is none; a required feature must be there."""
+    cpu = CpuFacts(
+        mode=CpuMode.CUSTOM,
+        model="Skylake-Client-IBRS",
+        vendor="Intel",
+        features=(CpuFeature(name="hle", policy="disable"), CpuFeature(name="pku", policy="require")),
+    )
+    assert cpu_xml(cpu) == (
+        '<cpu mode="custom" match="exact"><model fallback="forbid">Skylake-Client-IBRS</model><vendor>Intel</vendor>'
+        '<feature policy="disable" name="hle"/><feature policy="require" name="pku"/></cpu>'
+    )
+
+
+def test_no_text_of_the_donor_becomes_xml() -> None:
+    """It is a value, whatever it contains, and the donor's own XML is not looked at."""
+    cpu = CpuFacts(mode=CpuMode.CUSTOM, model="</model><topology/>", expanded="<cpu><evil/></cpu>")
+    assert cpu_xml(cpu) == (
+        '<cpu mode="custom" match="exact"><model fallback="forbid">&lt;/model&gt;&lt;topology/&gt;</model></cpu>'
+    )
+
+
+@pytest.mark.parametrize(
+    "cpu",
+    [
+        CpuFacts(mode=CpuMode.MAXIMUM),
+        CpuFacts(mode=CpuMode.CUSTOM),
+        CpuFacts(mode=CpuMode.CUSTOM, model="EPYC", features=(CpuFeature(name="svm", policy="maybe"),)),
+    ],
+)
+def test_what_cannot_be_compared(cpu: CpuFacts) -> None:
+    """A host's own CPU, none, and a policy that libvirt does not know."""
+    with pytest.raises(ValueError, match=r"compare|policy"):
+        cpu_xml(cpu)

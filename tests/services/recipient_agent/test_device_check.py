@@ -1,0 +1,94 @@
+"""Devices, features, vCPUs and huge pages that a host must have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.recipient_agent.device_check import device_refusals, page_bytes
+from services.recipient_agent.testing import make_platform, make_vm
+from shared.messages.base import Refusal
+from shared.messages.host import DeviceOffers, HugePages
+from shared.messages.vm import Need
+
+OFFERS = DeviceOffers(
+    accelerator="qemu",
+    machines=("pc-q35-10.0",),
+    offers={
+        "video": ("vga", "virtio"),
+        "graphics": ("vnc",),
+        "tpm": (),
+        "channel": ("pty", "unix"),
+        "hyperv": ("vapic",),
+        "feature_missing": ("genid",),
+        "vcpus_max": ("288",),
+    },
+)
+
+
+def check(*needs: tuple[str, str], huge_pages: tuple[HugePages, ...] = (), **vm: Any) -> list[Refusal]:
+    """The refusals of a VM with these needs."""
+    host = make_platform(device_offers=(OFFERS,), huge_pages=huge_pages)
+    wanted = tuple(Need(kind=kind, value=value) for kind, value in needs)
+    return list(device_refusals(make_vm(needs=wanted, **vm), host, node="beta-1"))
+
+
+@pytest.mark.parametrize(
+    "need",
+    [("video", "qxl"), ("graphics", "spice"), ("tpm", "tpm-crb"), ("hyperv", "evmcs"), ("channel", "spicevmc")],
+)
+def test_a_device_that_is_not_offered_is_named(need: tuple[str, str]) -> None:
+    """QXL at a host whose QEMU has no SPICE."""
+    (refusal,) = check(need)
+    assert refusal.code == "device_unsupported"
+    assert need[1] in refusal.evidence
+
+
+@pytest.mark.parametrize(
+    "need",
+    [("video", "vga"), ("sound", "ich9"), ("channel", "null"), ("feature", "smm"), ("machine", "pc-q35-10.0")],
+)
+def test_what_is_offered_or_not_told_is_let_in(need: tuple[str, str]) -> None:
+    """libvirt does not mention sound cards, nor files as channels: its silence is no refusal."""
+    assert check(need) == []
+
+
+def test_a_feature_that_libvirt_calls_missing() -> None:
+    """Said, so judged."""
+    assert [refusal.code for refusal in check(("feature", "genid"))] == ["device_unsupported"]
+
+
+def test_offers_are_those_of_machine_and_accelerator() -> None:
+    """Nothing is known of another machine, so its devices are not judged here."""
+    assert check(("video", "qxl"), machine="microvm") == []
+    assert check(("video", "qxl"), domain_type="kvm") == []
+
+
+def test_more_vcpus_than_qemu_runs() -> None:
+    """Those that may be plugged in count."""
+    assert check(vcpus=2, vcpus_max=288) == []
+    assert [refusal.code for refusal in check(vcpus=2, vcpus_max=289)] == ["vcpus_unsupported"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pages", "codes"),
+    [
+        ("2048 KiB", [(2 << 20, 256)], []),
+        ("2048 KiB", [(2 << 20, 255)], ["huge_pages_short"]),
+        ("1 GiB", [(2 << 20, 999)], ["huge_pages_short"]),
+        ("default", [(2 << 20, 256)], []),
+        ("default", [], ["huge_pages_short"]),
+    ],
+)
+def test_huge_pages(wanted: str, pages: list[tuple[int, int]], codes: list[str]) -> None:
+    """512 MiB of the size that the guest has, and free."""
+    there = tuple(HugePages(size_bytes=size, total=999, free=free) for size, free in pages)
+    assert [refusal.code for refusal in check(("hugepages", wanted), huge_pages=there)] == codes
+
+
+def test_sizes_of_pages() -> None:
+    """libvirt's units; what is no size is the host's default."""
+    assert page_bytes("1048576 KiB") == page_bytes("1 GiB") == 1 << 30
+    assert page_bytes("2 m") == 2 << 20
+    assert page_bytes("default") is None

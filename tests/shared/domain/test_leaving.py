@@ -1,0 +1,60 @@
+"""A VM is tried for another host before anybody is asked to take it."""
+
+from __future__ import annotations
+
+import pytest
+
+from shared.domain import FindingKind, leaving, portable
+from tests.support.domain_samples import DOMAIN, with_device
+
+
+def test_a_portable_vm_leaves_with_both_definitions() -> None:
+    """In their portable forms, and nothing is found."""
+    goes = leaving(DOMAIN, DOMAIN.replace("'>2</vcpu>", "'>4</vcpu>"))
+
+    assert goes.findings == ()
+    assert goes.domain_xml == portable(DOMAIN)
+    assert goes.lasting_xml is not None
+    assert "<vcpu>4</vcpu>" in goes.lasting_xml
+
+
+def test_a_transient_vm_leaves_with_one() -> None:
+    """It has no lasting definition."""
+    assert leaving(DOMAIN, None).lasting_xml is None
+
+
+@pytest.mark.parametrize(
+    ("lasting", "code", "part"),
+    [
+        (with_device("<hostdev mode='subsystem' type='pci'/>"), "device_passthrough", "hostdev"),
+        (
+            with_device("<disk type='file'><source file='/b'/><target dev='vdb' bus='virtio'/></disk>"),
+            "pending_disk",
+            "disk vdb",
+        ),
+        (
+            with_device("<interface type='bridge'><mac address='52:54:00:00:00:02'/><source bridge='b'/></interface>"),
+            "pending_network_card",
+            "network card 52:54:00:00:00:02",
+        ),
+        (DOMAIN.replace("<name>web<", "<name>other<"), "pending_identity", "definition"),
+        ("<domain>", "lasting_unreadable", "definition"),
+        (DOMAIN.replace("<uuid>", "<xuuid>").replace("</uuid>", "</xuuid>"), "lasting_unreadable", "definition"),
+    ],
+)
+def test_what_only_the_lasting_definition_has_is_found(lasting: str, code: str, part: str) -> None:
+    """It would be lost, or fail at the VM's next start."""
+    findings = leaving(DOMAIN, lasting).findings
+
+    assert (code, part) in {(finding.code, finding.part) for finding in findings}
+    assert {finding.kind for finding in findings} == {FindingKind.BLOCKS}
+
+
+def test_a_vm_that_cannot_be_written_for_another_host_is_found_here() -> None:
+    """Not at the recipient, after its quote."""
+    (finding,) = leaving(
+        with_device("<disk type='file' device='disk'><target dev='vdb' bus='virtio'/></disk>"), None
+    ).findings
+
+    assert (finding.code, finding.kind) == ("not_portable", FindingKind.BLOCKS)
+    assert "vdb" in finding.detail

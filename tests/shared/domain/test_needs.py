@@ -1,0 +1,49 @@
+"""What a VM needs of its host."""
+
+from __future__ import annotations
+
+from shared.domain import describe, portable
+from tests.support.domain_samples import DOMAIN, with_device
+
+DEVICES = (
+    "<video><model type='qxl'/></video><tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+    "<controller type='scsi' index='0' model='virtio-scsi'/><rng model='virtio'><backend model='builtin'/></rng>"
+)
+
+
+def test_devices_and_features_are_needs() -> None:
+    """Each is a kind and a value, once, in a fixed order."""
+    xml = with_device(DEVICES).replace("<acpi/>", "<acpi/><hyperv><vapic state='on'/><relaxed state='off'/></hyperv>")
+    xml = xml.replace(
+        "<os>", "<memoryBacking><hugepages><page size='2048' unit='KiB'/></hugepages></memoryBacking><os>"
+    )
+    needs = [(need.kind, need.value) for need in describe(xml).needs]
+
+    assert needs == sorted(set(needs))
+    for need in (
+        ("machine", "pc-q35-10.0"),
+        ("video", "qxl"),
+        ("tpm", "tpm-crb"),
+        ("tpm_version", "2.0"),
+        ("controller", "scsi"),
+        ("controller_model", "scsi virtio-scsi"),
+        ("rng", "builtin"),
+        ("disk_bus", "virtio"),
+        ("graphics", "vnc"),
+        ("hyperv", "vapic"),
+        ("hugepages", "2048 KiB"),
+    ):
+        assert need in needs
+    assert ("hyperv", "relaxed") not in needs
+
+
+def test_huge_pages_without_a_size_are_those_of_the_host() -> None:
+    """Their size is the host's default."""
+    xml = DOMAIN.replace("<os>", "<memoryBacking><hugepages/></memoryBacking><os>")
+
+    assert ("hugepages", "default") in [(need.kind, need.value) for need in describe(xml).needs]
+
+
+def test_the_portable_form_has_the_same_needs() -> None:
+    """So that a recipient can check what was quoted."""
+    assert set(describe(portable(with_device(DEVICES))).needs) <= set(describe(with_device(DEVICES)).needs)
