@@ -49,6 +49,16 @@ class _Known:
         return -age if agreed else _NONE
 
 
+def is_late(said_at: datetime, *, last: datetime, set_aside: datetime | None) -> bool:
+    """Whether a sender's message was sent before its last one, and came late or a second time.
+
+    One that is older than the last by the sender's own clock is set aside; `set_aside` is when that one was sent, None
+    where none was since the last that counted. If the next is newer than it, the messages come in order, and it is the
+    clock that was set back: it is believed. So no step of a clock silences a sender for longer than one message.
+    """
+    return said_at < last and (set_aside is None or said_at <= set_aside)
+
+
 class ClockOffsets:
     """What is known of all parties that were heard."""
 

@@ -66,10 +66,10 @@ class TimingSettings(Section):
 class LimitSettings(Section):
     """What the broker's own rules allow."""
 
-    max_active_ports_per_tenant: Annotated[int, Field(ge=1)] = Field(
+    max_active_ports_per_tenant: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=50, description="Ports of one tenant that may be under way at once, dry runs included."
     )
-    farthest_window_days: Annotated[float, Field(gt=0)] = Field(
+    farthest_window_days: Annotated[float, Field(gt=0, le=3650)] = Field(
         default=90, description="How far in the future a window may start."
     )
     shortest_deadline_s: Seconds = Field(default=30, description="Least time between start and deadline.")

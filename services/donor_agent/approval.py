@@ -90,6 +90,7 @@ def records_refusals(policy: Policy, request: Request) -> tuple[Refusal, ...]:
         *partner_refusals(policy, request.recipient),
         *_under_way(policy, request),
         *_where_it_runs(located, request.node_silent_after_s),
+        *_readable(located.vm),
     )
 
 
@@ -283,6 +284,15 @@ def _where_it_runs(located: Located, silent_after_s: float) -> Iterator[Refusal]
         )
     if located.vm.state is not VmState.RUNNING:
         yield _not_running(located.vm.name, located.vm.state)
+
+
+def _readable(vm: VmSummary) -> Iterator[Refusal]:
+    if vm.problem:
+        yield Refusal(
+            code="vm_unreadable",
+            rule="The VM's node must be able to read the VM.",
+            evidence=f"{vm.name}: {vm.problem}",
+        )
 
 
 def _not_running(name: str, state: VmState) -> Refusal:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from services.donor_agent.approval import Located
 from services.donor_agent.policy import Policy
+from shared.clocks import is_late
 from shared.messages.nodes import NodeHeartbeat, OwnedVm
 from shared.messages.vm import VmState, VmSummary
 
@@ -26,6 +27,8 @@ class NodeView:
     vms: tuple[VmSummary, ...]
     problems: tuple[str, ...] = ()
     ports: tuple[UUID, ...] = ()
+    set_aside: datetime | None = None
+    """When a heartbeat was sent that came since and seemed older, by the node's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,10 @@ class Inventory:
     nodes: Mapping[str, NodeView] = field(default_factory=dict)
 
     def heard(self, node: str, heartbeat: NodeHeartbeat, now: datetime) -> Inventory:
-        """With this heartbeat; one that is older than the node's last one changes nothing."""
+        """With this heartbeat; one that is older than the node's last one is set aside (see `is_late`)."""
         known = self.nodes.get(node)
-        if known is not None and heartbeat.at < known.said_at:
-            return self
+        if known is not None and is_late(heartbeat.at, last=known.said_at, set_aside=known.set_aside):
+            return replace(self, nodes={**self.nodes, node: replace(known, set_aside=heartbeat.at)})
         problems = heartbeat.problems or (() if heartbeat.healthy else ("the node says that it is not healthy",))
         view = NodeView(now, heartbeat.at, heartbeat.vms, problems, heartbeat.ports)
         return replace(self, nodes={**self.nodes, node: view})

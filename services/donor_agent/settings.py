@@ -35,7 +35,7 @@ class DonorSection(Section):
     quarantine_days: Annotated[float, Field(ge=0, le=3650)] = Field(
         default=14.0, description="Days for which the disks of a VM that left are kept before they are erased."
     )
-    quarantine_s: Annotated[float, Field(ge=0)] | None = Field(
+    quarantine_s: Annotated[float, Field(ge=0, le=3650 * 86_400)] | None = Field(
         default=None, description="Instead of quarantine_days, in seconds; for tests and labs.", examples=[600.0]
     )
     erase_again_s: Seconds = Field(

@@ -135,6 +135,9 @@ class Heartbeat:
             return await self._hypervisor.inventory()
         except HypervisorError as error:
             return error
+        except Exception as error:  # a defect here is told in each heartbeat, and must not end them
+            log.exception("VMs cannot be listed")
+            return HypervisorError("list VMs", f"{type(error).__name__}: {error}")
 
     async def _publish(self, beat: NodeHeartbeat) -> None:
         for side in Side:

@@ -106,7 +106,7 @@ class NodeSection(Section):
         default=86_400.0,
         description="How long contents of a port are kept for the next port of the same VM; then they are erased.",
     )
-    keep_contents_mib: Annotated[int, Field(ge=0)] = Field(
+    keep_contents_mib: Annotated[int, Field(ge=0, le=2**30)] = Field(
         default=16_384, description="Most that is kept for next ports, all VMs together; the oldest is erased first."
     )
     without: tuple[Technique, ...] = Field(

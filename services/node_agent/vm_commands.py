@@ -12,8 +12,10 @@ import time
 from collections.abc import Callable
 from uuid import UUID
 
+from pydantic import ValidationError
+
 from services.node_agent.hypervisor import disk_images
-from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, VmNotFound
+from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, Obstacle, VmNotFound
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.quarantine import erase, erase_folders, move_away, plan_quarantine
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
@@ -69,17 +71,30 @@ class VmCommands:
         self._metrics = metrics
 
     async def describe(self, command: DescribeVm) -> VmDescribed | DescribeFailed:
-        """Read the live VM."""
+        """Read the live VM, and ask what speaks against moving it. Always answers."""
         try:
             vm = await self._hypervisor.describe(command.vm_uuid)
-            versions = await self._hypervisor.versions()
-            goes = leaving(vm.domain, vm.lasting_xml)
+            bundle = await self._bundle(vm, await self._hypervisor.obstacles(command.vm_uuid))
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError) as error:
-            code = getattr(error, "code", "domain_xml")
-            return DescribeFailed(port_id=command.port_id, code=code, detail=str(error))
+            return DescribeFailed(port_id=command.port_id, code=error.code, detail=str(error))
+        except ValidationError as error:
+            return DescribeFailed(port_id=command.port_id, code="beyond_a_limit", detail=_limits(error))
+        except Exception as error:
+            log.exception("VM not described", vm=str(command.vm_uuid))
+            detail = f"the node cannot read the VM: {type(error).__name__}: {error}"
+            return DescribeFailed(port_id=command.port_id, code="unreadable", detail=detail)
         self._described(vm)
-        bundle = IdentityBundle(
-            vm=vm.description.model_copy(update={"blockers": (*vm.description.blockers, *map(str, goes.findings))}),
+        return VmDescribed(port_id=command.port_id, identity=bundle)
+
+    async def _bundle(self, vm: LiveVm, obstacles: tuple[Obstacle, ...]) -> IdentityBundle:
+        """Raises `HypervisorError`, `DomainXmlError`, and `ValidationError` where the VM is larger than a message may
+        say.
+        """
+        versions = await self._hypervisor.versions()
+        goes = leaving(vm.domain, vm.lasting_xml)
+        blockers = dict.fromkeys((*vm.description.blockers, *map(str, goes.findings), *map(str, obstacles)))
+        return IdentityBundle(
+            vm=vm.description.model_copy(update={"blockers": tuple(blockers)}),
             domain_xml=goes.domain_xml,
             domain_xml_sha256=hashlib.sha256(goes.domain_xml.encode()).hexdigest(),
             lasting_xml=goes.lasting_xml,
@@ -87,7 +102,6 @@ class VmCommands:
             node=self._node,
             lane=self._lane,
         )
-        return VmDescribed(port_id=command.port_id, identity=bundle)
 
     async def check(self, command: CheckVm) -> VmChecked:
         """Let this host's libvirt compare the VM's CPU with its own."""
@@ -189,7 +203,7 @@ class VmCommands:
 
     async def _undefine(self, uuid: UUID) -> None:
         try:
-            await self._hypervisor.undefine(uuid, keep_state=True)
+            await self._hypervisor.undefine(uuid, keep_nvram=True)
         except VmNotFound:
             return
 
@@ -218,6 +232,12 @@ def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:
     """How the VM was to run here; None where it has not arrived."""
     arrived = record is not None and record.phase is Phase.DONE and record.agreement.vm_uuid == command.vm_uuid
     return record.agreement.domain_xml if record is not None and arrived else None
+
+
+def _limits(error: ValidationError) -> str:
+    """Which limits the VM is beyond, without the values, which may be long."""
+    broken = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False))
+    return "the VM is beyond what can be ported: " + "; ".join(broken)
 
 
 def _not_yet(port_id: UUID, side: Side, error: Exception) -> CompletionFailed:

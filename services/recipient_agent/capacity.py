@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.clocks import is_late
 from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
@@ -35,8 +36,12 @@ class Overcommit(BaseModel):
     disk: Annotated[float, Field(gt=0, le=10)] = Field(
         default=1.0, description="Disk sold per disk there; above 1.0 free disk space is no longer looked at."
     )
-    memory_reserve_mib: Annotated[int, Field(ge=0)] = Field(default=512, description="MiB per node kept for the host.")
-    disk_reserve_gib: Annotated[int, Field(ge=0)] = Field(default=1, description="GiB per node kept for the host.")
+    memory_reserve_mib: Annotated[int, Field(ge=0, le=2**30)] = Field(
+        default=512, description="MiB per node kept for the host."
+    )
+    disk_reserve_gib: Annotated[int, Field(ge=0, le=2**30)] = Field(
+        default=1, description="GiB per node kept for the host."
+    )
 
 
 class Quota(BaseModel):
@@ -44,10 +49,10 @@ class Quota(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vms: Annotated[int, Field(ge=0)] = Field(default=0, description="VMs.")
-    vcpus: Annotated[int, Field(ge=0)] = Field(default=0, description="vCPUs.")
-    memory_mib: Annotated[int, Field(ge=0)] = Field(default=0, description="Memory, MiB.")
-    disk_gib: Annotated[int, Field(ge=0)] = Field(default=0, description="Virtual size of all disks, GiB.")
+    vms: Annotated[int, Field(ge=0, le=2**30)] = Field(default=0, description="VMs.")
+    vcpus: Annotated[int, Field(ge=0, le=2**30)] = Field(default=0, description="vCPUs.")
+    memory_mib: Annotated[int, Field(ge=0, le=2**30)] = Field(default=0, description="Memory, MiB.")
+    disk_gib: Annotated[int, Field(ge=0, le=2**30)] = Field(default=0, description="Virtual size of all disks, GiB.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class NodeView:
     lane: LaneEndpoint
     vms: tuple[VmSummary, ...]
     ports: tuple[UUID, ...] = ()
+    set_aside: datetime | None = None
+    """When a heartbeat was sent that came since and seemed older, by the node's clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +105,10 @@ class Nodes:
     views: Mapping[str, NodeView] = field(default_factory=dict)
 
     def heard(self, node: str, heartbeat: NodeHeartbeat, now: datetime) -> Nodes:
-        """With this heartbeat; one that is older than the node's last one changes nothing."""
+        """With this heartbeat; one that is older than the node's last one is set aside (see `is_late`)."""
         known = self.views.get(node)
-        if known is not None and heartbeat.at < known.said_at:
-            return self
+        if known is not None and is_late(heartbeat.at, last=known.said_at, set_aside=known.set_aside):
+            return replace(self, views={**self.views, node: replace(known, set_aside=heartbeat.at)})
         view = NodeView(
             name=node,
             heard_at=now,

@@ -26,8 +26,10 @@ class InstanceType(BaseModel):
     vcpus: Annotated[int, Field(ge=1, le=4096)] = Field(
         description="The most vCPUs of a VM of this type.", examples=[2]
     )
-    memory_mib: Annotated[int, Field(ge=1)] = Field(description="The most memory, MiB.", examples=[4096])
-    disk_gib: Annotated[int, Field(ge=0)] = Field(description="The most disk, all disks together, GiB.", examples=[80])
+    memory_mib: Annotated[int, Field(ge=1, le=2**30)] = Field(description="The most memory, MiB.", examples=[4096])
+    disk_gib: Annotated[int, Field(ge=0, le=2**30)] = Field(
+        description="The most disk, all disks together, GiB.", examples=[80]
+    )
     price_per_month: Price = Field(description="Price per month.", examples=["21.50"])
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(default="EUR", description="ISO 4217 code.")
 

@@ -34,20 +34,22 @@ class Promise(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bandwidth_bytes_per_s: Annotated[int, Field(ge=1024)] = Field(
+    bandwidth_bytes_per_s: Annotated[int, Field(ge=1024, le=2**40)] = Field(
         default=10_000_000, description="Bytes per second that this provider's uplink gives one port."
     )
-    setup_s: Annotated[float, Field(ge=0)] = Field(
+    setup_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
         default=20.0, description="Time that does not depend on size: hand-shakes, disks, provisioning."
     )
-    margin: Annotated[float, Field(ge=1)] = Field(default=1.5, description="Factor on the time of the transfer.")
-    memory_passes: Annotated[float, Field(ge=1)] = Field(
+    margin: Annotated[float, Field(ge=1, le=1000)] = Field(
+        default=1.5, description="Factor on the time of the transfer."
+    )
+    memory_passes: Annotated[float, Field(ge=1, le=1000)] = Field(
         default=2.0, description="How often memory is sent on average, rewritten pages included."
     )
-    downtime_floor_ms: Annotated[int, Field(ge=0)] = Field(
+    downtime_floor_ms: Annotated[int, Field(ge=0, le=3_600_000)] = Field(
         default=500, description="Downtime that no bandwidth shortens."
     )
-    last_pass_bytes: Annotated[int, Field(ge=0)] = Field(
+    last_pass_bytes: Annotated[int, Field(ge=0, le=2**40)] = Field(
         default=4 * 1024 * 1024, description="Bytes that remain for the last pass, while the guest is paused."
     )
 

@@ -9,13 +9,20 @@ from decimal import Decimal, InvalidOperation
 from typing import NamedTuple, TypeVar
 
 from shared.errors import VmportError
+from shared.messages.base import EARLIEST_YEAR, LATEST_YEAR
 
 _SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$")
+_DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$", re.ASCII)
+LONGEST = timedelta(days=36_500)
+"""A hundred years. No duration that a port knows is longer, and every time plus this one is still a date."""
 
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kKmMgG]i?)?((?i:bits?)|[bB])(/s|ps)?$")
+_RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kKmMgG]i?)?((?i:bits?)|[bB])(/s|ps)?$", re.ASCII)
 RATE_FORMS = "50Mbit/s, 50Mbps or 50mbit for bits; 6MB/s or 6MiB/s for bytes"
+
+
+_MOST_SHOWN = 40
+"""Characters of a wrong value that an error repeats."""
 
 
 class BadValue(VmportError):
@@ -28,7 +35,8 @@ class BadValue(VmportError):
         self.expected = expected
         self.option = option
         place = f"{option}: " if option else ""
-        super().__init__(f"{place}{text!r} is not valid: expected {expected}")
+        shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
+        super().__init__(f"{place}{shown!r} is not valid: expected {expected}")
 
 
 T = TypeVar("T")
@@ -54,7 +62,11 @@ def parse_duration(text: str) -> timedelta:
     match = _DURATION.match(text.strip().lower())
     if match is None:
         raise BadValue(text, "a number with ms, s, m, h or d, such as 500ms or 2h")
-    return timedelta(seconds=float(match[1]) * _SECONDS_PER[match[2]])
+    seconds = float(match[1]) * _SECONDS_PER[match[2]]
+    # Compared as numbers: what is beyond a float is inf, and no timedelta.
+    if seconds > LONGEST.total_seconds():
+        raise BadValue(text, f"a duration of at most {LONGEST.days}d")
+    return timedelta(seconds=seconds)
 
 
 def parse_downtime_ms(text: str) -> int:
@@ -77,10 +89,11 @@ def parse_rate_bytes_per_s(text: str) -> int:
     if unit == "b" and per_second is None:
         raise BadValue(text, f"bits or bytes, and this may mean either: {RATE_FORMS}")
     amount = float(number) * _PREFIXES[(prefix or "").lower()]
-    rate = round(amount if unit == "B" else amount / 8)
+    rate = amount if unit == "B" else amount / 8
+    # Compared before it is rounded: what is beyond a float is inf, which no whole number is.
     if not 64 * 1024 <= rate <= 2**40:
         raise BadValue(text, "a rate from 64KiB/s (0.53Mbit/s) to 1024GiB/s")
-    return rate
+    return round(rate)
 
 
 def parse_price(text: str) -> Decimal:
@@ -100,12 +113,12 @@ def parse_time(text: str, *, now: datetime) -> datetime:
     text = text.strip()
     if text.lower() == "now":
         return now
-    if text.startswith("+"):
-        return now + parse_duration(text[1:])
     try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        moment = now + parse_duration(text[1:]) if text.startswith("+") else datetime.fromisoformat(text)
+    except (ValueError, OverflowError) as error:
         raise BadValue(text, "now, +2h, or a time such as 2026-07-01T02:00+02:00") from error
+    if not EARLIEST_YEAR < moment.year < LATEST_YEAR:
+        raise BadValue(text, f"a time between the years {EARLIEST_YEAR} and {LATEST_YEAR}")
     return moment if moment.tzinfo else moment.replace(tzinfo=now.tzinfo)
 
 

@@ -17,7 +17,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 from shared.errors import VmportError
-from shared.messages.base import MESSAGE_TYPES, Message, Timestamp
+from shared.messages.base import MAX_COUNT, MESSAGE_TYPES, Message, Timestamp
 from shared.parties import Party, PartyName
 
 CONTENT_TYPE = "application/cloudevents+json"
@@ -25,6 +25,8 @@ TYPE_PREFIX = "vmport."
 MAX_BODY_BYTES = 4 * 1024 * 1024
 """A control message that is larger is refused before it is parsed; the largest honest one holds two domain XMLs."""
 
+SchemaVersion = Annotated[int, Field(ge=-MAX_COUNT, le=MAX_COUNT)]
+"""Any number that can be repeated in a refusal; a reader knows one."""
 TRACEPARENT_PATTERN = r"^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$"
 
 M_co = TypeVar("M_co", bound=Message, covariant=True)
@@ -54,7 +56,7 @@ class Envelope(BaseModel, Generic[M_co]):
     time: Timestamp
     datacontenttype: Literal["application/json"] = "application/json"
     dataschema: str
-    schemaversion: int
+    schemaversion: SchemaVersion
     correlationid: UUID
     causationid: UUID | None = None
     traceparent: Annotated[str, Field(pattern=TRACEPARENT_PATTERN)]
@@ -135,7 +137,7 @@ class _Outer(BaseModel):
 
     model_config = ConfigDict(extra="allow")
     type: str
-    schemaversion: int
+    schemaversion: SchemaVersion
 
 
 def open_envelope(body: bytes) -> AnyEnvelope:

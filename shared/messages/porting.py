@@ -315,7 +315,7 @@ class AbortTransfer(PortMessage):
 
     side: Side
     reason: Text
-    epoch: int | None = Field(
+    epoch: Epoch | None = Field(
         default=None,
         description="The VM's newest epoch. A node that has heard of a newer one does not believe this: the broker's "
         "ledger was restored from before it.",

@@ -213,13 +213,19 @@ class VmSummary(Value):
     vcpus: Count
     disk_bytes: Bytes
     macs: tuple[MacAddress, ...] = ()
+    unsized_disks: tuple[Text, ...] = Field(
+        default=(), description="Disks whose size is not known: they are not in disk_bytes. 'all' where none is known."
+    )
+    problem: Text = Field(
+        default="", description="Why this VM cannot be read; then only its name, state and size in memory are known."
+    )
 
 
 class HypervisorVersions(Value):
     """What a node runs; compared before anything moves."""
 
-    qemu: tuple[int, int, int]
-    libvirt: tuple[int, int, int]
+    qemu: tuple[Count, Count, Count]
+    libvirt: tuple[Count, Count, Count]
     kernel: Text = ""
     host_cpu: Text = Field(
         default="",

@@ -20,14 +20,18 @@ class StoreSettings(Section):
         examples=["sqlite:////var/lib/vmport/state.db"],
     )
     keep_inbox_days: float = Field(
-        default=14, gt=0, description="How long ids of handled messages are remembered, to recognise duplicates."
+        default=14,
+        gt=0,
+        le=36_500,
+        description="How long ids of handled messages are remembered, to recognise duplicates.",
     )
     keep_sent_hours: float = Field(
-        default=24, gt=0, description="How long published messages stay in the outbox table."
+        default=24, gt=0, le=876_000, description="How long published messages stay in the outbox table."
     )
     give_up_days: float = Field(
         default=7,
         gt=0,
+        le=3650,
         description="An outgoing message that could not be delivered for so long is dropped with an error in the log.",
     )
 

@@ -68,6 +68,7 @@ def test_an_outage_while_the_hypervisors_negotiate_about_the_disks(
     assert outage.cut_s >= OUTAGE_S
 
     assert run.outcome == "completed", run.result
+    assert "nbd negotiation ended by its time limit" in lab.log_file("node-beta").read_text(encoding="utf-8")
     report = lab.guest_report(guest.name)
     assert (report["boot_id"], report["mismatches"], report["disk_mismatches"]) == (boot_id, 0, 0)
     assert lab.guest_place(guest.name).provider == "beta"

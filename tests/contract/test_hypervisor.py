@@ -16,6 +16,7 @@ from services.node_agent.hypervisor.interface import (
     HypervisorError,
     Lifecycle,
     LifecycleEvent,
+    ObstacleCode,
     VmNotFound,
 )
 from services.node_agent.hypervisor.testing import FakeHypervisor
@@ -140,7 +141,7 @@ async def test_a_vm_that_is_not_there(host: Host) -> None:
     for call in (
         hypervisor.describe(nobody),
         hypervisor.peek_memory(nobody, 0, 4096),
-        hypervisor.undefine(nobody, keep_state=True),
+        hypervisor.undefine(nobody, keep_nvram=True),
         hypervisor.set_autostart(nobody, enabled=True),
     ):
         with pytest.raises(VmNotFound):
@@ -158,7 +159,7 @@ async def test_a_definition_comes_and_goes(host: Host) -> None:
     vm = (await host.hypervisor.describe(uuid)).description
     assert (vm.persistent, vm.autostart, vm.state) == (True, True, VmState.SHUT_OFF)
     assert any(blocker.startswith("not_running") for blocker in vm.blockers)
-    await host.hypervisor.undefine(uuid, keep_state=True)
+    await host.hypervisor.undefine(uuid, keep_nvram=True)
     assert await host.hypervisor.state(uuid) is None
 
 
@@ -175,6 +176,55 @@ async def test_a_running_vm_is_described_as_it_runs(host: Host) -> None:
     assert "<alias" not in live.domain_xml
 
 
+async def test_nothing_speaks_against_a_vm_that_can_move(host: Host) -> None:
+    """Asking moves nothing and is not noticed: it runs on, without an event and without a job."""
+    heard: list[LifecycleEvent] = []
+    stop = host.hypervisor.listen(heard.append)
+    assert await host.hypervisor.obstacles(host.running) == ()
+    stop()
+    assert heard == []
+    assert await host.hypervisor.state(host.running) is VmState.RUNNING
+    assert await host.hypervisor.job(host.running) is None
+    with pytest.raises(VmNotFound):
+        await host.hypervisor.obstacles(uuid4())
+
+
+async def test_a_snapshot_in_an_image_speaks_against_moving(host: Host, tmp_path: Path) -> None:
+    """Whoever made it; a VM that is off is looked at, too."""
+    image = tmp_path / f"{uuid4()}.qcow2"
+    for command in (("create", "-q", "-f", "qcow2", image, "1M"), ("snapshot", "-c", "one", image)):
+        await (await asyncio.create_subprocess_exec("qemu-img", *map(str, command))).wait()
+    (disk,) = describe(host.shut_off_xml).disks
+    xml = host.shut_off_xml.replace("type='raw'", "type='qcow2'", 1).replace(disk.source, str(image), 1)
+    uuid = UUID(describe(xml).uuid)
+    await host.hypervisor.define(xml)
+    (obstacle,) = await host.hypervisor.obstacles(uuid)
+    assert obstacle.code is ObstacleCode.INTERNAL_SNAPSHOTS
+    assert "vda" in obstacle.detail
+    await host.hypervisor.undefine(uuid, keep_nvram=True)
+
+
+async def test_a_qemu_that_does_not_answer_is_an_obstacle(host: Host) -> None:
+    """Told in time; list and state are there meanwhile, and it heals."""
+    assert await host.hypervisor.freeze(host.running)
+    async with asyncio.timeout(20):
+        codes = [obstacle.code for obstacle in await host.hypervisor.obstacles(host.running)]
+        assert codes == [ObstacleCode.NOT_ANSWERED]
+        assert host.running in {vm.uuid for vm in await host.hypervisor.inventory()}
+        assert await host.hypervisor.state(host.running) is VmState.RUNNING
+    await host.hypervisor.thaw(host.running)
+    async with asyncio.timeout(30):
+        while await host.hypervisor.obstacles(host.running):  # noqa: ASYNC110  # the host's own state
+            await asyncio.sleep(0.1)
+
+
+async def test_a_lasting_vm_has_a_lasting_definition(host: Host) -> None:
+    """Beside the one it runs with."""
+    live = await host.hypervisor.describe(host.running)
+    assert live.lasting_xml is not None
+    assert describe(live.lasting_xml).uuid == str(host.running)
+
+
 async def test_memory_is_read_while_the_guest_runs(host: Host) -> None:
     """As much as was asked for, up to the most that may be; the guest goes on. Of a VM that is off there is none."""
     hypervisor = host.hypervisor
@@ -185,7 +235,7 @@ async def test_memory_is_read_while_the_guest_runs(host: Host) -> None:
     await hypervisor.define(host.shut_off_xml)
     with pytest.raises(HypervisorError):
         await hypervisor.peek_memory(uuid, 0, 4096)
-    await hypervisor.undefine(uuid, keep_state=True)
+    await hypervisor.undefine(uuid, keep_nvram=True)
 
 
 async def test_what_lies_beneath_a_disk_is_told_apart_from_it(host: Host) -> None:
@@ -209,7 +259,7 @@ async def test_files_in_use_are_named_with_their_vm(host: Host) -> None:
     others = await hypervisor.files_in_use(besides=host.running)
     assert not {*live.files, str(host.base)} & set(others)
     assert off.disks[0].source in others
-    await hypervisor.undefine(UUID(off.uuid), keep_state=True)
+    await hypervisor.undefine(UUID(off.uuid), keep_nvram=True)
     assert off.disks[0].source not in await hypervisor.files_in_use()
 
 

@@ -6,11 +6,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.clocks import FORGOTTEN_AFTER, KEPT, MAX_PARTIES, ClockOffsets
+from shared.clocks import FORGOTTEN_AFTER, KEPT, MAX_PARTIES, ClockOffsets, is_late
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 TEN = timedelta(minutes=10)
 SECOND = timedelta(seconds=1)
+
+
+def test_an_old_message_is_late_and_two_in_order_are_a_step_of_the_clock() -> None:
+    """One that comes a second time is late however often; a clock that was set back is believed with the second."""
+    assert not is_late(NOW, last=NOW, set_aside=None)
+    assert is_late(NOW - TEN, last=NOW, set_aside=None)
+    assert is_late(NOW - TEN, last=NOW, set_aside=NOW - TEN)
+    assert is_late(NOW - TEN - SECOND, last=NOW, set_aside=NOW - TEN)
+    assert not is_late(NOW - TEN + SECOND, last=NOW, set_aside=NOW - TEN)
 
 
 @pytest.mark.parametrize("ahead", [TEN, -TEN])

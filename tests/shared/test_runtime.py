@@ -156,7 +156,7 @@ async def ends(runtime):
 
 async def settled(runtime):
     runtime.running()
-    print(gc.get_freeze_count() > 1000 > len(gc.get_objects(2)), flush=True)
+    print(gc.get_freeze_count() > 10_000, flush=True)
 
 async def misconfigured(runtime):
     raise ConfigError((Problem("policy.toml", "x", "is wrong"),))

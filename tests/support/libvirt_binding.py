@@ -14,8 +14,12 @@ import pytest
 
 MODULES = frozenset(
     {
+        "tests/services/node_agent/hypervisor/test_libvirt_connection.py",
+        "tests/services/node_agent/hypervisor/test_libvirt_inventory.py",
         "tests/services/node_agent/hypervisor/test_host_reader.py",
         "tests/services/node_agent/hypervisor/test_libvirt_mapping.py",
+        "tests/services/node_agent/hypervisor/test_obstacles.py",
+        "tests/integration/test_asking_libvirt.py",
         "tests/contract/test_hypervisor.py",
         "tests/integration/test_start_hook.py",
         "tests/integration/test_two_hypervisors.py",

@@ -1,7 +1,4 @@
-"""Disk images as files: sizes, creation, overlays, erasure. Runs qemu-img; chooses no paths.
-
-Source: QEMU's docs/interop/qcow2 (the header).
-"""
+"""Disk images as files: sizes, creation, overlays, erasure. Runs qemu-img; chooses no paths."""
 
 from __future__ import annotations
 
@@ -11,17 +8,12 @@ import stat
 from pathlib import Path
 from typing import Literal
 
+from services.node_agent.hypervisor.qcow2_header import read_header
 from shared.errors import VmportError
 
-QCOW2_MAGIC = b"QFI\xfb"
 QEMU_IMG_TIMEOUT_S = 60.0
 ERASE_CHUNK_BYTES = 4 << 20
 FORMATS = ("raw", "qcow2")
-_HEADER_BYTES = 80
-_MOST_NAME_BYTES = 1023
-"""The longest name of a backing file."""
-_EXTERNAL_DATA = 1 << 2
-"""QCOW2, incompatible features: the disk's contents lie in another file."""
 
 
 class DiskImageError(VmportError):
@@ -39,23 +31,28 @@ class DiskImageError(VmportError):
 def virtual_size_bytes(path: str, image_format: str) -> int:
     """Return the size that a guest sees. Reads the header itself, so a running guest's lock is no obstacle."""
     try:
-        with open(path, "rb") as file:
-            if image_format == "qcow2":
-                header = file.read(32)
-                if header[:4] != QCOW2_MAGIC or len(header) < 32:
-                    raise DiskImageError(path, "is not a qcow2 image")
-                return int.from_bytes(header[24:32], "big")
-            return file.seek(0, os.SEEK_END)
+        if image_format != "qcow2":
+            return _length_bytes(path)
+        header = read_header(path)
     except OSError as error:
         raise DiskImageError(path, error.strerror or str(error)) from error
+    if header is None:
+        raise DiskImageError(path, "is not a qcow2 image")
+    return header.virtual_size_bytes
 
 
 def allocated_bytes(path: str) -> int:
-    """Return the bytes that the host spends on the image."""
+    """Return the bytes that the host spends on the image: of a block device all that it has, sparse or not."""
     try:
-        return os.stat(path).st_blocks * 512
+        info = os.stat(path)
+        return _length_bytes(path) if stat.S_ISBLK(info.st_mode) else info.st_blocks * 512
     except OSError as error:
         raise DiskImageError(path, error.strerror or str(error)) from error
+
+
+def _length_bytes(path: str) -> int:
+    with open(path, "rb") as file:
+        return file.seek(0, os.SEEK_END)
 
 
 def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
@@ -64,34 +61,13 @@ def standalone_format(path: str) -> Literal["raw", "qcow2"] | None:
     The header alone decides, not a name: opened as raw, a guest could write a QCOW2 header that names a host's file.
     """
     try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER_BYTES)
+        header = read_header(path)
     except OSError as error:
         raise DiskImageError(path, error.strerror or str(error)) from error
-    if header[:4] != QCOW2_MAGIC:
+    if header is None:
         return "raw"
-    version, backing, encrypted = (
-        int.from_bytes(header[at : at + size], "big") for at, size in ((4, 4), (8, 8), (32, 4))
-    )
-    features = int.from_bytes(header[72:80], "big") if version >= 3 else 0
-    return None if backing or encrypted or features & _EXTERNAL_DATA else "qcow2"
-
-
-def backing_file(path: str) -> str | None:
-    """What a QCOW2 image's header names as the image beneath, as it stands there; None for nothing.
-
-    Also None for what is no QCOW2 image, or cannot be read. Needs no QEMU, so a lock is no obstacle.
-    """
-    try:
-        with open(path, "rb") as file:
-            header = file.read(_HEADER_BYTES)
-            at, size = int.from_bytes(header[8:16], "big"), int.from_bytes(header[16:20], "big")
-            if header[:4] != QCOW2_MAGIC or at == 0 or not 0 < size <= _MOST_NAME_BYTES:
-                return None
-            file.seek(at)
-            return file.read(size).decode(errors="surrogateescape")
-    except (OSError, OverflowError, ValueError):
-        return None
+    needs_more = header.has_backing_file or header.encryption or header.has_data_file
+    return None if needs_more else "qcow2"
 
 
 async def create(path: str, image_format: str, size_bytes: int) -> None:

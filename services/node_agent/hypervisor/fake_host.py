@@ -21,6 +21,7 @@ from services.node_agent.hypervisor.interface import (
     HypervisorError,
     Lifecycle,
     LifecycleEvent,
+    Obstacle,
     VmNotFound,
 )
 from shared.domain import describe
@@ -65,6 +66,10 @@ class FakeVm:
     """When it was started or resumed: two hosts' lists show whether two copies ever ran."""
     files: list[int] = field(default_factory=list)
     """Open images, as QEMU has them: what is unlinked stays open."""
+    obstacles: tuple[Obstacle, ...] = ()
+    """What libvirt and QEMU say against moving it, besides what its state and its images say."""
+    unreadable: str = ""
+    """Why its definition cannot be read; empty where it can."""
     lasting_xml: str | None = None
     """Its lasting definition where that is another than it runs with."""
 

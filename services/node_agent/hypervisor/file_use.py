@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from xml.sax.saxutils import unescape
 
-from services.node_agent.hypervisor.disk_images import backing_file
+from services.node_agent.hypervisor.qcow2_header import header_or_none
 from shared.domain import DomainSource, named_files
 
+_PATH = re.compile(r"""['">](/[^'"<>]+)""")
 MOST_LAYERS = 200
 """libvirt's own limit; it also ends a chain that is a circle."""
 
@@ -29,11 +32,31 @@ def files_of(xml: DomainSource, volume_path: Callable[[str, str], str | None]) -
             yield from backing_chain(path)
 
 
+def paths_in_text(xml: str) -> Iterator[str]:
+    """Every absolute path that stands in a text, without symbolic links, and what lies beneath it if it is an image.
+
+    For a definition that cannot be read: which of them are disks is not known. Blocking.
+    """
+    for found in _PATH.findall(xml):
+        path = unescape(found, {"&apos;": "'", "&quot;": '"'})
+        if "\0" not in path:
+            yield os.path.realpath(path)
+            yield from backing_chain(path)
+
+
 def backing_chain(path: str) -> Iterator[str]:
-    """Paths of the images beneath this one, top down, as far as they are files of this host. Blocking."""
+    """Paths of the images beneath this one, top down, as far as they are files of this host; each image's external data
+    file comes before what lies beneath it. Blocking.
+    """
     for _ in range(MOST_LAYERS):
-        named = backing_file(path)
-        beneath = _path_of(named, Path(path).parent) if named else None
+        header = header_or_none(path)
+        if header is None:
+            return
+        # What a guest writes into its data file is no header, so nothing is looked for beneath one.
+        data = _path_of(header.data_file, Path(path).parent) if header.data_file else None
+        if data is not None:
+            yield os.path.realpath(data)
+        beneath = _path_of(header.backing_file, Path(path).parent) if header.backing_file else None
         if beneath is None:
             return
         path = os.path.realpath(beneath)

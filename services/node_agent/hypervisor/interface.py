@@ -55,6 +55,36 @@ class MigrationAborted(HypervisorError):
     code = "migration_aborted"
 
 
+class ObstacleCode(StrEnum):
+    """What may speak against moving a VM that its definition does not tell."""
+
+    PAUSED = "paused"
+    SNAPSHOTS = "snapshots"
+    CHECKPOINTS = "checkpoints"
+    MANAGED_SAVE = "managed_save"
+    ACTIVE_JOB = "active_job"
+    BLOCK_JOB = "block_job"
+    DISK_ERROR = "disk_error"
+    INTERNAL_SNAPSHOTS = "internal_snapshots"
+    DIRTY_BITMAPS = "dirty_bitmaps"
+    EXTERNAL_DATA_FILE = "external_data_file"
+    DISK_ENCRYPTION = "disk_encryption"
+    UNKNOWN_BACKING_FILE = "unknown_backing_file"
+    NOT_MIGRATABLE = "not_migratable"
+    NOT_ANSWERED = "not_answered"
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """One thing that speaks against moving a VM. `detail` says what it is, and what its owner or operator can do."""
+
+    code: ObstacleCode
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
+
+
 @dataclass(frozen=True, slots=True)
 class LiveVm:
     """A VM as it runs now, with the XML that another host needs to run it (migratable, with its secrets)."""
@@ -171,11 +201,22 @@ class Hypervisor(Protocol):
         ...
 
     async def inventory(self) -> tuple[VmSummary, ...]:
-        """All VMs, running or not. Asks no guest's QEMU, so that a frozen one cannot hang it."""
+        """All VMs, running or not; one that cannot be read has the reason as its `problem`.
+
+        Waits for no guest's QEMU, so that a frozen one cannot hang it.
+        """
         ...
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """The VM as it runs now."""
+        ...
+
+    async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
+        """What the hypervisor and the VM's images say against moving it, or against removing it afterwards; empty where
+        nothing does. Moves nothing, and the guest notices nothing.
+
+        A QEMU that does not answer in time, or a question that fails, is an obstacle and no error.
+        """
         ...
 
     async def state(self, uuid: UUID) -> VmState | None:
@@ -207,9 +248,9 @@ class Hypervisor(Protocol):
         """Make a VM lasting, running or not."""
         ...
 
-    async def undefine(self, uuid: UUID, *, keep_state: bool) -> None:
-        """Remove the lasting definition; a running guest goes on. `keep_state` is about the files of its UEFI variables
-        and its TPM, which are removed with it else."""
+    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
+        """Remove the lasting definition, with what is recorded of snapshots, checkpoints and a saved state; a running
+        guest goes on. Images keep their snapshots. `keep_nvram` also keeps a TPM's state."""
         ...
 
     async def set_autostart(self, uuid: UUID, *, enabled: bool) -> None:

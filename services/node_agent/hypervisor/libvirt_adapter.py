@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,21 +25,24 @@ from services.node_agent.hypervisor.interface import (
     JobStats,
     LiveVm,
     MigrationPlan,
+    Obstacle,
     VmNotFound,
 )
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
+from services.node_agent.hypervisor.libvirt_inventory import LibvirtInventory, SizeQuestion
 from services.node_agent.hypervisor.libvirt_mapping import (
     STATES,
     files_in_use,
     job_stats,
     live_vm,
     mib_per_s,
-    summary,
 )
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
+from services.node_agent.hypervisor.obstacles import find_obstacles
 from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import describe
+from shared.logs import get_logger
 from shared.messages.vm import (
     CpuFacts,
     HostCapacity,
@@ -48,12 +52,17 @@ from shared.messages.vm import (
     VmSummary,
 )
 
+log = get_logger(__name__)
+
 _SWITCHOVER_BANDWIDTH = "bandwidth.avail.switchover"
 """VIR_MIGRATE_PARAM_BANDWIDTH_AVAIL_SWITCHOVER, in MiB/s; a binding made with an older libvirt has no name for it."""
 _SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1, 0))
 
 _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
+
+SIZE_WITHIN_S = 1.0
+"""How long it is waited for when it is asked how large a disk is: a heartbeat waits meanwhile."""
 
 
 class LibvirtHypervisor(RunningCheck):
@@ -67,15 +76,18 @@ class LibvirtHypervisor(RunningCheck):
         bridges: tuple[str, ...] = (),
         accelerators: tuple[str, ...] = (),
         pid_dir: str = "/run/libvirt/qemu",
+        qemu_within_s: float = 10.0,
     ) -> None:
         """`bridges` are those that guests may use; `accelerators` narrows what libvirt claims; `pid_dir` has QEMU's pid
-        files, for the fence.
+        files, for the fence; `qemu_within_s` is how long a guest's QEMU may take to say whether it can move:
+        less than a description may take.
         """
         self._session = LibvirtSession(uri)
         self._image_dir = image_dir
         self._host = HostReader(bridges=bridges, accelerators=accelerators)
         self._fence = ProcessFence(Path(pid_dir))
-        self._listed: dict[UUID, VmSummary] = {}
+        self._inventory = LibvirtInventory()
+        self._qemu_within_s = qemu_within_s
 
     async def connect(self) -> None:
         """Open the connection and subscribe to events."""
@@ -136,31 +148,33 @@ class LibvirtHypervisor(RunningCheck):
 
     async def inventory(self) -> tuple[VmSummary, ...]:
         """List all VMs."""
-        return await self._session.call("list VMs", self._read_inventory)
+        listed = await self._session.call("list VMs", lambda: self._inventory.read(self._session.open()))
+        questions = self._inventory.unsized(time.monotonic())
+        if not questions:
+            return listed
+        await asyncio.gather(*map(self._ask_size, questions))
+        return await self._session.call("list VMs", lambda: self._inventory.read(self._session.open()))
 
-    def _read_inventory(self) -> tuple[VmSummary, ...]:
-        found: dict[UUID, VmSummary] = {}
-        for domain in self._session.open().listAllDomains():
-            uuid = UUID(domain.UUIDString())
-            try:
-                state, reason = domain.state()[:2]
-                if state == libvirt.VIR_DOMAIN_PAUSED and reason in _MOVING:
-                    # An arriving domain's XML waits 30 s for the migration's lock (seen with libvirt 11.3), so it is
-                    # listed when it runs; a leaving one, while it is paused, is what it was.
-                    if uuid in self._listed:
-                        found[uuid] = self._listed[uuid].model_copy(update={"state": VmState.PAUSED})
-                    continue
-                found[uuid] = summary(describe(domain.XMLDesc(0)), STATES.get(state, VmState.OTHER))
-            except libvirt.libvirtError as error:
-                # The VM may end between the two calls.
-                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
-                    raise
-        self._listed = found
-        return tuple(found.values())
+    async def _ask_size(self, question: SizeQuestion) -> None:
+        try:
+            info = await self._session.ask(
+                "read a disk's size of",
+                question.vm_uuid,
+                lambda _, domain: domain.blockInfo(question.target),
+                within_s=SIZE_WITHIN_S,
+            )
+        except HypervisorError as error:
+            log.info("disk size unknown", vm=str(question.vm_uuid), disk=question.target, error=str(error))
+            return
+        self._inventory.sized(question, info[0])
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """Read a VM as it runs."""
         return await self._session.with_domain("describe", uuid, live_vm)
+
+    async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
+        """Ask libvirt, read the images, ask QEMU; each asker's failure is its own."""
+        return await find_obstacles(self._session, uuid, qemu_within_s=self._qemu_within_s)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Read a VM's run state."""
@@ -189,15 +203,22 @@ class LibvirtHypervisor(RunningCheck):
         """Define a VM."""
         await self._session.call("define a VM", lambda: self._session.open().defineXML(domain_xml))
 
-    async def undefine(self, uuid: UUID, *, keep_state: bool) -> None:
+    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:
         """Undefine a VM that is persistent."""
-        flags = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM
-        if keep_state:
-            flags = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
+        if keep_nvram:
+            kept = libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_KEEP_TPM
+        else:
+            kept = libvirt.VIR_DOMAIN_UNDEFINE_NVRAM | libvirt.VIR_DOMAIN_UNDEFINE_TPM
+        # Without these libvirt refuses for as long as there is any of it.
+        forgotten = (
+            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        )
 
         def undefine(domain: LibvirtDomain) -> None:
             if domain.isPersistent():
-                domain.undefineFlags(flags)
+                domain.undefineFlags(kept | forgotten)
 
         await self._session.with_domain("undefine", uuid, undefine)
 

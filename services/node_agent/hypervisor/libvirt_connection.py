@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, cast
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
 import libvirt
@@ -68,6 +69,7 @@ class LibvirtSession:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._questions = Questions()
         self._pool = ThreadPoolExecutor(MAX_BLOCKING_CALLS, thread_name_prefix="libvirt")
         self._connection: LibvirtConnection | None = None
         self._connecting = threading.Lock()
@@ -81,6 +83,7 @@ class LibvirtSession:
 
     async def close(self) -> None:
         """Close the connection; calls that still block end with it."""
+        self._questions.abandon()
         connection, self._connection = self._connection, None
         if connection is not None:
             await self.call("close libvirt", connection.close)
@@ -125,22 +128,117 @@ class LibvirtSession:
 
     async def call(self, doing: str, function: Callable[[], R]) -> R:
         """Run a blocking call in a worker thread. Raises `HypervisorError` for libvirt's own errors."""
-        try:
+        with _our_errors(doing):
             return await asyncio.get_running_loop().run_in_executor(self._pool, function)
-        except libvirt.libvirtError as error:
-            reason = error.get_error_message() or str(error)
-            if error.get_error_code() == libvirt.VIR_ERR_OPERATION_ABORTED:
-                raise MigrationAborted(doing, reason) from error
-            raise HypervisorError(doing, reason) from error
 
-    def _lookup(self, uuid: UUID) -> LibvirtDomain:
-        try:
-            return self.open().lookupByUUIDString(str(uuid))
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                raise VmNotFound(uuid) from error
-            raise
+    async def ask(
+        self, doing: str, uuid: UUID, function: Callable[[LibvirtConnection, LibvirtDomain], R], *, within_s: float
+    ) -> R:
+        """Ask what a VM's QEMU has to answer, which may hang: on a connection that nothing else uses.
+
+        Raises `HypervisorError`, also where there is no answer in time, and `VmNotFound`.
+        """
+
+        def question() -> R:
+            connection = self._questions.open(self._uri)
+            return function(connection, _lookup(connection, uuid))
+
+        doing = f"{doing} VM {uuid}"
+        with _our_errors(doing):
+            return await self._questions.ask(doing, uuid, question, within_s=within_s)
 
     async def with_domain(self, doing: str, uuid: UUID, function: Callable[[LibvirtDomain], R]) -> R:
         """As `call`, with the VM's domain. Raises `VmNotFound`, too."""
-        return await self.call(f"{doing} VM {uuid}", lambda: function(self._lookup(uuid)))
+        return await self.call(f"{doing} VM {uuid}", lambda: function(_lookup(self.open(), uuid)))
+
+
+class Questions:
+    """Questions that a QEMU may never answer. Each VM has one at a time, so a QEMU that hangs holds one thread.
+
+    libvirtd reads five calls of one connection at once, so a connection on which one hangs is used no more.
+    """
+
+    def __init__(self) -> None:
+        self._connection: LibvirtConnection | None = None
+        self._opening = threading.Lock()
+        self._waiting: dict[UUID, asyncio.Future[Any]] = {}
+
+    def open(self, uri: str) -> LibvirtConnection:
+        """The connection, opened again where it was abandoned or broke. Blocking."""
+        with self._opening:
+            if self._connection is None or not self._connection.isAlive():
+                _EventThread.start()
+                self._connection = cast("LibvirtConnection", libvirt.open(uri))
+                self._connection.setKeepAlive(KEEPALIVE_S, KEEPALIVE_MISSES)
+            return self._connection
+
+    def abandon(self) -> None:
+        """Use this connection no more. It closes when the last call on it has ended."""
+        self._connection = None
+
+    async def ask(self, doing: str, uuid: UUID, question: Callable[[], R], *, within_s: float) -> R:
+        """Raises `HypervisorError` where there is no answer in time, and whatever the question raises."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + within_s
+        while (earlier := self._waiting.get(uuid)) is not None:
+            await asyncio.wait({earlier}, timeout=max(0.0, end_s - loop.time()))
+            if not earlier.done():
+                raise HypervisorError(doing, f"its QEMU has not answered an earlier question for {within_s:g} s")
+        answer: asyncio.Future[R] = _in_a_thread(loop, question)
+        self._waiting[uuid] = answer
+        answer.add_done_callback(lambda done: self._answered(uuid, done))
+        await asyncio.wait({answer}, timeout=max(0.0, end_s - loop.time()))
+        if not answer.done():
+            self.abandon()
+            raise HypervisorError(doing, f"its QEMU has not answered within {within_s:g} s")
+        return answer.result()
+
+    def _answered(self, uuid: UUID, answer: asyncio.Future[Any]) -> None:
+        if self._waiting.get(uuid) is answer:
+            del self._waiting[uuid]
+        answer.exception()  # whoever asked may wait no more
+
+
+def _in_a_thread(loop: asyncio.AbstractEventLoop, question: Callable[[], R]) -> asyncio.Future[R]:
+    """Run in a thread that does not keep this process from ending, as a pool's would."""
+    answer: asyncio.Future[R] = loop.create_future()
+
+    def tell(result: R | None, error: BaseException | None) -> None:
+        if answer.cancelled():
+            return
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(cast("R", result))
+
+    def run() -> None:
+        try:
+            result, error = question(), None
+        except Exception as raised:  # noqa: BLE001  # raised again where the answer is waited for
+            result, error = None, raised
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, name="libvirt-question", daemon=True).start()
+    return answer
+
+
+@contextmanager
+def _our_errors(doing: str) -> Iterator[None]:
+    """Turn libvirt's errors into ours."""
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        reason = error.get_error_message() or str(error)
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_ABORTED:
+            raise MigrationAborted(doing, reason) from error
+        raise HypervisorError(doing, reason) from error
+
+
+def _lookup(connection: LibvirtConnection, uuid: UUID) -> LibvirtDomain:
+    try:
+        return connection.lookupByUUIDString(str(uuid))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            raise VmNotFound(uuid) from error
+        raise

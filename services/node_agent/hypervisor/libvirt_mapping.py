@@ -1,4 +1,4 @@
-"""libvirt's numbers and XML as the values of `interface`: states, job statistics, summaries, descriptions.
+"""libvirt's numbers and XML as the values of `interface`: states, job statistics, descriptions.
 
 Pure but for the sizes of disk images, which are read from the files.
 """
@@ -6,6 +6,7 @@ Pure but for the sizes of disk images, which are read from the files.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -13,19 +14,22 @@ from uuid import UUID
 import libvirt
 
 from services.node_agent.hypervisor import disk_images
-from services.node_agent.hypervisor.file_use import files_of
-from services.node_agent.hypervisor.interface import JobStats, LiveVm
+from services.node_agent.hypervisor.file_use import files_of, paths_in_text
+from services.node_agent.hypervisor.firmware_sizes import with_sizes
+from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.hypervisor.tpm_state import state_folders
-from shared.domain import DiskFacts, LayerFacts, VmFacts, describe, parse
+from shared.domain import DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
     VmDescription,
     VmState,
-    VmSummary,
 )
 
 MIB = 1 << 20
+BUSY_WITHIN_S = 5.0
+"""A VM is described when a command that waits for its QEMU ends within so long."""
+BUSY_LOOK_S = 0.02
 
 STATES: Mapping[int, VmState] = {
     libvirt.VIR_DOMAIN_RUNNING: VmState.RUNNING,
@@ -65,29 +69,35 @@ def job_stats(stats: Mapping[str, Any]) -> JobStats:
     )
 
 
-def summary(facts: VmFacts, state: VmState) -> VmSummary:
-    """What an inventory says of a VM."""
-    return VmSummary(
-        uuid=UUID(facts.uuid),
-        name=facts.name,
-        state=state,
-        memory_bytes=facts.memory_bytes,
-        vcpus=facts.vcpus,
-        disk_bytes=sum(size_or_zero(disk.source, disk.format) for disk in facts.disks),
-        macs=tuple(nic.mac for nic in facts.nics),
-    )
+def busy_for_s(domain: LibvirtDomain) -> float:
+    """For how long a command waits for the VM's QEMU, anybody's; 0 where none does. Waits for nobody itself.
 
-
-def size_or_zero(path: str, image_format: str) -> int:
-    """A stopped VM's disk may be missing; that must not hide the other VMs."""
+    Blocking. Raises libvirt's errors.
+    """
     try:
-        return disk_images.virtual_size_bytes(path, image_format)
-    except disk_images.DiskImageError:
-        return 0
+        control, _, milliseconds = domain.controlInfo()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID:
+            return 0.0  # it does not run
+        raise
+    return max(1, milliseconds) / 1000 if control == libvirt.VIR_DOMAIN_CONTROL_OCCUPIED else 0.0
+
+
+def wait_until_free(domain: LibvirtDomain, within_s: float) -> None:
+    """Wait for the end of a command that waits for the VM's QEMU: until then libvirt does not even tell its XML, and
+    makes each who asks wait for 30 s.
+
+    Blocking. Raises `HypervisorError` for a command that has waited for longer, and libvirt's errors.
+    """
+    while (busy_s := busy_for_s(domain)) > 0:
+        if busy_s >= within_s:
+            raise HypervisorError(f"read VM {domain.name()}", "its QEMU does not answer libvirt (see virsh domcontrol)")
+        time.sleep(BUSY_LOOK_S)
 
 
 def live_vm(domain: LibvirtDomain) -> LiveVm:
-    """A VM as it runs now. Blocking. Raises DiskImageError, DomainXmlError and libvirt's errors."""
+    """A VM as it runs now. Blocking. Raises DiskImageError, DomainXmlError, HypervisorError and libvirt's errors."""
+    wait_until_free(domain, BUSY_WITHIN_S)
     flags = libvirt.VIR_DOMAIN_XML_SECURE
     active = bool(domain.isActive())
     if active:
@@ -98,13 +108,9 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     blockers = []
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
-    if domain.snapshotNum():
-        blockers.append("snapshots: the VM has snapshots, which libvirt does not migrate")
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
-    # The migratable XML leaves out what libvirt itself found beneath a disk.
-    live = describe(domain.XMLDesc(0)) if active else facts
-    layers = {disk.target: disk.layers for disk in live.disks if disk.layers}
+    layers = layers_of(domain, facts)
     return LiveVm(
         description(domain, facts, layers, tuple(blockers)),
         xml,
@@ -114,6 +120,15 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
         state_folders=state_folders(UUID(facts.uuid)),
         lasting_xml=lasting_xml(domain),
     )
+
+
+def layers_of(domain: LibvirtDomain, facts: VmFacts) -> dict[str, tuple[LayerFacts, ...]]:
+    """What lies beneath each overlay. The migratable XML leaves out what libvirt itself found beneath a disk.
+
+    Blocking. Raises DomainXmlError and libvirt's errors.
+    """
+    live = describe(domain.XMLDesc(0)) if domain.isActive() else facts
+    return {disk.target: disk.layers for disk in live.disks if disk.layers}
 
 
 def lasting_xml(domain: LibvirtDomain) -> str | None:
@@ -145,21 +160,35 @@ def volume_path(connection: LibvirtConnection, pool: str, volume: str) -> str | 
 
 
 def files_in_use(connection: LibvirtConnection, besides: UUID | None) -> dict[str, str]:
-    """Which files each VM of the host has, but one, by the VM's name. Blocking. Raises libvirt's errors."""
+    """Which files each VM of the host has, but one, by the VM's name.
+
+    Blocking. Raises `HypervisorError` for a VM whose QEMU hangs, and libvirt's errors.
+
+    Of a definition that cannot be read, every path that stands in its text counts: too many rather than too few.
+    """
     found: dict[str, str] = {}
     for domain in connection.listAllDomains():
         if UUID(domain.UUIDString()) == besides:
             continue
         try:
+            # A VM that hangs may have any file: nothing can be put away, but that is said soon, and by its name.
+            wait_until_free(domain, BUSY_WITHIN_S)
             xmls = domain_xmls(domain)
         except libvirt.libvirtError as error:
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
             continue  # it ended meanwhile, and has nothing in use
         for xml in xmls:
-            for path in files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)):
+            for path in _files_of(connection, xml):
                 found.setdefault(path, domain.name())
     return found
+
+
+def _files_of(connection: LibvirtConnection, xml: str) -> tuple[str, ...]:
+    try:
+        return tuple(files_of(xml, lambda pool, volume: volume_path(connection, pool, volume)))
+    except DomainXmlError:
+        return tuple(paths_in_text(xml))
 
 
 def allocated_or_zero(path: str | None) -> int:
@@ -178,13 +207,15 @@ def description(
     Raises DiskImageError if a disk's own image cannot be read.
     """
     persistent = bool(domain.isPersistent())
-    return facts.told(
+    told = facts.told(
         state=STATES.get(domain.state()[0], VmState.OTHER),
         disks=tuple(_disk(drive, layers.get(drive.target, ())) for drive in facts.drives),
         autostart=persistent and bool(domain.autostart()),
         persistent=persistent,
         besides=blockers,
     )
+    firmware = with_sizes(told.firmware_facts, loader=facts.loader, nvram=facts.nvram)
+    return told.model_copy(update={"firmware_facts": firmware})
 
 
 def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:

@@ -17,6 +17,7 @@ from services.node_agent.hypervisor.fake_destination import serve_libvirtd
 from services.node_agent.hypervisor.fake_host import DISK_BYTES, FakeHost, FakeVm
 from services.node_agent.hypervisor.fake_source import FakeSource
 from services.node_agent.hypervisor.file_use import files_of
+from services.node_agent.hypervisor.image_obstacles import told_by_images
 from services.node_agent.hypervisor.interface import (
     MAX_PEEK_BYTES,
     EventListener,
@@ -24,9 +25,11 @@ from services.node_agent.hypervisor.interface import (
     JobStats,
     LiveVm,
     MigrationPlan,
+    Obstacle,
+    ObstacleCode,
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
-from shared.domain import describe, parse
+from shared.domain import DomainXmlError, describe, parse
 from shared.messages.host import DeviceOffers
 from shared.messages.vm import (
     CpuFacts,
@@ -127,23 +130,27 @@ class FakeHypervisor(FakeHost, RunningCheck):
         summaries = []
         for uuid, vm in self.vms.items():
             facts = describe(vm.domain_xml)
-            summaries.append(
-                VmSummary(
-                    uuid=uuid,
-                    name=facts.name,
-                    state=vm.state,
-                    memory_bytes=facts.memory_bytes,
-                    vcpus=facts.vcpus,
-                    disk_bytes=DISK_BYTES * len(facts.disks),
-                    macs=tuple(nic.mac for nic in facts.nics),
-                )
+            summary = VmSummary(
+                uuid=uuid,
+                name=facts.name,
+                state=vm.state,
+                memory_bytes=facts.memory_bytes,
+                vcpus=facts.vcpus,
+                disk_bytes=DISK_BYTES * len(facts.disks),
+                macs=tuple(nic.mac for nic in facts.nics),
             )
+            if vm.unreadable:
+                unknown = {"disk_bytes": 0, "unsized_disks": ("all",), "macs": (), "problem": vm.unreadable}
+                summary = summary.model_copy(update=unknown)
+            summaries.append(summary)
         return tuple(summaries)
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """One VM."""
         self.ask_libvirtd()
         vm = self.vm(uuid)
+        if vm.unreadable:
+            raise DomainXmlError(vm.unreadable)
         domain = parse(vm.domain_xml)
         facts = describe(domain)
         blockers = []
@@ -167,6 +174,19 @@ class FakeHypervisor(FakeHost, RunningCheck):
         files = tuple(disk.source for disk in facts.disks if not disk.read_only)
         lasting = vm.lasting_xml or vm.domain_xml if vm.persistent else None
         return LiveVm(description, vm.domain_xml, domain, files, layers, lasting_xml=lasting)
+
+    async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
+        """Those that the test gave the VM, and what its state and its images say."""
+        self.ask_libvirtd()
+        vm = self.vm(uuid)
+        found = list(vm.obstacles)
+        if vm.state is VmState.PAUSED:
+            found.append(Obstacle(ObstacleCode.PAUSED, "the VM is paused by its operator"))
+        facts = describe(vm.domain_xml + "\n")  # as with libvirt, not the text that `describe` reads
+        found += told_by_images(facts, {disk.target: disk.layers for disk in facts.disks if disk.layers})
+        if vm.frozen:
+            found.append(Obstacle(ObstacleCode.NOT_ANSWERED, "its QEMU has not answered"))
+        return tuple(found)
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its state."""
@@ -202,7 +222,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
             known.persistent = True
             known.lasting_xml = domain_xml
 
-    async def undefine(self, uuid: UUID, *, keep_state: bool) -> None:  # noqa: ARG002  # there is no such state here
+    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:  # noqa: ARG002  # there is no such state here
         """Make it transient; gone if it does not run."""
         self.ask_libvirtd()
         vm = self.vm(uuid)

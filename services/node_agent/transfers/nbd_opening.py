@@ -11,7 +11,6 @@ After the first request nothing is kept: from there on a connection that ends is
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -46,9 +45,9 @@ class NbdOpening:
         self._opened_s = clock()
 
     @classmethod
-    async def open(cls, connect: Connect, *, clock: Callable[[], float] = time.monotonic) -> NbdOpening:
-        """Connect. `clock` is in seconds. Raises what `connect` raises."""
-        return cls(connect, *await connect(), clock)
+    async def open(cls, connect: Connect, *, clock: Callable[[], float] | None = None) -> NbdOpening:
+        """Connect. `clock` is in seconds, the event loop's unless said. Raises what `connect` raises."""
+        return cls(connect, *await connect(), clock or asyncio.get_running_loop().time)
 
     # ---- the reader ----
 

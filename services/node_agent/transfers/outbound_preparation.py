@@ -150,8 +150,9 @@ class OutboundPreparation:
         vm = await self._hypervisor.describe(agreement.vm_uuid)
         if vm.description.state is not VmState.RUNNING:
             raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
-        if vm.description.blockers:
-            raise HypervisorError("check the VM", "; ".join(vm.description.blockers))
+        obstacles = await self._hypervisor.obstacles(agreement.vm_uuid)
+        if against := (*vm.description.blockers, *map(str, obstacles)):
+            raise HypervisorError("check the VM", "; ".join(against))
         if differences := guest_abi_differences(vm.domain, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
         return vm

@@ -144,6 +144,14 @@ ALLOWED: list[tuple[Policy, Request]] = [
 ]
 
 
+def test_a_vm_that_its_node_cannot_read_is_refused_with_the_reason() -> None:
+    """Before the node is asked to describe it."""
+    broken = SUMMARY.model_copy(update={"problem": "domain_xml: 1200000 bytes"})
+    (refusal,) = records_refusals(policy(), request(located=located(vm=broken)))
+    assert refusal.code == "vm_unreadable"
+    assert "1200000 bytes" in refusal.evidence
+
+
 @pytest.mark.parametrize(("rules", "asked"), ALLOWED)
 def test_the_edge_of_each_rule_is_allowed(rules: Policy, asked: Request) -> None:
     """A limit that is just kept refuses nothing."""

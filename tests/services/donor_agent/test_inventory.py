@@ -40,9 +40,24 @@ def test_where_it_runs_wins_then_who_was_heard_last() -> None:
 
 def test_an_older_heartbeat_is_no_news() -> None:
     """A message that comes late or twice does not turn time back."""
+    later = NOW + timedelta(seconds=9)
     inventory = Inventory().heard("alpha-1", make_heartbeat(), NOW)
 
-    assert inventory.heard("alpha-1", make_heartbeat(at=NOW - timedelta(seconds=1), vms=()), NOW) == inventory
+    late = make_heartbeat(at=NOW - timedelta(seconds=1), vms=())
+    heard = inventory.heard("alpha-1", late, later).heard("alpha-1", late, later)
+
+    assert (heard.nodes["alpha-1"].vms, heard.nodes["alpha-1"].heard_at) == ((SUMMARY,), NOW)
+
+
+def test_a_clock_that_steps_back_silences_no_node() -> None:
+    """A node whose clock was an hour ahead is heard again with its second heartbeat after it was put right."""
+    inventory = Inventory().heard("alpha-1", make_heartbeat(at=NOW + timedelta(hours=1)), NOW)
+    beats = [NOW + timedelta(seconds=30 * number) for number in (1, 2, 3)]
+    for at in beats:
+        inventory = inventory.heard("alpha-1", make_heartbeat(at=at, vms=(STOPPED,)), at)
+
+        assert inventory.nodes["alpha-1"].heard_at == (NOW if at == beats[0] else at)
+    assert inventory.nodes["alpha-1"].vms == (STOPPED,)
 
 
 def test_an_unhealthy_node_has_a_problem_even_without_words() -> None:

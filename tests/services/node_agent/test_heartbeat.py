@@ -31,6 +31,7 @@ class Broken(FakeHypervisor):
     """A host whose libvirtd can be taken away."""
 
     broken = False
+    defect: Exception | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,6 +41,8 @@ class Broken(FakeHypervisor):
     async def inventory(self) -> tuple[VmSummary, ...]:
         """Fails while broken, and waits while it is not free."""
         await self.free.wait()
+        if self.defect is not None:
+            raise self.defect
         if self.broken:
             raise HypervisorError("list VMs", "no connection")
         return await super().inventory()
@@ -112,6 +115,30 @@ async def test_a_libvirt_that_is_gone_is_told(tmp_path: Path) -> None:
         assert "no connection" in sick.problems[0]
         assert "no connection" in str(await made.heartbeat.check())
         made.hypervisor.broken = False
+        assert (await made.beat(after=len(made.broker.received(DONOR)) + 1)).healthy
+
+
+async def test_a_vm_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:
+    """It is listed with its problem; the node is healthy."""
+    made = Beating(tmp_path)
+    made.hypervisor.add(DOMAIN % "/x.raw")
+    made.hypervisor.vms[VM].unreadable = "domain_xml: too large"
+    async with made.beating():
+        beat = await made.beat()
+    assert [(vm.uuid, vm.problem) for vm in beat.vms] == [(VM, "domain_xml: too large")]
+    assert beat.healthy
+
+
+async def test_whatever_breaks_the_list_the_node_is_heard(tmp_path: Path) -> None:
+    """Unhealthy, with the reason; it heals, and the process goes on."""
+    made = Beating(tmp_path)
+    async with made.beating():
+        await made.beat()
+        made.hypervisor.defect = RuntimeError("nobody thought of this")
+        sick = await made.beat(after=len(made.broker.received(DONOR)) + 1)
+        assert not sick.healthy
+        assert "nobody thought of this" in sick.problems[0]
+        made.hypervisor.defect = None
         assert (await made.beat(after=len(made.broker.received(DONOR)) + 1)).healthy
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.hypervisor.interface import LiveVm
+from services.node_agent.hypervisor.interface import LiveVm, Obstacle, ObstacleCode
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.given_away import GivenAwayVm
@@ -368,6 +368,56 @@ def other_vm(*disks: Path) -> str:
             f"<target dev='vd{'bcd'[number]}' bus='virtio'/></disk><interface",
         )
     return xml
+
+
+async def test_what_hypervisor_and_images_say_is_told_before_any_quote(tmp_path: Path) -> None:
+    """Each with its code, once, beside what the definition says."""
+    host = Host(tmp_path)
+    host.hypervisor.vms[VM].obstacles = (Obstacle(ObstacleCode.CHECKPOINTS, "the VM has checkpoints"),) * 2
+
+    answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.blockers == ("checkpoints: the VM has checkpoints",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "limit"),
+    [
+        ("<devices>", f"<!--{'x' * 1_010_000}--><devices>", "domain_xml", "more than 1000000"),
+        ("dev='vda'", "dev='vda1'", "beyond_a_limit", "target: "),
+    ],
+    ids=["the parser's", "the message's"],
+)
+async def test_a_vm_beyond_a_limit_is_refused_with_the_limit(
+    tmp_path: Path, old: str, new: str, code: str, limit: str
+) -> None:
+    """A definition that is too large, or that does not fit into a message, is answered, too."""
+    host = Host(tmp_path)
+    host.hypervisor.vms[VM].domain_xml = host.domain_xml.replace(old, new, 1)
+
+    answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
+
+    assert isinstance(answer, DescribeFailed)
+    assert answer.code == code
+    assert limit in answer.detail
+    assert len(answer.detail) < 500
+
+
+async def test_a_description_that_breaks_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever broke: the donor waits for the answer, and other VMs for the node."""
+    host = Host(tmp_path)
+
+    async def break_it(_: UUID) -> LiveVm:
+        raise OverflowError("nobody thought of this")
+
+    monkeypatch.setattr(host.hypervisor, "describe", break_it)
+
+    answer = await host.commands.describe(DescribeVm(port_id=uuid4(), vm_uuid=VM))
+
+    assert isinstance(answer, DescribeFailed)
+    assert answer.code == "unreadable"
+    assert "nobody thought of this" in answer.detail
 
 
 async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:

@@ -169,6 +169,16 @@ def test_an_older_heartbeat_is_no_news() -> None:
     assert nodes.views["beta-1"].problems == ()
 
 
+def test_a_clock_that_steps_back_silences_no_node() -> None:
+    """The second heartbeat after the step counts again, though the node's clock says less than an hour ago."""
+    nodes = Nodes().heard("beta-1", make_heartbeat(at=NOW + timedelta(hours=1)), NOW)
+    for seconds in (30, 60):
+        at = NOW + timedelta(seconds=seconds)
+        nodes = nodes.heard("beta-1", make_heartbeat(at=at), at)
+
+    assert nodes.views["beta-1"].heard_at == NOW + timedelta(seconds=60)
+
+
 def test_an_unhealthy_node_without_words_has_a_problem() -> None:
     """Healthy means healthy."""
     nodes = Nodes().heard("b", make_heartbeat(healthy=False), NOW).heard("a", make_heartbeat(ports=(UUID(int=1),)), NOW)

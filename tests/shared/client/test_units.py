@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -90,6 +91,46 @@ def test_rates_that_may_mean_bits_or_bytes_are_rejected(text: str) -> None:
     """A factor of eight is not guessed at; the error shows how to write either."""
     with pytest.raises(BadValue, match=r"bits or bytes.*50Mbps.*6MB/s"):
         parse_rate_bytes_per_s(text)
+
+
+@pytest.mark.parametrize("text", ["99999999d", "9" * 400 + "s", "9" * 5000 + "ms", "36501d"])
+def test_durations_beyond_all_dates_are_rejected(text: str) -> None:
+    """By the same clear error, whichever number cannot hold them; a value of any length is named shortly."""
+    with pytest.raises(BadValue, match="at most 36500d") as caught:
+        parse_duration(text)
+    assert len(str(caught.value)) < 120
+    with pytest.raises(BadValue):
+        parse_downtime_ms(text)
+    for window in (f"+{text}", f"now/+{text}", f"2026-07-02/+{text}"):
+        with pytest.raises(BadValue):
+            parse_window(window, now=NOW)
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 400 + "MB/s", "9" * 5000 + "bit", "1" + "0" * 309 + "kbit/s", "\u0661\u0662MB/s"]
+)
+def test_rates_beyond_all_numbers_are_rejected(text: str) -> None:
+    """And digits of other scripts are none that a message can repeat."""
+    with pytest.raises(BadValue, match="a rate"):
+        parse_rate_bytes_per_s(text)
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00+12:00", "+36500d", "1999-01-01"])
+def test_times_that_no_message_can_say_are_rejected(text: str) -> None:
+    """What is added to a time that is accepted is still a date."""
+    with pytest.raises(BadValue, match="between the years"):
+        parse_time(text, now=NOW.replace(year=2150))
+
+
+@given(number=st.text("0123456789.", min_size=1, max_size=500), unit=st.sampled_from(["ms", "d", "MB/s", "Gbit/s", ""]))
+def test_any_number_is_a_value_or_a_clear_error(number: str, unit: str) -> None:
+    """No other error leaves a parser."""
+    for parse in (parse_duration, parse_downtime_ms, parse_rate_bytes_per_s, parse_price):
+        with suppress(BadValue):
+            parse(number + unit)
+    for text in (f"+{number}{unit}", f"now/+{number}{unit}"):
+        with suppress(BadValue):
+            parse_window(text, now=NOW)
 
 
 def test_the_option_is_named() -> None:

@@ -91,3 +91,13 @@ def test_a_definition_of_a_vm_that_is_off_is_completed(tmp_path: Path) -> None:
     disk = qcow2(tmp_path / "web.qcow2", "/base.img")
     xml = (DOMAIN % disk).replace("type='raw'", "type='qcow2'")
     assert list(files_of(xml, lambda _pool, _name: None)) == [str(disk), "/base.img"]
+
+
+@pytest.mark.servers
+def test_an_external_data_file_is_in_use(tmp_path: Path) -> None:
+    """It holds the disk's contents, so it is not erased with another VM's image; what a guest wrote is no header."""
+    image, data = tmp_path / "ext.qcow2", tmp_path / "ext.data"
+    options = f"data_file={data},data_file_raw=on"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, str(image), "1M"], check=True)
+    qcow2(data, "/somebody/elses.qcow2")
+    assert list(backing_chain(str(image))) == [str(data)]

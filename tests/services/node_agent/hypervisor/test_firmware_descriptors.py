@@ -48,7 +48,7 @@ def test_a_descriptor_with_its_files_is_an_offer(tmp_path: Path) -> None:
 def test_a_qcow2_image_has_its_virtual_size(tmp_path: Path) -> None:
     """The file is smaller than what the guest maps."""
     image = tmp_path / "CODE.qcow2"
-    image.write_bytes(b"QFI\xfb" + bytes(20) + (4 << 20).to_bytes(8, "big"))
+    image.write_bytes(b"QFI\xfb" + bytes(20) + (4 << 20).to_bytes(8, "big") + bytes(40))
     mapping = {"device": "flash", "mode": "stateless", "executable": {"filename": str(image), "format": "qcow2"}}
     (tmp_path / "1.json").write_text(descriptor(tmp_path, mapping=mapping))
 

@@ -9,15 +9,14 @@ import pytest
 
 libvirt = pytest.importorskip("libvirt")
 
+from services.node_agent.hypervisor.interface import HypervisorError  # noqa: E402  # needs the binding
 from services.node_agent.hypervisor.libvirt_mapping import (  # noqa: E402  # needs the binding
     STATES,
     allocated_or_zero,
+    files_in_use,
     job_stats,
     mib_per_s,
-    size_or_zero,
-    summary,
 )
-from shared.domain import describe  # noqa: E402
 from shared.messages.vm import VmState  # noqa: E402
 
 
@@ -42,18 +41,65 @@ def test_the_dirty_rate_is_in_bytes() -> None:
     assert (empty.dirty_rate_bytes_per_s, empty.memory_iteration, empty.downtime_ms) == (0, 0, None)
 
 
-def test_a_missing_image_hides_no_vm(tmp_path: Path) -> None:
-    """Its size counts as 0 in the inventory."""
-    image = tmp_path / "disk.raw"
-    xml = f"""<domain type='qemu'><name>small</name><uuid>{UUID(int=5)}</uuid><memory unit='KiB'>65536</memory>
-<vcpu>2</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os><devices><disk type='file' device='disk'>
-<driver name='qemu' type='raw'/><source file='{image}'/><target dev='vda' bus='virtio'/></disk></devices></domain>"""
-    assert summary(describe(xml), VmState.SHUT_OFF).disk_bytes == 0
-    image.write_bytes(bytes(12_288))
-    found = summary(describe(xml), VmState.SHUT_OFF)
-    assert (found.uuid, found.vcpus, found.memory_bytes, found.disk_bytes) == (UUID(int=5), 2, 64 << 20, 12_288)
-    assert size_or_zero(str(tmp_path / "none.qcow2"), "qcow2") == 0
+def test_a_layer_that_cannot_be_read_counts_as_nothing(tmp_path: Path) -> None:
+    """QEMU has it open, and the VM runs."""
     assert (allocated_or_zero(None), allocated_or_zero(str(tmp_path / "none"))) == (0, 0)
+
+
+class Connection:
+    """A host with these VMs."""
+
+    def __init__(self, *domains: Domain) -> None:
+        self.domains = domains
+
+    def listAllDomains(self) -> tuple[Domain, ...]:  # noqa: N802  # libvirt's name
+        """All of them."""
+        return self.domains
+
+
+class Domain:
+    """A VM that is off; with `busy_ms` a command has been waiting for its QEMU for so long."""
+
+    def __init__(self, number: int, xml: str, busy_ms: int = 0) -> None:
+        self.number, self.xml, self.busy_ms = number, xml, busy_ms
+
+    def controlInfo(self, flags: int = 0) -> tuple[int, int, int]:  # noqa: ARG002, N802  # libvirt's name
+        """As libvirtd tells it."""
+        control = libvirt.VIR_DOMAIN_CONTROL_OCCUPIED if self.busy_ms else libvirt.VIR_DOMAIN_CONTROL_OK
+        return control, 0, self.busy_ms
+
+    def UUIDString(self) -> str:  # noqa: N802  # libvirt's name
+        """Its UUID."""
+        return str(UUID(int=self.number))
+
+    def name(self) -> str:
+        """Its name."""
+        return f"vm-{self.number}"
+
+    def isActive(self) -> int:  # noqa: N802  # libvirt's name
+        """Never."""
+        return 0
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: ARG002, N802  # libvirt's name
+        """Its definition."""
+        return self.xml
+
+
+def test_a_vm_that_hangs_is_named_at_once() -> None:
+    """Which files it has cannot be known, so none is put away; libvirt would keep each who asks for half a minute."""
+    hung = Connection(Domain(1, "<domain/>"), Domain(2, "<domain/>", busy_ms=60_000))
+    with pytest.raises(HypervisorError, match="read VM vm-2: its QEMU does not answer"):
+        files_in_use(hung, None)  # type: ignore[arg-type]  # as much of it as is used
+    assert files_in_use(hung, UUID(int=2)) == {}  # type: ignore[arg-type]  # as much of it as is used
+
+
+def test_a_definition_that_cannot_be_read_keeps_its_files(tmp_path: Path) -> None:
+    """And no other VM's disconnect waits for it for ever: every path in its text counts as in use."""
+    disk = tmp_path / "a & b.raw"
+    xml = f"<domain><devices><disk><source file='{tmp_path}/a &amp; b.raw'/></disk></devices><broken</domain>"
+    connection = Connection(Domain(1, xml), Domain(2, "<domain>not well-formed"))
+    assert files_in_use(connection, None)[str(disk)] == "vm-1"  # type: ignore[arg-type]  # as much of it as is used
+    assert files_in_use(connection, UUID(int=1)) == {}  # type: ignore[arg-type]  # as much of it as is used
 
 
 def test_a_vm_that_is_going_down_is_no_proof_that_it_ran() -> None:

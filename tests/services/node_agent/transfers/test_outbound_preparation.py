@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 from lxml import etree
 
-from services.node_agent.hypervisor.interface import HypervisorError, MigrationAborted
+from services.node_agent.hypervisor.interface import HypervisorError, MigrationAborted, Obstacle, ObstacleCode
 from services.node_agent.lanes.core.errors import LaneError
 from services.node_agent.switchover.readiness import BrokerReadiness
 from shared.messages.base import PortMessage
@@ -36,6 +36,13 @@ async def test_a_vm_that_changed_is_refused(pair: Pair) -> None:
     """The recipient would run another guest than the one that is here."""
     pair.donor.vms[VM].domain_xml = pair.domain_xml.replace("262144", "524288")
     with pytest.raises(HypervisorError, match="changed since the agreement"):
+        await pair.outbound._preparation.check_vm()
+
+
+async def test_what_came_up_since_the_agreement_is_named(pair: Pair) -> None:
+    """A backup that began meanwhile: libvirt would refuse the migration, or the removal afterwards."""
+    pair.donor.vms[VM].obstacles = (Obstacle(ObstacleCode.CHECKPOINTS, "the VM has checkpoints"),)
+    with pytest.raises(HypervisorError, match="checkpoints: the VM has checkpoints"):
         await pair.outbound._preparation.check_vm()
 
 
