@@ -168,6 +168,14 @@ async def test_a_running_vm_is_not_disconnected(host: Host) -> None:
     assert host.disk.exists()
 
 
+async def test_a_vm_on_its_way_to_its_end_is_not_disconnected(host: Host) -> None:
+    """It may still write; it is asked again."""
+    host.hypervisor.vms[VM].state = VmState.OTHER
+    answer = await host.disconnect()
+    assert isinstance(answer, CompletionFailed)
+    assert host.disk.exists()
+
+
 async def test_erasing_removes_the_disks_once(host: Host) -> None:
     """Asked again, also by one who lost the first answer, it says the same."""
     host.guest_left()
