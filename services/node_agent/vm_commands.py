@@ -230,8 +230,10 @@ class VmCommands:
 
 def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:
     """How the VM was to run here; None where it has not arrived."""
-    arrived = record is not None and record.phase is Phase.DONE and record.agreement.vm_uuid == command.vm_uuid
-    return record.agreement.domain_xml if record is not None and arrived else None
+    # KEPT: it was not seen here, but the donor heard that it ran, or the broker would not ask this.
+    if record is None or record.phase not in {Phase.DONE, Phase.KEPT}:
+        return None
+    return record.agreement.domain_xml if record.agreement.vm_uuid == command.vm_uuid else None
 
 
 def _limits(error: ValidationError) -> str:

@@ -46,6 +46,13 @@ class Phase(StrEnum):
     """Donor: undefined; the disks wait for their erasure."""
 
 
+_COMMITTED = {
+    Side.OUTBOUND: frozenset({Phase.DONE, Phase.QUARANTINED}),
+    Side.INBOUND: frozenset({Phase.FINISH_PASSED, Phase.DONE, Phase.KEPT}),
+}
+"""Phases that are entered only after the broker has committed the agreement's epoch."""
+
+
 class Kind(StrEnum):
     """What an attempt creates."""
 
@@ -111,13 +118,26 @@ class PortRecord(BaseModel):
     autostart: bool = False
     """Donor: the VM was started with its host, and is not while it leaves; if it stays, it is again."""
     boot_id: str = ""
-    """Donor: which boot of the host it was, when autostart was taken off."""
+    """Which boot of the host it was: at the donor when autostart was taken off, at the recipient when Finish passed."""
+    told_epoch: int = 0
+    """Donor: the newest epoch that the broker has committed, as it was told."""
     last_word: LastWord | None = None
 
     @property
     def port_id(self) -> UUID:
         """The port."""
         return self.agreement.port_id
+
+    @property
+    def heard_epoch(self) -> int:
+        """The newest epoch that this side knows to be committed; 0 where it knows of none."""
+        known = self.agreement.epoch if self.phase in _COMMITTED[self.side] else 0
+        return max(known, self.told_epoch)
+
+    def is_outdated(self, epoch: int | None) -> bool:
+        """Whether a message of this epoch is older than what this side has heard: it comes late, or from a ledger that
+        was restored. A broker of an earlier release names no epoch."""
+        return epoch is not None and epoch < self.heard_epoch
 
     @property
     def is_erased(self) -> bool:
@@ -234,6 +254,15 @@ class TransferJournal:
     def enter(self, phase: Phase) -> None:
         """Store a new phase."""
         self._store(phase=phase)
+
+    def pass_finish(self, boot_id: str) -> None:
+        """Recipient: store that Finish is passed, and in which boot of the host."""
+        self._store(phase=Phase.FINISH_PASSED, boot_id=boot_id)
+
+    def remember_epoch(self, epoch: int) -> None:
+        """Donor: store an epoch that the broker has committed, if it is news."""
+        if epoch > self.record.told_epoch:
+            self._store(told_epoch=epoch)
 
     def will_create(self, kind: Kind, name: str) -> None:
         """Store what is about to be created; create it afterwards."""

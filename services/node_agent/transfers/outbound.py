@@ -71,7 +71,6 @@ from shared.topology import Lane
 
 log = get_logger(__name__)
 
-
 FIRST_DOWNTIME_MS = 50
 """Before the ladder has seen figures: an idle guest's downtime, where QEMU's default is 300."""
 LAST_BYTES_S = 5.0
@@ -159,11 +158,12 @@ class Outbound:
             in_doubt=reporter.in_doubt,
             ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
+            remember_epoch=journal.remember_epoch,
             clock=clock,
         )
+        self.copy_asked = self._guard.copy_asked
         self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
         self._preparation = self._make_preparation(now, broker.readiness)
-
         self._connections = OutboundConnections(
             agreement,
             lanes=lanes,
@@ -297,7 +297,7 @@ class Outbound:
         end = await self._guard.migration_ended(None if error is None else str(error))
         if not end.left:
             raise error or HypervisorError(
-                "migrate", "libvirt says that the guest has left, and the broker that it has not"
+                "migrate", "libvirt says that the guest has left, the broker that it has not"
             )
 
     async def _call_migrate(self, plan: MigrationPlan) -> HypervisorError | None:
