@@ -18,8 +18,7 @@ class Domain:
     """What a definition is made of. `accelerator` is `kvm` or `qemu` (software emulation).
 
     The rest is optional: `firmware` is None (BIOS), `uefi` or `secure-boot`, which libvirt finds by descriptor; `cpu` a
-    model or one of `CPU_MODES`; `scsi_disk` (raw) and `iso` are files on a SCSI controller; `vlan` is the tag that the
-    bridge gives to the card's frames.
+    model or one of `CPU_MODES`; `scsi_disk` (raw) and `iso` are files on a SCSI controller.
     """
 
     name: str
@@ -38,7 +37,6 @@ class Domain:
     tpm: bool = False
     scsi_disk: str | None = None
     iso: str | None = None
-    vlan: int | None = None
     cpu: str = "qemu64"
 
 
@@ -72,7 +70,7 @@ def domain_xml(domain: Domain) -> str:
     <controller type="usb" model="none"/>
     <interface type="bridge">
       <mac address={quoteattr(domain.mac)}/>
-      <source bridge={quoteattr(GUEST_BRIDGE)}/>{_vlan(domain.vlan)}
+      <source bridge={quoteattr(GUEST_BRIDGE)}/>
       <model type="virtio"/>
     </interface>
     <serial type="pty">
@@ -118,10 +116,6 @@ def _scsi(domain: Domain) -> str:
         for device, path, target, rest in disks
     )
     return f'{shown}\n    <controller type="scsi" model="virtio-scsi"/>' if disks else ""
-
-
-def _vlan(tag: int | None) -> str:
-    return "" if tag is None else f'<vlan><tag id="{tag}"/></vlan>'
 
 
 def _tpm(domain: Domain) -> str:

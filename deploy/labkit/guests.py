@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guest_images, network, processes
+from deploy.labkit import guest_images, processes
 from deploy.labkit.errors import CommandFailed, LabError
 from deploy.labkit.guest_domain import Domain, domain_xml, newest_machine
 from deploy.labkit.guest_images import DEBIAN, TINY
@@ -39,9 +39,8 @@ class GuestSpec:
 
     `disk`, `kernel`, `initrd` and `cmdline` replace the image's own; a given kernel without an initrd boots without.
     `overlay` makes the disk a qcow2 layer on a copy of the image. `firmware` is None (BIOS), `uefi` or `secure-boot`;
-    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. `vlan` is the tag of the guest's network. The SCSI
-    disk is empty, the ISO has noise. `settings` go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128,
-    "blocks_s": 10}.
+    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise. `settings`
+    go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
     """
 
     name: str
@@ -60,7 +59,6 @@ class GuestSpec:
     tpm: bool = False
     scsi_disk: bool = False
     iso: bool = False
-    vlan: int | None = None
     cpu: str = "qemu64"
     settings: Mapping[str, int] = field(default_factory=dict)
 
@@ -108,9 +106,6 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
     )
     domain = _domain(plan, spec, record)
     try:
-        if spec.vlan is not None:
-            network.ensure_vlan(plan, spec.vlan)
-            network.reach_in_vlan(plan, spec.vlan, record.address)
         _place_disk(plan, spec, kind, _outside(plan, spec.provider, domain.disk))
         _place_scsi_disks(plan, spec, domain)
         virsh(plan, spec.provider, "define", "/dev/stdin", stdin=domain_xml(domain))
@@ -235,7 +230,6 @@ def remove(plan: LabPlan, record: GuestRecord) -> None:
             file.unlink()
         for tpm in _outside(plan, provider, "/var/lib/libvirt/swtpm").glob(f"{record.uuid}*"):
             shutil.rmtree(tpm)
-    network.forget_in_vlans(plan, record.address)
 
 
 def accelerator(plan: LabPlan) -> str:
@@ -270,7 +264,6 @@ def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord) -> Domain:
         tpm=spec.tpm,
         scsi_disk=f"{stem}.data.raw" if spec.scsi_disk else None,
         iso=f"{stem}.iso" if spec.iso else None,
-        vlan=spec.vlan,
         cpu=spec.cpu,
     )
 

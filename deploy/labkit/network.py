@@ -161,55 +161,6 @@ def ensure_guest_network(plan: LabPlan) -> None:
         _ip(plan, first, f"link set client master {GUEST_BRIDGE} up")
 
 
-def bridges_know_vlans(plan: LabPlan) -> bool:
-    """Whether this kernel's bridges can tell VLANs apart; tried with one in the hub that carries nothing."""
-    try:
-        run(["ip", "-n", plan.namespace(HUB), "link", "add", "vlantry", "type", "bridge", "vlan_filtering", "1"])
-    except CommandFailed:
-        return False
-    run(["ip", "-n", plan.namespace(HUB), "link", "del", "vlantry"])
-    return True
-
-
-def ensure_vlan(plan: LabPlan, tag: int) -> None:
-    """A VLAN on the guests' bridges and between them, with a port of the client's in it. Raises `LabError`."""
-    if not bridges_know_vlans(plan):
-        raise LabError("this kernel's bridges know no VLANs (CONFIG_BRIDGE_VLAN_FILTERING)")
-    for provider in plan.providers:
-        _ip(plan, provider, f"link set {GUEST_BRIDGE} type bridge vlan_filtering 1")
-        _bridge_vlan(plan, provider, "add", tag, "vx0")
-    port, first = _vlan_port(tag), plan.providers[0]
-    if not has_device(plan, CLIENT, port):
-        _ip(
-            plan,
-            CLIENT,
-            f"link add {port} type veth peer name {port} netns {plan.namespace(first)}",
-            f"link set {port} up",
-        )
-        _ip(plan, first, f"link set {port} master {GUEST_BRIDGE} up")
-        _bridge_vlan(plan, first, "del", 1, port)
-        _bridge_vlan(plan, first, "add", tag, port, "pvid", "untagged")
-
-
-def reach_in_vlan(plan: LabPlan, tag: int, address: str) -> None:
-    """Have the client look for a guest's address in a VLAN only."""
-    _ip(plan, CLIENT, f"route replace {address}/32 dev {_vlan_port(tag)} src {plan.client_address}")
-
-
-def forget_in_vlans(plan: LabPlan, address: str) -> None:
-    """Undo `reach_in_vlan`."""
-    with suppress(CommandFailed):  # it was in none
-        _ip(plan, CLIENT, f"route del {address}/32")
-
-
-def _vlan_port(tag: int) -> str:
-    return f"vlan{tag}"
-
-
-def _bridge_vlan(plan: LabPlan, host: str, verb: str, tag: int, device: str, *flags: str) -> None:
-    run(["bridge", "-n", plan.namespace(host), "vlan", verb, "vid", str(tag), "dev", device, *flags])
-
-
 def read_link_bytes(plan: LabPlan, host: str) -> LinkBytes:
     """The uplink's own counters, read from the queueing disciplines at its two ends.
 

@@ -1,4 +1,4 @@
-"""Guests of many kinds move live and are the same guests: firmware, TPM, disks on any bus, media, VLANs, CPUs."""
+"""Guests of many kinds move live and are the same guests: firmware, TPM, disks on any bus, media, CPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from deploy.labkit import guests, network
+from deploy.labkit import guests
 from deploy.labkit.guests import ISO_MIB, SCSI_DISK_MIB
 from deploy.labkit.lab import Lab
 from deploy.labkit.port_run import run_port
@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 OWN_VARIABLE = "Vmport-6f3c1e6a-2d0b-4c8e-9a53-0d6f2f1b7c11"
 SEALED_VALUE = b"known to this TPM only"
-VLAN_TAG = 42
 STATIC_MIB = 8
 """As much of the first disk's contents, which nobody writes, is compared."""
 ANSWER_WITHIN_S = 180.0
@@ -154,15 +153,6 @@ def test_an_inserted_iso_moves(start: Callable[..., Guest]) -> None:
     assert guest.sha256("/dev/sr0", ISO_MIB) == before
     guest.restart()
     assert guest.sha256("/dev/sr0", ISO_MIB) == before
-
-
-def test_a_card_stays_in_its_vlan(lab: Lab, start: Callable[..., Guest]) -> None:
-    """The client reaches it in this VLAN only, before and after."""
-    if not network.bridges_know_vlans(lab.plan):
-        pytest.skip("this kernel's bridges know no VLANs")
-    guest = start("tagged", vlan=VLAN_TAG)
-    guest.move("beta")
-    assert f"<tag id='{VLAN_TAG}'/>" in lab.virsh("beta", "dumpxml", lab.guest(guest.name).uuid)
 
 
 def test_a_disk_on_a_base_image_moves(lab: Lab, start: Callable[..., Guest]) -> None:

@@ -32,8 +32,8 @@ def test_guest_start_takes_all_that_it_documents() -> None:
 
 
 def test_guest_start_takes_every_kind_of_guest() -> None:
-    """Firmware, TPM, further disks, VLAN and CPU arrive, and an ordinary guest has none of them."""
-    words = "guest start vm1 --provider alpha --secure-boot --tpm --scsi-disk --iso --vlan 42 --cpu maximum"
+    """Firmware, TPM, further disks and CPU arrive, and an ordinary guest has none of them."""
+    words = "guest start vm1 --provider alpha --secure-boot --tpm --scsi-disk --iso --cpu maximum"
     asked = guest_spec(parser().parse_args([*words.split(), "--disk-format", "qcow2", "--overlay"]))
     assert asked == GuestSpec(
         name="vm1",
@@ -44,7 +44,6 @@ def test_guest_start_takes_every_kind_of_guest() -> None:
         tpm=True,
         scsi_disk=True,
         iso=True,
-        vlan=42,
         cpu="maximum",
     )
     assert guest_spec(parser().parse_args(words.split()[:5])) == GuestSpec("vm1", "alpha")

@@ -42,19 +42,17 @@ def test_a_guest_may_boot_without_an_initrd() -> None:
 
 
 def test_an_ordinary_guest_has_no_optional_part() -> None:
-    """No firmware, TPM, controller, tag: what is not asked for is not there."""
+    """No firmware, TPM, controller: what is not asked for is not there."""
     root = ElementTree.fromstring(domain_xml(_DOMAIN))  # noqa: S314 - our own text
     assert root.find("os[@firmware]") is None
-    for path in ("os/firmware", "features/smm", "devices/tpm", "devices/controller[@type='scsi']", "devices//vlan"):
+    for path in ("os/firmware", "features/smm", "devices/tpm", "devices/controller[@type='scsi']"):
         assert root.find(path) is None, path
     assert len(root.findall("devices/disk")) == 1
 
 
 def test_every_optional_part_is_where_libvirt_looks_for_it() -> None:
-    """Secure boot with its keys and SMM, a TPM, a SCSI disk, an ISO, a tag, a CPU mode."""
-    domain = replace(
-        _DOMAIN, firmware="secure-boot", tpm=True, scsi_disk="/d.raw", iso="/i.iso", vlan=42, cpu="maximum"
-    )
+    """Secure boot with its keys and SMM, a TPM, a SCSI disk, an ISO, a CPU mode."""
+    domain = replace(_DOMAIN, firmware="secure-boot", tpm=True, scsi_disk="/d.raw", iso="/i.iso", cpu="maximum")
     root = ElementTree.fromstring(domain_xml(domain))  # noqa: S314 - our own text
     assert root.find("os[@firmware='efi']") is not None
     features = {feature.get("name"): feature.get("enabled") for feature in root.findall("os/firmware/feature")}
@@ -64,7 +62,6 @@ def test_every_optional_part_is_where_libvirt_looks_for_it() -> None:
     sources = [source.get("file") for source in root.findall("devices/disk/source")]
     assert sources == [_DOMAIN.disk, "/d.raw", "/i.iso"]
     assert root.find("devices/disk[@device='cdrom']/readonly") is not None
-    assert root.find("devices/interface/vlan/tag[@id='42']") is not None
     assert root.find("cpu[@mode='maximum']") is not None
 
 
