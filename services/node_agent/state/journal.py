@@ -57,6 +57,10 @@ class Kind(StrEnum):
     """What an attempt creates."""
 
     DISK = "disk"
+    NVRAM = "nvram"
+    """The UEFI variables' file; libvirt makes it."""
+    TPM = "tpm"
+    """The folder of the TPM's state, by the VM's UUID; libvirt makes it."""
     DIRECTORY = "directory"
     DOMAIN = "domain"
 
@@ -105,9 +109,12 @@ class PortRecord(BaseModel):
     """Donor: the VM's images on this host, as they were when it left."""
     read_only_disks: tuple[str, ...] = ()
     """Donor: files of its read-only disks and inserted media. They are the provider's, not the VM's own."""
+    state_folders: tuple[str, ...] = ()
+    """Donor: folders with more of the VM's state on this host: its TPM's."""
     was_running: bool = True
     """Donor: whether the guest ran before the migration paused it; an operator may have suspended it."""
     quarantined_disks: tuple[str, ...] = ()
+    quarantined_folders: tuple[str, ...] = ()
     left_disks: tuple[str, ...] = ()
     """Donor: one sentence for each image that was not put into quarantine, because it is not the VM's alone."""
     autostart: bool = False
@@ -269,9 +276,11 @@ class TransferJournal:
         """Store that these are gone."""
         self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
 
-    def remember_vm(self, paths: tuple[str, ...], *, read_only: tuple[str, ...] = ()) -> None:
-        """Store where the images lie of a VM that runs here, and is to run on if it stays."""
-        self._store(disks=paths, read_only_disks=read_only, was_running=True)
+    def remember_vm(
+        self, paths: tuple[str, ...], state_folders: tuple[str, ...] = (), *, read_only: tuple[str, ...] = ()
+    ) -> None:
+        """Store where the images and other state lie of a VM that runs here, and is to run on if it stays."""
+        self._store(disks=paths, state_folders=state_folders, read_only_disks=read_only, was_running=True)
 
     def remember_run_state(self, *, was_running: bool) -> None:
         """Store whether the guest is to run if it stays at the donor."""
@@ -295,13 +304,13 @@ class TransferJournal:
         if (self.record.autostart, self.record.boot_id) != (on, boot_id):
             self._store(autostart=on, boot_id=boot_id)
 
-    def quarantine(self, disks: tuple[str, ...], left: tuple[str, ...] = ()) -> None:
-        """Store which disks wait for erasure, and which are left as they are."""
-        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks, left_disks=left)
+    def quarantine(self, disks: tuple[str, ...], left: tuple[str, ...] = (), folders: tuple[str, ...] = ()) -> None:
+        """Store which disks and folders wait for erasure, and which disks are left as they are."""
+        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks, quarantined_folders=folders, left_disks=left)
 
     def erased(self, message: DisksErased) -> None:
         """Store that the quarantine is over, and the answer for whoever asks again."""
-        self._store(quarantined_disks=(), last_word=LastWord.of(message))
+        self._store(quarantined_disks=(), quarantined_folders=(), last_word=LastWord.of(message))
 
     def _store(self, **changes: object) -> None:
         # Stored first: what this process believes must never be ahead of what its successor will read.

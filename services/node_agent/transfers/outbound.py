@@ -234,7 +234,7 @@ class Outbound:
         vm = await self._preparation.check_vm()
         self._contents.scan_ahead(Path(file) for file in vm.files)
         self._outage.open(vm.domain)
-        self._journal.remember_vm(vm.files, read_only=tuple(read_only_files(vm).values()))
+        self._journal.remember_vm(vm.files, vm.state_folders, read_only=tuple(read_only_files(vm).values()))
         self._guard.guest_runs()
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
