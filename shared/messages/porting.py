@@ -260,8 +260,7 @@ class SwitchoverState(PortMessage):
     epoch: Epoch
     ended: bool = Field(description="The port is over; what remains of it may be removed.")
     arrived: bool = Field(
-        default=False,
-        description="The recipient has said that the guest runs there; only then may the donor's copy go.",
+        default=False, description="The recipient said that the guest runs there; only then the donor's copy may go."
     )
     ready: bool = Field(default=False, description="The broker could commit now; without that no guest is paused.")
 
@@ -307,6 +306,7 @@ class TransferFailed(PortMessage):
     code: Code
     detail: Text
     guest_running: bool
+    may_have_run: bool = Field(default=False, description="Recipient: it is gone, so the donor's copy may be older.")
 
 
 class AbortTransfer(PortMessage):

@@ -19,6 +19,7 @@ from services.node_agent.hypervisor.file_use import files_of, paths_in_text
 from services.node_agent.hypervisor.firmware_sizes import with_firmware_sizes
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
+from services.node_agent.hypervisor.tpm_state import state_folders
 from shared.domain import DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     CpuMode,
@@ -114,7 +115,15 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
     layers = _layers(live)
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers, lasting_xml(domain))
+    return LiveVm(
+        description(domain, facts, layers, tuple(blockers)),
+        xml,
+        read,
+        files,
+        layers,
+        state_folders=state_folders(UUID(facts.uuid)),
+        lasting_xml=lasting_xml(domain),
+    )
 
 
 def layers_of(domain: LibvirtDomain, facts: VmFacts) -> dict[str, tuple[LayerFacts, ...]]:
