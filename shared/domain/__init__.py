@@ -13,7 +13,7 @@ from shared.domain.describe import describe
 from shared.domain.differences import guest_abi_differences
 from shared.domain.ejecting import ejected_targets, not_ejectable, without_media
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, NicFacts, VmFacts
+from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
 from shared.domain.leaving import Leaving, leaving
@@ -38,6 +38,7 @@ __all__ = [
     "HostPlaces",
     "LayerFacts",
     "Leaving",
+    "MemoryFile",
     "NamedFile",
     "NicFacts",
     "NicPlace",
