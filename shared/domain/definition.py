@@ -89,7 +89,7 @@ def read_definition(source: DefinitionSource, table: Table = TABLE) -> Definitio
     reader = _Reader(table)
     metadata, findings = read_metadata(domain.root)
     root = reader.read(domain.root, ".", _Told(part=""))
-    found = tuple(dict.fromkeys((*reader.blocking, *reader.host_bound, *findings)))
+    found = tuple(dict.fromkeys((*reader.blocking, *reader.host_bound.values(), *findings)))
     definition = Definition(domain, root, metadata, found)
     if table is TABLE:
         domain.reading = definition
@@ -110,7 +110,7 @@ class _Told:
 class _Reader:
     table: Table
     blocking: list[Finding] = field(default_factory=list)
-    host_bound: list[Finding] = field(default_factory=list)
+    host_bound: dict[tuple[str, str], Finding] = field(default_factory=dict)
 
     def read(self, element: etree._Element, path: str, told: _Told) -> Node:
         """The element and all below it. Of a refused part one reason is told, the first."""
@@ -172,14 +172,19 @@ class _Reader:
             self._block("value_not_carried", told, f"{_shown(path)} is {shown}, not {row.kind.meaning}")
 
     def _tell_host(self, path: str, row: Row, value: str, told: _Told) -> None:
+        """Once for all parts of a device that go the same way; the one with a value that may be shown says it."""
         kind = FindingKind.NOT_KEPT if row.note.lower().startswith(NOT_KEPT) else FindingKind.MADE_ANEW
         written = value.strip()
         # A file, a socket and a password are not shown; nor is what is not of its kind.
         showable = row.kind is not None and row.kind.name in _SHOWN_KINDS and row.kind.accepts(written)
-        was = f" was {written[:_SHOWN]}" if showable and written else ""
-        self.host_bound.append(
-            Finding("host_bound", kind, told.part or _shown(path), f"{_shown(path)}{was}: {row.note}")
-        )
+        was = f"was {written[:_SHOWN]}" if showable and written else ""
+        part = told.part or _shown(path)
+        words = (_within_device(path) if told.part else "", was)
+        subject = " ".join(word for word in words if word)
+        key = part, row.note
+        if key not in self.host_bound or (was and "was " not in self.host_bound[key].detail):
+            detail = f"{subject}: {row.note}" if subject else row.note
+            self.host_bound[key] = Finding("host_bound", kind, part, detail)
 
     def _block(self, code: str, told: _Told, detail: str) -> None:
         if not told.blocks and len(self.blocking) < MAX_BLOCKERS:
@@ -198,6 +203,12 @@ def _path_of(child: etree._Element, above: str) -> str:
     if above == ".":
         return tag
     return above if above == tag or above.endswith(f"/{tag}") else f"{above}/{tag}"
+
+
+def _within_device(path: str) -> str:
+    """``devices/disk/source@file`` is the source file of a disk."""
+    element, _, attribute = path.partition("@")
+    return " ".join((*element.split("/")[2:], *([attribute] if attribute else ())))
 
 
 def _shown(path: str) -> str:

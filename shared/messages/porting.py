@@ -306,6 +306,7 @@ class TransferFailed(PortMessage):
     code: Code
     detail: Text
     guest_running: bool
+    may_have_run: bool = Field(default=False, description="Recipient: it is gone, so the donor's copy may be older.")
 
 
 class AbortTransfer(PortMessage):

@@ -49,6 +49,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 from shared.messages.service_change import PortLimits, TransferPhase
+from shared.messages.switchover import CopyState
 from shared.page_stream.bodies import LaneRole
 from shared.testing import make_lane_endpoint
 from shared.topology import Lane
@@ -150,6 +151,7 @@ class FakeBroker:
     ready: bool = False
     needs_paused: bool = True
     paused: bool = False
+    epoch: int = 2
     asked: list[PortMessage] = field(default_factory=list)
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
     """The recipient has asked for the VM, or somebody for its owner."""
@@ -188,7 +190,7 @@ class FakeBroker:
             port_id=self.port_id,
             committed=self.committed,
             owner="beta" if self.committed else "alpha",
-            epoch=2,
+            epoch=self.epoch,
             ended=self.ended,
             arrived=self.arrived,
             ready=self.ready,
@@ -206,6 +208,8 @@ class FakeBroker:
                 return SwitchoverGranted(port_id=self.port_id, epoch=epoch)
             case GuestPaused() | QuerySwitchover():
                 return self.state()
+            case CopyState():
+                return None
             case _:
                 raise AssertionError(message)
 

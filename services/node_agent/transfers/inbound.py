@@ -33,6 +33,7 @@ from services.node_agent.dedup.overlay_request import OVERLAYS
 from services.node_agent.dedup.seeding import SEED
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
+from services.node_agent.hypervisor.tpm_state import TPM_DIR
 from services.node_agent.lanes.core.errors import LaneClosedError, LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
@@ -49,6 +50,7 @@ from services.node_agent.transfers.cleanup import forget_directory, remove_creat
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.gate_proxy import GateProxy
 from services.node_agent.transfers.inbound_disks import InboundDisks
+from services.node_agent.transfers.inbound_state import claim_state
 from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
@@ -69,10 +71,11 @@ _STREAM_ERRORS = (SocketError, RpcError, LaneError, StreamError, QuestionError, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundTuning:
-    """Times and places of an inbound transfer. `image_dir` is where disks may lie; nothing is made elsewhere."""
+    """Times and places of an inbound transfer. `image_dir` is where disks may lie; none is made elsewhere."""
 
     libvirt_socket: Path
     image_dir: Path
+    tpm_dir: Path = TPM_DIR
     socket_within_s: float = 30.0
     start_within_s: float = 600.0
     ask_again_s: float = 0.5
@@ -129,6 +132,7 @@ class Inbound:
             await self._check_host()
             self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
+            await asyncio.to_thread(claim_state, self._agreement, self._journal, self._tuning.tpm_dir)
             await self._disks.create()
             self._journal.will_create(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)

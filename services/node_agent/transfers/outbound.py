@@ -159,8 +159,10 @@ class Outbound:
             in_doubt=reporter.in_doubt,
             ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
+            remember_epoch=journal.remember_epoch,
             clock=clock,
         )
+        self.copy_asked = self._guard.copy_asked
         self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
         self._preparation = self._make_preparation(now, broker.readiness)
         self._connections = OutboundConnections(
@@ -232,7 +234,7 @@ class Outbound:
         vm = await self._preparation.check_vm()
         self._contents.scan_ahead(Path(file) for file in vm.files)
         self._outage.open(vm.domain)
-        self._journal.remember_vm(vm.files, read_only=tuple(read_only_files(vm).values()))
+        self._journal.remember_vm(vm.files, vm.state_folders, read_only=tuple(read_only_files(vm).values()))
         self._guard.guest_runs()
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
@@ -293,7 +295,7 @@ class Outbound:
         end = await self._guard.migration_ended(None if error is None else str(error))
         if not end.left:
             raise error or HypervisorError(
-                "migrate", "libvirt says that the guest has left, and the broker that it has not"
+                "migrate", "libvirt says that the guest has left, the broker that it has not"
             )
 
     async def _call_migrate(self, plan: MigrationPlan) -> HypervisorError | None:
