@@ -1,4 +1,9 @@
-"""Media that the tenant leaves behind: which drives are meant, and what the VM is without them. Pure."""
+"""Media that the tenant leaves behind: which drives are meant, and what the VM is without them. Pure.
+
+The drive is empty at the recipient, and the donor's is not touched. libvirt takes that for a medium that can only be
+read; without the contents of one that the guest may write (a floppy) it calls the migration unsafe, so such a medium
+goes with the VM like a disk.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +16,22 @@ REMOVABLE = frozenset({"cdrom", "floppy"})
 
 
 def ejected_targets(vm: VmDescription, eject: Iterable[str]) -> frozenset[str]:
-    """The drives whose media stay behind. `eject` are targets, or ``all``; a drive that is no removable one, or is
-    empty, is not among them.
+    """The drives whose media stay behind. `eject` are targets, or ``all``; a drive that is no removable one, is empty,
+    or has a medium that can be written, is not among them.
     """
     asked = set(eject)
-    return frozenset(target for target in _with_medium(vm) if ALL in asked or target in asked)
+    return frozenset(target for target in _ejectable(vm) if ALL in asked or target in asked)
 
 
 def not_ejectable(vm: VmDescription, eject: Iterable[str]) -> tuple[str, ...]:
-    """A sentence for each target that was asked for and has no medium to eject."""
-    there = _with_medium(vm)
+    """A sentence for each target that was asked for and has no medium that can stay behind."""
+    there = _ejectable(vm)
     has = ", ".join(there) or "none"
-    return tuple(f"{target} is no drive with a medium; it has {has}" for target in eject if target not in (*there, ALL))
+    return tuple(
+        f"{target} is no drive with a read-only medium; these are: {has}"
+        for target in eject
+        if target not in (*there, ALL)
+    )
 
 
 def without_media(vm: VmDescription, eject: Iterable[str]) -> VmDescription:
@@ -35,5 +44,5 @@ def without_media(vm: VmDescription, eject: Iterable[str]) -> VmDescription:
     return vm.model_copy(update={"disks": disks})
 
 
-def _with_medium(vm: VmDescription) -> tuple[str, ...]:
-    return tuple(disk.target for disk in vm.disks if disk.device in REMOVABLE and not disk.empty)
+def _ejectable(vm: VmDescription) -> tuple[str, ...]:
+    return tuple(disk.target for disk in vm.disks if disk.device in REMOVABLE and disk.read_only and not disk.empty)

@@ -144,7 +144,9 @@ def _sha256(text: str) -> str:
 
 
 def _no_medium(sentence: str) -> Refusal:
-    return Refusal(code="nothing_to_eject", rule="--eject names drives of the VM that have a medium", evidence=sentence)
+    return Refusal(
+        code="nothing_to_eject", rule="--eject names drives of the VM that have a read-only medium", evidence=sentence
+    )
 
 
 def _no_partner(candidates: tuple[Name, ...], partners: tuple[Name, ...]) -> Refusal:
