@@ -20,7 +20,8 @@ from uuid import UUID
 
 from services.donor_agent.policy import Account, OwnedVmRule, Policy
 from services.donor_agent.port_record import Phase
-from shared.domain import DomainXmlError, guest_abi_differences, without_media
+from shared.domain import DomainXmlError, guest_abi_differences
+from shared.ejecting import without_media
 from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary

@@ -26,7 +26,7 @@ from services.broker.saga.ending import (
 from services.broker.saga.events import Heard
 from services.broker.saga.moving import open_window, opens_at
 from services.broker.saga.state import Failure, SagaState
-from shared.domain import not_ejectable
+from shared.ejecting import not_ejectable
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.lanes import LaneEndpoint

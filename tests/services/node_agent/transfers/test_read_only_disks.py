@@ -336,6 +336,19 @@ async def test_a_medium_is_there_before_libvirt_begins(media_pair: Pair) -> None
     assert pair.heard.percents == sorted(pair.heard.percents)
 
 
+async def test_a_medium_that_the_recipient_has_already_goes_as_references(media_pair: Pair) -> None:
+    """As a published image of the same contents, under whatever name."""
+    pair = media_pair
+    published = pair.settings(Side.INBOUND).base_image_dir / "another-name.iso"
+    published.parent.mkdir(parents=True)
+    published.write_bytes(ISO)
+    result, failure = await pair.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert pair.arrived_medium.read_bytes() == ISO
+    assert pair.lanes_a.stats()[Lane.DISK].sent_bytes < 70 * CONTENT_BYTES // 4
+
+
 async def test_a_medium_that_cannot_be_stored_ends_the_port_before_it_begins(
     media_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:

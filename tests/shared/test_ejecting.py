@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.recipient_agent.testing import make_vm
-from shared.domain import ejected_targets, not_ejectable, without_media
+from shared.ejecting import ejected_targets, not_ejectable, without_media
 from shared.messages.vm import Disk, VmDescription
 
 
