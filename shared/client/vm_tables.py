@@ -61,7 +61,7 @@ def _disk_text(vm: RegisteredVm) -> str:
 
 
 def vm_tables(shown: VmShown) -> list[Table]:
-    """``vm show``: facts, disks, network cards, what speaks against a port, what a recipient makes anew."""
+    """``vm show``: facts, disks, network cards, what speaks against a port, what a recipient makes again."""
     vm, details = shown.vm, shown.details
     tables = [
         facts_table(None, (*_registered_facts(vm), *_sizes(vm, details), *_detail_facts(details), _verdict(shown)))
@@ -178,7 +178,7 @@ def _vlan_text(vlan: Vlan | None) -> str:
 
 def _lines(details: VmDetails) -> Table:
     table = make_table("", "PART", title="what is bound to its present host")
-    for said, lines in (("not kept", details.not_kept), ("made anew", details.made_anew)):
+    for said, lines in (("not kept", details.not_kept), ("made again", details.made_anew)):
         for line in lines:
             table.add_row(said, plain(line))
     return table
