@@ -1,7 +1,8 @@
 /*
  * guestd's settings, its UDP echo (port 7), and its reports: one line of JSON per command line, on TCP port 7070 and on the console.
  *
- * Commands: report, disk-sha256, pause-disk, resume-disk, freeze, thaw.  Workloads are in files of their own.
+ * Commands: report, disk-sha256, pause-disk, resume-disk, freeze, thaw; efi-read NAME, efi-write NAME HEX, tpm HEX, sha256 DEVICE MIB,
+ * fill DEVICE MIB.  Workloads and devices are in files of their own.
  */
 #define _GNU_SOURCE
 #include "guestd.h"
@@ -21,7 +22,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ECHO_PORT = 7, REPORT_PORT = 7070, THAW_AFTER_S = 1800, ANSWER_BYTES = 2048 };
+enum { ECHO_PORT = 7, REPORT_PORT = 7070, THAW_AFTER_S = 1800 };
+static const char commands[] = "report disk-sha256 pause-disk resume-disk freeze thaw efi-read efi-write tpm sha256 fill";
 
 struct counters counters;
 atomic_bool disk_paused, disk_idle;
@@ -168,7 +170,31 @@ static void freeze(bool on, char *answer)
     snprintf(answer, ANSWER_BYTES, "{\"ok\":true,\"frozen\":%s}", on && result == 0 ? "true" : "false");
 }
 
-static void answer_to(const char *command, char *answer)
+/* A command with words behind it; false if it is none. Cuts the command into its words. */
+static bool answer_about_devices(char *command, char *answer)
+{
+    char *rest = NULL;
+    const char *verb = strtok_r(command, " ", &rest), *first = strtok_r(NULL, " ", &rest), *second = strtok_r(NULL, " ", &rest);
+    if (!verb || !first)
+        return false;
+    if (strcmp(verb, "efi-read") == 0)
+        efi_read(first, answer);
+    else if (strcmp(verb, "tpm") == 0)
+        tpm_command(first, answer);
+    else if (!second)
+        return false;
+    else if (strcmp(verb, "efi-write") == 0)
+        efi_write(first, second, answer);
+    else if (strcmp(verb, "sha256") == 0)
+        device_sha256(first, (unsigned)strtoul(second, NULL, 10), answer);
+    else if (strcmp(verb, "fill") == 0)
+        device_fill(first, (unsigned)strtoul(second, NULL, 10), answer);
+    else
+        return false;
+    return true;
+}
+
+static void answer_to(char *command, char *answer)
 {
     if (strcmp(command, "report") == 0)
         report(answer);
@@ -178,8 +204,8 @@ static void answer_to(const char *command, char *answer)
         pause_disk(command[0] == 'p', answer);
     else if (strcmp(command, "freeze") == 0 || strcmp(command, "thaw") == 0)
         freeze(command[0] == 'f', answer);
-    else
-        snprintf(answer, ANSWER_BYTES, "{\"error\":\"commands: report disk-sha256 pause-disk resume-disk freeze thaw\"}");
+    else if (!answer_about_devices(command, answer))
+        snprintf(answer, ANSWER_BYTES, "{\"error\":\"commands: %s\"}", commands);
     strncat(answer, "\n", 2);
 }
 
@@ -230,7 +256,7 @@ static void *report_server(void *unused)
             continue;
         struct timeval bound = {.tv_sec = 5};
         setsockopt(connection, SOL_SOCKET, SO_RCVTIMEO, &bound, sizeof bound);
-        char command[128], answer[ANSWER_BYTES + 2];
+        char command[COMMAND_BYTES], answer[ANSWER_BYTES + 2];
         if (read_command(connection, command, sizeof command) > 0) {
             answer_to(command, answer);
             send(connection, answer, strlen(answer), MSG_NOSIGNAL);
@@ -243,7 +269,7 @@ static void *report_server(void *unused)
 static void *console_server(void *unused)
 {
     (void)unused;
-    char line[128], answer[ANSWER_BYTES + 2];
+    char line[COMMAND_BYTES], answer[ANSWER_BYTES + 2];
     while (fgets(line, sizeof line, stdin)) {
         line[strcspn(line, "\r\n")] = '\0';
         if (line[0] == '\0')

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 enum { PAGE = 4096, BLOCK = 65536, MIB = 1 << 20 };
+enum { COMMAND_BYTES = 4096, ANSWER_BYTES = 4096 }; /* one line each, with its end */
 #define BLOCK_MAGIC UINT64_C(0x31304b4c42504d56) /* "VMPBLK01" */
 #define OBJECT_MAGIC UINT64_C(0x31304a424f504d56) /* "VMPOBJ01" */
 
@@ -52,6 +53,16 @@ void *disk_writer(void *);
 void *web_client(void *);
 void *redis_client(void *);
 void *build_workload(void *);
+
+/*
+ * Commands about devices; each writes one line of JSON.  A variable's name is NAME-GUID as efivarfs has it; `hex` are bytes as
+ * hexadecimal digits.  `device_fill` writes a pattern over the first MiBs of a device.
+ */
+void efi_read(const char *name, char *answer);
+void efi_write(const char *name, const char *hex, char *answer);
+void tpm_command(const char *hex, char *answer);
+void device_sha256(const char *path, unsigned mib, char *answer);
+void device_fill(const char *path, unsigned mib, char *answer);
 
 /* SHA-256 of the first `bytes` of a file or device, read past the page cache; false if it cannot be read. */
 bool file_sha256(const char *path, uint64_t bytes, char hex[65]);

@@ -57,6 +57,8 @@ def _add_guest(guest: argparse.ArgumentParser) -> None:
     start.add_argument("--image", choices=("tiny", "debian"))
     start.add_argument("--disk", type=Path, help="this disk instead of the image's, copied")
     start.add_argument("--disk-format", choices=("raw", "qcow2"), default="raw")
+    start.add_argument("--overlay", action="store_true", help="its qcow2 disk is a layer on a copy of the image")
+    _add_kinds(start)
     start.add_argument("--kernel", type=Path, help="this kernel instead of the image's")
     start.add_argument("--initrd", type=Path)
     start.add_argument("--cmdline", help="kernel command line instead of the image's")
@@ -80,6 +82,18 @@ def _add_guest(guest: argparse.ArgumentParser) -> None:
     report.add_argument("name")
     report.add_argument("--console", action="store_true", help="ask on the serial console, not on the network")
     report.add_argument("--disk-sha256", action="store_true", help="hash of the static part of its disk instead")
+
+
+def _add_kinds(start: argparse.ArgumentParser) -> None:
+    firmware = start.add_mutually_exclusive_group()
+    for option in ("uefi", "secure-boot"):
+        firmware.add_argument(
+            f"--{option}", dest="firmware", action="store_const", const=option, help="instead of BIOS"
+        )
+    start.add_argument("--tpm", action="store_true", help="a virtual TPM 2.0")
+    start.add_argument("--scsi-disk", action="store_true", help="a second disk, empty, on a SCSI controller")
+    start.add_argument("--iso", action="store_true", help="a drive with an ISO in it, of noise")
+    start.add_argument("--cpu", default="qemu64", help="a model, host-model, host-passthrough or maximum")
 
 
 def _setting(text: str) -> tuple[str, int]:
@@ -185,5 +199,11 @@ def guest_spec(arguments: argparse.Namespace) -> GuestSpec:
         initrd=arguments.initrd,
         cmdline=arguments.cmdline,
         disk_format=arguments.disk_format,
+        overlay=arguments.overlay,
+        firmware=arguments.firmware,
+        tpm=arguments.tpm,
+        scsi_disk=arguments.scsi_disk,
+        iso=arguments.iso,
+        cpu=arguments.cpu,
         settings=dict(arguments.set),
     )

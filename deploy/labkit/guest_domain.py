@@ -1,6 +1,7 @@
 """The libvirt definition of a lab guest. Pure.
 
 An ordinary guest of an ordinary cloud: q35, qemu64, virtio, one disk, one network card, a serial console with a log.
+Optional parts make other kinds of it.
 """
 
 from dataclasses import dataclass
@@ -8,10 +9,17 @@ from xml.sax.saxutils import escape, quoteattr
 
 from deploy.labkit.plan import GUEST_BRIDGE
 
+CPU_MODES = ("host-model", "host-passthrough", "maximum")
+"""What `Domain.cpu` may be besides the name of a model."""
+
 
 @dataclass(frozen=True)
 class Domain:
-    """What a definition is made of. `accelerator` is `kvm` or `qemu` (software emulation)."""
+    """What a definition is made of. `accelerator` is `kvm` or `qemu` (software emulation).
+
+    The rest is optional: `firmware` is None (BIOS), `uefi` or `secure-boot`, which libvirt finds by descriptor; `cpu` a
+    model or one of `CPU_MODES`; `scsi_disk` (raw) and `iso` are files on a SCSI controller.
+    """
 
     name: str
     uuid: str
@@ -25,6 +33,11 @@ class Domain:
     cmdline: str
     disk: str
     disk_format: str
+    firmware: str | None = None
+    tpm: bool = False
+    scsi_disk: str | None = None
+    iso: str | None = None
+    cpu: str = "qemu64"
 
 
 def domain_xml(domain: Domain) -> str:
@@ -36,13 +49,13 @@ def domain_xml(domain: Domain) -> str:
   <uuid>{domain.uuid}</uuid>
   <memory unit="MiB">{domain.memory_mib}</memory>
   <vcpu>{domain.vcpus}</vcpu>
-  <os>
-    <type arch="x86_64" machine={quoteattr(domain.machine)}>hvm</type>
+  <os{"" if domain.firmware is None else ' firmware="efi"'}>
+    <type arch="x86_64" machine={quoteattr(domain.machine)}>hvm</type>{_firmware_features(domain)}
     <kernel>{escape(domain.kernel)}</kernel>{initrd}
     <cmdline>{escape(domain.cmdline)}</cmdline>
   </os>
-  <features><acpi/><apic/></features>
-  <cpu mode="custom" match="exact" check="none"><model fallback="forbid">qemu64</model></cpu>
+  <features><acpi/><apic/>{'<smm state="on"/>' if domain.firmware == "secure-boot" else ""}</features>
+  {_cpu(domain.cpu)}
   <clock offset="utc"/>
   <on_poweroff>destroy</on_poweroff>
   <on_reboot>restart</on_reboot>
@@ -53,7 +66,7 @@ def domain_xml(domain: Domain) -> str:
       <driver name="qemu" type={quoteattr(domain.disk_format)} discard="unmap"/>
       <source file={quoteattr(domain.disk)}/>
       <target dev="vda" bus="virtio"/>
-    </disk>
+    </disk>{_scsi(domain)}
     <controller type="usb" model="none"/>
     <interface type="bridge">
       <mac address={quoteattr(domain.mac)}/>
@@ -64,12 +77,50 @@ def domain_xml(domain: Domain) -> str:
       <log file={quoteattr(f"/var/log/libvirt/qemu/{domain.name}-console.log")} append="on"/>
       <target type="isa-serial" port="0"/>
     </serial>
-    <console type="pty"><target type="serial" port="0"/></console>
+    <console type="pty"><target type="serial" port="0"/></console>{_tpm(domain)}
     <rng model="virtio"><backend model="random">/dev/urandom</backend></rng>
     <memballoon model="none"/>
   </devices>
 </domain>
 """
+
+
+def _firmware_features(domain: Domain) -> str:
+    if domain.firmware is None:
+        return ""
+    state = "yes" if domain.firmware == "secure-boot" else "no"
+    features = "".join(f'<feature enabled="{state}" name="{name}"/>' for name in ("enrolled-keys", "secure-boot"))
+    return f"\n    <firmware>{features}</firmware>"
+
+
+def _cpu(cpu: str) -> str:
+    if cpu in CPU_MODES:
+        return f"<cpu mode={quoteattr(cpu)}/>"
+    return f'<cpu mode="custom" match="exact" check="none"><model fallback="forbid">{escape(cpu)}</model></cpu>'
+
+
+def _scsi(domain: Domain) -> str:
+    disks = []
+    if domain.scsi_disk is not None:
+        disks.append(("disk", domain.scsi_disk, "sda", ""))
+    if domain.iso is not None:
+        # Debian's cloud kernel has no driver for the SATA controller, where a drive of q35 would be.
+        disks.append(("cdrom", domain.iso, "sdb", "<readonly/>"))
+    shown = "".join(
+        f"""
+    <disk type="file" device="{device}">
+      <driver name="qemu" type="raw"/>
+      <source file={quoteattr(path)}/>
+      <target dev="{target}" bus="scsi"/>{rest}
+    </disk>"""
+        for device, path, target, rest in disks
+    )
+    return f'{shown}\n    <controller type="scsi" model="virtio-scsi"/>' if disks else ""
+
+
+def _tpm(domain: Domain) -> str:
+    backend = '\n    <tpm model="tpm-crb"><backend type="emulator" version="2.0"/></tpm>'
+    return backend if domain.tpm else ""
 
 
 def newest_machine(machine_help: str) -> str:

@@ -25,7 +25,7 @@ MIB = 1 << 20
 
 _DEPLOY = Path(__file__).resolve().parent.parent
 _SOURCES = _DEPLOY / "guest"
-_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng")
+_MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "virtio_scsi", "sd_mod", "sr_mod", "efivarfs")
 # With the kernel and its tools, although the lab boots the guest directly: a disk as an installed system has it.
 _DEBIAN_PACKAGES = (
     "systemd-sysv,udev,nginx,redis-server,iproute2,kmod,procps,login,initramfs-tools,linux-image-cloud-amd64"
@@ -145,7 +145,7 @@ def _build_into(plan: LabPlan, kind: str, work: Path) -> None:
 
 
 def _make_initrd(kernel: Path, guestd: Path, root: Path, target: Path) -> None:
-    """An initramfs with busybox, guestd, and the virtio modules with what they depend on."""
+    """An initramfs with busybox, guestd, and the drivers with what they depend on."""
     (root / "bin").mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
     shutil.copy(guestd, root / "guestd")

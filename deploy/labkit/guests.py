@@ -26,6 +26,8 @@ WORKLOADS = ("idle", "web", "redis", "writer", "build")
 _NEED_DEBIAN = frozenset({"web", "redis", "build"})
 REPORT_PORT = 7070
 ECHO_PORT = 7
+SCSI_DISK_MIB = 16
+ISO_MIB = 2
 _PORT_ID = "-".join("?" * length for length in (8, 4, 4, 4, 12))
 """In names of files that a port made, as a glob."""
 _ACCELERATOR_CHECK = Path(__file__).resolve().parent.parent / "kvm-usable"
@@ -36,7 +38,9 @@ class GuestSpec:
     """What guest to start. `image` is `tiny`, `debian` or None (tiny, or debian where the workload needs it).
 
     `disk`, `kernel`, `initrd` and `cmdline` replace the image's own; a given kernel without an initrd boots without.
-    `settings` go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
+    `overlay` makes the disk a qcow2 layer on a copy of the image. `firmware` is None (BIOS), `uefi` or `secure-boot`;
+    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise. `settings`
+    go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
     """
 
     name: str
@@ -50,12 +54,20 @@ class GuestSpec:
     initrd: Path | None = None
     cmdline: str | None = None
     disk_format: str = "raw"
+    overlay: bool = False
+    firmware: str | None = None
+    tpm: bool = False
+    scsi_disk: bool = False
+    iso: bool = False
+    cpu: str = "qemu64"
     settings: Mapping[str, int] = field(default_factory=dict)
 
     def image_kind(self) -> str:
         """Which image serves; raises `LabError` for a workload that it does not have."""
         if self.workload not in WORKLOADS:
             raise LabError(f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}")
+        if self.overlay and (self.disk_format != "qcow2" or self.disk is not None):
+            raise LabError("an overlay is a qcow2 disk on a copy of the image: use --disk-format qcow2, and no --disk")
         kind = self.image or (DEBIAN if self.workload in _NEED_DEBIAN else TINY)
         if kind == TINY and self.workload in _NEED_DEBIAN:
             raise LabError(f"workload {self.workload} needs the Debian guest: use --image debian")
@@ -92,11 +104,11 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
         memory_mib=spec.memory_mib,
         home=spec.provider,
     )
-    disk = f"/var/lib/libvirt/images/{spec.name}.{spec.disk_format}"
-    xml = domain_xml(_domain(plan, spec, record, disk))
+    domain = _domain(plan, spec, record)
     try:
-        _place_disk(plan, spec, kind, _outside(plan, spec.provider, disk))
-        virsh(plan, spec.provider, "define", "/dev/stdin", stdin=xml)
+        _place_disk(plan, spec, kind, _outside(plan, spec.provider, domain.disk))
+        _place_scsi_disks(plan, spec, domain)
+        virsh(plan, spec.provider, "define", "/dev/stdin", stdin=domain_xml(domain))
         virsh(plan, spec.provider, "start", spec.name)
         # An earlier guest may have had this address with another MAC.
         run(["ip", "-n", plan.namespace(CLIENT), "neigh", "flush", "to", record.address])
@@ -178,6 +190,10 @@ def _console_logs(plan: LabPlan, provider: str, record: GuestRecord) -> list[Pat
     return [log for name in names for log in (plan.host_dir(provider) / "var-log-libvirt/qemu").glob(name)]
 
 
+def _tpm_logs(plan: LabPlan, provider: str, record: GuestRecord) -> list[Path]:
+    return list((plan.host_dir(provider) / "var-log-swtpm/libvirt/qemu").glob(f"{record.name}-swtpm.log"))
+
+
 def places(plan: LabPlan, record: GuestRecord) -> list[GuestPlace]:
     """Every provider whose libvirt knows the guest, with the state there."""
     found = []
@@ -203,13 +219,17 @@ def remove(plan: LabPlan, record: GuestRecord) -> None:
     """Stop the guest, undefine it everywhere and delete its disks in the providers' image folders."""
     stop(plan, record)
     for place in places(plan, record):
-        virsh(plan, place.provider, "undefine", record.uuid)
+        virsh(plan, place.provider, "undefine", "--nvram", "--tpm", "--snapshots-metadata", record.uuid)
     for provider in plan.providers:
-        folder = _outside(plan, provider, "/var/lib/libvirt/images")
-        for disk in (*folder.glob(f"{record.name}.*"), *folder.glob(f"{record.name}-{_PORT_ID}-*")):
-            disk.unlink()
-        for log in _console_logs(plan, provider, record):
-            log.unlink()
+        images = _outside(plan, provider, "/var/lib/libvirt/images")
+        variables = _outside(plan, provider, "/var/lib/libvirt/qemu/nvram")
+        files = [*images.glob(f"{record.name}.*"), *images.glob(f"{record.name}-{_PORT_ID}-*")]
+        files += [*variables.glob(f"{record.name}_VARS.fd*"), *variables.glob(f"{record.name}-{_PORT_ID}_VARS.fd*")]
+        files += [*_console_logs(plan, provider, record), *_tpm_logs(plan, provider, record)]
+        for file in files:
+            file.unlink()
+        for tpm in _outside(plan, provider, "/var/lib/libvirt/swtpm").glob(f"{record.uuid}*"):
+            shutil.rmtree(tpm)
 
 
 def accelerator(plan: LabPlan) -> str:
@@ -219,12 +239,13 @@ def accelerator(plan: LabPlan) -> str:
     return "kvm" if done.returncode == 0 else "qemu"
 
 
-def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord, disk: str) -> Domain:
+def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord) -> Domain:
     kernel, initrd, cmdline = spec.kernel, spec.initrd, "console=ttyS0"
     if kernel is None:
         image = guest_images.find(plan, record.image)
         kernel, initrd, cmdline = image.kernel, spec.initrd or image.initrd, image.cmdline
     settings = {"ip": f"{record.address}/24", "workload": spec.workload, **spec.settings}
+    stem = f"/var/lib/libvirt/images/{spec.name}"
     words = " ".join(f"vmport.{key}={value}" for key, value in settings.items())
     return Domain(
         name=spec.name,
@@ -237,8 +258,13 @@ def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord, disk: str) -> D
         kernel=str(_shared(plan, kernel)),
         initrd=None if initrd is None else str(_shared(plan, initrd)),
         cmdline=f"{spec.cmdline or cmdline} {words}",
-        disk=disk,
+        disk=f"{stem}.{spec.disk_format}",
         disk_format=spec.disk_format,
+        firmware=spec.firmware,
+        tpm=spec.tpm,
+        scsi_disk=f"{stem}.data.raw" if spec.scsi_disk else None,
+        iso=f"{stem}.iso" if spec.iso else None,
+        cpu=spec.cpu,
     )
 
 
@@ -253,12 +279,26 @@ def _shared(plan: LabPlan, path: Path) -> Path:
 
 def _place_disk(plan: LabPlan, spec: GuestSpec, kind: str, target: Path) -> None:
     source = spec.disk or guest_images.find(plan, kind).disk
+    if spec.overlay:
+        base = target.with_name(f"{spec.name}.base.raw")
+        run(["cp", "--sparse=always", "--reflink=auto", str(source), str(base)], timeout_s=600)
+        # A relative name: the same in the host and outside of it.
+        run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base.name, str(target)])
+        return
     shown = json.loads(run(["qemu-img", "info", "--output=json", str(source)]))
     if shown["format"] == spec.disk_format == "raw":
         run(["cp", "--sparse=always", "--reflink=auto", str(source), str(target)], timeout_s=600)
     else:
         convert = ["qemu-img", "convert", "-f", shown["format"], "-O", spec.disk_format]
         run([*convert, str(source), str(target)], timeout_s=600)
+
+
+def _place_scsi_disks(plan: LabPlan, spec: GuestSpec, domain: Domain) -> None:
+    if domain.scsi_disk is not None:
+        with _outside(plan, spec.provider, domain.scsi_disk).open("wb") as handle:
+            handle.truncate(SCSI_DISK_MIB * guest_images.MIB)
+    if domain.iso is not None:
+        _outside(plan, spec.provider, domain.iso).write_bytes(os.urandom(ISO_MIB * guest_images.MIB))
 
 
 def quarantined(disk: Path) -> Path:

@@ -40,6 +40,8 @@ security_driver = "none"
 cgroup_controllers = []
 namespaces = []
 stdio_handler = "file"
+swtpm_user = "root"
+swtpm_group = "root"
 """
 # sysfs shows the network devices of the namespace in which it was mounted, and libvirt reads it.
 _HOLD = """\
@@ -61,8 +63,9 @@ def ensure_holder(plan: LabPlan, state: LabState, provider: str) -> ProcessRecor
     if recorded is not None and processes.is_alive(recorded):
         return recorded
     binds = plan.binds(provider)
-    for source in binds:
+    for source, target in binds.items():
         source.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)  # swtpm's are made at its first start
     # /run last: it covers the place where the other sources might be.
     script = _HOLD.format(binds="\n".join(f"mount --rbind {source} {target}" for source, target in binds.items()))
     unshare = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script]
@@ -91,7 +94,7 @@ def start_libvirtd(plan: LabPlan, state: LabState, provider: str) -> ProcessReco
     (config / "qemu.conf").write_text(_QEMU_CONF, encoding="utf-8")
     # Before libvirtd starts: it looks for hooks then.
     install(config / START_HOOK, plan.node_state_dir(provider) / "given-away")
-    for folder in ("images", "boot"):
+    for folder in ("images", "boot", "qemu/nvram", "swtpm"):
         (plan.host_dir(provider) / "var-lib-libvirt" / folder).mkdir(parents=True, exist_ok=True)
     (plan.host_dir(provider) / "var-log-libvirt" / "qemu").mkdir(parents=True, exist_ok=True)  # consoles' logs
     plan.libvirt_socket(provider).unlink(missing_ok=True)  # of a daemon that crashed

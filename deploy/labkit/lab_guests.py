@@ -10,6 +10,9 @@ from deploy.labkit.guests import GuestPlace, GuestSpec
 from deploy.labkit.lab_base import LabBase, need_root
 from deploy.labkit.state import GuestRecord
 
+UEFI_TAKES = 3
+"""How much longer than BIOS it takes to boot by UEFI under software emulation."""
+
 
 class LabGuests(LabBase):
     """What `Lab` does with guests."""
@@ -29,6 +32,8 @@ class LabGuests(LabBase):
             self._save()
             services.write_policies(self.plan, self._state)
         if ready_s is not None:
+            if spec.firmware is not None:
+                ready_s *= UEFI_TAKES
             guests.wait_until_ready(self.plan, record, timeout_s=ready_s)
         return record
 
@@ -79,7 +84,8 @@ class LabGuests(LabBase):
         return running[0]
 
     def guest_report(self, name: str, command: str = "report", *, timeout_s: float = 60.0) -> dict[str, Any]:
-        """Ask guestd in the guest: `report`, `disk-sha256`, `pause-disk`, `resume-disk`, `freeze` or `thaw`.
+        """Ask guestd in the guest: `report`, `disk-sha256`, `pause-disk`, `resume-disk`, `freeze`, `thaw`;
+        `efi-read NAME`, `efi-write NAME HEX`, `tpm HEX`, `sha256 DEVICE MIB` or `fill DEVICE MIB`.
 
         Raises `LabError` if the guest refuses or does not answer.
         """

@@ -154,6 +154,8 @@ class LabPlan:
             host / "var-lib-libvirt": Path("/var/lib/libvirt"),
             host / "var-log-libvirt": Path("/var/log/libvirt"),
             host / "var-cache-libvirt": Path("/var/cache/libvirt"),
+            host / "var-log-swtpm": Path("/var/log/swtpm"),
+            host / "var-lib-swtpm-localca": Path("/var/lib/swtpm-localca"),
             self.host_run_dir(provider): Path("/run"),
         }
 

@@ -20,7 +20,7 @@ from uuid import UUID
 
 from services.donor_agent.policy import Account, OwnedVmRule, Policy
 from services.donor_agent.port_record import Phase
-from shared.domain import DomainXmlError, guest_abi_differences
+from shared.domain import DomainXmlError, guest_abi_differences, without_media
 from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary
@@ -189,9 +189,13 @@ def not_approved(phase: Phase | None) -> Refusal:
 
 
 def _disk_differences(approved: Approved, agreement: ServiceChangeAgreement) -> list[str]:
-    mine = {disk.target: disk.virtual_size_bytes for disk in approved.identity.vm.disks if not disk.empty}
-    theirs = {disk.target: disk.virtual_size_bytes for disk in agreement.disks}
-    return [] if mine == theirs else [f"disks: approved {mine}, agreement says {theirs} (target: bytes)"]
+    vm = without_media(approved.identity.vm, agreement.limits.eject)
+    mine = {disk.target: (disk.virtual_size_bytes, disk.file_bytes) for disk in vm.disks if not disk.empty}
+    theirs = {disk.target: (disk.virtual_size_bytes, disk.file_bytes) for disk in agreement.disks}
+    found = (
+        f"disks: approved {mine}, agreement says {theirs} (target: bytes of the disk, and of a read-only one's file)"
+    )
+    return [] if mine == theirs else [found]
 
 
 def _ownership(policy: Policy, request: Request, vm: VmSummary) -> Iterator[Refusal]:

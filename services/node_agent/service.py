@@ -29,6 +29,7 @@ from shared.messages.porting import (
     SwitchoverState,
     VmProvisioned,
 )
+from shared.messages.switchover import QueryCopy
 from shared.parties import Party
 from shared.tasks import Tasks
 
@@ -64,6 +65,8 @@ class NodeService:
                 self._transfers.expect(command)
             case AbortTransfer() as command:
                 self._transfers.abort(command)
+            case QueryCopy() as question:
+                self._transfers.copy_asked(question)
             case SwitchoverGranted() | SwitchoverDenied() | SwitchoverState() as answer:
                 self._transfers.answered(answer, question=envelope.causationid, sent_at=envelope.time)
             case DescribeVm() | CheckVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:

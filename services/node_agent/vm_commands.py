@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, Obstacle, VmNotFound
 from services.node_agent.metrics import NodeMetrics
-from services.node_agent.quarantine import erase, move_away, plan_quarantine
+from services.node_agent.quarantine import erase, erase_folders, move_away, plan_quarantine
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from shared.domain import (
     DomainSource,
@@ -174,21 +174,30 @@ class VmCommands:
                 await self._undefine(command.vm_uuid)
                 return VmDisconnected(port_id=command.port_id)
             in_use = await self._hypervisor.files_in_use(besides=command.vm_uuid)
-            plan = await asyncio.to_thread(plan_quarantine, record.disks, command.port_id, in_use)
-            if (record.phase, record.quarantined_disks, record.left_disks) != (Phase.QUARANTINED, plan.kept, plan.left):
-                TransferJournal(self._journal, record).quarantine(plan.kept, plan.left)
+            plan = await asyncio.to_thread(
+                plan_quarantine,
+                record.disks,
+                command.port_id,
+                in_use,
+                record.state_folders,
+                read_only=record.read_only_disks,
+            )
+            known = (record.phase, record.quarantined_disks, record.quarantined_folders, record.left_disks)
+            if known != (Phase.QUARANTINED, plan.kept, plan.kept_folders, plan.left):
+                TransferJournal(self._journal, record).quarantine(plan.kept, plan.left, plan.kept_folders)
             await self._undefine(command.vm_uuid)
             await asyncio.to_thread(move_away, plan)
         except (HypervisorError, DomainXmlError, OSError) as error:
             return _not_yet(command.port_id, Side.OUTBOUND, error)
         for sentence in plan.left:
             log.warning("disk not put into quarantine", port_id=str(command.port_id), reason=sentence)
-        return VmDisconnected(port_id=command.port_id, quarantined_disks=plan.kept, left_disks=plan.left)
+        kept = (*plan.kept, *plan.kept_folders)
+        return VmDisconnected(port_id=command.port_id, quarantined_disks=kept, left_disks=plan.left)
 
     async def _end_copy(self, command: DisconnectVm, record: PortRecord | None) -> None:
         """Make sure that no copy of the VM is alive here. Raises `HypervisorError` where one is and may be the VM."""
         state = await self._hypervisor.state(command.vm_uuid)
-        if state not in {VmState.RUNNING, VmState.PAUSED}:
+        if state in {None, VmState.SHUT_OFF}:
             return
         # Proof that it is elsewhere: the transfer is over, and this port's file is there, which goes when the ledger
         # gives the VM back and when it comes here again.
@@ -217,6 +226,7 @@ class VmCommands:
             # Of every VM: also of this one, which may be here again.
             in_use = await self._hypervisor.files_in_use()
             erased = await asyncio.to_thread(erase, record.quarantined_disks, in_use)
+            erased += await asyncio.to_thread(erase_folders, record.quarantined_folders)
             answer = DisksErased(port_id=port_id, erased_bytes=erased)
             TransferJournal(self._journal, record).erased(answer)
             self._journal.remove_erased(time.time() - KEEP_ERASED_S)
@@ -227,8 +237,10 @@ class VmCommands:
 
 def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:
     """How the VM was to run here; None where it has not arrived."""
-    arrived = record is not None and record.phase is Phase.DONE and record.agreement.vm_uuid == command.vm_uuid
-    return record.agreement.domain_xml if record is not None and arrived else None
+    # KEPT: it was not seen here, but the donor heard that it ran, or the broker would not ask this.
+    if record is None or record.phase not in {Phase.DONE, Phase.KEPT}:
+        return None
+    return record.agreement.domain_xml if record.agreement.vm_uuid == command.vm_uuid else None
 
 
 def _limits(error: ValidationError) -> str:

@@ -156,6 +156,8 @@ def _disks(vm: VmDescription, port_id: UUID, places: NodePlaces) -> Iterator[Res
             path=f"{places.image_dir}/{file_stem(vm.name, port_id)}-{disk.target}.{disk.format}",
             format=disk.format,
             virtual_size_bytes=disk.virtual_size_bytes,
+            read_only=disk.read_only,
+            file_bytes=disk.file_bytes,
         )
 
 

@@ -16,6 +16,7 @@ from services.recipient_agent.cpu_check import is_compared
 from services.recipient_agent.quote import make_quote
 from services.recipient_agent.vm_check import VmCheck, nodes_to_ask
 from shared.bus import Reject
+from shared.domain import without_media
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope
 from shared.messages.nodes import CheckVm, VmChecked
@@ -38,18 +39,19 @@ class QuoteHandler:
 
     async def requested(self, tx: Transaction, envelope: Envelope[QuoteRequested]) -> None:
         """The broker asks what the provider would take the VM for."""
-        message = envelope.data
+        vm = without_media(envelope.data.vm, envelope.data.limits.eject)
+        message = envelope.data.model_copy(update={"vm": vm})
         # A deadline of the message itself was judged already, on the broker's clock.
         if envelope.deadline is None and message.answer_by < tx.now:
             log.info("quote requested too late", vm=str(message.vm.uuid), answer_by=message.answer_by.isoformat())
             return
-        if is_compared(message.vm) and await self._ask_nodes(tx, envelope):
+        if is_compared(message.vm) and await self._ask_nodes(tx, message, cause=envelope):
             return
         await self._answer(tx, message, {}, cause=envelope)
 
-    async def _ask_nodes(self, tx: Transaction, envelope: Envelope[QuoteRequested]) -> bool:
+    async def _ask_nodes(self, tx: Transaction, message: QuoteRequested, *, cause: AnyEnvelope) -> bool:
         """Ask those nodes on whose answer the quote depends; False where it depends on none."""
-        message, context = envelope.data, self._context
+        context = self._context
         asked = nodes_to_ask(await context.candidates(tx, message))
         assumed = await context.assess(
             tx,
@@ -72,7 +74,7 @@ class QuoteHandler:
             cpu=vm.cpu,
         )
         for name in asked:
-            await send_to_node(tx, name, question, cause=envelope, deadline=until)
+            await send_to_node(tx, name, question, cause=cause, deadline=until)
         await records.save_check(tx, VmCheck(request=message, asked=asked), until)
         await tx.arm(timer_key(VM_CHECK, message.port_id), until)
         return True

@@ -12,6 +12,7 @@ from services.recipient_agent.cpu_check import without_unasked
 from services.recipient_agent.domain import Prepared, prepare
 from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import ON_NODE, Phase, Reservation, agreement_refusals
+from shared.domain import without_media
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal
 from shared.messages.porting import (
@@ -66,17 +67,18 @@ class ReservationHandler:
 
     async def _judge(self, tx: Transaction, message: ReservationRequested) -> Reservation | tuple[Refusal, ...]:
         """Quote, platform, room and XML once more; one judgement for all, so that every finding is named at once."""
-        context, identity = self._context, message.identity
+        context, vm = self._context, without_media(message.identity.vm, message.limits.eject)
+        identity = message.identity.model_copy(update={"vm": vm})
         refusals = _quote_refusals(await records.load_quote(tx, message.port_id), message.quote, tx.now)
         check = await records.load_check(tx, message.port_id)
         answer = await context.assess(
             tx,
             message.port_id,
-            identity.vm,
+            vm,
             identity.versions,
             tenant=message.tenant,
             require=message.limits.require,
-            cpu_answers=check.answers_about(identity.vm) if check else {},
+            cpu_answers=check.answers_about(vm) if check else {},
             promised=_lines_of(message.quote),
         )
         if not isinstance(answer, Suitable):
@@ -95,7 +97,7 @@ class ReservationHandler:
             lane=context.nodes.views[answer.node].lane,
             phase=Phase.HELD,
             until=tx.now + timedelta(seconds=context.settings.reservation_s),
-            vm=identity.vm,
+            vm=vm,
             donor_xml=identity.domain_xml,
             donor_xml_sha256=identity.domain_xml_sha256,
             domain_xml=prepared.domain_xml,

@@ -60,7 +60,7 @@ def describe_as_donor(xml: str) -> VmDescription:
     return facts.told(
         state=VmState.RUNNING,
         disks=tuple(
-            disk.told(virtual_size_bytes=GIB, allocated_bytes=256 * MIB) if disk.source else disk.told()
+            disk.told(virtual_size_bytes=GIB, allocated_bytes=256 * MIB, file_bytes=GIB) if disk.source else disk.told()
             for disk in facts.drives
         ),
         autostart=True,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
 from shared.client.units import (
     parse_downtime_ms,
+    parse_drive,
     parse_price,
     parse_rate_bytes_per_s,
     parse_time,
@@ -18,6 +19,8 @@ from shared.client.units import (
 from shared.errors import VmportError
 from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
+
+MOST_EJECTED = 64
 
 
 class BadLimits(VmportError):
@@ -53,6 +56,7 @@ def limits_of(
     seed: bool = False,
     seed_bandwidth: str | None = None,
     overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
+    eject: Sequence[str] = (),
     require: Iterable[Part] = (),
     now: datetime,
 ) -> PortLimits:
@@ -62,6 +66,8 @@ def limits_of(
         raise BadLimits("--seed needs a --window that starts later: contents are sent before it")
     if seed_bandwidth and not seed:
         raise BadLimits("--seed-bandwidth is of use only with --seed")
+    if len(eject) > MOST_EJECTED:
+        raise BadLimits(f"--eject may be given {MOST_EJECTED} times at most; all is every drive")
     return PortLimits(
         max_downtime_ms=value_of("--max-downtime", parse_downtime_ms, max_downtime),
         window_start=start,
@@ -75,6 +81,7 @@ def limits_of(
             value_of("--seed-bandwidth", parse_rate_bytes_per_s, seed_bandwidth) if seed_bandwidth else None
         ),
         overlays={"never": "never", "if-known": "if_known"}[overlays],
+        eject=tuple(dict.fromkeys(value_of("--eject", parse_drive, drive) for drive in eject)),
         require=tuple(dict.fromkeys(require)),
     )
 
@@ -120,6 +127,8 @@ def _clauses(limits: PortLimits) -> Iterator[str]:
         yield f"until {zoned(limits.deadline)}"
     if limits.seed and limits.seed_bandwidth_bytes_per_s is not None:
         yield f"seeding at most {rate_text(limits.seed_bandwidth_bytes_per_s)}"
+    if limits.eject:
+        yield f"media left behind: {', '.join(limits.eject)}"
     if limits.require:
         yield f"must stay as it is: {', '.join(limits.require)}"
 

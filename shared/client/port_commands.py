@@ -114,6 +114,10 @@ def create_port(
         OverlaysChoice,
         typer.Option(help="Keep a disk that is an overlay as one, on the recipient's own copy of its base image."),
     ] = OverlaysChoice.IF_KNOWN,
+    eject: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave this drive's medium behind, such as sda, or all; may be given several times."),
+    ] = None,
     require: RequireOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
@@ -139,6 +143,7 @@ def create_port(
         seed=seed,
         seed_bandwidth=seed_bandwidth,
         overlays=overlays,
+        eject=eject or (),
         require=require or (),
         now=datetime.now().astimezone(),
     )

@@ -156,6 +156,7 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("post-copy", limits.post_copy),
             ("stop-and-copy", "if needed" if limits.stop_and_copy else None),
             ("overlays", limits.overlays),
+            ("media left behind", ", ".join(limits.eject) or None),
             ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
             ("promised", _figures(agreement.promised_total_s, agreement.promised_downtime_ms) if agreement else None),
             ("measured", _figures(sla.measured_total_s, sla.measured_downtime_ms) if sla else None),

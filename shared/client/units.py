@@ -16,6 +16,8 @@ _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$", re.ASCII)
 LONGEST = timedelta(days=36_500)
 """A hundred years. No duration that a port knows is longer, and every time plus this one is still a date."""
 
+_DRIVE = re.compile(r"^(?:all|[a-z]{2,4}[a-z])\Z")
+
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kKmMgG]i?)?((?i:bits?)|[bB])(/s|ps)?$", re.ASCII)
 RATE_FORMS = "50Mbit/s, 50Mbps or 50mbit for bits; 6MB/s or 6MiB/s for bytes"
@@ -67,6 +69,13 @@ def parse_duration(text: str) -> timedelta:
     if seconds > LONGEST.total_seconds():
         raise BadValue(text, f"a duration of at most {LONGEST.days}d")
     return timedelta(seconds=seconds)
+
+
+def parse_drive(text: str) -> str:
+    """``sda`` as the guest's host calls a drive, or ``all``; raises `BadValue`."""
+    if _DRIVE.match(text) is None:
+        raise BadValue(text, "a drive of the VM such as sda, or all")
+    return text
 
 
 def parse_downtime_ms(text: str) -> int:

@@ -24,7 +24,6 @@ class BlockerCode(StrEnum):
     SHARED_MEMORY = "shared_memory"
     READ_ONLY_DISK = "read_only_disk"
     DISK_KIND = "disk_kind"
-    REMOVABLE_MEDIA = "removable_media"
     NETWORK_KIND = "network_kind"
     VIRTUAL_TPM = "virtual_tpm"
     CONFIDENTIAL_GUEST = "confidential_guest"
@@ -90,18 +89,6 @@ def _cpu_feature(element: etree._Element) -> Iterator[Reason]:
         )
 
 
-def _disk(disk: etree._Element) -> Iterator[Reason]:
-    device = disk.get("device", "disk")
-    if device in {"cdrom", "floppy"} and has_medium(disk):
-        yield (
-            BlockerCode.REMOVABLE_MEDIA,
-            f"a medium is inserted into the {device}, and libvirt does not copy it; eject it",
-        )
-    elif device == "disk" and disk.find("readonly") is not None and disk.find("shareable") is None:
-        # libvirt refuses it too, but only when the migration has begun.
-        yield BlockerCode.READ_ONLY_DISK, "it is read-only, and libvirt does not copy it; detach it first"
-
-
 def _interface(nic: etree._Element) -> Iterator[Reason]:
     teaming = nic.find("teaming")
     if teaming is not None and teaming.get("type") == "transient":
@@ -124,7 +111,6 @@ def _loader(loader: etree._Element) -> Iterator[Reason]:
 _RULES: Mapping[str, Callable[[etree._Element], Iterator[Reason]]] = {
     "cpu": _cpu,
     "cpu/feature": _cpu_feature,
-    "devices/disk": _disk,
     "devices/interface": _interface,
     "devices/tpm": _tpm,
     "os/loader": _loader,

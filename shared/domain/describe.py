@@ -133,7 +133,7 @@ def _drives(root: etree._Element) -> Iterator[DiskFacts]:
             bus=attribute_of(disk, "target", "bus") or "virtio",
             format=image_format,
             source=source or "",
-            read_only=disk.find("readonly") is not None,
+            read_only=disk.find("readonly") is not None or device == "cdrom",
             layers=tuple(_layers(disk, image_format)) if source else (),
             device=device,
             kind=disk.get("type", "file"),

@@ -38,7 +38,14 @@ class DiskFacts:
     serial: str = ""
     empty: bool = False
 
-    def told(self, *, virtual_size_bytes: int = 0, allocated_bytes: int = 0, beneath_bytes: int = 0) -> Disk:
+    def told(
+        self,
+        *,
+        virtual_size_bytes: int = 0,
+        allocated_bytes: int = 0,
+        beneath_bytes: int = 0,
+        file_bytes: int = 0,
+    ) -> Disk:
         """The disk as it is told to others; sizes in bytes, of which nothing is known here."""
         return Disk(
             target=self.target,
@@ -47,6 +54,7 @@ class DiskFacts:
             virtual_size_bytes=virtual_size_bytes,
             allocated_bytes=allocated_bytes,
             beneath_bytes=beneath_bytes,
+            file_bytes=file_bytes if self.read_only else 0,
             read_only=self.read_only,
             device=self.device,
             kind=self.kind,

@@ -82,6 +82,8 @@ class ReservedDisk(Value):
     path: Text
     format: Text
     virtual_size_bytes: Bytes
+    read_only: bool = Field(default=False, description="Its file is sent before the migration, byte for byte.")
+    file_bytes: Bytes = Field(default=0, description="Of a read-only disk: the size of its file.")
 
 
 class Reserved(PortMessage):
@@ -258,8 +260,7 @@ class SwitchoverState(PortMessage):
     epoch: Epoch
     ended: bool = Field(description="The port is over; what remains of it may be removed.")
     arrived: bool = Field(
-        default=False,
-        description="The recipient has said that the guest runs there; only then may the donor's copy go.",
+        default=False, description="The recipient said that the guest runs there; only then the donor's copy may go."
     )
     ready: bool = Field(default=False, description="The broker could commit now; without that no guest is paused.")
 
@@ -305,6 +306,7 @@ class TransferFailed(PortMessage):
     code: Code
     detail: Text
     guest_running: bool
+    may_have_run: bool = Field(default=False, description="Recipient: it is gone, so the donor's copy may be older.")
 
 
 class AbortTransfer(PortMessage):
@@ -353,9 +355,7 @@ class VmProvisioned(PortMessage):
     SENDERS: ClassVar = frozenset({Role.NODE, Role.RECIPIENT})
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
 
-    identity_differences: tuple[Text, ...] = Field(
-        default=(), description="Empty when the guest ABI is what the donor had."
-    )
+    identity_differences: tuple[Text, ...] = Field(default=(), description="Empty if the guest ABI is the donor's.")
 
 
 class DisconnectVm(PortMessage):
@@ -375,8 +375,7 @@ class VmDisconnected(PortMessage):
 
     quarantined_disks: tuple[Text, ...] = ()
     left_disks: tuple[Text, ...] = Field(
-        default=(),
-        description="One sentence for each disk that was left as it is: a device, or what another VM has, too.",
+        default=(), description="A sentence for each disk that stays: a device, a medium, or what another VM has, too."
     )
     quarantine_until: Timestamp | None = Field(default=None, description="Set by the donor agent's policy.")
 

@@ -32,6 +32,8 @@ PostCopy = Literal["never", "if_needed", "always"]
 Bandwidth = Annotated[int, Field(ge=64 * 1024, le=2**40)]
 """Bytes per second."""
 Overlays = Literal["never", "if_known"]
+Ejected = Annotated[str, Field(pattern=r"^(?:all|[a-z]{2,4}[a-z])$")]
+"""A drive by its target, or all that have a medium."""
 
 
 class PortPhase(StrEnum):
@@ -101,6 +103,12 @@ class PortLimits(Value):
         default=(),
         description="Parts that must stay as they are: a provider that changes or loses one does not offer. "
         "all: nothing may be lost.",
+    )
+
+    eject: tuple[Ejected, ...] = Field(
+        default=(),
+        max_length=64,
+        description="Drives whose read-only media stay behind, by target, or all: the drive is empty at the recipient.",
     )
 
     @model_validator(mode="after")

@@ -146,7 +146,10 @@ class Disk(Value):
         default=0,
         description="Allocated to the images that it lies on; they are moved, too, if it becomes a whole disk.",
     )
-    read_only: bool = False
+    read_only: bool = Field(default=False, description="A read-only disk, or a medium that is read-only.")
+    file_bytes: Bytes = Field(
+        default=0, description="Of a read-only disk: the size of its file, which is carried as it is."
+    )
     device: Word = Field(default="disk", description="disk, cdrom, floppy or lun.")
     kind: Word = Field(default="file", description="What holds it at the donor: file, block, network, volume ...")
     shared: bool = Field(default=False, description="Other VMs may write to it at the same time.")

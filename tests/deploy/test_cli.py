@@ -31,6 +31,30 @@ def test_guest_start_takes_all_that_it_documents() -> None:
     assert expected == guest_spec(arguments)
 
 
+def test_guest_start_takes_every_kind_of_guest() -> None:
+    """Firmware, TPM, further disks and CPU arrive, and an ordinary guest has none of them."""
+    words = "guest start vm1 --provider alpha --secure-boot --tpm --scsi-disk --iso --cpu maximum"
+    asked = guest_spec(parser().parse_args([*words.split(), "--disk-format", "qcow2", "--overlay"]))
+    assert asked == GuestSpec(
+        name="vm1",
+        provider="alpha",
+        disk_format="qcow2",
+        overlay=True,
+        firmware="secure-boot",
+        tpm=True,
+        scsi_disk=True,
+        iso=True,
+        cpu="maximum",
+    )
+    assert guest_spec(parser().parse_args(words.split()[:5])) == GuestSpec("vm1", "alpha")
+
+
+def test_an_overlay_needs_qcow2() -> None:
+    """A raw disk has no layers."""
+    with pytest.raises(LabError, match="overlay"):
+        GuestSpec("vm1", "alpha", overlay=True).image_kind()
+
+
 def test_exec_keeps_the_command_with_its_options() -> None:
     """What follows -- belongs to the command, not to the lab."""
     arguments = parser().parse_args(["--lab", "t1", "exec", "alpha", "--", "ls", "-l", "--lab"])

@@ -41,6 +41,36 @@ def test_a_guest_may_boot_without_an_initrd() -> None:
     assert root.find("os/initrd") is None
 
 
+def test_an_ordinary_guest_has_no_optional_part() -> None:
+    """No firmware, TPM, controller: what is not asked for is not there."""
+    root = ElementTree.fromstring(domain_xml(_DOMAIN))  # noqa: S314 - our own text
+    assert root.find("os[@firmware]") is None
+    for path in ("os/firmware", "features/smm", "devices/tpm", "devices/controller[@type='scsi']"):
+        assert root.find(path) is None, path
+    assert len(root.findall("devices/disk")) == 1
+
+
+def test_every_optional_part_is_where_libvirt_looks_for_it() -> None:
+    """Secure boot with its keys and SMM, a TPM, a SCSI disk, an ISO, a CPU mode."""
+    domain = replace(_DOMAIN, firmware="secure-boot", tpm=True, scsi_disk="/d.raw", iso="/i.iso", cpu="maximum")
+    root = ElementTree.fromstring(domain_xml(domain))  # noqa: S314 - our own text
+    assert root.find("os[@firmware='efi']") is not None
+    features = {feature.get("name"): feature.get("enabled") for feature in root.findall("os/firmware/feature")}
+    assert features == {"enrolled-keys": "yes", "secure-boot": "yes"}
+    assert root.find("features/smm[@state='on']") is not None
+    assert root.find("devices/tpm/backend[@type='emulator'][@version='2.0']") is not None
+    sources = [source.get("file") for source in root.findall("devices/disk/source")]
+    assert sources == [_DOMAIN.disk, "/d.raw", "/i.iso"]
+    assert root.find("devices/disk[@device='cdrom']/readonly") is not None
+    assert root.find("cpu[@mode='maximum']") is not None
+
+
+def test_uefi_without_secure_boot_says_so() -> None:
+    """Else libvirt might choose a firmware that has it."""
+    root = ElementTree.fromstring(domain_xml(replace(_DOMAIN, firmware="uefi")))  # noqa: S314 - our own text
+    assert {feature.get("enabled") for feature in root.findall("os/firmware/feature")} == {"no"}
+
+
 def test_the_newest_machine_is_found_by_number() -> None:
     """10.0 is newer than 9.2, and aliases do not count."""
     shown = "pc-q35-9.2  Standard PC\npc-q35-10.0 Standard PC\nq35 alias\npc-i440fx-10.0 old\n"

@@ -37,7 +37,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
-from shared.domain import HostPlaces, NicPlace, build_for_host, guest_abi_differences
+from shared.domain import HostPlaces, NicPlace, build_for_host, guest_abi_differences, without_media
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     GuestPaused,
@@ -158,6 +158,7 @@ class Port:
         limits: PortLimits | None = None,
         overlaid: bool = False,
         twin: bool = False,
+        with_media: bool = False,
     ) -> None:
         self.hosts = hosts
         self.stack = stack
@@ -166,6 +167,7 @@ class Port:
         self.later = timedelta()
         self.overlaid = overlaid
         self.twin = twin
+        self.with_media = with_media
         self.port_id = uuid4()
         self.ledger = Ledger(self.port_id)
         self.reporter = Reporter()
@@ -181,6 +183,8 @@ class Port:
         elif self.twin:
             first = self.hosts.folder / f"{self.record.uuid}.raw"
             xml = await asyncio.to_thread(self._with_a_whole_disk, xml, noise + first.read_bytes() + noise)
+        elif self.with_media:
+            xml = await asyncio.to_thread(self._with_media, xml, noise)
         self.uuid = UUID(self.record.uuid)
         self.before = await asyncio.to_thread(self.hosts.start, "alpha", self.record, xml)
         self.stack.push_async_callback(asyncio.to_thread, self.hosts.remove, self.uuid)
@@ -190,7 +194,8 @@ class Port:
         self.live = await self.donor.describe(self.uuid)
         self.images = {
             disk.target: self.hosts.folder / f"{self.port_id}-{disk.target}.{disk.format}"
-            for disk in self.live.description.disks
+            for disk in without_media(self.live.description, self.limits.eject).disks
+            if not disk.empty
         }
         self.image = self.images["vda"]
         agreement = self._agreement()
@@ -277,8 +282,11 @@ class Port:
                     path=str(self.images[disk.target]),
                     format=disk.format,
                     virtual_size_bytes=disk.virtual_size_bytes,
+                    read_only=disk.read_only,
+                    file_bytes=disk.file_bytes,
                 )
                 for disk in vm.disks
+                if disk.target in self.images
             ),
             fixed_at=now,
         )
@@ -290,6 +298,21 @@ class Port:
         disk = f"""<disk type="file" device="disk"><driver name="qemu" type="raw"/><source file="{path}"/>
 <target dev="vdb" bus="virtio"/></disk>"""
         return xml.replace("</disk>", f"</disk>{disk}", 1)
+
+    def _with_media(self, xml: str, data: bytes) -> str:
+        """A CD in one drive and none in the other, and a read-only disk in QCOW2."""
+        self.cd = self.hosts.folder / f"{self.port_id}-cd.iso"
+        self.library = self.hosts.folder / f"{self.port_id}-library.qcow2"
+        self.cd.write_bytes(data[:-2048])
+        run(["qemu-img", "create", "-q", "-f", "qcow2", str(self.library), "64M"])
+        run(["qemu-io", "-f", "qcow2", "-c", "write -P 7 1M 2M", str(self.library)])
+        devices = f"""<controller type="scsi" model="virtio-scsi"/>
+<disk type="file" device="cdrom"><driver name="qemu" type="raw"/><source file="{self.cd}" startupPolicy="optional"/>
+<target dev="sda" bus="scsi"/><readonly/></disk>
+<disk type="file" device="cdrom"><target dev="sdb" bus="scsi"/><readonly/></disk>
+<disk type="file" device="disk"><driver name="qemu" type="qcow2"/><source file="{self.library}"/>
+<target dev="vdb" bus="virtio"/><readonly/></disk>"""
+        return xml.replace("</disk>", f"</disk>{devices}", 1)
 
     @property
     def published(self) -> Path:
@@ -389,6 +412,15 @@ async def twin_port(hosts: TwoHosts, credentials: Pair) -> AsyncIterator[Port]:
         yield made
 
 
+@pytest.fixture
+async def media_port(hosts: TwoHosts, credentials: Pair, request: pytest.FixtureRequest) -> AsyncIterator[Port]:
+    """A guest that is about to leave, with media and a read-only disk; `limits` by indirect parameter."""
+    async with AsyncExitStack() as stack:
+        made = Port(hosts, stack, credentials, limits=getattr(request, "param", None), with_media=True)
+        await made.open()
+        yield made
+
+
 async def same_guest(port: Port) -> None:
     """It never rebooted, and found no wrong byte in memory or on disk."""
     report = await port.report()
@@ -482,6 +514,61 @@ async def test_two_disks_that_share_their_contents(twin_port: Port) -> None:
     assert went["disk"] + went["memory"] >= WHOLE_BYTES + first_bytes // 2
     assert went["full"] < WHOLE_BYTES + 1.5 * first_bytes
     await same_guest(port)
+
+
+def block_devices(port: Port, provider: str) -> dict[str, str]:
+    """By device of QEMU, the file that is inserted; empty for none."""
+    asked = '{"execute": "query-block"}'
+    answer = json.loads(port.hosts.lab.virsh(provider, "qemu-monitor-command", str(port.uuid), asked))
+    return {each["qdev"]: each.get("inserted", {}).get("file", "") for each in answer["return"]}
+
+
+async def test_media_and_read_only_disks_come_along(media_port: Port) -> None:
+    """Byte for byte, read-only, and sent before libvirt began; an empty drive stays empty."""
+    port = media_port
+    library = await asyncio.to_thread(port.library.read_bytes)
+    cd = await asyncio.to_thread(port.cd.read_bytes)
+    assert port.live.description.blockers == ()
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    await same_guest(port)
+    assert await asyncio.to_thread(port.images["sda"].read_bytes) == cd
+    assert await asyncio.to_thread(port.images["vdb"].read_bytes) == library
+    arrived = await port.recipient.describe(port.uuid)
+    assert {disk.target: (disk.read_only, disk.empty) for disk in arrived.description.disks} == {
+        "vda": (False, False),
+        "vdb": (True, False),
+        "sda": (True, False),
+        "sdb": (True, True),
+    }
+    assert guest_abi_differences(port.live.domain_xml, arrived.domain_xml) == []
+    assert set((await asyncio.to_thread(block_devices, port, "beta")).values()) == {
+        *(str(image) for image in port.images.values()),
+        "",
+    }
+
+
+@pytest.mark.parametrize("media_port", [PortLimits(eject=("all",))], indirect=True)
+async def test_an_ejected_medium_stays_behind(media_port: Port) -> None:
+    """libvirt and QEMU take an empty drive for one with a medium; the guest goes on and its drive is empty."""
+    port = media_port
+    result, failure = await port.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    await same_guest(port)
+    assert sorted(port.images) == ["vda", "vdb"]
+    arrived = await port.recipient.describe(port.uuid)
+    assert {disk.target: disk.empty for disk in arrived.description.disks} == {
+        "vda": False,
+        "vdb": False,
+        "sda": True,
+        "sdb": True,
+    }
+    assert guest_abi_differences(port.live.domain_xml, arrived.domain_xml) == []
+    assert sorted((await asyncio.to_thread(block_devices, port, "beta")).values()) == sorted(
+        ["", "", str(port.images["vda"]), str(port.images["vdb"])]
+    )
 
 
 async def test_a_denied_switchover_is_as_if_nothing_had_happened(port: Port) -> None:

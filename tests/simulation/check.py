@@ -57,6 +57,8 @@ class Checker:
                 self._world.advance(Stage.PAUSED)
             if runs and vm is not None and vm.content < self._written:
                 self.violate("disk went back", f"{name} runs version {vm.content}, {self._written} was synced")
+            elif runs and name == "beta":
+                self.writes()  # the guest has waited for that
         self.copies()
 
     def copies(self) -> None:
@@ -121,6 +123,11 @@ class Checker:
             rows = self._rows(name, f"SELECT phase FROM {table}")  # noqa: S608  # a constant
             found[name] = str(rows[0][0]) if rows else ""
         return found
+
+    def is_arriving(self) -> bool:
+        """Whether the recipient's node has passed Finish, and has not written down what became of it."""
+        records = self._world.folder / "beta" / "state" / "ports"
+        return any('"phase":"finish_passed"' in text for text in _texts(records.glob("*.inbound.json")))
 
     def is_over(self) -> bool:
         """Everybody has ended the port, and the tenant knows."""

@@ -41,6 +41,9 @@ class CoreHost:
         self.image: int | None = None
         self.quarantined: int | None = None
         self.libvirtd = True
+        self.boots = 1
+        self.resumed: Callable[[], None] = lambda: None
+        """libvirtd's event: vCPUs were started."""
         self.may_start: Callable[[], bool] = lambda: True
         self._changed = changed
 
@@ -110,6 +113,7 @@ class CoreHost:
             return
         vm.runs = True
         self._changed(self.name)
+        self.resumed()
 
     def stop(self) -> None:
         """QEMU is gone."""
@@ -172,6 +176,7 @@ class CoreHost:
     def power_cut(self) -> None:
         """Everything that runs is gone."""
         self.libvirtd = False
+        self.boots += 1
         if self.vm is not None and not self.vm.off:
             self.stop()
 

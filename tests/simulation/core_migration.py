@@ -87,7 +87,9 @@ class Migration:
         self._world.over_lane(self._finish_arrives)
 
     def _finish_arrives(self) -> None:
-        world = self._world
+        world, beta = self._world, self._world.hosts["beta"]
+        if beta.image is not None and beta.vm is not None and beta.vm.phase is MigrationPhase.PREPARE:
+            beta.image = self._content  # the mirror was complete, and flushed, before Finish was sent
         self.at_gate = True
         world.in_node("beta", world.nodes["beta"].finish_came)
 
@@ -139,12 +141,14 @@ class Migration:
             return
         vm.phase = MigrationPhase.FINISH
         vm.content = self._content
-        if beta.image is not None:
-            beta.image = self._content
         beta.let_run()
         world.step("beta-host", "cont")
-        if not beta.libvirtd or beta.vm is not vm:
+        if not beta.libvirtd:
             self._answer_from_recipient("this host's libvirtd ended the connection")
+            return
+        if beta.vm is not vm:
+            # QEMU died while libvirtd waited for its answer, or just after: Finish is answered either way.
+            self._answer_from_recipient("QEMU is gone" if world.happens(0.5) else None)
             return
         vm.phase = MigrationPhase.NONE
         self._answer_from_recipient(None)

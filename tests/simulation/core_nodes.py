@@ -36,6 +36,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
+from shared.messages.switchover import CopyState, QueryCopy
 from tests.simulation.core_ids import EPOCH, PORT, VM
 
 if TYPE_CHECKING:
@@ -61,6 +62,8 @@ class CoreNode:
         self.life = 0
         # What is on its disk:
         self.phase: Phase | None = None
+        self.heard_epoch = 0
+        self.boot = 0
         self.last_word: Message | None = None
         # What is not:
         self.active = False
@@ -82,6 +85,10 @@ class CoreNode:
         if self.disk_full:
             return ev.StoreFailed("no space left on device")
         self.phase = phase
+        if phase is Phase.FINISH_PASSED:
+            self.boot = self.host.boots
+            if self.side is Side.INBOUND:
+                self.heard_epoch = EPOCH
         self.world.step(self.name, f"stored {phase}")
         return ev.Stored()
 
@@ -126,7 +133,7 @@ class DonorNode(CoreNode):
 
     def start(self) -> None:
         """A new process."""
-        self.machine = Donor("alpha", was_running=True)
+        self.machine = Donor("alpha", was_running=True, heard_epoch=self.heard_epoch)
         self._said_paused = self._heard_ledger = self._asking = self.aborting = False
         self.active = self.phase in {Phase.TRANSFERRING, Phase.FINISH_PASSED, Phase.RETURNING}
         if self.active and self.phase is not None:
@@ -137,11 +144,16 @@ class DonorNode(CoreNode):
         match message:
             case StartOutbound():
                 self._start()
-            case AbortTransfer():
-                self._abort()
+            case AbortTransfer(epoch=epoch):
+                if epoch is None or epoch >= self.heard_epoch:
+                    self._abort()
+            case QueryCopy():
+                self._copy_asked()
             case SwitchoverState():
                 self._heard_ledger = self._said_paused
                 if self.active:
+                    if not self.disk_full and message.epoch >= EPOCH:
+                        self.heard_epoch = max(self.heard_epoch, message.epoch)
                     self.tell(ev.LedgerSaid(message))
             case DisconnectVm():
                 self._disconnect()
@@ -175,6 +187,12 @@ class DonorNode(CoreNode):
         else:
             vm = self.host.vm
             self.answer_abort(running=vm is not None and not vm.off)
+
+    def _copy_asked(self) -> None:
+        if self.active:
+            self.tell(ev.CopyAsked())
+        else:
+            self.ask_broker(CopyState(port_id=PORT, let_go=self.phase in {Phase.DONE, Phase.QUARANTINED}))
 
     def _disconnect(self) -> None:
         host = self.host
@@ -225,6 +243,8 @@ class DonorNode(CoreNode):
             case do.SayPaused():
                 self._said_paused = self._heard_ledger = False
                 self._say_paused()
+            case do.SayCopy(let_go):
+                self.ask_broker(CopyState(port_id=PORT, let_go=let_go))
             case do.AskLedger():
                 self._ask()
             case do.TellDoubt(reason):
@@ -295,24 +315,26 @@ class RecipientNode(CoreNode):
 
     def __init__(self, world: CoreWorld, name: str) -> None:
         super().__init__(world, name)
-        self.machine = Recipient("beta")
+        self.machine = Recipient("beta", epoch=EPOCH)
+        self.host.resumed = lambda: self.later(0.0, self._resumed)
         self._asks_owner = False
 
     def start(self) -> None:
         """A new process."""
-        self.machine = Recipient("beta")
+        self.machine = Recipient("beta", epoch=EPOCH)
         self.aborting = self._asks_owner = False
         self.active = self.phase in {Phase.OPEN, Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED}
         if self.active and self.phase is not None:
-            self.tell(ev.Restarted(self.phase))
+            self.tell(ev.Restarted(self.phase, rebooted=self.boot != self.host.boots))
 
     def handle(self, message: Message) -> None:
         """A message from the agent or the broker."""
         match message:
             case OpenInbound():
                 self._open()
-            case AbortTransfer():
-                self._abort()
+            case AbortTransfer(epoch=epoch):
+                if epoch is None or epoch >= self.heard_epoch:
+                    self._abort()
             case SwitchoverGranted():
                 self._granted()
             case SwitchoverDenied(code=code, detail=detail):
@@ -336,7 +358,7 @@ class RecipientNode(CoreNode):
         """A transfer begins."""
         if isinstance(self.store(Phase.OPEN), ev.StoreFailed):
             self.world.redeliver()
-        self.machine = Recipient("beta")
+        self.machine = Recipient("beta", epoch=EPOCH)
         self.active = True
         self.host.image = 0
         self.tell_agent(InboundOpened(port_id=PORT))
@@ -348,7 +370,7 @@ class RecipientNode(CoreNode):
         elif self.phase in {Phase.DONE, Phase.KEPT}:
             phase = self.phase
             self.active = True
-            self.machine = Recipient("beta")
+            self.machine = Recipient("beta", epoch=EPOCH)
             self.tell(ev.Restarted(phase))
             self.tell(ev.Aborted())
         else:
@@ -383,6 +405,10 @@ class RecipientNode(CoreNode):
             host.vm.persistent, host.vm.autostart = True, self.world.plan.autostart
         self.tell_agent(VmProvisioned(port_id=PORT))
 
+    def _resumed(self) -> None:
+        if self.active and self.host.libvirtd:
+            self.tell(ev.GuestResumed())
+
     def finish_came(self) -> None:
         """The donor's Finish is at the gate."""
         if self.active and self.machine.phase is RecipientPhase.WAITING:
@@ -416,7 +442,11 @@ class RecipientNode(CoreNode):
             case do.DenyFinish():
                 world.migration.cancel_at_recipient()
             case do.TellArrived():
-                self.say_last_word(Phase.DONE, InboundFinished(port_id=PORT, epoch=EPOCH))
+                known = self.last_word if self.phase is Phase.DONE else None
+                self.say_last_word(Phase.DONE, known or InboundFinished(port_id=PORT, epoch=EPOCH))
+            case do.TellMayHaveRun():
+                failed = _failed(Side.INBOUND, "the host was restarted", running=False)
+                self.say_last_word(Phase.DONE, failed.model_copy(update={"may_have_run": True}))
             case do.TellNotHere():
                 self.say_last_word(Phase.KEPT, _failed(Side.INBOUND, "it did not start here", running=False))
             case do.Remove():

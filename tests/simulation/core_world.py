@@ -53,6 +53,8 @@ from tests.support.broker_samples import ACME, ALPHA, ALPHA_NODE, BETA, BETA_NOD
 
 LIMIT_S = 7200.0
 LATENCY_S = 0.01
+LATE_S = 20.0
+"""How late the second copy of a message can be."""
 OPERATOR_S = 1800.0
 """How long an alarm waits for its operator."""
 NAMES = {ALPHA: "donor", BETA: "recipient", ALPHA_NODE: "alpha", BETA_NODE: "beta", ACME: "tenant"}
@@ -268,6 +270,8 @@ class CoreWorld:
         if runs != self._ran[name]:
             self._ran[name] = runs
             self.say(name, "runs" if runs else "stands")
+            if runs and name == "beta" and vm is not None and vm.content >= self._written:
+                self.guest_writes()  # it has waited for that
         if runs and vm is not None:
             if vm.content < self._written:
                 self.violate("disk went back", f"{name} runs version {vm.content}, {self._written} was synced")
@@ -291,6 +295,15 @@ class CoreWorld:
             self._steps.clear()
 
     def guest_works(self) -> None:
+        """The guest writes to its disk every second."""
+        self.guest_writes()
+        self.after(1.0, self.guest_works)
+
+    def happens(self, share: float) -> bool:
+        """Whether it happens this time."""
+        return self._chance.random() < share
+
+    def guest_writes(self) -> None:
         """The guest writes to its disk, wherever it runs."""
         for host in self.hosts.values():
             vm = host.vm
@@ -301,7 +314,6 @@ class CoreWorld:
                 else:
                     host.image = vm.content
                 self._written = max(self._written, vm.content)
-        self.after(1.0, self.guest_works)
 
     # ---- messages
 
@@ -317,8 +329,10 @@ class CoreWorld:
         self._due_s[source, to] = due_s
         self.say(source, type(message).__name__, to)
         copies = 2 if plan.double and chance.random() < plan.double else 1
-        for _ in range(copies):
-            self._at(due_s, lambda: self._arrive(source, to, message, number))
+        for copy in range(copies):
+            # Sent again after an unanswered confirmation, a message comes later than newer ones.
+            late_s = self.time_s + LATENCY_S + chance.random() * LATE_S if copy else due_s
+            self._at(max(due_s, late_s), lambda: self._arrive(source, to, message, number))
         return True
 
     def _arrive(self, source: str, to: str, message: Message, number: int) -> None:
@@ -544,8 +558,9 @@ class CoreWorld:
 
     def _reboot(self, name: str) -> None:
         vm = self.hosts[name].vm
-        if vm is not None and not vm.off:
-            self.may_be_off = True
+        arriving = name == "beta" and self.nodes[name].phase is Phase.FINISH_PASSED
+        if arriving or (vm is not None and not vm.off):
+            self.may_be_off = True  # also where nobody will ever know whether it had been started
         self._kill(name)
         self.hosts[name].power_cut()
         self.migration.libvirtd_died(name)

@@ -115,6 +115,25 @@ def draw(seed: int) -> Plan:
     )
 
 
+def aimed(seed: int, tier: str) -> Plan:
+    """The schedule of a seed in a tier whose schedules are dear: each seed aims its first fault at another cell.
+
+    So a run of as many schedules as there are cells tries each of them.
+    """
+    plan = draw(seed)
+    targets = sorted(cells(tier))
+    stage, kind, party = targets[seed % len(targets)]
+    chance = random.Random(f"aim {seed}")  # noqa: S311  # a schedule, no secret
+    fault = Fault(
+        kind, party, Stage(stage), after=chance.choice((0, 0, 0, 1, 2, 4, 7)), for_s=_duration_s(chance, kind)
+    )
+    return replace(plan, faults=(fault, *plan.faults[1:]))
+
+
+def _duration_s(chance: random.Random, kind: str) -> float:
+    return chance.choice((-_SKEW_S, _SKEW_S)) if kind == "skew" else chance.choice((0.3, 1.0, 5.0, 30.0, 120.0))
+
+
 def _fault(chance: random.Random) -> Fault:
     kinds = list(PARTIES)
     kind = chance.choices(kinds, weights=[_WEIGHTS.get(each, 1) for each in kinds])[0]
@@ -125,7 +144,7 @@ def _fault(chance: random.Random) -> Fault:
         party=chance.choice(PARTIES[kind]),
         stage=Stage.REQUEST if kind == "skew" else stage,
         after=chance.randrange(24) if is_decisive else chance.choice((0, 0, 1, 2, 3, 5, 8, 13)),
-        for_s=chance.choice((-_SKEW_S, _SKEW_S)) if kind == "skew" else chance.choice((0.3, 1.0, 5.0, 30.0, 120.0)),
+        for_s=_duration_s(chance, kind),
     )
 
 

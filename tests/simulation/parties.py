@@ -32,6 +32,7 @@ from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection
+from services.node_agent.state import boot
 from services.node_agent.state.given_away import ARRIVING
 from services.node_agent.state.journal import Journal
 from services.node_agent.state.outbox import Outbox
@@ -48,6 +49,7 @@ from services.recipient_agent.service import RecipientService
 from services.recipient_agent.settings import RecipientSection
 from shared.config import BusSettings
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
+from shared.provider_agent import ProviderAgent
 from shared.store import RelayPolicy, Store, StoreSettings, TimerRunner
 from shared.store import store as store_module
 from shared.testing import make_lane_endpoint
@@ -81,6 +83,15 @@ def poll_seldom() -> None:
     policy: Any = RelayPolicy.__init__
     policy.__defaults__ = (POLL_S, *policy.__defaults__[1:])
     broker_service.GAUGES_INTERVAL_S = 3600.0
+
+
+async def _no_figures(_: object) -> None:
+    """Nobody looks at gauges; counting for them reads the store after every message."""
+
+
+def show_no_figures() -> None:
+    """The agents' gauges stay as they are."""
+    ProviderAgent.show_figures = _no_figures  # type: ignore[method-assign, assignment]  # of any agent
 
 
 _ENGINES: dict[str, AsyncEngine] = {}
@@ -129,6 +140,24 @@ class PlainKeys(LaneKeys):
 
 
 PLAIN_KEYS = PlainKeys(None, make_lane_endpoint(), {})  # type: ignore[arg-type]  # no identity is needed
+
+
+class _BootId:
+    """`/proc/sys/kernel/random/boot_id`, of the host of the process that reads it."""
+
+    def __init__(self, hosts: dict[Party, FakeHypervisor]) -> None:
+        self._hosts = hosts
+
+    def read_text(self) -> str:
+        """How often the host was booted."""
+        process = CURRENT.get()
+        boots = [host.boots for party, host in self._hosts.items() if process and party.owner == process.name]
+        return f"boot {boots}"
+
+
+def know_boots(hosts: dict[Party, FakeHypervisor]) -> None:
+    """From now on a host's node agent knows by the kernel's name for the boot when its host was restarted."""
+    boot.BOOT_ID = _BootId(hosts)  # type: ignore[assignment]  # only read as a text
 
 
 class HostPort:
@@ -221,7 +250,7 @@ async def run_broker(world: Parts, process: Process) -> None:
 async def run_donor(world: Parts, process: Process) -> None:
     """`vmport-donor` of alpha."""
     store = Store(f"sqlite:///{world.folder}/donor.db", ALPHA)
-    settings = DonorSection(policy_file=world.folder / "policy.toml", quarantine_s=1e9, policy_check_s=3600.0)
+    settings = DonorSection(policy_file=world.folder / "policy.toml", quarantine_s=315_360_000.0, policy_check_s=3600.0)
     policy = PolicyFile.open(settings.policy_file)
     await DonorService(store, world.net.bus_of(ALPHA, process), policy, settings, DONOR_METRICS).run()
 

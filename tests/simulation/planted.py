@@ -18,6 +18,7 @@ BUGS: Final = (
     "recovery removes what may have run",
     "thawed instead of killed",
     "stale timers after a restart",
+    "a restart of the host is not noticed",
 )
 
 

@@ -12,6 +12,7 @@ from services.node_agent.transfers.machine import events as ev
 from shared.messages import Message
 from shared.messages.porting import InboundFinished, Side, TransferFailed
 from tests.simulation import core_world
+from tests.simulation.core_host import CoreHost
 from tests.simulation.core_ids import PORT
 from tests.simulation.core_nodes import CoreNode, DonorNode, RecipientNode
 from tests.simulation.core_world import CoreWorld, Dead
@@ -119,6 +120,16 @@ def _stale_timers() -> None:
     CoreWorld._start = restarted  # type: ignore[method-assign]  # planted
 
 
+def _restart_not_noticed() -> None:
+    cut = CoreHost.power_cut
+
+    def power_cut(self: CoreHost) -> None:
+        cut(self)
+        self.boots -= 1
+
+    CoreHost.power_cut = power_cut  # type: ignore[method-assign]  # planted
+
+
 PATCHES: Final[dict[str, Callable[[], None]]] = {
     "commit after Finish": _commit_after_finish,
     "ack before store": _ack_before_store,
@@ -129,4 +140,5 @@ PATCHES: Final[dict[str, Callable[[], None]]] = {
     "recovery removes what may have run": _recovery_removes,
     "thawed instead of killed": _thawed,
     "stale timers after a restart": _stale_timers,
+    "a restart of the host is not noticed": _restart_not_noticed,
 }

@@ -182,6 +182,13 @@ def _stale_timers() -> None:
     BrokerService.start = forget  # type: ignore[method-assign]  # planted
 
 
+def _restart_not_noticed() -> None:
+    def same(_: parties._BootId) -> str:
+        return "always the same"
+
+    parties._BootId.read_text = same  # type: ignore[method-assign, assignment]  # planted
+
+
 PATCHES: Final[dict[str, Callable[[], None]]] = {
     "commit after Finish": _commit_after_finish,
     "ack before store": _ack_before_store,
@@ -192,4 +199,5 @@ PATCHES: Final[dict[str, Callable[[], None]]] = {
     "recovery removes what may have run": _recovery_removes,
     "thawed instead of killed": _thawed,
     "stale timers after a restart": _stale_timers,
+    "a restart of the host is not noticed": _restart_not_noticed,
 }

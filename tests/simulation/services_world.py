@@ -104,6 +104,7 @@ class World:
         self.lanes = MemoryLaneAdmin()
         self.check = Checker(self)
         self.hosts = {ALPHA_NODE: self._host("alpha"), BETA_NODE: self._host("beta")}
+        parties.know_boots(self.hosts)
         self.processes: dict[str, Process] = {}
         self._starts: dict[str, Callable[[Process], Coroutine[Any, Any, None]]] = {
             "broker": lambda process: parties.run_broker(self, process),
@@ -115,6 +116,7 @@ class World:
         self._steps_in_stage: dict[str, int] = {}
         self._pending = [fault for fault in plan.faults if fault.kind != "skew"]
         self._going = 0
+        self.outcome.cells |= {fault.cell for fault in plan.faults if fault.kind == "skew"}
         self._skew = {fault.party: fault.for_s for fault in plan.faults if fault.kind == "skew"}
         self.sent: dict[str, AnyEnvelope] = {}
         """By id, what is to have an effect at a party with a store."""
@@ -317,8 +319,8 @@ class World:
 
     def _reboot(self, name: str) -> None:
         self._crash(name)
-        if self._guest(name) is not None:
-            self.may_be_off = True
+        if self._guest(name) is not None or (name == "beta" and self.check.is_arriving()):
+            self.may_be_off = True  # also where nobody will ever know whether it had been started
         self.host(name).power_cut()
         shutil.rmtree(self.folder / name / "run", ignore_errors=True)
 
@@ -469,4 +471,5 @@ async def _commit_and_tell(tx: Any, effect: Any, port_id: UUID) -> None:
 
 ledger.commit_epoch = _commit_and_tell  # type: ignore[assignment]  # the same arguments
 parties.poll_seldom()
+parties.show_no_figures()
 parties.reuse_engines()

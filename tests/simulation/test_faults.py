@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.simulation.faults import DECISIVE, Fault, Plan, Stage, cells, draw, simpler
+from tests.simulation.faults import DECISIVE, Fault, Plan, Stage, aimed, cells, draw, simpler
 
 
 def test_a_seed_gives_one_plan() -> None:
@@ -25,6 +25,14 @@ def test_every_cell_can_be_drawn() -> None:
     drawn = {fault.cell for seed in range(30_000) for fault in draw(seed).faults}
     assert cells("services") <= drawn
     assert cells("core") < cells("services")
+
+
+def test_each_seed_aims_at_another_cell() -> None:
+    """As many schedules as there are cells try each of them; a seed gives one plan."""
+    targets = cells("services")
+    assert {aimed(seed, "services").faults[0].cell for seed in range(len(targets))} == targets
+    assert aimed(7, "services") == aimed(7, "services")
+    assert aimed(7, "services").faults[1:] == draw(7).faults[1:]
 
 
 def test_a_plan_is_read_from_its_report() -> None:

@@ -61,6 +61,7 @@ from shared.messages.service_change import (
     StreamProgress,
     TransferPhase,
 )
+from shared.messages.switchover import CopyState
 from shared.messages.vm import (
     Disk,
     Firmware,
@@ -174,9 +175,11 @@ def outbound_finished() -> OutboundFinished:
     )
 
 
-def transfer_failed(side: Side, *, guest_running: bool, detail: str = "gone") -> TransferFailed:
+def transfer_failed(side: Side, *, guest_running: bool, detail: str = "gone", **facts: bool) -> TransferFailed:
     """One side gives up."""
-    return TransferFailed(port_id=PORT, side=side, code="lane_lost", detail=detail, guest_running=guest_running)
+    return TransferFailed(
+        port_id=PORT, side=side, code="lane_lost", detail=detail, guest_running=guest_running, **facts
+    )
 
 
 def transfer_aborted(side: Side, *, guest_running: bool | None = None) -> TransferAborted:
@@ -354,6 +357,14 @@ class Conversation:
     def switching(self) -> Conversation:
         """Up to the commit."""
         return self.transferring().hear(ALPHA_NODE, guest_paused()).hear(BETA_NODE, request_switchover())
+
+    def asking_for_the_copy(self, **facts: Any) -> Conversation:
+        """After the commit, the recipient says that no guest runs there, and none did."""
+        return self.switching().hear(BETA, transfer_failed(Side.INBOUND, guest_running=False, **facts))
+
+    def given_back(self, **facts: Any) -> Conversation:
+        """And the donor's node has not let it go."""
+        return self.asking_for_the_copy(**facts).hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=False))
 
     def finishing(self) -> Conversation:
         """Up to the arrival."""

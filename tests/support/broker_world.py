@@ -39,6 +39,7 @@ from shared.messages.porting import (
     VmProvisioned,
 )
 from shared.messages.service_change import PortAccepted, PortPhase
+from shared.messages.switchover import CopyState, QueryCopy
 from shared.metrics import Metrics
 from shared.parties import BROKER, Party, tenant
 from shared.store import Store, StoreSettings
@@ -110,6 +111,7 @@ def good_parts(port_id: UUID, now: datetime = NOW) -> dict[tuple[Party, type[Mes
             (BETA, InboundFinished(port_id=port_id, epoch=2)),
             (ALPHA, about(outbound_finished())),
         ],
+        (ALPHA_NODE, QueryCopy): lambda _: [(ALPHA_NODE, CopyState(port_id=port_id, let_go=False))],
         (ALPHA, DisconnectVm): lambda _: [(ALPHA, VmDisconnected(port_id=port_id))],
         (BETA, ProvisionVm): lambda _: [(BETA, VmProvisioned(port_id=port_id))],
         (ALPHA, AbortTransfer): _abort,

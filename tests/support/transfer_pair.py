@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -49,6 +49,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 from shared.messages.service_change import PortLimits, TransferPhase
+from shared.messages.switchover import CopyState
 from shared.page_stream.bodies import LaneRole
 from shared.testing import make_lane_endpoint
 from shared.topology import Lane
@@ -68,6 +69,8 @@ DOMAIN = f"""<domain type='qemu'>
   </devices>
 </domain>"""
 OVERLAID_BASE = np.random.default_rng(7).bytes(DISK_BYTES)
+MEDIUM = """<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='%s'/>
+      <target dev='sda' bus='sata'/><readonly/></disk>"""
 BENEATH = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
 
 
@@ -80,12 +83,21 @@ def make_agreement(
     window_start: datetime | None = None,
     donor_lane: LaneEndpoint | None = None,
     recipient_lane: LaneEndpoint | None = None,
+    media: Mapping[str, tuple[Path, int]] | None = None,
 ) -> ServiceChangeAgreement:
-    """A fixed port from alpha to beta, whose disk will lie at `image`. Without endpoints no lane of it can open."""
+    """A fixed port from alpha to beta, whose disk will lie at `image`, and read-only disks at `media`: by target the
+    path and size. Without endpoints no lane of it can open.
+    """
     now = NOW
+    read_only = tuple(
+        ReservedDisk(
+            target=target, path=str(path), format="raw", virtual_size_bytes=size, read_only=True, file_bytes=size
+        )
+        for target, (path, size) in (media or {}).items()
+    )
     places = HostPlaces(
-        disks={"vda": str(image)},
-        disk_formats={"vda": image.suffix.removeprefix(".")},
+        disks={"vda": str(image)} | {disk.target: disk.path for disk in read_only},
+        disk_formats={"vda": image.suffix.removeprefix(".")} | {disk.target: disk.format for disk in read_only},
         nics=(NicPlace(bridge="vmbr0"),),
     )
     xml = build_for_host(domain_xml, places).to_text()
@@ -117,6 +129,7 @@ def make_agreement(
                 format=image.suffix.removeprefix("."),
                 virtual_size_bytes=DISK_BYTES,
             ),
+            *read_only,
         ),
         fixed_at=now,
     )
@@ -138,6 +151,7 @@ class FakeBroker:
     ready: bool = False
     needs_paused: bool = True
     paused: bool = False
+    epoch: int = 2
     asked: list[PortMessage] = field(default_factory=list)
     was_asked: asyncio.Event = field(default_factory=asyncio.Event)
     """The recipient has asked for the VM, or somebody for its owner."""
@@ -176,7 +190,7 @@ class FakeBroker:
             port_id=self.port_id,
             committed=self.committed,
             owner="beta" if self.committed else "alpha",
-            epoch=2,
+            epoch=self.epoch,
             ended=self.ended,
             arrived=self.arrived,
             ready=self.ready,
@@ -194,6 +208,8 @@ class FakeBroker:
                 return SwitchoverGranted(port_id=self.port_id, epoch=epoch)
             case GuestPaused() | QuerySwitchover():
                 return self.state()
+            case CopyState():
+                return None
             case _:
                 raise AssertionError(message)
 
@@ -231,7 +247,8 @@ class Heard:
 class Pair:
     """A port between two hosts, with both transfers in this process. `now` is the donor's time of day.
 
-    With `base` the disk is an overlay on it.
+    With `base` the disk is an overlay on it. With `medium` it has a drive `sda` with that inserted,
+    which is left behind with `eject`.
     """
 
     def __init__(
@@ -243,6 +260,8 @@ class Pair:
         limits: PortLimits | None = None,
         without: tuple[Technique, ...] = (),
         base: bytes | None = None,
+        medium: bytes | None = None,
+        eject: tuple[str, ...] = (),
     ) -> None:
         self.now = NOW
         self.without = without
@@ -262,15 +281,20 @@ class Pair:
             self.domain_xml = self.domain_xml.replace("type='raw'", "type='qcow2'").replace(
                 "<target dev='vda'", BENEATH % self.base + "<target dev='vda'"
             )
+        self.medium, self.arrived_medium = tmp / "a" / "tools.iso", self.image.parent / "web-sda.raw"
+        if medium is not None:
+            self.medium.write_bytes(medium)
+            self.domain_xml = self.domain_xml.replace("<interface", MEDIUM % self.medium + "<interface")
         self.memory = b"page" * 100_000
         self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
         self.agreement = make_agreement(
             self.image,
             domain_xml=self.domain_xml,
-            limits=limits,
+            limits=PortLimits(eject=eject) if eject else limits,
             window_start=limits.window_start if limits else None,
             donor_lane=self.keys[Side.OUTBOUND].endpoint,
             recipient_lane=self.keys[Side.INBOUND].endpoint,
+            media=None if medium is None or eject else {"sda": (self.arrived_medium, len(medium))},
         )
         self.broker = FakeBroker(self.agreement.port_id)
         self.routes = {lane: MemoryRoute() for lane in Lane}

@@ -26,6 +26,7 @@ from services.broker.saga.ending import (
 from services.broker.saga.events import Heard
 from services.broker.saga.moving import open_window, opens_at
 from services.broker.saga.state import Failure, SagaState
+from shared.domain import not_ejectable
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.lanes import LaneEndpoint
@@ -118,6 +119,8 @@ def donor_approved(at: Moment, heard: Heard[DonorApproved]) -> Decision:
     candidates = tuple(name for name in state.candidates if not answer.partners or name in answer.partners)
     if not candidates:
         return refused_by_broker(at, (_no_partner(state.candidates, answer.partners),))
+    if sentences := not_ejectable(answer.identity.vm, state.request.limits.eject):
+        return refused_by_broker(at, tuple(_no_medium(sentence) for sentence in sentences))
     question = QuoteRequested(
         port_id=state.port_id,
         tenant=state.tenant,
@@ -138,6 +141,12 @@ def donor_approved(at: Moment, heard: Heard[DonorApproved]) -> Decision:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _no_medium(sentence: str) -> Refusal:
+    return Refusal(
+        code="nothing_to_eject", rule="--eject names drives of the VM that have a read-only medium", evidence=sentence
+    )
 
 
 def _no_partner(candidates: tuple[Name, ...], partners: tuple[Name, ...]) -> Refusal:

@@ -115,6 +115,10 @@ class SagaState(Saved):
     arrived_at: Timestamp | None = Field(
         default=None, description="When the broker heard that the VM runs at the recipient."
     )
+    not_there: Failure | None = Field(
+        default=None,
+        description="The recipient's final word that no guest runs there; the donor's node is asked for its copy.",
+    )
     outbound: OutboundFinished | None = None
     outbound_trouble: Text = ""
     donor_stopped: bool = Field(

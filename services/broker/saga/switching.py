@@ -24,6 +24,7 @@ from shared.messages.porting import (
     SwitchoverState,
 )
 from shared.messages.service_change import PortPhase
+from shared.messages.switchover import QueryCopy
 
 # The two words, in STARTING and TRANSFERRING
 
@@ -158,3 +159,8 @@ def grant_to_recipient(at: Moment) -> Effect:
 def state_to_donor(at: Moment, *, phase: PortPhase | None = None) -> Effect:
     """Tell the donor's node who owns the VM; ``phase`` as in `ownership`."""
     return Send(at.donor_node, ownership(at, phase=phase))
+
+
+def copy_question(at: Moment) -> Effect:
+    """Ask the donor's node whether it has let the guest go."""
+    return Send(at.donor_node, QueryCopy(port_id=at.state.port_id, vm_uuid=at.agreement.vm_uuid))

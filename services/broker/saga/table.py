@@ -7,8 +7,8 @@ their messages means *now*. It is a function: state and event in, new state and 
 it from this table. The table keeps these rules:
 
 1. **One owner.** The VM belongs to the donor until CommitEpoch and to the recipient after it. CommitEpoch stands on
-   two edges only: from TRANSFERRING (or STARTING) to SWITCHING; and back, from SWITCHING or RESOLVING to ABORTING,
-   when the recipient itself reports that it has no guest.
+   two edges only: from TRANSFERRING (or STARTING) to SWITCHING; and back, from RESOLVING to ABORTING, when the
+   recipient itself reports that it has no guest and had none, and the donor's node that it has not let it go.
 2. **Yes and no exclude each other.** An edge to ABORTING decides that there is no switchover: a request that comes
    later is denied. An edge to SWITCHING decides that there is no abort: a cancel that comes later is too late.
 3. **Every wait ends.** Each phase except the ends has a deadline and a handler for it. Before the commit that handler
@@ -53,6 +53,7 @@ from shared.messages.porting import (
     VmProvisioned,
 )
 from shared.messages.service_change import CancelPort, PortPhase
+from shared.messages.switchover import CopyState
 from shared.parties import Party, recipient
 
 P = PortPhase
@@ -167,6 +168,7 @@ SPEAKERS: Mapping[type[Message], _Speakers] = {
     GuestPaused: _donor_node,
     RequestSwitchover: _recipient_node,
     QuerySwitchover: _nodes,
+    CopyState: _donor_node,
     InboundFinished: _recipient,
     OutboundFinished: _donor,
     TransferFailed: _agents,
@@ -298,7 +300,7 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(RequestSwitchover, switching.grant_again),
             on(InboundFinished, arrival.inbound_finished, to=(P.FINISHING,)),
             on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
-            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
+            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.RESOLVING)),
         ),
         limit=own_time("switching"),
         limit_text="timing.switching_s",
@@ -310,7 +312,8 @@ TABLE: Mapping[PortPhase, Phase] = {
             on(RequestSwitchover, switching.grant_again),
             on(InboundFinished, arrival.inbound_finished, to=(P.FINISHING,)),
             on(OutboundFinished, arrival.outbound_finished, to=(P.FINISHING,)),
-            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING, P.ABORTING)),
+            on(TransferFailed, arrival.failed_after_commit, to=(P.FINISHING,)),
+            on(CopyState, arrival.copy_known, to=(P.FINISHING, P.ABORTING)),
         ),
         limit=own_time("resolving"),
         limit_text="timing.resolving_s, repeated",

@@ -50,6 +50,14 @@ def allocated_bytes(path: str) -> int:
         raise DiskImageError(path, error.strerror or str(error)) from error
 
 
+def file_bytes(path: str) -> int:
+    """The size of the file itself. Blocking. Raises DiskImageError."""
+    try:
+        return os.stat(path).st_size
+    except OSError as error:
+        raise DiskImageError(path, error.strerror or str(error)) from error
+
+
 def _length_bytes(path: str) -> int:
     with open(path, "rb") as file:
         return file.seek(0, os.SEEK_END)

@@ -110,7 +110,10 @@ class _Incoming:
                 self._servers.append(await asyncio.start_unix_server(serve, params[name].removeprefix("unix://")))
 
     async def _on_memory(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._memory = await reader.read()
+        self._memory, mark, version = (await reader.read()).partition(CONTENT_MARK)
+        if mark and (vm := self._host.vms.get(self._uuid) if self._uuid is not None else None) is not None:
+            # The disks were mirrored, and flushed, before the last of the memory came.
+            self._host.store_content(vm, int.from_bytes(version, "big"))
         self._arrived.set()
         writer.close()
 
@@ -131,9 +134,7 @@ class _Incoming:
             raise ConnectionResetError("this libvirtd has died meanwhile")
         if self._host.vms.get(uuid) is not vm:
             return encode_error(frame, "domain is not running")
-        vm.memory, mark, version = self._memory.partition(CONTENT_MARK)
-        if mark:
-            self._host.store_content(vm, int.from_bytes(version, "big"))
+        vm.memory = self._memory
         vm.phase = MigrationPhase.FINISH
         self._uuid = None
         self._host.let_run(uuid, vm)

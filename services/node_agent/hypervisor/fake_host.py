@@ -111,6 +111,7 @@ class FakeHost:
         self.jobs: dict[UUID, FakeJob] = {}
         self.libvirtd_up = True
         self.libvirtd_starts = 0
+        self.boots = 1
         self.connections: set[asyncio.StreamWriter] = set()
         """What libvirtd holds open, at either end of a migration."""
         self.migrations: dict[asyncio.Future[None], UUID] = {}
@@ -224,6 +225,7 @@ class FakeHost:
 
     def power_cut(self) -> None:
         """The host reboots: libvirtd and every QEMU are gone at once."""
+        self.boots += 1
         self.kill_libvirtd()
         for uuid in tuple(self.vms):
             if self.vms[uuid].state is not VmState.SHUT_OFF:

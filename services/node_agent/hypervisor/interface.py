@@ -98,6 +98,8 @@ class LiveVm:
     beneath its disks is not among them, nor are read-only disks: they are not the VM's own."""
     layers: Mapping[str, tuple[LayerFacts, ...]] = field(default_factory=dict)
     """By target, what lies beneath the disks that are overlays, top down."""
+    state_folders: tuple[str, ...] = ()
+    """Folders on this host with more of the VM's state: its TPM's."""
     lasting_xml: str | None = None
     """How it will be after its next start; None for a transient VM."""
 

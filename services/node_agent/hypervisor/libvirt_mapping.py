@@ -13,10 +13,12 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor import disk_images, read_only_images
 from services.node_agent.hypervisor.file_use import files_of, paths_in_text
+from services.node_agent.hypervisor.firmware_sizes import with_sizes
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
+from services.node_agent.hypervisor.tpm_state import state_folders
 from shared.domain import DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     Disk,
@@ -106,10 +108,19 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     blockers = []
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
+    blockers += read_only_images.blockers_of(facts.disks)
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
     layers = layers_of(domain, facts)
-    return LiveVm(description(domain, facts, layers, tuple(blockers)), xml, read, files, layers, lasting_xml(domain))
+    return LiveVm(
+        description(domain, facts, layers, tuple(blockers)),
+        xml,
+        read,
+        files,
+        layers,
+        state_folders=state_folders(UUID(facts.uuid)),
+        lasting_xml=lasting_xml(domain),
+    )
 
 
 def layers_of(domain: LibvirtDomain, facts: VmFacts) -> dict[str, tuple[LayerFacts, ...]]:
@@ -197,13 +208,15 @@ def description(
     Raises DiskImageError if a disk's own image cannot be read.
     """
     persistent = bool(domain.isPersistent())
-    return facts.told(
+    told = facts.told(
         state=STATES.get(domain.state()[0], VmState.OTHER),
         disks=tuple(_disk(drive, layers.get(drive.target, ())) for drive in facts.drives),
         autostart=persistent and bool(domain.autostart()),
         persistent=persistent,
         besides=blockers,
     )
+    firmware = with_sizes(told.firmware_facts, loader=facts.loader, nvram=facts.nvram)
+    return told.model_copy(update={"firmware_facts": firmware})
 
 
 def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:
@@ -213,5 +226,6 @@ def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:
         virtual_size_bytes=disk_images.virtual_size_bytes(drive.source, drive.format),
         allocated_bytes=disk_images.allocated_bytes(drive.source),
         beneath_bytes=sum(allocated_or_zero(layer.path) for layer in layers),
+        file_bytes=disk_images.file_bytes(drive.source),
     )
     return disk.model_copy(update={"chain_depth": len(layers)})

@@ -12,9 +12,9 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from uuid import UUID
 
-from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.fake_destination import serve_libvirtd
-from services.node_agent.hypervisor.fake_host import DISK_BYTES, FakeHost, FakeVm
+from services.node_agent.hypervisor.fake_host import DISK_BYTES, FakeVm
+from services.node_agent.hypervisor.fake_platform import FakePlatform
 from services.node_agent.hypervisor.fake_source import FakeSource
 from services.node_agent.hypervisor.file_use import files_of
 from services.node_agent.hypervisor.image_obstacles import told_by_images
@@ -30,39 +30,23 @@ from services.node_agent.hypervisor.interface import (
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
 from shared.domain import DomainXmlError, describe, parse
-from shared.messages.host import DeviceOffers
 from shared.messages.vm import (
-    CpuFacts,
-    Firmware,
     HostCapacity,
-    HostPlatform,
-    HypervisorVersions,
     VmState,
     VmSummary,
 )
 
 GIB = 1 << 30
-OFFERS = {
-    "disk_bus": ("scsi", "virtio", "usb", "sata"),
-    "disk_device": ("disk", "cdrom", "lun"),
-    "graphics": ("vnc",),
-    "video": ("vga", "virtio", "none"),
-    "rng": ("random", "builtin"),
-    "channel": ("pty", "unix"),
-}
-"""What its QEMU offers: a common one, without SPICE and QXL."""
 
 
-class FakeHypervisor(FakeHost, RunningCheck):
+class FakeHypervisor(FakePlatform, RunningCheck):
     """One host, as `interface.Hypervisor`. `can_fence` is a knob; `max_downtimes_ms` and `peeks` say what was asked."""
 
     def __init__(self, *, bridges: tuple[str, ...] = ("vmbr0",)) -> None:
-        super().__init__()
+        super().__init__(bridges)
         self.can_fence = True
-        self.missing_features: frozenset[str] = frozenset({"avx512f"})
         self.max_downtimes_ms: list[int] = []
         self.peeks = 0
-        self._bridges = bridges
         self._source = FakeSource(self)
 
     def serve(self, path: Path) -> AbstractAsyncContextManager[None]:
@@ -79,43 +63,6 @@ class FakeHypervisor(FakeHost, RunningCheck):
         """Hear events."""
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
-
-    async def versions(self) -> HypervisorVersions:
-        """Fixed."""
-        self.ask_libvirtd()
-        return HypervisorVersions(qemu=(10, 0, 2), libvirt=(11, 3, 0), kernel="6.1.0")
-
-    async def platform(self) -> HostPlatform:
-        """Fixed."""
-        self.ask_libvirtd()
-        return HostPlatform(
-            architecture="x86_64",
-            versions=await self.versions(),
-            accelerators=("qemu",),
-            machines=("pc-q35-10.0",),
-            cpu_models=("qemu64",),
-            firmwares=(Firmware.BIOS, Firmware.DIRECT_KERNEL),
-            bridges=self._bridges,
-            disk_formats=("raw", "qcow2"),
-            machine_aliases={"q35": "pc-q35-10.0"},
-            device_offers=(DeviceOffers(accelerator="qemu", machines=("pc-q35-10.0",), offers=OFFERS),),
-        )
-
-    async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
-        """What its CPU has not; the model counts as one that runs everywhere."""
-        self.ask_libvirtd()
-        if (architecture, accelerator) != ("x86_64", "qemu") or machine != "pc-q35-10.0":
-            raise HypervisorError("compare a CPU", f"no {machine} for {architecture} under {accelerator}")
-        try:
-            cpu_xml(cpu)
-        except ValueError as error:
-            raise HypervisorError("compare a CPU", str(error)) from error
-        missing = [
-            each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features
-        ]
-        if not missing:
-            return None
-        return f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {missing}"
 
     async def capacity(self) -> HostCapacity:
         """Fixed."""
@@ -163,6 +110,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
                     virtual_size_bytes=DISK_BYTES if drive.source else 0,
                     allocated_bytes=DISK_BYTES // 2 if drive.source else 0,
                     beneath_bytes=DISK_BYTES * len(drive.layers),
+                    file_bytes=DISK_BYTES if drive.source else 0,
                 )
                 for drive in facts.drives
             ),
@@ -173,7 +121,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
         layers = {disk.target: disk.layers for disk in facts.disks if disk.layers}
         files = tuple(disk.source for disk in facts.disks if not disk.read_only)
         lasting = vm.lasting_xml or vm.domain_xml if vm.persistent else None
-        return LiveVm(description, vm.domain_xml, domain, files, layers, lasting)
+        return LiveVm(description, vm.domain_xml, domain, files, layers, lasting_xml=lasting)
 
     async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
         """Those that the test gave the VM, and what its state and its images say."""
@@ -222,7 +170,7 @@ class FakeHypervisor(FakeHost, RunningCheck):
             known.persistent = True
             known.lasting_xml = domain_xml
 
-    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:  # noqa: ARG002  # there is no NVRAM here
+    async def undefine(self, uuid: UUID, *, keep_nvram: bool) -> None:  # noqa: ARG002  # there is no such state here
         """Make it transient; gone if it does not run."""
         self.ask_libvirtd()
         vm = self.vm(uuid)

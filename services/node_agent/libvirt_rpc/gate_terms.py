@@ -79,7 +79,7 @@ class GateRefusal(VmportError):
 @dataclass(frozen=True, slots=True)
 class Expected:
     """What was agreed about this port: the gate lets nothing else pass. `disks` maps target to virtual size in
-    bytes."""
+    bytes, of those that libvirt copies; `not_copied` are the VM's other drives."""
 
     vm_uuid: UUID
     vm_name: str
@@ -87,6 +87,7 @@ class Expected:
     disks: Mapping[str, int]
     memory_uri: str
     disks_uri: str
+    not_copied: frozenset[str] = frozenset()
     overlays: bool = False
     """The disks here are overlays and take top layers only."""
 
@@ -190,6 +191,9 @@ def check_cookie(cookie: bytes, expected: Expected) -> None:
         raise GateRefusal("rpc_cookie", f"the migration cookie is of VM {root.findtext('uuid')}")
     for disk in root.findall("nbd/disk"):
         target, capacity = disk.get("target"), disk.get("capacity")
+        if target in expected.not_copied:
+            # libvirt lists read-only disks and media, too, and copies none of them.
+            continue
         size_bytes = expected.disks.get(str(target))
         if size_bytes is None or capacity != str(size_bytes):
             raise GateRefusal("rpc_cookie", f"disk {target!r} of {capacity} bytes is not part of the agreement")

@@ -46,10 +46,21 @@ class Phase(StrEnum):
     """Donor: undefined; the disks wait for their erasure."""
 
 
+_COMMITTED = {
+    Side.OUTBOUND: frozenset({Phase.DONE, Phase.QUARANTINED}),
+    Side.INBOUND: frozenset({Phase.FINISH_PASSED, Phase.DONE, Phase.KEPT}),
+}
+"""Phases that are entered only after the broker has committed the agreement's epoch."""
+
+
 class Kind(StrEnum):
     """What an attempt creates."""
 
     DISK = "disk"
+    NVRAM = "nvram"
+    """The UEFI variables' file; libvirt makes it."""
+    TPM = "tpm"
+    """The folder of the TPM's state, by the VM's UUID; libvirt makes it."""
     DIRECTORY = "directory"
     DOMAIN = "domain"
 
@@ -96,21 +107,39 @@ class PortRecord(BaseModel):
     made: tuple[Made, ...] = ()
     disks: tuple[str, ...] = ()
     """Donor: the VM's images on this host, as they were when it left."""
+    read_only_disks: tuple[str, ...] = ()
+    """Donor: files of its read-only disks and inserted media. They are the provider's, not the VM's own."""
+    state_folders: tuple[str, ...] = ()
+    """Donor: folders with more of the VM's state on this host: its TPM's."""
     was_running: bool = True
     """Donor: whether the guest ran before the migration paused it; an operator may have suspended it."""
     quarantined_disks: tuple[str, ...] = ()
+    quarantined_folders: tuple[str, ...] = ()
     left_disks: tuple[str, ...] = ()
     """Donor: one sentence for each image that was not put into quarantine, because it is not the VM's alone."""
     autostart: bool = False
     """Donor: the VM was started with its host, and is not while it leaves; if it stays, it is again."""
     boot_id: str = ""
-    """Donor: which boot of the host it was, when autostart was taken off."""
+    """Which boot of the host it was: at the donor when autostart was taken off, at the recipient when Finish passed."""
+    told_epoch: int = 0
+    """Donor: the newest epoch that the broker has committed, as it was told."""
     last_word: LastWord | None = None
 
     @property
     def port_id(self) -> UUID:
         """The port."""
         return self.agreement.port_id
+
+    @property
+    def heard_epoch(self) -> int:
+        """The newest epoch that this side knows to be committed; 0 where it knows of none."""
+        known = self.agreement.epoch if self.phase in _COMMITTED[self.side] else 0
+        return max(known, self.told_epoch)
+
+    def is_outdated(self, epoch: int | None) -> bool:
+        """Whether a message of this epoch is older than what this side has heard: it comes late, or from a ledger that
+        was restored. A broker of an earlier release names no epoch."""
+        return epoch is not None and epoch < self.heard_epoch
 
     @property
     def is_erased(self) -> bool:
@@ -228,6 +257,15 @@ class TransferJournal:
         """Store a new phase."""
         self._store(phase=phase)
 
+    def pass_finish(self, boot_id: str) -> None:
+        """Recipient: store that Finish is passed, and in which boot of the host."""
+        self._store(phase=Phase.FINISH_PASSED, boot_id=boot_id)
+
+    def remember_epoch(self, epoch: int) -> None:
+        """Donor: store an epoch that the broker has committed, if it is news."""
+        if epoch > self.record.told_epoch:
+            self._store(told_epoch=epoch)
+
     def will_create(self, kind: Kind, name: str) -> None:
         """Store what is about to be created; create it afterwards."""
         made = Made(kind=kind, id=name)
@@ -238,9 +276,11 @@ class TransferJournal:
         """Store that these are gone."""
         self._store(made=tuple(thing for thing in self.record.made if thing not in gone))
 
-    def remember_vm(self, paths: tuple[str, ...]) -> None:
-        """Store where the images lie of a VM that runs here, and is to run on if it stays."""
-        self._store(disks=paths, was_running=True)
+    def remember_vm(
+        self, paths: tuple[str, ...], state_folders: tuple[str, ...] = (), *, read_only: tuple[str, ...] = ()
+    ) -> None:
+        """Store where the images and other state lie of a VM that runs here, and is to run on if it stays."""
+        self._store(disks=paths, state_folders=state_folders, read_only_disks=read_only, was_running=True)
 
     def remember_run_state(self, *, was_running: bool) -> None:
         """Store whether the guest is to run if it stays at the donor."""
@@ -264,13 +304,13 @@ class TransferJournal:
         if (self.record.autostart, self.record.boot_id) != (on, boot_id):
             self._store(autostart=on, boot_id=boot_id)
 
-    def quarantine(self, disks: tuple[str, ...], left: tuple[str, ...] = ()) -> None:
-        """Store which disks wait for erasure, and which are left as they are."""
-        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks, left_disks=left)
+    def quarantine(self, disks: tuple[str, ...], left: tuple[str, ...] = (), folders: tuple[str, ...] = ()) -> None:
+        """Store which disks and folders wait for erasure, and which disks are left as they are."""
+        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks, quarantined_folders=folders, left_disks=left)
 
     def erased(self, message: DisksErased) -> None:
         """Store that the quarantine is over, and the answer for whoever asks again."""
-        self._store(quarantined_disks=(), last_word=LastWord.of(message))
+        self._store(quarantined_disks=(), quarantined_folders=(), last_word=LastWord.of(message))
 
     def _store(self, **changes: object) -> None:
         # Stored first: what this process believes must never be ahead of what its successor will read.

@@ -22,6 +22,7 @@ from shared.messages.porting import (
     SwitchoverGranted,
     SwitchoverState,
 )
+from shared.messages.switchover import CopyState
 
 log = get_logger(__name__)
 
@@ -77,7 +78,10 @@ class BrokerClient:
                     return None
                 case SwitchoverDenied() as denied:
                     return denied
-                case SwitchoverState(committed=True, owner=owner) if owner == this_provider:
+                case SwitchoverState(committed=True, owner=owner, epoch=said) if (owner, said) == (
+                    this_provider,
+                    epoch,
+                ):
                     return None
                 case SwitchoverState(ended=True):
                     return SwitchoverDenied(port_id=self._port_id, code="port_ended", detail="the port is over")
@@ -93,6 +97,13 @@ class BrokerClient:
         """Say once that all was sent and the guest stands still; whether the broker answered within `repeat_s`."""
         answer = await self._ask(GuestPaused(port_id=self._port_id, vm_uuid=vm_uuid, epoch=epoch))
         return isinstance(answer, SwitchoverState)
+
+    async def say_copy(self, *, let_go: bool) -> None:
+        """Answer once whether the guest was let go here; the broker asks again where that is lost."""
+        try:
+            await self._publish(CopyState(port_id=self._port_id, let_go=let_go))
+        except (BusDown, Undeliverable) as error:
+            log.warning("word about the copy lost", port_id=str(self._port_id), error=str(error))
 
     async def _ask(self, question: PortMessage) -> Answer | None:
         while not self._answers.empty():

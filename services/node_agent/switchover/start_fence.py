@@ -12,9 +12,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, VmNotFound
+from services.node_agent.state.boot import boot_id
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import TransferJournal
 from shared.logs import get_logger
@@ -22,7 +22,6 @@ from shared.messages.vm import VmState
 
 log = get_logger(__name__)
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TRIES = 10
 TRY_AGAIN_S = 1.0
 
@@ -36,7 +35,7 @@ class StartFence:
         journal: TransferJournal,
         *,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
-        boot_id: Callable[[], str] = lambda: BOOT_ID.read_text().strip(),
+        boot_id: Callable[[], str] = boot_id,
         again_s: float = TRY_AGAIN_S,
     ) -> None:
         self._hypervisor = hypervisor

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from services.node_agent.hypervisor.interface import Hypervisor
-from services.node_agent.state.journal import Kind, TransferJournal
+from services.node_agent.hypervisor.interface import Hypervisor, Lifecycle, LifecycleEvent
+from services.node_agent.state.boot import boot_id
+from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.machine import Recipient, RecipientPhase
@@ -30,6 +31,8 @@ class Arrival(StrEnum):
     """What became of the guest here."""
 
     ARRIVED = "arrived"
+    MAY_HAVE_RUN = "may_have_run"
+    """It is gone, and whether it ran before is not known. It counts as arrived: what was made for it is its disks."""
     NOT_HERE = "not_here"
     """Granted, and proven not to run here. What was made for it is kept."""
     REMOVED = "removed"
@@ -47,7 +50,8 @@ class Outcome:
 
     def error(self) -> TransferError:
         """The outcome as a failed transfer's error."""
-        return TransferError(self.code, self.detail, guest_running=False)
+        may_have_run = self.arrival is Arrival.MAY_HAVE_RUN
+        return TransferError(self.code, self.detail, guest_running=False, may_have_run=may_have_run)
 
 
 class ArrivalGuard:
@@ -61,14 +65,16 @@ class ArrivalGuard:
         broker: BrokerClient,
         remove: Callable[[], Awaitable[tuple[str, ...]]],
         look_again_s: float = 0.5,
+        boot_id: Callable[[], str] = boot_id,
     ) -> None:
-        """`remove` removes what the journal lists; returns what remains."""
+        """`remove` removes what the journal lists; returns what remains. `boot_id` is of this boot of the host."""
         self._journal = journal
         self._agreement = journal.record.agreement
         self._hypervisor = hypervisor
         self._broker = broker
         self._remove_once = remove
         self._look_again_s = look_again_s
+        self._boot_id = boot_id
         self._tasks = Tasks("arrival guard")
         self._question: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -77,22 +83,25 @@ class ArrivalGuard:
         loop = asyncio.get_running_loop()
         self._decision: asyncio.Future[SwitchoverDenied | None] = loop.create_future()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
-        self._machine: Ownership[Recipient] = Ownership(Recipient(self._agreement.recipient), self._perform)
+        recipient = Recipient(self._agreement.recipient, epoch=self._agreement.epoch)
+        self._machine: Ownership[Recipient] = Ownership(recipient, self._perform)
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        stop_listening = self._broker.listen(self._on_ledger)
+        stops = (self._broker.listen(self._on_ledger), self._hypervisor.listen(self._on_lifecycle))
         try:
             await self._machine.run()
         finally:
-            stop_listening()
+            for stop_listening in stops:
+                stop_listening()
             await self._tasks.close()
 
     # ---- what is heard ----
 
     def restarted(self) -> None:
         """A former process has left the transfer as the journal says."""
-        self._machine.tell(ev.Restarted(self._journal.record.phase))
+        record = self._journal.record
+        self._machine.tell(ev.Restarted(record.phase, rebooted=record.boot_id != self._boot_id()))
 
     def abort(self) -> None:
         """The broker's AbortTransfer."""
@@ -113,6 +122,10 @@ class ArrivalGuard:
     def finish_answered(self, error: str | None) -> None:
         """This host's libvirtd answered Finish, or cannot any more; without an error the guest runs."""
         self._machine.tell(ev.FinishAnswered(error))
+
+    def _on_lifecycle(self, event: LifecycleEvent) -> None:
+        if event.vm_uuid == self._agreement.vm_uuid and event.kind is Lifecycle.RESUMED:
+            self._machine.tell(ev.GuestResumed())
 
     def _on_ledger(self, state: SwitchoverState) -> None:
         self._machine.tell(ev.LedgerSaid(state))
@@ -145,7 +158,7 @@ class ArrivalGuard:
     async def _perform(self, command: do.Command) -> ev.Event | None:
         match command:
             case do.Store(phase):
-                return store_phase(self._journal.enter, phase)
+                return store_phase(self._store, phase)
             case do.Remove():
                 return await self._remove()
             case do.AskForVm():
@@ -161,11 +174,19 @@ class ArrivalGuard:
                 self._decide(SwitchoverDenied(port_id=self._agreement.port_id, code=code, detail=detail))
             case do.TellArrived():
                 self._settle(Arrival.ARRIVED)
+            case do.TellMayHaveRun():
+                self._settle(Arrival.MAY_HAVE_RUN)
             case do.TellNotHere():
                 self._settle(Arrival.NOT_HERE)
             case do.TellRemoved():
                 self._settle(Arrival.REMOVED)
         return None
+
+    def _store(self, phase: Phase) -> None:
+        if phase is Phase.FINISH_PASSED:
+            self._journal.pass_finish(self._boot_id())
+        else:
+            self._journal.enter(phase)
 
     def _decide(self, denied: SwitchoverDenied | None) -> None:
         if self._question is not None:

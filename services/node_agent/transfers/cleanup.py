@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
 from uuid import UUID
 
 from services.node_agent.hypervisor import disk_images
@@ -15,8 +17,9 @@ from shared.messages.porting import Side
 
 log = get_logger(__name__)
 
-_ORDER = (Kind.DOMAIN, Kind.DISK, Kind.DIRECTORY)
+_ORDER = (Kind.DOMAIN, Kind.DISK, Kind.NVRAM, Kind.TPM, Kind.DIRECTORY)
 """A domain first: it holds the disks open and would write to them."""
+_DOMAINS_FILES = frozenset({Kind.DISK, Kind.NVRAM, Kind.TPM})
 
 
 async def remove_created(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
@@ -40,12 +43,13 @@ async def remove(
 ) -> tuple[tuple[Made, ...], tuple[str, ...]]:
     """Remove these of a record; return what is gone, and the names of what is still there.
 
-    Disks go only after the domain: one that could not be destroyed may run, and would write to unlinked files.
+    Disks and the VM's other files go only after the domain: one that could not be destroyed may run, and would write to
+    unlinked files.
     """
     gone, remaining, domain_gone = [], [], True
     disks = tuple(disk.path for disk in record.agreement.disks)
     for thing in sorted(things, key=lambda made: _ORDER.index(made.kind)):
-        if thing.kind is Kind.DISK and not domain_gone:
+        if thing.kind in _DOMAINS_FILES and not domain_gone:
             remaining.append(f"{thing.kind} {thing.id}")
             continue
         try:
@@ -87,7 +91,16 @@ async def _remove(thing: Made, hypervisor: Hypervisor, disks: tuple[str, ...]) -
         case Kind.DOMAIN:
             # Ours is transient, and has our disks. Another one of this UUID may have come since, and is left alone.
             await hypervisor.destroy_created(UUID(thing.id), disks=disks)
-        case Kind.DISK:
+        case Kind.DISK | Kind.NVRAM:
             await asyncio.to_thread(disk_images.remove, thing.id)
+        case Kind.TPM:
+            # Ours is gone. The folder is by the UUID, so that it is another one's that has come since.
+            if await hypervisor.state(UUID(Path(thing.id).name)) is None:
+                await asyncio.to_thread(_remove_folder, Path(thing.id))
         case Kind.DIRECTORY:
             await asyncio.to_thread(shutil.rmtree, thing.id, ignore_errors=True)
+
+
+def _remove_folder(folder: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(folder)

@@ -20,6 +20,7 @@ from services.node_agent.transfers.reporting import TransferReports
 from services.node_agent.transfers.stray_guests import StrayGuests
 from shared.logs import get_logger, port_bound
 from shared.messages.porting import AbortTransfer, Side, SwitchoverState
+from shared.messages.switchover import QueryCopy
 from shared.tasks import Tasks
 
 log = get_logger(__name__)
@@ -128,6 +129,20 @@ class EndedTransfers:
                 return await guard.outcome()
         finally:
             del self._asking[record.port_id]
+
+    async def answer_copy(self, question: QueryCopy) -> None:
+        """The broker asks whether the guest was let go here, and no transfer is under way.
+
+        The fence against starts says so: it is opened only where the guest stays. Without a record nothing is known,
+        and nothing is said.
+        """
+        with port_bound(question.port_id):
+            record = self._journal.get(question.port_id, Side.OUTBOUND)
+            if record is not None:
+                let_go = StartFence(self._hypervisor, TransferJournal(self._journal, record)).closed
+                await self._reports.broker_client(question.port_id).say_copy(let_go=let_go)
+            elif not self._strays.copy_asked(question.port_id):
+                log.error("asked whether a guest was let go, and no record says so", vm=str(question.vm_uuid))
 
     async def remove_again(self, active: Callable[[], Collection[UUID]]) -> None:
         """Try once to remove what ended transfers left behind. `active` are the ports that are under way."""

@@ -14,15 +14,22 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
-from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
-from services.node_agent.switchover.post_copy_request import PostCopyDenied
 from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.machine import Donor, DonorPhase
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
-from services.node_agent.transfers.ownership import Ownership, clear_copy, freeze_guest, look_at_guest, store_phase
+from services.node_agent.transfers.ownership import (
+    Ownership,
+    ask_for_post_copy,
+    clear_copy,
+    freeze_guest,
+    let_run,
+    look_at_guest,
+    start_post_copy,
+    store_phase,
+)
 from shared.logs import get_logger
 from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks, first_of
@@ -83,11 +90,14 @@ class DonorFinishGuard:
         in_doubt: Callable[[str], Awaitable[None]],
         ask_for_post_copy: Callable[[], Awaitable[None]] | None = None,
         tuning: GuardTuning | None = None,
+        heard_epoch: int = 0,
+        remember_epoch: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`store` writes a phase to the journal, as `declaring` makes it; `stays` is called when the VM is this host's
         without doubt; both raise OSError. `was_running` is whether the guest is to run on if it
-        stays. `ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`."""
+        stays. `ask_for_post_copy` has the recipient's node ask the broker; raises `QuestionError`. `heard_epoch` is the
+        newest that a former process heard; `remember_epoch` stores a newer one, and raises OSError."""
         self._agreement = agreement
         self._hypervisor = hypervisor
         self._broker = broker
@@ -104,7 +114,9 @@ class DonorFinishGuard:
         self._passes: asyncio.Future[str | None] = loop.create_future()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
         self._end: asyncio.Future[End] = loop.create_future()
-        self._machine: Ownership[Donor] = Ownership(Donor(agreement.donor, was_running=was_running), self._perform)
+        self._remember_epoch = remember_epoch
+        donor = Donor(agreement.donor, was_running=was_running, heard_epoch=heard_epoch)
+        self._machine: Ownership[Donor] = Ownership(donor, self._perform)
         self.passed = False
         """Whether Finish goes out, or went: QEMU is stopped then, and connections mean nothing any more."""
         self.settled_at_s: float | None = None
@@ -157,7 +169,16 @@ class DonorFinishGuard:
         log.warning("switchover in doubt; asking the broker", reason=reason)
         self._machine.tell(ev.LaneLost(reason))
 
+    def copy_asked(self) -> None:
+        """The broker asks whether the guest was let go here."""
+        self._machine.tell(ev.CopyAsked())
+
     def _on_ledger(self, state: SwitchoverState) -> None:
+        try:
+            if state.epoch >= self._agreement.epoch:
+                self._remember_epoch(state.epoch)
+        except OSError as error:
+            log.warning("epoch not stored", epoch=state.epoch, error=str(error))
         self._machine.tell(ev.LedgerSaid(state))
 
     # ---- what others wait for ----
@@ -194,7 +215,7 @@ class DonorFinishGuard:
             case do.KillFrozen():
                 return await self._kill_frozen()
             case do.Thaw() | do.AbortJob() | do.Resume():
-                await self._let_run(command)
+                await let_run(self._hypervisor, self._agreement.vm_uuid, command)
             case do.TellDoubt(reason):
                 await self._tell_doubt(reason)
             case do.Stayed():
@@ -230,6 +251,8 @@ class DonorFinishGuard:
             case do.AskLedger():
                 self._hurry.set()
                 self._ask(self._ask_ledger())
+            case do.SayCopy(let_go):
+                self._beside(self._broker.say_copy(let_go=let_go), "say whether it was let go")
             case do.LookAtGuest(again):
                 self._beside(self._look(again=again), "look at the guest")
             case do.Destroy():
@@ -265,20 +288,6 @@ class DonorFinishGuard:
 
     def _known_there_at_s(self) -> float:
         return self._clock() if self.settled_at_s is None else self.settled_at_s
-
-    async def _let_run(self, command: do.Thaw | do.AbortJob | do.Resume) -> None:
-        uuid = self._agreement.vm_uuid
-        try:
-            match command:
-                case do.Thaw():
-                    await self._hypervisor.thaw(uuid)
-                case do.AbortJob():
-                    await self._hypervisor.abort_job(uuid)
-                case do.Resume():
-                    log.warning("guest left paused by libvirt; resuming it", vm=str(uuid))
-                    await self._hypervisor.resume(uuid)
-        except HypervisorError as error:
-            log.warning("guest not let run yet", vm=str(uuid), step=type(command).__name__, error=str(error))
 
     async def _look(self, *, again: bool) -> None:
         if again:
@@ -341,28 +350,11 @@ class DonorFinishGuard:
     async def _ask_for_it(self, *, again: bool) -> None:
         if again:
             await asyncio.sleep(self._tuning.post_copy_again_s)
-        if self._ask_for_post_copy is None:
-            return
-        try:
-            await self._ask_for_post_copy()
-        except PostCopyDenied as error:
-            log.info("post-copy denied", reason=str(error))
-            self._machine.tell(ev.PostCopyDenied())
-        except QuestionError as error:
-            log.warning("post-copy not granted yet; asking again", reason=str(error))
-            self._machine.tell(ev.PostCopyUnanswered())
-        else:
-            self._machine.tell(ev.PostCopyGranted())
+        if self._ask_for_post_copy is not None:
+            self._machine.tell(await ask_for_post_copy(self._ask_for_post_copy))
 
     async def _start_post_copy(self) -> None:
-        try:
-            await self._hypervisor.start_post_copy(self._agreement.vm_uuid)
-        except HypervisorError as error:
-            log.warning("post-copy not started", error=str(error))
-            self._machine.tell(ev.PostCopyFailed())
-        else:
-            log.info("post-copy started")
-            self._machine.tell(ev.PostCopyStarted())
+        self._machine.tell(await start_post_copy(self._hypervisor, self._agreement.vm_uuid))
 
     async def _want_post_copy_again(self) -> None:
         await asyncio.sleep(self._tuning.post_copy_again_s)

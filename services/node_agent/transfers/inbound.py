@@ -33,6 +33,7 @@ from services.node_agent.dedup.overlay_request import OVERLAYS
 from services.node_agent.dedup.seeding import SEED
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
+from services.node_agent.hypervisor.tpm_state import TPM_DIR
 from services.node_agent.lanes.core.errors import LaneClosedError, LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
@@ -49,10 +50,12 @@ from services.node_agent.transfers.cleanup import forget_directory, remove_creat
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.gate_proxy import GateProxy
 from services.node_agent.transfers.inbound_disks import InboundDisks
+from services.node_agent.transfers.inbound_state import claim_state
 from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
+from services.node_agent.transfers.read_only_disks import READ_ONLY
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.logs import get_logger
@@ -68,10 +71,11 @@ _STREAM_ERRORS = (SocketError, RpcError, LaneError, StreamError, QuestionError, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InboundTuning:
-    """Times and places of an inbound transfer. `image_dir` is where disks may lie; nothing is made elsewhere."""
+    """Times and places of an inbound transfer. `image_dir` is where disks may lie; none is made elsewhere."""
 
     libvirt_socket: Path
     image_dir: Path
+    tpm_dir: Path = TPM_DIR
     socket_within_s: float = 30.0
     start_within_s: float = 600.0
     ask_again_s: float = 0.5
@@ -128,6 +132,7 @@ class Inbound:
             await self._check_host()
             self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
+            await asyncio.to_thread(claim_state, self._agreement, self._journal, self._tuning.tpm_dir)
             await self._disks.create()
             self._journal.will_create(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)
@@ -235,13 +240,17 @@ class Inbound:
 
     async def _on_driver(self, stream: LaneStream) -> None:
         await self._disks.settle()
+        self._disks.check_read_only()
         agreement = self._agreement
+        copied = {disk.target: disk.virtual_size_bytes for disk in agreement.disks if not disk.read_only}
+        drives = describe(agreement.domain_xml).drives
         gate = RpcGate(
             Expected(
                 vm_uuid=agreement.vm_uuid,
                 vm_name=agreement.vm_name,
                 domain_xml=agreement.domain_xml,
-                disks={disk.target: disk.virtual_size_bytes for disk in agreement.disks},
+                disks=copied,
+                not_copied=frozenset(drive.target for drive in drives if drive.target not in copied),
                 memory_uri=self._sockets.memory_uri,
                 disks_uri=self._sockets.disk_uri,
                 overlays=self._disks.overlays,
@@ -268,9 +277,17 @@ class Inbound:
         await self._pump(Lane.URGENT, self._sockets.memory, stream)
 
     async def _on_disk(self, stream: LaneStream) -> None:
-        if stream.label in {SEED, EARLY}:
-            await (self._on_seed(stream) if stream.label == SEED else self._on_early(stream))
-            return
+        match stream.label:
+            case label if label == SEED:
+                await self._on_seed(stream)
+            case label if label == EARLY:
+                await self._on_early(stream)
+            case label if label == READ_ONLY:
+                await self._on_read_only(stream)
+            case _:
+                await self._on_nbd(stream)
+
+    async def _on_nbd(self, stream: LaneStream) -> None:
         self._disks.write_back()
         with self._logged(Lane.DISK, stream):
             socket = await NbdOpening.open(lambda: self._socket(self._sockets.disk))
@@ -282,6 +299,15 @@ class Inbound:
             await self._contents.receive_seed(stream)
         except LaneError as error:
             log.info("seeding stopped: lane lost", error=str(error))
+
+    async def _on_read_only(self, stream: LaneStream) -> None:
+        try:
+            await self._disks.receive_read_only(stream)
+        except LaneError as error:
+            log.info("read-only disks stopped: lane lost", error=str(error))
+        except (StreamError, CodecError, DiskImageError, OSError) as error:
+            self._guard.trouble("read_only_disk", str(error))
+            stream.reset(str(error))
 
     async def _on_early(self, stream: LaneStream) -> None:
         try:

@@ -1,5 +1,5 @@
 """The disks of a guest that arrives: made where the agreement says, laid on base images where both sides have them,
-written back to the host's disk while they fill.
+written back to the host's disk while they fill; read-only ones are filled before the migration.
 
 Nothing is overwritten and nothing lies outside of the image directory. The journal knows each disk before it is made.
 """
@@ -15,6 +15,7 @@ from services.node_agent.hypervisor import disk_images
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.state.journal import Kind, TransferJournal
 from services.node_agent.transfers.port_contents import InboundContents
+from services.node_agent.transfers.read_only_disks import ReadOnlyReceiver, of_reserved
 from services.node_agent.transfers.write_back import write_back
 from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
@@ -40,6 +41,7 @@ class InboundDisks:
         self._journal = journal
         self._contents = contents
         self._tasks = tasks
+        self._read_only = ReadOnlyReceiver(of_reserved(agreement.disks), contents.codecs.port, contents.codecs.arrivals)
         self._lock = asyncio.Lock()
         self._settled = False
         self._writing_back: asyncio.Task[None] | None = None
@@ -53,11 +55,26 @@ class InboundDisks:
             if Path(disk.path).exists():  # noqa: ASYNC240  # one stat call
                 raise disk_images.DiskImageError(disk.path, "exists already; it is not overwritten", code="disk_exists")
             self._journal.will_create(Kind.DISK, disk.path)
-            await disk_images.create(disk.path, disk.format, disk.virtual_size_bytes)
+            if disk.read_only:
+                await disk_images.create(disk.path, "raw", disk.file_bytes)  # filled byte for byte, whatever it is
+            else:
+                await disk_images.create(disk.path, disk.format, disk.virtual_size_bytes)
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._image_dir.resolve()):
             raise disk_images.DiskImageError(path, f"lies outside of {self._image_dir}", code="disk_outside")
+
+    async def receive_read_only(self, stream: LaneStream) -> None:
+        """Fill read-only disks. Raises as `ReadOnlyReceiver.receive`."""
+        await self._read_only.receive(stream)
+
+    def check_read_only(self) -> None:
+        """Raise `DiskImageError` while a read-only disk is not complete: the guest would find nothing in it."""
+        if self._read_only.missing:
+            disks = ", ".join(sorted(self._read_only.missing))
+            raise disk_images.DiskImageError(
+                f"of {disks}", "has not come, and the migration begins", code="read_only_disk"
+            )
 
     async def answer_overlays(self, stream: LaneStream) -> None:
         """Answer the donor's question for overlays, and make them. Raises QuestionError, `DiskImageError`."""
@@ -72,7 +89,8 @@ class InboundDisks:
         """Lay the images on the catalogue's, all or none. Raises `DiskImageError` where some are and some are not."""
         if self._agreement.limits.overlays == "never":
             return False
-        paths = {disk.target: disk.path for disk in self._agreement.disks if disk.format == "qcow2"}
+        layered = (disk for disk in self._agreement.disks if disk.format == "qcow2" and not disk.read_only)
+        paths = {disk.target: disk.path for disk in layered}
         if not wanted.bases.keys() <= paths.keys():
             return False
         bases = await self._contents.bases(wanted)
@@ -97,5 +115,5 @@ class InboundDisks:
     def write_back(self) -> None:
         """The disks begin to fill: write them to the host's disk from now on; idempotent."""
         if self._writing_back is None:
-            images = [Path(disk.path) for disk in self._agreement.disks]
+            images = [Path(disk.path) for disk in self._agreement.disks if not disk.read_only]
             self._writing_back = self._tasks.spawn(write_back(images), name="write images back")

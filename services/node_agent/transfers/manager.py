@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import Direction, NodeMetrics
 from services.node_agent.settings import NodeSection
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
-from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.transfers.active import ActiveTransfer
 from services.node_agent.transfers.cleanup import remove_created
 from services.node_agent.transfers.ended_transfers import EndedTransfers
 from services.node_agent.transfers.errors import TransferError
@@ -51,6 +50,7 @@ from shared.messages.porting import (
     SwitchoverState,
     TransferFailed,
 )
+from shared.messages.switchover import QueryCopy
 from shared.tasks import Tasks
 
 log = get_logger(__name__)
@@ -66,34 +66,6 @@ FAILED_FLUSH_S = 1.0
 
 _BEFORE_FINISH = {Phase.PREPARING, Phase.OPEN, Phase.TRANSFERRING, Phase.SWITCHOVER_ASKED}
 _DIRECTIONS = {Side.OUTBOUND: Direction.OUTBOUND, Side.INBOUND: Direction.INBOUND}
-
-
-@dataclass(slots=True)
-class ActiveTransfer:
-    """A transfer that has a task. `cancel` obeys the broker; `stop` ends only what may end without the broker."""
-
-    journal: TransferJournal
-    broker: BrokerClient
-    reporter: OutboundReports
-    cancel: Callable[[], None] | None = None
-    stop: Callable[[], None] | None = None
-    aborting: bool = False
-    opened: bool = False
-    arrived: bool = False
-    provisioned: bool = False
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def abort(self) -> None:
-        """Stop it, now or as soon as it can be stopped."""
-        self.aborting = True
-        if self.cancel is not None:
-            self.cancel()
-
-    def cancel_with(self, cancel: Callable[[], None]) -> None:
-        """From now on it can be stopped so; an abort that came earlier is carried out now."""
-        self.cancel = cancel
-        if self.aborting:
-            cancel()
 
 
 Perform = Callable[[ActiveTransfer], Coroutine[Any, Any, PortMessage]]
@@ -189,6 +161,10 @@ class Transfers:
     def abort(self, command: AbortTransfer) -> None:
         """Stop a transfer and answer when it is cleaned up; answers also where there is no active one."""
         active = self._active.get(command.port_id)
+        record = active.journal.record if active is not None else self._journal.get(command.port_id, command.side)
+        if record is not None and record.is_outdated(command.epoch):
+            log.error("abort not believed: its ledger is older", epoch=command.epoch, known=record.heard_epoch)
+            return
         if active is not None:
             active.abort()
         self._tasks.spawn(self._confirm_abort(command, active), name=f"abort {command.port_id}")
@@ -197,6 +173,13 @@ class Transfers:
         if active is not None:
             await active.over.wait()
         await self._ended.confirm_abort(command)
+
+    def copy_asked(self, question: QueryCopy) -> None:
+        """The broker asks whether the guest was let go here."""
+        if (active := self._active.get(question.port_id)) is not None and active.copy_asked is not None:
+            active.copy_asked()
+        else:
+            self._tasks.spawn(self._ended.answer_copy(question), name=f"copy of {question.port_id}")
 
     def answered(
         self,
@@ -331,7 +314,7 @@ class Transfers:
         active.cancel_with(outbound.cancel)
         active.stop = outbound.stop
         try:
-            with LaneMetrics(lanes, self._metrics).counting():
+            with LaneMetrics(lanes, self._metrics).counting(), active.answering(outbound.copy_asked):
                 result = await outbound.run()
         except TransferError:
             await lanes.close(flush_s=FAILED_FLUSH_S)
@@ -384,11 +367,12 @@ class Transfers:
         recovery = Recovery(active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt)
         active.cancel_with(recovery.abort)
         active.stop = None
-        return await recovery.run()
+        with active.answering(recovery.copy_asked):
+            return await recovery.run()
 
 
 def _end_phase(record: PortRecord, message: PortMessage) -> Phase:
-    if not isinstance(message, TransferFailed):
+    if not isinstance(message, TransferFailed) or message.may_have_run:
         return Phase.DONE
     return Phase.KEPT if record.phase is Phase.KEPT else Phase.FAILED
 

@@ -52,11 +52,11 @@ from services.node_agent.switchover.post_copy_request import ask_for_switchover
 from services.node_agent.switchover.readiness import BrokerReadiness, SwitchoverReadiness
 from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.cleanup import forget_directory
-from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.errors import ReadOnlyDiskError, TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning, declaring
 from services.node_agent.transfers.migration_watch import MigrationWatch
 from services.node_agent.transfers.outbound_connections import OutboundConnections
-from services.node_agent.transfers.outbound_preparation import OutboundPreparation
+from services.node_agent.transfers.outbound_preparation import OutboundPreparation, read_only_files
 from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets, SocketError
@@ -71,7 +71,7 @@ from shared.topology import Lane
 
 log = get_logger(__name__)
 
-
+_FAILURES = (HypervisorError, SocketError, LaneError, DomainXmlError, ReadOnlyDiskError, TimeoutError, OSError)
 FIRST_DOWNTIME_MS = 50
 """Before the ladder has seen figures: an idle guest's downtime, where QEMU's default is 300."""
 LAST_BYTES_S = 5.0
@@ -159,11 +159,12 @@ class Outbound:
             in_doubt=reporter.in_doubt,
             ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
+            remember_epoch=journal.remember_epoch,
             clock=clock,
         )
+        self.copy_asked = self._guard.copy_asked
         self._readiness = SwitchoverReadiness(broker.readiness, lanes.control, clock=clock)
         self._preparation = self._make_preparation(now, broker.readiness)
-
         self._connections = OutboundConnections(
             agreement,
             lanes=lanes,
@@ -184,6 +185,7 @@ class Outbound:
             trouble=self._note_trouble,
             tasks=self._tasks,
             ready_within_s=self._tuning.ready_within_s,
+            progress_every_s=self._tuning.progress_every_s,
             seeding_every_s=self._tuning.seeding_every_s,
             clock=self._clock,
             now=now,
@@ -209,7 +211,7 @@ class Outbound:
             plan = await self._prepare()
             await self._migrate(plan)
             return await self._result()
-        except (HypervisorError, SocketError, LaneError, DomainXmlError, TimeoutError, OSError) as error:
+        except _FAILURES as error:
             raise await self._failure(error) from error
         except asyncio.CancelledError:
             # This process ends; the next one recovers. Nothing is waited for, and libvirtd hears it by its sockets.
@@ -232,19 +234,15 @@ class Outbound:
         vm = await self._preparation.check_vm()
         self._contents.scan_ahead(Path(file) for file in vm.files)
         self._outage.open(vm.domain)
-        self._journal.remember_vm(vm.files)
+        self._journal.remember_vm(vm.files, vm.state_folders, read_only=tuple(read_only_files(vm).values()))
         self._guard.guest_runs()
         self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
         self._sockets.make_directory()
         await self._connections.listen(self._sockets)
         await self._preparation.negotiate_overlays(vm)
         self._preparation.exchange_contents(vm)
-        disks = vm.description.disks
-        overlays = self._preparation.overlays
-        self._meter = ProgressMeter(
-            disk_bytes=sum(disk.allocated_bytes + (0 if overlays else disk.beneath_bytes) for disk in disks),
-            memory_bytes=vm.description.memory_bytes,
-        )
+        self._meter = self._preparation.meter(vm)
+        await self._preparation.send_read_only(vm, self._meter)
         self._journal.enter(Phase.TRANSFERRING)
         await self._start_fence.hold_autostart(is_on=vm.description.autostart)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()
@@ -256,8 +254,8 @@ class Outbound:
             memory_uri=self._sockets.memory_uri,
             disks_uri=self._sockets.disk_uri,
             domain_xml=agreement.domain_xml,
-            disks=tuple(disk.target for disk in agreement.disks),
-            overlays=overlays,
+            disks=tuple(disk.target for disk in agreement.disks if not disk.read_only),
+            overlays=self._preparation.overlays,
             switchover_bandwidth_bytes_per_s=PLANNED_BYTES_PER_S if self._plans_bytes else None,
             auto_converge=self._tuning.auto_converge,
             post_copy_allowed=agreement.limits.post_copy != "never",
@@ -297,7 +295,7 @@ class Outbound:
         end = await self._guard.migration_ended(None if error is None else str(error))
         if not end.left:
             raise error or HypervisorError(
-                "migrate", "libvirt says that the guest has left, and the broker that it has not"
+                "migrate", "libvirt says that the guest has left, the broker that it has not"
             )
 
     async def _call_migrate(self, plan: MigrationPlan) -> HypervisorError | None:
@@ -381,7 +379,7 @@ class Outbound:
             hypervisor_downtime_ms=completed.downtime_ms if completed else None,
             total_ms=round(1000 * (now_s - self._began_s)),
             memory_bytes=self._lanes.raw_bytes(Lane.MEMORY) + self._lanes.raw_bytes(Lane.URGENT),
-            disk_bytes=self._lanes.raw_bytes(Lane.DISK),
+            disk_bytes=self._lanes.raw_bytes(Lane.DISK) + self._meter.sent_ahead_bytes,
             wire_bytes=self._lanes.wire_bytes(),
             seeded_bytes=self._preparation.seeded_bytes,
             post_copy=self._guard.post_copy,

@@ -1,5 +1,5 @@
 """Everything an outbound transfer does before libvirt migrates: checks the VM, seeds until the window opens, agrees on
-overlays and exchanges known contents with the recipient.
+overlays, exchanges known contents with the recipient and sends read-only disks.
 
 The guest and libvirt know nothing of this, so there is nothing to undo. Starts no migration.
 """
@@ -14,15 +14,18 @@ from typing import Any
 
 from services.node_agent.dedup.overlay_request import ask_for_overlays
 from services.node_agent.dedup.seeding import Seeding, SeedSource
+from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, MigrationAborted
 from services.node_agent.hypervisor.ram_layout import ram_ranges
-from services.node_agent.lanes.core.errors import LaneError, StreamError
+from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
 from services.node_agent.switchover.readiness import BrokerReadiness
+from services.node_agent.transfers.errors import ReadOnlyDiskError
 from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
-from services.node_agent.transfers.progress import SeedingMeter
+from services.node_agent.transfers.progress import ProgressMeter, SeedingMeter
+from services.node_agent.transfers.read_only_disks import ReadOnlyImage, send_read_only
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain import describe, guest_abi_differences
+from shared.domain import describe, ejected_targets, guest_abi_differences
 from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
@@ -53,6 +56,7 @@ class OutboundPreparation:
         trouble: Callable[[str, str], None],
         tasks: Tasks,
         ready_within_s: float,
+        progress_every_s: float,
         seeding_every_s: float,
         clock: Callable[[], float],
         now: Callable[[], datetime],
@@ -70,6 +74,7 @@ class OutboundPreparation:
         self._note_trouble = trouble
         self._tasks = tasks
         self._ready_within_s = ready_within_s
+        self._progress_every_s = progress_every_s
         self._seeding_every_s = seeding_every_s
         self._clock = clock
         self._now = now if readiness is None else readiness.brokers_now
@@ -81,6 +86,7 @@ class OutboundPreparation:
         self.overlays = False
         """Whether only the disks' top layers are copied; settled by `negotiate_overlays`."""
         self.seeded_bytes = 0
+        self._read_only_sent = asyncio.Event()
 
     # ---- seeding ----
 
@@ -112,7 +118,7 @@ class OutboundPreparation:
         await self._started()
         source = SeedSource(
             vm_uuid=self._agreement.vm_uuid,
-            disks=[Path(file) for file in vm.files],
+            disks=[Path(file) for file in (*vm.files, *read_only_files(vm).values())],
             disk_bytes=sum(disk.allocated_bytes for disk in vm.description.disks),
             ram=ram_ranges(vm.domain),
         )
@@ -155,7 +161,18 @@ class OutboundPreparation:
             raise HypervisorError("check the VM", "; ".join(against))
         if differences := guest_abi_differences(vm.domain, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
+        self._check_media(vm)
         return vm
+
+    def _check_media(self, vm: LiveVm) -> None:
+        """The guest would find another medium in a drive than it left there, or none."""
+        agreed = {disk.target for disk in self._agreement.disks if disk.read_only}
+        here = read_only_files(vm).keys() - ejected_targets(vm.description, self._agreement.limits.eject)
+        if agreed != here:
+            detail = f"{', '.join(sorted(here)) or 'none'}, agreed: {', '.join(sorted(agreed)) or 'none'}"
+            raise HypervisorError(
+                "check the VM", f"its media and read-only disks changed since the agreement: {detail}"
+            )
 
     # ---- overlays ----
 
@@ -177,6 +194,55 @@ class OutboundPreparation:
         self.overlays = wanted is not None and await ask_for_overlays(self._lanes.control, wanted)
         log.info("overlays negotiated", overlays=self.overlays, disks=sorted(vm.layers))
 
+    # ---- read-only disks ----
+
+    def meter(self, vm: LiveVm) -> ProgressMeter:
+        """For what is to be moved, when the overlays are settled."""
+        return ProgressMeter(
+            disk_bytes=sum(
+                disk.allocated_bytes + (0 if self.overlays else disk.beneath_bytes)
+                for disk in vm.description.disks
+                if not disk.read_only
+            ),
+            memory_bytes=vm.description.memory_bytes,
+            ahead_bytes=sum(disk.file_bytes for disk in self._agreement.disks),
+        )
+
+    async def send_read_only(self, vm: LiveVm, meter: ProgressMeter) -> None:
+        """Send what QEMU will not; return when the recipient has it on its disk. Progress is reported by `meter`.
+
+        Raises `ReadOnlyDiskError`, and as `seed_until_window`.
+        """
+        files = read_only_files(vm)
+        images = [
+            ReadOnlyImage(disk.target, files[disk.target], disk.file_bytes)
+            for disk in self._agreement.disks
+            if disk.read_only
+        ]
+        if not images:
+            return
+        await self._started()
+        try:
+            await self._unless_cancelled(self._send_read_only(images, meter))
+        except (DiskImageError, QuestionError, StreamError) as error:
+            raise ReadOnlyDiskError(str(error)) from error
+        if read_only_files(await self._hypervisor.describe(self._agreement.vm_uuid)) != files:
+            raise HypervisorError("check the VM", "its media changed while the port was prepared")
+
+    async def _send_read_only(self, images: list[ReadOnlyImage], meter: ProgressMeter) -> None:
+        await self.contents_known.wait()
+        reporting = self._tasks.spawn(self._report_read_only(meter), name="progress of read-only disks")
+        try:
+            await send_read_only(self._lanes.disk, self._contents.codecs.port, images, meter.sent_ahead)
+        finally:
+            reporting.cancel()
+        self._read_only_sent.set()
+
+    async def _report_read_only(self, meter: ProgressMeter) -> None:
+        while True:
+            await asyncio.sleep(self._progress_every_s)
+            await self._reporter.progressed(meter.ahead(now_s=self._clock()), wire_bytes=self._lanes.wire_bytes())
+
     # ---- known contents ----
 
     def exchange_contents(self, vm: LiveVm) -> None:
@@ -188,7 +254,7 @@ class OutboundPreparation:
 
     async def _exchange_contents(self, vm: LiveVm) -> None:
         beneath = {layer.path: None for layers in vm.layers.values() for layer in layers if layer.path is not None}
-        copied = vm.files if self.overlays else (*vm.files, *beneath)
+        copied = (*vm.files, *read_only_files(vm).values(), *(() if self.overlays else beneath))
         try:
             await self._contents.learn(self._lanes.control, [Path(file) for file in copied])
         except LaneError as error:
@@ -199,7 +265,11 @@ class OutboundPreparation:
         await self._contents.serve_refetches()
 
     async def _send_early(self, vm: LiveVm) -> None:
-        """Use the link until the disks' own bytes flow; before that only NBD's greetings cross."""
+        """Use the link until the disks' own bytes flow; before that only NBD's greetings cross. What the migration
+        waits for goes first.
+        """
+        if any(disk.read_only for disk in self._agreement.disks):
+            await self._read_only_sent.wait()
         disks = describe(vm.domain).disks
         images = [Path(disk.source) for disk in disks if disk.format == "raw" and not disk.read_only]
         try:
@@ -211,3 +281,8 @@ class OutboundPreparation:
 
     def _disks_flow(self) -> bool:
         return self._lanes.raw_bytes_by_direction(Lane.DISK)[0] > GREETING_BYTES
+
+
+def read_only_files(vm: LiveVm) -> dict[str, str]:
+    """By target, the files of read-only disks and inserted media."""
+    return {disk.target: disk.source for disk in describe(vm.domain).disks if disk.read_only}

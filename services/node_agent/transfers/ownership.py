@@ -9,8 +9,12 @@ from typing import Generic, TypeVar
 from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
+from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.state.journal import Phase
+from services.node_agent.switchover.post_copy_request import PostCopyDenied
 from services.node_agent.transfers.machine import Donor, Guest, Recipient, step
+from services.node_agent.transfers.machine import commands as do
+from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.machine.commands import Command
 from services.node_agent.transfers.machine.events import Event, FreezeFailed, Frozen, LibvirtSaid, Stored, StoreFailed
 from shared.logs import get_logger
@@ -95,6 +99,47 @@ async def freeze_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> Frozen | Freeze
         return FreezeFailed(str(error))
     log.info("guest frozen for the switchover", fence=fenced)
     return Frozen(fenced)
+
+
+async def let_run(hypervisor: Hypervisor, vm_uuid: UUID, command: do.Thaw | do.AbortJob | do.Resume) -> None:
+    """Carry out one of these; what fails is tried again when the guest is looked at."""
+    try:
+        match command:
+            case do.Thaw():
+                await hypervisor.thaw(vm_uuid)
+            case do.AbortJob():
+                await hypervisor.abort_job(vm_uuid)
+            case do.Resume():
+                log.warning("guest left paused by libvirt; resuming it", vm=str(vm_uuid))
+                await hypervisor.resume(vm_uuid)
+    except HypervisorError as error:
+        log.warning("guest not let run yet", vm=str(vm_uuid), step=type(command).__name__, error=str(error))
+
+
+async def ask_for_post_copy(
+    ask: Callable[[], Awaitable[None]],
+) -> ev.PostCopyGranted | ev.PostCopyDenied | ev.PostCopyUnanswered:
+    """Carry out `AskForPostCopy`. `ask` raises `QuestionError`."""
+    try:
+        await ask()
+    except PostCopyDenied as error:
+        log.info("post-copy denied", reason=str(error))
+        return ev.PostCopyDenied()
+    except QuestionError as error:
+        log.warning("post-copy not granted yet; asking again", reason=str(error))
+        return ev.PostCopyUnanswered()
+    return ev.PostCopyGranted()
+
+
+async def start_post_copy(hypervisor: Hypervisor, vm_uuid: UUID) -> ev.PostCopyStarted | ev.PostCopyFailed:
+    """Carry out `StartPostCopy`."""
+    try:
+        await hypervisor.start_post_copy(vm_uuid)
+    except HypervisorError as error:
+        log.warning("post-copy not started", error=str(error))
+        return ev.PostCopyFailed()
+    log.info("post-copy started")
+    return ev.PostCopyStarted()
 
 
 async def clear_copy(hypervisor: Hypervisor, vm_uuid: UUID, *, again_s: float) -> None:

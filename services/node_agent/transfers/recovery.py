@@ -7,7 +7,8 @@ The sockets and lanes of the former process are gone, so no transfer goes on. Wh
   recovery ends when the guest is seen running;
 * outbound, Finish passed or post-copy wanted: the guest is fenced here until the ledger says where it runs;
 * inbound, Finish not passed: libvirtd destroyed the incomplete domain, or is about to;
-* inbound, Finish passed: the guest runs here, or ran, or its start failed with the connection: nothing is removed.
+* inbound, Finish passed: the guest runs here, or ran, or its start failed with the connection: nothing is removed. If
+  the host was restarted, too, nobody knows whether it ran: it counts as arrived and gone.
 
 What follows from each is in `machine.table`.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from services.node_agent.hypervisor.interface import Hypervisor
+from services.node_agent.state.boot import boot_id
 from services.node_agent.state.journal import TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.start_fence import StartFence
@@ -45,6 +47,7 @@ class Recovery:
         broker: BrokerClient,
         in_doubt: Callable[[str], Awaitable[None]],
         look_again_s: float = 0.5,
+        boot_id: Callable[[], str] = boot_id,
     ) -> None:
         self._journal = journal
         self._hypervisor = hypervisor
@@ -58,6 +61,8 @@ class Recovery:
             was_running=journal.record.was_running,
             in_doubt=in_doubt,
             tuning=GuardTuning(look_again_s=look_again_s),
+            heard_epoch=journal.record.heard_epoch,
+            remember_epoch=journal.remember_epoch,
         )
         self._arriving = ArrivalGuard(
             journal,
@@ -65,7 +70,9 @@ class Recovery:
             broker=broker,
             remove=lambda: remove_created(journal, hypervisor),
             look_again_s=look_again_s,
+            boot_id=boot_id,
         )
+        self.copy_asked = self._leaving.copy_asked if journal.record.side is Side.OUTBOUND else None
 
     def abort(self) -> None:
         """The broker's AbortTransfer."""
@@ -102,4 +109,6 @@ class Recovery:
         if outcome.arrival is Arrival.ARRIVED:
             await remove_left(self._journal, self._hypervisor)
             return InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)
+        if outcome.arrival is Arrival.MAY_HAVE_RUN:
+            await remove_left(self._journal, self._hypervisor)
         raise outcome.error()

@@ -36,7 +36,12 @@ log = get_logger(__name__)
 def failure_message(port_id: UUID, side: Side, error: TransferError) -> TransferFailed:
     """Put a transfer's error into the message that the provider's agent and the broker understand."""
     return TransferFailed(
-        port_id=port_id, side=side, code=error.code, detail=error.detail, guest_running=error.guest_running
+        port_id=port_id,
+        side=side,
+        code=error.code,
+        detail=error.detail,
+        guest_running=error.guest_running,
+        may_have_run=error.may_have_run,
     )
 
 

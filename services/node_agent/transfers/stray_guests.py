@@ -93,6 +93,13 @@ class StrayGuests:
             stray.broker.deliver(answer)
         return stray is not None
 
+    def copy_asked(self, port_id: UUID) -> bool:
+        """The broker asks whether the guest of this port was let go here; False where nobody can answer."""
+        stray = self._strays.get(port_id)
+        if stray is not None:
+            stray.guard.copy_asked()
+        return stray is not None
+
     async def abort(self, port_id: UUID) -> bool:
         """The broker's AbortTransfer for a port without a record: return whether its guest runs here, by looking.
 

@@ -22,6 +22,7 @@ from services.donor_agent.approval import (
 )
 from services.donor_agent.policy import Account, Invoice, OwnedVmRule, Policy
 from services.donor_agent.testing import DESCRIPTION, NOW, PORT, SUMMARY, VM, XML, make_agreement, make_identity
+from shared.messages.service_change import PortLimits
 from shared.messages.vm import VmState
 
 
@@ -219,12 +220,30 @@ def test_each_blocker_is_a_refusal() -> None:
     assert [refusal.evidence for refusal in live_refusals(blocked, vm_uuid=VM)] == ["one", "two"]
 
 
+MEDIUM_BYTES = 700_000
 APPROVED = Approved(PORT, "acme", VM, "alpha", make_identity())
 
 
 def test_an_equal_agreement_is_carried_out() -> None:
     """Host-side parts of the XML may differ, nothing else."""
     assert agreement_refusals(APPROVED, make_agreement()) == ()
+
+
+def test_a_medium_is_part_of_the_agreement_unless_it_stays_behind() -> None:
+    """With the size of its file; an ejected one is no disk of the agreement."""
+    agreed = make_agreement()
+    vda = APPROVED.identity.vm.disks[0]
+    medium = vda.model_copy(update={"target": "sda", "device": "cdrom", "read_only": True, "file_bytes": MEDIUM_BYTES})
+    vm = APPROVED.identity.vm.model_copy(update={"disks": (vda, medium)})
+    approved = replace(APPROVED, identity=APPROVED.identity.model_copy(update={"vm": vm}))
+    there = agreed.disks[0].model_copy(update={"target": "sda", "read_only": True, "file_bytes": MEDIUM_BYTES})
+
+    assert agreement_refusals(approved, agreed.model_copy(update={"disks": (*agreed.disks, there)})) == ()
+    assert codes(agreement_refusals(approved, agreed)) == ["agreement_differs"]
+    shorter = there.model_copy(update={"file_bytes": 1})
+    assert agreement_refusals(approved, agreed.model_copy(update={"disks": (*agreed.disks, shorter)}))
+    ejected = agreed.model_copy(update={"limits": PortLimits(eject=("sda",))})
+    assert agreement_refusals(approved, ejected) == ()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from services.node_agent.hypervisor.disk_images import DiskImageError
-from services.node_agent.quarantine import QuarantinePlan, erase, move_away, plan_quarantine
+from services.node_agent.quarantine import QuarantinePlan, erase, erase_folders, move_away, plan_quarantine
 
 PORT = uuid4()
 
@@ -78,3 +78,45 @@ def test_free_images_are_erased_before_it_fails(disk: Path) -> None:
     assert (disk.read_bytes(), second.exists()) == (b"data", False)
     assert erase([str(disk), str(second)], {}) == 4
     assert erase([str(disk)], {}) == 0
+
+
+def test_what_the_vm_could_only_read_is_left_and_told(disk: Path) -> None:
+    """A medium is of the provider's library: neither renamed nor erased, whatever else names it."""
+    iso = disk.with_name("tools.iso")
+    iso.write_bytes(b"CD001")
+    link = disk.with_name("link.iso")
+    link.symlink_to(iso)
+    plan = plan_quarantine([str(disk), str(link)], PORT, {}, read_only=[str(iso), str(disk.with_name("gone.iso"))])
+    move_away(plan)
+    assert [moved for moved, _ in plan.moves] == [str(disk)]
+    assert plan.left == (f"{iso} stays where it is: the VM could only read it",)
+    assert iso.read_bytes() == b"CD001"
+
+
+def test_a_folder_of_state_is_moved_and_erased_whole(tmp_path: Path) -> None:
+    """A second call finds it done; nothing of it is left, and its bytes are counted."""
+    folder = tmp_path / "tpm"
+    (folder / "tpm2").mkdir(parents=True)
+    (folder / "tpm2" / "permall").write_bytes(b"sealed")
+    (folder / "tpm2" / "link").symlink_to(tmp_path)
+    plan = plan_quarantine([], PORT, {}, [str(folder)])
+    move_away(plan)
+    move_away(plan)
+    (kept,) = plan.kept_folders
+    assert not folder.exists()
+    assert Path(kept).stat().st_mode & 0o777 == 0o700
+    assert (Path(kept) / "tpm2" / "permall").read_bytes() == b"sealed"
+    assert erase_folders(plan.kept_folders) > 0
+    assert erase_folders(plan.kept_folders) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_vm_that_came_back_is_left(tmp_path: Path) -> None:
+    """A command that comes late finds its own folder in quarantine."""
+    folder = tmp_path / "tpm"
+    folder.mkdir()
+    plan = plan_quarantine([], PORT, {}, [str(folder)])
+    move_away(plan)
+    folder.mkdir()
+    move_away(plan)
+    assert folder.exists()

@@ -53,11 +53,12 @@ class Host:
             metrics=NodeMetrics(self.registry),
         )
 
-    def guest_left(self, *more_disks: Path, phase: Phase = Phase.DONE) -> None:
+    def guest_left(self, *more_disks: Path, phase: Phase = Phase.DONE, folders: tuple[str, ...] = ()) -> None:
         """The port has succeeded: the VM is shut off here, and given away."""
         self.hypervisor.vms[VM].state = VmState.SHUT_OFF
         disks = (str(self.disk), *map(str, more_disks))
-        self.journal.store(PortRecord(side=Side.OUTBOUND, agreement=self.agreement, phase=phase, disks=disks))
+        record = PortRecord(side=Side.OUTBOUND, agreement=self.agreement, phase=phase, disks=disks)
+        self.journal.store(record.model_copy(update={"state_folders": folders}))
         self.journal.given_away.store(GivenAwayVm.by(self.agreement, since="2026-01-01T00:00:00+00:00", reason="x"))
 
     def guest_arrived(self, phase: Phase = Phase.DONE) -> ProvisionVm:
@@ -167,6 +168,14 @@ async def test_a_running_vm_is_not_disconnected(host: Host) -> None:
     assert host.disk.exists()
 
 
+async def test_a_vm_on_its_way_to_its_end_is_not_disconnected(host: Host) -> None:
+    """It may still write; it is asked again."""
+    host.hypervisor.vms[VM].state = VmState.OTHER
+    answer = await host.disconnect()
+    assert isinstance(answer, CompletionFailed)
+    assert host.disk.exists()
+
+
 async def test_erasing_removes_the_disks_once(host: Host) -> None:
     """Asked again, also by one who lost the first answer, it says the same."""
     host.guest_left()
@@ -177,6 +186,25 @@ async def test_erasing_removes_the_disks_once(host: Host) -> None:
     assert first == second
     assert host.journal.quarantined_disks(VM) == []
     assert not list(host.disk.parent.glob("*.quarantine"))
+
+
+async def test_the_state_of_a_tpm_goes_the_way_of_the_disks(host: Host) -> None:
+    """Into quarantine, told, and erased; it is no source of blocks for a VM that comes back."""
+    folder = host.disk.parent / "swtpm" / str(VM)
+    folder.mkdir(parents=True)
+    (folder / "permall").write_bytes(b"sealed")
+    host.guest_left(folders=(str(folder),))
+    first, second = await host.disconnect(), await host.disconnect()
+    assert isinstance(first, VmDisconnected)
+    assert first == second
+    disk, kept = kept_disks(first)
+    assert (kept / "permall").read_bytes() == b"sealed"
+    assert not folder.exists()
+    assert host.journal.quarantined_disks(VM) == [disk]
+    erased = await host.commands.erase(host.port_id)
+    assert isinstance(erased, DisksErased)
+    assert erased == await host.commands.erase(host.port_id)
+    assert list(folder.parent.iterdir()) == []
 
 
 async def test_a_disk_that_cannot_be_erased_stays_recorded(host: Host) -> None:
@@ -266,9 +294,12 @@ async def test_a_copy_without_proof_is_not_destroyed(host: Host, state: VmState)
     assert (vm.state, host.disk.exists(), host.second_copies()) == (state, True, 0)
 
 
-async def test_a_vm_that_ended_before_it_was_defined_is_defined_as_agreed(host: Host) -> None:
-    """Its owner switched it off, QEMU crashed, or the host was restarted: libvirt has nothing of it any more."""
-    command = host.guest_arrived()
+@pytest.mark.parametrize("phase", [Phase.DONE, Phase.KEPT])
+async def test_a_vm_that_ended_before_it_was_defined_is_defined_as_agreed(host: Host, phase: Phase) -> None:
+    """Its owner switched it off, QEMU crashed, or the host was restarted: libvirt has nothing of it any more. KEPT: it
+    was not seen here, and the broker says that it is this provider's all the same.
+    """
+    command = host.guest_arrived(phase)
     await host.hypervisor.destroy(VM)
     assert VM not in host.hypervisor.vms
     first, second = await host.commands.provision(command), await host.commands.provision(command)

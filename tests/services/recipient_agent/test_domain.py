@@ -13,7 +13,7 @@ from services.recipient_agent.firmware_choice import ChosenFirmware
 from services.recipient_agent.network_map import NetworkMap, place_cards
 from services.recipient_agent.places import HostChoice, file_stem
 from services.recipient_agent.testing import MAC, XML, make_identity, make_places, make_platform, make_vm
-from shared.domain import describe, guest_abi_differences
+from shared.domain import describe, guest_abi_differences, without_media
 from shared.messages.base import Refusal
 from shared.messages.vm import CpuFacts, FirmwareFacts, FirmwareInterface, IdentityBundle
 
@@ -244,6 +244,36 @@ def test_an_empty_drive_stays_empty() -> None:
 
     assert [disk.target for disk in result.disks] == ["vda"]
     assert [drive.empty for drive in describe(result.domain_xml).drives] == [False, True]
+
+
+MEDIUM = (
+    "<disk type='file' device='cdrom'><source file='/library/tools.iso' startupPolicy='optional'/>"
+    "<target dev='sda' bus='sata'/><readonly/></disk>"
+)
+
+
+def test_a_medium_gets_a_file_of_its_own_here() -> None:
+    """Read-only, of the size of its file; nothing of the donor's library is named."""
+    result = prepared(make_identity(with_device(MEDIUM)))
+
+    medium = result.disks[1]
+    assert (medium.target, medium.read_only, medium.file_bytes) == ("sda", True, 1 << 30)
+    assert medium.path == f"/images/web-1-{PORT}-sda.raw"
+    assert not result.disks[0].read_only
+    assert [drive.source for drive in describe(result.domain_xml).drives] == [disk.path for disk in result.disks]
+    assert "library" not in result.domain_xml
+    assert "startupPolicy" not in result.domain_xml
+
+
+def test_a_medium_that_stays_behind_leaves_an_empty_drive() -> None:
+    """The guest sees the same drive, and no file is made."""
+    identity = make_identity(with_device(MEDIUM))
+    vm = without_media(identity.vm, ("all",))
+    result = prepared(identity.model_copy(update={"vm": vm}))
+
+    assert [disk.target for disk in result.disks] == ["vda"]
+    assert [drive.empty for drive in describe(result.domain_xml).drives] == [False, True]
+    assert guest_abi_differences(with_device(MEDIUM), result.domain_xml) == []
 
 
 def test_words_for_people_may_look_like_paths() -> None:

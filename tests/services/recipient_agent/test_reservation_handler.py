@@ -31,7 +31,7 @@ from shared.messages.porting import (
     TransferFailed,
     VmProvisioned,
 )
-from shared.messages.service_change import PortCancelled, PortFailed, PortPhase
+from shared.messages.service_change import PortCancelled, PortFailed, PortLimits, PortPhase
 from shared.parties import BROKER
 from tests.support.recipient_world import NODE, OTHER, PORT, PROVISION, World, arrived
 
@@ -210,3 +210,23 @@ async def test_the_vm_becomes_what_the_quote_said(running: World) -> None:
     (refused,) = running.heard(BROKER, ReservationRefused)
     assert [refusal.code for refusal in refused.refusals] == ["quote_outdated"]
     assert "bridge br-donor becomes bridge vmbr9" in refused.refusals[0].evidence
+
+
+MEDIUM = (
+    "<disk type='file' device='cdrom'><source file='/library/tools.iso'/>"
+    "<target dev='sda' bus='sata'/><readonly/></disk></devices>"
+)
+
+
+@pytest.mark.parametrize(("eject", "disks"), [((), ["vda", "sda"]), (("sda",), ["vda"])])
+async def test_a_medium_has_room_reserved_unless_it_stays_behind(
+    running: World, eject: tuple[str, ...], disks: list[str]
+) -> None:
+    """What the tenant ejects is no disk here."""
+    identity = make_identity(XML.replace("</devices>", MEDIUM))
+    await running.beat()
+    await running.quote(eject=eject, **dict(identity.vm))
+    await running.reserve(identity=identity, limits=PortLimits(eject=eject))
+
+    (reserved,) = running.heard(BROKER, Reserved)
+    assert [disk.target for disk in reserved.disks] == disks

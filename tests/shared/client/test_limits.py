@@ -33,6 +33,7 @@ def test_every_option_reaches_the_request() -> None:
         seed=True,
         seed_bandwidth="8mbit",
         overlays=OverlaysChoice.NEVER,
+        eject=["sda", "all", "sda"],
         require=[Part.FILTER, Part.PINNING, Part.FILTER],
         now=NOW,
     )
@@ -48,6 +49,7 @@ def test_every_option_reaches_the_request() -> None:
         seed=True,
         seed_bandwidth_bytes_per_s=1_000_000,
         overlays="never",
+        eject=("sda", "all"),
         require=(Part.FILTER, Part.PINNING),
     )
 
@@ -79,6 +81,7 @@ def test_the_wrong_option_is_named(options: dict[str, Any], begins: str) -> None
         ({"window": "now/+1h", "deadline": "+2h"}, "--window has an end already"),
         ({"deadline": "2001-01-01T00:00Z"}, "--deadline 2001-01-01T00:00Z: the end must be later"),
         ({"window": "+2h", "deadline": "+1h"}, "--deadline +1h: the end must be later"),
+        ({"eject": ["sda"] * 65}, "--eject may be given 64 times at most"),
     ],
 )
 def test_options_that_do_not_fit_together(options: dict[str, Any], words: str) -> None:
@@ -120,3 +123,10 @@ def test_limits_in_words() -> None:
     )
     assert limits_text(PortLimits()) == "downtime at most 1000 ms; bandwidth not limited; starts at once"
     assert zoned(datetime(2026, 1, 1, tzinfo=UTC)) == "2026-01-01 00:00:00 +0000"
+
+
+def test_media_that_stay_behind_are_told() -> None:
+    """They are the tenant's to judge before anything moves."""
+    assert "media left behind: sda, sdb" in limits_text(PortLimits(eject=("sda", "sdb")))
+    with pytest.raises(BadValue, match="--eject: 'sda1' is not valid: expected a drive"):
+        limits_of(eject=["sda1"], now=NOW)

@@ -41,7 +41,8 @@ def test_port_create(vmport: Cli, broker: ScriptedBroker) -> None:
     """What was typed is what the broker is asked; the port's id is the whole answer."""
     broker.on_command = answering(lambda port: (PortAccepted(port_id=port),))
     limits = ("--max-downtime", "300ms", "--max-price", "20", "--bandwidth", "50mbit")
-    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never", "--require", "filter")
+    ejected = ("--eject", "sda", "--eject", "sdb", "--eject", "sda", "--require", "filter")
+    options = (*limits, "--post-copy", "never", "--stop-and-copy", "--overlays", "never", *ejected)
 
     assert vmport("port", "create", "web", "--to", "beta", *options, "--no-wait") == ExitCode.OK
     request = broker.requested
@@ -59,6 +60,7 @@ def test_port_create(vmport: Cli, broker: ScriptedBroker) -> None:
         "seed": False,
         "seed_bandwidth_bytes_per_s": None,
         "overlays": "never",
+        "eject": ["sda", "sdb"],
         "require": ["filter"],
     }
 
@@ -98,6 +100,8 @@ def test_port_create_seeded(vmport: Cli, broker: ScriptedBroker) -> None:
         ("--deadline", "2001-01-01T00:00Z"),
         ("--post-copy", "perhaps"),
         ("--overlays", "always"),
+        ("--eject", "/dev/sr0"),
+        tuple(word for at in range(65) for word in ("--eject", f"sd{chr(97 + at % 26)}")),
         ("--require", "filtre"),
         ("--nonsense",),
         ("--bandwidth", "50mb"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from shared.client.units import (
     BadValue,
     parse_downtime_ms,
+    parse_drive,
     parse_duration,
     parse_price,
     parse_rate_bytes_per_s,
@@ -189,3 +190,11 @@ def test_any_text_is_read_or_refused(text: str) -> None:
             parse(text)
         except BadValue as error:
             assert repr(text) in str(error)  # noqa: PT017  # most texts are refused, some are not
+
+
+def test_a_drive_is_a_target_or_all() -> None:
+    """Nothing that could be a path, nor a second line."""
+    assert [parse_drive(text) for text in ("sda", "all", "vdaa")] == ["sda", "all", "vdaa"]
+    for text in ("", "sd", "/dev/sda", "sda\n", "SDA"):
+        with pytest.raises(BadValue):
+            parse_drive(text)

@@ -36,11 +36,6 @@ CASES = [
     ),
     ("<memory model='nvdimm'><source><path>/x</path></source></memory>", BlockerCode.HOST_MEMORY, "file of the host"),
     (SECOND_DISK % ("file", "disk", "file='/s'", "<shareable/>"), BlockerCode.DISK_KIND, "shared with other VMs"),
-    (
-        SECOND_DISK % ("file", "disk", "file='/s'", "<readonly/>"),
-        BlockerCode.READ_ONLY_DISK,
-        "libvirt does not copy it",
-    ),
     (SECOND_DISK % ("file", "disk", "file='/s'", "<transient/>"), BlockerCode.DISK_KIND, "would be lost"),
     (SECOND_DISK % ("file", "lun", "file='/s'", ""), BlockerCode.DEVICE_PASSTHROUGH, "SCSI device of the host"),
     (
@@ -50,7 +45,12 @@ CASES = [
     ),
     (SECOND_DISK % ("block", "disk", "dev='/dev/vg/x'", ""), BlockerCode.DISK_KIND, "block device"),
     (SECOND_DISK % ("volume", "disk", "pool='p' volume='v'", ""), BlockerCode.DISK_KIND, "storage pool"),
-    (SECOND_DISK % ("file", "cdrom", "file='/x.iso'", "<readonly/>"), BlockerCode.REMOVABLE_MEDIA, "eject it"),
+    (SECOND_DISK % ("block", "cdrom", "dev='/dev/sr0'", "<readonly/>"), BlockerCode.DISK_KIND, "block device"),
+    (
+        SECOND_DISK % ("network", "cdrom", "protocol='https' name='x.iso'", "<readonly/>"),
+        BlockerCode.DISK_KIND,
+        "server in the network",
+    ),
     (
         "<disk device='disk'><source file='/s'><encryption format='luks'/></source><target dev='vdb'/></disk>",
         BlockerCode.DISK_KIND,

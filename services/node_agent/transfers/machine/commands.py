@@ -84,6 +84,13 @@ class TellDoubt:
 
 
 @dataclass(frozen=True, slots=True)
+class SayCopy:
+    """Tell the broker whether the guest was let go here. Beside the rest."""
+
+    let_go: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RefuseFinish:
     """Answer libvirtd's Finish with an error, without passing it on: it runs its own copy again."""
 
@@ -149,6 +156,11 @@ class TellArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class TellMayHaveRun:
+    """Store and tell that the guest is gone, and may have run here. It is this provider's, as it is on its disks."""
+
+
+@dataclass(frozen=True, slots=True)
 class TellNotHere:
     """Tell finally that the guest does not run here. What was made for it stays."""
 
@@ -176,6 +188,7 @@ Command = (
     | Destroy
     | SayPaused
     | TellDoubt
+    | SayCopy
     | RefuseFinish
     | Answer
     | AskForPostCopy
@@ -186,6 +199,7 @@ Command = (
     | AskForVm
     | DenyFinish
     | TellArrived
+    | TellMayHaveRun
     | TellNotHere
     | Remove
     | TellRemoved

@@ -23,6 +23,7 @@ def restarted(state: Donor, event: ev.Restarted) -> DonorDecision:
     """Fence first, then ask: whatever this host did meanwhile, a guest that may be elsewhere must not run here."""
     state = state.with_(migration_over=True, reason="the donor's node agent was restarted")
     if event.phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
+        state = state.with_(maybe_post_copy=event.phase is Phase.POST_COPY)
         return _go(state, P.FREEZING, do.Freeze())
     return _go(state, P.RETURNING, do.Thaw(), do.AbortJob(), do.LookAtGuest())
 
@@ -157,7 +158,8 @@ def judge(state: Donor, event: ev.Event) -> DonorDecision:
     state = remember(state, event).state
     if isinstance(event, ev.FinishAnswered) and not _committed(state):
         state = state.with_(ledger=None)  # what the ledger said before may be older than a commit
-    verdict = donor_verdict(state.ledger, donor=state.provider, reply=state.reply, aborted=state.aborted)
+    reply = Reply.NONE if state.pledged and state.reply is Reply.RUNS else state.reply
+    verdict = donor_verdict(state.ledger, donor=state.provider, reply=reply, aborted=state.aborted)
     if verdict is Verdict.RUNS_THERE:
         if state.post_copy:
             return frozen_killed(state, ev.FrozenKilled())
@@ -187,8 +189,8 @@ def _committed(state: Donor) -> bool:
 def remember(state: Donor, event: ev.Event) -> DonorDecision:
     """What is heard while a command is carried out counts afterwards."""
     match event:
-        case ev.LedgerSaid(said) if state.ledger is None or said.epoch >= state.ledger.epoch:
-            return Decision(state.with_(ledger=said))
+        case ev.LedgerSaid(said) if said.epoch >= state.heard_epoch:
+            return Decision(state.with_(ledger=said, heard_epoch=said.epoch))
         case ev.FinishAnswered(error):
             reply = Reply.RUNS if error is None else Reply.FAILED
             return Decision(state.with_(reply=reply, reason=error or state.reason))
@@ -201,6 +203,18 @@ def remember(state: Donor, event: ev.Event) -> DonorDecision:
         case ev.Aborted():
             return Decision(state.with_(aborted=True, reason=state.reason or "the broker stopped the port"))
     return Decision(state)
+
+
+def copy_asked(state: Donor, event: ev.CopyAsked) -> DonorDecision:
+    """A whole copy is promised to the broker, whatever the recipient says meanwhile."""
+    if state.post_copy or state.maybe_post_copy:
+        return let_go(state, event)
+    return Decision(state.with_(pledged=True), (do.SayCopy(let_go=False),))
+
+
+def let_go(state: Donor, _: ev.CopyAsked) -> DonorDecision:
+    """The guest ran at the recipient, so the copy was killed; or it is not whole."""
+    return Decision(state, (do.SayCopy(let_go=True),))
 
 
 # It has left

@@ -13,9 +13,11 @@ from shared.messages.porting import SwitchoverState
 
 @dataclass(frozen=True, slots=True)
 class Restarted:
-    """This process is new; a former one stored this phase last."""
+    """This process is new; a former one stored this phase last. `rebooted`: the host was restarted since, or may have
+    been."""
 
     phase: Phase
+    rebooted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ class GuestSuspended:
 
 @dataclass(frozen=True, slots=True)
 class GuestResumed:
-    """The guest's vCPUs run again, before its Finish."""
+    """The guest's vCPUs run: at the donor before its Finish, at the recipient since Finish was passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,11 @@ class FrozenKilled:
 @dataclass(frozen=True, slots=True)
 class Destroyed:
     """This host's libvirt has no running copy of the guest any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class CopyAsked:
+    """The broker asks whether the guest was let go here: none runs at the recipient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +208,7 @@ Event = (
     | FreezeFailed
     | FrozenKilled
     | Destroyed
+    | CopyAsked
     | LaneLost
     | MigrationEnded
     | PostCopyWanted

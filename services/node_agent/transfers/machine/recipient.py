@@ -31,7 +31,7 @@ def restarted(state: Recipient, event: ev.Restarted) -> RecipientDecision:
     state = _because(state, *RESTARTED)
     match event.phase:
         case Phase.FINISH_PASSED:
-            return _go(state, P.STARTING, do.LookAtGuest())
+            return _go(state.with_(may_have_run=event.rebooted), P.STARTING, do.LookAtGuest())
         case Phase.DONE:
             return _go(state, P.ARRIVED)
         case Phase.KEPT:
@@ -59,7 +59,10 @@ def not_declared(state: Recipient, event: ev.StoreFailed) -> RecipientDecision:
 
 
 def granted(state: Recipient, _: ev.Granted) -> RecipientDecision:
-    """Write down that Finish is passed, then pass it."""
+    """Write down that Finish is passed, then pass it. Not to a libvirtd that has hung up: then the guest never runs."""
+    if state.connection_over:
+        code, detail = state.trouble or ("finish_failed", "this host's libvirtd is gone")
+        return _go(_because(state, code, detail), P.KEEPING, do.DenyFinish(code, detail), do.Store(Phase.KEPT))
     return _go(state, P.ACCEPTING, do.Store(Phase.FINISH_PASSED))
 
 
@@ -137,10 +140,17 @@ def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
     match event.guest:
         case Guest.RUNNING:
             return _go(state, P.ARRIVED, do.TellArrived())
+        case Guest.NOT_THERE if state.may_have_run:
+            return _go(state, P.ARRIVED, do.TellMayHaveRun())
         case Guest.NOT_THERE:
             return _go(state, P.KEEPING, do.Store(Phase.KEPT))
         case _:
             return Decision(state, (do.LookAtGuest(again=True),))
+
+
+def started(state: Recipient, _: ev.GuestResumed) -> RecipientDecision:
+    """libvirt says so before it answers Finish, or instead, where its QEMU dies at once."""
+    return Decision(state.with_(may_have_run=True))
 
 
 def kept(state: Recipient, _: ev.Stored | ev.StoreFailed) -> RecipientDecision:
@@ -180,7 +190,8 @@ def ledger_when_arrived(state: Recipient, event: ev.LedgerSaid) -> RecipientDeci
 
 
 def _given_back(state: Recipient, event: ev.LedgerSaid) -> bool:
-    return not event.state.committed and event.state.owner != state.provider
+    said = event.state
+    return not said.committed and said.owner != state.provider and said.epoch > state.epoch
 
 
 # The end

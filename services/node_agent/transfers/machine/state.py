@@ -107,13 +107,19 @@ class Donor:
     """The broker was told that only the ledger lets the guest run here, and may have committed since."""
     post_copy: bool = False
     """Post-copy has started: the guest's process must go on, to send pages."""
+    maybe_post_copy: bool = False
+    """A former process wanted it, and may have started it."""
     finish_waits: bool = False
     """libvirtd waits for an answer to Finish."""
     migration_over: bool = False
     aborted: bool = False
     doubted: bool = False
+    pledged: bool = False
+    """The broker was told that the guest was not let go: only the broker's word ends the copy now."""
     reply: Reply = Reply.NONE
     ledger: SwitchoverState | None = None
+    heard_epoch: int = 0
+    """The newest epoch that the broker has told. What it says of an older one is old, or a restored ledger's."""
     reason: str = ""
     """Why the guest stays."""
 
@@ -128,6 +134,11 @@ class Recipient:
 
     provider: str
     phase: RecipientPhase = RecipientPhase.WAITING
+    epoch: int = 0
+    """What the grant commits. Only a newer one takes the VM back."""
+    may_have_run: bool = False
+    """It was seen starting, or the host was restarted after Finish had been passed: that there is no guest does not
+    prove that it never ran."""
     aborted: bool = False
     connection_over: bool = False
     """No answer of libvirtd's to a Finish will come any more."""

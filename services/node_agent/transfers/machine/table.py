@@ -24,7 +24,14 @@ what an event means now. The tables keep these rules:
    seen running again, or proven gone.
 5. **What may have run is not removed.** Once Finish was passed at the recipient, everything stays until the ledger has
    given the VM back and the broker's AbortTransfer says so. A repeated grant or a late abort removes nothing.
-6. **No event can raise an error.** One that the phase does not understand is ignored; what counts later is remembered.
+6. **What may have run is not given back.** FINISH_PASSED is written before QEMU can run the guest. While the host has
+   not been restarted, and nobody has seen the guest start, "no guest here" proves that it never ran: libvirtd keeps
+   one that runs, and ends only one that does not. Otherwise it proves nothing, and the guest counts as arrived and
+   gone. And before the ledger gives the VM back, the donor says that it has not let the guest go, and promises that
+   only the ledger lets it from then on.
+7. **Nobody goes back.** What the broker says of an epoch older than one that was heard is not believed: it comes late,
+   or from a ledger that was restored.
+8. **No event can raise an error.** One that the phase does not understand is ignored; what counts later is remembered.
 
 A guest that an operator has paused (GuestSuspended) stays paused if it stays.
 """
@@ -116,13 +123,18 @@ DONOR: Mapping[DonorPhase, tuple[On, ...]] = {
         on(ev.LaneLost, donor.judge, to=_DECIDED),
         on(ev.MigrationEnded, donor.judge, to=_DECIDED),
         on(ev.Aborted, donor.judge, to=_DECIDED),
+        on(ev.CopyAsked, donor.copy_asked),
     ),
-    D.KILLING: (on(ev.FrozenKilled, donor.frozen_killed, to=(D.LEAVING,)),),
+    D.KILLING: (
+        on(ev.FrozenKilled, donor.frozen_killed, to=(D.LEAVING,)),
+        on(ev.CopyAsked, donor.let_go),
+    ),
     D.LEAVING: (
+        on(ev.CopyAsked, donor.let_go),
         on(ev.MigrationEnded, donor.ended_after_leaving, to=(D.LEFT,)),
         on(ev.Destroyed, donor.cleared, to=(D.LEFT,)),
     ),
-    D.LEFT: (),
+    D.LEFT: (on(ev.CopyAsked, donor.let_go),),
     D.GIVING_BACK: (
         on(ev.Stored, donor.given_back, to=(D.RETURNING,)),
         on(ev.StoreFailed, donor.given_back, to=(D.RETURNING,)),
@@ -156,7 +168,7 @@ RECIPIENT: Mapping[RecipientPhase, tuple[On, ...]] = {
         on(ev.StoreFailed, recipient.not_declared, to=(R.REFUSING, R.REMOVING)),
     ),
     R.ASKED: (
-        on(ev.Granted, recipient.granted, to=(R.ACCEPTING,)),
+        on(ev.Granted, recipient.granted, to=(R.ACCEPTING, R.KEEPING)),
         on(ev.Denied, recipient.denied, to=(R.REFUSING, R.REMOVING)),
         on(ev.Aborted, recipient.aborted_while_asking, to=(R.REFUSING, R.REMOVING)),
         on(ev.Trouble, recipient.noted),
@@ -168,6 +180,7 @@ RECIPIENT: Mapping[RecipientPhase, tuple[On, ...]] = {
     ),
     R.STARTING: (
         on(ev.FinishAnswered, recipient.finish_answered, to=(R.ARRIVED,)),
+        on(ev.GuestResumed, recipient.started),
         on(ev.Trouble, recipient.lost_while_starting),
         on(ev.LibvirtSaid, recipient.looked, to=(R.ARRIVED, R.KEEPING)),
         on(ev.Aborted, recipient.aborted_after_grant),

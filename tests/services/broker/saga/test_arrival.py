@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.broker.saga import Alarm, CommitEpoch
+from services.broker.saga import Alarm, CommitEpoch, Verdict
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import (
     InboundFinished,
@@ -13,9 +13,11 @@ from shared.messages.porting import (
     VmProvisioned,
 )
 from shared.messages.service_change import CancelPort, PortCompleted, PortPhase
+from shared.messages.switchover import CopyState, QueryCopy
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
+    ALPHA_NODE,
     BETA,
     BETA_NODE,
     LONG,
@@ -38,9 +40,13 @@ class TestArrival:
     """What each side says after the commit."""
 
     def test_recipient_fails_after_grant(self) -> None:
-        """If the recipient says that no guest runs there, the next epoch gives the VM back to the donor."""
-        talk = Conversation.begin(request()).switching()
-        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        """If the recipient says that no guest runs there, and the donor's node has not let it go, the next epoch gives
+        the VM back to the donor.
+        """
+        talk = Conversation.begin(request()).asking_for_the_copy()
+        talk.expect(P.RESOLVING, "node.alpha.alpha-1 <- QueryCopy")
+        assert talk.sent(QueryCopy).vm_uuid == VM
+        talk.hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=False))
         talk.expect(
             P.ABORTING,
             "commit epoch 3 to alpha",
@@ -72,8 +78,7 @@ class TestArrival:
 
     def test_vm_that_is_given_back_is_the_donors_in_the_ledger(self) -> None:
         """This VM, the next epoch, and the node that it left."""
-        talk = Conversation.begin(request()).switching()
-        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        talk = Conversation.begin(request()).given_back()
         assert talk.effect(CommitEpoch) == CommitEpoch(VM, 3, "alpha", "alpha-1")
         assert not talk.sent(SwitchoverState).ready
 
@@ -126,6 +131,67 @@ class TestArrival:
         assert talk.state.outbound == outbound_finished()
 
 
+class TestCopyOfTheDonor:
+    """The recipient has no guest and had none; the donor's node may know better."""
+
+    def test_a_guest_that_was_let_go_is_the_recipients(self) -> None:
+        """It ran there, or the donor's node had not killed its copy: nothing goes back to an older one."""
+        talk = Conversation.begin(request()).asking_for_the_copy()
+        talk.hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=True))
+        talk.expect(P.FINISHING, "alarm: lost_after_arrival", "alarm: donor_silent", *DONOR_MISSING)
+        assert (talk.state.owner, talk.state.epoch, talk.state.committed) == ("beta", 2, True)
+        assert talk.sent(SwitchoverState).arrived
+        talk.hear(ALPHA, outbound_finished()).hear(BETA, VmProvisioned(port_id=PORT))
+        talk.hear(ALPHA, VmDisconnected(port_id=PORT))
+        (warning, *_) = talk.sent(PortCompleted, to=ACME).warnings
+        assert warning.startswith("The VM does not run at the recipient: ")
+
+    def test_the_donors_own_word_is_as_good(self) -> None:
+        """It has let the guest go, and says so before its node answers."""
+        talk = Conversation.begin(request()).asking_for_the_copy().hear(ALPHA, outbound_finished())
+        talk.expect(P.FINISHING, "alarm: lost_after_arrival", "recipient.beta <- ProvisionVm")
+        talk.hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=True)).expect(P.FINISHING)
+
+    def test_a_guest_that_may_have_run_is_the_recipients(self) -> None:
+        """Its host was restarted in the instant of its start: the donor's copy may be older, so it is not asked for."""
+        talk = Conversation.begin(request()).asking_for_the_copy(may_have_run=True)
+        talk.expect(P.SWITCHING, "alarm: lost_after_arrival")
+        assert (talk.state.owner, talk.state.arrived_at) == ("beta", talk.now)
+        talk.hear(ALPHA, outbound_finished()).expect(P.FINISHING, "recipient.beta <- ProvisionVm")
+
+    def test_it_is_asked_again_and_an_operator_called(self) -> None:
+        """Whether it is the first question or the recipient repeats itself."""
+        talk = Conversation.begin(request()).asking_for_the_copy()
+        assert talk.pauses_s(3) == [2, 4, 8]
+        talk.expect(P.RESOLVING, "node.alpha.alpha-1 <- QueryCopy")
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False)).expect(P.RESOLVING)
+        talk.deadline().expect(P.RESOLVING, "alarm: copy_unknown", "node.alpha.alpha-1 <- QueryCopy")
+        assert talk.state.deadline == talk.now + talk.timing.resolving
+
+    def test_where_the_recipient_was_silent_before(self) -> None:
+        """The grant is not repeated any more."""
+        talk = Conversation.begin(request()).switching().deadline().wake()
+        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        talk.expect(P.RESOLVING, "node.alpha.alpha-1 <- QueryCopy")
+        assert talk.pauses_s(1) == [2]
+        talk.expect(P.RESOLVING, "node.alpha.alpha-1 <- QueryCopy")
+
+    def test_an_answer_that_nobody_asked_for_decides_nothing(self) -> None:
+        """An old one; or the guest runs at the recipient after all."""
+        talk = Conversation.begin(request()).switching().deadline()
+        talk.hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=False)).expect(P.RESOLVING)
+        talk = Conversation.begin(request()).asking_for_the_copy().hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+        talk.hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=False)).expect(P.RESOLVING)
+        assert talk.state.owner == "beta"
+
+    def test_only_the_donors_node_answers(self) -> None:
+        """Nobody else knows."""
+        talk = Conversation.begin(request()).asking_for_the_copy()
+        talk.hear(BETA_NODE, CopyState(port_id=PORT, let_go=False)).expect(P.RESOLVING)
+        assert talk.last is not None
+        assert talk.last.verdict is Verdict.REFUSED
+
+
 class TestLongText:
     """Text from a provider is clipped; `Conversation` saves each state and reads it back."""
 
@@ -146,8 +212,7 @@ class TestLongText:
 
     def test_revert(self) -> None:
         """The recipient's report that it has no guest becomes the failure; a later denial repeats it."""
-        talk = Conversation.begin(request()).switching()
-        talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False, detail=LONG))
+        talk = Conversation.begin(request()).given_back(detail=LONG)
         assert talk.state.failure is not None
         assert len(talk.state.failure.detail) == MAX_TEXT
         talk.hear(BETA_NODE, request_switchover()).expect(P.ABORTING, "node.beta.beta-1 <- SwitchoverDenied")

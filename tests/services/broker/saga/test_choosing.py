@@ -64,6 +64,27 @@ class TestPartners:
         )
 
 
+class TestEjecting:
+    """A medium is left behind only where there is one."""
+
+    def test_a_drive_without_a_medium_is_a_refusal(self) -> None:
+        """Before anybody is asked for a quote; the tenant reads which drives have one."""
+        talk = Conversation.begin(request(eject=("sda",)))
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+        assert talk.state.phase is P.REFUSED
+        (found,) = talk.sent(PortRefused).refusals
+        assert (found.code, found.evidence) == (
+            "nothing_to_eject",
+            "sda is no drive with a read-only medium; these are: none",
+        )
+
+    def test_all_of_nothing_is_no_refusal(self) -> None:
+        """It says what is to stay, not that there is something."""
+        talk = Conversation.begin(request(eject=("all",)))
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
+        talk.expect(P.QUOTING, "recipient.beta <- QuoteRequested")
+
+
 class TestChoosing:
     """Refusals, quotes and reservations."""
 

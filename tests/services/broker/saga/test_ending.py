@@ -10,6 +10,7 @@ from shared.messages.approval import DonorRejected
 from shared.messages.base import MAX_TEXT
 from shared.messages.porting import AbortTransfer, InboundFinished, Side, VmDisconnected, VmProvisioned
 from shared.messages.service_change import CancelPort, PortCompleted, PortFailed, PortPhase
+from shared.messages.switchover import CopyState
 from shared.parties import Party
 from tests.support.broker_samples import (
     ACME,
@@ -143,8 +144,7 @@ class TestContradiction:
 
     @staticmethod
     def _reverted() -> Conversation:
-        talk = Conversation.begin(request()).switching()
-        return talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        return Conversation.begin(request()).given_back()
 
     def test_guest_that_left_after_the_vm_was_given_back(self) -> None:
         """The donor says that the guest left: an alarm, and both sides are asked again, also past the deadline."""
@@ -199,6 +199,7 @@ class TestContradiction:
         """The end stands, and an operator is called."""
         talk: Conversation = getattr(Conversation.begin(request()), upto)()
         talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+        talk.hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=False))
         talk.hear(BETA, transfer_aborted(Side.INBOUND)).hear(ALPHA, transfer_aborted(Side.OUTBOUND))
         ended = talk.state
         assert ended.phase is P.FAILED
@@ -211,8 +212,7 @@ def test_abort_carries_the_newest_epoch() -> None:
     """A node that has heard of a newer one knows that the ledger was restored, and does not believe the abort."""
     talk = Conversation.begin(request()).transferring().hear(ACME, CancelPort(port_id=PORT))
     assert talk.sent(AbortTransfer, to=ALPHA).epoch == 1
-    talk = Conversation.begin(request()).switching()
-    talk.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
+    talk = Conversation.begin(request()).given_back()
     assert talk.sent(AbortTransfer, to=ALPHA).epoch == 3
 
 

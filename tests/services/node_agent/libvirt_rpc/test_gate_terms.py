@@ -85,6 +85,16 @@ def test_a_cookie_speaks_of_the_agreed_vm_only(data: bytes) -> None:
     assert raised.value.code == "rpc_cookie"
 
 
+def test_a_cookie_lists_disks_that_are_not_copied() -> None:
+    """libvirt tells the sizes of read-only disks and media, too; but to copy one of them is refused."""
+    expected = replace(EXPECTED, not_copied=frozenset({"sda"}))
+    listed = "<nbd port='1'><disk target='vda' capacity='1048576'/><disk target='sda' capacity='5'/></nbd>"
+    check_cookie(cookie(inside=listed), expected)
+    with pytest.raises(GateRefusal):
+        check_cookie(cookie(inside=listed), EXPECTED)
+    assert "sda" not in expected.disks
+
+
 def test_a_cookie_may_write_the_uuid_in_capitals_and_end_in_nothing() -> None:
     """libvirt's own cookie ends with a zero byte."""
     check_cookie(cookie().replace(str(VM).encode(), str(VM).upper().encode()), EXPECTED)

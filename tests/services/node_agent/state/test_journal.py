@@ -223,3 +223,45 @@ def test_an_erasure_ends_the_quarantine_and_is_kept_for_a_while(
     assert path.exists()
     journal.remove_erased(1001)
     assert journal.load() == ([other], [])
+
+
+@pytest.mark.parametrize(
+    ("side", "phase", "known"),
+    [
+        (Side.INBOUND, Phase.SWITCHOVER_ASKED, 0),
+        (Side.INBOUND, Phase.FINISH_PASSED, 2),
+        (Side.INBOUND, Phase.KEPT, 2),
+        (Side.INBOUND, Phase.DONE, 2),
+        (Side.OUTBOUND, Phase.FINISH_PASSED, 0),
+        (Side.OUTBOUND, Phase.DONE, 2),
+        (Side.OUTBOUND, Phase.QUARANTINED, 2),
+    ],
+)
+def test_what_is_older_than_what_was_heard(transfer: TransferJournal, side: Side, phase: Phase, known: int) -> None:
+    """By the phase, or by what the donor was told; a message without an epoch is believed."""
+    record = transfer.record.model_copy(update={"side": side, "phase": phase})
+    assert record.agreement.epoch == 2
+    assert record.heard_epoch == known
+    assert [record.is_outdated(epoch) for epoch in (known - 1, known, known + 1, None)] == [True, False, False, False]
+    told = record.model_copy(update={"told_epoch": 3})
+    assert (told.heard_epoch, told.is_outdated(2), told.is_outdated(3)) == (3, True, False)
+
+
+def test_an_epoch_is_stored_when_it_is_news(transfer: TransferJournal, tmp_path: Path) -> None:
+    """And never goes back."""
+    path = tmp_path / "ports" / f"{transfer.record.port_id}.inbound.json"
+    transfer.remember_epoch(2)
+    assert json.loads(path.read_bytes())["told_epoch"] == 2
+    path.unlink()
+    transfer.remember_epoch(2)
+    transfer.remember_epoch(1)
+    assert not path.exists()
+    assert transfer.record.told_epoch == 2
+
+
+def test_finish_is_stored_with_the_boot(transfer: TransferJournal, journal: Journal) -> None:
+    """In one write."""
+    transfer.pass_finish("b1")
+    record = journal.get(transfer.record.port_id, Side.INBOUND)
+    assert record is not None
+    assert (record.phase, record.boot_id) == (Phase.FINISH_PASSED, "b1")

@@ -30,12 +30,14 @@ class Guarded:
         self.broker = FakeBroker(agreement.port_id, needs_paused=False)
         self.remains: list[tuple[str, ...]] = []
         self.removals = 0
+        self.boot = "first"
         self.guard = ArrivalGuard(
             self.journal,
             hypervisor=self.hypervisor,
             broker=self.broker.client(),
             remove=self.remove,
             look_again_s=0.01,
+            boot_id=lambda: self.boot,
         )
 
     async def remove(self) -> tuple[str, ...]:
@@ -121,7 +123,7 @@ async def test_after_the_grant_only_a_proof_ends_it(guarded: Guarded) -> None:
 @pytest.mark.parametrize("given_back", [True, False])
 async def test_an_abort_after_the_arrival_is_the_ledgers_matter(guarded: Guarded, *, given_back: bool) -> None:
     """It may be late; what was given back goes."""
-    guarded.broker.committed = not given_back
+    guarded.broker.committed, guarded.broker.epoch = not given_back, 3 if given_back else 2
     guarded.journal.enter(Phase.DONE)
     guarded.guard.restarted()
     guarded.guard.abort()
@@ -149,3 +151,31 @@ async def test_a_repeated_grant_hears_what_became_of_it(guarded: Guarded) -> Non
     guarded.guard.restarted()
     guarded.guard.granted_again()
     assert (await guarded.guard.outcome()).arrival is Arrival.NOT_HERE
+
+
+async def test_the_boot_is_stored_with_finish(guarded: Guarded) -> None:
+    """By which the next process knows whether the host was restarted since."""
+    assert await guarded.guard.ask_switchover() is None
+    assert (guarded.journal.record.phase, guarded.journal.record.boot_id) == (Phase.FINISH_PASSED, "first")
+
+
+@pytest.mark.parametrize(("boot", "arrival"), [("first", Arrival.NOT_HERE), ("second", Arrival.MAY_HAVE_RUN)])
+async def test_a_guest_that_is_gone_after_a_restart(guarded: Guarded, boot: str, arrival: Arrival) -> None:
+    """libvirtd ends only what does not run; a restart of the host ends everything."""
+    guarded.journal.pass_finish("first")
+    guarded.boot = boot
+    guarded.hypervisor.stop(VM)
+    guarded.guard.restarted()
+    outcome = await guarded.guard.outcome()
+    assert (outcome.arrival, guarded.removals) == (arrival, 0)
+    error = outcome.error()
+    assert (error.guest_running, error.may_have_run) == (False, arrival is Arrival.MAY_HAVE_RUN)
+
+
+async def test_a_guest_that_dies_as_it_starts_has_run(guarded: Guarded) -> None:
+    """libvirt's event says so; its answer to Finish is an error all the same."""
+    assert await guarded.guard.ask_switchover() is None
+    guarded.hypervisor.let_run(VM, guarded.vm)
+    guarded.hypervisor.stop(VM)
+    guarded.guard.finish_answered("QEMU is gone")
+    assert (await guarded.guard.outcome()).arrival is Arrival.MAY_HAVE_RUN

@@ -48,6 +48,31 @@ async def test_what_was_never_made_needs_no_removal(tmp_path: Path) -> None:
     assert await remove_created(journal, FakeHypervisor()) == ()
 
 
+async def test_variables_and_tpm_are_removed_with_the_disks(tmp_path: Path) -> None:
+    """libvirt leaves the variables after a failed migration; what was never made needs no removal."""
+    variables, folder = tmp_path / "web_VARS.fd", tmp_path / str(VM)
+    variables.touch()
+    (folder / "tpm2").mkdir(parents=True)
+    journal = transfer_journal(tmp_path)
+    journal.will_create(Kind.NVRAM, str(variables))
+    journal.will_create(Kind.TPM, str(folder))
+    journal.will_create(Kind.TPM, str(tmp_path / "never" / str(VM)))
+    assert await remove_created(journal, FakeHypervisor()) == ()
+    assert (variables.exists(), folder.exists()) == (False, False)
+
+
+async def test_the_tpm_of_a_vm_that_has_come_since_is_left_alone(tmp_path: Path) -> None:
+    """Its folder has the same name: a clean-up that comes late must not take it."""
+    folder = tmp_path / str(VM)
+    folder.mkdir()
+    hypervisor = FakeHypervisor()
+    hypervisor.add(DOMAIN % (tmp_path / "another.raw"))
+    journal = transfer_journal(tmp_path)
+    journal.will_create(Kind.TPM, str(folder))
+    assert await remove_created(journal, hypervisor) == ()
+    assert folder.exists()
+
+
 async def test_what_cannot_be_removed_is_named_and_stays_in_the_journal(tmp_path: Path) -> None:
     """The next attempt tries again."""
     folder = tmp_path / "a-folder"
@@ -108,10 +133,10 @@ async def test_what_is_gone_may_stay_listed(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("side", "phase", "kinds"),
     [
-        (Side.INBOUND, Phase.FAILED, {Kind.DISK, Kind.DOMAIN, Kind.DIRECTORY}),
+        (Side.INBOUND, Phase.FAILED, set(Kind)),
         (Side.INBOUND, Phase.DONE, {Kind.DIRECTORY}),
         (Side.INBOUND, Phase.KEPT, {Kind.DIRECTORY}),
-        (Side.OUTBOUND, Phase.DONE, {Kind.DISK, Kind.DOMAIN, Kind.DIRECTORY}),
+        (Side.OUTBOUND, Phase.DONE, set(Kind)),
     ],
 )
 def test_what_an_ended_transfer_may_have_left_behind(

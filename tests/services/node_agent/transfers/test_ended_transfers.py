@@ -14,11 +14,13 @@ from shared.messages.porting import (
     AbortTransfer,
     InboundFinished,
     OpenInbound,
+    OutboundFinished,
     Side,
     SwitchoverGranted,
     TransferAborted,
     TransferFailed,
 )
+from shared.messages.switchover import CopyState, QueryCopy
 from shared.messages.vm import VmState
 from shared.parties import BROKER, donor, recipient
 from tests.support.node_world import ALPHA, BETA
@@ -64,7 +66,7 @@ async def test_a_guest_that_arrived_and_was_given_back_is_removed(world: World) 
     await world.start_port()
     await world.hear(RECIPIENT, InboundFinished)
     await world.over(world.beta)
-    world.ledger.committed = False
+    world.ledger.committed, world.ledger.epoch = False, 3
     await abort_inbound(world)
     assert not (await world.hear(RECIPIENT, TransferAborted)).guest_running
     assert world.beta.hypervisor.vms == {}
@@ -150,3 +152,86 @@ async def test_an_abort_of_a_port_that_never_began_here_is_answered(world: World
     """Nothing on this host is frozen, so what runs here runs."""
     await world.say(DONOR, ALPHA, AbortTransfer(port_id=world.agreement.port_id, side=Side.OUTBOUND, reason="x"))
     assert (await world.hear(DONOR, TransferAborted)).guest_running
+
+
+async def asked_for_the_copy(world: World, *, count: int = 1) -> CopyState:
+    """What the donor's node answers."""
+    await world.say(BROKER, ALPHA, QueryCopy(port_id=world.agreement.port_id, vm_uuid=VM))
+    return await world.hear(BROKER, CopyState, count=count)
+
+
+async def test_a_guest_that_has_left_was_let_go(world: World) -> None:
+    """Whoever asks, and after a restart."""
+    await world.start_port()
+    await world.hear(DONOR, OutboundFinished)
+    await world.over(world.alpha)
+    assert (await asked_for_the_copy(world)).let_go
+    await world.alpha.kill()
+    await world.alpha.start()
+    assert (await asked_for_the_copy(world, count=2)).let_go
+
+
+async def test_a_guest_that_stays_was_not_let_go(world: World) -> None:
+    """The transfer has ended, and the fence against starts is open."""
+    world.beta.hypervisor.fail_finish = "no such CPU"
+    world.ledger.denies = "no"
+    await world.start_port()
+    assert (await world.hear(DONOR, TransferFailed)).guest_running
+    await world.over(world.alpha)
+    assert not (await asked_for_the_copy(world)).let_go
+
+
+async def test_nothing_is_said_of_a_copy_without_a_record(world: World) -> None:
+    """Nobody knows whether it was let go."""
+    await world.say(BROKER, ALPHA, QueryCopy(port_id=world.agreement.port_id, vm_uuid=VM))
+    await asyncio.sleep(0.1)
+    assert not [each for each in world.broker.received(BROKER) if isinstance(each.data, CopyState)]
+
+
+async def test_a_copy_that_waits_for_the_ledger_is_promised(world: World) -> None:
+    """The transfer's own machine answers, and keeps it."""
+    world.ledger.silent = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    assert not (await asked_for_the_copy(world)).let_go
+    assert world.alpha.hypervisor.vms[VM].frozen
+
+
+async def test_an_abort_of_an_older_ledger_is_not_believed(world: World) -> None:
+    """The guest has arrived by epoch 2: what a restored ledger says of epoch 1 removes nothing, and is not answered."""
+    await world.start_port()
+    await world.hear(RECIPIENT, InboundFinished)
+    await world.over(world.beta)
+    world.ledger.committed, world.ledger.epoch = False, 1
+    port_id = world.agreement.port_id
+    old = AbortTransfer(port_id=port_id, side=Side.INBOUND, reason="x", epoch=1)
+    await world.say(RECIPIENT, BETA, old)
+    await asyncio.sleep(0.2)
+    assert world.beta.hypervisor.vms[VM].state is VmState.RUNNING
+    assert not [each for each in world.broker.received(RECIPIENT) if isinstance(each.data, TransferAborted)]
+
+
+async def test_the_fence_of_an_undecided_guest_is_no_older_ledgers(world: World) -> None:
+    """The donor has heard of the commit, and its agent was restarted: a restored ledger's abort resumes nothing."""
+    await donor_hears_of_the_commit(world)
+    await world.alpha.kill()
+    world.ledger.silent = True
+    await world.alpha.start()
+    assert world.alpha.journal.load()[0][0].told_epoch == 2
+    old = AbortTransfer(port_id=world.agreement.port_id, side=Side.OUTBOUND, reason="x", epoch=1)
+    await world.say(DONOR, ALPHA, old)
+    await asyncio.sleep(0.2)
+    assert world.alpha.hypervisor.vms[VM].frozen
+
+
+async def donor_hears_of_the_commit(world: World) -> None:
+    """And not of the arrival."""
+    world.ledger.silent = True
+    await world.start_port()
+    await asyncio.wait_for(world.ledger.was_asked.wait(), 10)
+    world.ledger.committed = True
+    await world.say(BROKER, ALPHA, world.ledger.state())
+    for _ in range(500):
+        if world.alpha.journal.load()[0][0].told_epoch == 2:
+            return
+        await asyncio.sleep(0.01)

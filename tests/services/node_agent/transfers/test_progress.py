@@ -77,3 +77,30 @@ def test_percent_never_runs_backwards(readings: list[tuple[int, int, int, bool]]
         percent = meter.update(stats, now_s=float(second)).percent
         assert last <= percent <= 99
         last = percent
+
+
+def test_read_only_disks_go_ahead_and_count() -> None:
+    """Their bytes are bytes of the disks, before libvirt counts its own and after."""
+    meter = ProgressMeter(disk_bytes=100 * MB, memory_bytes=300 * MB, ahead_bytes=100 * MB)
+    assert meter.ahead(now_s=0.0).percent == 0
+    meter.sent_ahead(50 * MB)
+    first = meter.ahead(now_s=1.0)
+    assert (first.phase, first.percent, first.rate_bytes_per_s) == (TransferPhase.DISK, 10, 50 * MB)
+    assert (first.disk.total_bytes, first.disk.processed_bytes, first.disk.remaining_bytes) == (
+        200 * MB,
+        50 * MB,
+        150 * MB,
+    )
+    meter.sent_ahead(50 * MB)
+    second = meter.update(DISK, now_s=2.0)
+    assert (second.percent, second.disk.total_bytes, second.disk.processed_bytes) == (30, 200 * MB, 150 * MB)
+    third = meter.update(MEMORY, now_s=3.0)
+    assert (third.phase, third.disk.remaining_bytes) == (TransferPhase.MEMORY, 0)
+
+
+def test_a_vm_whose_only_disk_is_a_medium() -> None:
+    """When it is there, memory is next."""
+    meter = ProgressMeter(disk_bytes=0, memory_bytes=300 * MB, ahead_bytes=100 * MB)
+    meter.sent_ahead(100 * MB)
+    assert meter.ahead(now_s=1.0).percent == 25
+    assert meter.update(MEMORY, now_s=2.0).percent == 62

@@ -34,6 +34,7 @@ class Restarted:
             self.hypervisor.add(DOMAIN % self.disk, state=state, persistent=side is Side.OUTBOUND)
         self.broker = FakeBroker(agreement.port_id)
         self.doubts: list[str] = []
+        self.boot = ""
 
         async def in_doubt(reason: str) -> None:
             self.doubts.append(reason)
@@ -44,6 +45,7 @@ class Restarted:
             broker=self.broker.client(),
             in_doubt=in_doubt,
             look_again_s=0.01,
+            boot_id=lambda: self.boot,
         )
 
     async def failure(self) -> TransferError:
@@ -268,3 +270,13 @@ async def test_another_vm_of_the_same_uuid_is_not_destroyed(tmp_path: Path) -> N
     await former.failure()
     assert former.hypervisor.vms[VM].state is VmState.RUNNING
     assert not former.disk.exists()
+
+
+async def test_a_guest_that_may_have_run_before_its_host_was_restarted(tmp_path: Path) -> None:
+    """It is told as such, and what was made for it stays."""
+    former = Restarted(tmp_path, Side.INBOUND, Phase.FINISH_PASSED, None)
+    former.boot = "another"
+    former.journal.will_create(Kind.DISK, str(former.disk))
+    error = await former.failure()
+    assert (error.code, error.guest_running, error.may_have_run) == (CODE, False, True)
+    assert former.disk.exists()

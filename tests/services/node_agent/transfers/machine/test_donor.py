@@ -352,3 +352,59 @@ def test_the_reply_is_remembered_while_nothing_can_be_decided() -> None:
     """An answer may overtake what is being carried out."""
     state, _ = after(ev.FinishWanted(), ev.FinishAnswered(None))
     assert state.reply is Reply.RUNS
+
+
+WHOLE, GONE = (do.SayCopy(let_go=False),), (do.SayCopy(let_go=True),)
+
+
+def test_a_copy_that_stands_is_promised_to_the_broker() -> None:
+    """From then on the recipient's word that the guest runs there is not enough; the broker's is."""
+    state, commands = after(ev.CopyAsked(), start=IN_FINISH)
+    assert (state.phase, commands) == (P.UNDECIDED, WHOLE)
+    held = after(said(committed=True), ev.FinishAnswered(None), start=state)[0]
+    assert held.phase is P.UNDECIDED
+    assert after(said(committed=True, arrived=True), start=held)[0].phase is P.KILLING
+    assert after(said(committed=False, epoch=3), ev.Aborted(), start=held)[0].phase is P.GIVING_BACK
+
+
+def test_a_promise_takes_no_other_word_from_the_recipient() -> None:
+    """It could not run the guest, and the broker would not commit: the guest runs on."""
+    state = after(ev.CopyAsked(), ev.FinishAnswered("no"), start=IN_FINISH)[0]
+    assert after(said(committed=False), start=state)[0].phase is P.GIVING_BACK
+
+
+def test_a_guest_that_was_let_go_is_said_to_be() -> None:
+    """While its copy is killed, cleared, and afterwards."""
+    killing = after(said(committed=True), ev.FinishAnswered(None), start=IN_FINISH)[0]
+    leaving = after(ev.FrozenKilled(), start=killing)[0]
+    left = after(ev.MigrationEnded(None), start=leaving)[0]
+    for state in (killing, leaving, left):
+        assert after(ev.CopyAsked(), start=state) == (state, GONE)
+
+
+def test_a_copy_that_may_not_be_whole_is_not_promised() -> None:
+    """Post-copy has begun, or a former process may have begun it."""
+    undecided = after(ev.MigrationEnded("broken"), start=IN_POST_COPY)[0]
+    assert after(ev.CopyAsked(), start=undecided)[1] == GONE
+    again = after(ev.Restarted(Phase.POST_COPY), FENCED)[0]
+    assert after(ev.CopyAsked(), start=again)[1] == GONE
+    again = after(ev.Restarted(Phase.FINISH_PASSED), FENCED)[0]
+    assert after(ev.CopyAsked(), start=again)[1] == WHOLE
+
+
+def test_nothing_is_said_of_a_copy_before_it_is_fenced() -> None:
+    """The broker asks again."""
+    for state in (HERE, after(ev.FinishWanted())[0], after(ev.Restarted(Phase.FINISH_PASSED))[0]):
+        assert after(ev.CopyAsked(), start=state) == (state, ())
+
+
+def test_an_older_epoch_is_not_believed() -> None:
+    """Also after an answer of the recipient, which makes the ledger be asked again; and by a new process."""
+    given_back = said(committed=False, ended=True, epoch=1)
+    state = after(said(committed=True), start=IN_FINISH)[0]
+    assert after(given_back, start=state) == (state, ())
+    state = after(ev.FinishAnswered("no"), said(committed=True), ev.FinishAnswered("no"), start=IN_FINISH)[0]
+    assert after(given_back, start=state)[0].phase is P.UNDECIDED
+    again = after(ev.Restarted(Phase.FINISH_PASSED), FENCED, start=replace(HERE, heard_epoch=2))[0]
+    assert after(given_back, start=again)[0].phase is P.UNDECIDED
+    assert after(said(committed=False, ended=True), start=again)[0].phase is P.GIVING_BACK

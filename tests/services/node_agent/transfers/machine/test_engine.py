@@ -124,7 +124,7 @@ def test_what_counts_later_is_remembered_anywhere() -> None:
     """A word of the ledger that comes while a command is carried out."""
     state = Donor("alpha", phase=DonorPhase.FREEZING)
     said = word(committed=True)
-    assert step(state, said) == Decision(replace(state, ledger=said.state))
+    assert step(state, said) == Decision(replace(state, ledger=said.state, heard_epoch=2))
 
 
 def test_a_handler_that_leaves_the_table_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,15 @@ from services.node_agent.transfers.machine import events as ev
 from services.node_agent.transfers.machine.state import RecipientPhase as P
 from shared.messages.porting import SwitchoverState
 
-OPEN = Recipient("beta")
+OPEN = Recipient("beta", epoch=2)
 FULL = "the journal cannot be written: full"
 
 
-def said(*, committed: bool) -> ev.LedgerSaid:
-    """The ledger's word."""
+def said(*, committed: bool, epoch: int | None = None) -> ev.LedgerSaid:
+    """The ledger's word; what was given back has the next epoch."""
     owner = "beta" if committed else "alpha"
-    state = SwitchoverState(port_id=UUID(int=1), committed=committed, owner=owner, epoch=2, ended=False)
+    epoch = epoch or (2 if committed else 3)
+    state = SwitchoverState(port_id=UUID(int=1), committed=committed, owner=owner, epoch=epoch, ended=False)
     return ev.LedgerSaid(state)
 
 
@@ -98,10 +99,21 @@ def test_while_the_broker_is_asked_only_the_broker_ends_it() -> None:
 
 @pytest.mark.parametrize("event", [ev.Trouble("lane_failed", "x"), ev.FinishAnswered("libvirtd has gone")])
 def test_an_answer_of_the_broker_is_followed_although_libvirtd_has_gone(event: ev.Event) -> None:
-    """Nothing more is waited for: no answer to a cancelled Finish, nor to a passed one."""
+    """Nothing more is waited for: no answer to a cancelled Finish. A granted one is not passed, so the guest never ran:
+    what a restart of the host leaves behind in that instant is no riddle.
+    """
     state = after(event, start=ASKED)[0]
     assert after(ev.Denied("no", "no"), start=state)[1] == (do.DenyFinish("no", "no"), do.Remove())
-    state, commands = after(ev.Granted(), ev.Stored(), start=state)
+    trouble = state.trouble
+    assert trouble is not None
+    state, commands = after(ev.Granted(), start=state)
+    assert (state.phase, commands) == (P.KEEPING, (do.DenyFinish(*trouble), do.Store(Phase.KEPT)))
+    assert after(ev.Stored(), start=state)[1] == (do.TellNotHere(),)
+
+
+def test_what_libvirtd_does_while_the_journal_is_written_is_looked_for() -> None:
+    """The grant is written down as passed, and libvirtd has hung up meanwhile."""
+    state, commands = after(ev.Granted(), ev.Trouble("lane_failed", "x"), ev.Stored(), start=ASKED)
     assert (state.phase, commands) == (P.STARTING, (do.PassFinish(), do.LookAtGuest()))
 
 
@@ -209,3 +221,35 @@ def test_an_answer_to_a_finish_that_was_not_passed_is_a_trouble(error: str | Non
     """libvirtd cannot run a guest whose Finish is held here; nothing is waited for any more."""
     state = after(ev.FinishAnswered(error), start=ASKED)[0]
     assert (state.phase, state.connection_over, state.trouble) == (P.ASKED, True, ("finish_failed", detail))
+
+
+@pytest.mark.parametrize("start", [STARTING, ARRIVED])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_only_a_newer_epoch_takes_a_guest_away(start: Recipient, epoch: int) -> None:
+    """What is older comes late, or from a ledger that was restored."""
+    state = after(ev.Aborted(), start=start)[0]
+    assert after(said(committed=False, epoch=epoch), start=state)[0].phase is start.phase
+
+
+def test_after_a_restart_of_the_host_no_guest_proves_nothing() -> None:
+    """Finish was passed: it may have run, and it is this provider's."""
+    state = after(ev.Restarted(Phase.FINISH_PASSED, rebooted=True))[0]
+    assert after(ev.LibvirtSaid(Guest.UNKNOWN), start=state)[1] == (do.LookAtGuest(again=True),)
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
+    same_boot = after(ev.Restarted(Phase.FINISH_PASSED), ev.LibvirtSaid(Guest.NOT_THERE))[0]
+    assert same_boot.phase is P.KEEPING
+
+
+def test_before_finish_was_passed_a_restart_of_the_host_changes_nothing() -> None:
+    """The guest has never run."""
+    assert after(ev.Restarted(Phase.SWITCHOVER_ASKED, rebooted=True))[1] == (do.Remove(),)
+
+
+@pytest.mark.parametrize("error", ["QEMU is gone", "this host's libvirtd ended the connection"])
+def test_a_guest_that_was_seen_starting_has_run(error: str) -> None:
+    """QEMU died at once; libvirtd answered with an error, or not at all."""
+    state = after(ev.GuestResumed(), ev.FinishAnswered(error), start=STARTING)[0]
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
+    assert after(ev.GuestResumed(), ev.FinishAnswered(None), start=STARTING)[1] == (do.TellArrived(),)

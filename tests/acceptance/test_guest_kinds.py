@@ -1,0 +1,192 @@
+"""Guests of many kinds move live and are the same guests: firmware, TPM, disks on any bus, media, CPUs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from deploy.labkit import guests
+from deploy.labkit.guests import ISO_MIB, SCSI_DISK_MIB
+from deploy.labkit.lab import Lab
+from deploy.labkit.port_run import run_port
+from deploy.labkit.processes import run
+from deploy.labkit.state import GuestRecord
+from shared.exit_codes import ExitCode
+from tests.support import tpm_commands
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
+
+SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
+OWN_VARIABLE = "Vmport-6f3c1e6a-2d0b-4c8e-9a53-0d6f2f1b7c11"
+SEALED_VALUE = b"known to this TPM only"
+STATIC_MIB = 8
+"""As much of the first disk's contents, which nobody writes, is compared."""
+ANSWER_WITHIN_S = 180.0
+"""Under software emulation a guest hashes about a MiB a second."""
+
+
+@dataclass
+class Guest:
+    """A guest of the lab, asked about its devices."""
+
+    lab: Lab
+    name: str
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """guestd's answer."""
+        return self.lab.guest_report(self.name, command, timeout_s=ANSWER_WITHIN_S)
+
+    def hex(self, command: str) -> bytes:
+        """guestd's answer, where it is bytes."""
+        return bytes.fromhex(self.ask(command)["hex"])
+
+    def tpm(self, command: bytes) -> bytes:
+        """The TPM's answer."""
+        return self.hex(f"tpm {command.hex()}")
+
+    def sha256(self, device: str, mib: int) -> str:
+        """Of the first MiBs of a device, as the guest reads them."""
+        return str(self.ask(f"sha256 {device} {mib}")["sha256"])
+
+    def boot_id(self) -> str:
+        """Another one after each boot."""
+        return str(self.ask("report")["boot_id"])
+
+    def move(self, to: str, *options: str) -> None:
+        """Port it; it must arrive, and not have booted."""
+        before = self.boot_id()
+        done = run_port(self.lab, self.name, to=to, options=options)
+        assert done.outcome == "completed", done.result
+        assert self.boot_id() == before
+        assert self.lab.guest_place(self.name).provider == to
+
+    def restart(self) -> None:
+        """Switch it off and on, where it is, and wait until it answers."""
+        place, record = self.lab.guest_place(self.name).provider, self.lab.guest(self.name)
+        self.lab.virsh(place, "destroy", record.uuid)
+        self.lab.virsh(place, "start", record.uuid)
+        guests.wait_until_ready(self.lab.plan, record, timeout_s=600)
+
+
+@pytest.fixture
+def start(lab: Lab, start_guest: Callable[..., GuestRecord]) -> Callable[..., Guest]:
+    """Start a guest at alpha."""
+    return lambda name, **facts: Guest(lab, start_guest(name, **facts).name)
+
+
+def state_files(lab: Lab, provider: str) -> set[str]:
+    """All UEFI variables' files and TPMs' state at a provider, but what libvirt keeps of none."""
+    libvirt = lab.plan.host_dir(provider) / "var-lib-libvirt"
+    folders = (libvirt / "qemu" / "nvram", libvirt / "swtpm")
+    return {str(path.relative_to(libvirt)) for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.usefixtures("slow_link")
+def test_secure_boot_its_variables_and_the_tpm_move(
+    lab: Lab, tenant: Any, start: Callable[..., Guest], provider: Callable[[str], Any]
+) -> None:
+    """A cancelled port leaves none of their files at the recipient; a completed one moves them, for the next boot, too;
+    the donor's are in quarantine."""
+    guest = start("sealed", firmware="secure-boot", tpm=True, memory_mib=384)
+    value = os.urandom(16)
+    guest.ask(f"efi-write {OWN_VARIABLE} {value.hex()}")
+    loaded = tpm_commands.handle_of(guest.tpm(tpm_commands.seal(SEALED_VALUE)))
+    tpm_commands.answer(guest.tpm(tpm_commands.keep(loaded)))
+    tpm_commands.answer(guest.tpm(tpm_commands.extend_pcr(os.urandom(32))))
+    pcr = tpm_commands.pcr_of(guest.tpm(tpm_commands.read_pcr()))
+
+    def is_itself() -> bool:
+        assert guest.hex(f"efi-read {SECURE_BOOT}") == b"\x01"
+        assert guest.hex(f"efi-read {OWN_VARIABLE}") == value
+        assert tpm_commands.value_of(guest.tpm(tpm_commands.unseal())) == SEALED_VALUE
+        return True
+
+    assert is_itself()
+    port_id = tenant.create(lab.guest(guest.name), "beta", "--post-copy", "never")
+    tenant.wait_for_transfer(port_id, "disk")
+    tenant.run("port", "cancel", port_id)
+    assert tenant.wait_for_end(port_id)["summary"]["phase"] == "cancelled"
+    assert state_files(lab, "beta") == set()
+    assert provider("beta").images() == set()
+
+    ours = state_files(lab, "alpha")
+    guest.move("beta")
+    assert is_itself()
+    assert tpm_commands.pcr_of(guest.tpm(tpm_commands.read_pcr())) == pcr
+    left = state_files(lab, "alpha")
+    assert len(left) == len(ours)
+    assert all(".quarantine" in name for name in left), left
+    guest.restart()
+    assert is_itself()
+
+
+def test_uefi_without_secure_boot_moves(start: Callable[..., Guest]) -> None:
+    """It does not get secure boot on the way."""
+    guest = start("plain-uefi", firmware="uefi", memory_mib=384)
+    value = os.urandom(16)
+    guest.ask(f"efi-write {OWN_VARIABLE} {value.hex()}")
+    guest.move("beta")
+    assert guest.hex(f"efi-read {OWN_VARIABLE}") == value
+    assert guest.hex(f"efi-read {SECURE_BOOT}") == b"\x00"
+
+
+def test_a_second_disk_on_another_bus_moves(start: Callable[..., Guest]) -> None:
+    """Both disks have what the guest wrote, and it goes on writing to them."""
+    guest = start("two-disks", scsi_disk=True, workload="writer")
+    guest.ask(f"fill /dev/sda {SCSI_DISK_MIB // 2}")
+    before = guest.sha256("/dev/sda", SCSI_DISK_MIB), guest.sha256("/dev/vda", STATIC_MIB)
+    guest.move("beta")
+    assert (guest.sha256("/dev/sda", SCSI_DISK_MIB), guest.sha256("/dev/vda", STATIC_MIB)) == before
+    assert guest.ask("report")["mismatches"] == 0
+    guest.ask(f"fill /dev/sda {SCSI_DISK_MIB}")
+    assert guest.sha256("/dev/sda", SCSI_DISK_MIB) != before[0]
+
+
+def test_an_inserted_iso_moves(start: Callable[..., Guest]) -> None:
+    """The guest reads the same from its drive, also after a restart."""
+    guest = start("with-iso", iso=True)
+    before = guest.sha256("/dev/sr0", ISO_MIB)
+    guest.move("beta")
+    assert guest.sha256("/dev/sr0", ISO_MIB) == before
+    guest.restart()
+    assert guest.sha256("/dev/sr0", ISO_MIB) == before
+
+
+def test_a_disk_on_a_base_image_moves(lab: Lab, start: Callable[..., Guest]) -> None:
+    """What lies beneath moves with it: the recipient's disk needs nothing of the donor's."""
+    guest = start("layered", disk_format="qcow2", overlay=True, workload="writer")
+    before = guest.sha256("/dev/vda", STATIC_MIB)
+    guest.move("beta")
+    assert guest.sha256("/dev/vda", STATIC_MIB) == before
+    assert guest.ask("report")["mismatches"] == 0
+    images = lab.plan.host_dir("beta") / "var-lib-libvirt" / "images"
+    (image,) = images.glob(f"{guest.name}-*")
+    assert f"{guest.name}.base.raw" not in run(["qemu-img", "info", "-U", str(image)])
+
+
+def test_an_internal_snapshot_is_refused_by_name(lab: Lab, tenant: Any, start: Callable[..., Guest]) -> None:
+    """QEMU would leave it behind without a word, although libvirt does not know it."""
+    guest = start("with-snapshot", disk_format="qcow2")
+    lab.virsh("alpha", "snapshot-create-as", guest.name, "before-upgrade")
+    lab.virsh("alpha", "snapshot-delete", guest.name, "before-upgrade", "--metadata")
+    done = tenant.run("port", "create", lab.guest(guest.name).uuid, "--to", "beta", "--watch")
+    assert done.returncode == ExitCode.REFUSED
+    assert "internal_snapshots: disk vda" in done.stdout
+    assert lab.guest_place(guest.name).provider == "alpha"
+
+
+def test_the_hosts_own_cpu_moves_between_equal_hosts(lab: Lab, start: Callable[..., Guest]) -> None:
+    """host-passthrough, or what software emulation has in its place."""
+    cpu = "host-passthrough" if guests.accelerator(lab.plan) == "kvm" else "maximum"
+    guest = start("own-cpu", cpu=cpu)
+    guest.move("beta")
+    assert f"<cpu mode='{cpu}'" in lab.virsh("beta", "dumpxml", lab.guest(guest.name).uuid)
+
+
+def test_a_cpu_like_the_hosts_moves(start: Callable[..., Guest]) -> None:
+    """host-model: what libvirt made of it at the start is what it has at the recipient."""
+    start("like-the-host", cpu="host-model").move("beta")
