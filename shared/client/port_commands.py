@@ -14,7 +14,7 @@ from shared.client.resolve import find_port, find_vm, whole_id
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
 from shared.client.units import parse_duration, value_of
-from shared.client.vm_commands import PLAN_TIMEOUT_S, RequireOption, VmArgument
+from shared.client.vm_commands import PLAN_TIMEOUT_S, EjectOption, RequireOption, VmArgument
 from shared.exit_codes import ExitCode
 from shared.messages.base import Value
 from shared.messages.porting import ServiceChangeAgreement
@@ -114,10 +114,7 @@ def create_port(
         OverlaysChoice,
         typer.Option(help="Keep a disk that is an overlay as one, on the recipient's own copy of its base image."),
     ] = OverlaysChoice.IF_KNOWN,
-    eject: Annotated[
-        list[str] | None,
-        typer.Option(help="Leave this drive's medium behind, such as sda, or all; may be given several times."),
-    ] = None,
+    eject: EjectOption = None,
     require: RequireOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,

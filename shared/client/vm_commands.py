@@ -33,6 +33,11 @@ RequireOption = Annotated[
     ),
 ]
 
+EjectOption = Annotated[
+    list[str] | None,
+    typer.Option("--eject", help="Leave this drive's medium behind, such as sda, or all; may be given several times."),
+]
+
 PLAN_TIMEOUT_S = 60.0
 
 
@@ -84,6 +89,7 @@ def check_vm(
     context: typer.Context,
     vm: VmArgument,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+    eject: EjectOption = None,
     require: RequireOption = None,
 ) -> None:
     """Run the whole pre-flight of a port and move nothing: the donor's approval, the VM as it runs, every provider.
@@ -93,7 +99,7 @@ def check_vm(
     JSON: {vm_uuid, vm_name, donor, possible, refused_by, refusals, providers: [{provider, can_take, quote, refusals}]}.
     """
     session: Session = context.obj
-    limits = limits_of(require=require or (), now=datetime.now().astimezone())
+    limits = limits_of(eject=eject or (), require=require or (), now=datetime.now().astimezone())
 
     async def ask(client: TenantClient) -> VmCheck:
         found = find_vm(vm, await client.vms())

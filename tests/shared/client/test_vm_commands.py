@@ -148,10 +148,10 @@ def test_vm_check(vmport: Cli, broker: ScriptedBroker) -> None:
     broker.on_command = answering(
         lambda port: (PortPlanned(port_id=port, quotes=(QUOTE,), declined={"gamma": (REFUSAL,)}),)
     )
-    assert vmport("vm", "check", "web", "--require", "filter") == ExitCode.OK
+    assert vmport("vm", "check", "web", "--require", "filter", "--eject", "sda") == ExitCode.OK
     assert isinstance(broker.requested, PortRequested)
     assert (broker.requested.dry_run, broker.requested.recipient, broker.requested.donor) == (True, "best", "alpha")
-    assert broker.requested.limits.require == (Part.FILTER,)
+    assert (broker.requested.limits.require, broker.requested.limits.eject) == ((Part.FILTER,), ("sda",))
     assert "CAN TAKE IT" in vmport.out
     assert "gamma cannot take it" in vmport.out
     assert vmport("--format", "json", "vm", "check", "web") == ExitCode.OK
