@@ -166,6 +166,20 @@ def agreement_refusals(approved: Approved, agreement: ServiceChangeAgreement) ->
     )
 
 
+def not_read(code: str, detail: str) -> Refusal:
+    """The node has looked at the VM and could not read it; `code` is the node's."""
+    return Refusal(code=code, rule="The VM's node must be able to read the live VM.", evidence=detail)
+
+
+def not_described(node: str, within_s: float) -> Refusal:
+    """The node did not answer in time."""
+    return Refusal(
+        code="node_unreachable",
+        rule=f"The VM's node must describe the VM within {within_s:g} s.",
+        evidence=f"node {node} did not answer in time",
+    )
+
+
 def not_approved(phase: Phase | None) -> Refusal:
     """What is asked for was never approved. ``phase`` is the port's here; None where it is unknown."""
     return Refusal(
