@@ -9,7 +9,9 @@ model differ in features of which neither list speaks. What refuses the guest at
 that is what is asked.
 
 A guest that has its host's own CPU (host-passthrough, maximum) has no definition that could be compared: it moves
-between hosts that are equal, with one QEMU and one kernel.
+between hosts that are equal, with one QEMU and one kernel. So does one whose time stamp counter has a frequency of its
+own. A guest with its host's model (host-model) runs with what libvirt made of it, which its donor tells: that is
+compared.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _HOSTS_OWN = frozenset({CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM, CpuMode.HOST_
 
 def is_compared(vm: VmDescription) -> bool:
     """Whether a node is to be asked: only a CPU with a definition of its own can be compared."""
-    return vm.cpu.mode is CpuMode.CUSTOM
+    return vm.cpu.mode is CpuMode.CUSTOM or (vm.cpu.mode is CpuMode.HOST_MODEL and bool(vm.cpu.model))
 
 
 def cpu_refusals(
@@ -43,7 +45,9 @@ def cpu_refusals(
         else:
             yield from answer
     elif vm.cpu.mode in _HOSTS_OWN:
-        yield from _unequal_hosts(vm, donor, node)
+        yield from _unequal_hosts(vm, donor, node, f"whose CPU is its host's own ({vm.cpu.mode})")
+    if any(need.kind == "tsc_frequency" for need in vm.needs):
+        yield from _unequal_hosts(vm, donor, node, "whose time stamp counter has a frequency of its own")
 
 
 def without_unasked(refusals: Iterable[Refusal]) -> tuple[Refusal, ...]:
@@ -53,7 +57,7 @@ def without_unasked(refusals: Iterable[Refusal]) -> tuple[Refusal, ...]:
     return others or found
 
 
-def _unequal_hosts(vm: VmDescription, donor: HypervisorVersions, node: NodeView) -> Iterator[Refusal]:
+def _unequal_hosts(vm: VmDescription, donor: HypervisorVersions, node: NodeView, which: str) -> Iterator[Refusal]:
     here = node.platform.versions
     differences = []
     if not donor.host_cpu or donor.host_cpu != here.host_cpu:
@@ -68,6 +72,6 @@ def _unequal_hosts(vm: VmDescription, donor: HypervisorVersions, node: NodeView)
     if differences:
         yield Refusal(
             code="host_cpu_differs",
-            rule=f"A VM whose CPU is its host's own ({vm.cpu.mode}) moves only between equal hosts.",
+            rule=f"A VM {which} moves only between equal hosts.",
             evidence=f"node {node.name}: {'; '.join(differences)}",
         )

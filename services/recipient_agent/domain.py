@@ -29,7 +29,7 @@ from shared.domain import (
 )
 from shared.messages.base import Refusal
 from shared.messages.porting import ReservedDisk
-from shared.messages.vm import FirmwareFacts, IdentityBundle, VmDescription
+from shared.messages.vm import CpuFacts, CpuMode, FirmwareFacts, IdentityBundle, VmDescription
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ def _identity_differences(vm: VmDescription, facts: VmFacts) -> Iterator[Refusal
         "architecture": (vm.architecture, facts.arch),
         "machine": (vm.machine, facts.machine),
         "domain type": (vm.domain_type, facts.virt_type),
-        "cpu": (vm.cpu, facts.cpu),
+        "cpu": (_cpu_in_xml(vm.cpu), _cpu_in_xml(facts.cpu)),
         "needs": (sorted(map(str, set(facts.needs) - set(vm.needs))), []),
         "disks": (
             sorted((d.target, d.bus, d.device, d.read_only, d.serial) for d in vm.disks),
@@ -135,6 +135,11 @@ def _identity_differences(vm: VmDescription, facts: VmFacts) -> Iterator[Refusal
     for what, (described, written) in pairs.items():
         if described != written:
             yield _refusal("identity_differs", f"{what}: described as {described}, the XML says {written}")
+
+
+def _cpu_in_xml(cpu: CpuFacts) -> CpuFacts:
+    """As the portable form says it: of a host's model it has the mode, and not what the donor's libvirt made of it."""
+    return CpuFacts(mode=cpu.mode) if cpu.mode is CpuMode.HOST_MODEL else cpu
 
 
 def _firmware_kind(firmware: FirmwareFacts | None) -> str:
@@ -167,7 +172,13 @@ def _firmware(vm: VmDescription, port_id: UUID, places: NodePlaces, choice: Host
         return None
     nvram = f"{places.nvram_dir}/{file_stem(vm.name, port_id)}_VARS.fd"
     return FirmwarePlace(
-        chosen.loader, nvram if vm.firmware_facts.nvram else None, chosen.loader_format, chosen.template_format
+        loader=chosen.loader,
+        nvram=nvram if vm.firmware_facts.nvram else None,
+        loader_format=chosen.loader_format,
+        nvram_format=chosen.template_format,
+        template=chosen.template,
+        template_format=chosen.template_format,
+        features=chosen.features,
     )
 
 

@@ -27,6 +27,8 @@ class ChosenFirmware:
     loader_format: str
     template: str | None
     template_format: str
+    features: frozenset[str] | None = None
+    """What the descriptor says of it; None: no descriptor was asked."""
 
 
 def choose_firmware(
@@ -39,16 +41,25 @@ def choose_firmware(
     facts = vm.firmware_facts
     if facts is None:
         return None
+    offered = list(offers)
     if override is not None and not facts.secure_boot and facts.interface is not FirmwareInterface.ROM:
-        return ChosenFirmware("the setting uefi_loader", override, facts.format, None, facts.nvram_format)
+        # Of a file that no descriptor names libvirt itself must know the template (nvram in its qemu.conf).
+        known = next((offer.template for offer in offered if offer.code == override), None)
+        return ChosenFirmware("the setting uefi_loader", override, facts.format, known, facts.nvram_format)
     if facts.interface is not FirmwareInterface.EFI_AUTO and facts.size_bytes is None:
         return _refusal(f"the size of the VM's firmware is not known, so node {node} cannot choose one")
-    offered = list(offers)
     misfits = []
     for offer in offered:
         reasons = list(_differences(vm, facts, offer))
         if not reasons:
-            return ChosenFirmware(offer.name, offer.code, offer.code_format, offer.template, offer.template_format)
+            return ChosenFirmware(
+                name=offer.name,
+                loader=offer.code,
+                loader_format=offer.code_format,
+                template=offer.template,
+                template_format=offer.template_format,
+                features=frozenset(offer.features),
+            )
         misfits.append(f"{offer.name}: {reasons[0]}")
     there = "; ".join(misfits[:8]) or "it has no firmware descriptors"
     return _refusal(f"the VM has {_words(facts)}; on node {node}: {there}")

@@ -29,8 +29,10 @@ class NetworkRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["any", "bridge", "network", "user"] = Field(
-        default="any", description="Fits cards of this kind at the donor."
+    kind: Literal["any", "bridge", "network", "user", "ethernet"] = Field(
+        default="any",
+        description="Fits cards of this kind at the donor. any: of every kind but ethernet, which is a tap device that "
+        "a program of the donor's host connects to something.",
     )
     bridge: NetworkName = Field(default="", description="Fits cards on this bridge of the donor; empty: on any.")
     network: NetworkName = Field(default="", description="Fits cards on this network of the donor; empty: on any.")
@@ -87,7 +89,7 @@ class NetworkRule(BaseModel):
         tags = nic.vlan.tags if nic.vlan else ()
         wanted = {"none": not tags, "any": bool(tags)}.get(self.vlan) if isinstance(self.vlan, str) else None
         return (
-            self.kind in {"any", _kind(nic)}
+            (self.kind == _kind(nic) or (self.kind == "any" and _kind(nic) != "ethernet"))
             and self.bridge in {"", nic.bridge}
             and self.network in {"", nic.network}
             and self.port_group == nic.port_group
@@ -241,7 +243,7 @@ def card(nic: Nic) -> str:
 
 
 def _kind(nic: Nic) -> str:
-    return nic.kind if nic.kind in {"bridge", "network", "user"} else "other"
+    return nic.kind if nic.kind in {"bridge", "network", "user", "ethernet"} else "other"
 
 
 def _theirs(nic: Nic) -> str:

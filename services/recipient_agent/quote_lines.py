@@ -17,26 +17,26 @@ from shared.messages.quote_lines import MAX_QUOTE_LINES, Part, QuoteLine
 from shared.messages.vm import HostPlatform, Nic, Vlan, VmDescription
 
 _OURS = re.compile(
-    r"\b(interface(@type|/(source|vlan|virtualport|port|filterref|bandwidth|target)\b)|os/(loader|nvram))"
+    r"os/(loader|nvram)\b"
+    r"|network card [^ ]*: (type|source|vlan|virtualport|port|filterref|bandwidth|target)\b(?!.*not kept: an address)"
 )
 """Lines of the donor about what is told here."""
 _PARTS: tuple[tuple[str, Part], ...] = (
-    (r"\bcputune/(shares|[a-z]*period|[a-z]*quota)", Part.WEIGHTS),
-    (r"\b(cputune|vcpu@cpuset|vcpu@placement|vcpu/@cpuset|vcpu/@placement)", Part.PINNING),
-    (r"\b(numatune|memory/source/nodemask)", Part.PLACEMENT),
-    (r"\b(iotune|throttle)", Part.DISK_LIMITS),
-    (r"\bblkiotune", Part.WEIGHTS),
-    (r"\bmemtune", Part.MEMORY_LIMITS),
-    (r"\b(serial|console|parallel|channel|source)/(log\b|.*append)|/log\b", Part.SERIAL_LOG),
-    (r"\bgraphics", Part.DISPLAY),
-    (r"\bmetadata", Part.METADATA),
-    (r"\bperf\b", Part.PERF),
-    (r"\bvsock", Part.VSOCK),
-    (r"\baudio", Part.SOUND),
-    (r"\btpm", Part.TPM),
-    (r"\bdisk\b", Part.DISK),
+    (r"cputune/(vcpu|emulator|iothread)pin|vcpu@(cpuset|placement)", Part.PINNING),
+    (r"cputune|blkiotune/(device/)?weight", Part.WEIGHTS),
+    (r"numatune|memory: source nodemask", Part.PLACEMENT),
+    (r"blkiotune|throttlegroups|disk [^ ]*: (iotune|throttlefilters)", Part.DISK_LIMITS),
+    (r"memtune", Part.MEMORY_LIMITS),
+    (r"(serial|console|parallel|channel)( [^ ]*)?: (log|source append)", Part.SERIAL_LOG),
+    (r"graphics", Part.DISPLAY),
+    (r"metadata", Part.METADATA),
+    (r"perf\b", Part.PERF),
+    (r"vsock", Part.VSOCK),
+    (r"audio", Part.SOUND),
+    (r"tpm", Part.TPM),
+    (r"disk ", Part.DISK),
 )
-"""By the path in a line of the donor; the first that is found."""
+"""By how a line of the donor begins: with the device's name or the path. The first that fits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +82,13 @@ def requirement_refusals(required: Iterable[Part], lines: Lines) -> Iterator[Ref
 
 def _donors(lines: Iterable[str]) -> Iterator[QuoteLine]:
     for line in lines:
-        if not _OURS.search(line):
+        if not _OURS.match(line):
             yield QuoteLine(part=part_of(line), text=line)
 
 
 def part_of(line: str) -> Part:
     """The stable name of a part of which the donor says something."""
-    return next((part for pattern, part in _PARTS if re.search(pattern, line)), Part.OTHER)
+    return next((part for pattern, part in _PARTS if re.match(pattern, line)), Part.OTHER)
 
 
 def _bounded(lines: list[QuoteLine]) -> tuple[QuoteLine, ...]:

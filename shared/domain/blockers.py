@@ -52,6 +52,7 @@ _CODES: tuple[tuple[str, BlockerCode], ...] = (
     ("devices/channel", BlockerCode.HOST_CHARACTER_DEVICE),
     ("features/hyperv", BlockerCode.CPU_FEATURE),
     ("launchSecurity", BlockerCode.CONFIDENTIAL_GUEST),
+    ("os/loader", BlockerCode.HOST_FIRMWARE),
     ("os/nvram", BlockerCode.HOST_FIRMWARE),
 )
 
@@ -68,6 +69,14 @@ def whole_part_blockers(element: etree._Element, path: str) -> Iterator[Reason]:
         yield from rule(element)
 
 
+def tsc_frequency(root: etree._Element) -> str:
+    """The frequency in Hz that a ``<domain>`` gives its time stamp counter; empty where it gives none."""
+    for timer in root.findall("clock/timer"):
+        if timer.get("name") == "tsc" and (timer.get("frequency") or "").strip("0"):
+            return timer.get("frequency") or ""
+    return ""
+
+
 def has_medium(disk: etree._Element) -> bool:
     """Whether a ``<disk>`` has contents: a source that names something, not only a policy."""
     source = disk.find("source")
@@ -76,16 +85,13 @@ def has_medium(disk: etree._Element) -> bool:
     return any(source.get(name) for name in ("file", "dev", "dir", "name", "pool", "protocol", "type", "path"))
 
 
-def _cpu(cpu: etree._Element) -> Iterator[Reason]:
-    if cpu.get("migratable") == "off":
-        yield BlockerCode.CPU_FEATURE, "the CPU has features of its host that QEMU does not migrate (migratable=off)"
-
-
 def _cpu_feature(element: etree._Element) -> Iterator[Reason]:
-    if element.get("name") == "invtsc" and element.get("policy", "require") in {"require", "force"}:
+    if element.get("name") != "invtsc" or element.get("policy", "require") not in {"require", "force"}:
+        return
+    if not tsc_frequency(element.getroottree().getroot()):
         yield (
             BlockerCode.CPU_FEATURE,
-            "the CPU has an invariant time stamp counter (invtsc), which QEMU does not migrate",
+            "its invariant time stamp counter (invtsc) has no frequency in the definition, so QEMU does not migrate it",
         )
 
 
@@ -103,13 +109,12 @@ def _tpm(tpm: etree._Element) -> Iterator[Reason]:
 
 
 def _loader(loader: etree._Element) -> Iterator[Reason]:
-    # Without a type libvirt takes it for a ROM.
-    if loader.get("type", "rom") == "rom":
-        yield BlockerCode.HOST_FIRMWARE, "the VM boots from a ROM file of its host; only pflash firmware is carried"
+    # QEMU takes a flash for one that the guest writes into, unless it is said to be read-only.
+    if loader.get("type") == "pflash" and loader.get("readonly") is None and loader.get("stateless") != "yes":
+        yield BlockerCode.HOST_FIRMWARE, "the guest writes into the firmware's own file"
 
 
 _RULES: Mapping[str, Callable[[etree._Element], Iterator[Reason]]] = {
-    "cpu": _cpu,
     "cpu/feature": _cpu_feature,
     "devices/interface": _interface,
     "devices/tpm": _tpm,

@@ -10,7 +10,7 @@ from lxml import etree
 from shared.domain.definition import DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
 from shared.domain.parsing import Domain, mac_of, target_of
-from shared.domain.places import HostPlaces, NicPlace
+from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import carried_tree
 
 CHARACTER_DEVICES = ("serial", "console", "parallel", "channel")
@@ -57,12 +57,16 @@ def _other_devices(devices: etree._Element, places: HostPlaces) -> None:
     for graphics in devices.findall("graphics"):
         graphics.set("autoport", "yes")
         etree.SubElement(graphics, "listen", type="address", address=places.listen)
-    for backend in devices.findall("rng/backend"):
+    for rng in devices.findall("rng"):
+        backend = _child(rng, "backend")
+        backend.set("model", backend.get("model", "random"))
         if backend.get("model") == "random":
             backend.text = RANDOM_SOURCE
     for vsock in devices.findall("vsock"):
         _child(vsock, "cid").set("auto", "yes")
     for backend in devices.findall("tpm/backend"):
+        # Else libvirt deletes the state of a transient guest when it ends, and one that arrives is transient at first.
+        backend.set("persistent_state", "yes")
         if places.tpm_secret is not None:
             _child(backend, "encryption").set("secret", str(places.tpm_secret))
 
@@ -79,20 +83,41 @@ def _boot(root: etree._Element, places: HostPlaces) -> None:
     for name, path in (("kernel", places.kernel), ("initrd", places.initrd)):
         if path is not None:
             _child(os, name).text = path
-    firmware = places.firmware
-    if firmware is None:
-        if os.find("loader") is not None or os.get("firmware") == "efi":
-            raise DomainXmlError("no firmware is given", element="os/loader")
-        return
-    loader = _child(os, "loader")
-    loader.text = firmware.loader
-    loader.set("readonly", "yes")
-    loader.set("type", "pflash")
-    loader.set("format", firmware.loader_format)
-    if firmware.nvram is not None:
+    if places.firmware is not None:
+        _firmware(os, places.firmware)
+    elif os.find("loader") is not None or os.get("firmware") == "efi":
+        raise DomainXmlError("no firmware is given", element="os/loader")
+
+
+def _firmware(os: etree._Element, place: FirmwarePlace) -> None:
+    loader = os.find("loader")
+    if loader is None:
+        loader = etree.SubElement(os, "loader", type="pflash")
+    is_rom = loader.get("type", "rom") == "rom"
+    loader.text = place.loader
+    loader.set("format", place.loader_format)
+    loader.set("type", "rom" if is_rom else "pflash")
+    if not is_rom:
+        loader.set("readonly", "yes")
+    if place.nvram is not None:
         nvram = _child(os, "nvram")
-        nvram.text = firmware.nvram
-        nvram.set("format", firmware.nvram_format)
+        nvram.text = place.nvram
+        if place.template is not None:
+            nvram.set("template", place.template)
+            nvram.set("templateFormat", place.template_format)
+        nvram.set("format", place.nvram_format)
+    _keep_choice(os, place)
+
+
+def _keep_choice(os: etree._Element, place: FirmwarePlace) -> None:
+    """The wish that libvirt should choose stays where it would choose what was given; else it would refuse both."""
+    wished = {part.get("name"): part.get("enabled") for part in os.findall("firmware/feature")}
+    offered = place.features
+    if offered is None or any((enabled == "yes") != (name in offered) for name, enabled in wished.items()):
+        if "firmware" in os.attrib:
+            del os.attrib["firmware"]
+        for part in os.findall("firmware"):
+            os.remove(part)
 
 
 def _disk(disk: etree._Element, places: HostPlaces) -> None:

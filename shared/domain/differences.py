@@ -19,7 +19,9 @@ _DEFAULTS: Mapping[str, str] = {
     "devices/*/address@domain": "0",
     "devices/*/address@multifunction": "off",
     "devices/console/target@type": "serial",
-    "devices/tpm/backend@persistent_state": "no",
+    "os/loader@type": "rom",
+    "os/loader@secure": "no",
+    "os/loader@stateless": "no",
     "vcpus/vcpu@hotpluggable": "yes",
 }
 _ON_BY_DEFAULT = ("features/",)

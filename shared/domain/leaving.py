@@ -73,7 +73,7 @@ def _anywhere(facts: VmFacts) -> HostPlaces:
         disks={drive.target: f"/{drive.target}" for drive in facts.disks},
         nics=tuple(NicPlace(bridge="br") for _ in facts.nics),
         emulator="/emulator",
-        firmware=FirmwarePlace("/loader", "/nvram") if facts.firmware == "uefi" else None,
+        firmware=FirmwarePlace("/loader", "/nvram") if facts.firmware_facts is not None else None,
         kernel="/kernel" if facts.kernel else None,
         initrd="/initrd" if facts.initrd else None,
         logs={f"{kind} 0": "/log" for kind in CHARACTER_DEVICES},

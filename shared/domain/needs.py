@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lxml import etree
 
+from shared.domain.blockers import tsc_frequency
 from shared.messages.vm import Need
 
 _ATTRIBUTES: tuple[tuple[str, str, str], ...] = (
@@ -35,8 +36,16 @@ _ATTRIBUTES: tuple[tuple[str, str, str], ...] = (
     ("memoryBacking/source", "type", "memory_source"),
 )
 """Path, attribute, and the kind of the need."""
-_MADE_AS = {("memory_source", "file"): "memfd"}
-"""Needs of what the recipient makes in another way."""
+_MADE_AS: dict[tuple[str, str], str | None] = {
+    ("memory_source", "file"): "memfd",
+    ("rng", "egd"): "random",
+    ("graphics", "sdl"): None,
+    ("graphics", "desktop"): None,
+    ("graphics", "rdp"): None,
+    ("graphics", "dbus"): None,
+    ("graphics", "egl-headless"): None,
+}
+"""What the recipient makes in another way, and what it does not make (None)."""
 _SWITCHES: tuple[tuple[str, str], ...] = (("features/hyperv", "hyperv"), ("features/kvm", "kvm"))
 """Features whose children are each on or off."""
 _FEATURES = ("features/smm", "features/vmcoreinfo", "features/ps2", "features/async-teardown", "genid")
@@ -52,8 +61,9 @@ def _by_attribute(root: etree._Element) -> Iterator[tuple[str, str]]:
     for path, attribute, kind in _ATTRIBUTES:
         for element in root.findall(path):
             value = element.get(attribute)
-            if value:
-                yield kind, _MADE_AS.get((kind, value), value)
+            made = _MADE_AS.get((kind, value), value) if value else None
+            if made is not None:
+                yield kind, made
     for controller in root.findall("devices/controller"):
         if controller.get("model"):
             yield "controller_model", f"{controller.get('type')} {controller.get('model')}"
@@ -64,6 +74,8 @@ def _by_switch(root: etree._Element) -> Iterator[tuple[str, str]]:
         for feature in root.findall(f"{path}/*"):
             if feature.get("state", "on") == "on":
                 yield kind, str(feature.tag)
+    if frequency := tsc_frequency(root):
+        yield "tsc_frequency", frequency
     for path in _FEATURES:
         found = root.find(path)
         if found is not None and "off" not in {found.get("state"), found.get("enabled")}:

@@ -24,12 +24,17 @@ class NicPlace:
 
 @dataclass(frozen=True, slots=True)
 class FirmwarePlace:
-    """UEFI firmware of this host, and the file for the VM's variables. Formats are raw or qcow2."""
+    """Firmware of this host, and the file for the VM's variables. Formats are raw or qcow2."""
 
     loader: str
     nvram: str | None = None
     loader_format: str = "raw"
     nvram_format: str = "raw"
+    template: str | None = None
+    """What the file for the variables is made from; None: libvirt knows it by the loader."""
+    template_format: str = "raw"
+    features: frozenset[str] | None = None
+    """What its descriptor says of it, such as secure-boot; None: it was chosen without one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,9 +24,23 @@ def carried_tree(definition: Definition) -> etree._Element:
     root = kept_tree(definition.root, is_carried)
     if root is None:
         root = etree.Element("domain")
+    loader, os = definition.domain.root.find("os/loader"), root.find("os")
+    if loader is not None and loader.get("type") is None and os is not None:
+        # libvirt takes it for a ROM; without its path nothing would be left that says so.
+        kept = os.find("loader")
+        (etree.SubElement(os, "loader") if kept is None else kept).set("type", "rom")
+    for screen in root.findall("devices/graphics"):
+        if screen.get("type") is None:  # one of the host's own, of which nothing goes along
+            _remove(screen)
     if definition.metadata is not None:
         root.append(definition.metadata.element())
     return root
+
+
+def _remove(element: etree._Element) -> None:
+    parent = element.getparent()
+    if parent is not None:
+        parent.remove(element)
 
 
 def is_carried(row: Row) -> bool:

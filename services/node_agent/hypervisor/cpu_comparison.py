@@ -14,7 +14,8 @@ POLICIES = frozenset({"require", "disable", "force", "optional", "forbid"})
 
 def cpu_xml(cpu: CpuFacts) -> str:
     """The <cpu> element to compare. Raises `ValueError` for a CPU that has no definition of its own."""
-    if cpu.mode is not CpuMode.CUSTOM or not cpu.model:
+    # A host's model that a guest runs with was expanded when it started: it is a definition like any other.
+    if cpu.mode not in {CpuMode.CUSTOM, CpuMode.HOST_MODEL} or not cpu.model:
         raise ValueError(f"a CPU of mode {cpu.mode} has nothing to compare")
     root = etree.Element("cpu", mode="custom", match="exact")
     etree.SubElement(root, "model", fallback="forbid").text = cpu.model

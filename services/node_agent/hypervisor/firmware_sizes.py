@@ -1,28 +1,31 @@
-"""Sizes of a VM's firmware, which its definition does not tell and a recipient's firmware must have, too."""
+"""How large a VM's firmware is, as its guest sees it: the recipient must find one of that size. Reads headers only."""
 
 from __future__ import annotations
 
-from services.node_agent.hypervisor import disk_images
-from shared.messages.vm import FirmwareFacts
+from dataclasses import replace
+
+from services.node_agent.hypervisor.disk_images import DiskImageError, virtual_size_bytes
+from shared.domain import VmFacts
 
 
-def with_sizes(firmware: FirmwareFacts | None, *, loader: str | None, nvram: str | None) -> FirmwareFacts | None:
-    """The facts with the sizes of the files of code and variables, in bytes as the guest sees them; None where a file
-    cannot be read, which a recipient refuses by name. Blocking.
-    """
+def with_firmware_sizes(facts: VmFacts) -> tuple[VmFacts, tuple[str, ...]]:
+    """The facts with the sizes of code and variables, and a blocker for each file that cannot be read. Blocking."""
+    firmware = facts.firmware_facts
     if firmware is None:
-        return None
+        return facts, ()
+    problems: list[str] = []
+
+    def measure(path: str | None, image_format: str) -> int | None:
+        if path is None:
+            return None
+        try:
+            return virtual_size_bytes(path, image_format)
+        except DiskImageError as error:
+            problems.append(f"firmware_unreadable: nobody can say which firmware fits: {error}")
+            return None
+
     sizes = {
-        "size_bytes": _size_or_none(loader, firmware.format),
-        "nvram_size_bytes": _size_or_none(nvram, firmware.nvram_format),
+        "size_bytes": measure(facts.loader, firmware.format),
+        "nvram_size_bytes": measure(facts.nvram, firmware.nvram_format),
     }
-    return firmware.model_copy(update=sizes)
-
-
-def _size_or_none(path: str | None, image_format: str) -> int | None:
-    if path is None:
-        return None
-    try:
-        return disk_images.virtual_size_bytes(path, image_format)
-    except disk_images.DiskImageError:
-        return None
+    return replace(facts, firmware_facts=firmware.model_copy(update=sizes)), tuple(problems)

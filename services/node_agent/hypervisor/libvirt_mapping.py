@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -15,12 +16,13 @@ import libvirt
 
 from services.node_agent.hypervisor import disk_images, read_only_images
 from services.node_agent.hypervisor.file_use import files_of, paths_in_text
-from services.node_agent.hypervisor.firmware_sizes import with_sizes
+from services.node_agent.hypervisor.firmware_sizes import with_firmware_sizes
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.hypervisor.tpm_state import state_folders
 from shared.domain import DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
+    CpuMode,
     Disk,
     VmDescription,
     VmState,
@@ -104,14 +106,15 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
         flags |= libvirt.VIR_DOMAIN_XML_MIGRATABLE
     xml = domain.XMLDesc(flags)
     read = parse(xml)
-    facts = describe(read)
-    blockers = []
+    live = describe(domain.XMLDesc(0)) if active else describe(read)
+    facts, problems = with_firmware_sizes(with_expanded_cpu(describe(read), live))
+    blockers = list(problems)
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     blockers += read_only_images.blockers_of(facts.disks)
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
-    layers = layers_of(domain, facts)
+    layers = _layers(live)
     return LiveVm(
         description(domain, facts, layers, tuple(blockers)),
         xml,
@@ -128,8 +131,20 @@ def layers_of(domain: LibvirtDomain, facts: VmFacts) -> dict[str, tuple[LayerFac
 
     Blocking. Raises DomainXmlError and libvirt's errors.
     """
-    live = describe(domain.XMLDesc(0)) if domain.isActive() else facts
+    return _layers(describe(domain.XMLDesc(0)) if domain.isActive() else facts)
+
+
+def _layers(live: VmFacts) -> dict[str, tuple[LayerFacts, ...]]:
     return {disk.target: disk.layers for disk in live.disks if disk.layers}
+
+
+def with_expanded_cpu(facts: VmFacts, live: VmFacts) -> VmFacts:
+    """The facts of a migratable XML with the CPU that the guest has. That XML calls a host's model by its mode only;
+    what it was made of stands in the live XML alone.
+    """
+    if facts.cpu.mode is not CpuMode.HOST_MODEL or live.cpu.mode is not CpuMode.CUSTOM:
+        return facts
+    return replace(facts, cpu=live.cpu.model_copy(update={"mode": CpuMode.HOST_MODEL}))
 
 
 def lasting_xml(domain: LibvirtDomain) -> str | None:
@@ -208,15 +223,13 @@ def description(
     Raises DiskImageError if a disk's own image cannot be read.
     """
     persistent = bool(domain.isPersistent())
-    told = facts.told(
+    return facts.told(
         state=STATES.get(domain.state()[0], VmState.OTHER),
         disks=tuple(_disk(drive, layers.get(drive.target, ())) for drive in facts.drives),
         autostart=persistent and bool(domain.autostart()),
         persistent=persistent,
         besides=blockers,
     )
-    firmware = with_sizes(told.firmware_facts, loader=facts.loader, nvram=facts.nvram)
-    return told.model_copy(update={"firmware_facts": firmware})
 
 
 def _disk(drive: DiskFacts, layers: tuple[LayerFacts, ...]) -> Disk:

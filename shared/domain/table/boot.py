@@ -20,7 +20,7 @@ os/loader                    host     path     the recipient's own firmware of t
 os/loader@type               abi      =pflash|rom
 os/loader@secure             abi      =yes|no
 os/loader@stateless          abi      =yes|no
-os/loader@readonly           abi      =yes
+os/loader@readonly           lasting  =yes
 os/loader@readonly=no        refused  any      the guest writes into the firmware's own file
 os/loader@format             host     word     the format of the recipient's own firmware
 os/nvram                     host     path     the contents come along, into a file of the recipient

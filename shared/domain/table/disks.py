@@ -3,7 +3,7 @@
 ROWS = """
 devices/disk                 abi      -
 # Where the contents are is said by the source; an empty drive has none.
-devices/disk@type            host     any      the recipient keeps each disk in a file
+devices/disk@type            host     any      a file of the recipient
 devices/disk@device          abi      =disk|cdrom|floppy
 devices/disk@device=lun      refused  any      a SCSI device of the host is passed through
 devices/disk@model           abi      =virtio|virtio-transitional|virtio-non-transitional
@@ -42,7 +42,7 @@ devices/disk/geometry@trans        abi      =auto|none|lba
 
 devices/disk/driver                        lasting  -
 devices/disk/driver@name                   lasting  =qemu
-devices/disk/driver@type                   host     word     the format in which the recipient keeps the disk
+devices/disk/driver@type                   host     any      a file of the recipient
 devices/disk/driver@cache                  lasting  =default|none|writethrough|writeback|directsync|unsafe
 devices/disk/driver@io                     lasting  =threads|native|io_uring
 devices/disk/driver@error_policy           lasting  =stop|report|ignore|enospace
@@ -90,14 +90,14 @@ devices/disk/mirror/**             refused  any      a block job runs on this di
 devices/disk/backenddomain/**      refused  any      not a VM of QEMU, but of Xen
 devices/disk/privateData/**        live     any      libvirt's note of the running VM
 
-devices/disk/backingStore                      host     -        the contents come along
-devices/disk/backingStore@type                 host     any      the contents come along
+devices/disk/backingStore                      host     -        a file of the recipient
+devices/disk/backingStore@type                 host     any      a file of the recipient
 devices/disk/backingStore@index                live     number   libvirt's number of the running image
-devices/disk/backingStore/format               host     -        the contents come along
-devices/disk/backingStore/format@type          host     word     the contents come along
+devices/disk/backingStore/format               host     -        a file of the recipient
+devices/disk/backingStore/format@type          host     word     a file of the recipient
 devices/disk/backingStore/format/metadata_cache/** host any      not kept: the recipient's own
-devices/disk/backingStore/source               host     -        the contents come along
-devices/disk/backingStore/source@file          host     path     the contents come along
+devices/disk/backingStore/source               host     -        a file of the recipient
+devices/disk/backingStore/source@file          host     path     a file of the recipient
 devices/disk/backingStore/source@startupPolicy host     any      not kept: the contents come along
 devices/disk/backingStore/source@index         live     number   libvirt's number of the running image
 devices/disk/backingStore/source/seclabel/**   host     any      the recipient's libvirt makes its own labels

@@ -3,10 +3,11 @@
 ROWS = """
 devices/graphics             lasting  -
 devices/graphics@type        lasting  =vnc|spice
-devices/graphics@type=sdl|desktop    refused any  a window on the screen of the host
-devices/graphics@type=rdp            refused any  a service of the host that vmport cannot give again
-devices/graphics@type=dbus           refused any  leads to a message bus of the host
-devices/graphics@type=egl-headless   refused any  the host's graphics card draws for the guest
+# The guest has its video card and sees no screen: without one that goes along it has none at the recipient.
+devices/graphics@type=sdl|desktop    host any     not kept: a window on the screen of the host
+devices/graphics@type=rdp            host any     not kept: a service of the host
+devices/graphics@type=dbus           host any     not kept: leads to a message bus of the host
+devices/graphics@type=egl-headless   host any     not kept: the host's graphics card draws the screen
 devices/graphics@port        host     any      a port that the recipient chooses
 devices/graphics@tlsPort     host     any      a port that the recipient chooses
 devices/graphics@websocket   host     any      a port that the recipient chooses
@@ -49,8 +50,8 @@ devices/graphics/mouse                  lasting  -
 devices/graphics/mouse@mode             lasting  =client|server
 devices/graphics/gl                     lasting  -
 devices/graphics/gl@enable              lasting  =no
-devices/graphics/gl@enable=yes          refused  any      the host's graphics card draws for the guest
-devices/graphics/gl@rendernode          refused  path     the host's graphics card draws for the guest
+devices/graphics/gl@enable=yes          host     any      not kept: the host's graphics card draws the screen
+devices/graphics/gl@rendernode          host     path     not kept: the host's graphics card draws the screen
 
 devices/video                           abi      -
 devices/video/driver@name               abi      =qemu

@@ -2,12 +2,11 @@
 
 ROWS = """
 devices/interface            abi      -
-devices/interface@type       host     =bridge|network|user  the kind of network that the recipient's map gives
+devices/interface@type       host     =bridge|network|user|ethernet  what the recipient's network map gives
 devices/interface@type=direct    refused any   the card is bound to a card of the host (macvtap)
 devices/interface@type=hostdev   refused any   a network card of the host is passed through
 devices/interface@type=vdpa      refused any   a network card of the host is passed through (vDPA)
 devices/interface@type=vhostuser refused any   the card is served by a program of the host
-devices/interface@type=ethernet  refused any   the card is served by a script or a tap device of the host
 devices/interface@type=mcast|server|client|udp refused any the card is joined to other VMs by a socket of the host
 devices/interface@type=internal|null|vds refused any not a network that a recipient can give
 devices/interface@managed    refused  any      a network card of the host is passed through
@@ -69,9 +68,9 @@ devices/interface/driver/guest@ecn         abi      =on|off
 devices/interface/driver/guest@ufo         abi      =on|off
 
 devices/interface/source                   host     -        what the recipient's network map gives
-devices/interface/source@bridge            host     word     the bridge that the recipient's network map gives
-devices/interface/source@network           host     any      the network that the recipient's network map gives
-devices/interface/source@dev               host     path     the device that the recipient's network map gives
+devices/interface/source@bridge            host     word     what the recipient's network map gives
+devices/interface/source@network           host     any      what the recipient's network map gives
+devices/interface/source@dev               host     path     what the recipient's network map gives
 devices/interface/source@portgroup         host     any      not kept: the recipient's network has its own port groups
 devices/interface/source@macTableManager   host     any      the recipient's bridge has its own setting
 devices/interface/source@portid            live     any      libvirt's number of the running port

@@ -48,9 +48,18 @@ defaultiothread                            lasting  -
 defaultiothread@thread_pool_min            lasting  signed
 defaultiothread@thread_pool_max            lasting  signed
 
-cputune/**                   host     any      not kept: pinning, shares and quotas are the recipient's own
+cputune                      live     -        only the frame of what is in it
+cputune/vcpupin/**           host     any      not kept: the recipient chooses the CPUs of its host
+cputune/emulatorpin/**       host     any      not kept: the recipient chooses the CPUs of its host
+cputune/iothreadpin/**       host     any      not kept: the recipient chooses the CPUs of its host
+cputune/**                   host     any      not kept: shares and quotas are the recipient's own
 numatune/**                  host     any      not kept: the recipient places memory on its own NUMA nodes
-blkiotune/**                 host     any      not kept: weights and limits of disks are the recipient's own
+blkiotune                    live     -        only the frame of what is in it
+blkiotune/weight             host     any      not kept: shares of disk time are the recipient's own
+blkiotune/device             live     -        only the frame of what is in it
+blkiotune/device/path        live     path     only the name of what is limited
+blkiotune/device/weight      host     any      not kept: shares of disk time are the recipient's own
+blkiotune/device/*           host     any      not kept: limits of disks are the recipient's own
 throttlegroups/**            host     any      not kept: limits of disks are the recipient's own
 memtune/**                   host     any      not kept: limits of memory are the recipient's own
 resource                     live     -        what libvirt writes for every running VM

@@ -6,7 +6,7 @@ import pytest
 
 from services.recipient_agent.cpu_check import cpu_refusals, is_compared
 from services.recipient_agent.testing import VERSIONS, make_node, make_platform, make_vm
-from shared.messages.vm import CpuFacts, CpuMode, HypervisorVersions
+from shared.messages.vm import CpuFacts, CpuMode, HypervisorVersions, Need
 
 EQUAL = VERSIONS.model_copy(update={"host_cpu": "a" * 64, "kernel": "6.1.0"})
 
@@ -53,5 +53,23 @@ def test_emulation_does_not_ask_the_kernel() -> None:
 def test_only_a_definition_of_its_own_is_compared() -> None:
     """QEMU's default CPU is the same everywhere."""
     modes = {mode: is_compared(make_vm(cpu=CpuFacts(mode=mode, model="qemu64"))) for mode in CpuMode}
-    assert [mode for mode, compared in modes.items() if compared] == [CpuMode.CUSTOM]
+    assert {mode for mode, compared in modes.items() if compared} == {CpuMode.CUSTOM, CpuMode.HOST_MODEL}
     assert found(CpuMode.DEFAULT, VERSIONS, VERSIONS) == []
+
+
+def test_what_a_hosts_model_was_made_of_is_compared() -> None:
+    """The guest has that, and not what the mode would mean here; so unequal hosts may take it, if libvirt says so."""
+    vm = make_vm(cpu=CpuFacts(mode=CpuMode.HOST_MODEL, model="Skylake-Client", vendor="Intel"))
+    node = make_node(platform=make_platform(versions=VERSIONS))
+
+    assert [refusal.code for refusal in cpu_refusals(vm, EQUAL, node, None)] == ["cpu_not_compared"]
+    assert list(cpu_refusals(vm, EQUAL, node, ())) == []
+
+
+def test_a_counter_with_a_frequency_needs_an_equal_host() -> None:
+    """Another host's libvirt refuses it in Prepare, where its counter has another frequency."""
+    vm = make_vm(needs=(Need(kind="tsc_frequency", value="2500000000"),))
+    (refusal,) = cpu_refusals(vm, EQUAL, make_node(platform=make_platform(versions=VERSIONS)), ())
+
+    assert "time stamp counter" in refusal.rule
+    assert list(cpu_refusals(vm, EQUAL, make_node(platform=make_platform(versions=EQUAL)), ())) == []

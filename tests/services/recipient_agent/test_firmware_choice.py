@@ -118,3 +118,19 @@ def test_the_operators_own_choice_is_for_vms_without_secure_boot() -> None:
     assert plain.loader == "/srv/OVMF.fd"
     assert isinstance(secure, ChosenFirmware)
     assert secure.name == "secure"
+
+
+def test_what_a_descriptor_says_goes_along_with_its_files() -> None:
+    """The builder issues loader and template of one descriptor, and asks its features."""
+    chosen = choose(secure_boot=True)
+    assert isinstance(chosen, ChosenFirmware)
+    assert (chosen.loader, chosen.template) == (SECURE.code, SECURE.template)
+    assert chosen.features == frozenset({"secure-boot", "requires-smm", "enrolled-keys"})
+
+
+def test_the_operators_choice_has_the_template_of_its_descriptor() -> None:
+    """Of a file that no descriptor names libvirt must know it."""
+    known, unknown = choose(override=PLAIN.code), choose(override="/srv/OVMF.fd")
+    assert isinstance(known, ChosenFirmware)
+    assert isinstance(unknown, ChosenFirmware)
+    assert (known.template, unknown.template) == (PLAIN.template, None)

@@ -113,6 +113,13 @@ def test_users_networks_need_a_rule() -> None:
     assert put(user, rule(kind="user", to_bridge="br7")).bridge == "br7"
 
 
+def test_a_tap_device_of_the_donor_goes_only_where_a_rule_names_its_kind() -> None:
+    """Nobody but its donor knows what it was connected to, so a rule for any card is not for it."""
+    tap = nic(kind="ethernet", bridge="")
+    assert place(tap, rule(to_bridge="br7")) == "network_unmapped"
+    assert put(tap, rule(kind="ethernet", to_bridge="br7")).bridge == "br7"
+
+
 def test_cards_of_one_mac_go_by_their_order() -> None:
     """The LAN card does not land on the WAN's bridge."""
     cards = [nic(bridge="lan"), nic(bridge="wan")]

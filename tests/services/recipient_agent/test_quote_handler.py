@@ -203,7 +203,7 @@ async def test_a_vm_that_cannot_come_anyway_is_not_asked_about(running: World) -
 
 async def test_a_quote_says_what_becomes_of_the_vm(running: World) -> None:
     """And is declined where the tenant requires what is not kept here."""
-    vm = make_vm(not_kept=("cputune: cputune: not kept: pinning, shares and quotas are the recipient's own",))
+    vm = make_vm(not_kept=("cputune/vcpupin: not kept: the recipient chooses the CPUs of its host",))
     await running.beat()
     for port_id, require in ((PORT, ()), (UUID(int=8), (Part.PINNING,))):
         asked = QuoteRequested(

@@ -11,8 +11,10 @@ from services.recipient_agent.network_map import CardPlace
 from services.recipient_agent.places import HostChoice
 from services.recipient_agent.quote_lines import Lines, part_of, quote_lines, requirement_refusals
 from services.recipient_agent.testing import MAC, make_platform, make_vm
+from shared.domain import describe
 from shared.messages.quote_lines import MAX_QUOTE_LINES, Part
-from shared.messages.vm import Nic, Vlan
+from shared.messages.vm import Nic, Vlan, VmState
+from tests.support.domain_samples import DOMAIN
 
 
 def nic(**changes: Any) -> Nic:
@@ -94,13 +96,7 @@ def test_what_becomes_of_a_card(place: CardPlace, kept: list[str], changed: list
 @pytest.mark.parametrize(
     ("line", "part"),
     [
-        ("cputune: cputune: not kept: pinning, shares and quotas are the recipient's own", Part.PINNING),
-        ("vcpu@cpuset: vcpu@cpuset was 0-3: not kept: the recipient chooses", Part.PINNING),
-        ("numatune: numatune: not kept: the recipient places memory", Part.PLACEMENT),
-        ("blkiotune: blkiotune: not kept: weights and limits", Part.WEIGHTS),
-        ("disk vda: disk/iotune: not kept: limits of disks", Part.DISK_LIMITS),
-        ("serial 0: serial/log: a log of the recipient", Part.SERIAL_LOG),
-        ("graphics: graphics@passwd: not kept: a password never leaves its host", Part.DISPLAY),
+        ("numatune: not kept: the recipient places memory", Part.PLACEMENT),
         ("metadata: not kept: it has 2000000 bytes", Part.METADATA),
         ("on_lockfailure: not kept", Part.OTHER),
     ],
@@ -117,9 +113,9 @@ def test_what_is_known_here_is_not_told_twice() -> None:
         CardPlace(nic(), bridge="br7"),
         firmware=ChosenFirmware("60.json", "/OVMF.fd", "raw", None, "raw"),
         made_anew=(
-            f"network card {MAC}: interface/source@bridge was br0: the bridge that the network map gives",
-            "os/loader: os/loader: the recipient's own firmware",
-            "disk vda: disk/source: a file of the recipient",
+            f"network card {MAC}: source bridge was br0: what the network map gives",
+            "os/loader: the recipient's own firmware",
+            "disk vda: source: a file of the recipient",
         ),
     )
     assert [line.part for line in lines.made_anew] == [Part.BRIDGE, Part.FIRMWARE, Part.DISK]
@@ -148,3 +144,35 @@ def test_requirements_are_refused_by_name() -> None:
     assert found() == found(Part.PINNING) == []
     assert found(Part.BRIDGE) == ["changed"]
     assert found(Part.FILTER) == found(Part.ALL) == ["not kept"]
+
+
+HOST_BOUND = (
+    ("<os>", "<cputune><shares>9</shares><vcpupin vcpu='0' cpuset='1'/></cputune><os>"),
+    ("<os>", "<numatune><memory mode='strict' nodeset='1'/></numatune><os>"),
+    ("<os>", "<perf><event name='cmt' enabled='yes'/></perf><os>"),
+    ("<os>", ("<blkiotune><weight>800</weight><device><path>/dev/sda</path><read_bytes_sec>9</read_bytes_sec></device>"
+     "</blkiotune><memtune><hard_limit>9</hard_limit></memtune><os>")),
+    ("<backingStore/>", "<backingStore/><iotune><total_iops_sec>9</total_iops_sec></iotune>"),
+    ("</devices>", ("<vsock model='virtio'><cid auto='no' address='5'/></vsock><audio id='1' type='file' path='/x'/>"
+     "<tpm model='tpm-crb'><backend type='emulator' version='2.0' debug='3'/></tpm></devices>")),
+)  # fmt: skip
+
+
+def test_what_a_donor_finds_in_a_definition_has_its_name_here() -> None:
+    """The words of both are apart, and a requirement of the tenant must find its line."""
+    xml = DOMAIN.replace("<cputune><vcpupin vcpu='0' cpuset='1'/></cputune>", "")
+    for old, new in HOST_BOUND:
+        xml = xml.replace(old, new, 1)
+    facts = describe(xml)
+    told = facts.told(state=VmState.RUNNING, disks=(), autostart=False, persistent=True)
+
+    lines = quote_lines(told, make_platform(), HostChoice())
+
+    assert {line.part for line in (*lines.made_anew, *lines.not_kept)} == {
+        Part.PINNING, Part.WEIGHTS, Part.PLACEMENT, Part.PERF, Part.DISK_LIMITS, Part.MEMORY_LIMITS, Part.DISK,
+        Part.SERIAL_LOG, Part.DISPLAY, Part.VSOCK, Part.SOUND, Part.TPM, Part.OTHER,
+    }  # fmt: skip
+    assert [line.text for line in lines.made_anew if line.part is Part.DISK] == [
+        "disk vda: type: a file of the recipient"
+    ]
+    assert not any("network card" in line.text for line in (*lines.made_anew, *lines.not_kept))

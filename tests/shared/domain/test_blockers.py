@@ -72,7 +72,6 @@ def test_a_device_that_cannot_move_has_one_true_reason(device: str, code: Blocke
 @pytest.mark.parametrize(
     ("old", "new", "code"),
     [
-        ("mode='custom'", "mode='host-passthrough' migratable='off'", BlockerCode.CPU_FEATURE),
         ("name='hypervisor'", "name='invtsc'", BlockerCode.CPU_FEATURE),
         ("<acpi/>", "<acpi/><hyperv mode='passthrough'/>", BlockerCode.CPU_FEATURE),
         (
@@ -80,8 +79,8 @@ def test_a_device_that_cannot_move_has_one_true_reason(device: str, code: Blocke
             "<launchSecurity type='sev'/><features>",
             BlockerCode.CONFIDENTIAL_GUEST,
         ),
-        ("<kernel>", "<loader type='rom'>/usr/share/seabios/bios.bin</loader><kernel>", BlockerCode.HOST_FIRMWARE),
-        ("<kernel>", "<loader>/usr/share/seabios/bios.bin</loader><kernel>", BlockerCode.HOST_FIRMWARE),
+        ("<kernel>", "<loader type='pflash'>/vm/own.fd</loader><kernel>", BlockerCode.HOST_FIRMWARE),
+        ("<kernel>", "<loader type='pflash' readonly='no'>/vm/own.fd</loader><kernel>", BlockerCode.HOST_FIRMWARE),
         ("<kernel>", "<acpi><table type='slic'>/x</table></acpi><kernel>", BlockerCode.NOT_PORTABLE),
         ("<kernel>", "<smbios mode='host'/><kernel>", BlockerCode.NOT_PORTABLE),
         ("<os>", "<sysinfo type='fwcfg'><entry name='opt/x' file='/x'/></sysinfo><os>", BlockerCode.NOT_PORTABLE),
@@ -125,3 +124,51 @@ def test_what_is_refused_as_a_whole_is_not_listed_in_its_parts() -> None:
     findings = read_definition(with_device("<hostdev mode='subsystem'><strange what='1'/></hostdev>")).blockers
 
     assert len(findings) == 1
+
+
+def test_an_invariant_counter_moves_with_its_frequency() -> None:
+    """libvirt and QEMU migrate it then; the need says so, since the new host must count alike."""
+    counter = DOMAIN.replace("name='hypervisor'", "name='invtsc'")
+    counted = counter.replace(
+        "<devices>", "<clock offset='utc'><timer name='tsc' frequency='2500000000'/></clock><devices>"
+    )
+
+    assert [finding.code for finding in describe(counter).blockers] == [BlockerCode.CPU_FEATURE]
+    facts = describe(counted)
+    assert facts.blockers == ()
+    assert ("tsc_frequency", "2500000000") in {(need.kind, need.value) for need in facts.needs}
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "<graphics type='sdl' display=':0.0' xauth='/root/.Xauthority'/>",
+        "<graphics type='egl-headless'><gl rendernode='/dev/dri/renderD128'/></graphics>",
+        "<graphics type='dbus' p2p='yes'><gl enable='no'/></graphics>",
+        "<rng model='virtio'><backend model='egd' type='tcp'><source host='h'/></backend></rng>",
+    ],
+)
+def test_a_screen_of_the_host_and_a_source_of_random_numbers_are_told_and_replaced(device: str) -> None:
+    """The guest does not see the screen, and gets its random numbers from the new host."""
+    xml = with_device(device)
+    facts = describe(xml)
+    root = build_for_host(xml, PLACES).root
+
+    assert facts.blockers == ()
+    assert any(finding.part in {"graphics", "rng"} for finding in facts.findings)
+    assert [screen.get("type") for screen in root.findall("devices/graphics")] == ["vnc"]
+    assert [rng.findtext("backend") for rng in root.findall("devices/rng")] in ([], ["/dev/urandom"])
+    assert not {("graphics", "sdl"), ("rng", "egd")} & {(need.kind, need.value) for need in facts.needs}
+
+
+def test_a_tap_device_of_the_host_is_replaced_by_what_the_map_gives() -> None:
+    """The script that connected it stays behind, which is told."""
+    xml = with_device(
+        "<interface type='ethernet'><mac address='52:54:00:00:00:02'/><script path='/etc/ifup'/><target dev='tap9'/>"
+        "<model type='virtio'/></interface>"
+    )
+    facts = describe(xml)
+
+    assert facts.blockers == ()
+    assert facts.nics[1].kind == "ethernet"
+    assert any("a program of the donor's host" in finding.detail for finding in facts.findings)

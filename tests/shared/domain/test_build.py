@@ -110,13 +110,61 @@ def test_uefi_gets_the_hosts_firmware_and_a_file_for_its_variables() -> None:
         "<nvram template='/t.fd' templateFormat='raw' format='raw'>/y.fd</nvram><kernel>",
     )
 
-    root = parse(built(uefi, firmware=FirmwarePlace("/ours.qcow2", "/v.qcow2", "qcow2", "qcow2"))).root
+    place = FirmwarePlace("/ours.qcow2", "/v.qcow2", "qcow2", "qcow2", "/t.qcow2", "qcow2")
+    root = parse(built(uefi, firmware=place)).root
 
     loader, nvram = root.find("os/loader"), root.find("os/nvram")
     assert loader is not None
     assert nvram is not None
     assert (loader.text, loader.get("format"), loader.get("secure")) == ("/ours.qcow2", "qcow2", "yes")
-    assert (nvram.text, nvram.items()) == ("/v.qcow2", [("format", "qcow2")])
+    assert nvram.text == "/v.qcow2"
+    assert dict(nvram.items()) == {"template": "/t.qcow2", "templateFormat": "qcow2", "format": "qcow2"}
+    assert "template" not in built(uefi, firmware=FirmwarePlace("/ours.fd", "/v.fd"))
+
+
+@pytest.mark.parametrize("loader", ["<loader>/x.bin</loader>", "<loader type='rom' format='raw'>etc/shadow</loader>"])
+def test_a_rom_stays_one(loader: str) -> None:
+    """Of the host's own files; it has neither variables nor a flash."""
+    rom = DOMAIN.replace("<kernel>", f"{loader}<kernel>")
+
+    found = parse(built(rom, firmware=FirmwarePlace("/ours.bin"))).root.find("os/loader")
+
+    assert found is not None
+    assert (found.text, found.get("type"), found.get("readonly")) == ("/ours.bin", "rom", None)
+
+
+@pytest.mark.parametrize(
+    ("features", "kept"),
+    [
+        (frozenset({"secure-boot", "requires-smm"}), "efi"),
+        (frozenset({"secure-boot", "requires-smm", "enrolled-keys"}), None),
+        (frozenset(), None),
+        (None, None),
+    ],
+)
+def test_the_wish_that_libvirt_chooses_stays_where_it_would_choose_the_same(
+    features: frozenset[str] | None, kept: str | None
+) -> None:
+    """Else libvirt would refuse the definition, after the guest has moved."""
+    wish = (
+        "<os firmware='efi'><firmware><feature enabled='yes' name='secure-boot'/>"
+        "<feature enabled='no' name='enrolled-keys'/></firmware>"
+    )
+    place = FirmwarePlace("/ours.fd", "/v.fd", features=features)
+
+    os = parse(built(DOMAIN.replace("<os>", wish), firmware=place)).root.find("os")
+
+    assert os is not None
+    assert os.get("firmware") == kept
+    assert (os.find("firmware") is None) == (kept is None)
+    assert os.findtext("loader") == "/ours.fd"
+
+
+def test_the_state_of_a_tpm_outlives_its_guest() -> None:
+    """A guest that arrives is transient at first: libvirt would delete its state when it ends."""
+    tpm = "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>"
+
+    assert 'persistent_state="yes"' in built(with_device(tpm))
 
 
 @pytest.mark.parametrize(

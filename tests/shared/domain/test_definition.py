@@ -149,7 +149,7 @@ def test_reading_and_comparing_a_large_definition_is_quick() -> None:
 HOSTILE = [
     ("<kernel>/boot/alpha/vmlinuz</kernel>", "<dtb>etc/shadow</dtb>"),
     ("<kernel>/boot/alpha/vmlinuz</kernel>", "<shim>/etc/shadow</shim>"),
-    ("<kernel>/boot/alpha/vmlinuz</kernel>", "<loader type='rom'>etc/shadow</loader>"),
+    ("<kernel>/boot/alpha/vmlinuz</kernel>", "<loader type='pflash'>etc/shadow</loader>"),
     ("<kernel>/boot/alpha/vmlinuz</kernel>", "<acpi><table type='slic'>etc/shadow</table></acpi>"),
     (
         "<kernel>/boot/alpha/vmlinuz</kernel>",
@@ -161,10 +161,6 @@ HOSTILE = [
     ("<memballoon model='virtio'/>", "<input type='evdev'><source dev='etc/shadow'/></input>"),
     ("<memballoon model='virtio'/>", "<input type='passthrough'><source evdev='etc/shadow'/></input>"),
     ("<memballoon model='virtio'/>", "<lease><lockspace>a</lockspace><key>b</key><target path='etc/shadow'/></lease>"),
-    (
-        "<memballoon model='virtio'/>",
-        "<rng model='virtio'><backend model='egd'><source path='etc/shadow'/></backend></rng>",
-    ),
     (
         "<memballoon model='virtio'/>",
         "<shmem name='../etc/shadow'><model type='ivshmem-plain'/></shmem>",
@@ -231,6 +227,12 @@ REPLACED = [
     ("<target dev='vnet3'/>", "<target dev='vnet3'/><script path='etc/shadow'/><backend vhost='etc/shadow'/>"),
     ("<memballoon model='virtio'/>", "<rng model='virtio'><backend model='random'>etc/shadow</backend></rng>"),
     ("<memballoon model='virtio'/>", "<audio id='1' type='file' path='etc/shadow'/>"),
+    (
+        "<memballoon model='virtio'/>",
+        "<rng model='virtio'><backend model='egd'><source path='etc/shadow'/></backend></rng>",
+    ),
+    ("<memballoon model='virtio'/>", "<graphics type='egl-headless'><gl rendernode='etc/shadow'/></graphics>"),
+    ("<memballoon model='virtio'/>", "<graphics type='sdl' xauth='etc/shadow'/>"),
 ]
 
 

@@ -30,11 +30,19 @@ def test_no_text_of_the_donor_becomes_xml() -> None:
     )
 
 
+def test_what_a_hosts_model_was_made_of_is_a_definition() -> None:
+    """Not the mode, which would mean this host's own."""
+    assert cpu_xml(CpuFacts(mode=CpuMode.HOST_MODEL, model="EPYC")) == (
+        '<cpu mode="custom" match="exact"><model fallback="forbid">EPYC</model></cpu>'
+    )
+
+
 @pytest.mark.parametrize(
     "cpu",
     [
         CpuFacts(mode=CpuMode.MAXIMUM),
         CpuFacts(mode=CpuMode.CUSTOM),
+        CpuFacts(mode=CpuMode.HOST_MODEL),
         CpuFacts(mode=CpuMode.CUSTOM, model="EPYC", features=(CpuFeature(name="svm", policy="maybe"),)),
     ],
 )

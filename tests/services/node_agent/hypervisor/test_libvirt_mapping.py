@@ -16,8 +16,11 @@ from services.node_agent.hypervisor.libvirt_mapping import (  # noqa: E402  # ne
     files_in_use,
     job_stats,
     mib_per_s,
+    with_expanded_cpu,
 )
-from shared.messages.vm import VmState  # noqa: E402
+from shared.domain import describe  # noqa: E402
+from shared.messages.vm import CpuMode, VmState  # noqa: E402
+from tests.support.domain_samples import DOMAIN  # noqa: E402
 
 
 @pytest.mark.parametrize(("bytes_per_s", "found"), [(1, 1), (1 << 20, 1), ((1 << 20) + 1, 2), (10 << 20, 10)])
@@ -105,3 +108,15 @@ def test_a_definition_that_cannot_be_read_keeps_its_files(tmp_path: Path) -> Non
 def test_a_vm_that_is_going_down_is_no_proof_that_it_ran() -> None:
     """A libvirtd that restarts ends a copy which was only receiving, and shows it going down before it is gone."""
     assert STATES[libvirt.VIR_DOMAIN_SHUTDOWN] is VmState.OTHER
+
+
+def test_a_hosts_model_is_told_as_what_it_was_made_of() -> None:
+    """A migratable XML says only host-model; the live one has the CPU that the guest runs with."""
+    live = describe(DOMAIN)
+    migratable = describe(DOMAIN.replace("mode='custom' match='exact'", "mode='host-model'"))
+
+    told = with_expanded_cpu(migratable, live).cpu
+
+    assert (told.mode, told.model, told.features) == (CpuMode.HOST_MODEL, "qemu64", live.cpu.features)
+    assert 'mode="custom"' in told.expanded
+    assert with_expanded_cpu(live, live) is live
