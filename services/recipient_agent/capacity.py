@@ -202,5 +202,7 @@ def quota_refusals(vm: VmDescription, held: Iterable[Held], *, tenant: str | Non
 
 
 def disk_bytes(vm: VmDescription) -> int:
-    """The virtual size of all disks of a VM; of one that is carried as a file its size, where that is larger."""
-    return sum(max(disk.virtual_size_bytes, disk.file_bytes) for disk in vm.disks)
+    """The virtual size of all disks of a VM; of one that is carried as a file its size, where that is larger. Memory
+    that is kept in files counts, too.
+    """
+    return sum(max(disk.virtual_size_bytes, disk.file_bytes) for disk in vm.disks) + vm.memory_file_bytes

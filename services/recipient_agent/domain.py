@@ -129,6 +129,7 @@ def _identity_differences(vm: VmDescription, facts: VmFacts) -> Iterator[Refusal
             sorted((d.target, d.bus, d.device, d.read_only, d.serial) for d in vm.disks),
             sorted((d.target, d.bus, d.device, d.read_only, d.serial) for d in facts.drives),
         ),
+        "memory in files": (vm.memory_file_bytes, sum(file.size_bytes for file in facts.memory_files)),
         "network cards": ([(n.mac, n.model) for n in vm.nics], [(n.mac, n.model) for n in facts.nics]),
         "firmware": (_firmware_kind(vm.firmware_facts), _firmware_kind(facts.firmware_facts)),
     }
@@ -206,6 +207,10 @@ def _host_places(
         kernel=vm.kernel or None,
         initrd=vm.initrd or None,
         logs=_logs(facts, port_id, places),
+        memory_files={
+            file.name: f"{places.image_dir}/{file_stem(vm.name, port_id)}-{file.name.replace(' ', '-')}.img"
+            for file in facts.memory_files
+        },
     )
 
 

@@ -197,6 +197,9 @@ def _missing(place: CardPlace, platform: HostPlatform) -> Iterator[Refusal]:
 
 
 def _by_rule(nic: Nic, rule: NetworkRule) -> CardPlace | Refusal:
+    if nic.kind == "user" and not rule.to_user:
+        there = rule.to_bridge or rule.to_network
+        return _refusal("user_network_moved", f"{card(nic)} is on QEMU's user network, and a rule says {there}")
     place = CardPlace(
         nic,
         bridge=rule.to_bridge,
@@ -243,6 +246,8 @@ def card(nic: Nic) -> str:
 
 
 def _kind(nic: Nic) -> str:
+    if nic.kind == "passt":
+        return "user"
     return nic.kind if nic.kind in {"bridge", "network", "user", "ethernet"} else "other"
 
 
@@ -256,6 +261,7 @@ _RULES = {
     "vlan_unmapped": "A card with VLAN tags goes only where a rule of the network map says what becomes of them.",
     "port_group_unmapped": "A card in a port group, which may have a VLAN, goes only where a rule names the group.",
     "network_unmapped": "Each network card goes where the network map says, or to what has the same name here.",
+    "user_network_moved": "QEMU's user network is part of the guest's state, and QEMU loads it only into another one.",
     "network_guard_lost": "The network map does not let in cards that lose this.",
     "bridge_missing": "Each network card needs a bridge on the host.",
     "network_missing": "Each network card needs its network on the host, and active.",

@@ -12,7 +12,7 @@ from shared.domain.definition import Attribute, Definition, DefinitionSource, No
 from shared.domain.describe import describe
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, NicFacts, VmFacts
+from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
 from shared.domain.leaving import Leaving, leaving
@@ -37,6 +37,7 @@ __all__ = [
     "HostPlaces",
     "LayerFacts",
     "Leaving",
+    "MemoryFile",
     "NamedFile",
     "NicFacts",
     "NicPlace",

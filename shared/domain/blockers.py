@@ -100,6 +100,15 @@ def _interface(nic: etree._Element) -> Iterator[Reason]:
     if teaming is not None and teaming.get("type") == "transient":
         yield BlockerCode.NETWORK_KIND, "a network card of the host is passed through, as the faster one of a team"
 
+    if nic.get("type") == "vhostuser" and not is_passt(nic):
+        yield BlockerCode.NETWORK_KIND, "the card is served by a program of the host"
+
+
+def is_passt(nic: etree._Element) -> bool:
+    """Whether libvirt itself starts the program that serves the card: QEMU's own network by another name."""
+    backend = nic.find("backend")
+    return nic.get("type") in {"user", "vhostuser"} and backend is not None and backend.get("type") == "passt"
+
 
 def _tpm(tpm: etree._Element) -> Iterator[Reason]:
     if tpm.find("backend/encryption") is not None:

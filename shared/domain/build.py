@@ -62,6 +62,7 @@ def _other_devices(devices: etree._Element, places: HostPlaces) -> None:
         backend.set("model", backend.get("model", "random"))
         if backend.get("model") == "random":
             backend.text = RANDOM_SOURCE
+    _memory_files(devices, places)
     for vsock in devices.findall("vsock"):
         _child(vsock, "cid").set("auto", "yes")
     for backend in devices.findall("tpm/backend"):
@@ -69,6 +70,23 @@ def _other_devices(devices: etree._Element, places: HostPlaces) -> None:
         backend.set("persistent_state", "yes")
         if places.tpm_secret is not None:
             _child(backend, "encryption").set("secret", str(places.tpm_secret))
+
+
+def _memory_files(devices: etree._Element, places: HostPlaces) -> None:
+    for index, memory in enumerate(devices.findall("memory")):
+        if memory.get("model") == "nvdimm":
+            # What the guest writes must get into the file: it is all that the guest finds after its next start.
+            memory.set("access", "shared")
+            _child(_child(memory, "source"), "path").text = _file_for(f"memory {index}", places)
+    for pstore in devices.findall("pstore"):
+        _child(pstore, "path").text = _file_for("pstore", places)
+
+
+def _file_for(name: str, places: HostPlaces) -> str:
+    path = places.memory_files.get(name)
+    if path is None:
+        raise DomainXmlError(f"no file is given for {name}", element="memory")
+    return path
 
 
 def _child(parent: etree._Element, name: str) -> etree._Element:

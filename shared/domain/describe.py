@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from lxml import etree
 from pydantic import ValidationError
 
-from shared.domain.blockers import has_medium
+from shared.domain.blockers import has_medium, is_passt
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, NicFacts, VmFacts
+from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
 from shared.domain.needs import needs_of
 from shared.domain.parsing import (
     attribute_of,
@@ -73,6 +73,7 @@ def _facts(definition: Definition) -> VmFacts:
         drives=tuple(_drives(root)),
         nics=tuple(_nic(nic) for nic in root.findall("devices/interface")),
         ports=tuple(_ports(root)),
+        memory_files=tuple(_memory_files(root)),
         findings=definition.findings,
     )
 
@@ -162,7 +163,7 @@ def _nic(nic: etree._Element) -> NicFacts:
         mac=mac_of(nic),
         model=attribute_of(nic, "model", "type") or "rtl8139",
         bridge=attribute_of(nic, "source", "bridge"),
-        kind=nic.get("type", ""),
+        kind="passt" if is_passt(nic) else nic.get("type", ""),
         network=attribute_of(nic, "source", "network") or "",
         port_group=attribute_of(nic, "source", "portgroup") or "",
         vlan=_vlan(nic),
@@ -180,6 +181,14 @@ def _ports(root: etree._Element) -> Iterator[str]:
         # The first console may be the first serial port once more, under its other name.
         if (attribute_of(console, "target", "type") or "serial") != "serial":
             yield f"console {index}"
+
+
+def _memory_files(root: etree._Element) -> Iterator[MemoryFile]:
+    for index, memory in enumerate(root.findall("devices/memory")):
+        if memory.get("model") == "nvdimm":
+            yield MemoryFile(f"memory {index}", text_of(memory, "source/path"), size_bytes(memory, "target/size"))
+    for pstore in root.findall("devices/pstore"):
+        yield MemoryFile("pstore", text_of(pstore, "path"), size_bytes(pstore, "size"))
 
 
 def _vlan(nic: etree._Element) -> Vlan | None:

@@ -99,6 +99,17 @@ class NicFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """Memory of the guest that its host keeps in a file: a memory module, or what outlives a crash. QEMU's stream has
+    its contents. `name` is as in `HostPlaces.memory_files`; `path` is None in a portable form.
+    """
+
+    name: str
+    path: str | None
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class VmFacts:
     """What a VM is, read from one definition. Sizes in bytes; tuples in the order of the XML."""
 
@@ -128,6 +139,7 @@ class VmFacts:
     nics: tuple[NicFacts, ...] = ()
     ports: tuple[str, ...] = ()
     """Serial ports, and consoles that are no serial port, as `HostPlaces.logs` names them: ``serial 0``."""
+    memory_files: tuple[MemoryFile, ...] = ()
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -170,6 +182,7 @@ class VmFacts:
             cpu=self.cpu,
             needs=self.needs,
             disks=disks,
+            memory_file_bytes=sum(file.size_bytes for file in self.memory_files),
             nics=tuple(nic.told() for nic in self.nics),
             autostart=autostart,
             persistent=persistent,

@@ -42,7 +42,8 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
         try:
             stored = read_definition(lasting)
             lasting_xml = portable(stored)
-            findings += _lasting(stored.blockers, describe(stored), facts)
+            found = list(_lasting(stored.blockers, describe(stored), facts))
+            findings += found or list(_can_be_built(stored, describe(stored)))
         except DomainXmlError as error:
             findings.append(_blocks("lasting_unreadable", f"the lasting definition cannot be read: {error}"))
     return Leaving(portable(definition), lasting_xml, tuple(findings))
@@ -67,6 +68,13 @@ def _proof(definition: DefinitionSource, facts: VmFacts) -> Iterator[Finding]:
         yield _blocks("not_portable", f"it cannot be written for another host: {error}")
 
 
+def _can_be_built(stored: DefinitionSource, facts: VmFacts) -> Iterator[Finding]:
+    try:
+        build_for_host(portable(stored), _anywhere(facts))
+    except DomainXmlError as error:
+        yield _blocks("not_portable", f"the lasting definition cannot be written for another host: {error}")
+
+
 def _anywhere(facts: VmFacts) -> HostPlaces:
     """Some place for everything."""
     return HostPlaces(
@@ -76,6 +84,7 @@ def _anywhere(facts: VmFacts) -> HostPlaces:
         firmware=FirmwarePlace("/loader", "/nvram") if facts.firmware_facts is not None else None,
         kernel="/kernel" if facts.kernel else None,
         initrd="/initrd" if facts.initrd else None,
+        memory_files={file.name: "/memory" for file in facts.memory_files},
         logs={f"{kind} 0": "/log" for kind in CHARACTER_DEVICES},
     )
 
@@ -89,6 +98,13 @@ def _lasting(blockers: tuple[Finding, ...], stored: VmFacts, live: VmFacts) -> I
     for target in sorted({drive.target for drive in stored.disks} - {drive.target for drive in live.drives}):
         yield _blocks(
             "pending_disk", "it is only in the lasting definition; start the VM with it, or remove it", f"disk {target}"
+        )
+    for file in sorted(
+        {(each.name, each.size_bytes) for each in stored.memory_files}
+        - {(each.name, each.size_bytes) for each in live.memory_files}
+    ):
+        yield _blocks(
+            "pending_memory", "it is only in the lasting definition; start the VM with it, or remove it", file[0]
         )
     for mac in Counter(nic.mac for nic in stored.nics) - Counter(nic.mac for nic in live.nics):
         yield _blocks(

@@ -9,6 +9,7 @@ from lxml import etree
 
 from shared.domain.parsing import DomainSource, parse, text_of
 
+_MEMORY_FILES = ("devices/memory/source/path", "devices/pstore/path")
 _BOOT_FILES = ("os/kernel", "os/initrd", "os/dtb", "os/loader", "os/nvram")
 
 
@@ -30,7 +31,8 @@ def named_files(xml: DomainSource) -> tuple[NamedFile, ...]:
     root = parse(xml).root
     booted = (text_of(root, path) for path in _BOOT_FILES)
     variables = (source.get("file") for source in root.findall("os/nvram/source"))
-    plain = (NamedFile(path) for path in (*booted, *variables) if path)
+    memory = ((element.text or "").strip() for path in _MEMORY_FILES for element in root.findall(path))
+    plain = (NamedFile(path) for path in (*booted, *variables, *memory) if path)
     return (*(file for disk in root.findall("devices/disk") for file in _of_disk(disk)), *plain)
 
 

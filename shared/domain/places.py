@@ -54,6 +54,8 @@ class HostPlaces:
     kernel: str | None = None
     initrd: str | None = None
     logs: Mapping[str, str] = field(default_factory=dict)
+    memory_files: Mapping[str, str] = field(default_factory=dict)
+    """Files that hold memory of the guest, by device: ``memory 0`` and so on, and ``pstore``."""
     listen: str = "127.0.0.1"
     """The address at which a VNC or SPICE server of the VM listens."""
     tpm_secret: UUID | None = None

@@ -196,6 +196,7 @@ class VmDescription(Value):
     cpu: CpuFacts = CpuFacts()
     needs: tuple[Need, ...] = Field(default=(), max_length=512, description="What the host must offer.")
     disks: tuple[Disk, ...]
+    memory_file_bytes: Bytes = Field(default=0, description="Memory that its host keeps in files besides the disks.")
     nics: tuple[Nic, ...]
     autostart: bool
     persistent: bool

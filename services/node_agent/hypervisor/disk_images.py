@@ -82,7 +82,7 @@ async def create(path: str, image_format: str, size_bytes: int) -> None:
     """Make an empty, sparse image. Raises `DiskImageError`, with code `disk_exists` where the path is taken."""
     if image_format not in FORMATS:
         raise DiskImageError(path, f"format {image_format!r} is not one of {', '.join(FORMATS)}")
-    await asyncio.to_thread(_claim, path, size_bytes if image_format == "raw" else 0)
+    await asyncio.to_thread(create_empty, path, size_bytes if image_format == "raw" else 0)
     if image_format != "raw":
         await _qemu_img(path, "create", "-q", "-f", image_format, path, str(size_bytes))
 
@@ -117,8 +117,11 @@ async def _qemu_img(path: str, *arguments: str) -> None:
         raise DiskImageError(path, complaint.decode(errors="replace").strip() or f"exit code {process.returncode}")
 
 
-def _claim(path: str, size_bytes: int) -> None:
-    """Create the file exclusively: two ports can never share an image, and nothing that exists is overwritten."""
+def create_empty(path: str, size_bytes: int) -> None:
+    """Create a sparse file exclusively: two ports can never share one, and nothing that exists is overwritten.
+
+    Blocking. Raises `DiskImageError`, with code `disk_exists` where the path is taken.
+    """
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)

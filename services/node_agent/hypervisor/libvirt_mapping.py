@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from services.node_agent.hypervisor.firmware_sizes import with_firmware_sizes
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.hypervisor.tpm_state import state_folders
-from shared.domain import DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
+from shared.domain import BlockerCode, DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
 from shared.messages.vm import (
     CpuMode,
     Disk,
@@ -113,7 +114,9 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
     blockers += read_only_images.blockers_of(facts.disks)
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
-    files = (*own_disks, *((facts.nvram,) if facts.nvram else ()))
+    blockers += memory_file_blockers(facts)
+    memory = (file.path for file in facts.memory_files if file.path is not None)
+    files = (*own_disks, *((facts.nvram,) if facts.nvram else ()), *memory)
     layers = _layers(live)
     return LiveVm(
         description(domain, facts, layers, tuple(blockers)),
@@ -136,6 +139,15 @@ def layers_of(domain: LibvirtDomain, facts: VmFacts) -> dict[str, tuple[LayerFac
 
 def _layers(live: VmFacts) -> dict[str, tuple[LayerFacts, ...]]:
     return {disk.target: disk.layers for disk in live.disks if disk.layers}
+
+
+def memory_file_blockers(facts: VmFacts) -> list[str]:
+    """One for each memory of the guest that is not in a plain file: the donor could not put it away. Reads no file."""
+    return [
+        f"{BlockerCode.HOST_MEMORY}: {file.name}: its contents are not in a plain file of the host, but in {file.path}"
+        for file in facts.memory_files
+        if file.path is not None and not Path(file.path).is_file()
+    ]
 
 
 def with_expanded_cpu(facts: VmFacts, live: VmFacts) -> VmFacts:

@@ -59,6 +59,8 @@ class Kind(StrEnum):
     DISK = "disk"
     NVRAM = "nvram"
     """The UEFI variables' file; libvirt makes it."""
+    MEMORY = "memory"
+    """A file with memory of the guest, such as a memory module's."""
     TPM = "tpm"
     """The folder of the TPM's state, by the VM's UUID; libvirt makes it."""
     DIRECTORY = "directory"

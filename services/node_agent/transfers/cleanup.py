@@ -17,9 +17,9 @@ from shared.messages.porting import Side
 
 log = get_logger(__name__)
 
-_ORDER = (Kind.DOMAIN, Kind.DISK, Kind.NVRAM, Kind.TPM, Kind.DIRECTORY)
+_ORDER = (Kind.DOMAIN, Kind.DISK, Kind.NVRAM, Kind.MEMORY, Kind.TPM, Kind.DIRECTORY)
 """A domain first: it holds the disks open and would write to them."""
-_DOMAINS_FILES = frozenset({Kind.DISK, Kind.NVRAM, Kind.TPM})
+_DOMAINS_FILES = frozenset({Kind.DISK, Kind.NVRAM, Kind.MEMORY, Kind.TPM})
 
 
 async def remove_created(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ async def _remove(thing: Made, hypervisor: Hypervisor, disks: tuple[str, ...]) -
         case Kind.DOMAIN:
             # Ours is transient, and has our disks. Another one of this UUID may have come since, and is left alone.
             await hypervisor.destroy_created(UUID(thing.id), disks=disks)
-        case Kind.DISK | Kind.NVRAM:
+        case Kind.DISK | Kind.NVRAM | Kind.MEMORY:
             await asyncio.to_thread(disk_images.remove, thing.id)
         case Kind.TPM:
             # Ours is gone. The folder is by the UUID, so that it is another one's that has come since.

@@ -132,7 +132,10 @@ class Inbound:
             await self._check_host()
             self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
-            await asyncio.to_thread(claim_state, self._agreement, self._journal, self._tuning.tpm_dir)
+            tuning = self._tuning
+            await asyncio.to_thread(
+                claim_state, self._agreement, self._journal, tpm_dir=tuning.tpm_dir, image_dir=tuning.image_dir
+            )
             await self._disks.create()
             self._journal.will_create(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)

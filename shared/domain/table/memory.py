@@ -30,9 +30,8 @@ memoryBacking/source@type              lasting  =anonymous|memfd
 memoryBacking/source@type=file         host     any      memory as the recipient's libvirt makes it
 
 devices/memory                         abi      -
-devices/memory@model                   abi      =dimm|virtio-mem
-devices/memory@model=nvdimm            refused  any      its contents are in a file of the host, which is not copied
-devices/memory@model=virtio-pmem       refused  any      its contents are in a file of the host, which is not copied
+devices/memory@model                   abi      =dimm|virtio-mem|nvdimm
+devices/memory@model=virtio-pmem       refused  any      QEMU does not migrate the state of this device
 devices/memory@model=sgx-epc           refused  any      an enclave's memory is sealed to the CPU of this host
 devices/memory@access                  lasting  =private|shared
 devices/memory@discard                 lasting  =yes|no
@@ -40,9 +39,10 @@ devices/memory/source                  lasting  -
 devices/memory/source/pagesize         lasting  number
 devices/memory/source/pagesize@unit    lasting  unit
 devices/memory/source/nodemask         host     cpus     not kept: the recipient places memory on its own NUMA nodes
-devices/memory/source/path             refused  path     its contents are in a file of the host, which is not copied
-devices/memory/source/alignsize        refused  number   belongs to a file of the host, which is not copied
-devices/memory/source/alignsize@unit   refused  unit     belongs to a file of the host, which is not copied
+# What the guest has in it comes in QEMU's stream, as its other memory does.
+devices/memory/source/path             host     path     the contents come along, into a file of the recipient
+devices/memory/source/alignsize        abi      number
+devices/memory/source/alignsize@unit   abi      unit
 devices/memory/source/pmem             refused  -        the memory is a persistent memory module of the host
 devices/memory/target                  abi      -
 devices/memory/target@dynamicMemslots  abi      =yes|no
@@ -57,7 +57,9 @@ devices/memory/target/current          live     number   what the guest uses of 
 devices/memory/target/current@unit     live     unit     what the guest uses of it at this moment
 devices/memory/target/address          abi      -
 devices/memory/target/address@base     abi      hex
-devices/memory/target/label/**         refused  any      the label area is in a file of the host, which is not copied
+devices/memory/target/label            abi      -
+devices/memory/target/label/size       abi      number
+devices/memory/target/label/size@unit  abi      unit
 devices/memory/target/readonly         refused  -        its contents are in a file of the host, which is not copied
-devices/memory/uuid                    refused  uuid     only a persistent memory module has a UUID
+devices/memory/uuid                    abi      uuid
 """

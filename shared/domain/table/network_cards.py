@@ -2,11 +2,10 @@
 
 ROWS = """
 devices/interface            abi      -
-devices/interface@type       host     =bridge|network|user|ethernet  what the recipient's network map gives
+devices/interface@type       host     =bridge|network|user|ethernet|vhostuser  what the recipient's network map gives
 devices/interface@type=direct    refused any   the card is bound to a card of the host (macvtap)
 devices/interface@type=hostdev   refused any   a network card of the host is passed through
 devices/interface@type=vdpa      refused any   a network card of the host is passed through (vDPA)
-devices/interface@type=vhostuser refused any   the card is served by a program of the host
 devices/interface@type=mcast|server|client|udp refused any the card is joined to other VMs by a socket of the host
 devices/interface@type=internal|null|vds refused any not a network that a recipient can give
 devices/interface@managed    refused  any      a network card of the host is passed through

@@ -73,6 +73,10 @@ devices/filesystem/**        refused  any      a folder of the host is shared
 devices/shmem/**             refused  any      memory is shared with other programs of the host
 devices/crypto/**            refused  any      QEMU cannot migrate this crypto device
 devices/lease/**             refused  any      a lock that the host's lock manager keeps
-devices/pstore/**            refused  any      its contents are in a file of the host, which is not copied
+devices/pstore               abi      -
+devices/pstore@backend       abi      =acpi-erst
+devices/pstore/path          host     path     the contents come along, into a file of the recipient
+devices/pstore/size          abi      number
+devices/pstore/size@unit     abi      unit
 devices/nvram/**             refused  any      not a machine of x86
 """

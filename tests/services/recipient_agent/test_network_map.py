@@ -110,7 +110,15 @@ def test_users_networks_need_a_rule() -> None:
 
     assert place(user, default="br7") == "network_unmapped"
     assert str(put(user, rule(kind="user", to_user=True))) == "QEMU's user network"
-    assert put(user, rule(kind="user", to_bridge="br7")).bridge == "br7"
+
+
+def test_qemus_own_network_stays_one() -> None:
+    """Its state is in the stream: QEMU fails at the end of a migration that gives it nowhere to go. passt's is not."""
+    user, passt = nic(kind="user", bridge=""), nic(kind="passt", bridge="")
+    assert place(user, rule(kind="user", to_bridge="br7")) == "user_network_moved"
+    assert place(user, rule(to_network="default")) == "user_network_moved"
+    assert put(passt, rule(kind="user", to_bridge="br7")).bridge == "br7"
+    assert str(put(passt, rule(kind="user", to_user=True))) == "QEMU's user network"
 
 
 def test_a_tap_device_of_the_donor_goes_only_where_a_rule_names_its_kind() -> None:

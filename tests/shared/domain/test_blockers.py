@@ -34,7 +34,22 @@ CASES = [
         BlockerCode.HOST_CHARACTER_DEVICE,
         "socket",
     ),
-    ("<memory model='nvdimm'><source><path>/x</path></source></memory>", BlockerCode.HOST_MEMORY, "file of the host"),
+    ("<memory model='virtio-pmem'><source><path>/x</path></source></memory>", BlockerCode.HOST_MEMORY, "not migrate"),
+    (
+        "<memory model='nvdimm'><source><path>/x</path><pmem/></source><target><size>9</size></target></memory>",
+        BlockerCode.HOST_MEMORY,
+        "persistent memory module",
+    ),
+    (
+        "<memory model='nvdimm'><target><size>9</size><readonly/></target></memory>",
+        BlockerCode.HOST_MEMORY,
+        "file of the host",
+    ),
+    (
+        "<interface type='vhostuser'><mac address='52:54:00:00:00:02'/><source type='unix' path='/x'/></interface>",
+        BlockerCode.NETWORK_KIND,
+        "program of the host",
+    ),
     (SECOND_DISK % ("file", "disk", "file='/s'", "<shareable/>"), BlockerCode.DISK_KIND, "shared with other VMs"),
     (SECOND_DISK % ("file", "disk", "file='/s'", "<transient/>"), BlockerCode.DISK_KIND, "would be lost"),
     (SECOND_DISK % ("file", "lun", "file='/s'", ""), BlockerCode.DEVICE_PASSTHROUGH, "SCSI device of the host"),
@@ -172,3 +187,15 @@ def test_a_tap_device_of_the_host_is_replaced_by_what_the_map_gives() -> None:
     assert facts.blockers == ()
     assert facts.nics[1].kind == "ethernet"
     assert any("a program of the donor's host" in finding.detail for finding in facts.findings)
+
+
+def test_a_card_of_passt_is_on_qemus_own_network() -> None:
+    """libvirt starts that program itself, so that another host can give it."""
+    card = (
+        "<interface type='%s'><mac address='52:54:00:00:00:02'/><source dev='eth0'/><model type='virtio'/>"
+        "<backend type='passt' logFile='/l'/></interface>"
+    )
+    for kind in ("user", "vhostuser"):
+        facts = describe(with_device(card % kind))
+        assert facts.blockers == ()
+        assert facts.nics[1].kind == "passt"

@@ -233,3 +233,33 @@ def test_pinning_of_the_old_host_is_dropped() -> None:
 
     for gone in ("placement", "cpuset", "numatune", "vcpupin"):
         assert gone not in text
+
+
+NVDIMM = (
+    "<memory model='nvdimm' access='private'><uuid>11111111-2222-3333-4444-555555555502</uuid>"
+    "<source><path>etc/shadow</path><alignsize unit='KiB'>2048</alignsize></source>"
+    "<target><size unit='KiB'>523264</size><node>0</node><label><size unit='KiB'>128</size></label></target></memory>"
+)
+PSTORE = "<pstore backend='acpi-erst'><path>etc/shadow</path><size unit='KiB'>8</size></pstore>"
+
+
+def test_memory_in_files_gets_files_of_the_host() -> None:
+    """Their contents come in QEMU's stream, and must get into the file, or the guest's next start finds nothing."""
+    xml = with_device(NVDIMM + PSTORE)
+    files = {"memory 0": "/srv/images/m.img", "pstore": "/srv/images/p.img"}
+
+    facts = describe(xml)
+    ours = build_for_host(portable(xml), replace(PLACES, memory_files=files))
+
+    assert facts.blockers == ()
+    assert [(file.name, file.size_bytes) for file in facts.memory_files] == [
+        ("memory 0", 523264 << 10),
+        ("pstore", 8192),
+    ]
+    assert guest_abi_differences(xml, ours) == []
+    assert [file.path for file in describe(ours).memory_files] == ["/srv/images/m.img", "/srv/images/p.img"]
+    assert 'access="shared"' in ours.to_text()
+    assert "shadow" not in ours.to_text() + portable(xml)
+    for name in files:
+        with pytest.raises(DomainXmlError, match=f"no file is given for {name}"):
+            build_for_host(xml, replace(PLACES, memory_files={each: files[each] for each in files if each != name}))

@@ -157,7 +157,7 @@ HOSTILE = [
     ),
     ("<os>", "<sysinfo type='fwcfg'><entry name='opt/x' file='etc/shadow'/></sysinfo><os>"),
     ("<os>", "<sysinfo type='fwcfg'><entry name='../../etc/shadow'>x</entry></sysinfo><os>"),
-    ("<memballoon model='virtio'/>", "<pstore backend='acpi-erst'><path>etc/shadow</path></pstore>"),
+    ("<memballoon model='virtio'/>", "<pstore backend='etc/shadow'><size>8</size></pstore>"),
     ("<memballoon model='virtio'/>", "<input type='evdev'><source dev='etc/shadow'/></input>"),
     ("<memballoon model='virtio'/>", "<input type='passthrough'><source evdev='etc/shadow'/></input>"),
     ("<memballoon model='virtio'/>", "<lease><lockspace>a</lockspace><key>b</key><target path='etc/shadow'/></lease>"),
@@ -173,7 +173,8 @@ HOSTILE = [
         "<memballoon model='virtio'/>",
         "<video><model type='virtio'><acceleration rendernode='etc/shadow'/></model></video>",
     ),
-    ("<memballoon model='virtio'/>", "<memory model='nvdimm'><source><path>etc/shadow</path></source></memory>"),
+    ("<memballoon model='virtio'/>", "<memory model='virtio-pmem'><source><path>etc/shadow</path></source></memory>"),
+    ("<memballoon model='virtio'/>", "<interface type='vhostuser'><source type='unix' path='etc/shadow'/></interface>"),
     (
         "<memballoon model='virtio'/>",
         "<smartcard mode='host-certificates'><certificate>a</certificate><database>etc/shadow</database></smartcard>",

@@ -58,3 +58,20 @@ def test_a_vm_that_cannot_be_written_for_another_host_is_found_here() -> None:
 
     assert (finding.code, finding.kind) == ("not_portable", FindingKind.BLOCKS)
     assert "vdb" in finding.detail
+
+
+def test_memory_that_is_only_in_the_lasting_definition_is_found() -> None:
+    """No file of it would be made, nor its contents copied."""
+    module = "<memory model='nvdimm'><source><path>/m</path></source><target><size>9</size></target></memory>"
+
+    assert leaving(with_device(module), with_device(module)).findings == ()
+    assert [each.code for each in leaving(DOMAIN, with_device(module)).findings] == ["pending_memory"]
+
+
+def test_a_lasting_definition_that_cannot_be_written_is_found() -> None:
+    """It would fail at the recipient, after its quote."""
+    lasting = DOMAIN.replace("<source file='/images/web.qcow2'/>", "")
+
+    (finding,) = leaving(DOMAIN, lasting).findings
+
+    assert "the lasting definition cannot be written for another host" in finding.detail

@@ -15,12 +15,13 @@ from services.node_agent.hypervisor.libvirt_mapping import (  # noqa: E402  # ne
     allocated_or_zero,
     files_in_use,
     job_stats,
+    memory_file_blockers,
     mib_per_s,
     with_expanded_cpu,
 )
 from shared.domain import describe  # noqa: E402
 from shared.messages.vm import CpuMode, VmState  # noqa: E402
-from tests.support.domain_samples import DOMAIN  # noqa: E402
+from tests.support.domain_samples import DOMAIN, with_device  # noqa: E402
 
 
 @pytest.mark.parametrize(("bytes_per_s", "found"), [(1, 1), (1 << 20, 1), ((1 << 20) + 1, 2), (10 << 20, 10)])
@@ -120,3 +121,14 @@ def test_a_hosts_model_is_told_as_what_it_was_made_of() -> None:
     assert (told.mode, told.model, told.features) == (CpuMode.HOST_MODEL, "qemu64", live.cpu.features)
     assert 'mode="custom"' in told.expanded
     assert with_expanded_cpu(live, live) is live
+
+
+def test_memory_that_is_in_no_plain_file_is_a_blocker(tmp_path: Path) -> None:
+    """A device of the host cannot be put away when the VM has left."""
+    module = "<memory model='nvdimm'><source><path>%s</path></source><target><size>9</size></target></memory>"
+    file = tmp_path / "m.img"
+    file.touch()
+
+    assert memory_file_blockers(describe(with_device(module % file))) == []
+    (blocker,) = memory_file_blockers(describe(with_device(module % "/dev/null")))
+    assert blocker.startswith("host_memory: memory 0: ")

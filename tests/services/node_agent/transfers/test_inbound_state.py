@@ -29,7 +29,7 @@ def transfer(folder: Path, *, nvram: Path | None = None, tpm: bool = False) -> T
 
 def claim(journal: TransferJournal, tpm_dir: Path) -> tuple[Made, ...]:
     """What is in the journal afterwards."""
-    claim_state(journal.record.agreement, journal, tpm_dir)
+    claim_state(journal.record.agreement, journal, tpm_dir=tpm_dir, image_dir=tpm_dir / "images")
     return journal.record.made
 
 
@@ -66,3 +66,36 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DiskImageError, match="no such folder") as refused:
         claim(transfer(tmp_path, nvram=tmp_path / "no" / "web_VARS.fd"), tmp_path)
     assert refused.value.code == "nvram_folder"
+
+
+def with_memory(folder: Path, path: Path) -> TransferJournal:
+    """A guest with a memory module in this file."""
+    journal = transfer(folder)
+    module = (
+        f"<memory model='nvdimm'><source><path>{path}</path></source><target><size unit='KiB'>1024</size></target>"
+        "</memory></devices>"
+    )
+    agreement = journal.record.agreement
+    agreed = agreement.model_copy(update={"domain_xml": agreement.domain_xml.replace("</devices>", module)})
+    record = PortRecord(side=Side.INBOUND, agreement=agreed)
+    return TransferJournal(Journal(folder / "memory").open(), record)
+
+
+def test_a_file_of_memory_is_made_with_its_size(tmp_path: Path) -> None:
+    """libvirt labels it before QEMU would make it; the stream fills it."""
+    module = tmp_path / "images" / "web-memory-0.img"
+    journal = with_memory(tmp_path, module)
+
+    assert claim(journal, tmp_path) == (Made(kind=Kind.MEMORY, id=str(module)),)
+    assert module.stat().st_size == 1 << 20
+    with pytest.raises(DiskImageError, match="not overwritten"):
+        claim(with_memory(tmp_path / "again", module), tmp_path)
+
+
+def test_a_file_of_memory_lies_where_disks_lie(tmp_path: Path) -> None:
+    """The path came through the broker."""
+    outside = tmp_path / "images" / ".." / "elsewhere.img"
+    with pytest.raises(DiskImageError, match="outside") as refused:
+        claim(with_memory(tmp_path, outside), tmp_path)
+    assert refused.value.code == "memory_outside"
+    assert not outside.exists()
