@@ -6,8 +6,9 @@ What belongs to another tenant is answered like what does not exist, so that nob
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
@@ -15,6 +16,7 @@ from services.broker.saga import SagaState
 from services.broker.tables import ports, providers, vms
 from shared.messages import Message
 from shared.messages.queries import (
+    MAX_UNSIZED,
     ListPorts,
     ListProviders,
     ListVms,
@@ -49,14 +51,19 @@ async def answer(connection: AsyncConnection, question: Message, tenant: Name) -
 
 
 async def _vms(connection: AsyncConnection, tenant: Name) -> VmsListed:
-    under_way = (ports.c.vm_uuid == vms.c.uuid) & ports.c.active & ~ports.c.dry_run
-    statement = (
-        select(vms, ports.c.port_id)
-        .outerjoin(ports, under_way)
-        .where(vms.c.tenant == tenant)
-        .order_by(vms.c.name, vms.c.uuid)
-    )
+    statement = _vms_of(tenant).order_by(vms.c.name, vms.c.uuid)
     return VmsListed(vms=tuple(_registered(row) for row in await connection.execute(statement)))
+
+
+async def vm_of(connection: AsyncConnection, vm_uuid: UUID, tenant: Name) -> RegisteredVm | None:
+    """One VM of this tenant; None where it has no such VM."""
+    row = (await connection.execute(_vms_of(tenant).where(vms.c.uuid == vm_uuid))).one_or_none()
+    return None if row is None else _registered(row)
+
+
+def _vms_of(tenant: Name) -> Select[Any]:
+    under_way = (ports.c.vm_uuid == vms.c.uuid) & ports.c.active & ~ports.c.dry_run
+    return select(vms, ports.c.port_id).outerjoin(ports, under_way).where(vms.c.tenant == tenant)
 
 
 def _registered(row: Row[Any]) -> RegisteredVm:
@@ -72,6 +79,8 @@ def _registered(row: Row[Any]) -> RegisteredVm:
         node=row.node,
         epoch=row.epoch,
         port_id=row.port_id,
+        unsized_disks=summary.unsized_disks[:MAX_UNSIZED],
+        problem=summary.problem,
     )
 
 

@@ -12,12 +12,13 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import timedelta
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.broker import ledger, queries, registry
+from services.broker import inquiries, ledger, queries, registry
+from services.broker.inquiries import Inquiries
 from services.broker.ledger import LedgerConflict, StoredPort
 from services.broker.metrics import WAITING, BrokerMetrics
 from services.broker.port_steps import Stepper, read_timer
@@ -29,9 +30,10 @@ from services.broker.their_clock import on_our_clock
 from shared.bus import BusDown, DeadLetter, LaneAdmin, Reject, Undeliverable, UrgentBus
 from shared.logs import bind_log, get_logger, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal, seal
+from shared.messages.approval import VmInspected
 from shared.messages.nodes import CapacityReported, ClockDiffers, InventoryReported
 from shared.messages.porting import GuestPaused, QuerySwitchover, RequestSwitchover
-from shared.messages.queries import Question
+from shared.messages.queries import Question, ShowVm
 from shared.messages.service_change import (
     CancelPort,
     CancelRefused,
@@ -68,7 +70,9 @@ class BrokerService(StatefulService):
         """Publishing of what urgent work has said; whoever waits for the next message does not wait for it."""
         self._silent_after = timedelta(seconds=settings.limits.provider_silent_s)
         self.lanes = LaneKeeper(store, lane_admin, self._lanes_opened)
-        self._stepper = Stepper(settings.timing.timing(), settings.limits.limits(), metrics, wake_lanes=self.lanes.wake)
+        limits = settings.limits.limits()
+        self._stepper = Stepper(settings.timing.timing(), limits, metrics, wake_lanes=self.lanes.wake)
+        self._inquiries = Inquiries(limits, silent_after=self._silent_after)
         self._progress = ProgressRelay(store)
         self._told_of_clock: set[str] = set()
         self._listen()
@@ -84,6 +88,8 @@ class BrokerService(StatefulService):
         self.handlers.on(CapacityReported, self._capacity_reported)
         self.handlers.on_every(PortProgressed, self._progress.progressed)
         self.handlers.on_every(Question, self._question)
+        self.handlers.on_every(ShowVm, self._vm_asked)
+        self.handlers.on(VmInspected, self._inquiries.inspected)
 
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """The urgent inbox, the relay's lanes, and the gauges that are read from the ledger."""
@@ -185,7 +191,10 @@ class BrokerService(StatefulService):
         return decision
 
     async def time_passed(self, tx: Transaction, timer: Timer) -> None:
-        """A port's deadline or wake-up has come."""
+        """A port's deadline or wake-up has come, or a provider has not answered a tenant's question."""
+        if timer.key.startswith(inquiries.PREFIX):
+            await self._inquiries.overdue(tx, timer)
+            return
         port_id, kind = read_timer(timer)
         bind_log(port_id=str(port_id))
         stored = await self._load(tx, port_id)
@@ -235,6 +244,11 @@ class BrokerService(StatefulService):
         async with self.store.transaction() as tx:
             await tx.send(envelope.sender, answer, cause=envelope)
 
+    async def _vm_asked(self, envelope: Envelope[ShowVm]) -> None:
+        async with self.store.transaction() as tx:
+            if await tx.first_time(envelope):
+                await self._inquiries.ask(tx, envelope, inquiry_id=uuid4())
+
     async def on_dead(self, letter: DeadLetter) -> None:
         """A message was given up: tell its sender, if that is a tenant that the bus has proven."""
         if letter.sender is None:
@@ -275,7 +289,7 @@ class BrokerService(StatefulService):
         )
         if isinstance(envelope.data, Question):
             # A tenant's clock is not known, and its session's queue is gone if it no longer waits.
-            await self._question(cast("Envelope[Question]", envelope))
+            await self.dispatch(envelope)
         if not isinstance(envelope.data, PortMessage) or isinstance(envelope.data, PortRequested | QuerySwitchover):
             return
         async with self.store.transaction() as tx:

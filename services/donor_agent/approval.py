@@ -20,7 +20,8 @@ from uuid import UUID
 
 from services.donor_agent.policy import Account, OwnedVmRule, Policy
 from services.donor_agent.port_record import Phase
-from shared.domain import DomainXmlError, guest_abi_differences, without_media
+from shared.domain import DomainXmlError, guest_abi_differences
+from shared.ejecting import without_media
 from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary
@@ -162,6 +163,20 @@ def agreement_refusals(approved: Approved, agreement: ServiceChangeAgreement) ->
             evidence=evidence,
         )
         for evidence in found
+    )
+
+
+def not_read(code: str, detail: str) -> Refusal:
+    """The node has looked at the VM and could not read it; `code` is the node's."""
+    return Refusal(code=code, rule="The VM's node must be able to read the live VM.", evidence=detail)
+
+
+def not_described(node: str, within_s: float) -> Refusal:
+    """The node did not answer in time."""
+    return Refusal(
+        code="node_unreachable",
+        rule=f"The VM's node must describe the VM within {within_s:g} s.",
+        evidence=f"node {node} did not answer in time",
     )
 
 

@@ -11,7 +11,7 @@ from hashlib import sha256
 from uuid import UUID
 
 from services.donor_agent import records
-from services.donor_agent.approval import live_refusals, records_refusals
+from services.donor_agent.approval import live_refusals, not_described, not_read, records_refusals
 from services.donor_agent.context import DonorContext
 from services.donor_agent.port_record import DonorPort, Phase
 from shared.bus import Reject
@@ -89,10 +89,7 @@ class ApprovalHandler:
         """The node cannot read the VM."""
         if port.phase is not Phase.DESCRIBING:
             return
-        message = envelope.data
-        unreadable = Refusal(
-            code=message.code, rule="The VM's node must be able to read the live VM.", evidence=message.detail
-        )
+        unreadable = not_read(envelope.data.code, envelope.data.detail)
         await self._refuse(tx, port, (unreadable,), cause=envelope)
 
     async def describe_overdue(self, tx: Transaction, timer: Timer, port_id: UUID) -> None:
@@ -100,11 +97,7 @@ class ApprovalHandler:
         port = await records.load_port(tx, port_id)
         if port is None or port.phase is not Phase.DESCRIBING:
             return
-        silent = Refusal(
-            code="node_unreachable",
-            rule=f"The VM's node must describe the VM within {self._context.settings.describe_within_s:g} s.",
-            evidence=f"node {port.node} did not answer in time",
-        )
+        silent = not_described(port.node, self._context.settings.describe_within_s)
         cause = open_envelope(str(timer.payload["cause"]).encode())
         await self._refuse(tx, port, (silent,), cause=cause)
 

@@ -31,6 +31,9 @@ class Phase(StrEnum):
     QUARANTINED = "quarantined"
     ERASED = "erased"
     ENDED = "ended"
+    INSPECTING = "inspecting"
+    INSPECTED = "inspected"
+    """These two are no port: a tenant has asked what its VM is, and the node is asked in the same way."""
 
 
 UNDER_WAY = frozenset({Phase.FIXED, Phase.MOVING, Phase.LEFT, Phase.DISCONNECTING})
@@ -39,7 +42,7 @@ UNDER_WAY = frozenset({Phase.FIXED, Phase.MOVING, Phase.LEFT, Phase.DISCONNECTIN
 GONE = frozenset({Phase.LEFT, Phase.DISCONNECTING})
 """The VM runs elsewhere, though a node may still list its empty shell."""
 
-OVER = frozenset({Phase.REJECTED, Phase.ERASED, Phase.ENDED})
+OVER = frozenset({Phase.REJECTED, Phase.ERASED, Phase.ENDED, Phase.INSPECTED})
 """Nothing more will happen; the record is kept for a while."""
 
 

@@ -93,7 +93,7 @@ async def forget_ended(tx: Transaction, before: datetime) -> None:
     """Drop records of ports that were over before this, and of nodes that were not heard since."""
     phases = [phase.value for phase in OVER]
     await tx.execute(delete(ports).where(ports.c.phase.in_(phases), ports.c.updated_at < before))
-    idle = (Phase.APPROVED.value, Phase.DESCRIBING.value)
+    idle = (Phase.APPROVED.value, Phase.DESCRIBING.value, Phase.INSPECTING.value)
     await tx.execute(delete(ports).where(ports.c.phase.in_(idle), ports.c.updated_at < before))
     await tx.execute(delete(nodes).where(nodes.c.said_at < before))
 

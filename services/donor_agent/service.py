@@ -15,15 +15,17 @@ from services.donor_agent import records
 from services.donor_agent.approval_handler import DESCRIBE, ApprovalHandler
 from services.donor_agent.context import DonorContext
 from services.donor_agent.disconnect_handler import ERASE, DisconnectHandler
+from services.donor_agent.inspection_handler import INSPECT, InspectionHandler
 from services.donor_agent.inventory import Inventory
 from services.donor_agent.inventory_report import InventoryReport
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy_file import PolicyFile
-from services.donor_agent.port_record import DonorPort
+from services.donor_agent.port_record import DonorPort, Phase
 from services.donor_agent.settings import DonorSection
 from services.donor_agent.transfer_handler import TransferHandler
 from shared.bus import Bus
-from shared.messages.approval import ApprovalRequested
+from shared.messages import Envelope
+from shared.messages.approval import ApprovalRequested, InspectVm
 from shared.messages.nodes import DescribeFailed, NodeHeartbeat, VmDescribed
 from shared.messages.porting import (
     AbortTransfer,
@@ -63,14 +65,17 @@ class DonorService(ProviderAgent[DonorPort]):
         self._listen()
 
     def _listen(self) -> None:
-        approval = ApprovalHandler(self._context)
+        self._approval = approval = ApprovalHandler(self._context)
+        self._inspection = inspection = InspectionHandler(self._context)
         transfer = TransferHandler(self._context)
         disconnect = DisconnectHandler(self._context)
 
         self.handlers.on(ApprovalRequested, approval.requested)
-        self.on_node(VmDescribed, approval.described)
-        self.on_node(DescribeFailed, approval.describe_failed)
         self.on_port_timer(DESCRIBE, approval.describe_overdue)
+        self.handlers.on(InspectVm, inspection.requested)
+        self.on_port_timer(INSPECT, inspection.overdue)
+        self.on_node(VmDescribed, self._described)
+        self.on_node(DescribeFailed, self._describe_failed)
 
         self.handlers.on(PortingFixed, transfer.fixed)
         self.handlers.on(StartOutbound, transfer.start)
@@ -85,6 +90,16 @@ class DonorService(ProviderAgent[DonorPort]):
         self.on_node(VmDisconnected, disconnect.disconnected)
         self.on_node(DisksErased, disconnect.erased)
         self.on_port_timer(ERASE, disconnect.erase_due)
+
+    async def _described(self, tx: Transaction, envelope: Envelope[VmDescribed], port: DonorPort) -> None:
+        await self._asker(port).described(tx, envelope, port)
+
+    async def _describe_failed(self, tx: Transaction, envelope: Envelope[DescribeFailed], port: DonorPort) -> None:
+        await self._asker(port).describe_failed(tx, envelope, port)
+
+    def _asker(self, port: DonorPort) -> ApprovalHandler | InspectionHandler:
+        """Who had the VM described."""
+        return self._inspection if port.phase in {Phase.INSPECTING, Phase.INSPECTED} else self._approval
 
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """The reports to the broker, and the watch over the policy file."""

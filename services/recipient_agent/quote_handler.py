@@ -16,7 +16,7 @@ from services.recipient_agent.cpu_check import is_compared
 from services.recipient_agent.quote import make_quote
 from services.recipient_agent.vm_check import VmCheck, nodes_to_ask
 from shared.bus import Reject
-from shared.domain import without_media
+from shared.ejecting import without_media
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope
 from shared.messages.nodes import CheckVm, VmChecked

@@ -12,7 +12,7 @@ from services.recipient_agent.cpu_check import without_unasked
 from services.recipient_agent.domain import Prepared, prepare
 from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import ON_NODE, Phase, Reservation, agreement_refusals
-from shared.domain import without_media
+from shared.ejecting import without_media
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal
 from shared.messages.porting import (

@@ -14,26 +14,17 @@ from shared.client.resolve import find_port, find_vm, whole_id
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
 from shared.client.units import parse_duration, value_of
-from shared.client.vm_commands import VmArgument
+from shared.client.vm_commands import PLAN_TIMEOUT_S, EjectOption, RequireOption, VmArgument
 from shared.exit_codes import ExitCode
 from shared.messages.base import Value
 from shared.messages.porting import ServiceChangeAgreement
-from shared.messages.quote_lines import Part
 from shared.messages.service_change import BEST, PortCancelled, PortLimits, PortPhase, PortPlanned, PortRequested
 
 app = typer.Typer(help="Ports: moves of your VMs from one provider to another.", no_args_is_help=True)
 
-PLAN_TIMEOUT_S = 60.0
 CANCEL_TIMEOUT_S = 120.0
 
 PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or the first 4 or more characters.")]
-
-RequireOption = Annotated[
-    list[Part] | None,
-    typer.Option(
-        "--require", help="A part that must stay as it is at the donor, such as filter; all: nothing may be lost."
-    ),
-]
 
 
 class PortTaken(Value):
@@ -123,10 +114,7 @@ def create_port(
         OverlaysChoice,
         typer.Option(help="Keep a disk that is an overlay as one, on the recipient's own copy of its base image."),
     ] = OverlaysChoice.IF_KNOWN,
-    eject: Annotated[
-        list[str] | None,
-        typer.Option(help="Leave this drive's medium behind, such as sda, or all; may be given several times."),
-    ] = None,
+    eject: EjectOption = None,
     require: RequireOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,

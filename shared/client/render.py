@@ -21,7 +21,7 @@ from shared.client.limits import rate_text
 from shared.client.outcome import Outcome
 from shared.messages import Refusal
 from shared.messages.porting import ServiceChangeAgreement
-from shared.messages.queries import PortShown, PortSummary, ProviderStatus, RegisteredVm
+from shared.messages.queries import PortShown, PortSummary, ProviderStatus
 from shared.messages.service_change import PortPhase, PortPlanned, Quote
 
 _COLOURS = {
@@ -79,14 +79,21 @@ def phase_text(phase: PortPhase) -> Text:
     return Text(phase.value, style=_COLOURS.get(phase, "cyan"))
 
 
-def _table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+def plain(text: str) -> Text:
+    """Others' words as they are: neither markup nor a control sequence of the terminal."""
+    return Text("".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text))
+
+
+def make_table(*columns: str, title: str | None = None, right: Iterable[str] = ()) -> Table:
+    """An empty table with a heading."""
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
 
 
-def _facts(title: str | None, facts: Iterable[tuple[str, Any]]) -> Table:
+def facts_table(title: str | None, facts: Iterable[tuple[str, Any]]) -> Table:
+    """Names with their values; what is None or empty is left out."""
     table = Table(box=None, show_header=False, title=title, title_justify="left", pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -96,57 +103,11 @@ def _facts(title: str | None, facts: Iterable[tuple[str, Any]]) -> Table:
     return table
 
 
-def vms_table(vms: Sequence[RegisteredVm]) -> Table:
-    """``vm list``."""
-    table = _table(
-        "NAME",
-        "UUID",
-        "STATE",
-        "PROVIDER",
-        "NODE",
-        "VCPUS",
-        "MEMORY",
-        "DISK",
-        "PORT",
-        right=("VCPUS", "MEMORY", "DISK"),
-    )
-    for vm in vms:
-        table.add_row(
-            vm.name,
-            str(vm.uuid),
-            vm.state,
-            vm.provider,
-            vm.node,
-            str(vm.vcpus),
-            human_bytes(vm.memory_bytes),
-            human_bytes(vm.disk_bytes),
-            str(vm.port_id)[:8] if vm.port_id else "-",
-        )
-    return table
-
-
-def vm_facts(vm: RegisteredVm) -> Table:
-    """``vm show``."""
-    return _facts(
-        None,
-        (
-            ("name", vm.name),
-            ("uuid", vm.uuid),
-            ("state", vm.state.value),
-            ("provider", vm.provider),
-            ("node", vm.node),
-            ("epoch", vm.epoch),
-            ("vcpus", vm.vcpus),
-            ("memory", human_bytes(vm.memory_bytes)),
-            ("disk", human_bytes(vm.disk_bytes)),
-            ("port under way", vm.port_id),
-        ),
-    )
-
-
 def providers_table(providers: Sequence[ProviderStatus]) -> Table:
     """``provider list``."""
-    table = _table("PROVIDER", "NODES", "HEALTHY", "MEMORY FREE", "DISK FREE", "LAST SEEN", right=("NODES", "HEALTHY"))
+    table = make_table(
+        "PROVIDER", "NODES", "HEALTHY", "MEMORY FREE", "DISK FREE", "LAST SEEN", right=("NODES", "HEALTHY")
+    )
     for provider in providers:
         table.add_row(
             provider.name,
@@ -161,7 +122,7 @@ def providers_table(providers: Sequence[ProviderStatus]) -> Table:
 
 def ports_table(ports: Sequence[PortSummary]) -> Table:
     """``port list``."""
-    table = _table("PORT", "VM", "FROM", "TO", "PHASE", "DONE", "REQUESTED", right=("DONE",))
+    table = make_table("PORT", "VM", "FROM", "TO", "PHASE", "DONE", "REQUESTED", right=("DONE",))
     for port in ports:
         table.add_row(
             str(port.port_id)[:8],
@@ -179,7 +140,7 @@ def port_facts(shown: PortShown) -> list[Table]:
     """``port show``: the summary, the agreement in short, and the record."""
     summary, agreement, limits, sla = shown.summary, shown.agreement, shown.request.limits, shown.sla
     window = f"from {human_time(limits.window_start)}" if limits.window_start else "at once"
-    facts = _facts(
+    facts = facts_table(
         None,
         (
             ("port", summary.port_id),
@@ -202,7 +163,7 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("failure", shown.failure),
         ),
     )
-    record = _table("TIME", "SENDER", "EVENT", "PHASE", "DETAIL")
+    record = make_table("TIME", "SENDER", "EVENT", "PHASE", "DETAIL")
     for event in shown.events:
         record.add_row(human_time(event.at), event.sender, event.type, event.phase, event.detail)
     return [facts, record]
@@ -214,7 +175,15 @@ def _figures(total_s: float, downtime_ms: int) -> str:
 
 def plan_tables(plan: PortPlanned) -> list[Table]:
     """``quote``: offers, best first, and who declined."""
-    quotes = _table(
+    tables = [offers_table(plan.quotes), *(lines_table(quote) for quote in plan.quotes if has_lines(quote))]
+    for provider, refusals in plan.declined.items():
+        tables.append(refusals_table(refusals, title=f"{provider} declines"))
+    return tables
+
+
+def offers_table(quotes: Iterable[Quote]) -> Table:
+    """Price and promise of each offer."""
+    table = make_table(
         "PROVIDER",
         "PRICE/MONTH",
         "INSTANCE TYPE",
@@ -223,8 +192,8 @@ def plan_tables(plan: PortPlanned) -> list[Table]:
         "VALID UNTIL",
         right=("PRICE/MONTH", "TIME", "DOWNTIME"),
     )
-    for quote in plan.quotes:
-        quotes.add_row(
+    for quote in quotes:
+        table.add_row(
             quote.provider,
             f"{quote.price_per_month} {quote.currency}",
             quote.instance_type,
@@ -232,18 +201,20 @@ def plan_tables(plan: PortPlanned) -> list[Table]:
             f"{quote.promised_downtime_ms} ms",
             human_time(quote.valid_until),
         )
-    tables = [quotes, *(lines_table(quote) for quote in plan.quotes if quote.kept or quote.made_anew or quote.not_kept)]
-    for provider, refusals in plan.declined.items():
-        tables.append(refusals_table(refusals, title=f"{provider} declines"))
-    return tables
+    return table
+
+
+def has_lines(quote: Quote) -> bool:
+    """Whether the offer says anything of the VM's host-bound parts."""
+    return bool(quote.kept or quote.made_anew or quote.not_kept)
 
 
 def lines_table(quote: Quote) -> Table:
     """What becomes of the VM's parts at this provider. The names are those that --require takes."""
-    table = _table("", "NAME", "PART", title=f"at {quote.provider}")
+    table = make_table("", "NAME", "PART", title=f"at {quote.provider}")
     for said, lines in (("not kept", quote.not_kept), ("changed", quote.made_anew), ("kept", quote.kept)):
         for line in lines:
-            table.add_row(said, line.part, line.text)
+            table.add_row(said, line.part, plain(line.text))
     return table
 
 
@@ -258,16 +229,16 @@ def agreement_text(agreement: ServiceChangeAgreement) -> str:
 
 def refusals_table(refusals: Sequence[Refusal], *, title: str | None = None) -> Table:
     """Why a port is refused: each rule, and the facts that break it."""
-    table = _table("CODE", "RULE", "FOUND", title=title)
+    table = make_table("CODE", "RULE", "FOUND", title=title)
     for refusal in refusals:
-        table.add_row(refusal.code, refusal.rule, refusal.evidence)
+        table.add_row(refusal.code, plain(refusal.rule), plain(refusal.evidence))
     return table
 
 
 def outcome_table(outcome: Outcome) -> Table:
     """The short table at the end of a watch."""
     sla = outcome.sla
-    table = _table("", "MEASURED", "PROMISED", title=None, right=("MEASURED", "PROMISED"))
+    table = make_table("", "MEASURED", "PROMISED", title=None, right=("MEASURED", "PROMISED"))
     table.add_row("outcome", phase_text(outcome.outcome), "")
     if sla:
         kept = Text("kept", style="green") if sla.kept else Text("not kept", style="red")

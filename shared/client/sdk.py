@@ -19,7 +19,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Final, Self, TypeVar
+from typing import Self, TypeVar
 from uuid import UUID, uuid4
 
 from shared.bus import BusDown, Session
@@ -29,12 +29,12 @@ from shared.client.errors import (
     NotFixedInTime,
     NotUnderstood,
     PortEndedOtherwise,
-    PortNotAllowed,
     QuestionFailed,
 )
+from shared.client.port_ends import agreement_in, is_end, settled
 from shared.clocks import ClockOffsets
 from shared.messages import AnyEnvelope, Message, PortMessage, seal
-from shared.messages.porting import PortingFixed, ServiceChangeAgreement
+from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import (
     Answer,
     ListPorts,
@@ -49,19 +49,17 @@ from shared.messages.queries import (
     Question,
     RegisteredVm,
     ShowPort,
+    ShowVm,
+    VmShown,
     VmsListed,
 )
 from shared.messages.service_change import (
     CancelPort,
-    CancelRefused,
     MessageRejected,
     PortAccepted,
     PortCancelled,
-    PortCompleted,
-    PortFailed,
     PortPhase,
     PortPlanned,
-    PortRefused,
     PortRequested,
 )
 from shared.parties import BROKER
@@ -70,13 +68,8 @@ from shared.tasks import Tasks
 A = TypeVar("A", bound=Answer)
 M = TypeVar("M", bound=Message)
 
-ENDS: Final = (PortCompleted, PortFailed, PortCancelled, PortRefused, PortPlanned)
-"""After one of these there are no more events of a port."""
-
-END_PHASES: Final = frozenset(
-    {PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED}
-)
-
+SHOW_VM_S = 30.0
+"""The broker gives the VM's provider 25 s."""
 MAX_WAITING_EVENTS = 1000
 """A watcher that reads too slowly loses the oldest events beyond these, never the end of the port."""
 
@@ -165,6 +158,10 @@ class TenantClient:
         """All VMs of this tenant."""
         return (await self.ask(ListVms(), VmsListed)).vms
 
+    async def vm(self, vm_uuid: UUID, *, timeout_s: float = SHOW_VM_S) -> VmShown:
+        """One VM of this tenant, as its provider's node reads it now, and what speaks against a port of it."""
+        return await self.ask(ShowVm(vm_uuid=vm_uuid), VmShown, timeout_s=max(timeout_s, self._timeout_s))
+
     async def providers(self) -> tuple[ProviderStatus, ...]:
         """All providers that the broker serves."""
         return (await self.ask(ListProviders(), ProvidersListed)).providers
@@ -200,7 +197,7 @@ class TenantClient:
         try:
             async with asyncio.timeout(timeout_s), contextlib.aclosing(self.watch(port_id)) as events:
                 async for envelope in events:
-                    if (agreement := _agreement_in(envelope.data)) is not None:
+                    if (agreement := agreement_in(envelope.data)) is not None:
                         return agreement
         except TimeoutError as error:
             raise NotFixedInTime(port_id, timeout_s) from error
@@ -291,8 +288,8 @@ class TenantClient:
                 raise NoAnswer(type(command).__name__, timeout_s, advice=advice) from error
             while (left_s := ends_at_s - time.monotonic()) > 0:
                 envelope = await events.get(left_s)
-                if envelope is not None and (settled := _settled(envelope.data, wanted)) is not None:
-                    return settled
+                if envelope is not None and (outcome := settled(envelope.data, wanted)) is not None:
+                    return outcome
         raise NoAnswer(type(command).__name__, timeout_s, advice=advice)
 
     async def _send(
@@ -350,49 +347,3 @@ class TenantClient:
     def _tell(self, port_id: UUID, envelope: AnyEnvelope) -> None:
         for subscription in self._subscriptions.get(port_id, ()):
             subscription.put(envelope)
-
-
-def is_end(data: Message) -> bool:
-    """Whether the port says nothing more after this."""
-    return isinstance(data, ENDS) or (isinstance(data, PortShown) and data.summary.phase in END_PHASES)
-
-
-def _agreement_in(data: Message) -> ServiceChangeAgreement | None:
-    """The agreement, where this event or record has one; raises what ended the port without one."""
-    match data:
-        case PortingFixed(agreement=agreement):
-            return agreement
-        case PortShown(summary=summary, agreement=agreement):
-            if summary.phase is PortPhase.REFUSED:
-                raise PortNotAllowed(_refused_by(data), data.refusals)
-            if summary.phase in END_PHASES and summary.phase is not PortPhase.COMPLETED:
-                raise PortEndedOtherwise(summary.port_id, summary.phase, code=summary.phase, detail=data.failure or "")
-            return agreement
-        case PortRefused(refused_by=refused_by, refusals=refusals):
-            raise PortNotAllowed(refused_by, refusals)
-        case PortFailed() | PortCancelled() | PortCompleted():
-            raise PortEndedOtherwise.by(data)
-        case _:
-            return None
-
-
-def _refused_by(shown: PortShown) -> str:
-    """Whose message ended the port, by its record."""
-    return str(shown.events[-1].sender) if shown.events else str(BROKER)
-
-
-def _settled(data: Message, wanted: type[M]) -> M | None:
-    """The wanted event; raises what settled it otherwise; None for an event that settles nothing."""
-    if isinstance(data, wanted):
-        return data
-    match data:
-        case PortRefused(refused_by=refused_by, refusals=refusals):
-            raise PortNotAllowed(refused_by, refusals)
-        case CancelRefused(code=code, detail=detail):
-            raise CancelNotPossible(code, detail)
-        case MessageRejected(code=code, reason=reason):
-            raise NotUnderstood(code, reason)
-        case PortFailed() | PortCompleted() | PortCancelled():
-            raise PortEndedOtherwise.by(data)
-        case _:
-            return None

@@ -1,23 +1,44 @@
-"""``vmport vm`` and ``vmport provider``: what the broker's registry knows."""
+"""``vmport vm`` and ``vmport provider``: what the broker's registry knows, and what a VM's provider says of it."""
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import typer
 
-from shared.client import render
+from shared.client import render, vm_tables
+from shared.client.errors import PortEndedOtherwise, PortNotAllowed
+from shared.client.limits import limits_of
 from shared.client.resolve import find_vm
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
+from shared.client.vm_check import VmCheck, check_of, exit_code_of_shown, stopped
+from shared.exit_codes import ExitCode
 from shared.messages.base import Value
-from shared.messages.queries import RegisteredVm
+from shared.messages.queries import RegisteredVm, VmShown
+from shared.messages.quote_lines import Part
+from shared.messages.service_change import BEST, PortRequested
 
 app = typer.Typer(help="Your virtual machines.", no_args_is_help=True)
 providers = typer.Typer(help="Providers that can take a VM.", no_args_is_help=True)
 
 VmArgument = Annotated[str, typer.Argument(metavar="VM", help="Name, UUID, or the first 4 or more characters of it.")]
+
+RequireOption = Annotated[
+    list[Part] | None,
+    typer.Option(
+        "--require", help="A part that must stay as it is at the donor, such as filter; all: nothing may be lost."
+    ),
+]
+
+EjectOption = Annotated[
+    list[str] | None,
+    typer.Option("--eject", help="Leave this drive's medium behind, such as sda, or all; may be given several times."),
+]
+
+PLAN_TIMEOUT_S = 60.0
 
 
 class VmPlace(Value):
@@ -33,24 +54,67 @@ class VmPlace(Value):
 
 @app.command("list")
 def list_vms(context: typer.Context) -> None:
-    """List your VMs: where each runs, and whether a port is under way.
+    """List your VMs: where each runs, whether a port is under way, and which cannot be read.
 
     JSON: an array of RegisteredVm.
     """
     session: Session = context.obj
     vms = session.run(TenantClient.vms)
-    session.answer(vms, render.vms_table(vms))
+    session.answer(vms, vm_tables.vms_table(vms))
 
 
 @app.command("show")
 def show_vm(context: typer.Context, vm: VmArgument) -> None:
-    """Show one VM.
+    """Show one VM: disks, network cards, firmware, CPU, sizes; whether it can leave, and what speaks against it.
 
-    JSON: a RegisteredVm.
+    Its provider is asked, and nothing moves. Exit code 8: it did not answer; what the registry knows is shown.
+
+    JSON: a VmShown.
     """
     session: Session = context.obj
-    found = _found(session, vm)
-    session.answer(found, render.vm_facts(found))
+
+    async def ask(client: TenantClient) -> VmShown:
+        return await client.vm(find_vm(vm, await client.vms()).uuid)
+
+    shown = session.run(ask)
+    session.answer(shown, *vm_tables.vm_tables(shown))
+    if shown.details is None:
+        code = exit_code_of_shown(shown.refusals)
+        session.say(f"vmport: the details of {shown.vm.name} are not known: {'; '.join(map(str, shown.refusals))}")
+        raise typer.Exit(code)
+
+
+@app.command("check")
+def check_vm(
+    context: typer.Context,
+    vm: VmArgument,
+    to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+    eject: EjectOption = None,
+    require: RequireOption = None,
+) -> None:
+    """Run the whole pre-flight of a port and move nothing: the donor's approval, the VM as it runs, every provider.
+
+    Exit code 0: at least one provider that was asked can take it. 3: none can. 8: who decides did not answer.
+
+    JSON: {vm_uuid, vm_name, donor, possible, refused_by, refusals, providers: [{provider, can_take, quote, refusals}]}.
+    """
+    session: Session = context.obj
+    limits = limits_of(eject=eject or (), require=require or (), now=datetime.now().astimezone())
+
+    async def ask(client: TenantClient) -> VmCheck:
+        found = find_vm(vm, await client.vms())
+        request = PortRequested(
+            port_id=uuid4(), vm_uuid=found.uuid, donor=found.provider, recipient=to, limits=limits, dry_run=True
+        )
+        try:
+            return check_of(found, await client.plan(request, timeout_s=max(PLAN_TIMEOUT_S, session.wait_s)))
+        except (PortNotAllowed, PortEndedOtherwise) as error:
+            return stopped(found, error)
+
+    check = session.run(ask)
+    session.answer(check, *vm_tables.check_tables(check))
+    if check.exit_code is not ExitCode.OK:
+        raise typer.Exit(check.exit_code)
 
 
 @app.command("where")

@@ -10,8 +10,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
 from rich.text import Text
 
+from shared.client.port_ends import END_PHASES
 from shared.client.render import human_bytes, human_seconds
-from shared.client.sdk import END_PHASES
 from shared.messages import Message
 from shared.messages.porting import PortingFixed
 from shared.messages.queries import PortShown

@@ -11,7 +11,6 @@ from shared.domain.build import build_for_host
 from shared.domain.definition import Attribute, Definition, DefinitionSource, Node, read_definition
 from shared.domain.describe import describe
 from shared.domain.differences import guest_abi_differences
-from shared.domain.ejecting import ejected_targets, not_ejectable, without_media
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
 from shared.domain.findings import Finding, FindingKind
@@ -46,14 +45,11 @@ __all__ = [
     "VmFacts",
     "build_for_host",
     "describe",
-    "ejected_targets",
     "guest_abi_differences",
     "identity_snapshot",
     "leaving",
     "named_files",
-    "not_ejectable",
     "parse",
     "portable",
     "read_definition",
-    "without_media",
 ]

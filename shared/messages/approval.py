@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from datetime import timedelta
+from typing import Annotated, ClassVar
 from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import PortMessage, Refusal
+from shared.messages.base import Message, PortMessage, Refusal
 from shared.messages.vm import IdentityBundle
+from shared.messages.vm_details import VmDetails
 from shared.parties import Name, Role
+
+MAX_REASONS = 32
+"""Of one answer about a VM; more are counted in the last one."""
+Reasons = Annotated[tuple[Refusal, ...], Field(max_length=MAX_REASONS)]
 
 
 class ApprovalRequested(PortMessage):
@@ -40,3 +46,34 @@ class DonorRejected(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
 
     refusals: tuple[Refusal, ...]
+
+
+class InspectVm(Message):
+    """The broker passes a tenant's question on: what is this VM, and what speaks against a port of it? No port begins.
+
+    ``inquiry_id`` is the broker's own; it is in the answer.
+    """
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.DONOR})
+    LIFETIME: ClassVar = timedelta(seconds=30)
+
+    inquiry_id: UUID
+    tenant: Name
+    vm_uuid: UUID
+
+
+class VmInspected(Message):
+    """What the donor's records and its node say; ``vm`` is missing where the node could not be asked or did not know.
+
+    A tenant that does not own the VM is told so in ``refusals``, and nothing else.
+    """
+
+    SENDERS: ClassVar = frozenset({Role.DONOR})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+    LIFETIME: ClassVar = timedelta(seconds=30)
+
+    inquiry_id: UUID
+    tenant: Name
+    vm: VmDetails | None = None
+    refusals: Reasons = ()

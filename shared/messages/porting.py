@@ -375,8 +375,7 @@ class VmDisconnected(PortMessage):
 
     quarantined_disks: tuple[Text, ...] = ()
     left_disks: tuple[Text, ...] = Field(
-        default=(),
-        description="One sentence for each disk that was left as it is: a device, or what another VM has, too.",
+        default=(), description="A sentence for each disk that stays: a device, a medium, or what another VM has, too."
     )
     quarantine_until: Timestamp | None = Field(default=None, description="Set by the donor agent's policy.")
 

@@ -1,4 +1,7 @@
-"""What a tenant asks the broker and is answered at once. Pure models. An answer has its question's correlation id."""
+"""What a tenant asks the broker. Pure models. An answer has its question's correlation id.
+
+The broker answers at once, out of its ledger; only `ShowVm` is passed on to the VM's provider, which has seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from uuid import UUID
 
 from pydantic import Field
 
+from shared.messages.approval import MAX_REASONS
 from shared.messages.base import Bytes, Code, Count, Epoch, Message, Refusal, Text, Timestamp, Value
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.service_change import PortPhase, PortProgressed, PortRequested, SlaRecord
 from shared.messages.vm import VmState
+from shared.messages.vm_details import VmDetails
 from shared.parties import Name, PartyName, Role
 
 ANSWER_WITHIN = timedelta(seconds=30)
+MAX_UNSIZED = 128
 
 
 class Question(Message):
@@ -49,6 +55,12 @@ class RegisteredVm(Value):
     node: Name
     epoch: Epoch
     port_id: UUID | None = Field(default=None, description="The port that is under way, if any.")
+    unsized_disks: tuple[Text, ...] = Field(
+        default=(),
+        max_length=MAX_UNSIZED,
+        description="Disks of unknown size, which are not in disk_bytes. 'all' where none is known.",
+    )
+    problem: Text = Field(default="", description="Why the VM cannot be read at its provider; empty if it can.")
 
 
 class VmsListed(Answer):
@@ -58,6 +70,30 @@ class VmsListed(Answer):
     RECEIVERS: ClassVar = frozenset({Role.TENANT})
 
     vms: tuple[RegisteredVm, ...]
+
+
+class ShowVm(Question):
+    """What is this VM of mine, and what speaks against a port of it? Its provider is asked; nothing moves."""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    vm_uuid: UUID
+
+
+class VmShown(Answer):
+    """One VM: the registry's facts, what its node has read, and every reason why it cannot leave now."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    vm: RegisteredVm
+    details: VmDetails | None = Field(
+        default=None, description="As its node has just read it; null where the node was not reached or cannot read it."
+    )
+    refusals: tuple[Refusal, ...] = Field(
+        default=(), max_length=2 * MAX_REASONS, description="What speaks against a port now; empty: nothing known does."
+    )
 
 
 class ListProviders(Question):

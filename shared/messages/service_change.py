@@ -108,7 +108,7 @@ class PortLimits(Value):
     eject: tuple[Ejected, ...] = Field(
         default=(),
         max_length=64,
-        description="Drives whose media stay behind, by target, or all: the drive is empty at the recipient.",
+        description="Drives whose read-only media stay behind, by target, or all: the drive is empty at the recipient.",
     )
 
     @model_validator(mode="after")

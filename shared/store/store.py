@@ -169,6 +169,13 @@ class Transaction:
         """Remove a deadline; False if there was none."""
         return (await self.connection.execute(delete(timers).where(timers.c.key == key))).rowcount > 0
 
+    async def take_timer(self, key: str) -> dict[str, Any] | None:
+        """Remove a deadline before it passes, and return its payload; None if there was none."""
+        statement = delete(timers).where(timers.c.key == key).returning(timers.c.payload)
+        payload = (await self.connection.execute(statement)).scalar_one_or_none()
+        found: dict[str, Any] | None = None if payload is None else json.loads(payload)
+        return found
+
     async def claim_timer(self, key: str, due_at: datetime) -> bool:
         """Take a due deadline for handling: True for exactly one caller, and only if it was not moved meanwhile."""
         statement = delete(timers).where(timers.c.key == key, timers.c.due_at == due_at)

@@ -85,6 +85,7 @@ def state_files(lab: Lab, provider: str) -> set[str]:
     return {str(path.relative_to(libvirt)) for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.usefixtures("slow_link")
 def test_secure_boot_its_variables_and_the_tpm_move(
     lab: Lab, tenant: Any, start: Callable[..., Guest], provider: Callable[[str], Any]
 ) -> None:

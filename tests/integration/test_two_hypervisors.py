@@ -37,7 +37,8 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
-from shared.domain import HostPlaces, NicPlace, build_for_host, guest_abi_differences, without_media
+from shared.domain import HostPlaces, NicPlace, build_for_host, guest_abi_differences
+from shared.ejecting import without_media
 from shared.messages.base import PortMessage
 from shared.messages.porting import (
     GuestPaused,

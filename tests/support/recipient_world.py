@@ -69,14 +69,22 @@ class World(AgentWorld[RecipientService]):
         """A node says what it is."""
         await self.say(sender, make_heartbeat(at=self.clock(), **changes))
 
-    async def quote(self, port_id: UUID = PORT, tenant: str = "acme", *, nodes_answer: bool = True, **vm: Any) -> None:
+    async def quote(
+        self,
+        port_id: UUID = PORT,
+        tenant: str = "acme",
+        *,
+        nodes_answer: bool = True,
+        eject: tuple[str, ...] = (),
+        **vm: Any,
+    ) -> None:
         """The broker asks for a quote, and the nodes, if they are asked, have nothing against the VM's CPU."""
         asked = QuoteRequested(
             port_id=port_id,
             tenant=tenant,
             vm=make_vm(**vm),
             versions=VERSIONS,
-            limits=PortLimits(),
+            limits=PortLimits(eject=eject),
             answer_by=self.clock() + timedelta(seconds=30),
         )
         await self.say(BROKER, asked)

@@ -32,6 +32,8 @@ from shared.messages.queries import (
     QueryFailed,
     RegisteredVm,
     ShowPort,
+    ShowVm,
+    VmShown,
     VmsListed,
 )
 from shared.messages.service_change import (
@@ -46,7 +48,8 @@ from shared.messages.service_change import (
     StreamProgress,
     TransferPhase,
 )
-from shared.messages.vm import VmState
+from shared.messages.vm import CpuFeature, CpuMode, Firmware, Vlan, VmState
+from shared.messages.vm_details import CpuDetails, DiskDetails, NicDetails, VmDetails
 from shared.parties import BROKER, Party, tenant
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -63,6 +66,47 @@ WEB = RegisteredVm(
     epoch=1,
 )
 SHOP = WEB.model_copy(update={"uuid": UUID("aaaa2222-0000-4000-8000-000000000002"), "name": "shop"})
+DETAILS = VmDetails(
+    uuid=WEB.uuid,
+    name="web",
+    state=VmState.RUNNING,
+    architecture="x86_64",
+    machine="pc-q35-10.0",
+    domain_type="kvm",
+    vcpus=1,
+    vcpus_max=8,
+    memory_bytes=512 * 2**20,
+    memory_current_bytes=256 * 2**20,
+    cpu=CpuDetails(mode=CpuMode.CUSTOM, model="Skylake-Server", features=(CpuFeature(name="vmx", policy="disable"),)),
+    firmware=Firmware.UEFI,
+    secure_boot=True,
+    nvram=True,
+    disks=(
+        DiskDetails(
+            target="vda", device="disk", bus="virtio", format="qcow2", kind="file", size_bytes=2 * 2**30, snapshots=2
+        ),
+        DiskDetails(
+            target="sda",
+            device="cdrom",
+            bus="sata",
+            format="raw",
+            kind="file",
+            size_bytes=0,
+            read_only=True,
+            empty=True,
+        ),
+    ),
+    nics=(
+        NicDetails(
+            mac="52:54:00:00:00:01", model="virtio", kind="bridge", network="ovs0", vlan=Vlan(tags=(7, 8), trunk=True)
+        ),
+    ),
+    autostart=True,
+    persistent=True,
+    made_anew=("graphics@listen: the recipient's own",),
+    not_kept=("cputune/vcpupin: not kept",),
+)
+"""WEB, as its node reads it."""
 
 PORT = UUID("12345678-0000-4000-8000-000000000001")
 SLA = SlaRecord(
@@ -97,6 +141,7 @@ class ScriptedBroker:
     ports: dict[UUID, PortShown] = field(default_factory=dict)
     on_command: Script | None = None
     now: Callable[[], datetime] = lambda: NOW
+    show_vm: Callable[[UUID], Message] = lambda _: VmShown(vm=WEB, details=DETAILS)
     record: Callable[[UUID], PortShown] | None = None
     after_record: tuple[Callable[[UUID], Message], ...] = ()
     silent: bool = False
@@ -135,6 +180,8 @@ class ScriptedBroker:
         match question:
             case ListVms():
                 return VmsListed(vms=self.vms)
+            case ShowVm(vm_uuid=vm_uuid):
+                return self.show_vm(vm_uuid)
             case ListProviders():
                 beta = ProviderStatus(
                     name="beta", last_seen=NOW, nodes=2, nodes_healthy=1, memory_free_bytes=2**33, disk_free_bytes=2**40

@@ -26,7 +26,7 @@ from services.broker.saga.ending import (
 from services.broker.saga.events import Heard
 from services.broker.saga.moving import open_window, opens_at
 from services.broker.saga.state import Failure, SagaState
-from shared.domain import not_ejectable
+from shared.ejecting import not_ejectable
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.lanes import LaneEndpoint
@@ -144,7 +144,9 @@ def _sha256(text: str) -> str:
 
 
 def _no_medium(sentence: str) -> Refusal:
-    return Refusal(code="nothing_to_eject", rule="--eject names drives of the VM that have a medium", evidence=sentence)
+    return Refusal(
+        code="nothing_to_eject", rule="--eject names drives of the VM that have a read-only medium", evidence=sentence
+    )
 
 
 def _no_partner(candidates: tuple[Name, ...], partners: tuple[Name, ...]) -> Refusal:

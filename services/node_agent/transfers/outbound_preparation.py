@@ -25,7 +25,8 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import ProgressMeter, SeedingMeter
 from services.node_agent.transfers.read_only_disks import ReadOnlyImage, send_read_only
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain import describe, ejected_targets, guest_abi_differences
+from shared.domain import describe, guest_abi_differences
+from shared.ejecting import ejected_targets
 from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState

@@ -145,9 +145,9 @@ class ReadOnlyReceiver:
                     case ImageBegins(target=target, size_bytes=size) if filling is None:
                         filling = await asyncio.to_thread(self._begin, target, size)
                     case ImagePiece(at=at, data=data) if filling is not None:
-                        await asyncio.to_thread(filling.write, at, data)
+                        await filling.work(filling.write, at, data)
                     case ImageEnds(sha256=sha256) if filling is not None:
-                        await asyncio.to_thread(filling.check, sha256)
+                        await filling.work(filling.check, sha256)
                         filling.close()
                         self.missing.discard(filling.disk.target)
                         log.info("read-only disk received", disk=filling.disk.target, bytes=filling.disk.file_bytes)
@@ -189,10 +189,16 @@ class ReadOnlyReceiver:
 
 @dataclass(slots=True)
 class _Filling:
-    """A file that is being filled. All but `close` block."""
+    """A file that is being filled. `write` and `check` block; `work` does them."""
 
     disk: ReservedDisk
     file: int
+    _working: asyncio.Future[None] | None = None
+
+    async def work(self, function: Callable[..., None], *arguments: object) -> None:
+        """Do it in a thread, which goes on when this is cancelled."""
+        self._working = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+        await asyncio.shield(self._working)
 
     def write(self, at: int, data: memoryview) -> None:
         data = data[: max(0, self.disk.file_bytes - at)]
@@ -211,6 +217,15 @@ class _Filling:
             )
 
     def close(self) -> None:
+        """When the thread is done: its next write would go to whatever file has the number by then."""
+        if self._working is not None and not self._working.done():
+            self._working.add_done_callback(self._close)
+        else:
+            self._close(None)
+
+    def _close(self, done: asyncio.Future[None] | None) -> None:
+        if done is not None and not done.cancelled() and (error := done.exception()) is not None:
+            log.info("filling a read-only disk stopped", disk=self.disk.target, error=str(error))
         if self.file >= 0:
             os.close(self.file)
             self.file = -1

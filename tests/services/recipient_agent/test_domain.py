@@ -13,7 +13,8 @@ from services.recipient_agent.firmware_choice import ChosenFirmware
 from services.recipient_agent.network_map import NetworkMap, place_cards
 from services.recipient_agent.places import HostChoice, file_stem
 from services.recipient_agent.testing import MAC, XML, make_identity, make_places, make_platform, make_vm
-from shared.domain import describe, guest_abi_differences, without_media
+from shared.domain import describe, guest_abi_differences
+from shared.ejecting import without_media
 from shared.messages.base import Refusal
 from shared.messages.vm import CpuFacts, FirmwareFacts, FirmwareInterface, IdentityBundle
 

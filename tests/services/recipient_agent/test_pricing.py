@@ -14,7 +14,13 @@ from shared.messages.base import Refusal
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [({}, SMALL), ({"vcpus": 2}, LARGE), ({"memory_bytes": 1024 * MIB}, SMALL), ({"memory_bytes": 1025 * MIB}, LARGE)],
+    [
+        ({}, SMALL),
+        ({"vcpus": 2}, LARGE),
+        ({"vcpus": 1, "vcpus_max": 64}, SMALL),
+        ({"memory_bytes": 1024 * MIB}, SMALL),
+        ({"memory_bytes": 1025 * MIB}, LARGE),
+    ],
 )
 def test_the_cheapest_type_that_fits(change: dict[str, int], expected: InstanceType) -> None:
     """A VM is billed as the cheapest type that is no smaller than it."""

@@ -222,3 +222,24 @@ async def test_a_quote_says_what_becomes_of_the_vm(running: World) -> None:
     assert offered.quote.made_anew[0].part is Part.BRIDGE
     (declined,) = running.heard(BROKER, QuoteDeclined)
     assert [refusal.code for refusal in declined.refusals] == ["requirement_not_met"]
+
+
+async def test_a_medium_that_stays_behind_needs_no_room(running: World) -> None:
+    """It is not counted in the quote; with it the VM is too large for the node."""
+    disk = make_vm().disks[0]
+    cd = disk.model_copy(
+        update={
+            "target": "sda",
+            "device": "cdrom",
+            "read_only": True,
+            "virtual_size_bytes": 10**15,
+            "file_bytes": 10**15,
+        }
+    )
+    await running.beat()
+    await running.quote(disks=(disk, cd))
+    await running.quote(disks=(disk, cd), eject=("all",))
+
+    (declined,) = running.heard(BROKER, QuoteDeclined)
+    assert "disk_space_short" in [refusal.code for refusal in declined.refusals]
+    assert len(running.heard(BROKER, QuoteOffered)) == 1

@@ -225,7 +225,7 @@ async def test_a_medium_has_room_reserved_unless_it_stays_behind(
     """What the tenant ejects is no disk here."""
     identity = make_identity(XML.replace("</devices>", MEDIUM))
     await running.beat()
-    await running.quote(disks=identity.vm.disks, made_anew=identity.vm.made_anew)
+    await running.quote(eject=eject, **dict(identity.vm))
     await running.reserve(identity=identity, limits=PortLimits(eject=eject))
 
     (reserved,) = running.heard(BROKER, Reserved)

@@ -17,7 +17,7 @@ from shared.client.errors import (
     PortNotAllowed,
     QuestionFailed,
 )
-from shared.client.sdk import MAX_WAITING_EVENTS, TenantClient
+from shared.client.sdk import MAX_WAITING_EVENTS, SHOW_VM_S, TenantClient
 from shared.messages import AnyEnvelope, Message, Refusal
 from shared.messages.porting import PortingFixed
 from shared.messages.queries import PortShown
@@ -38,7 +38,7 @@ from shared.messages.service_change import (
     StreamProgress,
     TransferPhase,
 )
-from tests.support.scripted_broker import ScriptedBroker, agreement_of
+from tests.support.scripted_broker import DETAILS, WEB, ScriptedBroker, agreement_of
 
 PORT = UUID(int=1)
 OTHER_PORT = UUID(int=2)
@@ -85,7 +85,18 @@ async def test_questions(broker: ScriptedBroker) -> None:
         assert [vm.name for vm in await client.vms()] == ["web", "shop"]
         assert [provider.name for provider in await client.providers()] == ["beta"]
         assert await client.ports() == ()
+        shown = await client.vm(WEB.uuid)
+        assert (shown.vm, shown.details) == (WEB, DETAILS)
     assert broker.closed
+
+
+async def test_a_vm_may_take_its_provider_seconds(broker: ScriptedBroker) -> None:
+    """The question is worth as long as the broker waits for the provider, whatever the time limit for others is."""
+    async with TenantClient(broker, timeout_s=0.01) as client:
+        await client.vm(WEB.uuid)
+    (asked,) = broker.heard
+    assert asked.deadline is not None
+    assert (asked.deadline - asked.time).total_seconds() == SHOW_VM_S
 
 
 async def test_question_about_nothing(broker: ScriptedBroker) -> None:

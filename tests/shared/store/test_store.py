@@ -154,6 +154,15 @@ class TestTimers:
             assert await tx.claim_timer("key", second)
             assert not await tx.claim_timer("key", second)
 
+    async def test_take_timer(self, store: Store, clock: ManualClock) -> None:
+        """What was stored with a deadline comes back, once; another's stays."""
+        async with store.transaction() as tx:
+            await tx.arm("key", clock(), {"who": "acme"})
+            await tx.arm("other", clock())
+            assert await tx.take_timer("key") == {"who": "acme"}
+            assert await tx.take_timer("key") is None
+            assert await tx.disarm("other")
+
     async def test_disarm(self, store: Store, clock: ManualClock) -> None:
         """A disarmed deadline is gone; disarming twice is harmless."""
         async with store.transaction() as tx:

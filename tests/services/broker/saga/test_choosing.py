@@ -75,7 +75,7 @@ class TestEjecting:
         (found,) = talk.sent(PortRefused).refusals
         assert (found.code, found.evidence) == (
             "nothing_to_eject",
-            "sda is no drive with a medium; it has none",
+            "sda is no drive with a read-only medium; these are: none",
         )
 
     def test_all_of_nothing_is_no_refusal(self) -> None:

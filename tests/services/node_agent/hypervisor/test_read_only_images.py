@@ -94,7 +94,7 @@ def test_what_was_stored_is_what_was_sent(tmp_path: Path) -> None:
     with path.open("rb+") as file:
         check_stored(file.fileno(), str(path), "raw", 3, hashlib.sha256(b"abc").digest())
         with pytest.raises(DiskImageError, match="SHA-256"):
-            check_stored(file.fileno(), str(path), "raw", 3, hashlib.sha256(b"abd").digest())
+            check_stored(file.fileno(), str(path), "raw", 3, hashlib.sha256(b"xyz").digest())
         with pytest.raises(DiskImageError, match="size"):
             check_stored(file.fileno(), str(path), "raw", 4, hashlib.sha256(b"abc").digest())
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.fake_host import DISK_BYTES
+from services.node_agent.hypervisor.read_only_images import open_made
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.core.errors import QuestionError, StreamResetError
 from services.node_agent.lanes.core.settings import LaneSettings
@@ -226,6 +229,42 @@ async def test_the_wrong_order_is_refused(ends: Ends, order: str) -> None:
         await stream.read()
 
 
+async def test_a_cancel_waits_with_closing_for_the_writer(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the writer's next bytes could go into a file that was opened meanwhile."""
+    disk = ends.disk("sda", 2 * CONTENT_BYTES)
+    writing, go_on, written = threading.Event(), threading.Event(), threading.Event()
+    real, files = os.pwrite, []
+
+    def opened(path: str, size_bytes: int) -> int:
+        files.append(open_made(path, size_bytes))
+        return files[0]
+
+    def slow(file: int, data: memoryview, at: int) -> int:
+        if file not in files:
+            return real(file, data, at)
+        if not writing.is_set():
+            writing.set()
+            go_on.wait(SOON_S)
+            return real(file, data[:1], at)
+        count = real(file, data, at)
+        written.set()
+        return count
+
+    monkeypatch.setattr(read_only_disks, "open_made", opened)
+    monkeypatch.setattr(os, "pwrite", slow)
+    ends.receive(disk)
+    sending = asyncio.ensure_future(ends.send(ends.image("sda", ISO[: 2 * CONTENT_BYTES])))
+    await asyncio.to_thread(writing.wait, SOON_S)
+    assert ends.received is not None
+    ends.received.cancel()
+    await asyncio.wait({ends.received})
+    go_on.set()
+    assert await asyncio.to_thread(written.wait, SOON_S)
+    assert ends.at(disk).read_bytes() == ISO[: 2 * CONTENT_BYTES]
+    sending.cancel()
+    await asyncio.wait({sending})
+
+
 async def test_a_link_in_the_place_of_the_file_is_not_followed(ends: Ends) -> None:
     """What it leads to stays as it is."""
     disk = ends.disk("sda", 5)
@@ -295,6 +334,19 @@ async def test_a_medium_is_there_before_libvirt_begins(media_pair: Pair) -> None
         (made.kind, made.id) for made in pair.journals[Side.INBOUND].record.made
     ]
     assert pair.heard.percents == sorted(pair.heard.percents)
+
+
+async def test_a_medium_that_the_recipient_has_already_goes_as_references(media_pair: Pair) -> None:
+    """As a published image of the same contents, under whatever name."""
+    pair = media_pair
+    published = pair.settings(Side.INBOUND).base_image_dir / "another-name.iso"
+    published.parent.mkdir(parents=True)
+    published.write_bytes(ISO)
+    result, failure = await pair.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert pair.arrived_medium.read_bytes() == ISO
+    assert pair.lanes_a.stats()[Lane.DISK].sent_bytes < 70 * CONTENT_BYTES // 4
 
 
 async def test_a_medium_that_cannot_be_stored_ends_the_port_before_it_begins(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from services.recipient_agent.testing import make_vm
-from shared.domain import ejected_targets, not_ejectable, without_media
+from shared.ejecting import ejected_targets, not_ejectable, without_media
 from shared.messages.vm import Disk, VmDescription
 
 
-def drive(target: str, device: str = "cdrom", *, empty: bool = False) -> Disk:
+def drive(target: str, device: str = "cdrom", *, empty: bool = False, read_only: bool = True) -> Disk:
     """A disk or drive."""
     return Disk(
         target=target,
@@ -15,7 +15,7 @@ def drive(target: str, device: str = "cdrom", *, empty: bool = False) -> Disk:
         format="raw",
         virtual_size_bytes=100,
         allocated_bytes=50,
-        read_only=True,
+        read_only=read_only,
         file_bytes=100,
         device=device,
         empty=empty,
@@ -38,12 +38,20 @@ def test_what_cannot_be_ejected_is_named() -> None:
     """Each with what could be; that nothing is inserted is no error of `all`."""
     assert not_ejectable(VM, ("sda", "all")) == ()
     assert not_ejectable(VM, ("vda", "sdb")) == (
-        "vda is no drive with a medium; it has sda, fda",
-        "sdb is no drive with a medium; it has sda, fda",
+        "vda is no drive with a read-only medium; these are: sda, fda",
+        "sdb is no drive with a read-only medium; these are: sda, fda",
     )
     assert not_ejectable(VM.model_copy(update={"disks": VM.disks[:1]}), ("all", "sda")) == (
-        "sda is no drive with a medium; it has none",
+        "sda is no drive with a read-only medium; these are: none",
     )
+
+
+def test_a_medium_that_can_be_written_goes_with_the_vm() -> None:
+    """What the guest wrote to its floppy is its own, and libvirt does not migrate without it."""
+    floppy = VM.model_copy(update={"disks": (drive("fda", "floppy", read_only=False),)})
+    assert ejected_targets(floppy, ("all",)) == frozenset()
+    assert not_ejectable(floppy, ("all",)) == ()
+    assert not_ejectable(floppy, ("fda",)) == ("fda is no drive with a read-only medium; these are: none",)
 
 
 def test_the_drive_is_left_and_takes_no_room() -> None:
