@@ -17,7 +17,6 @@ CHARACTER_DEVICES = ("serial", "console", "parallel", "channel")
 RANDOM_SOURCE = "/dev/urandom"
 _OWN_SOURCE = frozenset({"spiceport", "qemu-vdagent"})
 """Back ends whose source is the guest's business: a channel's name, the clipboard."""
-_WITH_A_PATH = frozenset({"unix", "file", "stdio"})
 
 
 def build_for_host(source: DefinitionSource, places: HostPlaces) -> Domain:
@@ -185,12 +184,11 @@ def _nic(nic: etree._Element, place: NicPlace) -> None:
 
 def _character_device(device: etree._Element, log: str | None) -> None:
     kind = device.get("type", "pty")
+    device.set("type", kind)
     if kind not in _OWN_SOURCE:
         source = device.find("source")
         if source is not None:
             device.remove(source)
         # Without a source libvirt makes the pty, and a channel's socket, where this host keeps them.
-        if kind in _WITH_A_PATH and not (kind == "unix" and device.tag == "channel"):
-            device.set("type", "pty")
     if log is not None:
         _child(device, "log").set("file", log)

@@ -18,6 +18,7 @@ from shared.domain.metadata import METADATA, Metadata, read_metadata
 from shared.domain.parsing import Domain, DomainSource, parse
 from shared.domain.parts import part_name
 from shared.domain.table import TABLE, Fate, Row, Table
+from shared.domain.table.repeated import may_repeat
 
 NOT_KEPT = "not kept"
 """A note that begins so says that the recipient makes nothing in its place."""
@@ -131,13 +132,23 @@ class _Reader:
         return Node(str(element.tag), path, row, tuple(attributes), text, tuple(self._below(element, path, told)))
 
     def _below(self, element: etree._Element, path: str, told: _Told) -> Iterator[Node]:
+        seen: set[str] = set()
         for child in element:
             tag = str(child.tag)
+            self._once(tag, _path_of(child, path), seen, told)
             if (child.tail or "").strip():
                 self._block("stray_text", told, f"there is text after <{tag[:_SHOWN]}>, where no text belongs")
             if path == "." and tag == METADATA:
                 continue
             yield self.read(child, _path_of(child, path), told)
+
+    def _once(self, tag: str, path: str, seen: set[str], told: _Told) -> None:
+        """Refuse what stands again where one is looked up; of what is bound to its host as a whole nothing is."""
+        if tag in seen and not may_repeat(path):
+            row = self.table.find(path)
+            if row is not None and not row.whole:
+                self._block("twice", told, f"{_shown(path)} is there twice, so nobody can say which counts")
+        seen.add(tag)
 
     def _row(self, path: str, value: str, told: _Told) -> Row | None:
         # What is in an unknown part is unknown, too. Where very much is wrong, nothing more is looked up.

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from shared.domain.blockers import has_medium, is_passt
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
+from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
 from shared.domain.needs import needs_of
 from shared.domain.parsing import (
     attribute_of,
@@ -35,9 +35,7 @@ def describe(source: DefinitionSource) -> VmFacts:
     try:
         return _facts(definition)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise DomainXmlError(f"what is told of the VM does not fit: {where}: {first['msg']}") from error
+        raise does_not_fit(error) from error
 
 
 def _facts(definition: Definition) -> VmFacts:

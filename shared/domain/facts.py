@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from pydantic import ValidationError
+
+from shared.domain.errors import DomainXmlError
 from shared.domain.findings import Finding, FindingKind
 from shared.messages.vm import CpuFacts, Disk, Firmware, FirmwareFacts, Need, Nic, Vlan, VmDescription, VmState
+
+
+def does_not_fit(error: ValidationError) -> DomainXmlError:
+    """What is wrong with a value of the definition, in a sentence."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return DomainXmlError(f"what is told of the VM does not fit: {where}: {first['msg']}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,35 +171,41 @@ class VmFacts:
         persistent: bool,
         besides: tuple[str, ...] = (),
     ) -> VmDescription:
-        """The VM as it is told to others. `besides` are blockers that the definition does not show."""
+        """The VM as it is told to others. `besides` are blockers that the definition does not show.
+
+        Raises `DomainXmlError` for a value that is larger than what is told of a VM.
+        """
         firmware = Firmware.UEFI if self.firmware == "uefi" else Firmware.BIOS
-        return VmDescription(
-            uuid=UUID(self.uuid),
-            name=self.name,
-            state=state,
-            memory_bytes=self.memory_bytes,
-            memory_current_bytes=self.memory_current_bytes,
-            vcpus=self.vcpus,
-            vcpus_max=self.vcpus_max,
-            architecture=self.arch,
-            machine=self.machine,
-            cpu_model=self.cpu_model or self.cpu_mode,
-            domain_type=self.virt_type,
-            firmware=Firmware.DIRECT_KERNEL if self.kernel else firmware,
-            firmware_facts=self.firmware_facts,
-            kernel=self.kernel or "",
-            initrd=self.initrd or "",
-            cpu=self.cpu,
-            needs=self.needs,
-            disks=disks,
-            memory_file_bytes=sum(file.size_bytes for file in self.memory_files),
-            nics=tuple(nic.told() for nic in self.nics),
-            autostart=autostart,
-            persistent=persistent,
-            blockers=(*(str(finding) for finding in self.blockers), *besides),
-            made_anew=self._lines(FindingKind.MADE_ANEW),
-            not_kept=self._lines(FindingKind.NOT_KEPT),
-        )
+        try:
+            return VmDescription(
+                uuid=UUID(self.uuid),
+                name=self.name,
+                state=state,
+                memory_bytes=self.memory_bytes,
+                memory_current_bytes=self.memory_current_bytes,
+                vcpus=self.vcpus,
+                vcpus_max=self.vcpus_max,
+                architecture=self.arch,
+                machine=self.machine,
+                cpu_model=self.cpu_model or self.cpu_mode,
+                domain_type=self.virt_type,
+                firmware=Firmware.DIRECT_KERNEL if self.kernel else firmware,
+                firmware_facts=self.firmware_facts,
+                kernel=self.kernel or "",
+                initrd=self.initrd or "",
+                cpu=self.cpu,
+                needs=self.needs,
+                disks=disks,
+                memory_file_bytes=sum(file.size_bytes for file in self.memory_files),
+                nics=tuple(nic.told() for nic in self.nics),
+                autostart=autostart,
+                persistent=persistent,
+                blockers=(*(str(finding) for finding in self.blockers), *besides),
+                made_anew=self._lines(FindingKind.MADE_ANEW),
+                not_kept=self._lines(FindingKind.NOT_KEPT),
+            )
+        except ValidationError as error:
+            raise does_not_fit(error) from error
 
     def _lines(self, kind: FindingKind) -> tuple[str, ...]:
         return tuple(f"{each.part}: {each.detail}" for each in self.findings if each.kind is kind)

@@ -33,7 +33,17 @@ DEVICE/log@append                  host     any      a log of the recipient, whe
 """
 
 _PORT_TYPES = """
-DEVICE@type                  lasting  =pty|unix|file|null|stdio|vc|spicevmc|spiceport|qemu-vdagent
+DEVICE@type                  lasting  =pty|null|vc|spicevmc|spiceport|qemu-vdagent
+DEVICE@type=file|stdio       host     any      a file, terminal or socket that the recipient's libvirt makes
+"""
+
+# What a port writes to a socket of its own goes to a terminal; a channel's socket is made where its host keeps them.
+_SOCKETS = """
+DEVICE@type=unix             host     any      a file, terminal or socket that the recipient's libvirt makes
+"""
+
+_CHANNEL_SOCKET = """
+devices/channel@type=unix    lasting  =unix
 """
 
 _TTY = """
@@ -107,6 +117,8 @@ def _of_each(template: str, *devices: str) -> str:
 ROWS = (
     _GUEST_END
     + _of_each(_PORT_TYPES, *_PORTS, "devices/channel")
+    + _of_each(_SOCKETS, *_PORTS)
+    + _CHANNEL_SOCKET
     + _of_each(_TTY, *_PORTS)
     + _of_each(_HOST_END, *_PORTS, "devices/channel", "devices/redirdev", "devices/smartcard")
 )

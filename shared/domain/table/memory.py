@@ -40,7 +40,7 @@ devices/memory/source/pagesize         lasting  number
 devices/memory/source/pagesize@unit    lasting  unit
 devices/memory/source/nodemask         host     cpus     not kept: the recipient places memory on its own NUMA nodes
 # What the guest has in it comes in QEMU's stream, as its other memory does.
-devices/memory/source/path             host     path     the contents come along, into a file of the recipient
+devices/memory/source/path             host     path     its contents come along, into a file that the guest writes
 devices/memory/source/alignsize        abi      number
 devices/memory/source/alignsize@unit   abi      unit
 devices/memory/source/pmem             refused  -        the memory is a persistent memory module of the host

@@ -14,6 +14,7 @@ from shared.domain import (
     FindingKind,
     Node,
     build_for_host,
+    describe,
     guest_abi_differences,
     parse,
     portable,
@@ -21,6 +22,7 @@ from shared.domain import (
 )
 from shared.domain.definition import MAX_BLOCKERS
 from shared.domain.table import Fate, Table, read_rows
+from shared.messages.vm import VmState
 from tests.support.domain_samples import DOMAIN, PLACES, with_device
 
 
@@ -209,6 +211,93 @@ def test_a_hostile_definition_is_refused_by_name_and_cannot_be_built(old: str, n
     with pytest.raises(DomainXmlError, match="not portable"):
         build_for_host(hostile, PLACES)
     assert "etc/shadow" not in portable(hostile)
+
+
+TWICE = [
+    ("<source file='/images/web.qcow2'/>", "<source file='/images/web.qcow2'/><source file='etc/shadow'/>"),
+    ("<target dev='vda' bus='virtio'/>", "<target dev='vda' bus='virtio'/><target dev='vdb' bus='virtio'/>"),
+    ("<source bridge='br-alpha'/>", "<source bridge='br-alpha'/><source bridge='etc/shadow'/>"),
+    ("<emulator>", "<emulator>etc/shadow</emulator><emulator>"),
+    ("<devices>", "<devices><disk><source file='etc/shadow'/><target dev='vdz'/></disk></devices><devices>"),
+    ("<features>", "<os><loader type='rom'>etc/shadow</loader></os><features>"),
+    ("<kernel>", "<kernel>etc/shadow</kernel><kernel>"),
+    ("<name>", "<name>other</name><name>"),
+    ("<uuid>", "<uuid>11111111-2222-3333-4444-555555555509</uuid><uuid>"),
+    ("<memory unit", "<memory unit='KiB'>1</memory><memory unit"),
+    (
+        "<memballoon model='virtio'/>",
+        "<rng><backend model='random'>/dev/random</backend><backend model='random'>etc/shadow</backend></rng>",
+    ),
+    (
+        "<memballoon model='virtio'/>",
+        "<memory model='nvdimm'><source><path>/m</path><path>etc/shadow</path></source></memory>",
+    ),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), TWICE)
+def test_what_is_looked_up_stands_once(old: str, new: str) -> None:
+    """Of two, libvirt might take the one that nobody here has judged."""
+    assert old in DOMAIN
+    hostile = DOMAIN.replace(old, new, 1)
+
+    assert [finding.code for finding in read_definition(hostile).blockers] == ["twice"]
+    with pytest.raises(DomainXmlError, match="not portable"):
+        build_for_host(hostile, PLACES)
+
+
+REFUSED_AT_ONCE = [
+    (
+        "<!DOCTYPE domain [<!ENTITY x SYSTEM 'file:///etc/shadow'>]>" + DOMAIN.replace("<name>web", "<name>&x;"),
+        "document type",
+    ),
+    ("<!DOCTYPE domain [<!ENTITY % x SYSTEM 'file:///etc/shadow'>%x;]>" + DOMAIN, "document type"),
+    (DOMAIN.replace("<domain ", "<domain xmlns='http://libvirt.example' "), "the document is a"),
+    (DOMAIN.replace("dev='vda'", f"dev='{'a' * 10_000_000}'"), "bytes, more than"),
+    (DOMAIN.replace("<devices>", "<devices>" + "<a>" * 20_000 + "</a>" * 20_000), "depth"),
+    (DOMAIN.replace("<name>web", "<name>we&#0;b"), "not well-formed"),
+]
+
+
+@pytest.mark.parametrize(("xml", "reason"), REFUSED_AT_ONCE)
+def test_a_document_that_is_none_is_refused_with_its_reason(xml: str, reason: str) -> None:
+    """Entities, another namespace, ten million characters, twenty thousand levels."""
+    with pytest.raises(DomainXmlError, match=reason):
+        read_definition(xml)
+
+
+UNKNOWN = [
+    ("<devices>", "<devices><x:include xmlns:x='http://www.w3.org/2001/XInclude' href='file:///etc/shadow'/>"),
+    ("<target dev='vda'", "<target xml:base='file:///etc/shadow' dev='vda'"),
+    ("<target dev='vda'", "<target xmlns:e='http://e.example' e:dev='etc/shadow' dev='vda'"),
+    ("dev='vda'", "dev='vda,file=etc/shadow'"),
+    ("dev='vda'", f"dev='{'a' * 900_000}'"),
+    ("machine='pc-q35-10.0'", "machine='pc-q35-10.0,dumpdtb=etc/shadow'"),
+    (">qemu64<", ">qemu64,x=etc/shadow<"),
+    ("<graphics type='vnc'", "<graphics type='vnc' keymap='../etc/shadow'"),
+    ("<name>web<", "<name>../etc/shadow<"),
+    ("'>2</vcpu>", "'>9999999999999999999</vcpu>"),
+    ("<devices>", "<devices>" + "<a/>" * 100_000),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), UNKNOWN)
+def test_a_part_that_is_none_is_refused_by_name(old: str, new: str) -> None:
+    """Other namespaces, options of QEMU in a value, huge values, very many elements: none of it gets out."""
+    assert old in DOMAIN
+    hostile = DOMAIN.replace(old, new, 1)
+
+    assert reasons(hostile)
+    with pytest.raises(DomainXmlError, match="not portable"):
+        build_for_host(hostile, PLACES)
+    assert "etc/shadow" not in portable(hostile)
+
+
+def test_a_size_that_no_host_has_is_an_error_of_the_definition() -> None:
+    """Not one of the agent's."""
+    facts = describe(DOMAIN.replace("<memory unit='KiB'>262144", "<memory unit='TiB'>999999999999999999"))
+    with pytest.raises(DomainXmlError, match="does not fit: memory_bytes"):
+        facts.told(state=VmState.RUNNING, disks=(), autostart=False, persistent=True)
 
 
 REPLACED = [

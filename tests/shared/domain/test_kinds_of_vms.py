@@ -268,3 +268,13 @@ def test_a_kind_that_is_refused_by_name(kind: str) -> None:
     (finding,) = describe(DOMAIN.replace(old, new, 1)).blockers
 
     assert finding.code == code
+
+
+@pytest.mark.parametrize("type_", ["file", "stdio", "unix"])
+def test_where_a_serial_port_leads_is_told(type_: str) -> None:
+    """It becomes a terminal, which is another place than it was."""
+    definition = read_definition(DOMAIN.replace(END, f"<serial type='{type_}'><target port='1'/></serial>{END}"))
+
+    told = [finding.detail for finding in definition.findings if finding.part == "serial 1"]
+
+    assert told == ["type: a file, terminal or socket that the recipient's libvirt makes"]
