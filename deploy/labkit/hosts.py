@@ -47,6 +47,7 @@ swtpm_group = "root"
 _HOLD = """\
 set -e
 mount -t sysfs sysfs /sys
+mount --bind {boot_id} /proc/sys/kernel/random/boot_id
 {binds}
 exec sleep infinity
 """
@@ -67,7 +68,8 @@ def ensure_holder(plan: LabPlan, state: LabState, provider: str) -> ProcessRecor
         source.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)  # swtpm's are made at its first start
     # /run last: it covers the place where the other sources might be.
-    script = _HOLD.format(binds="\n".join(f"mount --rbind {source} {target}" for source, target in binds.items()))
+    mounts = "\n".join(f"mount --rbind {source} {target}" for source, target in binds.items())
+    script = _HOLD.format(binds=mounts, boot_id=_boot_id_file(plan, provider))
     unshare = ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", script]
     log = plan.log_dir / f"{holder_name(provider)}.log"
     holder = processes.spawn(processes.enter(plan.namespace_path(provider), None, unshare), env=ENVIRONMENT, log=log)
@@ -79,6 +81,17 @@ def ensure_holder(plan: LabPlan, state: LabState, provider: str) -> ProcessRecor
 
     processes.wait_until(mounted, what=f"mounts of {provider}", timeout_s=10)
     return holder
+
+
+def new_boot(plan: LabPlan, provider: str) -> None:
+    """From now on the host's kernel names another boot, as after a restart of a host that has a kernel of its own."""
+    file = _boot_id_file(plan, provider)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f"{uuid.uuid4()}\n", encoding="utf-8")
+
+
+def _boot_id_file(plan: LabPlan, provider: str) -> Path:
+    return plan.host_dir(provider) / "boot-id"
 
 
 def start_libvirtd(plan: LabPlan, state: LabState, provider: str) -> ProcessRecord:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.labkit import network, processes, rabbit, small_disks
+from deploy.labkit import hosts, network, processes, rabbit, small_disks
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.services import Service, services
 from deploy.labkit.state import ProcessRecord
@@ -109,6 +109,7 @@ class Site:
         )
         for entry in self.lab.plan.host_run_dir(provider).iterdir():
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        hosts.new_boot(self.lab.plan, provider)
 
     def boot(self, provider: str) -> None:
         """libvirtd starts (with its autostart), then the provider's agents."""
