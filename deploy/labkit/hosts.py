@@ -67,6 +67,7 @@ def ensure_holder(plan: LabPlan, state: LabState, provider: str) -> ProcessRecor
     for source, target in binds.items():
         source.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)  # swtpm's are made at its first start
+    new_boot(plan, provider)
     # /run last: it covers the place where the other sources might be.
     mounts = "\n".join(f"mount --rbind {source} {target}" for source, target in binds.items())
     script = _HOLD.format(binds=mounts, boot_id=_boot_id_file(plan, provider))
