@@ -18,6 +18,7 @@ from shared.domain.metadata import METADATA, Metadata, read_metadata
 from shared.domain.parsing import Domain, DomainSource, parse
 from shared.domain.parts import part_name
 from shared.domain.table import TABLE, Fate, Row, Table
+from shared.domain.table.rows import LAYER
 
 NOT_KEPT = "not kept"
 """A note that begins so says that the recipient makes nothing in its place."""
@@ -26,6 +27,8 @@ MAX_BLOCKERS = 200
 _SHOWN = 80
 _DOMAIN = Row(".", Fate.ABI, None)
 """The domain itself is no part that could be absent, so that the table need not speak of it."""
+_MAY_REPEAT = frozenset({METADATA, "seclabel", "sysinfo"})
+"""Below the domain; of all else libvirt reads one element, and nobody could say which."""
 _AS_IT_STANDS = frozenset({"line", "text", "name"})
 _SHOWN_KINDS = frozenset({"number", "word", "words", "cpus", "unit"})
 
@@ -131,8 +134,12 @@ class _Reader:
         return Node(str(element.tag), path, row, tuple(attributes), text, tuple(self._below(element, path, told)))
 
     def _below(self, element: etree._Element, path: str, told: _Told) -> Iterator[Node]:
+        seen: set[str] = set()
         for child in element:
             tag = str(child.tag)
+            if path == "." and tag in seen and tag not in _MAY_REPEAT:
+                self._block("repeated_part", told, f"there is more than one <{tag[:_SHOWN]}>")
+            seen.add(tag)
             if (child.tail or "").strip():
                 self._block("stray_text", told, f"there is text after <{tag[:_SHOWN]}>, where no text belongs")
             if path == "." and tag == METADATA:
@@ -198,11 +205,11 @@ def carried_text(row: Row, text: str) -> str:
 
 
 def _path_of(child: etree._Element, above: str) -> str:
-    """An element in one of its own name, such as a layer beneath a layer, has the same path."""
+    """A layer beneath a layer has the same path."""
     tag = str(child.tag)
     if above == ".":
         return tag
-    return above if above == tag or above.endswith(f"/{tag}") else f"{above}/{tag}"
+    return above if tag == LAYER and above.endswith(f"/{tag}") else f"{above}/{tag}"
 
 
 def _within_device(path: str) -> str:
