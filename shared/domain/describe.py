@@ -112,7 +112,7 @@ def _firmware_facts(root: etree._Element) -> FirmwareFacts | None:
     if loader is None and not automatic:
         return None
     interface = FirmwareInterface.EFI_AUTO
-    if loader is not None:
+    if loader is not None and not (automatic and loader.get("type") is None):
         interface = FirmwareInterface.PFLASH if loader.get("type") == "pflash" else FirmwareInterface.ROM
     asked = {feature.get("name"): feature.get("enabled") for feature in root.findall("os/firmware/feature")}
     secure = loader is not None and loader.get("secure") == "yes"
