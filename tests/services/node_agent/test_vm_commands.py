@@ -127,6 +127,18 @@ async def test_a_definition_that_only_the_next_start_brings_is_judged_too(host: 
     assert [blocker.partition(":")[0] for blocker in answer.identity.vm.blockers] == ["pending_disk"]
 
 
+async def test_what_only_the_next_start_would_lose_is_told(host: Host) -> None:
+    """It is no blocker."""
+    tuned = "<memtune><hard_limit>9</hard_limit></memtune><os>"
+    host.hypervisor.vms[VM].lasting_xml = host.domain_xml.replace("<os>", tuned)
+
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.blockers == ()
+    assert any(line.startswith("memtune: ") for line in answer.identity.vm.not_kept)
+
+
 async def test_a_missing_vm_cannot_be_described(host: Host) -> None:
     """With a code; nobody is told of it."""
     answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=uuid4()))

@@ -70,7 +70,8 @@ def test_memory_that_is_only_in_the_lasting_definition_is_found() -> None:
 
 def test_a_lasting_definition_that_cannot_be_written_is_found() -> None:
     """It would fail at the recipient, after its quote."""
-    lasting = DOMAIN.replace("<source file='/images/web.qcow2'/>", "")
+    deep = "<a>" * 200 + "<b/>" * 9000 + "</a>" * 200
+    lasting = DOMAIN.replace("<os>", f"<metadata>{deep}</metadata><os>")
 
     (finding,) = leaving(DOMAIN, lasting).findings
 
