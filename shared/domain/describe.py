@@ -126,7 +126,11 @@ def _firmware_facts(root: etree._Element) -> FirmwareFacts | None:
 
 
 def _drives(root: etree._Element) -> Iterator[DiskFacts]:
+    targets: set[str] = set()
     for disk in root.findall("devices/disk"):
+        if target_of(disk) in targets:
+            raise DomainXmlError(f"two are {target_of(disk)}", element="disk")
+        targets.add(target_of(disk))
         source, device = source_of(disk), disk.get("device", "disk")
         image_format = attribute_of(disk, "driver", "type") or "raw"
         yield DiskFacts(
