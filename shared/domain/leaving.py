@@ -43,9 +43,10 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
         try:
             stored = read_definition(lasting)
             lasting_xml = portable(stored)
-            found = list(_lasting(stored.blockers, describe(stored), facts))
+            new = tuple(finding for finding in stored.blockers if finding not in definition.blockers)
+            found = list(_lasting(new, describe(stored), facts))
             found += () if found else pending_changes(stored, definition)
-            blocked = any(finding.kind is FindingKind.BLOCKS for finding in found)
+            blocked = stored.blockers or any(finding.kind is FindingKind.BLOCKS for finding in found)
             findings += found if blocked else [*found, *_can_be_built(stored, describe(stored))]
         except DomainXmlError as error:
             findings.append(_blocks("lasting_unreadable", f"the lasting definition cannot be read: {error}"))

@@ -76,3 +76,11 @@ def test_a_lasting_definition_that_cannot_be_written_is_found() -> None:
     (finding,) = leaving(DOMAIN, lasting).findings
 
     assert "the lasting definition cannot be written for another host" in finding.detail
+
+
+def test_what_both_definitions_have_is_named_once() -> None:
+    """By what reading the live one finds."""
+    passed = with_device("<hostdev mode='subsystem' type='pci'/>")
+
+    assert leaving(passed, passed).findings == ()
+    assert len(leaving(DOMAIN, passed).findings) == 1
