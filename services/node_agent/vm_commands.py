@@ -96,8 +96,11 @@ class VmCommands:
         found = [finding for finding in goes.findings if finding.kind is FindingKind.BLOCKS]
         blockers = dict.fromkeys((*vm.description.blockers, *map(str, found), *map(str, obstacles)))
         lost = [f"{each.part}: {each.detail}" for each in goes.findings if each.kind is FindingKind.NOT_KEPT]
+        # The recipient's libvirt defines the lasting one after the switchover, so what it needs is asked before.
+        later = describe(goes.lasting_xml).needs if goes.lasting_xml is not None and not blockers else ()
         told = vm.description.model_dump() | {
             "blockers": tuple(blockers),
+            "needs": tuple(dict.fromkeys((*vm.description.needs, *later))),
             "not_kept": tuple(dict.fromkeys((*vm.description.not_kept, *lost))),
         }
         return IdentityBundle(
