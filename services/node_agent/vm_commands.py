@@ -22,6 +22,7 @@ from services.node_agent.state.journal import Journal, Phase, PortRecord, Transf
 from shared.domain import (
     DomainSource,
     DomainXmlError,
+    FindingKind,
     describe,
     guest_abi_differences,
     identity_snapshot,
@@ -41,7 +42,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.vm import IdentityBundle, VmState
+from shared.messages.vm import IdentityBundle, VmDescription, VmState
 
 log = get_logger(__name__)
 
@@ -92,9 +93,18 @@ class VmCommands:
         """
         versions = await self._hypervisor.versions()
         goes = leaving(vm.domain, vm.lasting_xml)
-        blockers = dict.fromkeys((*vm.description.blockers, *map(str, goes.findings), *map(str, obstacles)))
+        found = [finding for finding in goes.findings if finding.kind is FindingKind.BLOCKS]
+        blockers = dict.fromkeys((*vm.description.blockers, *map(str, found), *map(str, obstacles)))
+        lost = [f"{each.part}: {each.detail}" for each in goes.findings if each.kind is FindingKind.NOT_KEPT]
+        # The recipient's libvirt defines the lasting one after the switchover, so what it needs is asked before.
+        later = describe(goes.lasting_xml).needs if goes.lasting_xml is not None and not blockers else ()
+        told = vm.description.model_dump() | {
+            "blockers": tuple(blockers),
+            "needs": tuple(dict.fromkeys((*vm.description.needs, *later))),
+            "not_kept": tuple(dict.fromkeys((*vm.description.not_kept, *lost))),
+        }
         return IdentityBundle(
-            vm=vm.description.model_copy(update={"blockers": tuple(blockers)}),
+            vm=VmDescription.model_validate(told),
             domain_xml=goes.domain_xml,
             domain_xml_sha256=hashlib.sha256(goes.domain_xml.encode()).hexdigest(),
             lasting_xml=goes.lasting_xml,

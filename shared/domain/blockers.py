@@ -113,7 +113,7 @@ def is_passt(nic: etree._Element) -> bool:
 def _tpm(tpm: etree._Element) -> Iterator[Reason]:
     if tpm.find("backend/encryption") is not None:
         yield BlockerCode.VIRTUAL_TPM, "the state of the TPM is encrypted with a secret that its host keeps"
-    elif tpm.find("backend/source") is not None:
+    elif tpm.find("backend[@type='emulator']/source") is not None:
         yield BlockerCode.VIRTUAL_TPM, "the state of the TPM lies in a place of its own at the host"
 
 

@@ -100,17 +100,17 @@ def _boot(root: etree._Element, places: HostPlaces) -> None:
     for name, path in (("kernel", places.kernel), ("initrd", places.initrd)):
         if path is not None:
             _child(os, name).text = path
-    if places.firmware is not None:
+    if os.find("loader") is not None or os.get("firmware") == "efi":
+        if places.firmware is None:
+            raise DomainXmlError("no firmware is given", element="os/loader")
         _firmware(os, places.firmware)
-    elif os.find("loader") is not None or os.get("firmware") == "efi":
-        raise DomainXmlError("no firmware is given", element="os/loader")
 
 
 def _firmware(os: etree._Element, place: FirmwarePlace) -> None:
     loader = os.find("loader")
     if loader is None:
-        loader = etree.SubElement(os, "loader", type="pflash")
-    is_rom = loader.get("type", "rom") == "rom"
+        loader = etree.SubElement(os, "loader")
+    is_rom = loader.get("type", "pflash" if os.get("firmware") == "efi" else "rom") == "rom"
     loader.text = place.loader
     loader.set("format", place.loader_format)
     loader.set("type", "rom" if is_rom else "pflash")

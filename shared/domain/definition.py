@@ -19,6 +19,7 @@ from shared.domain.parsing import Domain, DomainSource, parse
 from shared.domain.parts import part_name
 from shared.domain.table import TABLE, Fate, Row, Table
 from shared.domain.table.repeated import may_repeat
+from shared.domain.table.rows import LAYER
 
 NOT_KEPT = "not kept"
 """A note that begins so says that the recipient makes nothing in its place."""
@@ -209,11 +210,11 @@ def carried_text(row: Row, text: str) -> str:
 
 
 def _path_of(child: etree._Element, above: str) -> str:
-    """An element in one of its own name, such as a layer beneath a layer, has the same path."""
+    """A layer beneath a layer has the same path."""
     tag = str(child.tag)
     if above == ".":
         return tag
-    return above if above == tag or above.endswith(f"/{tag}") else f"{above}/{tag}"
+    return above if tag == LAYER and above.endswith(f"/{tag}") else f"{above}/{tag}"
 
 
 def _within_device(path: str) -> str:

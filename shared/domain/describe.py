@@ -110,7 +110,7 @@ def _firmware_facts(root: etree._Element) -> FirmwareFacts | None:
     if loader is None and not automatic:
         return None
     interface = FirmwareInterface.EFI_AUTO
-    if loader is not None:
+    if loader is not None and not (automatic and loader.get("type") is None):
         interface = FirmwareInterface.PFLASH if loader.get("type") == "pflash" else FirmwareInterface.ROM
     asked = {feature.get("name"): feature.get("enabled") for feature in root.findall("os/firmware/feature")}
     secure = loader is not None and loader.get("secure") == "yes"
@@ -124,7 +124,11 @@ def _firmware_facts(root: etree._Element) -> FirmwareFacts | None:
 
 
 def _drives(root: etree._Element) -> Iterator[DiskFacts]:
+    targets: set[str] = set()
     for disk in root.findall("devices/disk"):
+        if target_of(disk) in targets:
+            raise DomainXmlError(f"two are {target_of(disk)}", element="disk")
+        targets.add(target_of(disk))
         source, device = source_of(disk), disk.get("device", "disk")
         image_format = attribute_of(disk, "driver", "type") or "raw"
         yield DiskFacts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shared.domain.definition import DefinitionSource, Node, carried_text, read_definition
 from shared.domain.parsing import UNIT_BYTES
@@ -26,6 +26,8 @@ _DEFAULTS: Mapping[str, str] = {
 }
 _ON_BY_DEFAULT = ("features/",)
 """Below these an element without a state is one that is on."""
+_ORDERED = frozenset({"domain/os", "domain/sysinfo/oemStrings"})
+"""Here the order says something: what is tried first at a boot, and the numbers of strings."""
 _KIB_BY_DEFAULT = "KiB"
 
 
@@ -66,11 +68,26 @@ def _view(node: Node) -> View | None:
     text = _spelled(row, carried_text(row, node.text)) if row is not None and row.kind is not None else ""
     text = text if _is_seen(row) else ""
     children = tuple(view for view in map(_view, node.children) if view is not None)
-    if not (attributes or text or children or (_is_seen(row) and node.is_flag)):
-        return None
+    if node.path == "os" and _loader_is_chosen(node):
+        children = _with_chosen_loader(children)
+    is_there = _is_seen(row) and (node.is_flag or bool(attributes))
     _with_defaults(node, attributes)
+    if not (attributes or text or children or is_there):
+        return None
     size = _size_bytes(node, text, attributes)
     return View(node.name, attributes, text if size is None else str(size), children)
+
+
+def _loader_is_chosen(os: Node) -> bool:
+    loaders = (child for child in os.children if child.name == "loader")
+    return os.get("firmware") == "efi" and all(loader.get("type") is None for loader in loaders)
+
+
+def _with_chosen_loader(children: tuple[View, ...]) -> tuple[View, ...]:
+    """Where libvirt chooses UEFI, it chooses a flash, written or not."""
+    loader = next((child for child in children if child.name == "loader"), View("loader", {}, "", ()))
+    chosen = replace(loader, attributes={"type": "pflash", **loader.attributes})
+    return (*(child for child in children if child.name != "loader"), chosen)
 
 
 def _is_seen(row: Row | None) -> bool:
@@ -132,6 +149,10 @@ def _sort_key(view: View) -> tuple[str, str]:
     return view.name, _attributes(view) + view.text
 
 
+def _name_key(view: View) -> tuple[str, str]:
+    return view.name, ""
+
+
 def _device_key(view: View) -> tuple[str, str]:
     """Devices are paired by name and what is stable about them; order in the file means nothing to the guest."""
     stable = [view.attributes.get("type", ""), view.attributes.get("model", "")]
@@ -149,6 +170,8 @@ def _compare(a: View, b: View, path: str) -> Iterator[str]:
     if a.text != b.text:
         yield f"{path}: {a.text!r} became {b.text!r}"
     key: Callable[[View], tuple[str, str]] = _device_key if path == "domain/devices" else _sort_key
+    if path in _ORDERED:
+        key = _name_key
     children_a, children_b = sorted(a.children, key=key), sorted(b.children, key=key)
     names_a, names_b = [c.name for c in children_a], [c.name for c in children_b]
     if names_a != names_b:

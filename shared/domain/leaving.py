@@ -17,6 +17,7 @@ from shared.domain.errors import DomainXmlError
 from shared.domain.facts import VmFacts
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.parsing import MAX_XML_BYTES
+from shared.domain.pending import pending_changes
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
 
@@ -42,8 +43,11 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
         try:
             stored = read_definition(lasting)
             lasting_xml = portable(stored)
-            found = list(_lasting(stored.blockers, describe(stored), facts))
-            findings += found or list(_can_be_built(stored, describe(stored)))
+            new = tuple(finding for finding in stored.blockers if finding not in definition.blockers)
+            found = list(_lasting(new, describe(stored), facts))
+            found += () if found else pending_changes(stored, definition)
+            blocked = stored.blockers or any(finding.kind is FindingKind.BLOCKS for finding in found)
+            findings += found if blocked else [*found, *_can_be_built(stored, describe(stored))]
         except DomainXmlError as error:
             findings.append(_blocks("lasting_unreadable", f"the lasting definition cannot be read: {error}"))
     return Leaving(portable(definition), lasting_xml, tuple(findings))

@@ -65,7 +65,10 @@ def parse(xml: DomainSource) -> Domain:
     """Read a domain XML; a `Domain` is returned as it is. Raises `DomainXmlError`, also above `MAX_XML_BYTES`."""
     if isinstance(xml, Domain):
         return xml
-    raw = xml.encode() if isinstance(xml, str) else xml
+    try:
+        raw = xml.encode() if isinstance(xml, str) else xml
+    except UnicodeEncodeError as error:
+        raise DomainXmlError(f"no text: {error}") from error
     if len(raw) > MAX_XML_BYTES:
         raise DomainXmlError(f"{len(raw)} bytes, more than {MAX_XML_BYTES}")
     parser = etree.XMLParser(

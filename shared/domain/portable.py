@@ -25,8 +25,8 @@ def carried_tree(definition: Definition) -> etree._Element:
     if root is None:
         root = etree.Element("domain")
     loader, os = definition.domain.root.find("os/loader"), root.find("os")
-    if loader is not None and loader.get("type") is None and os is not None:
-        # libvirt takes it for a ROM; without its path nothing would be left that says so.
+    if loader is not None and loader.get("type") is None and os is not None and os.get("firmware") != "efi":
+        # libvirt takes it for a ROM, where it does not choose itself; without its path nothing would say so.
         kept = os.find("loader")
         (etree.SubElement(os, "loader") if kept is None else kept).set("type", "rom")
     for screen in root.findall("devices/graphics"):

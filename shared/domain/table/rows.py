@@ -21,7 +21,7 @@ A path may end in ``=`` and values: the row then speaks of these values only, an
 ``*`` stands for any one name. ``**`` at the end stands for the element before it and all that is in it, at any depth;
 it is for what is refused, host-bound or live as a whole, and for metadata, which is data. ``{http://…}name`` is a name
 in a namespace. Of several rows that match, the one counts that names most: a literal name before ``*``, both before
-``**``. An element in one of its own name, such as a backing store in a backing store, counts as one.
+``**``. A backing store in a backing store, at any depth, counts as one.
 
 A kind says what the text of an element may be. It does not say that there is one: an element may be empty.
 
@@ -80,6 +80,8 @@ class Row:
 
 MAX_KNOWN = 4096
 """Paths whose rows are remembered: a definition asks for the same few again and again."""
+LAYER = "backingStore"
+"""The one element that stands in itself."""
 _OPAQUE = "metadata/**"
 """Carried as a whole: data of management software, which libvirt keeps and does not read."""
 _SEGMENT = r"(?:\{[^}]*\})?(?:[A-Za-z_][A-Za-z0-9_.-]*|\*)"
@@ -225,5 +227,5 @@ def split_path(path: str) -> tuple[tuple[str, ...], str]:
 
 
 def _once(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Without the names that repeat the one before."""
-    return tuple(name for i, name in enumerate(names) if i == 0 or name != names[i - 1])
+    """Without the layers that lie in a layer."""
+    return tuple(name for i, name in enumerate(names) if name != LAYER or i == 0 or names[i - 1] != LAYER)

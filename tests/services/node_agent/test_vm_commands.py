@@ -25,7 +25,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, VmState
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, Need, VmState
 from shared.testing import make_lane_endpoint
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
@@ -125,6 +125,21 @@ async def test_a_definition_that_only_the_next_start_brings_is_judged_too(host: 
 
     assert isinstance(answer, VmDescribed)
     assert [blocker.partition(":")[0] for blocker in answer.identity.vm.blockers] == ["pending_disk"]
+
+
+async def test_what_only_the_next_start_would_lose_or_need_is_told(host: Host) -> None:
+    """It is no blocker, but the recipient must have what it needs."""
+    tuned = "<memtune><hard_limit>9</hard_limit></memtune><os>"
+    lasting = host.domain_xml.replace("<os>", tuned)
+    lasting = lasting.replace("</devices>", "<video><model type='qxl'/></video></devices>")
+    host.hypervisor.vms[VM].lasting_xml = lasting
+
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.blockers == ()
+    assert any(line.startswith("memtune: ") for line in answer.identity.vm.not_kept)
+    assert Need(kind="video", value="qxl") in answer.identity.vm.needs
 
 
 async def test_a_missing_vm_cannot_be_described(host: Host) -> None:

@@ -14,6 +14,11 @@ CASES = [
     ("<shmem name='x'><model type='ivshmem-plain'/></shmem>", BlockerCode.SHARED_MEMORY, "memory is shared"),
     ("<tpm model='tpm-crb'><backend type='passthrough'/></tpm>", BlockerCode.VIRTUAL_TPM, "TPM of the host"),
     (
+        "<tpm model='tpm-crb'><backend type='external'><source type='unix' mode='connect' path='/s'/></backend></tpm>",
+        BlockerCode.VIRTUAL_TPM,
+        "in a program of the host",
+    ),
+    (
         "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='x'/></backend></tpm>",
         BlockerCode.VIRTUAL_TPM,
         "encrypted with a secret",

@@ -263,3 +263,21 @@ def test_memory_in_files_gets_files_of_the_host() -> None:
     for name in files:
         with pytest.raises(DomainXmlError, match=f"no file is given for {name}"):
             build_for_host(xml, replace(PLACES, memory_files={each: files[each] for each in files if each != name}))
+
+
+def test_firmware_that_libvirt_chooses_is_no_rom() -> None:
+    """An inactive definition may ask for secure boot, and leave the file and its kind to libvirt."""
+    asked = DOMAIN.replace("<os>", "<os firmware='efi'><loader secure='yes'/>")
+    facts = describe(portable(asked)).firmware_facts
+
+    loader = parse(built(portable(asked), firmware=FirmwarePlace("/ours.fd", "/v.fd"))).root.find("os/loader")
+
+    assert facts is not None
+    assert (facts.interface, facts.secure_boot) == ("efi-auto", True)
+    assert loader is not None
+    assert (loader.get("type"), loader.get("secure")) == ("pflash", "yes")
+
+
+def test_a_vm_without_firmware_of_its_own_gets_none() -> None:
+    """After its next start it may boot by BIOS, though it runs with UEFI now."""
+    assert "loader" not in built(DOMAIN, firmware=FirmwarePlace("/ours.fd", "/v.fd"))

@@ -66,6 +66,10 @@ def test_every_part_of_a_portable_definition_has_a_row() -> None:
         ("dev='vda'", "dev='../../etc/passwd'", "disk/target@dev is '../../etc/passwd'"),
         ("262144</memory>", "262144 /etc/passwd</memory>", "memory is '262144 /etc/passwd'"),
         ("type='pci' domain='0x0000' bus='0x03'", "type='pci' domain='/x' bus='0x03'", "disk/address@domain is '/x'"),
+        ("<memballoon", "<devices><interface/></devices><memballoon", "devices is not known"),
+        ("<acpi/>", "<acpi><acpi/></acpi>", "features/acpi/acpi is not known"),
+        ("<seclabel", "<devices><interface/></devices><seclabel", "devices is there twice"),
+        ("<features>", "<os><type>hvm</type></os><features>", "os is there twice"),
     ],
 )
 def test_what_has_no_row_or_is_not_of_its_kind_is_refused_by_name(old: str, new: str, named: str) -> None:

@@ -84,3 +84,11 @@ def test_a_domain_without_a_necessary_part_is_rejected(element: str) -> None:
     cut = DOMAIN.replace(f"<{element}", f"<x{element}").replace(f"</{element}>", f"</x{element}>")
     with pytest.raises(DomainXmlError, match=element):
         describe(cut)
+
+
+def test_two_disks_of_one_name_are_refused() -> None:
+    """Both would get one file."""
+    second = "<disk type='file'><source file='/b'/><target dev='vda' bus='virtio'/></disk></devices>"
+
+    with pytest.raises(DomainXmlError, match="two are vda"):
+        describe(DOMAIN.replace("</devices>", second))

@@ -20,6 +20,8 @@ from tests.support.domain_samples import DOMAIN, MAC, UUID
         ("console=ttyS0", "console=ttyS0 single"),
         ("type='qemu' id", "type='kvm' id"),
         (UUID, UUID.replace("1", "9")),
+        ("<kernel>", "<loader secure='yes'>/r.bin</loader><kernel>"),
+        ("<acpi/>", "<acpi/><pmu state='on'/>"),
     ],
 )
 def test_what_a_guest_would_notice_is_a_difference(old: str, new: str) -> None:
@@ -42,3 +44,32 @@ def test_a_comparison_changes_neither_side() -> None:
     before = one.to_text(), other.to_text()
     assert guest_abi_differences(one, other) == guest_abi_differences(one, other) != []
     assert (one.to_text(), other.to_text()) == before
+
+
+BOOTS = "<boot dev='hd'/><boot dev='cdrom'/><kernel>"
+STRINGS = "<sysinfo type='smbios'><oemStrings><entry>a</entry><entry>b</entry></oemStrings></sysinfo><os>"
+
+
+@pytest.mark.parametrize(
+    ("old", "one", "other"),
+    [
+        ("<kernel>", BOOTS, "<boot dev='cdrom'/><boot dev='hd'/><kernel>"),
+        ("<os>", STRINGS, STRINGS.replace("<entry>a</entry>", "").replace("b</entry>", "b</entry><entry>a</entry>")),
+    ],
+)
+def test_where_order_says_something_it_is_compared(old: str, one: str, other: str) -> None:
+    """What is tried first at a boot, and the number of a string."""
+    assert guest_abi_differences(DOMAIN.replace(old, one), DOMAIN.replace(old, other))
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("<os><loader>/r.bin</loader>", "<os><loader type='rom'>/ours.bin</loader>"),
+        ("<os firmware='efi'>", "<os><loader type='pflash' readonly='yes'>/ours.fd</loader>"),
+        ("<os firmware='efi'><loader secure='yes'/>", "<os><loader type='pflash' secure='yes'>/ours.fd</loader>"),
+    ],
+)
+def test_the_kind_of_firmware_need_not_be_written(written: str, meant: str) -> None:
+    """A loader without a type is a ROM, and what libvirt chooses a flash."""
+    assert guest_abi_differences(DOMAIN.replace("<os>", written), DOMAIN.replace("<os>", meant)) == []

@@ -79,6 +79,12 @@ CARRIED = {
     "UEFI with secure boot": ("<kernel>", SECURE, 'secure="yes"'),
     "UEFI in qcow2 images": ("<kernel>", QCOW2, "/ours/template"),
     "a ROM": ("<kernel>", "<loader type='rom'>/usr/share/seabios/bios.bin</loader><kernel>", 'type="rom"'),
+    "a ROM without a type": ("<kernel>", "<loader>/usr/share/seabios/bios.bin</loader><kernel>", 'type="rom"'),
+    "UEFI that libvirt chooses": (
+        "<os>",
+        "<os firmware='efi'><firmware><feature enabled='yes' name='secure-boot'/></firmware><loader secure='yes'/>",
+        'type="pflash"',
+    ),
     "a port of Open vSwitch in a VLAN": (
         CARD,
         CARD + "<vlan><tag id='42'/></vlan><virtualport type='openvswitch'><parameters interfaceid='x'/></virtualport>",

@@ -70,8 +70,17 @@ def test_memory_that_is_only_in_the_lasting_definition_is_found() -> None:
 
 def test_a_lasting_definition_that_cannot_be_written_is_found() -> None:
     """It would fail at the recipient, after its quote."""
-    lasting = DOMAIN.replace("<source file='/images/web.qcow2'/>", "")
+    deep = "<a>" * 200 + "<b/>" * 9000 + "</a>" * 200
+    lasting = DOMAIN.replace("<os>", f"<metadata>{deep}</metadata><os>")
 
     (finding,) = leaving(DOMAIN, lasting).findings
 
     assert "the lasting definition cannot be written for another host" in finding.detail
+
+
+def test_what_both_definitions_have_is_named_once() -> None:
+    """By what reading the live one finds."""
+    passed = with_device("<hostdev mode='subsystem' type='pci'/>")
+
+    assert leaving(passed, passed).findings == ()
+    assert len(leaving(DOMAIN, passed).findings) == 1

@@ -18,6 +18,7 @@ from tests.support.domain_samples import DOMAIN
         "<network/>",
         "<!DOCTYPE domain [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><domain><name>&x;</name></domain>",
         "<domain>" + " " * (1 << 20) + "</domain>",
+        "<domain>\ud800</domain>",
     ],
 )
 def test_foreign_input_is_rejected(xml: str) -> None:

@@ -18,8 +18,8 @@ devices/*/address@*     abi      hex
 devices/disk@device     abi      =disk|cdrom
 devices/disk@device=lun refused  any      a SCSI device of the host
 devices/*/alias@name=ua-* lasting alias
-chain                   host     -        the contents come along
-chain/source@file       host     path     the contents come along
+backingStore            host     -        the contents come along
+backingStore/source@file host    path     the contents come along
 metadata/**             lasting  text
 {http://a/b@1}line/**   refused  any      cannot be checked
 """
@@ -37,8 +37,9 @@ metadata/**             lasting  text
         ("devices/disk/address@slot", Fate.ABI),
         ("vcpu@else", None),
         ("cputune", None),
-        ("chain/chain/chain/source@file", Fate.HOST),
-        ("chain/chain/other", None),
+        ("backingStore/backingStore/backingStore/source@file", Fate.HOST),
+        ("backingStore/backingStore/other", None),
+        ("devices/devices/disk", None),
         ("metadata/{http://c/d}a/{http://c/d}b@{http://e@f}g", Fate.LASTING),
         ("{http://a/b@1}line/{http://a/b@1}arg@value", Fate.REFUSED),
         ("{http://a/b@1}other", None),
