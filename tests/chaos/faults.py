@@ -141,12 +141,13 @@ def _cut(side: str, seconds: float) -> Fault:
     )
 
 
-def _full(text: str, folder: Callable[[Site], Path]) -> Fault:
+def _full(text: str, folder: Callable[[Site], Path], *, survives: frozenset[Phase] = SWITCHED) -> Fault:
     return Fault(
         text,
         strike=lambda site, _vm: small_disks.fill(folder(site)),
         heal=lambda site, _vm: small_disks.free(folder(site)),
         lasts_s=FULL_S,
+        survives=survives,
     )
 
 
@@ -179,7 +180,10 @@ FAULTS: Mapping[str, Fault] = {
     "full-images": _full("the recipient's image folder is full", lambda site: site.images(site.recipient)),
     "full-state-donor": _full("the donor's node cannot write its state_dir", lambda site: site.state(site.donor)),
     "full-state-recipient": _full(
-        "the recipient's node cannot write its state_dir", lambda site: site.state(site.recipient)
+        "the recipient's node cannot write its state_dir",
+        lambda site: site.state(site.recipient),
+        # A grant that cannot be recorded is not taken: the ledger gives the VM back.
+        survives=SWITCHED - {Phase.COMMITTED},
     ),
     "reboot-donor": _reboot("donor"),
     "reboot-recipient": _reboot("recipient"),
