@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 
 ROUNDS = 4
 ROUND_S = 1.5
+FINISH_STEPS = 6
+"""libvirtd's talks with QEMU before `cont`, and again from there to its answer to Finish; faults strike at each."""
+FINISH_STEP_S = 0.005
 SILENCE_S = 300.0
 """A lane whose other end is dead fails after so long."""
 
@@ -141,11 +145,31 @@ class Migration:
             return
         vm.phase = MigrationPhase.FINISH
         vm.content = self._content
-        beta.let_run()
-        world.step("beta-host", "cont")
-        if not beta.libvirtd:
-            self._answer_from_recipient("this host's libvirtd ended the connection")
-            return
+        self._talk_at_recipient("finish", FINISH_STEPS, partial(self._cont_at_recipient, vm))
+
+    def _talk_at_recipient(self, what: str, left: int, work: Callable[[], None]) -> None:
+        """As long as this libvirtd lives: where it dies, the end of its connections is the answer."""
+        world, beta = self._world, self._world.hosts["beta"]
+        starts = beta.libvirtd_starts
+
+        def run() -> None:
+            if not beta.libvirtd or beta.libvirtd_starts != starts:
+                return
+            if left == 0:
+                work()
+                return
+            world.step("beta-host", what)
+            self._talk_at_recipient(what, left - 1, work)
+
+        world.after(FINISH_STEP_S, run)
+
+    def _cont_at_recipient(self, vm: Vm) -> None:
+        if not vm.off:
+            self._world.hosts["beta"].let_run()
+        self._talk_at_recipient("cont", FINISH_STEPS, partial(self._finished_at_recipient, vm))
+
+    def _finished_at_recipient(self, vm: Vm) -> None:
+        world, beta = self._world, self._world.hosts["beta"]
         if beta.vm is not vm:
             # QEMU died while libvirtd waited for its answer, or just after: Finish is answered either way.
             self._answer_from_recipient("QEMU is gone" if world.happens(0.5) else None)
