@@ -223,8 +223,9 @@ class World:
         here, wanted = STAGES.index(self.stage), STAGES.index(fault.stage)
         if here != wanted:
             return here > wanted
-        steps = self._steps_in_stage.get(fault.party if fault.kind == "crash" else "*", 0)
-        return steps > fault.after
+        # A process can also die while it has nothing to do: at once means at anybody's step.
+        counted = fault.party if fault.kind == "crash" and fault.after else "*"
+        return self._steps_in_stage.get(counted, 0) > fault.after
 
     def _befall(self, fault: Fault) -> None:
         self.outcome.cells.add((str(self.stage), fault.kind, fault.party))
