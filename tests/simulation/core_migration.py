@@ -19,6 +19,7 @@ ROUND_S = 1.5
 FINISH_STEPS = 6
 """libvirtd's talks with QEMU before `cont`, and again from there to its answer to Finish; faults strike at each."""
 FINISH_STEP_S = 0.005
+_HUNG_UP = "this host's libvirtd ended the connection"
 SILENCE_S = 300.0
 """A lane whose other end is dead fails after so long."""
 
@@ -141,7 +142,7 @@ class Migration:
             world.after(0.0, self._trouble_at_recipient)
             return
         if vm is None or vm.off or not beta.libvirtd or vm.phase is not MigrationPhase.PREPARE:
-            self._answer_from_recipient("this host's libvirtd ended the connection")
+            self._answer_from_recipient(_HUNG_UP)
             return
         vm.phase = MigrationPhase.FINISH
         vm.content = self._content
@@ -193,6 +194,8 @@ class Migration:
     def _answer_from_recipient(self, error: str | None) -> None:
         world = self._world
         self.at_gate = False
+        if error != _HUNG_UP:
+            world.nodes["beta"].vcpus.answered()
         world.after(0.0, lambda: world.in_node("beta", lambda: world.nodes["beta"].tell(ev.FinishAnswered(error))))
         world.over_lane(lambda: world.in_node("alpha", lambda: self._reply(error)))
 
@@ -211,7 +214,7 @@ class Migration:
                 self._donor_gone()
             return
         if self.at_gate:
-            self._answer_from_recipient("this host's libvirtd ended the connection")
+            self._answer_from_recipient(_HUNG_UP)
         elif self.runs:
             world.after(0.0, self._trouble_at_recipient)
             self._lane_ends()

@@ -319,14 +319,14 @@ class RecipientNode(CoreNode):
         self.machine = Recipient("beta", epoch=EPOCH)
         self.host.resumed = lambda: self.later(0.0, self._resumed)
         self._asks_owner = False
-        self._vcpus = VcpuWatch()
+        self.vcpus = VcpuWatch()
         self.noted_ran = False
         """On its disk."""
 
     def start(self) -> None:
         """A new process."""
         self.machine = Recipient("beta", epoch=EPOCH)
-        self._vcpus = VcpuWatch()
+        self.vcpus = VcpuWatch()
         self.aborting = self._asks_owner = False
         self.active = self.phase in {Phase.OPEN, Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED}
         if self.active and self.phase is not None:
@@ -437,7 +437,7 @@ class RecipientNode(CoreNode):
             case do.Store(phase):
                 return self.store(phase)
             case do.AskForVm():
-                self._vcpus.begin(self.host.vcpu_ns())
+                self.vcpus.begin(self.host.vcpu_ns())
                 self._ask_for_vm()
             case do.NoteRan():
                 self.noted_ran = self.noted_ran or not self.disk_full
@@ -487,7 +487,7 @@ class RecipientNode(CoreNode):
             self.later(REPEAT_S, self._ask_owner)
 
     def _look(self) -> None:
-        ran = not self.host.libvirtd and self._vcpus.has_run(self.host.vcpu_ns())
+        ran = not self.host.libvirtd and self.vcpus.has_run(self.host.vcpu_ns())
         self.tell(ev.LibvirtSaid(self.host.guest(), ran=ran))
 
 

@@ -15,14 +15,21 @@ class VcpuWatch:
 
     def __init__(self) -> None:
         self._before_ns: int | None = None
+        self._answered = False
 
     def begin(self, used_ns: int | None) -> None:
         """What was used before the guest could run."""
         self._before_ns = used_ns
+
+    def answered(self) -> None:
+        """libvirtd has answered Finish: where it has failed, libvirtd itself has ended the process."""
+        self._answered = True
 
     def has_run(self, used_ns: int | None) -> bool:
         """Whether it has run since, or has ended by itself. Without a beginning this is one: nothing is known yet."""
         if self._before_ns is None:
             self._before_ns = used_ns
             return False
-        return used_ns is None or used_ns >= self._before_ns + RAN_NS
+        if used_ns is None:
+            return not self._answered
+        return used_ns >= self._before_ns + RAN_NS

@@ -130,8 +130,10 @@ class ArrivalGuard:
         """The transfer cannot go on, and no Finish is in flight."""
         self._machine.tell(ev.Trouble(code, detail))
 
-    def finish_answered(self, error: str | None) -> None:
+    def finish_answered(self, error: str | None, *, hung_up: bool = False) -> None:
         """This host's libvirtd answered Finish, or cannot any more; without an error the guest runs."""
+        if not hung_up:
+            self._vcpus.answered()
         self._machine.tell(ev.FinishAnswered(error))
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:

@@ -32,3 +32,12 @@ def test_without_a_beginning_the_first_look_is_one() -> None:
     assert not watch.has_run(RAN_NS)
     assert not watch.has_run(RAN_NS)
     assert watch.has_run(2 * RAN_NS)
+
+
+def test_what_libvirtd_has_answered_it_may_have_ended_itself() -> None:
+    """Only what was used still shows that it ran."""
+    watch = VcpuWatch()
+    watch.begin(0)
+    watch.answered()
+    assert not watch.has_run(None)
+    assert watch.has_run(RAN_NS)

@@ -187,7 +187,7 @@ async def test_a_guest_that_runs_and_ends_while_libvirtd_is_away_has_run(guarded
     """Nobody heard of its start; its process shows it, and the journal keeps that."""
     assert await guarded.guard.ask_switchover() is None
     guarded.hypervisor.kill_libvirtd()
-    guarded.guard.finish_answered("this host's libvirtd ended the connection")
+    guarded.guard.finish_answered("this host's libvirtd ended the connection", hung_up=True)
     guarded.hypervisor.let_run(VM, guarded.vm)
     while not guarded.journal.record.may_have_run:  # noqa: ASYNC110  # a file
         await asyncio.sleep(0.01)
@@ -201,7 +201,7 @@ async def test_a_copy_that_libvirtd_ends_when_it_is_back_has_not_run(guarded: Gu
     guarded.vm.phase = MigrationPhase.PREPARE
     assert await guarded.guard.ask_switchover() is None
     guarded.hypervisor.kill_libvirtd()
-    guarded.guard.finish_answered("this host's libvirtd ended the connection")
+    guarded.guard.finish_answered("this host's libvirtd ended the connection", hung_up=True)
     await asyncio.sleep(0.05)
     guarded.hypervisor.start_libvirtd()
     assert (await guarded.guard.outcome()).arrival is Arrival.NOT_HERE
@@ -217,7 +217,7 @@ async def test_what_cannot_be_noted_is_known_all_the_same(guarded: Guarded, monk
     monkeypatch.setattr(guarded.journal, "note_ran", full)
     assert await guarded.guard.ask_switchover() is None
     guarded.hypervisor.kill_libvirtd()
-    guarded.guard.finish_answered("this host's libvirtd ended the connection")
+    guarded.guard.finish_answered("this host's libvirtd ended the connection", hung_up=True)
     guarded.hypervisor.stop(VM)
     await asyncio.sleep(0.05)
     guarded.hypervisor.start_libvirtd()
