@@ -316,6 +316,18 @@ async def test_frozen_vms_are_known_and_only_they_are_killed(host: Host) -> None
     assert not await hypervisor.kill_frozen(uuid4())
 
 
+async def test_the_cpu_time_of_vcpus_is_read_from_a_process(host: Host) -> None:
+    """A VM that is off has none, nor has one that is not there."""
+    hypervisor = host.hypervisor
+    assert await hypervisor.vcpu_time_ns(uuid4()) is None
+    used_ns = await hypervisor.vcpu_time_ns(host.running)
+    assert used_ns is not None
+    assert used_ns >= 0
+    await hypervisor.destroy(host.running)
+    assert await hypervisor.vcpu_time_ns(host.running) is None
+    await hypervisor.start(host.running)
+
+
 async def test_only_what_a_transfer_made_is_ended(host: Host) -> None:
     """A VM with other disks is somebody else's; a lasting one is no transfer's."""
     (disk,) = (await host.hypervisor.describe(host.running)).files

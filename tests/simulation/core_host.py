@@ -10,6 +10,16 @@ from dataclasses import dataclass
 
 from services.node_agent.hypervisor.fake_host import MigrationPhase
 from services.node_agent.transfers.machine import Guest
+from shared.messages.vm import VmState
+
+ENDING: VmState = VmState.OTHER
+"""How `services.node_agent.hypervisor.libvirt_mapping` reads libvirt's "shutting down"."""
+_ENDS_WITHIN_S = 1.0
+"""How long a restarted libvirtd shows a copy that it ends as "shutting down"."""
+EVENT_S = 0.0225
+"""How long QEMU's news of its vCPUs takes to libvirt's clients; lost where libvirtd dies meanwhile."""
+RAN_NS = 1_000_000_000
+"""What a guest's vCPUs have used once they ran."""
 
 
 @dataclass(slots=True)
@@ -25,11 +35,15 @@ class Vm:
     runs_after_thaw: bool = False
     phase: MigrationPhase = MigrationPhase.NONE
     unreachable: bool = False
+    ending: bool = False
+    """libvirtd ends it, and its process is not gone yet."""
+    vcpu_ns: int = 0
+    """CPU time of its vCPUs, as far as it matters: whether they ever ran."""
 
     @property
     def executes(self) -> bool:
         """Whether vCPUs execute now."""
-        return self.runs and not self.frozen and not self.off
+        return self.runs and not self.frozen and not self.off and not self.ending
 
 
 class CoreHost:
@@ -41,27 +55,38 @@ class CoreHost:
         self.image: int | None = None
         self.quarantined: int | None = None
         self.libvirtd = True
+        self.libvirtd_starts = 1
         self.boots = 1
         self.resumed: Callable[[], None] = lambda: None
         """libvirtd's event: vCPUs were started."""
         self.may_start: Callable[[], bool] = lambda: True
+        self.later: Callable[[float, Callable[[], None]], None] = lambda _, work: work()
+        """Do something after so many seconds."""
         self._changed = changed
 
     # ---- what libvirt is asked
 
     def guest(self) -> Guest:
         """What libvirtd says."""
-        if not self.libvirtd:
-            return Guest.UNKNOWN
-        if self.vm is None or self.vm.off:
-            return Guest.NOT_THERE
-        return Guest.RUNNING if self.vm.runs else Guest.PAUSED
+        return Guest.of(self._state()) if self.libvirtd else Guest.UNKNOWN
+
+    def _state(self) -> VmState | None:
+        vm = self.vm
+        if vm is None or vm.off:
+            return None
+        if vm.ending:
+            return ENDING
+        return VmState.RUNNING if vm.runs else VmState.PAUSED
+
+    def vcpu_ns(self) -> int | None:
+        """What the kernel says of QEMU's process, with or without a libvirtd; None without a process."""
+        return None if self.vm is None or self.vm.off else self.vm.vcpu_ns
 
     @property
     def reachable(self) -> Vm | None:
         """The VM, if libvirtd can do something with it."""
         vm = self.vm
-        return vm if self.libvirtd and vm is not None and not vm.off and not vm.unreachable else None
+        return vm if self.libvirtd and vm is not None and not (vm.off or vm.unreachable or vm.ending) else None
 
     def resume(self) -> None:
         """Let the vCPUs run."""
@@ -111,16 +136,17 @@ class CoreHost:
         if vm.frozen:
             vm.runs_after_thaw = True
             return
-        vm.runs = True
+        vm.runs, vm.vcpu_ns = True, RAN_NS
         self._changed(self.name)
-        self.resumed()
+        starts = self.libvirtd_starts
+        self.later(EVENT_S, lambda: self.resumed() if self.libvirtd and self.libvirtd_starts == starts else None)
 
     def stop(self) -> None:
         """QEMU is gone."""
         vm = self.vm
         if vm is None:
             return
-        vm.runs = vm.frozen = vm.runs_after_thaw = vm.unreachable = False
+        vm.runs = vm.frozen = vm.runs_after_thaw = vm.unreachable = vm.ending = False
         vm.off, vm.phase = True, MigrationPhase.NONE
         if not vm.persistent:
             self.vm = None
@@ -153,8 +179,9 @@ class CoreHost:
     def start_libvirtd(self) -> None:
         """It reconnects."""
         self.libvirtd = True
+        self.libvirtd_starts += 1
         vm = self.vm
-        if vm is not None and not vm.off:
+        if vm is not None and not vm.off and not vm.ending:
             if vm.frozen:
                 vm.unreachable = True
             else:
@@ -167,11 +194,16 @@ class CoreHost:
             case MigrationPhase.PERFORM | MigrationPhase.CONFIRM_CANCELLED:
                 self.let_run()
             case MigrationPhase.CONFIRM | MigrationPhase.PREPARE:
-                self.stop()
+                self._end(vm)
             case MigrationPhase.FINISH if not vm.runs:
-                self.stop()
+                self._end(vm)
             case _:
                 pass  # PERFORM_DONE: it stays paused
+
+    def _end(self, vm: Vm) -> None:
+        vm.ending = True
+        self._changed(self.name)
+        self.later(_ENDS_WITHIN_S, lambda: self.stop() if self.vm is vm and vm.ending else None)
 
     def power_cut(self) -> None:
         """Everything that runs is gone."""
@@ -183,5 +215,6 @@ class CoreHost:
     def boot(self) -> None:
         """libvirtd starts, and what has autostart."""
         self.libvirtd = True
+        self.libvirtd_starts += 1
         if self.vm is not None and self.vm.autostart:
             self.power_on()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 ROUNDS = 4
 ROUND_S = 1.5
+FINISH_STEPS = 6
+"""libvirtd's talks with QEMU before `cont`, and again from there to its answer to Finish; faults strike at each."""
+FINISH_STEP_S = 0.005
+_HUNG_UP = "this host's libvirtd ended the connection"
 SILENCE_S = 300.0
 """A lane whose other end is dead fails after so long."""
 
@@ -137,15 +142,35 @@ class Migration:
             world.after(0.0, self._trouble_at_recipient)
             return
         if vm is None or vm.off or not beta.libvirtd or vm.phase is not MigrationPhase.PREPARE:
-            self._answer_from_recipient("this host's libvirtd ended the connection")
+            self._answer_from_recipient(_HUNG_UP)
             return
         vm.phase = MigrationPhase.FINISH
         vm.content = self._content
-        beta.let_run()
-        world.step("beta-host", "cont")
-        if not beta.libvirtd:
-            self._answer_from_recipient("this host's libvirtd ended the connection")
-            return
+        self._talk_at_recipient("finish", FINISH_STEPS, partial(self._cont_at_recipient, vm))
+
+    def _talk_at_recipient(self, what: str, left: int, work: Callable[[], None]) -> None:
+        """As long as this libvirtd lives: where it dies, the end of its connections is the answer."""
+        world, beta = self._world, self._world.hosts["beta"]
+        starts = beta.libvirtd_starts
+
+        def run() -> None:
+            if not beta.libvirtd or beta.libvirtd_starts != starts:
+                return
+            if left == 0:
+                work()
+                return
+            world.step("beta-host", what)
+            self._talk_at_recipient(what, left - 1, work)
+
+        world.after(FINISH_STEP_S, run)
+
+    def _cont_at_recipient(self, vm: Vm) -> None:
+        if not vm.off:
+            self._world.hosts["beta"].let_run()
+        self._talk_at_recipient("cont", FINISH_STEPS, partial(self._finished_at_recipient, vm))
+
+    def _finished_at_recipient(self, vm: Vm) -> None:
+        world, beta = self._world, self._world.hosts["beta"]
         if beta.vm is not vm:
             # QEMU died while libvirtd waited for its answer, or just after: Finish is answered either way.
             self._answer_from_recipient("QEMU is gone" if world.happens(0.5) else None)
@@ -169,6 +194,8 @@ class Migration:
     def _answer_from_recipient(self, error: str | None) -> None:
         world = self._world
         self.at_gate = False
+        if error != _HUNG_UP:
+            world.nodes["beta"].vcpus.answered()
         world.after(0.0, lambda: world.in_node("beta", lambda: world.nodes["beta"].tell(ev.FinishAnswered(error))))
         world.over_lane(lambda: world.in_node("alpha", lambda: self._reply(error)))
 
@@ -187,7 +214,7 @@ class Migration:
                 self._donor_gone()
             return
         if self.at_gate:
-            self._answer_from_recipient("this host's libvirtd ended the connection")
+            self._answer_from_recipient(_HUNG_UP)
         elif self.runs:
             world.after(0.0, self._trouble_at_recipient)
             self._lane_ends()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.node_agent.state.journal import Phase
+from services.node_agent.switchover.vcpu_watch import VcpuWatch
 from services.node_agent.transfers.machine import Donor, DonorPhase, Recipient, RecipientPhase, step
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
@@ -318,14 +319,18 @@ class RecipientNode(CoreNode):
         self.machine = Recipient("beta", epoch=EPOCH)
         self.host.resumed = lambda: self.later(0.0, self._resumed)
         self._asks_owner = False
+        self.vcpus = VcpuWatch()
+        self.noted_ran = False
+        """On its disk."""
 
     def start(self) -> None:
         """A new process."""
         self.machine = Recipient("beta", epoch=EPOCH)
+        self.vcpus = VcpuWatch()
         self.aborting = self._asks_owner = False
         self.active = self.phase in {Phase.OPEN, Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED}
         if self.active and self.phase is not None:
-            self.tell(ev.Restarted(self.phase, rebooted=self.boot != self.host.boots))
+            self.tell(ev.Restarted(self.phase, rebooted=self.boot != self.host.boots, ran=self.noted_ran))
 
     def handle(self, message: Message) -> None:
         """A message from the agent or the broker."""
@@ -432,7 +437,10 @@ class RecipientNode(CoreNode):
             case do.Store(phase):
                 return self.store(phase)
             case do.AskForVm():
+                self.vcpus.begin(self.host.vcpu_ns())
                 self._ask_for_vm()
+            case do.NoteRan():
+                self.noted_ran = self.noted_ran or not self.disk_full
             case do.AskLedger():
                 self._ask_owner()
             case do.LookAtGuest(again):
@@ -479,7 +487,8 @@ class RecipientNode(CoreNode):
             self.later(REPEAT_S, self._ask_owner)
 
     def _look(self) -> None:
-        self.tell(ev.LibvirtSaid(self.host.guest()))
+        ran = not self.host.libvirtd and self.vcpus.has_run(self.host.vcpu_ns())
+        self.tell(ev.LibvirtSaid(self.host.guest(), ran=ran))
 
 
 def _failed(side: Side, detail: str, *, running: bool) -> TransferFailed:

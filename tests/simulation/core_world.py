@@ -197,6 +197,8 @@ class CoreWorld:
         self._written = 1
         self._ran = {"alpha": True, "beta": False}
         self.hosts = {name: CoreHost(name, self.vcpus) for name in ("alpha", "beta")}
+        for host in self.hosts.values():
+            host.later = self.after
         alpha = self.hosts["alpha"]
         alpha.vm, alpha.image = Vm(1, autostart=plan.autostart), 1
         self.migration = Migration(self)

@@ -160,6 +160,12 @@ def know_boots(hosts: dict[Party, FakeHypervisor]) -> None:
     boot.BOOT_ID = _BootId(hosts)  # type: ignore[assignment]  # only read as a text
 
 
+_READS = frozenset(
+    ["state", "vcpu_time_ns", "inventory", "platform", "capacity", "versions", "job", "describe", "is_running"]
+)
+"""What changes nothing at the host."""
+
+
 class HostPort:
     """One process's way to its host's libvirt: nothing goes through once the process is dead."""
 
@@ -187,7 +193,7 @@ class HostPort:
             return self._calls[name]
         method = getattr(self._host, name)
         process = self._process
-        reads = name in {"state", "inventory", "platform", "capacity", "versions", "job", "describe", "is_running"}
+        reads = name in _READS
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             process.touch("asks" if reads else "calls", name)
@@ -250,7 +256,12 @@ async def run_broker(world: Parts, process: Process) -> None:
 async def run_donor(world: Parts, process: Process) -> None:
     """`vmport-donor` of alpha."""
     store = Store(f"sqlite:///{world.folder}/donor.db", ALPHA)
-    settings = DonorSection(policy_file=world.folder / "policy.toml", quarantine_s=315_360_000.0, policy_check_s=3600.0)
+    settings = DonorSection(
+        policy_file=world.folder / "policy.toml",
+        quarantine_s=315_360_000.0,
+        policy_check_s=3600.0,
+        node_silent_after_s=60.0,
+    )
     policy = PolicyFile.open(settings.policy_file)
     await DonorService(store, world.net.bus_of(ALPHA, process), policy, settings, DONOR_METRICS).run()
 

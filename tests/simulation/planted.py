@@ -19,6 +19,7 @@ BUGS: Final = (
     "thawed instead of killed",
     "stale timers after a restart",
     "a restart of the host is not noticed",
+    "shutting down counts as running",
 )
 
 

@@ -11,7 +11,8 @@ from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from shared.messages import Message
 from shared.messages.porting import InboundFinished, Side, TransferFailed
-from tests.simulation import core_world
+from shared.messages.vm import VmState
+from tests.simulation import core_host, core_world
 from tests.simulation.core_host import CoreHost
 from tests.simulation.core_ids import PORT
 from tests.simulation.core_nodes import CoreNode, DonorNode, RecipientNode
@@ -130,6 +131,10 @@ def _restart_not_noticed() -> None:
     CoreHost.power_cut = power_cut  # type: ignore[method-assign]  # planted
 
 
+def _shutting_down_runs() -> None:
+    core_host.ENDING = VmState.RUNNING
+
+
 PATCHES: Final[dict[str, Callable[[], None]]] = {
     "commit after Finish": _commit_after_finish,
     "ack before store": _ack_before_store,
@@ -141,4 +146,5 @@ PATCHES: Final[dict[str, Callable[[], None]]] = {
     "thawed instead of killed": _thawed,
     "stale timers after a restart": _stale_timers,
     "a restart of the host is not noticed": _restart_not_noticed,
+    "shutting down counts as running": _shutting_down_runs,
 }

@@ -69,6 +69,10 @@ DOMAIN: Final = f"""<domain type='qemu'>
 </domain>"""
 MEMORY_BYTES: Final = 256 * 1024
 PACE_S: Final = 1.5
+ENDS_WITHIN_S: Final = 1.0
+"""How long a restarted libvirtd shows a copy that it ends as "shutting down"."""
+TIDY_S: Final = 30.0
+"""How long after its end a transfer may still wait for the last bytes of its connections, and have its sockets."""
 SHORT_S: Final = 2400.0
 """How long a port that does not end is waited for; each question is repeated every minute at the latest."""
 LONG_S: Final = 7200.0
@@ -120,6 +124,7 @@ class World:
         self._steps_in_stage: dict[str, int] = {}
         self._pending = [fault for fault in plan.faults if fault.kind != "skew"]
         self._going = 0
+        self._over_s: float | None = None
         self.outcome.cells |= {fault.cell for fault in plan.faults if fault.kind == "skew"}
         self._skew = {fault.party: fault.for_s for fault in plan.faults if fault.kind == "skew"}
         self.sent: dict[str, AnyEnvelope] = {}
@@ -132,6 +137,7 @@ class World:
     def _host(self, name: str) -> FakeHypervisor:
         host = FakeHypervisor()
         host.pace_s = PACE_S
+        host.ends_within_s = ENDS_WITHIN_S
         for part in ("images", "base-images"):
             (self.folder / name / part).mkdir(parents=True)
         host.may_start = lambda uuid: self.fence(name, uuid)
@@ -217,8 +223,9 @@ class World:
         here, wanted = STAGES.index(self.stage), STAGES.index(fault.stage)
         if here != wanted:
             return here > wanted
-        steps = self._steps_in_stage.get(fault.party if fault.kind == "crash" else "*", 0)
-        return steps > fault.after
+        # A process can also die while it has nothing to do: at once means at anybody's step.
+        counted = fault.party if fault.kind == "crash" and fault.after else "*"
+        return self._steps_in_stage.get(counted, 0) > fault.after
 
     def _befall(self, fault: Fault) -> None:
         self.outcome.cells.add((str(self.stage), fault.kind, fault.party))
@@ -411,6 +418,10 @@ class World:
             if self.check.registry_is_full():
                 return
 
+    def _is_late(self, now_s: float) -> bool:
+        self._over_s = self._over_s if self._over_s is not None else now_s
+        return now_s - self._over_s > TIDY_S
+
     async def _settle(self) -> None:
         loop = asyncio.get_running_loop()
         until_s, wait_s, rests = loop.time() + _settle_s[0], 1.0, 0
@@ -418,7 +429,7 @@ class World:
             await asyncio.sleep(wait_s)
             self.check.waiting()
             rests = rests + 1 if self._going == 0 and self.check.is_over() else 0
-            if rests >= 3:
+            if rests >= 3 and (not self.check.has_sockets() or self._is_late(loop.time())):
                 return
             wait_s = min(20.0, wait_s * 1.05)
 

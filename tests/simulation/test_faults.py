@@ -35,6 +35,14 @@ def test_each_seed_aims_at_another_cell() -> None:
     assert aimed(7, "services").faults[1:] == draw(7).faults[1:]
 
 
+def test_a_short_stage_is_reached_by_a_run_with_nothing_else() -> None:
+    """Every fourth round: one fault, as soon as its stage begins."""
+    targets = cells("services")
+    plans = [aimed(len(targets) + seed, "services") for seed in range(len(targets))]
+    assert {plan.faults[0].cell for plan in plans} == targets
+    assert {(len(plan.faults), plan.faults[0].after, plan.lose) for plan in plans} == {(1, 0, 0.0)}
+
+
 def test_a_plan_is_read_from_its_report() -> None:
     """Whatever was drawn."""
     for seed in range(20):

@@ -1,6 +1,6 @@
 """Both tiers in short: a seed replays, schedules break no rule, planted bugs are found, a report says what was seen.
 
-Each test runs the program, since a simulation changes what time is for its whole process.
+Most tests run the program, since the services tier changes what time is for its whole process.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.simulation import core_world
+from tests.simulation.faults import Fault, Plan, Stage
 from tests.simulation.planted import BUGS
 
 RUN = Path(__file__).parent / "run"
@@ -73,3 +75,13 @@ def test_a_planted_bug_is_found(bug: str, tmp_path: Path) -> None:
     """Within a thousand schedules."""
     report = simulate(tmp_path, "--tier", "core", "--schedules", "1000", "--plant", bug, "--until-found")
     assert report["violations"] == 1
+
+
+@pytest.mark.parametrize(("kind", "party"), [("power_off", "guest"), ("qemu", "beta")])
+def test_a_guest_that_ends_while_libvirtd_is_away_is_not_given_back(kind: str, party: str, tmp_path: Path) -> None:
+    """libvirtd dies at each moment of Finish, and the guest ends soon after: there is no older copy that runs."""
+    for died in range(10, 24):
+        for ended in range(died, 30):
+            libvirtd = Fault("libvirtd", "beta", Stage.COMMITTED, after=died)
+            plan = Plan(1, faults=(libvirtd, Fault(kind, party, Stage.COMMITTED, after=ended)))
+            assert core_world.simulate(plan, tmp_path).violations == [], plan

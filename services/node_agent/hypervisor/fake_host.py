@@ -90,7 +90,8 @@ class FakeJob:
 
 class FakeHost:
     """VMs by UUID. Knobs: `memory_flows` (clear it to stop a migration half way), `fail_finish`, `fail_prepare`,
-    `pace_s` (per chunk of memory), `may_start` (a libvirt hook: the reason why a VM may not start, or None)."""
+    `pace_s` (per chunk of memory), `ends_within_s` (how long a restarted libvirtd shows what it ends as "shutting
+    down"), `may_start` (a libvirt hook: the reason why a VM may not start, or None)."""
 
     def __init__(self) -> None:
         self.vms: dict[UUID, FakeVm] = {}
@@ -98,6 +99,7 @@ class FakeHost:
         self.memory_flows.set()
         self.prepared = asyncio.Event()
         self.pace_s = 0.0
+        self.ends_within_s = 0.0
         self.fail_finish: str | None = None
         self.fail_prepare: str | None = None
         self.observer: Callable[[UUID], None] = lambda _: None
@@ -201,7 +203,7 @@ class FakeHost:
         self.libvirtd_up = True
         self.libvirtd_starts += 1
         for uuid, vm in tuple(self.vms.items()):
-            if vm.state is VmState.SHUT_OFF:
+            if vm.state in {VmState.SHUT_OFF, VmState.OTHER}:
                 continue
             if vm.frozen:
                 vm.unreachable = True
@@ -217,11 +219,24 @@ class FakeHost:
                 if vm.state is VmState.PAUSED:
                     self.let_run(uuid, vm)
             case MigrationPhase.CONFIRM | MigrationPhase.PREPARE:
-                self.stop(uuid)
+                self._end(uuid, vm)
             case MigrationPhase.FINISH if vm.state is not VmState.RUNNING:
-                self.stop(uuid)
+                self._end(uuid, vm)
             case _:
                 pass  # PERFORM_DONE: nobody knows what Finish did, so the guest stays as it is: paused
+
+    def _end(self, uuid: UUID, vm: FakeVm) -> None:
+        """At once, or it is shown as "shutting down" until its process is gone."""
+        if not self.ends_within_s:
+            self.stop(uuid)
+            return
+        vm.state = VmState.OTHER
+        self.observer(uuid)
+        asyncio.get_running_loop().call_later(self.ends_within_s, self._ended_by_libvirtd, uuid, vm)
+
+    def _ended_by_libvirtd(self, uuid: UUID, vm: FakeVm) -> None:
+        if self.vms.get(uuid) is vm and vm.state is VmState.OTHER:
+            self.stop(uuid)
 
     def power_cut(self) -> None:
         """The host reboots: libvirtd and every QEMU are gone at once."""

@@ -327,3 +327,7 @@ class Hypervisor(Protocol):
     async def frozen(self) -> frozenset[UUID]:
         """The VMs of this host that are frozen, whoever froze them."""
         ...
+
+    async def vcpu_time_ns(self, uuid: UUID) -> int | None:
+        """CPU time that the vCPUs of the VM's process have used; None without such a process. Asks no daemon."""
+        ...

@@ -349,6 +349,10 @@ class LibvirtHypervisor(RunningCheck):
         """Read the processes' states."""
         return await asyncio.to_thread(self._fence.frozen)
 
+    async def vcpu_time_ns(self, uuid: UUID) -> int | None:
+        """Read the threads' figures."""
+        return await asyncio.to_thread(self._fence.vcpu_time_ns, uuid)
+
 
 def _destroy(domain: LibvirtDomain) -> None:
     try:

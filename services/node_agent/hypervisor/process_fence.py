@@ -55,6 +55,11 @@ class ProcessFence:
         """Whether the process was started with all these files."""
         return any(all(path in _command_line(pid) for path in paths) for pid in self._pids(uuid))
 
+    def vcpu_time_ns(self, uuid: UUID) -> int | None:
+        """CPU time of all threads that QEMU calls a vCPU's, in the kernel's ticks; None where there is no process."""
+        pids = self._pids(uuid)
+        return sum(_vcpu_ticks(pid) for pid in pids) * (1_000_000_000 // os.sysconf("SC_CLK_TCK")) if pids else None
+
     def _pids(self, uuid: UUID) -> list[int]:
         return [pid for pid in self._all_pids() if _uuid_of(pid) == uuid]
 
@@ -121,6 +126,21 @@ def _threads(pid: int) -> list[str]:
         return os.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
+
+
+def _vcpu_ticks(pid: int) -> int:
+    """Of the threads called `CPU 0/KVM`, `CPU 0/TCG` or `ALL CPUs/TCG`; libvirt has QEMU name its threads."""
+    ticks = 0
+    for thread in _threads(pid):
+        try:
+            stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+        except OSError:
+            continue  # it has ended
+        name, _, figures = stat.partition("(")[2].rpartition(")")
+        if name.startswith(("CPU ", "ALL CPUs/")):
+            # proc_pid_stat(5): utime and stime are the 14th and 15th figure, and the third follows the name.
+            ticks += sum(map(int, figures.split()[11:13]))
+    return ticks
 
 
 def _is_stopped(pid: int) -> bool:

@@ -291,6 +291,11 @@ class FakeHypervisor(FakePlatform, RunningCheck):
         """Those that are frozen."""
         return frozenset(uuid for uuid, vm in self.vms.items() if vm.frozen)
 
+    async def vcpu_time_ns(self, uuid: UUID) -> int | None:
+        """A second for each time that it was started or resumed."""
+        vm = self.vms.get(uuid)
+        return None if vm is None or vm.state is VmState.SHUT_OFF else len(vm.ran_at_s) * 1_000_000_000
+
     async def migrate(self, plan: MigrationPlan) -> None:
         """Move a VM as libvirt does. It goes on when its caller is cancelled, and ends with its libvirtd."""
         self._reachable(plan.vm_uuid)

@@ -123,6 +123,8 @@ class PortRecord(BaseModel):
     """Donor: the VM was started with its host, and is not while it leaves; if it stays, it is again."""
     boot_id: str = ""
     """Which boot of the host it was: at the donor when autostart was taken off, at the recipient when Finish passed."""
+    may_have_run: bool = False
+    """Recipient: the guest was seen to have run here while libvirt was away, or to have ended without it."""
     told_epoch: int = 0
     """Donor: the newest epoch that the broker has committed, as it was told."""
     last_word: LastWord | None = None
@@ -262,6 +264,10 @@ class TransferJournal:
     def pass_finish(self, boot_id: str) -> None:
         """Recipient: store that Finish is passed, and in which boot of the host."""
         self._store(phase=Phase.FINISH_PASSED, boot_id=boot_id)
+
+    def note_ran(self) -> None:
+        """Recipient: store that the guest may have run, whatever is found of it later."""
+        self._store(may_have_run=True)
 
     def remember_epoch(self, epoch: int) -> None:
         """Donor: store an epoch that the broker has committed, if it is news."""

@@ -7,7 +7,7 @@ It lives from the transfer's first moment until the guest has arrived, or is pro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -15,6 +15,7 @@ from services.node_agent.hypervisor.interface import Hypervisor, Lifecycle, Life
 from services.node_agent.state.boot import boot_id
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
+from services.node_agent.switchover.vcpu_watch import VcpuWatch
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.machine import Recipient, RecipientPhase
 from services.node_agent.transfers.machine import commands as do
@@ -37,6 +38,14 @@ class Arrival(StrEnum):
     """Granted, and proven not to run here. What was made for it is kept."""
     REMOVED = "removed"
     """It has never run here, or was given back; what was made for it is removed."""
+
+
+_ENDS: Mapping[type[do.Command], Arrival] = {
+    do.TellArrived: Arrival.ARRIVED,
+    do.TellMayHaveRun: Arrival.MAY_HAVE_RUN,
+    do.TellNotHere: Arrival.NOT_HERE,
+    do.TellRemoved: Arrival.REMOVED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +84,7 @@ class ArrivalGuard:
         self._remove_once = remove
         self._look_again_s = look_again_s
         self._boot_id = boot_id
+        self._vcpus = VcpuWatch()
         self._tasks = Tasks("arrival guard")
         self._question: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -101,7 +111,8 @@ class ArrivalGuard:
     def restarted(self) -> None:
         """A former process has left the transfer as the journal says."""
         record = self._journal.record
-        self._machine.tell(ev.Restarted(record.phase, rebooted=record.boot_id != self._boot_id()))
+        rebooted = record.boot_id != self._boot_id()
+        self._machine.tell(ev.Restarted(record.phase, rebooted=rebooted, ran=record.may_have_run))
 
     def abort(self) -> None:
         """The broker's AbortTransfer."""
@@ -119,8 +130,10 @@ class ArrivalGuard:
         """The transfer cannot go on, and no Finish is in flight."""
         self._machine.tell(ev.Trouble(code, detail))
 
-    def finish_answered(self, error: str | None) -> None:
+    def finish_answered(self, error: str | None, *, hung_up: bool = False) -> None:
         """This host's libvirtd answered Finish, or cannot any more; without an error the guest runs."""
+        if not hung_up:
+            self._vcpus.answered()
         self._machine.tell(ev.FinishAnswered(error))
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:
@@ -162,24 +175,21 @@ class ArrivalGuard:
             case do.Remove():
                 return await self._remove()
             case do.AskForVm():
+                self._tasks.spawn(self._count_vcpu_time(), name="count the time of vCPUs")
                 self._question = self._tasks.spawn(self._ask_for_vm(), name="ask for the switchover")
             case do.AskLedger():
                 if self._asking is None or self._asking.done():
                     self._asking = self._tasks.spawn(self._ask_ledger(), name="ask for the owner")
             case do.LookAtGuest(again):
                 self._tasks.spawn(self._look(again=again), name="look at the guest")
+            case do.NoteRan():
+                self._note_ran()
             case do.PassFinish():
                 self._decide(None)
             case do.DenyFinish(code, detail):
                 self._decide(SwitchoverDenied(port_id=self._agreement.port_id, code=code, detail=detail))
-            case do.TellArrived():
-                self._settle(Arrival.ARRIVED)
-            case do.TellMayHaveRun():
-                self._settle(Arrival.MAY_HAVE_RUN)
-            case do.TellNotHere():
-                self._settle(Arrival.NOT_HERE)
-            case do.TellRemoved():
-                self._settle(Arrival.REMOVED)
+            case do.TellArrived() | do.TellMayHaveRun() | do.TellNotHere() | do.TellRemoved():
+                self._settle(_ENDS[type(command)])
         return None
 
     def _store(self, phase: Phase) -> None:
@@ -187,6 +197,15 @@ class ArrivalGuard:
             self._journal.pass_finish(self._boot_id())
         else:
             self._journal.enter(phase)
+
+    def _note_ran(self) -> None:
+        try:
+            self._journal.note_ran()
+        except OSError as error:
+            log.warning("not noted that the guest may have run", error=str(error))
+
+    async def _count_vcpu_time(self) -> None:
+        self._vcpus.begin(await self._hypervisor.vcpu_time_ns(self._agreement.vm_uuid))
 
     def _decide(self, denied: SwitchoverDenied | None) -> None:
         if self._question is not None:
@@ -225,4 +244,4 @@ class ArrivalGuard:
     async def _look(self, *, again: bool) -> None:
         if again:
             await asyncio.sleep(self._look_again_s)
-        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid))
+        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid, self._vcpus))

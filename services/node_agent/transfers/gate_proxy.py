@@ -36,7 +36,7 @@ class FinishDecider(Protocol):
         """Ask the broker; None when the guest may run."""
         ...
 
-    def finish_answered(self, error: str | None) -> None:
+    def finish_answered(self, error: str | None, *, hung_up: bool = False) -> None:
         """libvirtd answered Finish, or has hung up; without an error the guest runs here."""
         ...
 
@@ -103,7 +103,7 @@ class GateProxy:
             if self._donor_gone and not self.finish_in_flight:
                 return
         if self.finish_in_flight:
-            self._owner.finish_answered("this host's libvirtd ended the connection")
+            self._owner.finish_answered("this host's libvirtd ended the connection", hung_up=True)
         self._end_stream()
 
     def _end_stream(self) -> None:

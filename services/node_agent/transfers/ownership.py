@@ -12,6 +12,7 @@ from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
 from services.node_agent.lanes.core.errors import QuestionError
 from services.node_agent.state.journal import Phase
 from services.node_agent.switchover.post_copy_request import PostCopyDenied
+from services.node_agent.switchover.vcpu_watch import VcpuWatch
 from services.node_agent.transfers.machine import Donor, Guest, Recipient, step
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
@@ -81,13 +82,16 @@ def store_phase(store: Callable[[Phase], None], phase: Phase) -> Stored | StoreF
     return Stored()
 
 
-async def look_at_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> LibvirtSaid:
-    """Carry out `LookAtGuest`. No answer of libvirt's is an answer, too: unknown."""
+async def look_at_guest(hypervisor: Hypervisor, vm_uuid: UUID, vcpus: VcpuWatch | None = None) -> LibvirtSaid:
+    """Carry out `LookAtGuest`. No answer of libvirt's is an answer, too: unknown. Then `vcpus` judges the process."""
+    # Before libvirt is asked: what it ends once it is back must not look as if it had ended by itself.
+    used_ns = await hypervisor.vcpu_time_ns(vm_uuid) if vcpus is not None else None
     try:
         return LibvirtSaid(Guest.of(await hypervisor.state(vm_uuid)))
     except HypervisorError as error:
-        log.warning("guest state unknown", vm=str(vm_uuid), error=str(error))
-        return LibvirtSaid(Guest.UNKNOWN)
+        ran = vcpus is not None and vcpus.has_run(used_ns)
+        log.warning("guest state unknown", vm=str(vm_uuid), error=str(error), ran=ran)
+        return LibvirtSaid(Guest.UNKNOWN, ran=ran)
 
 
 async def freeze_guest(hypervisor: Hypervisor, vm_uuid: UUID) -> Frozen | FreezeFailed:

@@ -38,6 +38,14 @@ class PassFinish:
     """Let Finish go its way: from the donor to the recipient, or from the recipient's gate to its libvirtd."""
 
 
+# Of the recipient, while libvirt is away
+
+
+@dataclass(frozen=True, slots=True)
+class NoteRan:
+    """Write down that the guest ran here, or may have, for the next process. One that cannot be written is logged."""
+
+
 # Of the donor
 
 
@@ -180,6 +188,7 @@ Command = (
     | AskLedger
     | LookAtGuest
     | PassFinish
+    | NoteRan
     | Freeze
     | Thaw
     | KillFrozen

@@ -14,10 +14,11 @@ from shared.messages.porting import SwitchoverState
 @dataclass(frozen=True, slots=True)
 class Restarted:
     """This process is new; a former one stored this phase last. `rebooted`: the host was restarted since, or may have
-    been."""
+    been. `ran`: it has noted that the guest ran, or may have."""
 
     phase: Phase
     rebooted: bool = False
+    ran: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,11 @@ class LedgerSaid:
 
 @dataclass(frozen=True, slots=True)
 class LibvirtSaid:
-    """Somebody looked for the guest on this host."""
+    """Somebody looked for the guest on this host. `ran`: libvirt did not answer, but the guest's process shows that it
+    has run here, or that it has ended without libvirt."""
 
     guest: Guest
+    ran: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def restarted(state: Recipient, event: ev.Restarted) -> RecipientDecision:
     state = _because(state, *RESTARTED)
     match event.phase:
         case Phase.FINISH_PASSED:
-            return _go(state.with_(may_have_run=event.rebooted), P.STARTING, do.LookAtGuest())
+            return _go(state.with_(may_have_run=event.rebooted or event.ran), P.STARTING, do.LookAtGuest())
         case Phase.DONE:
             return _go(state, P.ARRIVED)
         case Phase.KEPT:
@@ -144,6 +144,8 @@ def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
             return _go(state, P.ARRIVED, do.TellMayHaveRun())
         case Guest.NOT_THERE:
             return _go(state, P.KEEPING, do.Store(Phase.KEPT))
+        case _ if event.ran and not state.may_have_run:
+            return Decision(state.with_(may_have_run=True), (do.NoteRan(), do.LookAtGuest(again=True)))
         case _:
             return Decision(state, (do.LookAtGuest(again=True),))
 

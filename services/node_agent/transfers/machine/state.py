@@ -137,8 +137,8 @@ class Recipient:
     epoch: int = 0
     """What the grant commits. Only a newer one takes the VM back."""
     may_have_run: bool = False
-    """It was seen starting, or the host was restarted after Finish had been passed: that there is no guest does not
-    prove that it never ran."""
+    """It was seen starting, its process has used its vCPUs or ended without libvirt, or the host was restarted after
+    Finish had been passed: that there is no guest does not prove that it never ran."""
     aborted: bool = False
     connection_over: bool = False
     """No answer of libvirtd's to a Finish will come any more."""

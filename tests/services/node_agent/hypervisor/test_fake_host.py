@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,15 @@ def test_an_observer_hears_of_every_change(host: FakeHypervisor) -> None:
     host.stop(VM)
     assert seen == [False, False]
     assert isinstance(host.vms[VM], FakeVm)
+
+
+async def test_what_a_restarted_libvirtd_ends_is_shown_as_shutting_down(host: FakeHypervisor) -> None:
+    """For a moment: it is neither on nor off."""
+    host.ends_within_s = 0.01
+    vm = host.vms[VM]
+    vm.phase, vm.state, vm.persistent = MigrationPhase.PREPARE, VmState.PAUSED, False
+    assert restarted(host) is VmState.OTHER
+    assert restarted(host) is VmState.OTHER
+    async with asyncio.timeout(5):
+        while await host.state(VM) is not None:  # noqa: ASYNC110  # libvirtd's own state
+            await asyncio.sleep(0.01)

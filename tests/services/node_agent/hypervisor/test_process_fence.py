@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,3 +138,32 @@ def test_a_process_that_does_not_stop_is_no_fence(
     monkeypatch.setattr(process_fence, "_state", lambda _: "D")
     assert not ProcessFence(tmp_path).freeze(UUID)
     process.send_signal(signal.SIGCONT)
+
+
+def test_the_cpu_time_of_vcpu_threads_is_counted(process: subprocess.Popen[bytes], tmp_path: Path) -> None:
+    """By their names; what QEMU itself uses does not count. A process that is gone has none."""
+    (tmp_path / "web.pid").write_text(str(process.pid))
+    fence = ProcessFence(tmp_path)
+    assert fence.vcpu_time_ns(uuid4()) is None
+    assert fence.vcpu_time_ns(UUID) == 0
+    process.kill()
+    process.wait()
+    assert fence.vcpu_time_ns(UUID) is None
+
+
+@pytest.mark.parametrize(("name", "counts"), [("CPU 0/TCG", True), ("ALL CPUs/TCG", True), ("IO mon (1)", False)])
+def test_a_vcpu_is_known_by_its_name(name: str, tmp_path: Path, *, counts: bool) -> None:
+    """Two ticks and more of a busy thread of this name."""
+    busy = f"open('/proc/self/comm', 'w').write('{name}')\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", busy, "-uuid", str(UUID)]) as process:
+        (tmp_path / "web.pid").write_text(str(process.pid))
+        fence = ProcessFence(tmp_path)
+        stat = Path(f"/proc/{process.pid}/stat")
+        deadline = time.monotonic() + 20
+        while f"({name})" not in (text := stat.read_text()) or int(text.rpartition(")")[2].split()[11]) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        used_ns = fence.vcpu_time_ns(UUID)
+        process.kill()
+    assert used_ns is not None
+    assert (used_ns >= 20_000_000) is counts

@@ -265,3 +265,12 @@ def test_finish_is_stored_with_the_boot(transfer: TransferJournal, journal: Jour
     record = journal.get(transfer.record.port_id, Side.INBOUND)
     assert record is not None
     assert (record.phase, record.boot_id) == (Phase.FINISH_PASSED, "b1")
+
+
+def test_that_the_guest_may_have_run_is_stored(transfer: TransferJournal, journal: Journal) -> None:
+    """For the next process, beside all else."""
+    transfer.pass_finish("b1")
+    transfer.note_ran()
+    record = journal.get(transfer.record.port_id, Side.INBOUND)
+    assert record is not None
+    assert (record.phase, record.boot_id, record.may_have_run) == (Phase.FINISH_PASSED, "b1", True)

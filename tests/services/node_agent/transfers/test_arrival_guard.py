@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from services.node_agent.hypervisor.fake_host import MigrationPhase
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
@@ -178,4 +180,45 @@ async def test_a_guest_that_dies_as_it_starts_has_run(guarded: Guarded) -> None:
     guarded.hypervisor.let_run(VM, guarded.vm)
     guarded.hypervisor.stop(VM)
     guarded.guard.finish_answered("QEMU is gone")
+    assert (await guarded.guard.outcome()).arrival is Arrival.MAY_HAVE_RUN
+
+
+async def test_a_guest_that_runs_and_ends_while_libvirtd_is_away_has_run(guarded: Guarded) -> None:
+    """Nobody heard of its start; its process shows it, and the journal keeps that."""
+    assert await guarded.guard.ask_switchover() is None
+    guarded.hypervisor.kill_libvirtd()
+    guarded.guard.finish_answered("this host's libvirtd ended the connection", hung_up=True)
+    guarded.hypervisor.let_run(VM, guarded.vm)
+    while not guarded.journal.record.may_have_run:  # noqa: ASYNC110  # a file
+        await asyncio.sleep(0.01)
+    guarded.hypervisor.stop(VM)
+    guarded.hypervisor.start_libvirtd()
+    assert (await guarded.guard.outcome()).arrival is Arrival.MAY_HAVE_RUN
+
+
+async def test_a_copy_that_libvirtd_ends_when_it_is_back_has_not_run(guarded: Guarded) -> None:
+    """It was there, and stood, all the time."""
+    guarded.vm.phase = MigrationPhase.PREPARE
+    assert await guarded.guard.ask_switchover() is None
+    guarded.hypervisor.kill_libvirtd()
+    guarded.guard.finish_answered("this host's libvirtd ended the connection", hung_up=True)
+    await asyncio.sleep(0.05)
+    guarded.hypervisor.start_libvirtd()
+    assert (await guarded.guard.outcome()).arrival is Arrival.NOT_HERE
+    assert not guarded.journal.record.may_have_run
+
+
+async def test_what_cannot_be_noted_is_known_all_the_same(guarded: Guarded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: only the next process would not know."""
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(guarded.journal, "note_ran", full)
+    assert await guarded.guard.ask_switchover() is None
+    guarded.hypervisor.kill_libvirtd()
+    guarded.guard.finish_answered("this host's libvirtd ended the connection", hung_up=True)
+    guarded.hypervisor.stop(VM)
+    await asyncio.sleep(0.05)
+    guarded.hypervisor.start_libvirtd()
     assert (await guarded.guard.outcome()).arrival is Arrival.MAY_HAVE_RUN

@@ -32,8 +32,9 @@ class Owner:
         """Granted."""
         return None
 
-    def finish_answered(self, error: str | None) -> None:
-        """libvirtd's answer."""
+    def finish_answered(self, error: str | None, *, hung_up: bool = False) -> None:
+        """libvirtd's answer, or the end of its connection, which is none."""
+        assert hung_up is (error == "this host's libvirtd ended the connection")
         self.answers.append(error)
 
 

@@ -12,6 +12,7 @@ import pytest
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
+from services.node_agent.switchover.vcpu_watch import VcpuWatch
 from services.node_agent.transfers.machine import Donor, DonorPhase, Guest
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
@@ -117,3 +118,19 @@ async def test_a_look_at_the_guest_never_fails(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(hypervisor, "state", away)
     assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.UNKNOWN)
     assert VM in hypervisor.vms
+
+
+async def test_while_libvirtd_is_away_the_process_is_looked_at() -> None:
+    """Whether it has run since, or is gone."""
+    hypervisor = FakeHypervisor()
+    hypervisor.add(DOMAIN % "/a.raw", state=VmState.PAUSED)
+    vcpus = VcpuWatch()
+    vcpus.begin(await hypervisor.vcpu_time_ns(VM))
+    hypervisor.kill_libvirtd()
+    assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.UNKNOWN)
+    hypervisor.let_run(VM, hypervisor.vms[VM])
+    assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.UNKNOWN, ran=True)
+    hypervisor.stop(VM)
+    assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.UNKNOWN, ran=True)
+    hypervisor.libvirtd_up = True
+    assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.NOT_THERE)

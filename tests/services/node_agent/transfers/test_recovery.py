@@ -280,3 +280,10 @@ async def test_a_guest_that_may_have_run_before_its_host_was_restarted(tmp_path:
     error = await former.failure()
     assert (error.code, error.guest_running, error.may_have_run) == (CODE, False, True)
     assert former.disk.exists()
+
+
+async def test_a_guest_that_was_noted_to_have_run(tmp_path: Path) -> None:
+    """By the former process, in this boot of the host: it is told as such."""
+    former = Restarted(tmp_path, Side.INBOUND, Phase.FINISH_PASSED, None)
+    former.journal.note_ran()
+    assert (await former.failure()).may_have_run

@@ -36,10 +36,12 @@ WORDS = [
 ]
 COMMON: list[ev.Event] = [
     *(ev.Restarted(phase) for phase in Phase),
+    ev.Restarted(Phase.FINISH_PASSED, ran=True),
     ev.Stored(),
     ev.StoreFailed("full"),
     *WORDS,
     *(ev.LibvirtSaid(guest) for guest in Guest),
+    ev.LibvirtSaid(Guest.UNKNOWN, ran=True),
     ev.Aborted(),
     ev.FinishAnswered(None),
     ev.FinishAnswered("no"),

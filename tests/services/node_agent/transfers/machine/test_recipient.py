@@ -253,3 +253,19 @@ def test_a_guest_that_was_seen_starting_has_run(error: str) -> None:
     state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
     assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
     assert after(ev.GuestResumed(), ev.FinishAnswered(None), start=STARTING)[1] == (do.TellArrived(),)
+
+
+def test_what_ran_while_libvirt_was_away_is_written_down_and_not_given_back() -> None:
+    """Its process shows it; once libvirt is back, there is no guest."""
+    state = after(ev.Trouble("finish_failed", "libvirtd is gone"), start=STARTING)[0]
+    state, commands = after(ev.LibvirtSaid(Guest.UNKNOWN, ran=True), start=state)
+    assert commands == (do.NoteRan(), do.LookAtGuest(again=True))
+    assert after(ev.LibvirtSaid(Guest.UNKNOWN, ran=True), start=state) == (state, (do.LookAtGuest(again=True),))
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
+
+
+def test_what_a_former_process_noted_still_counts() -> None:
+    """libvirt has no guest, and the host was not restarted."""
+    state = after(ev.Restarted(Phase.FINISH_PASSED, ran=True))[0]
+    assert after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)[1] == (do.TellMayHaveRun(),)
