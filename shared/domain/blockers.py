@@ -85,6 +85,11 @@ def has_medium(disk: etree._Element) -> bool:
     return any(source.get(name) for name in ("file", "dev", "dir", "name", "pool", "protocol", "type", "path"))
 
 
+def is_empty_drive(disk: etree._Element) -> bool:
+    """Whether a ``<disk>`` is a drive without a medium."""
+    return disk.get("device", "disk") in {"cdrom", "floppy"} and not has_medium(disk)
+
+
 def _cpu_feature(element: etree._Element) -> Iterator[Reason]:
     if element.get("name") != "invtsc" or element.get("policy", "require") not in {"require", "force"}:
         return

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from lxml import etree
 
-from shared.domain.blockers import code_for, whole_part_blockers
+from shared.domain.blockers import code_for, is_empty_drive, whole_part_blockers
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.metadata import METADATA, Metadata, read_metadata
 from shared.domain.parsing import Domain, DomainSource, parse
@@ -28,6 +28,17 @@ MAX_BLOCKERS = 200
 _SHOWN = 80
 _DOMAIN = Row(".", Fate.ABI, None)
 """The domain itself is no part that could be absent, so that the table need not speak of it."""
+_DISK = "devices/disk"
+_OF_A_MEDIUM = frozenset(
+    {
+        f"{_DISK}@type",
+        f"{_DISK}/driver@type",
+        f"{_DISK}/source",
+        f"{_DISK}/source@file",
+        f"{_DISK}/source@startupPolicy",
+    }
+)
+"""Of a drive without a medium there is nothing to tell here: no file is made, and no contents come along."""
 _AS_IT_STANDS = frozenset({"line", "text", "name"})
 _SHOWN_KINDS = frozenset({"number", "word", "words", "cpus", "unit"})
 
@@ -106,6 +117,7 @@ class _Told:
     blocks: bool = False
     unknown: bool = False
     host: bool = False
+    empty_drive: bool = False
 
 
 @dataclass
@@ -119,7 +131,7 @@ class _Reader:
         text = element.text or ""
         row = _DOMAIN if path == "." else self._row(path, text.strip(), told)
         if part := part_name(element, path):
-            told = replace(told, part=part)
+            told = replace(told, part=part, empty_drive=path == _DISK and is_empty_drive(element))
         for code, detail in () if told.blocks else whole_part_blockers(element, path):
             self._block(code, told, detail)
             told = replace(told, blocks=True)
@@ -185,6 +197,8 @@ class _Reader:
 
     def _tell_host(self, path: str, row: Row, value: str, told: _Told) -> None:
         """Once for all parts of a device that go the same way; the one with a value that may be shown says it."""
+        if told.empty_drive and path in _OF_A_MEDIUM:
+            return
         kind = FindingKind.NOT_KEPT if row.note.lower().startswith(NOT_KEPT) else FindingKind.MADE_ANEW
         written = value.strip()
         # A file, a socket and a password are not shown; nor is what is not of its kind.

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lxml import etree
 from pydantic import ValidationError
 
-from shared.domain.blockers import has_medium, is_passt
+from shared.domain.blockers import is_empty_drive, is_passt
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
@@ -142,7 +142,7 @@ def _drives(root: etree._Element) -> Iterator[DiskFacts]:
             kind=disk.get("type", "file"),
             shared=disk.find("shareable") is not None,
             serial=text_of(disk, "serial") or "",
-            empty=device in {"cdrom", "floppy"} and not has_medium(disk),
+            empty=is_empty_drive(disk),
         )
 
 
