@@ -94,3 +94,9 @@ def test_a_disk_without_a_source_is_named() -> None:
     assert [str(each) for each in leaving(DOMAIN, bare).findings] == [
         "disk_kind: disk vdb: in the lasting definition: it has no source"
     ]
+
+
+@pytest.mark.parametrize("vsock", ["<vsock/>", "<vsock><cid auto='no' address='5'/></vsock>"])
+def test_a_vsock_without_a_model_leaves(vsock: str) -> None:
+    """Its number is the recipient's."""
+    assert leaving(with_device(vsock), with_device(vsock)).findings == ()
