@@ -64,21 +64,6 @@ def judge_host(
     )
 
 
-def host_refusals(
-    vm: VmDescription,
-    donor: HypervisorVersions,
-    node: NodeView,
-    *,
-    places: NodePlaces,
-    silent_s: float,
-    silent_after_s: float,
-    cpu: tuple[Refusal, ...] | None = None,
-) -> tuple[Refusal, ...]:
-    """The refusals of `judge_host`; empty when the VM can run there."""
-    judgement = judge_host(vm, donor, node, places=places, silent_s=silent_s, silent_after_s=silent_after_s, cpu=cpu)
-    return judgement.refusals
-
-
 def blocker_refusals(vm: VmDescription) -> tuple[Refusal, ...]:
     """What the VM itself has that no host can take over. The donor has checked it too; nobody need trust that."""
     return tuple(
