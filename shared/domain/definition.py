@@ -25,6 +25,8 @@ NOT_KEPT = "not kept"
 """A note that begins so says that the recipient makes nothing in its place."""
 MAX_BLOCKERS = 200
 """Listed of one definition; then it is not read on."""
+MAX_HOST_BOUND = 1000
+"""Told one by one of one definition, of what is bound to its host; of the others it is told how many there are."""
 _SHOWN = 80
 _DOMAIN = Row(".", Fate.ABI, None)
 """The domain itself is no part that could be absent, so that the table need not speak of it."""
@@ -102,7 +104,7 @@ def read_definition(source: DefinitionSource, table: Table = TABLE) -> Definitio
     reader = _Reader(table)
     metadata, findings = read_metadata(domain.root)
     root = reader.read(domain.root, ".", _Told(part=""))
-    found = tuple(dict.fromkeys((*reader.blocking, *reader.host_bound.values(), *findings)))
+    found = tuple(dict.fromkeys((*reader.blocking, *reader.host_bound.values(), *reader.more(), *findings)))
     definition = Definition(domain, root, metadata, found)
     if table is TABLE:
         domain.reading = definition
@@ -125,6 +127,7 @@ class _Reader:
     table: Table
     blocking: list[Finding] = field(default_factory=list)
     host_bound: dict[tuple[str, str], Finding] = field(default_factory=dict)
+    untold: set[tuple[str, str]] = field(default_factory=set)
 
     def read(self, element: etree._Element, path: str, told: _Told) -> Node:
         """The element and all below it. Of a refused part one reason is told, the first."""
@@ -208,9 +211,17 @@ class _Reader:
         words = (_within_device(path) if told.part else "", was)
         subject = " ".join(word for word in words if word)
         key = part, row.note
-        if key not in self.host_bound or (was and "was " not in self.host_bound[key].detail):
+        if key not in self.host_bound and len(self.host_bound) >= MAX_HOST_BOUND:
+            self.untold.add(key)
+        elif key not in self.host_bound or (was and "was " not in self.host_bound[key].detail):
             detail = f"{subject}: {row.note}" if subject else row.note
             self.host_bound[key] = Finding("host_bound", kind, part, detail)
+
+    def more(self) -> Iterator[Finding]:
+        """How many host-bound parts are not told one by one, as the worse that may become of them."""
+        if self.untold:
+            detail = f"not kept, or made again: and {len(self.untold)} more parts that are bound to the host"
+            yield Finding("host_bound", FindingKind.NOT_KEPT, "definition", detail)
 
     def _block(self, code: str, told: _Told, detail: str) -> None:
         if not told.blocks and len(self.blocking) < MAX_BLOCKERS:
