@@ -242,3 +242,13 @@ def test_qemu_is_never_older_than_the_donors(here: tuple[int, int, int], theirs:
     ).refusals
 
     assert ([r.code for r in found] == ["qemu_too_old"]) == (here < theirs)
+
+
+def test_the_machine_of_the_next_start_must_be_there_too() -> None:
+    """The recipient's libvirt would refuse to define it after the switchover."""
+    live = make_vm().machine
+    found = check({"needs": (Need(kind="machine", value=live), Need(kind="machine", value="pc-q35-99.0"))})
+
+    assert [each.code for each in found] == ["machine_type_unsupported"]
+    assert found[0].evidence.startswith("pc-q35-99.0 is not known to QEMU")
+    assert check({"needs": (Need(kind="machine", value=live),)}) == []
