@@ -64,21 +64,6 @@ def judge_host(
     )
 
 
-def host_refusals(
-    vm: VmDescription,
-    donor: HypervisorVersions,
-    node: NodeView,
-    *,
-    places: NodePlaces,
-    silent_s: float,
-    silent_after_s: float,
-    cpu: tuple[Refusal, ...] | None = None,
-) -> tuple[Refusal, ...]:
-    """The refusals of `judge_host`; empty when the VM can run there."""
-    judgement = judge_host(vm, donor, node, places=places, silent_s=silent_s, silent_after_s=silent_after_s, cpu=cpu)
-    return judgement.refusals
-
-
 def blocker_refusals(vm: VmDescription) -> tuple[Refusal, ...]:
     """What the VM itself has that no host can take over. The donor has checked it too; nobody need trust that."""
     return tuple(
@@ -145,17 +130,18 @@ def _kind_of_host(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
 
 def _machine(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
     host = node.platform
-    if vm.machine in host.machine_aliases and vm.machine not in host.machines:
+    # The lasting definition may have a machine of its own, which the VM gets at its next start.
+    for machine in dict.fromkeys((vm.machine, *(need.value for need in vm.needs if need.kind == "machine"))):
+        if machine in host.machines:
+            continue
+        if machine in host.machine_aliases:
+            evidence = f"{machine} is an alias; on node {node.name} it means {host.machine_aliases[machine]}"
+        else:
+            evidence = f"{machine} is not known to QEMU {_dotted(host.versions.qemu)} on node {node.name}"
         yield Refusal(
             code="machine_type_unsupported",
-            rule="The VM's versioned machine type must exist on the host.",
-            evidence=f"{vm.machine} is an alias; on node {node.name} it means {host.machine_aliases[vm.machine]}",
-        )
-    elif vm.machine not in host.machines:
-        yield Refusal(
-            code="machine_type_unsupported",
-            rule="The VM's versioned machine type must exist on the host.",
-            evidence=f"{vm.machine} is not known to QEMU {_dotted(host.versions.qemu)} on node {node.name}",
+            rule="The VM's versioned machine type must exist on the host, also the one of its next start.",
+            evidence=evidence,
         )
     if vm.firmware not in host.firmwares:
         yield Refusal(

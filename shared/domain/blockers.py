@@ -13,6 +13,10 @@ from lxml import etree
 
 Reason = tuple[str, str]
 """A code, and the sentence."""
+MAX_VLAN_ID = 4095
+MAX_VLAN_TAGS = 256
+"""Of one network card."""
+_MAX_DIGITS = 18
 
 
 class BlockerCode(StrEnum):
@@ -85,6 +89,11 @@ def has_medium(disk: etree._Element) -> bool:
     return any(source.get(name) for name in ("file", "dev", "dir", "name", "pool", "protocol", "type", "path"))
 
 
+def is_empty_drive(disk: etree._Element) -> bool:
+    """Whether a ``<disk>`` is a drive without a medium."""
+    return disk.get("device", "disk") in {"cdrom", "floppy"} and not has_medium(disk)
+
+
 def _cpu_feature(element: etree._Element) -> Iterator[Reason]:
     if element.get("name") != "invtsc" or element.get("policy", "require") not in {"require", "force"}:
         return
@@ -95,6 +104,27 @@ def _cpu_feature(element: etree._Element) -> Iterator[Reason]:
         )
 
 
+def vlan_tag(tag: etree._Element) -> tuple[int, str] | None:
+    """The id of a ``<tag>`` and its native mode, "" if it has none; None where one of both is not valid."""
+    written, mode = tag.get("id", ""), tag.get("nativeMode", "")
+    is_number = written.isascii() and written.isdigit() and len(written) <= _MAX_DIGITS
+    if not is_number or int(written) > MAX_VLAN_ID or mode not in {"", "tagged", "untagged"}:
+        return None
+    return int(written), mode
+
+
+def _vlan(nic: etree._Element) -> Iterator[Reason]:
+    tags = nic.findall("vlan/tag")
+    wrong = next((tag for tag in tags if vlan_tag(tag) is None), None)
+    if wrong is not None:
+        shown = " ".join(
+            f"{name}={wrong.get(name, '')[:40]!r}" for name in ("id", "nativeMode") if name in wrong.attrib
+        )
+        yield BlockerCode.NETWORK_KIND, f"its VLAN tag ({shown or 'no id'}) is none: an id is from 0 to {MAX_VLAN_ID}"
+    elif len(tags) > MAX_VLAN_TAGS:
+        yield BlockerCode.NETWORK_KIND, f"it has {len(tags)} VLAN tags; at most {MAX_VLAN_TAGS} are carried"
+
+
 def _interface(nic: etree._Element) -> Iterator[Reason]:
     teaming = nic.find("teaming")
     if teaming is not None and teaming.get("type") == "transient":
@@ -102,6 +132,7 @@ def _interface(nic: etree._Element) -> Iterator[Reason]:
 
     if nic.get("type") == "vhostuser" and not is_passt(nic):
         yield BlockerCode.NETWORK_KIND, "the card is served by a program of the host"
+    yield from _vlan(nic)
 
 
 def is_passt(nic: etree._Element) -> bool:

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from lxml import etree
 
-from shared.domain.blockers import code_for, whole_part_blockers
+from shared.domain.blockers import code_for, is_empty_drive, whole_part_blockers
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.metadata import METADATA, Metadata, read_metadata
 from shared.domain.parsing import Domain, DomainSource, parse
@@ -25,9 +25,22 @@ NOT_KEPT = "not kept"
 """A note that begins so says that the recipient makes nothing in its place."""
 MAX_BLOCKERS = 200
 """Listed of one definition; then it is not read on."""
+MAX_HOST_BOUND = 1000
+"""Told one by one of one definition, of what is bound to its host; of the others it is told how many there are."""
 _SHOWN = 80
 _DOMAIN = Row(".", Fate.ABI, None)
 """The domain itself is no part that could be absent, so that the table need not speak of it."""
+_DISK = "devices/disk"
+_OF_A_MEDIUM = frozenset(
+    {
+        f"{_DISK}@type",
+        f"{_DISK}/driver@type",
+        f"{_DISK}/source",
+        f"{_DISK}/source@file",
+        f"{_DISK}/source@startupPolicy",
+    }
+)
+"""Of a drive without a medium there is nothing to tell here: no file is made, and no contents come along."""
 _AS_IT_STANDS = frozenset({"line", "text", "name"})
 _SHOWN_KINDS = frozenset({"number", "word", "words", "cpus", "unit"})
 
@@ -91,7 +104,7 @@ def read_definition(source: DefinitionSource, table: Table = TABLE) -> Definitio
     reader = _Reader(table)
     metadata, findings = read_metadata(domain.root)
     root = reader.read(domain.root, ".", _Told(part=""))
-    found = tuple(dict.fromkeys((*reader.blocking, *reader.host_bound.values(), *findings)))
+    found = tuple(dict.fromkeys((*reader.blocking, *reader.host_bound.values(), *reader.more(), *findings)))
     definition = Definition(domain, root, metadata, found)
     if table is TABLE:
         domain.reading = definition
@@ -106,6 +119,7 @@ class _Told:
     blocks: bool = False
     unknown: bool = False
     host: bool = False
+    empty_drive: bool = False
 
 
 @dataclass
@@ -113,13 +127,14 @@ class _Reader:
     table: Table
     blocking: list[Finding] = field(default_factory=list)
     host_bound: dict[tuple[str, str], Finding] = field(default_factory=dict)
+    untold: set[tuple[str, str]] = field(default_factory=set)
 
     def read(self, element: etree._Element, path: str, told: _Told) -> Node:
         """The element and all below it. Of a refused part one reason is told, the first."""
         text = element.text or ""
         row = _DOMAIN if path == "." else self._row(path, text.strip(), told)
         if part := part_name(element, path):
-            told = replace(told, part=part)
+            told = replace(told, part=part, empty_drive=path == _DISK and is_empty_drive(element))
         for code, detail in () if told.blocks else whole_part_blockers(element, path):
             self._block(code, told, detail)
             told = replace(told, blocks=True)
@@ -185,6 +200,8 @@ class _Reader:
 
     def _tell_host(self, path: str, row: Row, value: str, told: _Told) -> None:
         """Once for all parts of a device that go the same way; the one with a value that may be shown says it."""
+        if told.empty_drive and path in _OF_A_MEDIUM:
+            return
         kind = FindingKind.NOT_KEPT if row.note.lower().startswith(NOT_KEPT) else FindingKind.MADE_ANEW
         written = value.strip()
         # A file, a socket and a password are not shown; nor is what is not of its kind.
@@ -194,9 +211,17 @@ class _Reader:
         words = (_within_device(path) if told.part else "", was)
         subject = " ".join(word for word in words if word)
         key = part, row.note
-        if key not in self.host_bound or (was and "was " not in self.host_bound[key].detail):
+        if key not in self.host_bound and len(self.host_bound) >= MAX_HOST_BOUND:
+            self.untold.add(key)
+        elif key not in self.host_bound or (was and "was " not in self.host_bound[key].detail):
             detail = f"{subject}: {row.note}" if subject else row.note
             self.host_bound[key] = Finding("host_bound", kind, part, detail)
+
+    def more(self) -> Iterator[Finding]:
+        """How many host-bound parts are not told one by one, as the worse that may become of them."""
+        if self.untold:
+            detail = f"not kept, or made again: and {len(self.untold)} more parts that are bound to the host"
+            yield Finding("host_bound", FindingKind.NOT_KEPT, "definition", detail)
 
     def _block(self, code: str, told: _Told, detail: str) -> None:
         if not told.blocks and len(self.blocking) < MAX_BLOCKERS:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from lxml import etree
 from pydantic import ValidationError
 
-from shared.domain.blockers import has_medium, is_passt
+from shared.domain.blockers import MAX_VLAN_TAGS, is_empty_drive, is_passt, vlan_tag
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
@@ -142,7 +142,7 @@ def _drives(root: etree._Element) -> Iterator[DiskFacts]:
             kind=disk.get("type", "file"),
             shared=disk.find("shareable") is not None,
             serial=text_of(disk, "serial") or "",
-            empty=device in {"cdrom", "floppy"} and not has_medium(disk),
+            empty=is_empty_drive(disk),
         )
 
 
@@ -197,11 +197,12 @@ def _vlan(nic: etree._Element) -> Vlan | None:
     vlan = nic.find("vlan")
     if vlan is None:
         return None
-    tags = [(whole_number(tag.get("id", ""), "vlan"), tag.get("nativeMode")) for tag in vlan.findall("tag")]
+    # What is no tag has a finding that blocks.
+    tags = [each for each in map(vlan_tag, vlan.findall("tag")) if each is not None][:MAX_VLAN_TAGS]
     native = next(((tag, mode) for tag, mode in tags if mode), (None, ""))
     return Vlan(
         tags=tuple(tag for tag, _ in tags),
         trunk=vlan.get("trunk") == "yes" or len(tags) > 1,
         native=native[0],
-        native_mode=native[1] or "",
+        native_mode=native[1],
     )

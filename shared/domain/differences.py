@@ -28,6 +28,8 @@ _ON_BY_DEFAULT = ("features/",)
 """Below these an element without a state is one that is on."""
 _ORDERED = frozenset({"domain/os", "domain/sysinfo/oemStrings"})
 """Here the order says something: what is tried first at a boot, and the numbers of strings."""
+_THERE = frozenset({"devices/vsock"})
+"""The guest sees the device itself, though all that is written in it may be its host's."""
 _KIB_BY_DEFAULT = "KiB"
 
 
@@ -70,7 +72,7 @@ def _view(node: Node) -> View | None:
     children = tuple(view for view in map(_view, node.children) if view is not None)
     if node.path == "os" and _loader_is_chosen(node):
         children = _with_chosen_loader(children)
-    is_there = _is_seen(row) and (node.is_flag or bool(attributes))
+    is_there = _is_seen(row) and (node.is_flag or bool(attributes) or node.path in _THERE)
     _with_defaults(node, attributes)
     if not (attributes or text or children or is_there):
         return None

@@ -11,12 +11,21 @@ from shared.domain.errors import DomainXmlError
 from shared.domain.findings import Finding, FindingKind
 from shared.messages.vm import CpuFacts, Disk, Firmware, FirmwareFacts, Need, Nic, Vlan, VmDescription, VmState
 
+_SHOWN = 80
 
-def does_not_fit(error: ValidationError) -> DomainXmlError:
-    """What is wrong with a value of the definition, in a sentence."""
+
+def does_not_fit(error: ValidationError, element: str = "domain") -> DomainXmlError:
+    """What is wrong with a value of the definition, in a sentence that names the device, if it is one of a device."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return DomainXmlError(f"what is told of the VM does not fit: {where}: {first['msg']}")
+    return DomainXmlError(f"what is told of the VM does not fit: {where}: {first['msg']}", element=element)
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise DomainXmlError(f"{text[:_SHOWN]!r} is not a UUID", element="uuid") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,16 @@ class DiskFacts:
         beneath_bytes: int = 0,
         file_bytes: int = 0,
     ) -> Disk:
-        """The disk as it is told to others; sizes in bytes, of which nothing is known here."""
+        """The disk as it is told to others; sizes in bytes, of which nothing is known here.
+
+        Raises `DomainXmlError` that names the disk for a value that is not told of one.
+        """
+        try:
+            return self._disk(virtual_size_bytes, allocated_bytes, beneath_bytes, file_bytes)
+        except ValidationError as error:
+            raise does_not_fit(error, f"disk {self.target[:_SHOWN]}") from error
+
+    def _disk(self, virtual_size_bytes: int, allocated_bytes: int, beneath_bytes: int, file_bytes: int) -> Disk:
         return Disk(
             target=self.target,
             bus=self.bus,
@@ -92,7 +110,13 @@ class NicFacts:
     has_bandwidth: bool = False
 
     def told(self) -> Nic:
-        """The card as it is told to others."""
+        """The card as it is told to others. Raises `DomainXmlError` that names it for a value that is not told."""
+        try:
+            return self._nic()
+        except ValidationError as error:
+            raise does_not_fit(error, f"network card {self.mac}") from error
+
+    def _nic(self) -> Nic:
         return Nic(
             mac=self.mac,
             model=self.model,
@@ -178,7 +202,7 @@ class VmFacts:
         firmware = Firmware.UEFI if self.firmware == "uefi" else Firmware.BIOS
         try:
             return VmDescription(
-                uuid=UUID(self.uuid),
+                uuid=_uuid(self.uuid),
                 name=self.name,
                 state=state,
                 memory_bytes=self.memory_bytes,

@@ -57,7 +57,16 @@ def _blocks(code: str, detail: str, part: str = "definition") -> Finding:
     return Finding(code, FindingKind.BLOCKS, part, detail)
 
 
+def _without_source(facts: VmFacts) -> tuple[Finding, ...]:
+    """A disk that is no drive has contents; in a definition with a path for each."""
+    without = (each.target for each in facts.drives if each.device == "disk" and not each.source)
+    return tuple(_blocks("disk_kind", "it has no source", f"disk {target}") for target in without)
+
+
 def _proof(definition: DefinitionSource, facts: VmFacts) -> Iterator[Finding]:
+    if without := _without_source(facts):
+        yield from without
+        return
     try:
         text = portable(definition)
         if len(text.encode()) > MAX_XML_BYTES:
@@ -73,6 +82,8 @@ def _proof(definition: DefinitionSource, facts: VmFacts) -> Iterator[Finding]:
 
 
 def _can_be_built(stored: DefinitionSource, facts: VmFacts) -> Iterator[Finding]:
+    if _without_source(facts):
+        return  # named already
     try:
         build_for_host(portable(stored), _anywhere(facts))
     except DomainXmlError as error:
@@ -98,8 +109,13 @@ def _lasting(blockers: tuple[Finding, ...], stored: VmFacts, live: VmFacts) -> I
         yield _blocks(finding.code, f"in the lasting definition: {finding.detail}", finding.part)
     if (stored.uuid, stored.name) != (live.uuid, live.name):
         yield _blocks("pending_identity", f"the lasting definition is of {stored.name} {stored.uuid}")
+    known = {drive.target for drive in live.drives}
+    told = _without_source(live)
+    for finding in _without_source(stored):
+        if finding not in told:
+            yield _blocks(finding.code, f"in the lasting definition: {finding.detail}", finding.part)
     # Their contents and networks are those of nothing that runs, so that nobody can say what they are at the recipient.
-    for target in sorted({drive.target for drive in stored.disks} - {drive.target for drive in live.drives}):
+    for target in sorted({drive.target for drive in stored.disks} - known):
         yield _blocks(
             "pending_disk", "it is only in the lasting definition; start the VM with it, or remove it", f"disk {target}"
         )

@@ -1,6 +1,7 @@
 """Metadata of a VM: data of people and tools, which libvirt keeps and does not interpret. Pure.
 
-Of any namespace it is carried as it is, within a limit; what is larger is not kept, and that is told.
+Its elements of any namespace are carried with their attributes and text, within a limit; what is larger is not kept,
+and that is told. Comments, processing instructions and blanks between elements are no data, and are left out.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from shared.domain.definition import Definition
 from shared.domain.describe import describe
 from shared.domain.facts import DiskFacts, NicFacts, VmFacts
 from shared.domain.findings import Finding, FindingKind
-from shared.messages.vm import FirmwareFacts, FirmwareInterface
+from shared.messages.vm import CpuFacts, CpuMode, FirmwareFacts, FirmwareInterface
 
 _OTHERWISE = "is another in the lasting definition; start the VM with it, or take the change back"
 
@@ -26,6 +26,8 @@ def pending_changes(stored: Definition, live: Definition) -> Iterator[Finding]:
         yield _blocks("pending_firmware", "os", "its firmware")
     if (later.kernel, later.initrd) != (now.kernel, now.initrd):
         yield _blocks("pending_boot", "os", "the kernel that it boots, or its initrd,")
+    if _is_other_cpu(later.cpu, now.cpu):
+        yield _blocks("pending_cpu", "cpu", "its CPU")
     drives = {drive.target: drive for drive in now.drives}
     for drive in later.drives:
         yield from _drive(drive, drives[drive.target])
@@ -36,6 +38,13 @@ def pending_changes(stored: Definition, live: Definition) -> Iterator[Finding]:
         if _is_moved(nic, present):
             yield _blocks("pending_network", f"network card {nic.mac}", "its network, or what guards it,")
     yield from _only_later(stored, live)
+
+
+def _is_other_cpu(later: CpuFacts, now: CpuFacts) -> bool:
+    if later.mode is CpuMode.CUSTOM:
+        return bool(later.model) and (now.mode is not CpuMode.CUSTOM or later.model != now.model)
+    # For the others libvirt writes what it has chosen into the live definition.
+    return later.mode in {CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM} and later.mode is not now.mode
 
 
 def _blocks(code: str, part: str, what: str) -> Finding:

@@ -26,6 +26,8 @@ ASK_AGAIN_S: Final = 60.0
 _MOVING: Final = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
 KIB: Final = 1024
+MAX_BYTES: Final = 2**63 - 1
+"""The largest size that a message holds; libvirt takes a larger one in a definition."""
 BUSY_WITHIN_S: Final = 0.2
 """How long the list waits for one VM whose QEMU somebody is asking."""
 BUSY_PROBLEM_S: Final = 10.0
@@ -165,7 +167,7 @@ def _unreadable(domain: LibvirtDomain, uuid: UUID, problem: str) -> VmSummary | 
             uuid=uuid,
             name=domain.name(),
             state=STATES.get(state, VmState.OTHER),
-            memory_bytes=most_memory_kib * KIB,
+            memory_bytes=min(most_memory_kib * KIB, MAX_BYTES),
             vcpus=vcpus,
             disk_bytes=0,
             unsized_disks=ALL_DISKS,

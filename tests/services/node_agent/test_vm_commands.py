@@ -411,7 +411,7 @@ async def test_what_hypervisor_and_images_say_is_told_before_any_quote(tmp_path:
     ("old", "new", "code", "limit"),
     [
         ("<devices>", f"<!--{'x' * 1_010_000}--><devices>", "domain_xml", "more than 1000000"),
-        ("dev='vda'", "dev='vda1'", "beyond_a_limit", "target: "),
+        ("dev='vda'", "dev='vda1'", "domain_xml", "<disk vda1>"),
     ],
     ids=["the parser's", "the message's"],
 )

@@ -15,7 +15,7 @@ from services.recipient_agent.network_map import NetworkMap
 from services.recipient_agent.platform import (
     blocker_refusals,
     collision_refusals,
-    host_refusals,
+    judge_host,
 )
 from services.recipient_agent.testing import (
     MAC,
@@ -60,7 +60,9 @@ def check(vm: dict[str, Any] | None = None, host: dict[str, Any] | None = None, 
     """The check with something changed."""
     view = make_node(platform=make_platform(**(host or {})), **node)
     return list(
-        host_refusals(make_vm(**(vm or {})), VERSIONS, view, places=PLACES, silent_s=1.0, silent_after_s=30.0, cpu=())
+        judge_host(
+            make_vm(**(vm or {})), VERSIONS, view, places=PLACES, silent_s=1.0, silent_after_s=30.0, cpu=()
+        ).refusals
     )
 
 
@@ -126,7 +128,7 @@ def test_a_cpu_that_the_node_has_compared() -> None:
     no = Refusal(code="cpu_incompatible", rule="x", evidence="features: hle, rtm")
 
     def codes(answer: tuple[Refusal, ...] | None) -> list[str]:
-        found = host_refusals(vm, VERSIONS, make_node(), places=PLACES, silent_s=0, silent_after_s=30, cpu=answer)
+        found = judge_host(vm, VERSIONS, make_node(), places=PLACES, silent_s=0, silent_after_s=30, cpu=answer).refusals
         return [refusal.code for refusal in found]
 
     assert codes(()) == []
@@ -141,7 +143,7 @@ def test_old_qemu_is_refused_under_emulation_on_either_side() -> None:
 
     def codes(domain_type: str) -> list[str]:
         vm = make_vm(domain_type=domain_type)
-        found = host_refusals(vm, old, node, places=PLACES, silent_s=0, silent_after_s=30, cpu=())
+        found = judge_host(vm, old, node, places=PLACES, silent_s=0, silent_after_s=30, cpu=()).refusals
         return [refusal.code for refusal in found]
 
     assert codes("qemu") == ["qemu_unsafe_emulation", "qemu_unsafe_emulation"]
@@ -153,7 +155,9 @@ def test_a_node_that_is_silent_or_ill_takes_nothing() -> None:
     ill = make_node(problems=("libvirt is down",))
 
     def code(silent_s: float) -> list[str]:
-        found = host_refusals(make_vm(), VERSIONS, ill, places=PLACES, silent_s=silent_s, silent_after_s=30, cpu=())
+        found = judge_host(
+            make_vm(), VERSIONS, ill, places=PLACES, silent_s=silent_s, silent_after_s=30, cpu=()
+        ).refusals
         return [refusal.code for refusal in found]
 
     assert code(1) == ["node_unhealthy"]
@@ -233,6 +237,18 @@ def test_qemu_is_never_older_than_the_donors(here: tuple[int, int, int], theirs:
     node = make_node(platform=make_platform(versions=versions(qemu=here), accelerators=("kvm",)))
     donor = versions(qemu=theirs)
 
-    found = host_refusals(make_vm(domain_type="kvm"), donor, node, places=PLACES, silent_s=0, silent_after_s=1, cpu=())
+    found = judge_host(
+        make_vm(domain_type="kvm"), donor, node, places=PLACES, silent_s=0, silent_after_s=1, cpu=()
+    ).refusals
 
     assert ([r.code for r in found] == ["qemu_too_old"]) == (here < theirs)
+
+
+def test_the_machine_of_the_next_start_must_be_there_too() -> None:
+    """The recipient's libvirt would refuse to define it after the switchover."""
+    live = make_vm().machine
+    found = check({"needs": (Need(kind="machine", value=live), Need(kind="machine", value="pc-q35-99.0"))})
+
+    assert [each.code for each in found] == ["machine_type_unsupported"]
+    assert found[0].evidence.startswith("pc-q35-99.0 is not known to QEMU")
+    assert check({"needs": (Need(kind="machine", value=live),)}) == []

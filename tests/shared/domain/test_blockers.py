@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.domain import BlockerCode, build_for_host, describe, read_definition
+from shared.domain import BlockerCode, FindingKind, build_for_host, describe, read_definition
 from tests.support.domain_samples import DOMAIN, PLACES, with_device
 
 SECOND_DISK = "<disk type='%s' device='%s'><source %s/><target dev='vdb' bus='virtio'/>%s</disk>"
@@ -204,3 +204,21 @@ def test_a_card_of_passt_is_on_qemus_own_network() -> None:
         facts = describe(with_device(card % kind))
         assert facts.blockers == ()
         assert facts.nics[1].kind == "passt"
+
+
+@pytest.mark.parametrize("source", ["", "<source startupPolicy='optional'/>"])
+@pytest.mark.parametrize("device", ["cdrom", "floppy"])
+def test_of_an_empty_drive_no_file_is_told(device: str, source: str) -> None:
+    """Nothing is made for it, and nothing is lost; with a medium both are told."""
+    drive = (
+        f"<disk type='file' device='{device}'><driver name='qemu' type='raw'/>%s<target dev='sda' bus='sata'/></disk>"
+    )
+
+    def told(source: str) -> list[FindingKind]:
+        return [each.kind for each in read_definition(with_device(drive % source)).findings if each.part == "disk sda"]
+
+    assert told(source) == []
+    assert set(told("<source file='/i.iso' startupPolicy='optional'/>")) == {
+        FindingKind.MADE_ANEW,
+        FindingKind.NOT_KEPT,
+    }

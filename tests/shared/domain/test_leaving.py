@@ -56,8 +56,8 @@ def test_a_vm_that_cannot_be_written_for_another_host_is_found_here() -> None:
         with_device("<disk type='file' device='disk'><target dev='vdb' bus='virtio'/></disk>"), None
     ).findings
 
-    assert (finding.code, finding.kind) == ("not_portable", FindingKind.BLOCKS)
-    assert "vdb" in finding.detail
+    assert (finding.code, finding.kind) == ("disk_kind", FindingKind.BLOCKS)
+    assert (finding.part, finding.detail) == ("disk vdb", "it has no source")
 
 
 def test_memory_that_is_only_in_the_lasting_definition_is_found() -> None:
@@ -84,3 +84,19 @@ def test_what_both_definitions_have_is_named_once() -> None:
 
     assert leaving(passed, passed).findings == ()
     assert len(leaving(DOMAIN, passed).findings) == 1
+
+
+def test_a_disk_without_a_source_is_named() -> None:
+    """In either definition; a drive may be empty."""
+    bare = with_device("<disk type='file' device='disk'><target dev='vdb' bus='virtio'/></disk>")
+
+    assert [str(each) for each in leaving(bare, bare).findings] == ["disk_kind: disk vdb: it has no source"]
+    assert [str(each) for each in leaving(DOMAIN, bare).findings] == [
+        "disk_kind: disk vdb: in the lasting definition: it has no source"
+    ]
+
+
+@pytest.mark.parametrize("vsock", ["<vsock/>", "<vsock><cid auto='no' address='5'/></vsock>"])
+def test_a_vsock_without_a_model_leaves(vsock: str) -> None:
+    """Its number is the recipient's."""
+    assert leaving(with_device(vsock), with_device(vsock)).findings == ()

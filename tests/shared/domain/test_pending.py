@@ -10,6 +10,7 @@ from tests.support.domain_samples import DOMAIN, MAC, with_device
 SOURCE = "<source bridge='br-alpha'/>"
 UEFI = "<os><loader readonly='yes' type='pflash'>/l.fd</loader><nvram>/n.fd</nvram>"
 SECURE = UEFI.replace("type=", "secure='yes' type=")
+CPU = "<cpu mode='custom' match='exact' check='full'>"
 AUTO = "<os firmware='efi'>"
 NETWORK = "<source network='n' bridge='br-alpha'/><vlan><tag id='7'/></vlan>"
 
@@ -29,6 +30,8 @@ NETWORK = "<source network='n' bridge='br-alpha'/><vlan><tag id='7'/></vlan>"
         (SOURCE, SOURCE + "<vlan><tag id='7'/></vlan>", SOURCE, "pending_network"),
         (SOURCE, SOURCE, SOURCE + "<filterref filter='clean-traffic'/>", "pending_network"),
         (SOURCE, NETWORK, "<source network='n'/><vlan><tag id='8'/></vlan>", "pending_network"),
+        (">qemu64<", ">qemu64<", ">EPYC<", "pending_cpu"),
+        (CPU, CPU, "<cpu mode='host-passthrough'>", "pending_cpu"),
     ],
 )
 def test_a_change_that_would_be_lost_is_refused_by_name(old: str, live: str, later: str, code: str) -> None:
@@ -47,10 +50,11 @@ def test_a_change_that_would_be_lost_is_refused_by_name(old: str, live: str, lat
         ("<os>", SECURE, AUTO),
         ("<os>", SECURE, "<os firmware='efi'><loader secure='yes'/>"),
         (SOURCE, NETWORK, "<source network='n'/>"),
+        (CPU, CPU, "<cpu mode='host-model'>"),
     ],
 )
 def test_what_libvirt_wrote_into_the_live_one_is_no_change(old: str, live: str, later: str) -> None:
-    """It chooses firmware and takes tags from the network; and no firmware needs no place."""
+    """It chooses firmware and CPU, and takes tags from the network. No firmware needs no place."""
     assert leaving(DOMAIN.replace(old, live), DOMAIN.replace(old, later)).findings == ()
 
 

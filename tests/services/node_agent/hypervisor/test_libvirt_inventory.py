@@ -15,6 +15,7 @@ from shared.messages.vm import VmState  # noqa: E402
 
 # ruff: noqa: N802, ARG002 - the names and arguments are libvirt's
 
+MAC = "52:54:00:00:00:01"
 GOOD, BAD = UUID(int=5), UUID(int=6)
 XML = """<domain type='qemu'><name>{name}</name><uuid>{uuid}</uuid><memory unit='KiB'>65536</memory>
 <vcpu>2</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os><devices>{devices}</devices></domain>"""
@@ -122,6 +123,28 @@ def test_a_vm_of_which_nothing_is_known_is_still_there() -> None:
     assert (found[BAD].state, found[BAD].vcpus) == (VmState.OTHER, 0)
     gone = LibvirtError(libvirt.VIR_ERR_NO_DOMAIN)
     assert listed(LibvirtInventory(), Domain(BAD, xml=gone), Domain(GOOD, xml="<", info=gone)) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("<memory unit='KiB'>65536", "<memory unit='TiB'>999999999999"),
+        ("<uuid>", "<uuid>x"),
+        ("<vcpu>", "<vcpu current='0'>"),
+        ("</devices>", "<disk><target dev='nvme0n1'/><serial>" + "s" * 5000 + "</serial></disk></devices>"),
+        ("</devices>", f"<interface><mac address='{MAC}'/><vlan><tag id='5000'/></vlan></interface></devices>"),
+        ("</devices>", "".join(f"<sound model='m{i}'/>" for i in range(600)) + "</devices>"),
+    ],
+)
+def test_a_value_that_no_message_holds_ends_no_list(change: tuple[str, str]) -> None:
+    """Whether the VM is listed or named as unreadable, and libvirt's own figure may be too large as well."""
+    xml = XML.format(name="vm", uuid=BAD, devices="").replace(*change)
+    huge = [libvirt.VIR_DOMAIN_RUNNING, 2**63, 512, 3, 0]
+
+    found = listed(LibvirtInventory(), Domain(BAD, xml=xml, info=huge), Domain(GOOD))
+
+    assert set(found) == {BAD, GOOD}
+    assert found[GOOD].problem == ""
 
 
 def test_a_libvirtd_that_is_gone_is_no_problem_of_a_vm() -> None:

@@ -211,3 +211,11 @@ def test_the_walk_of_a_small_schema(tmp_path: Path) -> None:
     assert parts["chain@kind"] == SchemaPart({"x"}, {"string"}, {"word"})
     assert parts["*@a"].only_words
     assert parts[".@id"].types == parts[line].types == {"text"}
+
+
+@pytest.mark.parametrize("group", ["hyperv", "kvm"])
+def test_a_switch_that_nobody_knows_has_no_row(group: str) -> None:
+    """Only libvirt's names stand below it."""
+    assert TABLE.find(f"features/{group}/evil") is None
+    assert TABLE.find(f"features/{group}/evil@state", "on") is None
+    assert TABLE.find(f"features/{group}/{'vapic' if group == 'hyperv' else 'hidden'}@state", "on") is not None
