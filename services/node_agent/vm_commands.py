@@ -27,6 +27,7 @@ from shared.domain import (
     guest_abi_differences,
     identity_snapshot,
     leaving,
+    next_needs,
     parse,
 )
 from shared.logs import get_logger
@@ -97,7 +98,7 @@ class VmCommands:
         blockers = dict.fromkeys((*vm.description.blockers, *map(str, found), *map(str, obstacles)))
         lost = [f"{each.part}: {each.detail}" for each in goes.findings if each.kind is FindingKind.NOT_KEPT]
         # The recipient's libvirt defines the lasting one after the switchover, so what it needs is asked before.
-        later = describe(goes.lasting_xml).needs if goes.lasting_xml is not None and not blockers else ()
+        later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not blockers else ()
         told = vm.description.model_dump() | {
             "blockers": tuple(blockers),
             "needs": tuple(dict.fromkeys((*vm.description.needs, *later))),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
+from shared.domain import NEXT_VCPUS
 from shared.messages.base import Refusal
 from shared.messages.host import HugePages
 from shared.messages.vm import HostPlatform, VmDescription
@@ -33,7 +34,8 @@ def device_refusals(vm: VmDescription, host: HostPlatform, *, node: str) -> Iter
             there = ", ".join(offers[need.kind]) or "none"
             yield _unsupported(f"{need.kind.replace('_', ' ')} {need.value}: node {node} offers {there}")
     most = next((int(value) for value in offers.get("vcpus_max", ()) if value.isdigit()), None)
-    wanted = max(vm.vcpus, vm.vcpus_max or 0)
+    later = (int(need.value) for need in vm.needs if need.kind == NEXT_VCPUS and _is_number(need.value))
+    wanted = max(vm.vcpus, vm.vcpus_max or 0, *later)
     if most is not None and wanted > most:
         yield Refusal(
             code="vcpus_unsupported",
@@ -52,6 +54,10 @@ def offers_for(vm: VmDescription, host: HostPlatform) -> Mapping[str, tuple[str,
         ),
         {},
     )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 18
 
 
 def _is_told(kind: str, value: str) -> bool:

@@ -9,7 +9,7 @@ the `Definition` or `Domain` on; every function takes that, or text.
 from shared.domain.blockers import BlockerCode
 from shared.domain.build import build_for_host
 from shared.domain.definition import Attribute, Definition, DefinitionSource, Node, read_definition
-from shared.domain.describe import describe
+from shared.domain.describe import describe, next_needs
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
@@ -17,12 +17,14 @@ from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
 from shared.domain.leaving import Leaving, leaving
 from shared.domain.named_files import NamedFile, named_files
+from shared.domain.needs import NEXT_VCPUS
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
 
 __all__ = [
     "MAX_XML_BYTES",
+    "NEXT_VCPUS",
     "Attribute",
     "BlockerCode",
     "Definition",
@@ -49,6 +51,7 @@ __all__ = [
     "identity_snapshot",
     "leaving",
     "named_files",
+    "next_needs",
     "parse",
     "portable",
     "read_definition",

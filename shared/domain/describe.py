@@ -11,7 +11,7 @@ from shared.domain.blockers import MAX_VLAN_TAGS, is_empty_drive, is_passt, vlan
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
-from shared.domain.needs import needs_of
+from shared.domain.needs import NEXT_VCPUS, needs_of
 from shared.domain.parsing import (
     attribute_of,
     mac_of,
@@ -24,7 +24,7 @@ from shared.domain.parsing import (
     whole_number,
 )
 from shared.domain.portable import is_carried, kept_tree
-from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, FirmwareFacts, FirmwareInterface, Vlan
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, FirmwareFacts, FirmwareInterface, Need, Vlan
 
 
 def describe(source: DefinitionSource) -> VmFacts:
@@ -36,6 +36,12 @@ def describe(source: DefinitionSource) -> VmFacts:
         return _facts(definition)
     except ValidationError as error:
         raise does_not_fit(error) from error
+
+
+def next_needs(lasting: DefinitionSource) -> tuple[Need, ...]:
+    """What the VM needs of its host after its next start. Raises `DomainXmlError` as `describe`."""
+    facts = describe(lasting)
+    return *facts.needs, Need(kind=NEXT_VCPUS, value=str(facts.vcpus_max))
 
 
 def _facts(definition: Definition) -> VmFacts:

@@ -51,6 +51,10 @@ _SWITCHES: tuple[tuple[str, str], ...] = (("features/hyperv", "hyperv"), ("featu
 _FEATURES = ("features/smm", "features/vmcoreinfo", "features/ps2", "features/async-teardown", "genid")
 
 
+NEXT_VCPUS = "next_vcpus"
+"""How many vCPUs the VM may have after its next start."""
+
+
 def needs_of(root: etree._Element) -> tuple[Need, ...]:
     """Each need once, in a fixed order."""
     pairs = dict.fromkeys((*_by_attribute(root), *_by_switch(root), *_hugepages(root)))

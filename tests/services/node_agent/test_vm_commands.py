@@ -130,7 +130,7 @@ async def test_a_definition_that_only_the_next_start_brings_is_judged_too(host: 
 async def test_what_only_the_next_start_would_lose_or_need_is_told(host: Host) -> None:
     """It is no blocker, but the recipient must have what it needs."""
     tuned = "<memtune><hard_limit>9</hard_limit></memtune><os>"
-    lasting = host.domain_xml.replace("<os>", tuned)
+    lasting = host.domain_xml.replace("<os>", tuned).replace("<vcpu>1", "<vcpu>4")
     lasting = lasting.replace("</devices>", "<video><model type='qxl'/></video></devices>")
     host.hypervisor.vms[VM].lasting_xml = lasting
 
@@ -140,6 +140,7 @@ async def test_what_only_the_next_start_would_lose_or_need_is_told(host: Host) -
     assert answer.identity.vm.blockers == ()
     assert any(line.startswith("memtune: ") for line in answer.identity.vm.not_kept)
     assert Need(kind="video", value="qxl") in answer.identity.vm.needs
+    assert Need(kind="next_vcpus", value="4") in answer.identity.vm.needs
 
 
 async def test_a_missing_vm_cannot_be_described(host: Host) -> None:

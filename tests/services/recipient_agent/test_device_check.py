@@ -8,6 +8,7 @@ import pytest
 
 from services.recipient_agent.device_check import device_refusals, page_bytes
 from services.recipient_agent.testing import make_platform, make_vm
+from shared.domain import NEXT_VCPUS
 from shared.messages.base import Refusal
 from shared.messages.host import DeviceOffers, HugePages
 from shared.messages.vm import Need
@@ -69,6 +70,12 @@ def test_more_vcpus_than_qemu_runs() -> None:
     """Those that may be plugged in count."""
     assert check(vcpus=2, vcpus_max=288) == []
     assert [refusal.code for refusal in check(vcpus=2, vcpus_max=289)] == ["vcpus_unsupported"]
+
+
+def test_more_vcpus_than_qemu_runs_at_the_next_start() -> None:
+    """As the lasting definition has them; what is no number says nothing."""
+    assert check((NEXT_VCPUS, "288"), (NEXT_VCPUS, "many"), vcpus=2) == []
+    assert [refusal.code for refusal in check((NEXT_VCPUS, "289"), vcpus=2)] == ["vcpus_unsupported"]
 
 
 @pytest.mark.parametrize(
