@@ -6,7 +6,6 @@ when its time is over.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from hashlib import sha256
 from uuid import UUID
 
@@ -18,9 +17,9 @@ from shared.bus import Reject
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal, open_envelope
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
-from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.messages.nodes import DescribeFailed, VmDescribed
 from shared.parties import BROKER
-from shared.provider_agent import codes_of, send_to_node, timer_key
+from shared.provider_agent import codes_of, timer_key
 from shared.store import Timer, Transaction
 
 log = get_logger(__name__)
@@ -59,11 +58,7 @@ class ApprovalHandler:
             await self._refuse(tx, port, refusals, cause=envelope)
             return
         await records.save_port(tx, port)
-        due_at = tx.now + timedelta(seconds=self._context.settings.describe_within_s)
-        # The request itself is kept with the timer: the answer, when it is too late, refers to it.
-        await tx.arm(timer_key(DESCRIBE, port.port_id), due_at, {"cause": envelope.to_json().decode()})
-        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid)
-        await send_to_node(tx, port.node, describe, cause=envelope, deadline=due_at)
+        await self._context.ask_to_describe(tx, port, DESCRIBE, cause=envelope)
 
     async def described(self, tx: Transaction, envelope: Envelope[VmDescribed], port: DonorPort) -> None:
         """The node has read the live VM."""

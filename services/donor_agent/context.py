@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from services.donor_agent import records
@@ -12,10 +12,13 @@ from services.donor_agent.inventory import Inventory
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy import Policy
 from services.donor_agent.policy_file import PolicyFile
+from services.donor_agent.port_record import DonorPort
 from services.donor_agent.settings import DonorSection
+from shared.messages import AnyEnvelope
 from shared.messages.base import Refusal
+from shared.messages.nodes import DescribeVm
 from shared.messages.vm import VmState
-from shared.provider_agent import count_refusals
+from shared.provider_agent import count_refusals, send_to_node, timer_key
 from shared.store import Transaction
 
 
@@ -71,3 +74,11 @@ class DonorContext:
     def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
         """Count refusals after the commit."""
         count_refusals(tx, self.metrics.refusals_total, refusals)
+
+    async def ask_to_describe(self, tx: Transaction, port: DonorPort, kind: str, *, cause: AnyEnvelope) -> None:
+        """Have the VM's node read the live VM, and set the timer of this kind by which it must have answered."""
+        due_at = tx.now + timedelta(seconds=self.settings.describe_within_s)
+        # The request itself is kept with the timer: the answer, when it is too late, refers to it.
+        await tx.arm(timer_key(kind, port.port_id), due_at, {"cause": cause.to_json().decode()})
+        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid)
+        await send_to_node(tx, port.node, describe, cause=cause, deadline=due_at)

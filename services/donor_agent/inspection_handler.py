@@ -6,7 +6,6 @@ records may forbid a port and the tenant still sees its VM. Of a VM that moves, 
 
 from __future__ import annotations
 
-from datetime import timedelta
 from uuid import UUID
 
 from services.donor_agent import records
@@ -18,10 +17,10 @@ from shared.bus import Reject
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal, open_envelope
 from shared.messages.approval import InspectVm, VmInspected
-from shared.messages.nodes import DescribeFailed, DescribeVm, VmDescribed
+from shared.messages.nodes import DescribeFailed, VmDescribed
 from shared.messages.vm import VmDescription
 from shared.parties import BROKER
-from shared.provider_agent import codes_of, send_to_node, timer_key
+from shared.provider_agent import codes_of, timer_key
 from shared.store import Timer, Transaction
 
 log = get_logger(__name__)
@@ -58,10 +57,7 @@ class InspectionHandler:
             await self._answer(tx, port, vm, refusals, cause=envelope)
             return
         await records.save_port(tx, port)
-        due_at = tx.now + timedelta(seconds=self._context.settings.describe_within_s)
-        await tx.arm(timer_key(INSPECT, port.port_id), due_at, {"cause": envelope.to_json().decode()})
-        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid)
-        await send_to_node(tx, port.node, describe, cause=envelope, deadline=due_at)
+        await self._context.ask_to_describe(tx, port, INSPECT, cause=envelope)
 
     async def described(self, tx: Transaction, envelope: Envelope[VmDescribed], port: DonorPort) -> None:
         """The node has read the live VM. Raises `Reject` where it is another node's or another VM."""
