@@ -117,7 +117,7 @@ def draw(seed: int) -> Plan:
 
 
 def aimed(seed: int, tier: str) -> Plan:
-    """The schedule of a seed in a tier whose schedules are dear: each seed aims its first fault at another cell.
+    """The schedule of a seed in a tier whose schedules take long: each seed aims its first fault at another cell.
 
     So a run of as many schedules as there are cells tries each of them. Some stages are short, and other faults keep a
     port from reaching its stage: every fourth such run has nothing but the aimed fault, as soon as the stage begins.

@@ -198,7 +198,7 @@ def test_a_rule_that_says_nothing_clear_is_an_error(facts: dict[str, Any], reaso
 
 
 def test_a_refusal_names_the_card_and_its_network() -> None:
-    """So that an operator can write the rule that lacks."""
+    """So that an operator can write the rule that is missing."""
     _, (refusal,) = place_cards([nic(42)], NetworkMap(), HOST)
 
     assert isinstance(refusal, Refusal)

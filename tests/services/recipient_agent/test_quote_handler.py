@@ -115,7 +115,7 @@ async def test_a_wrong_clock_declines_nothing(running: World, ahead_s: int) -> N
 
 EPYC_XML = XML.replace("qemu64", "EPYC")
 EPYC = describe_as_donor(EPYC_XML).cpu
-LACKS = Refusal(code="cpu_incompatible", rule="r", evidence="node beta-1: EPYC: no avx512f")
+INCOMPATIBLE = Refusal(code="cpu_incompatible", rule="r", evidence="node beta-1: EPYC: no avx512f")
 
 
 async def asked_both(world: World) -> None:
@@ -141,7 +141,7 @@ async def test_every_node_that_could_take_the_vm_is_asked_about_its_cpu(running:
 async def test_the_quote_is_made_when_all_have_answered(running: World) -> None:
     """And for a node that said yes."""
     await asked_both(running)
-    await running.say(NODE, VmChecked(port_id=PORT, refusals=(LACKS,)))
+    await running.say(NODE, VmChecked(port_id=PORT, refusals=(INCOMPATIBLE,)))
     assert running.heard(BROKER, QuoteOffered) == []
 
     await running.say(OTHER, VmChecked(port_id=PORT))
@@ -155,10 +155,10 @@ async def test_where_no_cpu_fits_every_node_says_why(running: World) -> None:
     """libvirt's own words reach the tenant, before anything moves."""
     await asked_both(running)
     for node in (NODE, OTHER):
-        await running.say(node, VmChecked(port_id=PORT, refusals=(LACKS,)))
+        await running.say(node, VmChecked(port_id=PORT, refusals=(INCOMPATIBLE,)))
 
     (declined,) = running.heard(BROKER, QuoteDeclined)
-    assert declined.refusals == (LACKS,)
+    assert declined.refusals == (INCOMPATIBLE,)
 
 
 async def test_a_silent_node_is_not_waited_for(running: World) -> None:
