@@ -16,8 +16,8 @@ from shared.messages.base import Price, Seconds, Value
 
 MAX_CARDS = 64
 MacAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$")]
-BridgeName = Annotated[str, Field(max_length=15, pattern=r"^[A-Za-z0-9_.-]*$", description="A Linux device's name.")]
-Label = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$", description="One short line.")]
+BridgeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{0,15}$", description="A Linux device's name.")]
+Label = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,256}$", description="One short line.")]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
