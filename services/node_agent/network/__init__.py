@@ -1,1 +1,1 @@
-"""The network of VMs that move: what keeps their addresses working during a port and after it."""
+"""What a port changes in this host's network, so that the VM keeps its addresses: planned, journalled, made, undone."""

@@ -27,7 +27,7 @@ class Reason(StrEnum):
     OTHER_ADDRESS = "other_address"
     """Of the card's MAC with another address, or about another address."""
     OWN = "own"
-    """The card's own frame, on its way back."""
+    """The card's own frame, which came back."""
     BROADCAST = "broadcast"
     MULTICAST = "multicast"
     GATEWAY = "gateway"
@@ -41,7 +41,7 @@ class Reason(StrEnum):
     QUEUE = "queue"
     """Too much waited for the lane."""
     LANE = "lane"
-    """The lane has begun anew."""
+    """The lane has begun again."""
     DEVICE = "device"
     """The TAP device did not take it."""
 
