@@ -18,8 +18,13 @@ def test_megabits_are_of_payload() -> None:
 def test_who_receives_counts() -> None:
     """All bytes until the end of the connection."""
     near, far = socket.socketpair()
+
+    def send() -> None:
+        near.sendall(bytes(300_000))
+        near.shutdown(socket.SHUT_WR)
+
     with near, far:
-        sending = threading.Thread(target=lambda: (near.sendall(bytes(300_000)), near.shutdown(socket.SHUT_WR)))
+        sending = threading.Thread(target=send)
         sending.start()
         found = traffic.receive(far)
         sending.join()

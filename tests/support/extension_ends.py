@@ -117,6 +117,11 @@ class EndProcess:
         if not self.pipe.poll(30) or self.pipe.recv() != "connected":
             raise AssertionError("the ends of the extension do not meet")
 
+    def kill(self) -> None:
+        """It dies at once."""
+        self.process.kill()
+        self.process.join(20)
+
     def stop(self) -> dict[str, Any]:
         """End it."""
         if self.process.is_alive():
@@ -127,19 +132,27 @@ class EndProcess:
         return self.found
 
 
+def start_end(
+    role: LaneRole, where: Networks, way: Way, credentials: Pair, *, profile: Path | None = None
+) -> EndProcess:
+    """Begin one end."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=_run_end, args=(role, where, way, credentials, there, profile))
+    process.start()
+    there.close()
+    return EndProcess(process, here)
+
+
 @contextmanager
 def extension_ends(
     where: Networks, way: Way, credentials: Pair, *, profile: Path | None = None
 ) -> Iterator[dict[LaneRole, EndProcess]]:
-    """Both ends, connected; ended with the block."""
-    context = multiprocessing.get_context("fork")
+    """Both ends, connected; ended with the block, also those that are put in their place meanwhile."""
     ends: dict[LaneRole, EndProcess] = {}
     try:
         for role in LaneRole:
-            here, there = context.Pipe()
-            process = context.Process(target=_run_end, args=(role, where, way, credentials, there, profile))
-            process.start()
-            ends[role] = EndProcess(process, here)
+            ends[role] = start_end(role, where, way, credentials, profile=profile)
         for end in ends.values():
             end.wait_connected()
         yield ends

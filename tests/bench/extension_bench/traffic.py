@@ -1,8 +1,9 @@
 """One bulk TCP connection, and round trips of single bytes: run inside a namespace, it prints one line of JSON.
 
-python traffic.py serve PORT · python traffic.py send|take|echo HOST PORT SECONDS
+python traffic.py serve PORT · python traffic.py send|take|echo|packets HOST PORT SECONDS
 
-`send` is from this program to the server, `take` the other way; who receives counts. It needs nothing of vmport.
+`send` is from this program to the server, `take` the other way; who receives counts. `packets` sends as many of 1400
+bytes by UDP as the way takes. It needs nothing of vmport.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import sys
 import time
 
 CHUNK = bytes(256 * 1024)
-WORDS = {"send": b"s", "take": b"t", "echo": b"e"}
+PACKET = bytes(1400)
+WORDS = {"send": b"s", "take": b"t", "echo": b"e", "packets": b"p"}
 
 
 def receive(connection: socket.socket) -> dict[str, float]:
@@ -51,6 +53,39 @@ def echo(connection: socket.socket, seconds: float) -> dict[str, float]:
     return {"trips": len(trips), "median_ms": trips[len(trips) // 2], "p99_ms": trips[len(trips) * 99 // 100]}
 
 
+def count_packets(connection: socket.socket) -> dict[str, float]:
+    """Those that come to a port of this side, until none has come for a while."""
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sink:
+        sink.bind(("::", 0))
+        sink.settimeout(0.5)
+        connection.sendall(int(sink.getsockname()[1]).to_bytes(2))
+        came, began_s, latest_s = 0, 0.0, 0.0
+        while True:
+            try:
+                sink.recv(2048)
+            except TimeoutError:
+                if came:
+                    break
+                continue
+            latest_s = time.monotonic()
+            began_s = began_s or latest_s
+            came += 1
+    return {"packets": came, "mbit": came * len(PACKET) * 8 / 1e6 / max(latest_s - began_s, 0.001)}
+
+
+def send_packets(connection: socket.socket, host: str, seconds: float) -> dict[str, float]:
+    """As fast as the kernel takes them; what the other side counted, and how many were sent."""
+    port = int.from_bytes(connection.recv(2, socket.MSG_WAITALL))
+    sent = 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as source:
+        source.connect((host, port))
+        until_s = time.monotonic() + seconds
+        while time.monotonic() < until_s:
+            source.send(PACKET)
+            sent += 1
+    return {"sent": sent, **json.loads(connection.makefile("rb").read())}
+
+
 def serve_one(connection: socket.socket) -> None:
     """Do what the client's first bytes ask for: a letter, and seconds as four digits."""
     word, seconds = connection.recv(1), float(connection.recv(4, socket.MSG_WAITALL))
@@ -58,6 +93,8 @@ def serve_one(connection: socket.socket) -> None:
         connection.sendall(json.dumps(receive(connection)).encode())
     elif word == WORDS["take"]:
         send(connection, seconds)
+    elif word == WORDS["packets"]:
+        connection.sendall(json.dumps(count_packets(connection)).encode())
     else:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while got := connection.recv(1):
@@ -83,6 +120,8 @@ def ask(word: str, host: str, port: int, seconds: float) -> dict[str, float]:
             return dict(json.loads(connection.makefile("rb").read()))
         if word == "take":
             return receive(connection)
+        if word == "packets":
+            return send_packets(connection, host, seconds)
         return echo(connection, seconds)
 
 

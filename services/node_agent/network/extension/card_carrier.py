@@ -112,7 +112,7 @@ class CardCarrier:
                 continue
             frame = room[OFFLOAD_BYTES:size]
             if not self._activated and self._filter.is_from_card(frame):
-                self._activate()
+                self.activate()
             verdict = self._filter.judge(frame, self._towards)
             if verdict is PASSED:
                 batch.keep(size)
@@ -178,8 +178,10 @@ class CardCarrier:
         if not self._tap.write(record):
             self._counters.dropped[Reason.DEVICE] += 1
 
-    def _activate(self) -> None:
-        """The guest runs here: the gate opens for good."""
+    def activate(self) -> None:
+        """The guest runs here: the gate opens for good. Idempotent."""
+        if self._activated:
+            return
         self._activated = True
         self._put(encode([PLAIN + reverse_arp(self._mac)]), 1)
         while waiting := self._waiting.take(MAX_PAYLOAD_BYTES):

@@ -78,6 +78,11 @@ class Extension:
             self._remove_devices()
             self._ended.set()
 
+    def activate(self) -> None:
+        """The guest is known to run here: open the gates, if it has not spoken yet. Idempotent."""
+        for carrier in self._carriers.values():
+            carrier.activate()
+
     async def close(self) -> None:
         """End: the devices and the lane of this end are gone. Idempotent."""
         self._closing.set()

@@ -85,6 +85,18 @@ async def test_the_gate_opens_with_the_guests_first_frame(credentials: Pair) -> 
         assert recipient.extension.stats().cards[0].answered_frames == 1
 
 
+async def test_the_gate_opens_by_word_too(credentials: Pair) -> None:
+    """A guest that is known to run and says nothing gets its frames all the same; the donor learns where it is."""
+    async with extension_pair(credentials) as pair:
+        donor, recipient = pair.start(DONOR), pair.start(RECIPIENT)
+        donor.say(to_guest(1))
+        for _ in range(2):
+            recipient.extension.activate()
+        await eventually(lambda: recipient.heard() == [to_guest(1)])
+        await eventually(lambda: donor.heard() == [reverse_arp(GUEST)])
+        assert recipient.extension.activated.is_set()
+
+
 async def test_what_waits_for_the_guest_is_bounded(credentials: Pair) -> None:
     """The newest 1 MiB is kept; what is lost is counted."""
     async with extension_pair(credentials) as pair:
