@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from services.node_agent.network.extension.card import Card
-from services.node_agent.network.extension.filter import CardFilter
+from services.node_agent.network.extension.filter import CardFilter, is_control
 from services.node_agent.network.extension.offload import OFFLOAD_BYTES, PLAIN, fault_of
 from services.node_agent.network.extension.queue import BatchQueue
 from services.node_agent.network.extension.stats import CardCounters, CardStats
@@ -100,6 +100,7 @@ class CardCarrier:
     def read_device(self) -> None:
         """Read what is there; called when the device is readable. Raises TapError when it is gone."""
         batch, counters = self._batch, self._counters
+        traffic = False
         for _ in range(FRAMES_AT_ONCE):
             if batch.is_full:
                 break
@@ -116,8 +117,11 @@ class CardCarrier:
             verdict = self._filter.judge(frame, self._towards)
             if verdict is PASSED:
                 batch.keep(size)
+                traffic = traffic or not is_control(frame)
             else:
                 self._refuse(verdict)
+        if traffic:
+            counters.last_traffic_s = self._loop.time()
         if batch.records:
             frames = batch.records
             self._put(batch.take(), frames)
@@ -133,7 +137,7 @@ class CardCarrier:
     def _put(self, batch: bytes, frames: int) -> None:
         if lost := self._queue.put(batch, frames):
             self._counters.dropped[Reason.QUEUE] += lost
-        self._counters.sent(frames, len(batch), self._loop.time())
+        self._counters.sent(frames, len(batch))
         self._filled.set()
 
     async def next_payload(self) -> bytes:
@@ -156,6 +160,7 @@ class CardCarrier:
         except BatchError:
             self._counters.dropped[Reason.MALFORMED] += 1
             return
+        traffic = False
         for record in records:
             frame = record[OFFLOAD_BYTES:]
             if fault_of(record[:OFFLOAD_BYTES], frame, mtu_bytes=self._mtu_bytes) is not None:
@@ -164,13 +169,16 @@ class CardCarrier:
             verdict = self._filter.judge(frame, self._incoming)
             if verdict is PASSED:
                 self._give(record)
+                traffic = traffic or not is_control(frame)
             else:
                 self._counters.dropped[verdict.reason if isinstance(verdict, Dropped) else Reason.ANSWERED] += 1
+        if traffic:
+            self._counters.last_traffic_s = self._loop.time()
 
     def _give(self, record: memoryview) -> None:
         if self._activated:
             self._write(record)
-            self._counters.received(1, len(record), self._loop.time())
+            self._counters.received(len(record))
         elif lost := self._waiting.put(encode([record]), 1):
             self._counters.dropped[Reason.WAITING] += lost
 

@@ -155,6 +155,25 @@ async def test_the_guests_question_for_its_gateway_is_answered_here() -> None:
         assert carrier.stats().answered_frames == 1
 
 
+async def test_only_packets_between_hosts_are_traffic() -> None:
+    """ARP, announcements and the like keep no extension alive; a packet does, in either direction."""
+    with a_carrier(Towards.DONOR, activated=True) as (carrier, tap, _):
+        carrier.deliver(encode([PLAIN + who_has(ROUTER, ROUTER_4, GUEST_4)]))
+        tap.host_send(reverse_arp(GUEST))
+        carrier.read_device()
+        assert (carrier.stats().into_frames, carrier.stats().out_frames) == (1, 1)
+        assert carrier.stats().last_traffic_s is None
+        carrier.deliver(encode([PLAIN + IN]))
+        first_s = carrier.stats().last_traffic_s
+        assert first_s is not None
+        await asyncio.sleep(0.01)
+        tap.host_send(OUT)
+        carrier.read_device()
+        latest_s = carrier.stats().last_traffic_s
+        assert latest_s is not None
+        assert latest_s > first_s
+
+
 async def test_a_device_that_is_gone() -> None:
     """The error comes to who called."""
     with a_carrier(Towards.DONOR) as (carrier, tap, _):
