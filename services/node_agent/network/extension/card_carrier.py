@@ -6,7 +6,8 @@ lane's own buffer. Nothing is copied but once, out of the read buffer.
 
 At the recipient a gate is shut until the guest has spoken: until a frame of its MAC was read from the device. What
 comes for it before waits, the newest `WAITING_BYTES`. Then it is delivered, and the gate stays open. The first frame to
-the donor is then a RARP of the card, so that the donor's bridge learns where the card is, whatever the guest said.
+the donor is then a RARP of the card, so that the donor's bridge learns where the card is, whatever the guest said;
+it is sent again whenever the lane begins.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from services.node_agent.network.extension.wire import (
 from services.node_agent.network.frames import reverse_arp
 
 QUEUE_BYTES: Final = 1 << 20
-"""For the lane: 84 ms at 100 Mbit/s."""
+QUEUE_S: Final = 0.2
+"""For the lane: so much of what it does not take at once may wait, and for so long. 1 MiB is 84 ms at 100 Mbit/s."""
 WAITING_BYTES: Final = 1 << 20
 """For the guest, before it has spoken."""
 FRAMES_AT_ONCE: Final = 128
@@ -79,7 +81,7 @@ class CardCarrier:
         self._incoming = Towards.RECIPIENT if towards is Towards.DONOR else Towards.DONOR
         self._loop = asyncio.get_running_loop()
         self._batch = BatchWriter()
-        self._queue = BatchQueue(QUEUE_BYTES)
+        self._queue = BatchQueue(QUEUE_BYTES, limit_s=QUEUE_S)
         self._waiting = BatchQueue(WAITING_BYTES)
         self._filled = asyncio.Event()
         self._counters = CardCounters()
@@ -93,6 +95,8 @@ class CardCarrier:
 
     def stats(self) -> CardStats:
         """Counters so far."""
+        self._counters.dropped[Reason.QUEUE] = self._queue.dropped_frames
+        self._counters.dropped[Reason.WAITING] = self._waiting.dropped_frames
         return self._counters.snapshot(activated=self._activated)
 
     # From the device to the lane ------------------------------------------------------------------------------------
@@ -135,17 +139,24 @@ class CardCarrier:
             self._counters.dropped[verdict.reason] += 1
 
     def _put(self, batch: bytes, frames: int) -> None:
-        if lost := self._queue.put(batch, frames):
-            self._counters.dropped[Reason.QUEUE] += lost
+        self._queue.put(batch, frames, self._loop.time())
         self._counters.sent(frames, len(batch))
         self._filled.set()
 
     async def next_payload(self) -> bytes:
         """What is to be sent next; waits for it."""
-        while not self._queue:
+        while not (payload := self._queue.take(MAX_PAYLOAD_BYTES, self._loop.time())):
             self._filled.clear()
             await self._filled.wait()
-        return self._queue.take(MAX_PAYLOAD_BYTES)
+        return payload
+
+    def began(self) -> None:
+        """The lane has begun: the donor's agent may have restarted, and with it the device in its bridge."""
+        if self._activated and self._towards is Towards.DONOR:
+            self._tell_place()
+
+    def _tell_place(self) -> None:
+        self._put(encode([PLAIN + reverse_arp(self._mac)]), 1)
 
     def unsent(self, payload: bytes) -> None:
         """A payload that was taken and cannot be sent."""
@@ -179,8 +190,8 @@ class CardCarrier:
         if self._activated:
             self._write(record)
             self._counters.received(len(record))
-        elif lost := self._waiting.put(encode([record]), 1):
-            self._counters.dropped[Reason.WAITING] += lost
+        else:
+            self._waiting.put(encode([record]), 1, self._loop.time())
 
     def _write(self, record: memoryview | bytes) -> None:
         if not self._tap.write(record):
@@ -191,8 +202,8 @@ class CardCarrier:
         if self._activated:
             return
         self._activated = True
-        self._put(encode([PLAIN + reverse_arp(self._mac)]), 1)
-        while waiting := self._waiting.take(MAX_PAYLOAD_BYTES):
+        self._tell_place()
+        while waiting := self._waiting.take(MAX_PAYLOAD_BYTES, self._loop.time()):
             for record in decode(waiting):
                 self._give(record)
         self._on_activated()
