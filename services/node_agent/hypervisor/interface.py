@@ -196,6 +196,13 @@ class Hypervisor(Protocol):
         """
         ...
 
+    async def common_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> CpuFacts | None:
+        """The best CPU that runs here and has no feature that this one has not; None where there is none.
+
+        Raises `HypervisorError` as `compare_cpu` does, and for CPUs of different vendors.
+        """
+        ...
+
     async def capacity(self) -> HostCapacity:
         """What this host has and what is free."""
         ...
