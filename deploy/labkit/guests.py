@@ -28,6 +28,7 @@ REPORT_PORT = 7070
 ECHO_PORT = 7
 SCSI_DISK_MIB = 16
 ISO_MIB = 2
+LAST_VLAN = 4094
 _PORT_ID = "-".join("?" * length for length in (8, 4, 4, 4, 12))
 """In names of files that a port made, as a glob."""
 _ACCELERATOR_CHECK = Path(__file__).resolve().parent.parent / "kvm-usable"
@@ -39,8 +40,9 @@ class GuestSpec:
 
     `disk`, `kernel`, `initrd` and `cmdline` replace the image's own; a given kernel without an initrd boots without.
     `overlay` makes the disk a qcow2 layer on a copy of the image. `firmware` is None (BIOS), `uefi` or `secure-boot`;
-    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise. `settings`
-    go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
+    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise. `vlan`
+    puts the card on the provider's Open vSwitch bridge with this tag; `LabPlan.vlan` says which one reaches the others.
+    `settings` go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
     """
 
     name: str
@@ -60,14 +62,17 @@ class GuestSpec:
     scsi_disk: bool = False
     iso: bool = False
     cpu: str = "qemu64"
+    vlan: int | None = None
     settings: Mapping[str, int] = field(default_factory=dict)
 
     def image_kind(self) -> str:
-        """Which image serves; raises `LabError` for a workload that it does not have."""
+        """Which image serves; raises `LabError` for what no guest can be, such as a workload that it does not have."""
         if self.workload not in WORKLOADS:
             raise LabError(f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}")
         if self.overlay and (self.disk_format != "qcow2" or self.disk is not None):
             raise LabError("an overlay is a qcow2 disk on a copy of the image: use --disk-format qcow2, and no --disk")
+        if self.vlan is not None and not 1 <= self.vlan <= LAST_VLAN:
+            raise LabError(f"VLAN {self.vlan}: use 1 to {LAST_VLAN}")
         kind = self.image or (DEBIAN if self.workload in _NEED_DEBIAN else TINY)
         if kind == TINY and self.workload in _NEED_DEBIAN:
             raise LabError(f"workload {self.workload} needs the Debian guest: use --image debian")
@@ -103,6 +108,7 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
         workload=spec.workload,
         memory_mib=spec.memory_mib,
         home=spec.provider,
+        vlan=spec.vlan,
     )
     domain = _domain(plan, spec, record)
     try:
@@ -265,6 +271,7 @@ def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord) -> Domain:
         scsi_disk=f"{stem}.data.raw" if spec.scsi_disk else None,
         iso=f"{stem}.iso" if spec.iso else None,
         cpu=spec.cpu,
+        vlan=spec.vlan,
     )
 
 

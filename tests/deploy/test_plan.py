@@ -18,6 +18,12 @@ def test_hosts_have_the_documented_addresses() -> None:
     }
 
 
+def test_each_provider_has_a_vlan_of_its_own() -> None:
+    """So that a guest's tag must be mapped when it moves."""
+    plan = LabPlan("lab", ("alpha", "beta", "gamma"))
+    assert [plan.vlan(provider) for provider in plan.providers] == [42, 142, 242]
+
+
 def test_no_lab_owns_the_namespaces_of_another() -> None:
     """A lab's namespace prefix never matches a namespace of a lab with a longer name."""
     assert not LabPlan("ab").namespace("hub").startswith(LabPlan("a").namespace_prefix)
