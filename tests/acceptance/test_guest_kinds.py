@@ -212,8 +212,17 @@ def only_answers_on(lab: Lab, provider: str, guest: GuestRecord, vlan: int, *oth
     return True
 
 
+def guests_ports(lab: Lab, provider: str) -> list[str]:
+    """What the provider's switch has besides the lab's own ports."""
+    shown = lab.exec(provider, ["ovs-vsctl", "list-ports", GUEST_SWITCH])
+    assert shown.returncode == 0, shown.stderr
+    return sorted(set(shown.stdout.split()) - {switches.GATE, switches.TRUNK})
+
+
+@pytest.mark.usefixtures("slow_link")
 def test_a_card_in_a_vlan_moves(lab: Lab, tenant: Any, start: Callable[..., Guest]) -> None:
-    """It is the same card in the recipient's VLAN, now and after a restart, and no other VLAN reaches it."""
+    """It is the same card in the recipient's VLAN, now and after a restart, and no other VLAN reaches it; a cancelled
+    port leaves nothing on the recipient's switch, a completed one nothing on the donor's."""
     theirs, ours = lab.plan.vlan("alpha"), lab.plan.vlan("beta")
     guest = start("tagged", vlan=theirs)
     record = lab.guest(guest.name)
@@ -221,9 +230,18 @@ def test_a_card_in_a_vlan_moves(lab: Lab, tenant: Any, start: Callable[..., Gues
     shown = tenant.run("vm", "check", record.uuid, "--to", "beta")
     assert f"VLAN {theirs} becomes {ours}" in shown.stdout, shown
 
+    port_id = tenant.create(record, "beta", "--post-copy", "never")
+    tenant.wait_for_transfer(port_id, "disk")
+    assert len(guests_ports(lab, "beta")) == 1
+    tenant.run("port", "cancel", port_id)
+    assert tenant.wait_for_end(port_id)["summary"]["phase"] == "cancelled"
+    assert guests_ports(lab, "beta") == []
+    assert only_answers_on(lab, "alpha", record, theirs, theirs + 1, ours, None)
+
     guest.move("beta")
 
     assert only_answers_on(lab, "beta", record, ours, ours + 1, theirs, None)
+    assert guests_ports(lab, "alpha") == []
     for which in ((), ("--inactive",)):
         definition = etree.fromstring(lab.virsh("beta", "dumpxml", record.uuid, *which))
         (card,) = definition.findall("devices/interface")
