@@ -52,7 +52,12 @@ def _facts(definition: Definition) -> VmFacts:
     cpu = root.find("cpu")
     maximum = whole_number(required_text(root, "vcpu"), "vcpu")
     current = attribute_of(root, "vcpu", "current")
+    vcpus = maximum if current is None else whole_number(current, "vcpu")
+    if vcpus > maximum:
+        raise DomainXmlError(f"{vcpus} run now, and there may be {maximum}", element="vcpu")
     memory = size_bytes(root, "memory")
+    # libvirt takes a larger one for all of it.
+    held = memory if root.find("currentMemory") is None else min(memory, size_bytes(root, "currentMemory"))
     return VmFacts(
         uuid=required_text(root, "uuid").lower(),
         name=name_of(root),
@@ -60,8 +65,8 @@ def _facts(definition: Definition) -> VmFacts:
         arch=os_type.get("arch", "x86_64"),
         machine=os_type.get("machine", ""),
         memory_bytes=memory,
-        memory_current_bytes=memory if root.find("currentMemory") is None else size_bytes(root, "currentMemory"),
-        vcpus=maximum if current is None else whole_number(current, "vcpu"),
+        memory_current_bytes=held,
+        vcpus=vcpus,
         vcpus_max=maximum,
         cpu_mode=cpu.get("mode", "custom") if cpu is not None else "default",
         cpu_model=text_of(root, "cpu/model"),

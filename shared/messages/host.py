@@ -13,6 +13,7 @@ from shared.messages.base import Bytes, Count, Value
 
 Name = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$", description="One short line.")]
 Names = Annotated[tuple[Name, ...], Field(max_length=512)]
+Word = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$", description="One short line, or none.")]
 HostPath = Annotated[str, Field(max_length=1024, pattern=r"^/[^\x00-\x1f\x7f]*$")]
 
 
@@ -45,6 +46,7 @@ class FirmwareOffer(Value):
     """A firmware of this host, as its QEMU descriptor and its files say."""
 
     name: Name = Field(description="File name of the descriptor; the first that fits is taken.")
+    description: Word = Field(default="", description="What the descriptor says that it is, for people.")
     interfaces: Names = Field(description="uefi, bios and so on.")
     device: Name = Field(description="flash or memory.")
     code: HostPath

@@ -67,7 +67,7 @@ devices/disk/throttlefilters/**    host     any      not kept: limits of disks a
 
 devices/disk/source                host     -        a file of the recipient
 devices/disk/source@file           host     path     a file of the recipient
-devices/disk/source@startupPolicy  host     any      not kept: the contents come along
+devices/disk/source@startupPolicy  lasting  =mandatory|requisite|optional
 devices/disk/source@index          live     number   libvirt's number of the running image
 devices/disk/source/seclabel/**    host     any      the recipient's libvirt makes its own labels
 devices/disk/source/privateData/** live     any      libvirt's note of the running VM

@@ -52,7 +52,7 @@ _ALL = (
     _kind("vendor", r"[A-Za-z0-9][A-Za-z0-9 ._!-]{0,11}", "up to twelve characters"),
     _kind("unit", r"[A-Za-z]{1,8}", "a unit of size"),
     _kind("uuid", r"[0-9a-fA-F]{8}(-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}", "a UUID"),
-    _kind("mac", r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", "a MAC address"),
+    _kind("mac", r"[0-9a-fA-F][02468aceACE](:[0-9a-fA-F]{2}){5}", "a MAC address of one card"),
     _kind("wwn", r"(0x)?[0-9a-fA-F]{16}", "a world wide name"),
     _kind("cpus", r"[0-9^, -]{1,1024}", "a set of CPU numbers"),
     # No check of what it means: the guest only sees it as characters, and so does libvirt.

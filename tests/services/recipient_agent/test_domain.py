@@ -263,7 +263,7 @@ def test_a_medium_gets_a_file_of_its_own_here() -> None:
     assert not result.disks[0].read_only
     assert [drive.source for drive in describe(result.domain_xml).drives] == [disk.path for disk in result.disks]
     assert "library" not in result.domain_xml
-    assert "startupPolicy" not in result.domain_xml
+    assert 'startupPolicy="optional"' in result.domain_xml
 
 
 def test_a_medium_that_stays_behind_leaves_an_empty_drive() -> None:
@@ -274,6 +274,7 @@ def test_a_medium_that_stays_behind_leaves_an_empty_drive() -> None:
 
     assert [disk.target for disk in result.disks] == ["vda"]
     assert [drive.empty for drive in describe(result.domain_xml).drives] == [False, True]
+    assert "startupPolicy" not in result.domain_xml
     assert guest_abi_differences(with_device(MEDIUM), result.domain_xml) == []
 
 
