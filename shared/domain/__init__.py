@@ -17,13 +17,14 @@ from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
 from shared.domain.leaving import Leaving, leaving
 from shared.domain.named_files import NamedFile, named_files
-from shared.domain.needs import NEXT_VCPUS
+from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, largest_need
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
 
 __all__ = [
     "MAX_XML_BYTES",
+    "NEXT_MEMORY",
     "NEXT_VCPUS",
     "Attribute",
     "BlockerCode",
@@ -49,6 +50,7 @@ __all__ = [
     "describe",
     "guest_abi_differences",
     "identity_snapshot",
+    "largest_need",
     "leaving",
     "named_files",
     "next_needs",

@@ -11,7 +11,7 @@ from shared.domain.blockers import MAX_VLAN_TAGS, is_empty_drive, is_passt, vlan
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
-from shared.domain.needs import NEXT_VCPUS, needs_of
+from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, needs_of
 from shared.domain.parsing import (
     attribute_of,
     mac_of,
@@ -41,7 +41,11 @@ def describe(source: DefinitionSource) -> VmFacts:
 def next_needs(lasting: DefinitionSource) -> tuple[Need, ...]:
     """What the VM needs of its host after its next start. Raises `DomainXmlError` as `describe`."""
     facts = describe(lasting)
-    return *facts.needs, Need(kind=NEXT_VCPUS, value=str(facts.vcpus_max))
+    return (
+        *facts.needs,
+        Need(kind=NEXT_VCPUS, value=str(facts.vcpus_max)),
+        Need(kind=NEXT_MEMORY, value=str(facts.memory_bytes)),
+    )
 
 
 def _facts(definition: Definition) -> VmFacts:
