@@ -16,6 +16,7 @@ from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmF
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
 from shared.domain.leaving import Leaving, leaving
+from shared.domain.media import without_media_in
 from shared.domain.named_files import NamedFile, named_files
 from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, largest_need
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
@@ -57,4 +58,5 @@ __all__ = [
     "parse",
     "portable",
     "read_definition",
+    "without_media_in",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lxml import etree
 from pydantic import ValidationError
@@ -11,6 +11,8 @@ from shared.domain.blockers import MAX_VLAN_TAGS, is_empty_drive, is_passt, vlan
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
+from shared.domain.findings import Finding
+from shared.domain.media import medium_blockers
 from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, needs_of
 from shared.domain.parsing import (
     attribute_of,
@@ -83,7 +85,7 @@ def _facts(definition: Definition) -> VmFacts:
         kernel=text_of(root, "os/kernel"),
         initrd=text_of(root, "os/initrd"),
         needs=needs_of(root),
-        drives=tuple(_drives(root)),
+        drives=tuple(_drives(root, medium_blockers(definition))),
         nics=tuple(_nic(nic) for nic in root.findall("devices/interface")),
         ports=tuple(_ports(root)),
         memory_files=tuple(_memory_files(root)),
@@ -138,7 +140,7 @@ def _firmware_facts(root: etree._Element) -> FirmwareFacts | None:
     )
 
 
-def _drives(root: etree._Element) -> Iterator[DiskFacts]:
+def _drives(root: etree._Element, blockers: Mapping[str, tuple[Finding, ...]]) -> Iterator[DiskFacts]:
     targets: set[str] = set()
     for disk in root.findall("devices/disk"):
         if target_of(disk) in targets:
@@ -158,6 +160,7 @@ def _drives(root: etree._Element) -> Iterator[DiskFacts]:
             shared=disk.find("shareable") is not None,
             serial=text_of(disk, "serial") or "",
             empty=is_empty_drive(disk),
+            medium_blockers=tuple(map(str, blockers.get(target_of(disk), ()))),
         )
 
 

@@ -157,6 +157,9 @@ class Disk(Value):
     empty: bool = Field(default=False, description="A drive without a medium.")
     snapshots: tuple[Word, ...] = Field(default=(), max_length=256, description="Names of its internal snapshots.")
     chain_depth: int = Field(default=0, ge=0, le=1000, description="How many images it lies on.")
+    medium_blockers: tuple[Text, ...] = Field(
+        default=(), max_length=200, description="Those blockers of the VM that are gone when its medium stays behind."
+    )
 
 
 class Nic(Value):
