@@ -15,12 +15,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.domain import PASST_VHOST
 from shared.messages.base import Refusal
 from shared.messages.vm import HostPlatform, Nic, Vlan
 
 NetworkName = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.:-]*$")]
 Tag = Annotated[int, Field(ge=1, le=4094)]
 Tags = Annotated[tuple[Tag, ...], Field(min_length=1, max_length=64)]
+_WITHOUT_OFFLOADS = frozenset({"user", "passt"})
+"""Kinds whose packets have no header for offloads."""
 Guard = Literal["filter", "bandwidth", "isolated", "virtualport"]
 
 
@@ -200,6 +203,9 @@ def _by_rule(nic: Nic, rule: NetworkRule) -> CardPlace | Refusal:
     if nic.kind == "user" and not rule.to_user:
         there = rule.to_bridge or rule.to_network
         return _refusal("user_network_moved", f"{card(nic)} is on QEMU's user network, and a rule says {there}")
+    if rule.to_user and nic.kind not in _WITHOUT_OFFLOADS and nic.model.startswith("virtio"):
+        found = f"{card(nic)} is on {_theirs(nic)}, and a rule says QEMU's user network"
+        return _refusal("user_network_too_plain", found)
     place = CardPlace(
         nic,
         bridge=rule.to_bridge,
@@ -246,7 +252,7 @@ def card(nic: Nic) -> str:
 
 
 def _kind(nic: Nic) -> str:
-    if nic.kind == "passt":
+    if nic.kind in {"passt", PASST_VHOST}:
         return "user"
     return nic.kind if nic.kind in {"bridge", "network", "user", "ethernet"} else "other"
 
@@ -262,6 +268,7 @@ _RULES = {
     "port_group_unmapped": "A card in a port group, which may have a VLAN, goes only where a rule names the group.",
     "network_unmapped": "Each network card goes where the network map says, or to what has the same name here.",
     "user_network_moved": "QEMU's user network is part of the guest's state, and QEMU loads it only into another one.",
+    "user_network_too_plain": "A virtio card whose network has offloads is not loaded by QEMU on a network without them.",
     "network_guard_lost": "The network map does not let in cards that lose this.",
     "bridge_missing": "Each network card needs a bridge on the host.",
     "network_missing": "Each network card needs its network on the host, and active.",

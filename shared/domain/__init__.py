@@ -9,7 +9,7 @@ the `Definition` or `Domain` on; every function takes that, or text.
 from shared.domain.blockers import BlockerCode
 from shared.domain.build import build_for_host
 from shared.domain.definition import Attribute, Definition, DefinitionSource, Node, read_definition
-from shared.domain.describe import describe, next_needs
+from shared.domain.describe import PASST_VHOST, describe, next_needs
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
@@ -27,6 +27,7 @@ __all__ = [
     "MAX_XML_BYTES",
     "NEXT_MEMORY",
     "NEXT_VCPUS",
+    "PASST_VHOST",
     "Attribute",
     "BlockerCode",
     "Definition",

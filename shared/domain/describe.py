@@ -183,7 +183,7 @@ def _nic(nic: etree._Element) -> NicFacts:
         mac=mac_of(nic),
         model=attribute_of(nic, "model", "type") or "rtl8139",
         bridge=attribute_of(nic, "source", "bridge"),
-        kind="passt" if is_passt(nic) else nic.get("type", ""),
+        kind=_kind(nic),
         network=attribute_of(nic, "source", "network") or "",
         port_group=attribute_of(nic, "source", "portgroup") or "",
         vlan=_vlan(nic),
@@ -192,6 +192,16 @@ def _nic(nic: etree._Element) -> NicFacts:
         filter=attribute_of(nic, "filterref", "filter") or "",
         has_bandwidth=nic.find("bandwidth") is not None,
     )
+
+
+PASST_VHOST = "passt-vhost"
+"""A card of passt that talks to it over vhost-user: the guest may have its offloads, which others of passt have not."""
+
+
+def _kind(nic: etree._Element) -> str:
+    if is_passt(nic):
+        return PASST_VHOST if nic.get("type") == "vhostuser" else "passt"
+    return nic.get("type", "")
 
 
 def _ports(root: etree._Element) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.domain import BlockerCode, FindingKind, build_for_host, describe, read_definition
+from shared.domain import PASST_VHOST, BlockerCode, FindingKind, build_for_host, describe, read_definition
 from tests.support.domain_samples import DOMAIN, PLACES, with_device
 
 SECOND_DISK = "<disk type='%s' device='%s'><source %s/><target dev='vdb' bus='virtio'/>%s</disk>"
@@ -200,10 +200,10 @@ def test_a_card_of_passt_is_on_qemus_own_network() -> None:
         "<interface type='%s'><mac address='52:54:00:00:00:02'/><source dev='eth0'/><model type='virtio'/>"
         "<backend type='passt' logFile='/l'/></interface>"
     )
-    for kind in ("user", "vhostuser"):
+    for kind, told in (("user", "passt"), ("vhostuser", PASST_VHOST)):
         facts = describe(with_device(card % kind))
         assert facts.blockers == ()
-        assert facts.nics[1].kind == "passt"
+        assert facts.nics[1].kind == told
 
 
 @pytest.mark.parametrize("source", ["", "<source startupPolicy='optional'/>"])
