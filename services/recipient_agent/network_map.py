@@ -268,7 +268,7 @@ _RULES = {
     "port_group_unmapped": "A card in a port group, which may have a VLAN, goes only where a rule names the group.",
     "network_unmapped": "Each network card goes where the network map says, or to what has the same name here.",
     "user_network_moved": "QEMU's user network is part of the guest's state, and QEMU loads it only into another one.",
-    "user_network_too_plain": "A virtio card whose network has offloads is not loaded by QEMU on a network without them.",
+    "user_network_too_plain": "QEMU loads a virtio card whose network has offloads only on such a network.",
     "network_guard_lost": "The network map does not let in cards that lose this.",
     "bridge_missing": "Each network card needs a bridge on the host.",
     "network_missing": "Each network card needs its network on the host, and active.",
