@@ -36,7 +36,6 @@ _OF_A_MEDIUM = frozenset(
     {
         f"{_DISK}@type",
         f"{_DISK}/driver@type",
-        f"{_DISK}/source",
         f"{_DISK}/source@file",
     }
 )

@@ -27,6 +27,16 @@ class DeviceOffers(Value):
     )
 
 
+class OtherArchitecture(Value):
+    """Guests of another architecture that the host's QEMU runs as it runs its own, such as i686 on x86_64."""
+
+    architecture: Name
+    accelerators: Names
+    without: Annotated[tuple[Name, ...], Field(max_length=1024)] = Field(
+        default=(), description="Machines that guests of the host's own architecture have, and these have not."
+    )
+
+
 class HugePages(Value):
     """Huge pages of one size."""
 

@@ -65,7 +65,7 @@ devices/disk/driver/metadata_cache/**      host     any      not kept: a setting
 devices/disk/iotune/**             host     any      not kept: limits of disks are the recipient's own
 devices/disk/throttlefilters/**    host     any      not kept: limits of disks are the recipient's own
 
-devices/disk/source                host     -        a file of the recipient
+devices/disk/source                lasting  -
 devices/disk/source@file           host     path     a file of the recipient
 devices/disk/source@startupPolicy  lasting  =mandatory|requisite|optional
 devices/disk/source@index          live     number   libvirt's number of the running image

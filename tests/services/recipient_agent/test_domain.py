@@ -237,6 +237,14 @@ def test_two_cards_with_one_mac_keep_their_networks() -> None:
     assert [nic.bridge for nic in describe(result.domain_xml).nics] == ["vmbr0", "vmbr1"]
 
 
+def test_a_vm_of_another_architecture_gets_the_qemu_that_libvirt_knows_for_it() -> None:
+    """The setting names the one for the host's own."""
+    i686 = XML.replace("arch='x86_64'", "arch='i686'")
+
+    assert "<emulator>/usr/bin/qemu-system-x86_64</emulator>" in prepared(make_identity()).domain_xml
+    assert "<emulator>" not in prepared(make_identity(i686)).domain_xml
+
+
 def test_an_empty_drive_stays_empty() -> None:
     """It needs no file and no room."""
     drive = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>"

@@ -60,6 +60,11 @@ CARRIED = {
         "<disk type='file'><source file='/d.raw'/><target dev='vdb' bus='virtio'/><readonly/></disk></devices>",
         "/ours/vdb",
     ),
+    "a disk that may be missing at a start": (
+        DISK,
+        "<source file='/images/web.qcow2' startupPolicy='optional'/>",
+        'startupPolicy="optional"',
+    ),
     "a SPICE port for WebDAV": (
         END,
         ("<channel type='spiceport'><source channel='org.spice-space.webdav.0'/>"
