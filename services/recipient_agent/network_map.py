@@ -32,10 +32,11 @@ class NetworkRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["any", "bridge", "network", "user", "ethernet"] = Field(
+    kind: Literal["any", "bridge", "network", "user", "passt", "ethernet"] = Field(
         default="any",
         description="Fits cards of this kind at the donor. any: of every kind but ethernet, which is a tap device that "
-        "a program of the donor's host connects to something.",
+        "a program of the donor's host connects to something. user: QEMU's user network, and passt where it serves as "
+        "that; passt: all of passt, also over vhost-user.",
     )
     bridge: NetworkName = Field(default="", description="Fits cards on this bridge of the donor; empty: on any.")
     network: NetworkName = Field(default="", description="Fits cards on this network of the donor; empty: on any.")
@@ -92,7 +93,7 @@ class NetworkRule(BaseModel):
         tags = nic.vlan.tags if nic.vlan else ()
         wanted = {"none": not tags, "any": bool(tags)}.get(self.vlan) if isinstance(self.vlan, str) else None
         return (
-            (self.kind == _kind(nic) or (self.kind == "any" and _kind(nic) != "ethernet"))
+            (self.kind in _kinds(nic) or (self.kind == "any" and nic.kind != "ethernet"))
             and self.bridge in {"", nic.bridge}
             and self.network in {"", nic.network}
             and self.port_group == nic.port_group
@@ -160,7 +161,7 @@ class NetworkMap:
         return self._by_name(nic, networks)
 
     def _by_name(self, nic: Nic, networks: Sequence[str]) -> CardPlace | Refusal:
-        kind = _kind(nic)
+        kind = nic.kind
         if kind == "bridge" and nic.bridge:
             return CardPlace(nic, bridge=self.here(nic.bridge))
         if kind == "network" and nic.bridge in self.by_name:
@@ -251,10 +252,9 @@ def card(nic: Nic) -> str:
     return f"network card {nic.mac}"
 
 
-def _kind(nic: Nic) -> str:
-    if nic.kind in {"passt", PASST_VHOST}:
-        return "user"
-    return nic.kind if nic.kind in {"bridge", "network", "user", "ethernet"} else "other"
+def _kinds(nic: Nic) -> tuple[str, ...]:
+    """What a rule may call the card's kind."""
+    return {"passt": ("user", "passt"), PASST_VHOST: ("passt",)}.get(nic.kind, (nic.kind,))
 
 
 def _theirs(nic: Nic) -> str:

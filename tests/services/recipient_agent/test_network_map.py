@@ -122,6 +122,14 @@ def test_qemus_own_network_stays_one() -> None:
     assert str(put(passt, rule(kind="user", to_user=True))) == "QEMU's user network"
 
 
+def test_passt_over_vhost_user_goes_where_a_rule_names_it() -> None:
+    """It is no user network to QEMU, which would refuse its state; both kinds of passt may share a rule."""
+    passt, vhost = nic(kind="passt", bridge=""), nic(kind=PASST_VHOST, bridge="")
+    to_bridge = rule(kind="passt", to_bridge="br7")
+    assert put(passt, to_bridge).bridge == put(vhost, rule(kind="user", to_user=True), to_bridge).bridge == "br7"
+    assert place(vhost, rule(kind="user", to_user=True)) == "network_unmapped"
+
+
 @pytest.mark.parametrize(
     ("kind", "model", "found"),
     [
