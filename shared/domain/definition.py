@@ -13,7 +13,7 @@ from functools import cached_property
 
 from lxml import etree
 
-from shared.domain.blockers import code_for, is_empty_drive, whole_part_blockers
+from shared.domain.blockers import change_of, code_for, is_empty_drive, whole_part_blockers
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.metadata import METADATA, Metadata, read_metadata
 from shared.domain.parsing import Domain, DomainSource, parse
@@ -141,6 +141,8 @@ class _Reader:
         for code, detail in () if told.blocks else whole_part_blockers(element, path):
             self._block(code, told, detail)
             told = replace(told, blocks=True)
+        if change := change_of(element, path):
+            self.host_bound[(told.part, change)] = Finding("host_bound", FindingKind.MADE_ANEW, told.part, change)
         told = self._judge(path, row, text, told, is_element=True)
         self._own_alias(element, path, told)
         attributes = []

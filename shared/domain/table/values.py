@@ -58,6 +58,7 @@ _ALL = (
     # No check of what it means: the guest only sees it as characters, and so does libvirt.
     _kind("line", rf"{_LINE}{{0,{MAX_LINE}}}", "one line of text that the guest or people read"),
     _kind("text", rf"(?:{_LINE}|[\t\n\r]){{0,{MAX_TEXT}}}", "text for people"),
+    _kind("empty", r"", "nothing"),
     _kind("path", r"(?s:.*)", "a file, folder, device or socket of a host", carried=False),
     _kind("secret", r"(?s:.*)", "a password, or what opens one", carried=False),
     _kind("any", r"(?s:.*)", "anything", carried=False),

@@ -206,6 +206,17 @@ def test_a_card_of_passt_is_on_qemus_own_network() -> None:
         assert facts.nics[1].kind == told
 
 
+@pytest.mark.parametrize(("rom", "blockers"), [("file=''", 0), ("enabled='no'", 0), ("bar='on' file='/x.rom'", 1)])
+def test_a_boot_rom_of_a_card(rom: str, blockers: int) -> None:
+    """An empty name says that there is none, and is kept; a file is its host's."""
+    xml = DOMAIN.replace("<model type='virtio'/>", f"<model type='virtio'/><rom {rom}/>")
+    found = read_definition(xml).blockers
+
+    assert ["boot ROM is in a file of the host" in finding.detail for finding in found] == [True] * blockers
+    if not found:
+        assert f"<rom {rom}/>".replace("'", '"') in build_for_host(xml, PLACES).to_text()
+
+
 @pytest.mark.parametrize("source", ["", "<source startupPolicy='optional'/>"])
 @pytest.mark.parametrize("device", ["cdrom", "floppy"])
 def test_of_an_empty_drive_no_file_is_told(device: str, source: str) -> None:
