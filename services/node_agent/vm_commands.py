@@ -64,7 +64,7 @@ class VmCommands:
         described: Callable[[LiveVm], None],
         metrics: NodeMetrics,
     ) -> None:
-        """`described` is called after each describe."""
+        """`described` is called with each VM that was described and that a port may follow."""
         self._described = described
         self._hypervisor = hypervisor
         self._journal = journal
@@ -85,7 +85,8 @@ class VmCommands:
             log.exception("VM not described", vm=str(command.vm_uuid))
             detail = f"the node cannot read the VM: {type(error).__name__}: {error}"
             return DescribeFailed(port_id=command.port_id, code="unreadable", detail=detail)
-        self._described(vm)
+        if command.port_may_follow:
+            self._described(vm)
         return VmDescribed(port_id=command.port_id, identity=bundle)
 
     async def _bundle(self, vm: LiveVm, obstacles: tuple[Obstacle, ...]) -> IdentityBundle:
@@ -98,7 +99,9 @@ class VmCommands:
         blockers = dict.fromkeys((*vm.description.blockers, *map(str, found), *map(str, obstacles)))
         lost = [f"{each.part}: {each.detail}" for each in goes.findings if each.kind is FindingKind.NOT_KEPT]
         # The recipient's libvirt defines the lasting one after the switchover, so what it needs is asked before.
-        later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not blockers else ()
+        of_media = {line for disk in vm.description.disks for line in disk.medium_blockers}
+        stays = not blockers.keys() <= of_media
+        later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not stays else ()
         told = vm.description.model_dump() | {
             "blockers": tuple(blockers),
             "needs": tuple(dict.fromkeys((*vm.description.needs, *later))),

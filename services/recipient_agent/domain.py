@@ -31,6 +31,9 @@ from shared.messages.base import Refusal
 from shared.messages.porting import ReservedDisk
 from shared.messages.vm import CpuFacts, CpuMode, FirmwareFacts, IdentityBundle, VmDescription
 
+_OWN_ARCHITECTURE = "x86_64"
+"""Of every host that VMs are ported to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -202,7 +205,8 @@ def _host_places(
         disks={disk.target: disk.path for disk in disks},
         disk_formats={disk.target: disk.format for disk in disks},
         nics=tuple(_nic(place) for place in choice.cards),
-        emulator=places.emulator,
+        # The setting names the host's own QEMU; of another architecture libvirt knows which it is.
+        emulator=places.emulator if vm.architecture == _OWN_ARCHITECTURE else None,
         firmware=_firmware(vm, port_id, places, choice),
         kernel=vm.kernel or None,
         initrd=vm.initrd or None,

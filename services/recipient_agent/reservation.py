@@ -19,6 +19,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from services.recipient_agent.capacity import Held, disk_bytes
+from services.recipient_agent.huge_pages import wanted_pages
 from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import ReservedDisk, ServiceChangeAgreement
@@ -85,6 +86,7 @@ class Reservation(BaseModel):
             vcpus=self.vm.vcpus,
             memory_bytes=self.vm.memory_bytes,
             disk_bytes=disk_bytes(self.vm),
+            huge_pages=wanted_pages(self.vm),
             reserved=self.holds_capacity,
         )
 

@@ -73,6 +73,14 @@ def whole_part_blockers(element: etree._Element, path: str) -> Iterator[Reason]:
         yield from rule(element)
 
 
+def change_of(element: etree._Element, path: str) -> str:
+    """What the recipient makes of a device that none of its parts says by itself; empty where it makes nothing else."""
+    is_nvdimm = path == "devices/memory" and element.get("model") == "nvdimm" and bool(element.findtext("source/path"))
+    if is_nvdimm and element.get("access") != "shared":
+        return "access: it becomes shared, so that what the guest writes gets into the recipient's file"
+    return ""
+
+
 def tsc_frequency(root: etree._Element) -> str:
     """The frequency in Hz that a ``<domain>`` gives its time stamp counter; empty where it gives none."""
     for timer in root.findall("clock/timer"):

@@ -144,6 +144,9 @@ def _disk(disk: etree._Element, places: HostPlaces) -> None:
     if path is None:
         if disk.get("device", "disk") == "disk":
             raise DomainXmlError(f"no path is given for {target}", element="disk")
+        policy = disk.find("source")
+        if policy is not None:  # of a medium that is not there
+            disk.remove(policy)
         return
     driver = disk.find("driver")
     if target in places.disk_formats:

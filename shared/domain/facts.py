@@ -56,6 +56,8 @@ class DiskFacts:
     shared: bool = False
     serial: str = ""
     empty: bool = False
+    medium_blockers: tuple[str, ...] = ()
+    """Blockers of the VM that are gone when this drive's medium stays behind."""
 
     def told(
         self,
@@ -90,6 +92,7 @@ class DiskFacts:
             serial=self.serial,
             empty=self.empty,
             chain_depth=len(self.layers),
+            medium_blockers=self.medium_blockers,
         )
 
 

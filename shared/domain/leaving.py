@@ -16,6 +16,7 @@ from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import VmFacts
 from shared.domain.findings import Finding, FindingKind
+from shared.domain.media import without_media_in
 from shared.domain.parsing import MAX_XML_BYTES
 from shared.domain.pending import pending_changes
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
@@ -37,7 +38,9 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
     """
     definition = read_definition(live)
     facts = describe(definition)
-    findings = [] if definition.blockers else list(_proof(definition, facts))
+    # A medium that may stay behind speaks against the VM; the rest of it is tried all the same.
+    tried = without_media_in(definition) if definition.blockers else definition
+    findings = [] if tried.blockers else list(_proof(tried, describe(tried)))
     lasting_xml = None
     if lasting is not None:
         try:
@@ -46,8 +49,9 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
             new = tuple(finding for finding in stored.blockers if finding not in definition.blockers)
             found = list(_lasting(new, describe(stored), facts))
             found += () if found else pending_changes(stored, definition)
-            blocked = stored.blockers or any(finding.kind is FindingKind.BLOCKS for finding in found)
-            findings += found if blocked else [*found, *_can_be_built(stored, describe(stored))]
+            bare = without_media_in(stored) if stored.blockers else stored
+            blocked = bare.blockers or any(finding.kind is FindingKind.BLOCKS for finding in found)
+            findings += found if blocked else [*found, *_can_be_built(bare, describe(bare))]
         except DomainXmlError as error:
             findings.append(_blocks("lasting_unreadable", f"the lasting definition cannot be read: {error}"))
     return Leaving(portable(definition), lasting_xml, tuple(findings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lxml import etree
 
@@ -49,10 +49,19 @@ _MADE_AS: dict[tuple[str, str], str | None] = {
 _SWITCHES: tuple[tuple[str, str], ...] = (("features/hyperv", "hyperv"), ("features/kvm", "kvm"))
 """Features whose children are each on or off."""
 _FEATURES = ("features/smm", "features/vmcoreinfo", "features/ps2", "features/async-teardown", "genid")
-
-
 NEXT_VCPUS = "next_vcpus"
 """How many vCPUs the VM may have after its next start."""
+NEXT_MEMORY = "next_memory"
+"""How many bytes of memory it has then."""
+_MAX_DIGITS = 18
+
+
+def largest_need(needs: Iterable[Need], kind: str) -> int:
+    """The largest number that needs of this kind name, 0 if there is none; what is no number says nothing."""
+    texts = (need.value for need in needs if need.kind == kind)
+    return max(
+        (int(text) for text in texts if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS), default=0
+    )
 
 
 def needs_of(root: etree._Element) -> tuple[Need, ...]:

@@ -114,7 +114,7 @@ class Transfers:
         return self._active.get(port_id)
 
     def described(self, vm: LiveVm) -> None:
-        """Somebody asked what this VM is: a port of it may follow, so its base images are read now."""
+        """It was asked whether this VM may leave: a port may follow, so its base images are read now."""
         self._tasks.spawn(self._contents.read_ahead(vm), name=f"read ahead for {vm.description.name}")
 
     # ---- commands ----

@@ -25,8 +25,8 @@ from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import ProgressMeter, SeedingMeter
 from services.node_agent.transfers.read_only_disks import ReadOnlyImage, send_read_only
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain import describe, guest_abi_differences
-from shared.ejecting import ejected_targets
+from shared.domain import describe, guest_abi_differences, without_media_in
+from shared.ejecting import ejected_targets, without_media
 from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
@@ -158,9 +158,12 @@ class OutboundPreparation:
         if vm.description.state is not VmState.RUNNING:
             raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
         obstacles = await self._hypervisor.obstacles(agreement.vm_uuid)
-        if against := (*vm.description.blockers, *map(str, obstacles)):
+        eject = agreement.limits.eject
+        if against := (*without_media(vm.description, eject).blockers, *map(str, obstacles)):
             raise HypervisorError("check the VM", "; ".join(against))
-        if differences := guest_abi_differences(vm.domain, agreement.domain_xml):
+        gone = ejected_targets(vm.description, eject)
+        goes = without_media_in(vm.domain, gone) if gone else vm.domain
+        if differences := guest_abi_differences(goes, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
         self._check_media(vm)
         return vm

@@ -65,9 +65,9 @@ devices/disk/driver/metadata_cache/**      host     any      not kept: a setting
 devices/disk/iotune/**             host     any      not kept: limits of disks are the recipient's own
 devices/disk/throttlefilters/**    host     any      not kept: limits of disks are the recipient's own
 
-devices/disk/source                host     -        a file of the recipient
+devices/disk/source                lasting  -
 devices/disk/source@file           host     path     a file of the recipient
-devices/disk/source@startupPolicy  host     any      not kept: the contents come along
+devices/disk/source@startupPolicy  lasting  =mandatory|requisite|optional
 devices/disk/source@index          live     number   libvirt's number of the running image
 devices/disk/source/seclabel/**    host     any      the recipient's libvirt makes its own labels
 devices/disk/source/privateData/** live     any      libvirt's note of the running VM

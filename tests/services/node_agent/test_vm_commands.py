@@ -15,6 +15,7 @@ from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
 from shared.domain import describe, portable
+from shared.ejecting import without_media
 from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
@@ -93,7 +94,10 @@ def host(tmp_path: Path) -> Host:
 
 
 async def test_a_description_is_passed_on(host: Host) -> None:
-    """What reads base images ahead gets every VM that is described."""
+    """What reads base images ahead gets every VM that a port may follow, and none that is only shown."""
+    shown = DescribeVm(port_id=host.port_id, vm_uuid=VM, port_may_follow=False)
+    assert isinstance(await host.commands.describe(shown), VmDescribed)
+    assert host.described == []
     answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
     assert isinstance(answer, VmDescribed)
     assert (answer.identity.vm.uuid, answer.identity.node) == (VM, "alpha-1")
@@ -141,6 +145,26 @@ async def test_what_only_the_next_start_would_lose_or_need_is_told(host: Host) -
     assert any(line.startswith("memtune: ") for line in answer.identity.vm.not_kept)
     assert Need(kind="video", value="qxl") in answer.identity.vm.needs
     assert Need(kind="next_vcpus", value="4") in answer.identity.vm.needs
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"),
+    [("", True), ("<hostdev mode='subsystem' type='pci'/>", False)],
+)
+async def test_a_medium_that_may_stay_behind_hides_nothing_of_the_next_start(
+    host: Host, device: str, *, asked: bool
+) -> None:
+    """The VM can leave without it, and the recipient must have what it needs; of a VM that cannot nobody asks."""
+    drive = "<disk device='cdrom'><source protocol='https' name='/x'/><target dev='sda' bus='sata'/></disk>"
+    live = host.domain_xml.replace("</devices>", f"{drive}{device}</devices>")
+    host.hypervisor.vms[VM].domain_xml = live
+    host.hypervisor.vms[VM].lasting_xml = live.replace("<vcpu>1", "<vcpu>4")
+
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    assert (Need(kind="next_vcpus", value="4") in answer.identity.vm.needs) is asked
+    assert without_media(answer.identity.vm, ("sda",)).blockers == answer.identity.vm.blockers[1:]
 
 
 async def test_a_missing_vm_cannot_be_described(host: Host) -> None:

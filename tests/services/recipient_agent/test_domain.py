@@ -237,6 +237,14 @@ def test_two_cards_with_one_mac_keep_their_networks() -> None:
     assert [nic.bridge for nic in describe(result.domain_xml).nics] == ["vmbr0", "vmbr1"]
 
 
+def test_a_vm_of_another_architecture_gets_the_qemu_that_libvirt_knows_for_it() -> None:
+    """The setting names the one for the host's own."""
+    i686 = XML.replace("arch='x86_64'", "arch='i686'")
+
+    assert "<emulator>/usr/bin/qemu-system-x86_64</emulator>" in prepared(make_identity()).domain_xml
+    assert "<emulator>" not in prepared(make_identity(i686)).domain_xml
+
+
 def test_an_empty_drive_stays_empty() -> None:
     """It needs no file and no room."""
     drive = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>"
@@ -263,7 +271,7 @@ def test_a_medium_gets_a_file_of_its_own_here() -> None:
     assert not result.disks[0].read_only
     assert [drive.source for drive in describe(result.domain_xml).drives] == [disk.path for disk in result.disks]
     assert "library" not in result.domain_xml
-    assert "startupPolicy" not in result.domain_xml
+    assert 'startupPolicy="optional"' in result.domain_xml
 
 
 def test_a_medium_that_stays_behind_leaves_an_empty_drive() -> None:
@@ -274,6 +282,7 @@ def test_a_medium_that_stays_behind_leaves_an_empty_drive() -> None:
 
     assert [disk.target for disk in result.disks] == ["vda"]
     assert [drive.empty for drive in describe(result.domain_xml).drives] == [False, True]
+    assert "startupPolicy" not in result.domain_xml
     assert guest_abi_differences(with_device(MEDIUM), result.domain_xml) == []
 
 

@@ -252,6 +252,9 @@ def test_memory_in_files_gets_files_of_the_host() -> None:
     ours = build_for_host(portable(xml), replace(PLACES, memory_files=files))
 
     assert facts.blockers == ()
+    assert [each.detail for each in facts.findings if each.detail.startswith("access: it becomes shared")]
+    shared = describe(xml.replace("access='private'", "access='shared'"))
+    assert not [each.detail for each in shared.findings if each.detail.startswith("access")]
     assert [(file.name, file.size_bytes) for file in facts.memory_files] == [
         ("memory 0", 523264 << 10),
         ("pstore", 8192),

@@ -86,6 +86,25 @@ def test_a_domain_without_a_necessary_part_is_rejected(element: str) -> None:
         describe(cut)
 
 
+def test_a_name_of_blanks_is_none() -> None:
+    """What is carried of it would be empty, and the recipient would refuse it after its quote."""
+    with pytest.raises(DomainXmlError, match="name"):
+        describe(DOMAIN.replace("<name>web<", "<name>  <"))
+
+
+def test_more_vcpus_than_there_may_be_are_refused() -> None:
+    """libvirt would refuse it, at the recipient and late."""
+    with pytest.raises(DomainXmlError, match="9 run now, and there may be 2"):
+        describe(DOMAIN.replace("'>2</vcpu>", "' current='9'>2</vcpu>"))
+
+
+def test_a_balloon_gives_no_more_than_there_is() -> None:
+    """As libvirt reads a larger number."""
+    facts = describe(DOMAIN.replace("<currentMemory unit='KiB'>262144", "<currentMemory unit='KiB'>999999999"))
+
+    assert facts.memory_current_bytes == facts.memory_bytes == 256 << 20
+
+
 def test_two_disks_of_one_name_are_refused() -> None:
     """Both would get one file."""
     second = "<disk type='file'><source file='/b'/><target dev='vda' bus='virtio'/></disk></devices>"

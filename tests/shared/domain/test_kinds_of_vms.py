@@ -50,10 +50,20 @@ DELL = (
 CARRIED = {
     "an ISO that is inserted": (END, ISO % "<source file='/iso/tools.iso'/>" + END, "/ours/sda"),
     "a drive without a medium": (END, ISO % "<source startupPolicy='optional'/>" + END, "startupPolicy"),
+    "a medium that may be missing at a start": (
+        END,
+        ISO % "<source file='/iso/tools.iso' startupPolicy='requisite'/>" + END,
+        'startupPolicy="requisite"',
+    ),
     "a read-only disk": (
         END,
         "<disk type='file'><source file='/d.raw'/><target dev='vdb' bus='virtio'/><readonly/></disk></devices>",
         "/ours/vdb",
+    ),
+    "a disk that may be missing at a start": (
+        DISK,
+        "<source file='/images/web.qcow2' startupPolicy='optional'/>",
+        'startupPolicy="optional"',
     ),
     "a SPICE port for WebDAV": (
         END,
@@ -151,6 +161,11 @@ CARRIED = {
         END,
         "<disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk></devices>",
         "fda",
+    ),
+    "a VM that its host does not confine": (
+        "<seclabel type='none' model='none'/>",
+        "<seclabel type='none' model='apparmor'/>",
+        "<devices>",
     ),
     "memory in files of the host": (
         "<os>",

@@ -12,6 +12,7 @@ UEFI = "<os><loader readonly='yes' type='pflash'>/l.fd</loader><nvram>/n.fd</nvr
 SECURE = UEFI.replace("type=", "secure='yes' type=")
 CPU = "<cpu mode='custom' match='exact' check='full'>"
 AUTO = "<os firmware='efi'>"
+SVM = "<feature policy='disable' name='svm'/>"
 NETWORK = "<source network='n' bridge='br-alpha'/><vlan><tag id='7'/></vlan>"
 
 
@@ -32,6 +33,10 @@ NETWORK = "<source network='n' bridge='br-alpha'/><vlan><tag id='7'/></vlan>"
         (SOURCE, NETWORK, "<source network='n'/><vlan><tag id='8'/></vlan>", "pending_network"),
         (">qemu64<", ">qemu64<", ">EPYC<", "pending_cpu"),
         (CPU, CPU, "<cpu mode='host-passthrough'>", "pending_cpu"),
+        (SVM, SVM, SVM + "<feature policy='require' name='avx512f'/>", "pending_cpu"),
+        (SVM, SVM, SVM + "<feature name='avx512f'/>", "pending_cpu"),
+        (SVM, SVM, SVM.replace("disable", "require"), "pending_cpu"),
+        (SVM, SVM, SVM + "<feature policy='forbid' name='lm'/>", "pending_cpu"),
     ],
 )
 def test_a_change_that_would_be_lost_is_refused_by_name(old: str, live: str, later: str, code: str) -> None:
@@ -51,6 +56,11 @@ def test_a_change_that_would_be_lost_is_refused_by_name(old: str, live: str, lat
         ("<os>", SECURE, "<os firmware='efi'><loader secure='yes'/>"),
         (SOURCE, NETWORK, "<source network='n'/>"),
         (CPU, CPU, "<cpu mode='host-model'>"),
+        (SVM, SVM, ""),
+        (SVM, SVM, SVM + "<feature policy='disable' name='lm'/>"),
+        (SVM, SVM, SVM.replace("disable", "forbid")),
+        (SVM, SVM, SVM + "<feature policy='optional' name='avx512f'/>"),
+        (SVM, SVM + "<feature policy='require' name='avx512f'/>", SVM),
     ],
 )
 def test_what_libvirt_wrote_into_the_live_one_is_no_change(old: str, live: str, later: str) -> None:
