@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from shared.domain import NEXT_VCPUS
+from shared.domain import NEXT_VCPUS, SECRET
 from shared.messages.base import Refusal
 from shared.messages.host import HugePages
 from shared.messages.vm import HostPlatform, VmDescription
@@ -27,6 +27,9 @@ def device_refusals(vm: VmDescription, host: HostPlatform, *, node: str) -> Iter
     for need in vm.needs:
         if need.kind == "hugepages":
             yield from _huge_pages(vm, need.value, host.huge_pages, node=node)
+        elif need.kind == SECRET:
+            if need.value not in host.secret_usages:
+                yield _no_secrets(need.value, node=node)
         elif need.kind == "feature":
             if need.value in missing:
                 yield _unsupported(f"feature {need.value} is not there on node {node}")
@@ -69,6 +72,17 @@ def _unsupported(evidence: str) -> Refusal:
         code="device_unsupported",
         rule="The host's QEMU and libvirt must have every kind of device that the VM has.",
         evidence=evidence,
+    )
+
+
+_ENCRYPTED = {"vtpm": "its TPM is encrypted", "volume": "a disk of it is encrypted"}
+
+
+def _no_secrets(usage: str, *, node: str) -> Refusal:
+    return Refusal(
+        code="secret_unsupported",
+        rule="The key of an encrypted disk or TPM is kept by the host's libvirt, as a secret.",
+        evidence=f"{_ENCRYPTED.get(usage, usage)}; node {node} keeps no secret of usage {usage}",
     )
 
 

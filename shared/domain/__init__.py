@@ -12,12 +12,12 @@ from shared.domain.definition import Attribute, Definition, DefinitionSource, No
 from shared.domain.describe import describe, next_needs
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
+from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, SecretUsage, SecretUse, VmFacts
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
 from shared.domain.leaving import Leaving, leaving
 from shared.domain.named_files import NamedFile, named_files
-from shared.domain.needs import NEXT_VCPUS
+from shared.domain.needs import NEXT_VCPUS, SECRET
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
@@ -25,6 +25,7 @@ from shared.domain.portable import portable
 __all__ = [
     "MAX_XML_BYTES",
     "NEXT_VCPUS",
+    "SECRET",
     "Attribute",
     "BlockerCode",
     "Definition",
@@ -44,6 +45,8 @@ __all__ = [
     "NicFacts",
     "NicPlace",
     "Node",
+    "SecretUsage",
+    "SecretUse",
     "VmFacts",
     "build_for_host",
     "describe",

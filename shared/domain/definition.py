@@ -138,7 +138,8 @@ class _Reader:
         for code, detail in () if told.blocks else whole_part_blockers(element, path):
             self._block(code, told, detail)
             told = replace(told, blocks=True)
-        told = self._judge(path, row, text, told, is_element=True)
+        if not _is_frame(element, row, text):
+            told = self._judge(path, row, text, told, is_element=True)
         attributes = []
         for name, value in element.attrib.items():
             attribute = Attribute(str(name), str(value), self._row(f"{path}@{name!s}", str(value), told))
@@ -226,6 +227,12 @@ class _Reader:
     def _block(self, code: str, told: _Told, detail: str) -> None:
         if not told.blocks and len(self.blocking) < MAX_BLOCKERS:
             self.blocking.append(Finding(code, FindingKind.BLOCKS, told.part or "definition", detail))
+
+
+def _is_frame(element: etree._Element, row: Row | None, text: str) -> bool:
+    """Whether a host-bound element is there only for what is in it, which says for itself what becomes of it."""
+    is_bound = row is not None and row.fate is Fate.HOST and row.kind is None and not row.whole
+    return is_bound and len(element) > 0 and not element.attrib and not text.strip()
 
 
 def carried_text(row: Row, text: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from services.recipient_agent.device_check import device_refusals, page_bytes
 from services.recipient_agent.testing import make_platform, make_vm
-from shared.domain import NEXT_VCPUS
+from shared.domain import NEXT_VCPUS, SECRET
 from shared.messages.base import Refusal
 from shared.messages.host import DeviceOffers, HugePages
 from shared.messages.vm import Need
@@ -99,3 +99,14 @@ def test_sizes_of_pages() -> None:
     assert page_bytes("1048576 KiB") == page_bytes("1 GiB") == 1 << 30
     assert page_bytes("2 m") == 2 << 20
     assert page_bytes("default") is None
+
+
+@pytest.mark.parametrize(("usage", "what"), [("vtpm", "its TPM"), ("volume", "a disk")])
+def test_a_node_that_keeps_no_secrets_takes_no_encrypted_vm(usage: str, what: str) -> None:
+    """A node of an earlier release says nothing of secrets, and keeps none."""
+    vm = make_vm(needs=(Need(kind=SECRET, value=usage),))
+
+    (refusal,) = device_refusals(vm, make_platform(), node="beta-1")
+    assert refusal.code == "secret_unsupported"
+    assert what in refusal.evidence
+    assert list(device_refusals(vm, make_platform(secret_usages=("volume", "vtpm")), node="beta-1")) == []
