@@ -7,8 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from uuid import UUID
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
