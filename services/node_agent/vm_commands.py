@@ -229,7 +229,7 @@ class VmCommands:
             return
 
     async def erase(self, port_id: UUID) -> DisksErased | CompletionFailed:
-        """Erase what is in quarantine, and that no VM of this host has."""
+        """Erase what is in quarantine, and that no VM of this host has; then the secrets that opened it."""
         record = self._journal.get(port_id, Side.OUTBOUND)
         if record is None or record.phase is not Phase.QUARANTINED:
             detail = "nothing is known of this port's disks; look for *.quarantine files of it, and erase them by hand"
@@ -241,12 +241,21 @@ class VmCommands:
             in_use = await self._hypervisor.files_in_use()
             erased = await asyncio.to_thread(erase, record.quarantined_disks, in_use)
             erased += await asyncio.to_thread(erase_folders, record.quarantined_folders)
+            await self._discard_secrets(record)
             answer = DisksErased(port_id=port_id, erased_bytes=erased)
             TransferJournal(self._journal, record).erased(answer)
             self._journal.remove_erased(time.time() - KEEP_ERASED_S)
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError, OSError) as error:
             return _not_yet(port_id, Side.OUTBOUND, error)
         return answer
+
+    async def _discard_secrets(self, record: PortRecord) -> None:
+        """The keys of what is erased, but those that another VM has, too. Raises `HypervisorError`."""
+        for uuid in record.secrets:
+            if (user := await self._hypervisor.secrets.user_of(uuid)) is not None:
+                log.warning("secret not removed", port_id=str(record.port_id), reason=f"VM {user} uses {uuid}, too")
+            else:
+                await self._hypervisor.secrets.discard(uuid)
 
 
 def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from shared.domain import NEXT_VCPUS, largest_need
+from shared.domain import NEXT_VCPUS, SECRET, largest_need
 from shared.messages.base import Refusal
 from shared.messages.vm import HostPlatform, VmDescription
 
@@ -20,7 +20,10 @@ def device_refusals(vm: VmDescription, host: HostPlatform, *, node: str) -> Iter
     offers = offers_for(vm, host)
     missing = offers.get("feature_missing", ())
     for need in vm.needs:
-        if need.kind == "feature":
+        if need.kind == SECRET:
+            if need.value not in host.secret_usages:
+                yield _no_secrets(need.value, node=node)
+        elif need.kind == "feature":
             if need.value in missing:
                 yield _unsupported(f"feature {need.value} is not there on node {node}")
         elif need.kind in offers and need.value not in offers[need.kind] and _is_told(need.kind, need.value):
@@ -57,4 +60,15 @@ def _unsupported(evidence: str) -> Refusal:
         code="device_unsupported",
         rule="The host's QEMU and libvirt must have every kind of device that the VM has.",
         evidence=evidence,
+    )
+
+
+_ENCRYPTED = {"vtpm": "its TPM is encrypted", "volume": "a disk of it is encrypted"}
+
+
+def _no_secrets(usage: str, *, node: str) -> Refusal:
+    return Refusal(
+        code="secret_unsupported",
+        rule="The key of an encrypted disk or TPM is kept by the host's libvirt, as a secret.",
+        evidence=f"{_ENCRYPTED.get(usage, usage)}; node {node} keeps no secret of usage {usage}",
     )

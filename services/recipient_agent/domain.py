@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from services.recipient_agent.network_map import CardPlace
 from services.recipient_agent.places import HostChoice, NodePlaces, file_stem
@@ -215,6 +215,7 @@ def _host_places(
             file.name: f"{places.image_dir}/{file_stem(vm.name, port_id)}-{file.name.replace(' ', '-')}.img"
             for file in facts.memory_files
         },
+        secrets={use.device: uuid5(port_id, f"secret {use.device}") for use in facts.secrets},
     )
 
 

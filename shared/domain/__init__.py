@@ -12,13 +12,13 @@ from shared.domain.definition import Attribute, Definition, DefinitionSource, No
 from shared.domain.describe import PASST_VHOST, describe, next_needs
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts
+from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, SecretUsage, SecretUse, VmFacts
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.identity import identity_snapshot
 from shared.domain.leaving import Leaving, leaving
 from shared.domain.media import without_media_in
 from shared.domain.named_files import NamedFile, named_files
-from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, largest_need
+from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, SECRET, largest_need
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
@@ -28,6 +28,7 @@ __all__ = [
     "NEXT_MEMORY",
     "NEXT_VCPUS",
     "PASST_VHOST",
+    "SECRET",
     "Attribute",
     "BlockerCode",
     "Definition",
@@ -47,6 +48,8 @@ __all__ = [
     "NicFacts",
     "NicPlace",
     "Node",
+    "SecretUsage",
+    "SecretUse",
     "VmFacts",
     "build_for_host",
     "describe",

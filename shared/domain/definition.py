@@ -143,7 +143,8 @@ class _Reader:
             told = replace(told, blocks=True)
         if change := change_of(element, path):
             self.host_bound[(told.part, change)] = Finding("host_bound", FindingKind.MADE_ANEW, told.part, change)
-        told = self._judge(path, row, text, told, is_element=True)
+        if not _is_frame(element, row, text):
+            told = self._judge(path, row, text, told, is_element=True)
         self._own_alias(element, path, told)
         attributes = []
         for name, value in element.attrib.items():
@@ -240,6 +241,12 @@ class _Reader:
     def _block(self, code: str, told: _Told, detail: str) -> None:
         if not told.blocks and len(self.blocking) < MAX_BLOCKERS:
             self.blocking.append(Finding(code, FindingKind.BLOCKS, told.part or "definition", detail))
+
+
+def _is_frame(element: etree._Element, row: Row | None, text: str) -> bool:
+    """Whether a host-bound element is there only for what is in it, which says for itself what becomes of it."""
+    is_bound = row is not None and row.fate is Fate.HOST and row.kind is None and not row.whole
+    return is_bound and len(element) > 0 and not element.attrib and not text.strip()
 
 
 def carried_text(row: Row, text: str) -> str:

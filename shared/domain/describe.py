@@ -7,10 +7,19 @@ from collections.abc import Iterator, Mapping
 from lxml import etree
 from pydantic import ValidationError
 
-from shared.domain.blockers import MAX_VLAN_TAGS, is_empty_drive, is_passt, vlan_tag
+from shared.domain.blockers import MAX_VLAN_TAGS, encryption_of, is_empty_drive, is_passt, vlan_tag
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
+from shared.domain.facts import (
+    DiskFacts,
+    LayerFacts,
+    MemoryFile,
+    NicFacts,
+    SecretUsage,
+    SecretUse,
+    VmFacts,
+    does_not_fit,
+)
 from shared.domain.findings import Finding
 from shared.domain.media import medium_blockers
 from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, needs_of
@@ -89,6 +98,7 @@ def _facts(definition: Definition) -> VmFacts:
         nics=tuple(_nic(nic) for nic in root.findall("devices/interface")),
         ports=tuple(_ports(root)),
         memory_files=tuple(_memory_files(root)),
+        secrets=tuple(_secrets(root)),
         findings=definition.findings,
     )
 
@@ -219,6 +229,21 @@ def _memory_files(root: etree._Element) -> Iterator[MemoryFile]:
             yield MemoryFile(f"memory {index}", text_of(memory, "source/path"), size_bytes(memory, "target/size"))
     for pstore in root.findall("devices/pstore"):
         yield MemoryFile("pstore", text_of(pstore, "path"), size_bytes(pstore, "size"))
+
+
+def _secrets(root: etree._Element) -> Iterator[SecretUse]:
+    for encryption in root.findall("devices/tpm/backend/encryption"):
+        yield SecretUse("tpm", SecretUsage.VTPM, uuid=encryption.get("secret", "").lower())
+    for disk in root.findall("devices/disk"):
+        encrypted = encryption_of(disk)
+        if encrypted is not None:
+            yield SecretUse(
+                f"disk {target_of(disk)}",
+                SecretUsage.VOLUME,
+                target=target_of(disk),
+                uuid=(attribute_of(encrypted, "secret", "uuid") or "").lower(),
+                usage_id=attribute_of(encrypted, "secret", "usage") or "",
+            )
 
 
 def _vlan(nic: etree._Element) -> Vlan | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 from shared.domain.build import CHARACTER_DEVICES, build_for_host
 from shared.domain.definition import DefinitionSource, read_definition
@@ -104,6 +105,7 @@ def _anywhere(facts: VmFacts) -> HostPlaces:
         kernel="/kernel" if facts.kernel else None,
         initrd="/initrd" if facts.initrd else None,
         memory_files={file.name: "/memory" for file in facts.memory_files},
+        secrets={use.device: UUID(int=0) for use in facts.secrets},
         logs={f"{kind} 0": "/log" for kind in CHARACTER_DEVICES},
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from lxml import etree
 
-from shared.domain.blockers import tsc_frequency
+from shared.domain.blockers import encryption_of, tsc_frequency
 from shared.messages.vm import Need
 
 _ATTRIBUTES: tuple[tuple[str, str, str], ...] = (
@@ -64,9 +64,13 @@ def largest_need(needs: Iterable[Need], kind: str) -> int:
     )
 
 
+SECRET = "secret"  # noqa: S105  # a kind of need, no password
+"""A secret of this usage that libvirt keeps at the host."""
+
+
 def needs_of(root: etree._Element) -> tuple[Need, ...]:
     """Each need once, in a fixed order."""
-    pairs = dict.fromkeys((*_by_attribute(root), *_by_switch(root), *_hugepages(root)))
+    pairs = dict.fromkeys((*_by_attribute(root), *_by_switch(root), *_hugepages(root), *_secrets(root)))
     return tuple(Need(kind=kind, value=value) for kind, value in sorted(pairs))
 
 
@@ -93,6 +97,13 @@ def _by_switch(root: etree._Element) -> Iterator[tuple[str, str]]:
         found = root.find(path)
         if found is not None and "off" not in {found.get("state"), found.get("enabled")}:
             yield "feature", path.rpartition("/")[2]
+
+
+def _secrets(root: etree._Element) -> Iterator[tuple[str, str]]:
+    if root.find("devices/tpm/backend/encryption") is not None:
+        yield SECRET, "vtpm"
+    if any(encryption_of(disk) is not None for disk in root.findall("devices/disk")):
+        yield SECRET, "volume"
 
 
 def _hugepages(root: etree._Element) -> Iterator[tuple[str, str]]:

@@ -32,6 +32,7 @@ def pending_changes(stored: Definition, live: Definition) -> Iterator[Finding]:
     drives = {drive.target: drive for drive in now.drives}
     for drive in later.drives:
         yield from _drive(drive, drives[drive.target])
+    yield from _secrets(later, now)
     left = list(now.nics)
     for nic in later.nics:
         present = next(each for each in left if each.mac == nic.mac)
@@ -82,6 +83,15 @@ def _drive(later: DiskFacts, now: DiskFacts) -> Iterator[Finding]:
     else:
         detail = "not kept: at its next start the drive has what is in it now, not what the lasting definition says"
         yield Finding("pending_medium", FindingKind.NOT_KEPT, part, detail)
+
+
+def _secrets(later: VmFacts, now: VmFacts) -> Iterator[Finding]:
+    """Key and contents go along as they are now: another key would not open them."""
+    there = {f"disk {drive.target}" for drive in later.drives}
+    if any(need.kind == "tpm" for need in later.needs):
+        there.add("tpm")
+    for device in sorted({use.device for use in set(later.secrets) ^ set(now.secrets)} & there):
+        yield _blocks("pending_secret", device, "its encryption")
 
 
 def _is_moved(later: NicFacts, now: NicFacts) -> bool:

@@ -283,6 +283,9 @@ class HostPlatform(Value):
         default=(), max_length=256, description="Those of the bridges that are Open vSwitch's."
     )
     network: NodeNetwork = NodeNetwork()
+    secret_usages: tuple[Text, ...] = Field(
+        default=(), max_length=16, description="Usages of secrets that libvirt keeps here: volume, vtpm."
+    )
 
 
 class HostCapacity(Value):

@@ -19,6 +19,7 @@ import libvirt
 from services.node_agent.hypervisor import disk_images, host_capabilities
 from services.node_agent.hypervisor.device_offers import offers_of, together
 from services.node_agent.hypervisor.firmware_descriptors import FOLDERS, read_firmware
+from services.node_agent.hypervisor.libvirt_secrets import secret_usages
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection
 from shared.logs import get_logger
 from shared.messages.host import DeviceOffers, OtherArchitecture
@@ -92,6 +93,7 @@ class HostReader:
                 "huge_pages": host_capabilities.huge_pages(),
                 "firmware_offers": firmware.offers,
                 "firmwares": kinds,
+                "secret_usages": secret_usages(connection),
             }
         )
 

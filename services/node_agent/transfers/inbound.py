@@ -50,12 +50,14 @@ from services.node_agent.transfers.cleanup import forget_directory, remove_creat
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.gate_proxy import GateProxy
 from services.node_agent.transfers.inbound_disks import InboundDisks
+from services.node_agent.transfers.inbound_secrets import InboundSecrets
 from services.node_agent.transfers.inbound_state import claim_state
 from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.transfers.read_only_disks import READ_ONLY
+from services.node_agent.transfers.secret_handover import SECRETS
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.logs import get_logger
@@ -66,7 +68,17 @@ from shared.topology import Lane
 log = get_logger(__name__)
 
 LAST_BYTES_S = 5.0
-_STREAM_ERRORS = (SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError)
+_STREAM_ERRORS = (
+    SocketError,
+    RpcError,
+    LaneError,
+    StreamError,
+    QuestionError,
+    DiskImageError,
+    HypervisorError,
+    DomainXmlError,
+    OSError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +119,7 @@ class Inbound:
         self._disks = InboundDisks(
             agreement, image_dir=tuning.image_dir, journal=journal, contents=contents, tasks=self._tasks
         )
+        self._secrets = InboundSecrets(agreement, hypervisor=hypervisor, journal=journal, disks=self._disks)
         self._connections = Connections()
         self._has_memory = asyncio.Event()
         self._broker = broker
@@ -230,6 +243,8 @@ class Inbound:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:
                     await self._disks.answer_overlays(stream)
+                case label if label == SECRETS and self._gate is None:
+                    await self._secrets.receive(stream)
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
         except GateRefusal as refusal:
@@ -243,7 +258,9 @@ class Inbound:
 
     async def _on_driver(self, stream: LaneStream) -> None:
         await self._disks.settle()
+        await self._secrets.settle()
         self._disks.check_read_only()
+        self._secrets.check()
         agreement = self._agreement
         copied = {disk.target: disk.virtual_size_bytes for disk in agreement.disks if not disk.read_only}
         drives = describe(agreement.domain_xml).drives
@@ -348,4 +365,5 @@ class Inbound:
         """Remove what was made; return what remains."""
         self._connections.close()
         await self._disks.settle()
+        await self._secrets.settle()
         return await remove_created(self._journal, self._hypervisor)

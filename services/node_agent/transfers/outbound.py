@@ -240,6 +240,7 @@ class Outbound:
         self._sockets.make_directory()
         await self._connections.listen(self._sockets)
         await self._preparation.negotiate_overlays(vm)
+        self._journal.remember_secrets(await self._preparation.hand_over_secrets(vm))
         self._preparation.exchange_contents(vm)
         self._meter = self._preparation.meter(vm)
         await self._preparation.send_read_only(vm, self._meter)

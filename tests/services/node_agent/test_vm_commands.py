@@ -9,12 +9,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.node_agent.hypervisor.interface import LiveVm, Obstacle, ObstacleCode
+from services.node_agent.hypervisor.secret_values import SecretSpec
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
-from shared.domain import describe, portable
+from shared.domain import SecretUsage, describe, portable
 from shared.ejecting import without_media
 from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
@@ -491,3 +492,25 @@ async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:
     host.hypervisor.libvirtd_up = False
     (down,) = await codes(plain)
     assert "Connection refused" in down
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_secrets_go_when_the_disks_are_erased(host: Host, *, used: bool) -> None:
+    """Not before, since the quarantine can be ended by taking the disks back; one that another VM has, too, stays."""
+    secret = UUID(int=12)
+    host.hypervisor.secrets.add(SecretSpec(secret, SecretUsage.VTPM, "web's TPM"), b"key")
+    host.guest_left()
+    record = host.journal.get(host.port_id, Side.OUTBOUND)
+    assert record is not None
+    host.journal.store(record.model_copy(update={"secrets": (secret,)}))
+    if used:
+        tpm = f"<tpm model='tpm-crb'><backend type='emulator'><encryption secret='{secret}'/></backend></tpm>"
+        other = DOMAIN.replace(str(VM), str(uuid4())).replace(">web<", ">db<").replace("</devices>", tpm + "</devices>")
+        host.hypervisor.add(other % "/other.raw")
+    await host.disconnect()
+    assert secret in host.hypervisor.secrets.there
+
+    assert isinstance(await host.commands.erase(host.port_id), DisksErased)
+
+    assert (secret in host.hypervisor.secrets.there) is used
+    assert isinstance(await host.commands.erase(host.port_id), DisksErased)

@@ -8,7 +8,7 @@ import pytest
 
 from services.recipient_agent.device_check import device_refusals
 from services.recipient_agent.testing import make_platform, make_vm
-from shared.domain import NEXT_VCPUS
+from shared.domain import NEXT_VCPUS, SECRET
 from shared.messages.base import Refusal
 from shared.messages.host import DeviceOffers
 from shared.messages.vm import Need
@@ -76,3 +76,14 @@ def test_more_vcpus_than_qemu_runs_at_the_next_start() -> None:
     """As the lasting definition has them; what is no number says nothing."""
     assert check((NEXT_VCPUS, "288"), (NEXT_VCPUS, "many"), vcpus=2) == []
     assert [refusal.code for refusal in check((NEXT_VCPUS, "289"), vcpus=2)] == ["vcpus_unsupported"]
+
+
+@pytest.mark.parametrize(("usage", "what"), [("vtpm", "its TPM"), ("volume", "a disk")])
+def test_a_node_that_keeps_no_secrets_takes_no_encrypted_vm(usage: str, what: str) -> None:
+    """A node of an earlier release says nothing of secrets, and keeps none."""
+    vm = make_vm(needs=(Need(kind=SECRET, value=usage),))
+
+    (refusal,) = device_refusals(vm, make_platform(), node="beta-1")
+    assert refusal.code == "secret_unsupported"
+    assert what in refusal.evidence
+    assert list(device_refusals(vm, make_platform(secret_usages=("volume", "vtpm")), node="beta-1")) == []

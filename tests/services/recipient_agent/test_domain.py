@@ -13,7 +13,7 @@ from services.recipient_agent.firmware_choice import ChosenFirmware
 from services.recipient_agent.network_map import NetworkMap, place_cards
 from services.recipient_agent.places import HostChoice, file_stem
 from services.recipient_agent.testing import MAC, XML, make_identity, make_places, make_platform, make_vm
-from shared.domain import describe, guest_abi_differences
+from shared.domain import SECRET, describe, guest_abi_differences
 from shared.ejecting import without_media
 from shared.messages.base import Refusal
 from shared.messages.vm import CpuFacts, FirmwareFacts, FirmwareInterface, IdentityBundle
@@ -308,3 +308,32 @@ def test_several_disks_have_several_files() -> None:
     result = prepared(make_identity(with_device(second)))
 
     assert [disk.path.rsplit("-", 1)[1] for disk in result.disks] == ["vda.raw", "vdb.qcow2"]
+
+
+ENCRYPTED = (
+    "<tpm model='tpm-crb'><backend type='emulator'>"
+    "<encryption secret='0a6f4b1c-0f3f-4b8e-8f56-0c2f4c5d7e01'/></backend></tpm>"
+)
+
+
+def test_an_encrypted_vm_gets_secrets_of_our_own() -> None:
+    """Both definitions name the same ones, whoever asks again; another port gets others."""
+    identity = make_identity(with_device(ENCRYPTED))
+    first, again = prepared(identity), prepared(identity)
+    other = prepare(identity, port_id=UUID(int=4), places=make_places(), choice=choice(identity))
+
+    assert isinstance(other, Prepared)
+    (use,), (others,) = describe(first.domain_xml).secrets, describe(other.domain_xml).secrets
+    assert use.uuid not in {"", "0a6f4b1c-0f3f-4b8e-8f56-0c2f4c5d7e01", others.uuid}
+    assert first == again
+    assert first.lasting_xml is not None
+    assert describe(first.lasting_xml).secrets == (use,)
+
+
+def test_an_encrypted_vm_that_was_quoted_as_a_plain_one_is_refused() -> None:
+    """A node that keeps no secrets would have been asked for a quote."""
+    identity = make_identity(with_device(ENCRYPTED))
+    plain = tuple(need for need in identity.vm.needs if need.kind != SECRET)
+    found = refused(make_identity(with_device(ENCRYPTED), needs=plain))
+
+    assert [refusal.code for refusal in found] == ["identity_differs"]

@@ -19,9 +19,9 @@ CASES = [
         "in a program of the host",
     ),
     (
-        "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='x'/></backend></tpm>",
+        "<tpm model='tpm-crb'><backend type='emulator'><source type='file' path='/x'/></backend></tpm>",
         BlockerCode.VIRTUAL_TPM,
-        "encrypted with a secret",
+        "a place of its own",
     ),
     ("<interface type='direct'><mac address='52:54:00:00:00:02'/></interface>", BlockerCode.NETWORK_KIND, "macvtap"),
     (
@@ -71,10 +71,23 @@ CASES = [
         BlockerCode.DISK_KIND,
         "server in the network",
     ),
-    (
-        "<disk device='disk'><source file='/s'><encryption format='luks'/></source><target dev='vdb'/></disk>",
-        BlockerCode.DISK_KIND,
-        "encrypted",
+    *(
+        (
+            (
+                f"<disk device='{device}'><driver type='{image}'/><source file='/s'><encryption format='{kind}'>"
+                f"{secrets}</encryption></source><target dev='vdb'/>{more}</disk>"
+            ),
+            BlockerCode.DISK_ENCRYPTION,
+            reason,
+        )
+        for device, image, kind, secrets, more, reason in (
+            ("disk", "raw", "luks", "", "", "encrypted as a whole file"),
+            ("disk", "qcow2", "luks", "", "<readonly/>", "only reads it"),
+            ("cdrom", "qcow2", "luks", "", "", "may eject it"),
+            ("disk", "qcow2", "luks", "<secret uuid='x'/><secret uuid='y'/>", "", "several secrets"),
+            ("disk", "qcow2", "qcow", "", "", "LUKS is"),
+            ("disk", "qcow2", "luks-any", "", "", "LUKS is"),
+        )
     ),
     ("<input type='evdev'><source dev='/dev/input/event1'/></input>", BlockerCode.DEVICE_PASSTHROUGH, "input device"),
 ]

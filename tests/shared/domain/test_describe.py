@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.domain import DomainXmlError, LayerFacts, describe
-from tests.support.domain_samples import DOMAIN, MAC, UUID
+from shared.domain import DomainXmlError, LayerFacts, SecretUsage, SecretUse, describe, portable
+from tests.support.domain_samples import DOMAIN, MAC, UUID, with_device
 
 
 def test_a_description_holds_what_makes_the_vm() -> None:
@@ -111,3 +111,25 @@ def test_two_disks_of_one_name_are_refused() -> None:
 
     with pytest.raises(DomainXmlError, match="two are vda"):
         describe(DOMAIN.replace("</devices>", second))
+
+
+def test_secrets_are_named_and_leave_the_host_without_their_names() -> None:
+    """By UUID or by usage; in the portable form it is said only what is encrypted."""
+    xml = with_device(
+        "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='0A6F'/></backend></tpm>"
+        "<disk><driver type='qcow2'/><source file='/l'><encryption format='luks'>"
+        "<secret type='passphrase' usage='/the/key'/></encryption></source><target dev='vdb' bus='virtio'/></disk>"
+    )
+    facts, told = describe(xml), describe(portable(xml))
+
+    assert facts.secrets == (
+        SecretUse("tpm", SecretUsage.VTPM, uuid="0a6f"),
+        SecretUse("disk vdb", SecretUsage.VOLUME, target="vdb", usage_id="/the/key"),
+    )
+    assert facts.encrypted_disks == {"vdb"}
+    assert told.secrets == (
+        SecretUse("tpm", SecretUsage.VTPM),
+        SecretUse("disk vdb", SecretUsage.VOLUME, target="vdb"),
+    )
+    for secret in ("0A6F", "0a6f", "/the/key"):
+        assert secret not in portable(xml)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shared.domain import NEXT_MEMORY, NEXT_VCPUS, describe, largest_need, next_needs, portable
+from shared.domain import NEXT_MEMORY, NEXT_VCPUS, SECRET, describe, largest_need, next_needs, portable
 from shared.messages.vm import Need
 from tests.support.domain_samples import DOMAIN, with_device
 
@@ -69,3 +69,14 @@ def test_the_largest_of_a_kind() -> None:
 def test_the_portable_form_has_the_same_needs() -> None:
     """So that a recipient can check what was quoted."""
     assert set(describe(portable(with_device(DEVICES))).needs) <= set(describe(with_device(DEVICES)).needs)
+
+
+def test_an_encrypted_part_needs_a_secret_of_its_host() -> None:
+    """By libvirt's usage, in the portable form, too; its value is nobody's business."""
+    xml = with_device("<tpm model='tpm-crb'><backend type='emulator'><encryption secret='x'/></backend></tpm>").replace(
+        "<source file='/images/web.qcow2'/>", "<source file='/l'><encryption format='luks'/></source>"
+    )
+
+    for form in (xml, portable(xml)):
+        assert [need.value for need in describe(form).needs if need.kind == SECRET] == ["volume", "vtpm"]
+    assert [need for need in describe(DOMAIN).needs if need.kind == SECRET] == []

@@ -55,6 +55,10 @@ class Connection:
             raise libvirt.libvirtError("invalid argument: the machine 'broken' is not supported")
         return DOMAIN % virt
 
+    def numOfSecrets(self) -> int:  # noqa: N802  # libvirt's name
+        """None yet."""
+        return 0
+
     def listNetworks(self) -> list[str]:  # noqa: N802  # libvirt's name
         """Active ones."""
         return ["ovs", "default"]
@@ -75,6 +79,7 @@ def test_all_is_read(tmp_path: Path) -> None:
     assert platform.versions == reader.versions(as_libvirt(connection))
     assert platform.versions.host_cpu
     assert platform.networks == ("default", "ovs")
+    assert platform.secret_usages == ("volume", "vtpm")
     assert [offer.name for offer in platform.firmware_offers] == ["1.json"]
     assert "uefi" in platform.firmwares
     (other,) = platform.other_architectures
