@@ -489,3 +489,5 @@ ledger.commit_epoch = _commit_and_tell  # type: ignore[assignment]  # the same a
 parties.poll_seldom()
 parties.show_no_figures()
 parties.reuse_engines()
+parties.remember_descriptions()
+parties.keep_memory()
