@@ -36,6 +36,7 @@ from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection
 from services.node_agent.state import boot
 from services.node_agent.state.given_away import ARRIVING
+from services.node_agent.state.guest_ends import ENDED
 from services.node_agent.state.journal import Journal
 from services.node_agent.state.outbox import Outbox
 from services.node_agent.transfers import manager
@@ -344,6 +345,13 @@ def hook(state_dir: Path, uuid: UUID) -> str | None:
     if not file.exists() or Path(f"{file}{ARRIVING}").exists():
         return None
     return "it was given away"
+
+
+def note_end(state_dir: Path, uuid: UUID, reason: str) -> None:
+    """What libvirt's hook does when a guest has ended."""
+    file = state_dir / "given-away" / f"{uuid}{ENDED}"
+    if file.exists():
+        file.write_text(f"{file.read_text()}{reason}\n")
 
 
 async def run_node(world: Parts, process: Process, party: Party) -> None:

@@ -141,6 +141,7 @@ class World:
         for part in ("images", "base-images"):
             (self.folder / name / part).mkdir(parents=True)
         host.may_start = lambda uuid: self.fence(name, uuid)
+        host.released = lambda uuid, reason: parties.note_end(self.folder / name / "state", uuid, reason)
         host.observer = lambda uuid: self.check.vcpus(name, host.vms.get(uuid))
         return host
 

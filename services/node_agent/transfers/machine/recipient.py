@@ -142,7 +142,7 @@ def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
     match event.guest:
         case Guest.RUNNING:
             return _go(state, P.ARRIVED, do.TellArrived())
-        case Guest.NOT_THERE if state.may_have_run:
+        case Guest.NOT_THERE if state.may_have_run or event.ran:
             return _go(state, P.ARRIVED, do.TellMayHaveRun())
         case Guest.NOT_THERE if was_gone:
             return _go(state, P.KEEPING, do.Store(Phase.KEPT))

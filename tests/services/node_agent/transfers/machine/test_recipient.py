@@ -289,3 +289,10 @@ def test_what_a_former_process_noted_still_counts() -> None:
     """libvirt has no guest, and the host was not restarted."""
     state = after(ev.Restarted(Phase.FINISH_PASSED, ran=True))[0]
     assert after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)[1] == (do.TellMayHaveRun(),)
+
+
+@pytest.mark.parametrize("start", [STARTING, after(ev.Restarted(Phase.FINISH_PASSED))[0]])
+def test_a_guest_that_ended_by_itself_may_have_run(start: Recipient) -> None:
+    """libvirt has told its hook so, whether this process lived then or not; the first look is enough."""
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE, ran=True), start=start)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
