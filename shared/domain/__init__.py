@@ -21,6 +21,7 @@ from shared.domain.needs import NEXT_VCPUS
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
+from shared.domain.taps import taps_of
 
 __all__ = [
     "MAX_XML_BYTES",
@@ -55,4 +56,5 @@ __all__ = [
     "parse",
     "portable",
     "read_definition",
+    "taps_of",
 ]

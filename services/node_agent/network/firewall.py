@@ -16,6 +16,10 @@ from shared.messages.network import CardPlan, FirewallRule
 
 _RAW = -300
 _FILTER = 0
+_COUNT = 10
+"""After the filters: what they let pass is counted."""
+ROUTED = "routed"
+"""Name of the counter of packets that this host has routed to the guest."""
 
 
 def table_name(port_id: UUID, card: int) -> str:
@@ -31,6 +35,11 @@ def guard_table(card: CardPlan, port_id: UUID, place: int) -> NftTable:
         *(_rule(name, "from_guest", *rule) for rule in _own_addresses_only(card)),
         _chain(name, "to_host", "input", _FILTER),
         *(_rule(name, "to_host", *rule) for rule in _to_host(card)),
+    ]
+    objects += [
+        {"counter": {"family": "inet", "table": name, "name": ROUTED}},
+        _chain(name, "routed", "forward", _COUNT),
+        _rule(name, "routed", _device("oifname", card.bridge), {"counter": ROUTED}),
     ]
     if card.card.firewall:
         objects += [_chain(name, "through", "forward", _FILTER), *_firewall(name, card)]

@@ -11,9 +11,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from services.node_agent.network.steps import Step
+from services.node_agent.network.plan import donor_wants, recipient_wants
+from services.node_agent.network.steps import Device, Step
 from services.node_agent.state.files import write_atomically
-from shared.messages.network import NetworkPlan
+from shared.messages.network import MacAddress, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 
 
@@ -26,13 +27,34 @@ class NetworkRecord(BaseModel):
     agreement: ServiceChangeAgreement
     steps: tuple[Step, ...] = ()
     extension: bool = Field(default=False, description="The extension is to be open.")
-    arrived: bool = Field(default=False, description="The VM runs at the recipient, by this host's own knowledge.")
-    announced: bool = Field(default=False, description="The recipient routes the addresses itself.")
+    taps: dict[MacAddress, Device] = Field(default_factory=dict, description="Donor: devices of the guest's cards.")
+    paused: bool = Field(default=False, description="Donor: the guest stands still, and may run elsewhere next.")
+    there: bool = Field(default=False, description="The VM is the recipient's, and runs there.")
+    announced: bool = Field(default=False, description="Recipient: packets come by its own uplink.")
 
     @property
     def port_id(self) -> UUID:
         """Of the port."""
         return self.agreement.port_id
+
+    @property
+    def vm_uuid(self) -> UUID:
+        """Of the VM."""
+        return self.agreement.vm_uuid
+
+    @property
+    def wanted(self) -> tuple[Step, ...]:
+        """What is to be made now."""
+        if self.side is Side.INBOUND:
+            return recipient_wants(self.plan, self.port_id, arrived=self.there)
+        return donor_wants(
+            self.plan,
+            self.port_id,
+            paused=self.paused,
+            away=self.there,
+            extended=self.extension,
+            taps=self.taps,
+        )
 
     @property
     def plan(self) -> NetworkPlan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from services.node_agent.network.firewall import ROUTED
 from services.node_agent.network.netlink import Netlink, NetlinkError
 from services.node_agent.network.nft import Nft, NftError
 from services.node_agent.network.steps import (
@@ -44,6 +45,10 @@ class StepMaker:
                 except (NetlinkError, NftError) as error:
                     remaining.append(f"{step}: {error}")
         return tuple(remaining)
+
+    async def packets_routed(self, tables: Iterable[str]) -> int:
+        """How many packets this host has routed to the guest, by its guards' counters. Raises `NftError`."""
+        return sum([await self._nft.counted("inet", table, ROUTED) for table in tables])
 
     async def missing(self, steps: Iterable[Step]) -> tuple[Step, ...]:
         """Those that are not made now, as far as the kernel shows it. Raises `NetlinkError`, `NftError`."""

@@ -47,6 +47,14 @@ class Nft:
         found = (each.get("table") for each in listed.get("nftables", ()))
         return tuple((str(table["family"]), str(table["name"])) for table in found if table is not None)
 
+    async def counted(self, family: str, table: str, counter: str) -> int:
+        """How many packets a named counter has counted; none where it is not there. Raises `NftError`."""
+        if (family, table) not in await self.tables():
+            return 0
+        listed = json.loads(await self._run("-j", "list", "counter", family, table, counter))
+        found = (each.get("counter") for each in listed.get("nftables", ()))
+        return sum(int(each["packets"]) for each in found if each is not None)
+
     async def _run(self, *arguments: str, stdin: str = "") -> str:
         try:
             process = await asyncio.create_subprocess_exec(

@@ -14,7 +14,7 @@ Nothing here is about the page stream; nothing is done here.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from uuid import UUID
 
 from services.node_agent.network.firewall import guard_table
@@ -23,6 +23,7 @@ from services.node_agent.network.steps import (
     Address,
     Bridge,
     Neighbour,
+    NftTable,
     ProxyNeighbour,
     Route,
     Setting,
@@ -80,6 +81,25 @@ def recipient_announces(plan: NetworkPlan) -> tuple[Step, ...]:
     )
 
 
+def clone_table(plan: NetworkPlan, port_id: UUID, taps: Mapping[str, str]) -> tuple[Step, ...]:
+    """From the pause on, what is sent to the guest goes over the extension, too: the first frames wait for it there.
+
+    `taps` are the donor's devices of the guest's cards, by MAC; a card without is not cloned.
+    """
+    if plan.terms.carry is not NetworkMode.EXTEND:
+        return ()
+    steps: list[Step] = []
+    for place, card in own_bridges(plan):
+        if (tap := taps.get(card.card.mac)) is not None:
+            name, to = f"vmport_clone_{port_id.hex[:10]}_{place}", device_name(EXTENSION_PREFIX, port_id, place)
+            at = {"family": "netdev", "table": name}
+            hook = {"type": "filter", "hook": "egress", "dev": tap, "prio": 0, "policy": "accept"}
+            rule = {"expr": [{"dup": {"addr": to}}], "chain": "to_guest"}
+            objects = ({"chain": {**at, "name": "to_guest", **hook}}, {"rule": {**at, **rule}})
+            steps.append(NftTable(family="netdev", name=name, objects=objects))
+    return tuple(steps)
+
+
 def donor_routes_away(plan: NetworkPlan) -> tuple[Step, ...]:
     """The donor's own network asks this host's gateway for the VM, which is elsewhere now."""
     steps: list[Step] = []
@@ -89,6 +109,25 @@ def donor_routes_away(plan: NetworkPlan) -> tuple[Step, ...]:
         steps.append(Setting(device=card.donor_bridge, family="ipv6", name="proxy_ndp", value="1"))
         steps += [ProxyNeighbour(device=card.donor_bridge, address=address) for address in addresses_of(card.card)]
     return tuple(steps)
+
+
+def recipient_wants(plan: NetworkPlan, port_id: UUID, *, arrived: bool) -> tuple[Step, ...]:
+    """All that is to be made at the recipient now."""
+    steps = recipient_prepares(plan, port_id)
+    if arrived and plan.terms.then_announce:
+        steps = (*steps, *(() if routed_at_once(plan) else recipient_routes(plan)), *recipient_announces(plan))
+    return steps
+
+
+def donor_wants(
+    plan: NetworkPlan, port_id: UUID, *, paused: bool, away: bool, extended: bool, taps: Mapping[str, str]
+) -> tuple[Step, ...]:
+    """All that is to be made at the donor now."""
+    if paused and not away:
+        return clone_table(plan, port_id, taps)
+    if away and plan.terms.then_announce and not extended:
+        return donor_routes_away(plan)
+    return ()
 
 
 def addresses_of(card: CardNetwork) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from shared.messages.network import (
     NetworkPlan,
     NetworkTerms,
 )
+from shared.messages.porting import ServiceChangeAgreement
+from tests.support.scripted_broker import agreement_of
 
 PORT = UUID("12345678-9abc-def0-1234-56789abcdef0")
 BRIDGE = "vmp123456789a0"
@@ -45,3 +47,8 @@ def plan(
         terms=terms,
         cards=(CardPlan(card=card(firewall=firewall), donor_bridge="vmbr0", bridge="vmbr0" if joined else BRIDGE),),
     )
+
+
+def agreement(network: NetworkPlan | None) -> ServiceChangeAgreement:
+    """An agreement with this plan."""
+    return agreement_of(PORT).model_copy(update={"network": network})
