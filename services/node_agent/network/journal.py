@@ -6,6 +6,7 @@ needs no help any more. A damaged file is kept aside and named.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -97,6 +98,14 @@ class NetworkJournal:
                 path.rename(aside)
                 damaged.append(aside.name)
         return tuple(records), tuple(damaged)
+
+    def readable(self) -> tuple[NetworkRecord, ...]:
+        """All records that can be read; nothing is set aside. Raises OSError."""
+        found = []
+        for path in sorted(self.directory.glob("*.json")):
+            with suppress(ValidationError, FileNotFoundError):
+                found.append(NetworkRecord.model_validate_json(path.read_bytes()))
+        return tuple(found)
 
     def _path(self, port_id: UUID, side: Side) -> Path:
         return self.directory / f"{port_id}-{side.value}.json"

@@ -24,6 +24,7 @@ IFA_F_NODAD = 0x02
 NUD_PERMANENT = 0x80
 NUD_UNANSWERED = 0x01 | 0x20 | 0x40  # incomplete, failed, and what needs no answer, such as a multicast address
 RT_SCOPE_LINK = 253
+RT_SCOPE_NOWHERE = 255
 MAIN_TABLE = 254
 
 
@@ -160,7 +161,8 @@ class Netlink:
     async def delete_route(self, destination: str, *, table: int = MAIN_TABLE) -> None:
         """Remove the route to a prefix from a table, if it is one of ours."""
         with _refusal(f"remove the route to {destination} in table {table}", gone=(errno.ESRCH, errno.ENODEV)):
-            await self._ip.route("del", dst=destination, table=table, proto=self._protocol)
+            any_scope = {} if ":" in destination else {"scope": RT_SCOPE_NOWHERE}
+            await self._ip.route("del", dst=destination, table=table, proto=self._protocol, **any_scope)
 
     async def routes(self, table: int) -> tuple[RouteEntry, ...]:
         """All routes of a table, of both families."""

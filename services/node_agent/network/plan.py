@@ -31,6 +31,8 @@ from services.node_agent.network.steps import (
 )
 from shared.messages.network import CardNetwork, CardPlan, NetworkMode, NetworkPlan
 
+BRIDGE_PREFIX = "vmp"
+"""Of the names of the cards' own bridges, which the recipient's agent chooses."""
 EXTENSION_PREFIX = "vmx"
 """Of the names of extensions' devices."""
 
