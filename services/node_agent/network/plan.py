@@ -29,7 +29,8 @@ from services.node_agent.network.steps import (
     Setting,
     Step,
 )
-from shared.messages.network import CardNetwork, CardPlan, NetworkMode, NetworkPlan
+from services.node_agent.network.translate import away_tables, home_tables
+from shared.messages.network import CardNetwork, CardPlan, CareOf, NetworkMode, NetworkPlan
 
 BRIDGE_PREFIX = "vmp"
 """Of the names of the cards' own bridges, which the recipient's agent chooses."""
@@ -63,6 +64,7 @@ def recipient_prepares(plan: NetworkPlan, port_id: UUID) -> tuple[Step, ...]:
         steps.append(guard_table(card, port_id, place))
     if routed_at_once(plan):
         steps += recipient_routes(plan)
+        steps += home_tables(_table("home", port_id), care_of(plan))
     return tuple(steps)
 
 
@@ -127,9 +129,19 @@ def donor_wants(
     """All that is to be made at the donor now."""
     if paused and not away:
         return clone_table(plan, port_id, taps)
-    if away and plan.terms.then_announce and not extended:
-        return donor_routes_away(plan)
-    return ()
+    if not away:
+        return ()
+    steps: tuple[Step, ...] = ()
+    if plan.terms.carry is NetworkMode.TRANSLATE:
+        steps = (*away_tables(_table("away", port_id), care_of(plan)), *donor_routes_away(plan))
+    elif plan.terms.then_announce and not extended:
+        steps = donor_routes_away(plan)
+    return steps
+
+
+def care_of(plan: NetworkPlan) -> tuple[CareOf, ...]:
+    """Of all cards."""
+    return tuple(pair for card in plan.cards for pair in card.care_of)
 
 
 def addresses_of(card: CardNetwork) -> tuple[str, ...]:
@@ -146,6 +158,10 @@ def host_prefix(address: str) -> str:
 def guest_mac(card: CardNetwork) -> str:
     """The MAC by which the guest speaks."""
     return card.guest_mac or card.mac
+
+
+def _table(purpose: str, port_id: UUID) -> str:
+    return f"vmport_{purpose}_{port_id.hex[:10]}"
 
 
 def _quiet(bridge: str) -> Iterator[Step]:
