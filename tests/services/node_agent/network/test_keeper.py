@@ -34,6 +34,8 @@ class Kernel(StepMaker):
         for step in steps:
             if str(step) in self.broken:
                 raise NetlinkError(f"cannot make {step}")
+            if isinstance(step, NftTable):
+                self.made = [each for each in self.made if str(each) != str(step)]
             if step not in self.made:
                 self.made.append(step)
 
