@@ -22,6 +22,7 @@ from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, SECRET, largest_need
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
+from shared.domain.taps import taps_of
 
 __all__ = [
     "MAX_XML_BYTES",
@@ -62,5 +63,6 @@ __all__ = [
     "parse",
     "portable",
     "read_definition",
+    "taps_of",
     "without_media_in",
 ]

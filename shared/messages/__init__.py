@@ -5,7 +5,7 @@
 tenant asks. Importing this package registers every type.
 """
 
-from shared.messages import approval, nodes, porting, queries, service_change, switchover, vm
+from shared.messages import addresses, approval, nodes, porting, queries, service_change, switchover, vm
 from shared.messages.base import MESSAGE_TYPES, Message, PortMessage, Refusal
 from shared.messages.envelope import CONTENT_TYPE, AnyEnvelope, Envelope, MessageError, open_envelope, seal
 
@@ -18,6 +18,7 @@ __all__ = [
     "MessageError",
     "PortMessage",
     "Refusal",
+    "addresses",
     "approval",
     "nodes",
     "open_envelope",

@@ -40,6 +40,7 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc.gate import RpcGate
 from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
+from services.node_agent.network.keeper import NetworkFailed
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
@@ -55,13 +56,14 @@ from services.node_agent.transfers.inbound_state import claim_state
 from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
+from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork, own_bridges_of
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.transfers.read_only_disks import READ_ONLY
 from services.node_agent.transfers.secret_handover import SECRETS
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.tasks import Tasks
 from shared.topology import Lane
 
@@ -107,6 +109,7 @@ class Inbound:
         journal: TransferJournal,
         contents: InboundContents,
         tuning: InboundTuning,
+        network: PortNetwork | None = None,
     ) -> None:
         self._agreement = agreement
         self._hypervisor = hypervisor
@@ -114,6 +117,7 @@ class Inbound:
         self._sockets = sockets
         self._journal = journal
         self._contents = contents
+        self._network = network or JoinedNetworks()
         self._tuning = tuning
         self._tasks = Tasks("inbound")
         self._disks = InboundDisks(
@@ -143,6 +147,7 @@ class Inbound:
         """Make everything ready for the guest. Raises `TransferError`, having removed what it made."""
         try:
             await self._check_host()
+            await self._network.prepare(Side.INBOUND, self._agreement, {})
             self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
             tuning = self._tuning
@@ -152,7 +157,7 @@ class Inbound:
             await self._disks.create()
             self._journal.will_create(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)
-        except (HypervisorError, SocketError, DiskImageError, DomainXmlError, OSError) as error:
+        except (HypervisorError, SocketError, DiskImageError, DomainXmlError, NetworkFailed, OSError) as error:
             code = error.code if isinstance(error, VmportError) else "inbound_failed"
             await self._remove()
             running = await self._hypervisor.is_running(self._agreement.vm_uuid)
@@ -166,7 +171,8 @@ class Inbound:
         facts = describe(self._agreement.domain_xml)
         if facts.uuid != str(uuid):
             raise DomainXmlError(f"the agreed XML is of VM {facts.uuid}, not of {uuid}")
-        bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None}
+        # What the port makes here for its cards alone is not among the bridges that this host offers.
+        bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None} - own_bridges_of(self._agreement)
         if missing := sorted(bridges - set((await self._hypervisor.platform()).bridges)):
             raise HypervisorError("make room for the VM", f"this host offers no bridge {', '.join(missing)}")
 
@@ -192,6 +198,7 @@ class Inbound:
             outcome = await self._guard.outcome()
             if outcome.arrival is not Arrival.ARRIVED:
                 raise outcome.error()
+            self._network.guest_has_arrived(self._agreement.port_id)
             await on_running()
             # Post-copy still moves pages; the donor's libvirtd still closes its connection.
             await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
