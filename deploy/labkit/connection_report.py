@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from deploy.labkit.echo_probe import Seen, outage
 
@@ -56,6 +57,18 @@ class Report:
     kept: int
     kinds: dict[str, KindReport] = field(default_factory=dict)
     udp: dict[str, EchoReport] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "Report":
+        """What the probe printed. Raises `KeyError` or `TypeError` for something else."""
+        return cls(
+            connections=raw["connections"],
+            kept=raw["kept"],
+            kinds={
+                kind: KindReport(**{**each, "errors": tuple(each["errors"])}) for kind, each in raw["kinds"].items()
+            },
+            udp={family: EchoReport(**each) for family, each in raw["udp"].items()},
+        )
 
 
 def report(connections: Sequence[Connection], udp: Mapping[str, EchoReport]) -> Report:

@@ -1,6 +1,10 @@
 """What a report says of connections."""
 
-from deploy.labkit.connection_report import Connection, echo_report, report
+import json
+from dataclasses import asdict
+
+from deploy.labkit.connection_report import Connection, EchoReport, Report, echo_report, report
+from deploy.labkit.connection_view import connection_summary, connection_table
 
 
 def test_a_kind_has_its_longest_gap_and_its_errors() -> None:
@@ -40,3 +44,18 @@ def test_packets_that_are_never_answered_again_have_no_such_time() -> None:
     found = echo_report([(0.0, 0), (0.01, 1)], sent=100, interval_s=0.01, until_s=1.0, started_at=1000.0)
     assert found.answered_again_at is None
     assert echo_report([], sent=9, interval_s=0.01, until_s=0.1, started_at=0.0).answered_again_at is None
+
+
+def test_a_report_crosses_between_programs_as_json() -> None:
+    """What is printed is what is read."""
+    connections = [Connection("http", "ipv4", 3, 0.1, kept=True), Connection("idle", "ipv6", error="refused")]
+    whole = report(connections, {"ipv4": EchoReport(9, 8, 10.0, None)})
+    assert whole == Report.from_json(json.loads(json.dumps(asdict(whole))))
+
+
+def test_a_report_has_a_row_for_each_kind_and_family() -> None:
+    """And where nothing was watched, there is nothing to say."""
+    whole = report([Connection("http", "ipv4", kept=True)], {"ipv4": EchoReport(9, 8, 10.0, None)})
+    assert connection_table(whole).row_count == 2
+    assert connection_summary(None)["connections_kept"] is None
+    assert connection_summary(whole)["udp_outage_ms"] == {"ipv4": 10.0}
