@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guest_images, guest_keys, processes
+from deploy.labkit import addressing, guest_images, guest_keys, network, processes, routed_network
+from deploy.labkit.addressing import Station
 from deploy.labkit.errors import CommandFailed, LabError
 from deploy.labkit.guest_domain import Domain, domain_xml, newest_machine
 from deploy.labkit.guest_images import DEBIAN, TINY
 from deploy.labkit.guest_keys import GuestKey
 from deploy.labkit.hosts import virsh
-from deploy.labkit.plan import CLIENT, GUEST_FIRST, GUEST_PREFIX, LabPlan
+from deploy.labkit.plan import CLIENT, GUEST_FIRST, LabPlan
 from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord, LabState
 
@@ -99,18 +100,20 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
         raise LabError(f"guest {spec.name} exists: `deploy/lab guest remove {spec.name}` removes it")
     kind = spec.image_kind()
     identity = uuid.uuid4()
+    station = _free_station(plan, state, spec.provider)
     record = GuestRecord(
         name=spec.name,
         uuid=str(identity),
         mac="52:54:00:" + ":".join(f"{byte:02x}" for byte in secrets.token_bytes(3)),
-        address=_free_address(state),
+        address=station.address,
         image=kind,
         workload=spec.workload,
         memory_mib=spec.memory_mib,
         home=spec.provider,
+        address6=station.address6,
     )
     keys = _keys(spec)
-    domain = _domain(plan, spec, record, keys)
+    domain = _domain(plan, spec, record, station, keys)
     try:
         for key in keys.values():
             guest_keys.keep(plan, spec.provider, key)
@@ -118,8 +121,12 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
         _place_scsi_disks(plan, spec, domain)
         virsh(plan, spec.provider, "define", "/dev/stdin", stdin=domain_xml(domain))
         virsh(plan, spec.provider, "start", spec.name)
-        # An earlier guest may have had this address with another MAC.
-        run(["ip", "-n", plan.namespace(CLIENT), "neigh", "flush", "to", record.address])
+        if plan.routed:
+            routed_network.welcome(plan, spec.provider, station)
+        # An earlier guest may have had these addresses with another MAC.
+        neighbours = plan.providers if plan.routed else (CLIENT,)
+        for host in neighbours:
+            network.forget_neighbours(plan, host, (record.address, record.address6))
     except BaseException:
         remove(plan, record)
         raise
@@ -226,6 +233,8 @@ def stop(plan: LabPlan, record: GuestRecord) -> None:
 def remove(plan: LabPlan, record: GuestRecord) -> None:
     """Stop the guest, undefine it everywhere and delete its disks in the providers' image folders."""
     stop(plan, record)
+    if plan.routed:
+        routed_network.farewell(plan, record)
     for place in places(plan, record):
         virsh(plan, place.provider, "undefine", "--nvram", "--tpm", "--snapshots-metadata", record.uuid)
     guest_keys.remove(plan, record.name)
@@ -254,12 +263,14 @@ def _keys(spec: GuestSpec) -> dict[str, GuestKey]:
     return {usage: guest_keys.new_key(usage, f"{spec.name}.{usage}") for usage in usages}
 
 
-def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord, keys: Mapping[str, GuestKey]) -> Domain:
+def _domain(
+    plan: LabPlan, spec: GuestSpec, record: GuestRecord, station: Station, keys: Mapping[str, GuestKey]
+) -> Domain:
     kernel, initrd, cmdline = spec.kernel, spec.initrd, "console=ttyS0"
     if kernel is None:
         image = guest_images.find(plan, record.image)
         kernel, initrd, cmdline = image.kernel, spec.initrd or image.initrd, image.cmdline
-    settings = {"ip": f"{record.address}/24", "workload": spec.workload, **spec.settings}
+    settings = {**station.settings(), "workload": spec.workload, **spec.settings}
     stem = f"/var/lib/libvirt/images/{spec.name}"
     words = " ".join(f"vmport.{key}={value}" for key, value in settings.items())
     return Domain(
@@ -336,9 +347,9 @@ def _outside(plan: LabPlan, provider: str, path: str) -> Path:
     return plan.host_dir(provider) / "var-lib-libvirt" / Path(path).relative_to("/var/lib/libvirt")
 
 
-def _free_address(state: LabState) -> str:
+def _free_station(plan: LabPlan, state: LabState, provider: str) -> Station:
     taken = {guest.address for guest in state.guests.values()}
     for number in range(GUEST_FIRST, 255):
-        if (address := f"{GUEST_PREFIX}.{number}") not in taken:
-            return address
+        if (station := addressing.guest(plan, provider, number)).address not in taken:
+            return station
     raise LabError("the guests' network has no address left: remove a guest")
