@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from shared.domain.build import CHARACTER_DEVICES, build_for_host
-from shared.domain.definition import DefinitionSource, read_definition
+from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.describe import describe
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import VmFacts
 from shared.domain.findings import Finding, FindingKind
-from shared.domain.media import without_media_in
+from shared.domain.media import medium_blockers, without_media_in
 from shared.domain.parsing import MAX_XML_BYTES
 from shared.domain.pending import pending_changes
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
@@ -40,7 +40,7 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
     definition = read_definition(live)
     facts = describe(definition)
     # A medium that may stay behind speaks against the VM; the rest of it is tried all the same.
-    tried = without_media_in(definition) if definition.blockers else definition
+    tried = without_media_in(definition, _bad_media(definition)) if definition.blockers else definition
     findings = [] if tried.blockers else list(_proof(tried, describe(tried)))
     lasting_xml = None
     if lasting is not None:
@@ -55,7 +55,13 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
             findings += found if blocked else [*found, *_can_be_built(bare, describe(bare))]
         except DomainXmlError as error:
             findings.append(_blocks("lasting_unreadable", f"the lasting definition cannot be read: {error}"))
-    return Leaving(portable(definition), lasting_xml, tuple(findings))
+    # Where it speaks against the VM, it leaves without that medium or not at all.
+    return Leaving(portable(definition if tried.blockers else tried), lasting_xml, tuple(findings))
+
+
+def _bad_media(definition: Definition) -> tuple[str, ...]:
+    """Drives whose medium has a blocker of its own."""
+    return tuple(target for target, found in medium_blockers(definition).items() if found)
 
 
 def _blocks(code: str, detail: str, part: str = "definition") -> Finding:
