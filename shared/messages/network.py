@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from enum import StrEnum
 from typing import Annotated, Literal, Self
+from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -41,6 +42,11 @@ IpAddress = Annotated[str, AfterValidator(_address), Field(max_length=45, json_s
 """One address of a host in its canonical form, IPv4 or IPv6."""
 IpNetwork = Annotated[str, AfterValidator(_network), Field(max_length=49, json_schema_extra={"format": "ip-network"})]
 """A prefix in its canonical form, without bits of hosts."""
+
+
+def extension_id(port_id: UUID) -> UUID:
+    """The id of the lanes of a port's extension: they are not the port's own, and outlive it."""
+    return uuid5(port_id, "extension")
 
 
 class NetworkMode(StrEnum):

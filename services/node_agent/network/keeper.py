@@ -45,8 +45,9 @@ class NetworkFailed(VmportError):
 class Extensions(Protocol):
     """The layer-2 extensions of ports."""
 
-    async def open(self, agreement: ServiceChangeAgreement, side: Side) -> None:
-        """Have the devices of a port's extension, joined to their bridges; it connects in the background.
+    async def open(self, agreement: ServiceChangeAgreement, side: Side, *, activated: bool) -> None:
+        """Have the devices of a port's extension, joined to their bridges; it connects in the background. `activated`:
+        the guest runs at the recipient already.
 
         Raises `VmportError`, OSError. Nothing is done where it is open.
         """
@@ -117,7 +118,7 @@ class NetworkKeeper:
             async with self._lock(agreement.port_id):
                 await self._settle(record)
                 if extended:
-                    await self._extensions.open(agreement, side)
+                    await self._extensions.open(agreement, side, activated=False)
         except _FAILURES as error:
             left = await self.undo(agreement.port_id, side)
             remaining = f"; not removed: {', '.join(left)}" if left else ""
@@ -181,7 +182,7 @@ class NetworkKeeper:
                     async with self._lock(record.port_id):
                         await self._settle(record, again=True)
                         if record.extension:
-                            await self._extensions.open(record.agreement, record.side)
+                            await self._extensions.open(record.agreement, record.side, activated=record.there)
                 except _FAILURES as error:
                     self._trouble(record, "not restored", error)
         return damaged

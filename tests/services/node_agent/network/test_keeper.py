@@ -61,7 +61,13 @@ class Wires:
         self.idle: float | None = 0.0
         self.error: OSError | None = None
 
-    async def open(self, agreement: ServiceChangeAgreement, side: Side) -> None:  # noqa: ARG002  # Extensions
+    async def open(
+        self,
+        agreement: ServiceChangeAgreement,
+        side: Side,  # noqa: ARG002  # Extensions
+        *,
+        activated: bool,  # noqa: ARG002  # Extensions
+    ) -> None:
         if self.error is not None:
             raise self.error
         self.open_now.add(agreement.port_id)
