@@ -27,7 +27,7 @@ from shared.messages.base import (
     Value,
 )
 from shared.messages.lanes import LaneEndpoint
-from shared.messages.network import NetworkPlan
+from shared.messages.network import AnchorPrefixes, NetworkPlan
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
 from shared.parties import Name, Role
@@ -43,6 +43,7 @@ class QuoteRequested(PortMessage):
     vm: VmDescription
     versions: HypervisorVersions
     limits: PortLimits
+    anchor: AnchorPrefixes = ()
     answer_by: Timestamp
 
 
@@ -74,6 +75,7 @@ class ReservationRequested(PortMessage):
     identity: IdentityBundle
     limits: PortLimits
     quote: Quote
+    anchor: AnchorPrefixes = ()
 
 
 class ReservedDisk(Value):

@@ -20,6 +20,7 @@ from services.broker.saga import (
     Effect,
     Event,
     Heard,
+    KeepExtension,
     LanesOpened,
     Moment,
     OpenLanes,
@@ -238,6 +239,8 @@ def told(effect: Effect) -> str:
             return "open lanes"
         case CloseLanes():
             return "close lanes"
+        case KeepExtension():
+            return "keep extension"
         case RecordEnd():
             return f"end: {effect.outcome} {effect.code}"
         case Alarm():
