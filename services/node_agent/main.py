@@ -57,13 +57,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
     transfers = Transfers(
-        settings,
-        hypervisor=hypervisor,
-        journal=journal,
-        messenger=messenger,
-        routes=routes,
-        keys=keys,
-        metrics=metrics,
+        settings, hypervisor=hypervisor, journal=journal, messenger=messenger, routes=routes, keys=keys, metrics=metrics
     )
     addresses = VmAddresses(runtime.settings.network)
     commands = VmCommands(
@@ -92,15 +86,12 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     runtime.running()
     try:
         async with asyncio.TaskGroup() as group:
-            for name, loop in (
-                ("outbox", outbox.run()),
-                ("heartbeat", heartbeat.run()),
-                ("addresses", addresses.run()),
-            ):
-                group.create_task(loop, name=name)
+            group.create_task(outbox.run(), name="outbox")
+            group.create_task(heartbeat.run(), name="heartbeat")
+            group.create_task(addresses.run(), name="addresses")
+            group.create_task(runtime.bus.consume(service.handle), name="inbox")
             if settings.caps_file is not None:
                 group.create_task(CapsFile(settings.caps_file, caps).run(), name="caps")
-            group.create_task(runtime.bus.consume(service.handle), name="inbox")
     finally:
         await service.close()
         await transfers.stop(runtime.settings.stop_within_s / 2)

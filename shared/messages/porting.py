@@ -4,6 +4,8 @@ Pure models. The broker speaks to a provider's agents; an agent passes to its ow
 passes the answer back under the same name. Only progress and switchover, being urgent, go straight to the broker.
 """
 
+# Over 400 lines: one conversation, whose messages are read one after the other.
+
 from __future__ import annotations
 
 from datetime import timedelta
