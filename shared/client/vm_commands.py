@@ -91,6 +91,7 @@ def show_vm(context: typer.Context, vm: VmArgument) -> None:
 def check_vm(
     context: typer.Context,
     vm: VmArgument,
+    *,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
     eject: EjectOption = None,
     require: RequireOption = None,
