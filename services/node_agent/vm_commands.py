@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, Obstacle, VmNotFound
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.quarantine import erase, erase_folders, move_away, plan_quarantine
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from shared.domain import (
@@ -63,14 +64,18 @@ class VmCommands:
         lane: LaneEndpoint,
         described: Callable[[LiveVm], None],
         metrics: NodeMetrics,
+        addresses: VmAddresses | None = None,
     ) -> None:
-        """`described` is called with each VM that was described and that a port may follow."""
+        """`described` is called with each VM that was described and that a port may follow. Without `addresses` nothing
+        is told of them.
+        """
         self._described = described
         self._hypervisor = hypervisor
         self._journal = journal
         self._node = node
         self._lane = lane
         self._metrics = metrics
+        self._addresses = addresses
 
     async def describe(self, command: DescribeVm) -> VmDescribed | DescribeFailed:
         """Read the live VM, and ask what speaks against moving it. Always answers."""
@@ -102,7 +107,9 @@ class VmCommands:
         of_media = {line for disk in vm.description.disks for line in disk.medium_blockers}
         stays = not blockers.keys() <= of_media
         later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not stays else ()
+        network = await self._addresses.describe(vm.description) if self._addresses is not None else None
         told = vm.description.model_dump() | {
+            "network": network,
             "blockers": tuple(blockers),
             "needs": tuple(dict.fromkeys((*vm.description.needs, *later))),
             "not_kept": tuple(dict.fromkeys((*vm.description.not_kept, *lost))),

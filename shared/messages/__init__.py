@@ -1,8 +1,8 @@
 """The whole vocabulary of vmport's control plane, one module per conversation, and the envelope that carries it.
 
 ``service_change``: tenant and broker. ``approval``: broker and donor. ``porting``: fixing a port and carrying it out.
-``switchover``: taking a committed switchover back. ``nodes``: inside one provider. ``queries``: questions that a
-tenant asks. Importing this package registers every type.
+``switchover``: taking a committed switchover back. ``addresses``: how a VM's addresses are kept. ``nodes``: inside one
+provider. ``queries``: questions that a tenant asks. Importing this package registers every type.
 """
 
 from shared.messages import addresses, approval, nodes, porting, queries, service_change, switchover, vm
