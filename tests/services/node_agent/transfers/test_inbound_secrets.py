@@ -132,6 +132,17 @@ async def test_an_encrypted_disk_is_made_like_the_donors_and_nothing_is_kept_in_
 
 
 @pytest.mark.servers
+async def test_a_medium_comes_along_with_an_encrypted_disk(credentials: CredentialsPair) -> None:
+    """As a file, whole, though nothing of it is stored to be referred to."""
+    iso = bytes(range(256)) * 64 * 3
+    async with made_pair(credentials, keys={LUKS_DISK: DISK_KEY}, medium=iso) as pair:
+        _, failure = await pair.run()
+        assert failure is None
+        assert pair.arrived_medium.read_bytes() == iso
+        assert pair.cached(Side.INBOUND) == set()
+
+
+@pytest.mark.servers
 async def test_a_failed_port_leaves_no_key_and_no_disk(encrypted: Pair) -> None:
     """Whatever was made; and nothing is kept of what was sent."""
     encrypted.broker.denies = "the tenant cancelled"
