@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +127,21 @@ def test_secure_boot_its_variables_and_the_tpm_move(
     assert is_itself()
 
 
+def assert_nowhere(lab: Lab, keys: set[str]) -> None:
+    """No file of the lab has a key: no log, journal, ledger or queue of anybody. But where libvirt keeps secrets."""
+    spellings = [spelt for key in keys for spelt in (key.encode(), base64.b64encode(key.encode())[:-4])]
+    searched = 0
+    for path in lab.plan.state_dir.rglob("*"):
+        where = path.relative_to(lab.plan.state_dir).parts
+        if not path.is_file() or path.is_symlink() or {"secrets", "images"} & {*where}:
+            continue
+        with suppress(FileNotFoundError):  # it is gone by now
+            contents = path.read_bytes()
+            assert not any(spelt in contents for spelt in spellings), path
+            searched += 1
+    assert searched > len(lab.plan.providers)
+
+
 @pytest.mark.usefixtures("slow_link")
 def test_an_encrypted_tpm_and_disk_move_with_their_keys(
     lab: Lab, tenant: Any, start: Callable[..., Guest], provider: Callable[[str], Any]
@@ -162,6 +179,8 @@ def test_an_encrypted_tpm_and_disk_move_with_their_keys(
     said = json.loads(run(["qemu-img", "info", "-U", "--output=json", str(image)]))
     assert said["encrypted"]
     assert said["format-specific"]["data"]["encrypt"]["format"] == "luks"
+    assert guest_keys.values(lab.plan, "beta") == guest_keys.values(lab.plan, "alpha")
+    assert_nowhere(lab, guest_keys.values(lab.plan, "alpha"))
     guest.restart()
     assert is_itself()
     guest.move("alpha")
