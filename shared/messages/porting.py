@@ -4,6 +4,8 @@ Pure models. The broker speaks to a provider's agents; an agent passes to its ow
 passes the answer back under the same name. Only progress and switchover, being urgent, go straight to the broker.
 """
 
+# Over 400 lines: one conversation, whose messages are read one after the other.
+
 from __future__ import annotations
 
 from datetime import timedelta
@@ -27,6 +29,7 @@ from shared.messages.base import (
     Value,
 )
 from shared.messages.lanes import LaneEndpoint
+from shared.messages.network import AnchorPrefixes, NetworkPlan
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
 from shared.parties import Name, Role
@@ -42,6 +45,7 @@ class QuoteRequested(PortMessage):
     vm: VmDescription
     versions: HypervisorVersions
     limits: PortLimits
+    anchor: AnchorPrefixes = ()
     answer_by: Timestamp
 
 
@@ -73,6 +77,7 @@ class ReservationRequested(PortMessage):
     identity: IdentityBundle
     limits: PortLimits
     quote: Quote
+    anchor: AnchorPrefixes = ()
 
 
 class ReservedDisk(Value):
@@ -96,6 +101,7 @@ class Reserved(PortMessage):
     lane: LaneEndpoint = Field(description="How that node proves itself on the lanes.")
     domain_xml: DomainXml
     disks: tuple[ReservedDisk, ...]
+    network: NetworkPlan | None = None
     reserved_until: Timestamp
 
 
@@ -142,6 +148,7 @@ class ServiceChangeAgreement(Value):
     domain_xml: DomainXml = Field(description="As it will run at the recipient.")
     domain_xml_sha256: Sha256
     disks: tuple[ReservedDisk, ...]
+    network: NetworkPlan | None = Field(default=None, description="None: the providers' networks are taken as one.")
     fixed_at: Timestamp
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 from lxml import etree
 
-from deploy.labkit import guests, switches
+from deploy.labkit import guest_keys, guests, switches
 from deploy.labkit.guests import ISO_MIB, SCSI_DISK_MIB
 from deploy.labkit.lab import Lab
 from deploy.labkit.plan import GUEST_SWITCH
@@ -129,6 +132,66 @@ def test_secure_boot_its_variables_and_the_tpm_move(
     assert len(left) == len(ours)
     assert all(".quarantine" in name for name in left), left
     guest.restart()
+    assert is_itself()
+
+
+def assert_nowhere(lab: Lab, keys: set[str]) -> None:
+    """No file of the lab has a key: no log, journal, ledger or queue of anybody. But where libvirt keeps secrets."""
+    spellings = [spelt for key in keys for spelt in (key.encode(), base64.b64encode(key.encode())[:-4])]
+    searched = 0
+    for path in lab.plan.state_dir.rglob("*"):
+        where = path.relative_to(lab.plan.state_dir).parts
+        if not path.is_file() or path.is_symlink() or {"secrets", "images"} & {*where}:
+            continue
+        with suppress(FileNotFoundError):  # it is gone by now
+            contents = path.read_bytes()
+            assert not any(spelt in contents for spelt in spellings), path
+            searched += 1
+    assert searched > len(lab.plan.providers)
+
+
+@pytest.mark.usefixtures("slow_link")
+def test_an_encrypted_tpm_and_disk_move_with_their_keys(
+    lab: Lab, tenant: Any, start: Callable[..., Guest], provider: Callable[[str], Any]
+) -> None:
+    """A cancelled port leaves no key at the recipient. After a completed one the disk there is encrypted, the guest
+    reads what it sealed and wrote, also after a restart, and it can go back."""
+    guest = start("locked", tpm=True, encrypted=True, disk_format="qcow2", workload="writer")
+    loaded = tpm_commands.handle_of(guest.tpm(tpm_commands.seal(SEALED_VALUE)))
+    tpm_commands.answer(guest.tpm(tpm_commands.keep(loaded)))
+    before = guest.sha256("/dev/vda", STATIC_MIB)
+
+    def is_itself() -> bool:
+        assert tpm_commands.value_of(guest.tpm(tpm_commands.unseal())) == SEALED_VALUE
+        assert guest.sha256("/dev/vda", STATIC_MIB) == before
+        assert guest.ask("report")["mismatches"] == 0
+        return True
+
+    theirs = guest_keys.listed(lab.plan, "alpha")
+    assert len(theirs) == 2
+    port_id = tenant.create(lab.guest(guest.name), "beta", "--post-copy", "never")
+    tenant.wait_for_transfer(port_id, "disk")
+    assert len(guest_keys.listed(lab.plan, "beta")) == 2
+    tenant.run("port", "cancel", port_id)
+    assert tenant.wait_for_end(port_id)["summary"]["phase"] == "cancelled"
+    assert guest_keys.listed(lab.plan, "beta") == {}
+    assert provider("beta").images() == set()
+
+    guest.move("beta")
+    assert is_itself()
+    ours = guest_keys.listed(lab.plan, "beta")
+    assert len(ours) == 2
+    assert not ours.keys() & theirs.keys()
+    images = lab.plan.host_dir("beta") / "var-lib-libvirt" / "images"
+    (image,) = images.glob(f"{guest.name}-*")
+    said = json.loads(run(["qemu-img", "info", "-U", "--output=json", str(image)]))
+    assert said["encrypted"]
+    assert said["format-specific"]["data"]["encrypt"]["format"] == "luks"
+    assert guest_keys.values(lab.plan, "beta") == guest_keys.values(lab.plan, "alpha")
+    assert_nowhere(lab, guest_keys.values(lab.plan, "alpha"))
+    guest.restart()
+    assert is_itself()
+    guest.move("alpha")
     assert is_itself()
 
 

@@ -80,6 +80,14 @@ def test_a_vlan_is_a_tagged_port_of_open_vswitch() -> None:
         assert ordinary.find(f"devices/interface/{part}") is None, part
 
 
+def test_an_encrypted_guest_names_its_secrets() -> None:
+    """Of its disk and of its TPM."""
+    domain = replace(_DOMAIN, tpm=True, disk_secret="1-2", tpm_secret="3-4")  # UUIDs, no passwords
+    root = ElementTree.fromstring(domain_xml(domain))  # noqa: S314 - our own text
+    assert root.find("devices/disk/source/encryption[@format='luks']/secret[@uuid='1-2']") is not None
+    assert root.find("devices/tpm/backend/encryption[@secret='3-4']") is not None
+
+
 def test_uefi_without_secure_boot_says_so() -> None:
     """Else libvirt might choose a firmware that has it."""
     root = ElementTree.fromstring(domain_xml(replace(_DOMAIN, firmware="uefi")))  # noqa: S314 - our own text

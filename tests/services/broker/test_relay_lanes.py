@@ -68,7 +68,7 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
 async def wish(store: Store, wanted: str) -> None:
     """Store a wish."""
     async with store.transaction() as tx:
-        await want(tx, ENDS, "open" if wanted == "open" else "closed")
+        await want(tx, ENDS, "open" if wanted == "open" else "closed", port_id=ENDS.port_id)
 
 
 async def is_done(store: Store) -> bool:
