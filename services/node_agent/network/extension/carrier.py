@@ -47,6 +47,7 @@ class Extension:
         """`cards` by their number in the agreement. `activated`: the guest is known to run at this end already."""
         self._end = end
         self._loop = asyncio.get_running_loop()
+        self._opened_s = self._loop.time()
         self._taps = {number: tap for number, (tap, _) in cards.items()}
         towards = Towards.RECIPIENT if end.role is LaneRole.INITIATOR else Towards.DONOR
         self.activated = asyncio.Event()
@@ -102,7 +103,7 @@ class Extension:
             cards=cards,
             sessions=self._lane.sessions,
             connected=self._lane.connected.is_set(),
-            idle_s=self._loop.time() - max(latest) if latest else None,
+            idle_s=self._loop.time() - max(latest, default=self._opened_s),
         )
 
     def _read(self, number: int) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.keys import LaneKeys
+from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.extension.card import Card
 from services.node_agent.network.extension.carrier import Extension
 from services.node_agent.network.extension.lane import MakeLink
@@ -39,8 +40,11 @@ class ExtensionFailed(VmportError):
 class PortExtensions:
     """All extensions of this node."""
 
-    def __init__(self, make_link: MakeLink, keys: LaneKeys, *, again_s: float = AGAIN_S) -> None:
+    def __init__(
+        self, make_link: MakeLink, keys: LaneKeys, *, metrics: NodeMetrics | None = None, again_s: float = AGAIN_S
+    ) -> None:
         self._make_link = make_link
+        self._metrics = metrics
         self._keys = keys
         self._again_s = again_s
         self._tasks = Tasks("extensions")
@@ -70,7 +74,7 @@ class PortExtensions:
         await self._tasks.close()
 
     def idle_s(self, port_id: UUID) -> float | None:
-        """For how many seconds it has carried nothing; None where there is none, or it has carried nothing at all."""
+        """For how many seconds it has carried no packet, since it was opened at most; None where there is none."""
         stats = self.stats(port_id)
         return None if stats is None else stats.idle_s
 
@@ -100,7 +104,7 @@ class PortExtensions:
             for tap, _ in cards.values():
                 tap.close()
             raise
-        return Extension(end, self._make_link, tls, cards, activated=activated)
+        return Extension(end, self._make_link, tls, cards, activated=activated, metrics=self._metrics)
 
     async def _keep(self, extension: Extension, agreement: ServiceChangeAgreement, side: Side) -> None:
         with port_bound(agreement.port_id):

@@ -35,8 +35,8 @@ class ExtensionStats:
     sessions: int
     """How often the lane has begun."""
     connected: bool
-    idle_s: float | None
-    """Since `last_traffic_s` of any card; None: there was none."""
+    idle_s: float
+    """Since `last_traffic_s` of any card, or since it was opened where there was none."""
 
 
 @dataclass(slots=True)

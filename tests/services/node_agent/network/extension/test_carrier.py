@@ -64,7 +64,6 @@ async def test_frames_cross_both_ways_and_are_counted(credentials: Pair) -> None
         assert (stats.cards[0].out_frames, stats.cards[0].into_frames) == (2, 2)
         assert stats.cards[0].into_bytes == 2 * (10 + len(to_guest(2)))
         assert stats.connected
-        assert stats.idle_s is not None
         assert stats.idle_s < 5
         await donor.extension.close()
         await recipient.extension.close()
