@@ -50,6 +50,7 @@ class PortExtensions:
         self._tasks = Tasks("extensions")
         self._open: dict[UUID, Extension] = {}
         self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._activated: set[UUID] = set()
 
     async def open(self, agreement: ServiceChangeAgreement, side: Side, *, activated: bool) -> None:
         """Have an extension with its devices in their bridges. Nothing is done where it is open.
@@ -62,8 +63,16 @@ class PortExtensions:
         keep = self._keep(extension, agreement, side)
         self._running[agreement.port_id] = self._tasks.spawn(keep, name=f"extension of {agreement.port_id}")
 
+    def activate(self, port_id: UUID) -> None:
+        """The guest may run at the recipient from now on, or does; see `Extension.activate`. Holds until `close`."""
+        self._activated.add(port_id)
+        extension = self._open.get(port_id)
+        if extension is not None:
+            extension.activate()
+
     async def close(self, port_id: UUID) -> None:
         """End one; nothing is done where there is none."""
+        self._activated.discard(port_id)
         running = self._running.pop(port_id, None)
         if running is not None:
             running.cancel()
@@ -104,12 +113,15 @@ class PortExtensions:
             for tap, _ in cards.values():
                 tap.close()
             raise
+        activated = activated or agreement.port_id in self._activated
         return Extension(end, self._make_link, tls, cards, activated=activated, metrics=self._metrics)
 
     async def _keep(self, extension: Extension, agreement: ServiceChangeAgreement, side: Side) -> None:
         with port_bound(agreement.port_id):
             while True:
                 self._open[agreement.port_id] = extension
+                if agreement.port_id in self._activated:
+                    extension.activate()
                 try:
                     await extension.run()
                 except TapError as error:

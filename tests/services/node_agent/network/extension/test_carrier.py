@@ -105,6 +105,19 @@ async def test_the_gate_opens_by_word_too(credentials: Pair) -> None:
         assert recipient.extension.activated.is_set()
 
 
+async def test_nobody_speaks_for_the_guest_while_it_runs_at_the_donor(credentials: Pair) -> None:
+    """What the recipient's end sends before the guest stands still does not come into the donor's network."""
+    async with extension_pair(credentials) as pair:
+        donor, recipient = pair.start(DONOR, activated=False), pair.start(RECIPIENT)
+        await connected(donor, recipient)
+        recipient.say(from_guest(1))
+        await eventually(lambda: donor.dropped() == {"early": 2})
+        assert (donor.heard(), donor.extension.activated.is_set()) == ([], False)
+        donor.extension.activate()
+        recipient.say(from_guest(2))
+        await eventually(lambda: donor.heard() == [from_guest(2)])
+
+
 async def test_what_waits_for_the_guest_is_bounded(credentials: Pair) -> None:
     """The newest 1 MiB is kept; what is lost is counted."""
     async with extension_pair(credentials) as pair:

@@ -115,6 +115,28 @@ async def test_a_device_that_was_taken_away_is_made_again(credentials: Pair, bri
         assert stats.cards[0].activated
 
 
+async def test_its_gate_opens_by_word(credentials: Pair, bridge: str) -> None:
+    """At once after the opening, or while its device is away: the word is kept until it is closed."""
+    async with extensions(credentials, []) as mine:
+
+        def is_open() -> bool:
+            stats = mine.stats(PORT)
+            return stats is not None and stats.cards[0].activated
+
+        await mine.open(agreed(credentials), Side.INBOUND, activated=False)
+        mine.activate(PORT)
+        await eventually(is_open)
+        await mine.close(PORT)
+        await mine.open(agreed(credentials), Side.INBOUND, activated=False)
+        await eventually(lambda: mine.stats(PORT) is not None)
+        assert not is_open()
+        ip("link", "del", DEVICE)
+        await eventually(lambda: mine.stats(PORT) is None)
+        mine.activate(PORT)
+        await eventually(is_open)
+        assert is_port_of(bridge)
+
+
 async def test_what_cannot_be_made_leaves_nothing(credentials: Pair, bridge: str) -> None:
     """No plan, no bridge in the plan, no such bridge here: each is said, and no device stays."""
     async with extensions(credentials, []) as mine:
