@@ -18,7 +18,8 @@ class Domain:
     """What a definition is made of. `accelerator` is `kvm` or `qemu` (software emulation).
 
     The rest is optional: `firmware` is None (BIOS), `uefi` or `secure-boot`, which libvirt finds by descriptor; `cpu` a
-    model or one of `CPU_MODES`; `scsi_disk` (raw) and `iso` are files on a SCSI controller.
+    model or one of `CPU_MODES`; `scsi_disk` (raw) and `iso` are files on a SCSI controller; `disk_secret` and
+    `tpm_secret` are UUIDs of secrets that they are encrypted with.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Domain:
     scsi_disk: str | None = None
     iso: str | None = None
     cpu: str = "qemu64"
+    disk_secret: str | None = None
+    tpm_secret: str | None = None
 
 
 def domain_xml(domain: Domain) -> str:
@@ -64,7 +67,7 @@ def domain_xml(domain: Domain) -> str:
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <disk type="file" device="disk">
       <driver name="qemu" type={quoteattr(domain.disk_format)} discard="unmap"/>
-      <source file={quoteattr(domain.disk)}/>
+      <source file={quoteattr(domain.disk)}>{_luks(domain)}</source>
       <target dev="vda" bus="virtio"/>
     </disk>{_scsi(domain)}
     <controller type="usb" model="none"/>
@@ -119,8 +122,16 @@ def _scsi(domain: Domain) -> str:
 
 
 def _tpm(domain: Domain) -> str:
-    backend = '\n    <tpm model="tpm-crb"><backend type="emulator" version="2.0"/></tpm>'
-    return backend if domain.tpm else ""
+    if not domain.tpm:
+        return ""
+    key = "" if domain.tpm_secret is None else f"<encryption secret={quoteattr(domain.tpm_secret)}/>"
+    return f'\n    <tpm model="tpm-crb"><backend type="emulator" version="2.0">{key}</backend></tpm>'
+
+
+def _luks(domain: Domain) -> str:
+    if domain.disk_secret is None:
+        return ""
+    return f'<encryption format="luks"><secret type="passphrase" uuid={quoteattr(domain.disk_secret)}/></encryption>'
 
 
 def newest_machine(machine_help: str) -> str:

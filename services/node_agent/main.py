@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from services.node_agent import install_hook
+from services.node_agent import install_hook, net_command
 from services.node_agent.heartbeat import Heartbeat
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.libvirt_adapter import LibvirtHypervisor
@@ -40,7 +40,8 @@ from shared.runtime import Runtime, run_service, version
 
 ABOUT = (
     "Runs beside libvirtd on one host: moves VMs in and out, and tells its provider what the host has. "
-    "`vmport-node install-hook --help`: libvirt's hook that keeps VMs which left from being started here."
+    "`vmport-node install-hook --help`: libvirt's hook that keeps VMs which left from being started here. "
+    "`vmport-node net --help`: what ports have changed in this host's network."
 )
 
 log = get_logger(__name__)
@@ -241,6 +242,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["install-hook"]:
         return install_hook.main(arguments[1:])
+    if arguments[:1] == ["net"]:
+        return net_command.main(arguments[1:])
     use_one_arena()
     return run_service("vmport-node", NodeSettings, serve, about=ABOUT, check=check, argv=arguments)
 

@@ -66,7 +66,9 @@ class VmCommands:
         metrics: NodeMetrics,
         addresses: VmAddresses | None = None,
     ) -> None:
-        """`described` is called after each describe. Without `addresses` nothing is told of them."""
+        """`described` is called with each VM that was described and that a port may follow. Without `addresses` nothing
+        is told of them.
+        """
         self._described = described
         self._hypervisor = hypervisor
         self._journal = journal
@@ -88,7 +90,8 @@ class VmCommands:
             log.exception("VM not described", vm=str(command.vm_uuid))
             detail = f"the node cannot read the VM: {type(error).__name__}: {error}"
             return DescribeFailed(port_id=command.port_id, code="unreadable", detail=detail)
-        self._described(vm)
+        if command.port_may_follow:
+            self._described(vm)
         return VmDescribed(port_id=command.port_id, identity=bundle)
 
     async def _bundle(self, vm: LiveVm, obstacles: tuple[Obstacle, ...]) -> IdentityBundle:
@@ -101,7 +104,9 @@ class VmCommands:
         blockers = dict.fromkeys((*vm.description.blockers, *map(str, found), *map(str, obstacles)))
         lost = [f"{each.part}: {each.detail}" for each in goes.findings if each.kind is FindingKind.NOT_KEPT]
         # The recipient's libvirt defines the lasting one after the switchover, so what it needs is asked before.
-        later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not blockers else ()
+        of_media = {line for disk in vm.description.disks for line in disk.medium_blockers}
+        stays = not blockers.keys() <= of_media
+        later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not stays else ()
         network = await self._addresses.describe(vm.description) if self._addresses is not None else None
         told = vm.description.model_dump() | {
             "network": network,
@@ -231,7 +236,7 @@ class VmCommands:
             return
 
     async def erase(self, port_id: UUID) -> DisksErased | CompletionFailed:
-        """Erase what is in quarantine, and that no VM of this host has."""
+        """Erase what is in quarantine, and that no VM of this host has; then the secrets that opened it."""
         record = self._journal.get(port_id, Side.OUTBOUND)
         if record is None or record.phase is not Phase.QUARANTINED:
             detail = "nothing is known of this port's disks; look for *.quarantine files of it, and erase them by hand"
@@ -243,12 +248,21 @@ class VmCommands:
             in_use = await self._hypervisor.files_in_use()
             erased = await asyncio.to_thread(erase, record.quarantined_disks, in_use)
             erased += await asyncio.to_thread(erase_folders, record.quarantined_folders)
+            await self._discard_secrets(record)
             answer = DisksErased(port_id=port_id, erased_bytes=erased)
             TransferJournal(self._journal, record).erased(answer)
             self._journal.remove_erased(time.time() - KEEP_ERASED_S)
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError, OSError) as error:
             return _not_yet(port_id, Side.OUTBOUND, error)
         return answer
+
+    async def _discard_secrets(self, record: PortRecord) -> None:
+        """The keys of what is erased, but those that another VM has, too. Raises `HypervisorError`."""
+        for uuid in record.secrets:
+            if (user := await self._hypervisor.secrets.user_of(uuid)) is not None:
+                log.warning("secret not removed", port_id=str(record.port_id), reason=f"VM {user} uses {uuid}, too")
+            else:
+                await self._hypervisor.secrets.discard(uuid)
 
 
 def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:

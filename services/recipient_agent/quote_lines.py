@@ -65,7 +65,8 @@ def quote_lines(vm: VmDescription, platform: HostPlatform, choice: HostChoice) -
     kept += told.kept
     made_anew += told.unsure
     if choice.firmware is not None:
-        text = f"firmware of the same kind, by {choice.firmware.name}: {choice.firmware.loader}"
+        # Its name and no path: where the files of this provider lie is nobody else's business.
+        text = f"firmware of the same kind: {choice.firmware.description or choice.firmware.name}"
         made_anew.append(QuoteLine(part=Part.FIRMWARE, text=text))
     if vm.machine in platform.deprecated_machines:
         kept.append(QuoteLine(part=Part.MACHINE, text=f"{vm.machine}, which a later QEMU will not have"))

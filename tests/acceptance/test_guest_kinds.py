@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deploy.labkit import guests
+from deploy.labkit import guest_keys, guests
 from deploy.labkit.guests import ISO_MIB, SCSI_DISK_MIB
 from deploy.labkit.lab import Lab
 from deploy.labkit.port_run import run_port
@@ -121,6 +122,49 @@ def test_secure_boot_its_variables_and_the_tpm_move(
     assert len(left) == len(ours)
     assert all(".quarantine" in name for name in left), left
     guest.restart()
+    assert is_itself()
+
+
+@pytest.mark.usefixtures("slow_link")
+def test_an_encrypted_tpm_and_disk_move_with_their_keys(
+    lab: Lab, tenant: Any, start: Callable[..., Guest], provider: Callable[[str], Any]
+) -> None:
+    """A cancelled port leaves no key at the recipient. After a completed one the disk there is encrypted, the guest
+    reads what it sealed and wrote, also after a restart, and it can go back."""
+    guest = start("locked", tpm=True, encrypted=True, disk_format="qcow2", workload="writer")
+    loaded = tpm_commands.handle_of(guest.tpm(tpm_commands.seal(SEALED_VALUE)))
+    tpm_commands.answer(guest.tpm(tpm_commands.keep(loaded)))
+    before = guest.sha256("/dev/vda", STATIC_MIB)
+
+    def is_itself() -> bool:
+        assert tpm_commands.value_of(guest.tpm(tpm_commands.unseal())) == SEALED_VALUE
+        assert guest.sha256("/dev/vda", STATIC_MIB) == before
+        assert guest.ask("report")["mismatches"] == 0
+        return True
+
+    theirs = guest_keys.listed(lab.plan, "alpha")
+    assert len(theirs) == 2
+    port_id = tenant.create(lab.guest(guest.name), "beta", "--post-copy", "never")
+    tenant.wait_for_transfer(port_id, "disk")
+    assert len(guest_keys.listed(lab.plan, "beta")) == 2
+    tenant.run("port", "cancel", port_id)
+    assert tenant.wait_for_end(port_id)["summary"]["phase"] == "cancelled"
+    assert guest_keys.listed(lab.plan, "beta") == {}
+    assert provider("beta").images() == set()
+
+    guest.move("beta")
+    assert is_itself()
+    ours = guest_keys.listed(lab.plan, "beta")
+    assert len(ours) == 2
+    assert not ours.keys() & theirs.keys()
+    images = lab.plan.host_dir("beta") / "var-lib-libvirt" / "images"
+    (image,) = images.glob(f"{guest.name}-*")
+    said = json.loads(run(["qemu-img", "info", "-U", "--output=json", str(image)]))
+    assert said["encrypted"]
+    assert said["format-specific"]["data"]["encrypt"]["format"] == "luks"
+    guest.restart()
+    assert is_itself()
+    guest.move("alpha")
     assert is_itself()
 
 

@@ -55,6 +55,16 @@ def test_an_overlay_needs_qcow2() -> None:
         GuestSpec("vm1", "alpha", overlay=True).image_kind()
 
 
+def test_an_encrypted_disk_is_qcow2() -> None:
+    """What vmport carries; the option arrives."""
+    words = "guest start vm1 --provider alpha --encrypted --disk-format qcow2"
+    assert guest_spec(parser().parse_args(words.split())) == GuestSpec(
+        "vm1", "alpha", disk_format="qcow2", encrypted=True
+    )
+    with pytest.raises(LabError, match="encrypted"):
+        GuestSpec("vm1", "alpha", encrypted=True).image_kind()
+
+
 def test_exec_keeps_the_command_with_its_options() -> None:
     """What follows -- belongs to the command, not to the lab."""
     arguments = parser().parse_args(["--lab", "t1", "exec", "alpha", "--", "ls", "-l", "--lab"])

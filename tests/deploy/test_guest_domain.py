@@ -65,6 +65,14 @@ def test_every_optional_part_is_where_libvirt_looks_for_it() -> None:
     assert root.find("cpu[@mode='maximum']") is not None
 
 
+def test_an_encrypted_guest_names_its_secrets() -> None:
+    """Of its disk and of its TPM."""
+    domain = replace(_DOMAIN, tpm=True, disk_secret="1-2", tpm_secret="3-4")  # UUIDs, no passwords
+    root = ElementTree.fromstring(domain_xml(domain))  # noqa: S314 - our own text
+    assert root.find("devices/disk/source/encryption[@format='luks']/secret[@uuid='1-2']") is not None
+    assert root.find("devices/tpm/backend/encryption[@secret='3-4']") is not None
+
+
 def test_uefi_without_secure_boot_says_so() -> None:
     """Else libvirt might choose a firmware that has it."""
     root = ElementTree.fromstring(domain_xml(replace(_DOMAIN, firmware="uefi")))  # noqa: S314 - our own text

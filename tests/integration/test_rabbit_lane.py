@@ -15,7 +15,7 @@ from shared.bus import BusDown, LaneEnds
 from shared.metrics import BusMetrics, Metrics
 from shared.parties import BROKER, Party, node
 from shared.rabbit.lanes import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes
-from shared.topology import Lane
+from shared.topology import PORT_LANES, Lane
 from tests.support.rabbitmq_node import RabbitNode
 
 pytestmark = pytest.mark.servers
@@ -64,7 +64,7 @@ async def soon(work: Awaitable[object]) -> object:
 
 async def test_frames_go_both_ways_in_order(relay: Relay) -> None:
     """What one node sends, the other receives, on each lane separately."""
-    for lane in Lane:
+    for lane in PORT_LANES:
         ours, theirs = relay.pair(lane)
         await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
         for number in range(50):
@@ -199,7 +199,7 @@ async def _one_port(alpha: _Node, beta: _Node, admin: RabbitLaneAdmin) -> None:
     await admin.open_lanes(ends)
     links = [
         node.lanes.link(ends.port_id, lane, peer, sends_bulk=False, receives_bulk=False)
-        for lane in Lane
+        for lane in PORT_LANES
         for node, peer in ((alpha, BETA), (beta, ALPHA))
     ]
     await asyncio.gather(*(link.wait_up() for link in links))

@@ -25,6 +25,7 @@ class FakePlatform(FakeHost):
     def __init__(self, bridges: tuple[str, ...]) -> None:
         super().__init__()
         self.missing_features: frozenset[str] = frozenset({"avx512f"})
+        self.secret_usages: tuple[str, ...] = ("volume", "vtpm")
         self._bridges = bridges
 
     async def versions(self) -> HypervisorVersions:
@@ -45,6 +46,7 @@ class FakePlatform(FakeHost):
             bridges=self._bridges,
             disk_formats=("raw", "qcow2"),
             machine_aliases={"q35": "pc-q35-10.0"},
+            secret_usages=self.secret_usages,
             device_offers=(DeviceOffers(accelerator="qemu", machines=("pc-q35-10.0",), offers=OFFERS),),
         )
 

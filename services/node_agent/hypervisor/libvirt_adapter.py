@@ -37,6 +37,7 @@ from services.node_agent.hypervisor.libvirt_mapping import (
     live_vm,
     mib_per_s,
 )
+from services.node_agent.hypervisor.libvirt_secrets import LibvirtSecrets
 from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.obstacles import find_obstacles
 from services.node_agent.hypervisor.process_fence import ProcessFence
@@ -88,6 +89,7 @@ class LibvirtHypervisor(RunningCheck):
         self._fence = ProcessFence(Path(pid_dir))
         self._inventory = LibvirtInventory()
         self._qemu_within_s = qemu_within_s
+        self.secrets = LibvirtSecrets(self._session)
 
     async def connect(self) -> None:
         """Open the connection and subscribe to events."""

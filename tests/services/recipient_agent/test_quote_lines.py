@@ -134,6 +134,16 @@ def test_what_is_known_here_is_not_told_twice() -> None:
     assert [line.part for line in lines.made_anew] == [Part.BRIDGE, Part.NETWORK, Part.FIRMWARE, Part.DISK]
 
 
+@pytest.mark.parametrize(("description", "told"), [("UEFI with Secure Boot", "UEFI with Secure Boot"), ("", "60.json")])
+def test_firmware_is_told_by_what_it_is(description: str, told: str) -> None:
+    """Where its file lies at the recipient is nothing that a tenant needs to know."""
+    firmware = ChosenFirmware("60.json", "/secret/OVMF.fd", "raw", None, "raw", description=description)
+
+    (line,) = (each for each in lines_of(firmware=firmware).made_anew if each.part is Part.FIRMWARE)
+
+    assert str(line) == f"firmware: firmware of the same kind: {told}"
+
+
 def test_a_machine_that_will_go_is_told() -> None:
     """It is kept now; the tenant should know that it will not be there for ever."""
     lines = quote_lines(make_vm(made_anew=()), make_platform(deprecated_machines=("pc-q35-10.0",)), HostChoice())

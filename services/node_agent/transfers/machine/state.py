@@ -139,6 +139,8 @@ class Recipient:
     may_have_run: bool = False
     """It was seen starting, its process has used its vCPUs or ended without libvirt, or the host was restarted after
     Finish had been passed: that there is no guest does not prove that it never ran."""
+    gone: bool = False
+    """The last look found no guest. What libvirt had to say of it before may still be on its way."""
     aborted: bool = False
     connection_over: bool = False
     """No answer of libvirtd's to a Finish will come any more."""
