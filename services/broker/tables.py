@@ -172,11 +172,35 @@ sla_records = Table(
 lane_jobs = Table(
     "lane_jobs",
     metadata,
-    Column("port_id", ForeignKey("ports.port_id"), primary_key=True),
+    Column("lane_id", Uuid, primary_key=True),
+    Column("port_id", ForeignKey("ports.port_id"), nullable=False),
     Column("donor_node", PARTY, nullable=False),
     Column("recipient_node", PARTY, nullable=False),
     Column("wanted", String(10), nullable=False),
     Column("done", Boolean, nullable=False),
     Index("ix_lane_jobs_done", "done"),
+    Index("ix_lane_jobs_port_id", "port_id"),
 )
-"""Lanes that are to be declared or removed at the relay; a job outlives the process, so that no lane is left behind."""
+"""Lanes that are to be declared or removed at the relay; a job outlives the process, so that no lane is left behind.
+``lane_id`` is the port's id for the port's own lanes, and another one for those of its extension.
+"""
+
+extensions = Table(
+    "extensions",
+    metadata,
+    Column("port_id", ForeignKey("ports.port_id"), primary_key=True),
+    Column("vm_uuid", Uuid, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("donor_node", PARTY, nullable=False),
+    Column("recipient_node", PARTY, nullable=False),
+    Column("has_lanes", Boolean, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("ends_at", UtcDateTime),
+    Column("reason", Text, nullable=False),
+    Column("donor_closed", Boolean, nullable=False),
+    Column("recipient_closed", Boolean, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Index("ix_extensions_vm_uuid", "vm_uuid"),
+)
+"""The donor's help with a VM's addresses after its port has completed: open, ending or ended."""

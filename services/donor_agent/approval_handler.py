@@ -73,6 +73,7 @@ class ApprovalHandler:
         if refusals:
             await self._refuse(tx, port, refusals, cause=envelope)
             return
+        identity = self._context.with_terms(identity)
         await tx.disarm(timer_key(DESCRIBE, port.port_id))
         await records.save_port(tx, port.in_phase(Phase.APPROVED, tx.now, identity=identity))
         partners = self._context.policy.partners

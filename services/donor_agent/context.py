@@ -13,11 +13,11 @@ from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy import Policy
 from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.port_record import DonorPort
-from services.donor_agent.settings import DonorSection
+from services.donor_agent.settings import DonorSection, NetworkSection
 from shared.messages import AnyEnvelope
 from shared.messages.base import Refusal
 from shared.messages.nodes import DescribeVm
-from shared.messages.vm import VmState
+from shared.messages.vm import IdentityBundle, VmState
 from shared.provider_agent import count_refusals, send_to_node, timer_key
 from shared.store import Transaction
 
@@ -31,10 +31,12 @@ class DonorContext:
         settings: DonorSection,
         metrics: DonorMetrics,
         *,
+        network: NetworkSection,
         on_policy_change: Callable[[], None],
     ) -> None:
         self.settings = settings
         self.metrics = metrics
+        self._network = network
         self.inventory = Inventory()
         self._policy_file = policy_file
         self._on_policy_change = on_policy_change
@@ -70,6 +72,15 @@ class DonorContext:
         """Whether a node of this provider runs the VM, as last heard."""
         located = self.inventory.locate(vm_uuid, now)
         return located is not None and located.vm.state is VmState.RUNNING
+
+    def with_terms(self, identity: IdentityBundle) -> IdentityBundle:
+        """What the node has read, with the provider's terms for its help with the VM's addresses."""
+        if identity.vm.network is None:
+            return identity
+        ours = self._network
+        terms = {"ends_after_s": ours.extension_s, "price": ours.extension_price, "currency": ours.currency}
+        network = identity.vm.network.model_copy(update=terms)
+        return identity.model_copy(update={"vm": identity.vm.model_copy(update={"network": network})})
 
     def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
         """Count refusals after the commit."""

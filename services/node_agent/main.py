@@ -23,8 +23,10 @@ from services.node_agent.lanes.routes.link import LinkDown
 from services.node_agent.malloc import use_one_arena
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.addresses_file import AddressesError, read_addresses
+from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.service import NodeService
-from services.node_agent.settings import NodeSection, NodeSettings
+from services.node_agent.settings import NetworkSection, NodeSection, NodeSettings
 from services.node_agent.state.journal import Journal
 from services.node_agent.state.lock import StateInUse, StateLock
 from services.node_agent.state.outbox import Outbox
@@ -55,16 +57,17 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
     transfers = Transfers(
-        settings,
-        hypervisor=hypervisor,
-        journal=journal,
-        messenger=messenger,
-        routes=routes,
-        keys=keys,
-        metrics=metrics,
+        settings, hypervisor=hypervisor, journal=journal, messenger=messenger, routes=routes, keys=keys, metrics=metrics
     )
+    addresses = VmAddresses(runtime.settings.network)
     commands = VmCommands(
-        hypervisor, journal, node=runtime.party.node, lane=keys.endpoint, described=transfers.described, metrics=metrics
+        hypervisor,
+        journal,
+        node=runtime.party.node,
+        lane=keys.endpoint,
+        described=transfers.described,
+        metrics=metrics,
+        addresses=addresses,
     )
     service = NodeService(runtime.party, transfers, commands, messenger)
     heartbeat = Heartbeat(
@@ -76,6 +79,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         agent_version=version(),
         ports=transfers.ports,
         problems=_problems(transfers, _make_hook(settings, metrics)),
+        addresses=addresses,
     )
     runtime.check("libvirt", heartbeat.check)
     _recover(transfers)
@@ -84,9 +88,10 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(outbox.run(), name="outbox")
             group.create_task(heartbeat.run(), name="heartbeat")
+            group.create_task(addresses.run(), name="addresses")
+            group.create_task(runtime.bus.consume(service.handle), name="inbox")
             if settings.caps_file is not None:
                 group.create_task(CapsFile(settings.caps_file, caps).run(), name="caps")
-            group.create_task(runtime.bus.consume(service.handle), name="inbox")
     finally:
         await service.close()
         await transfers.stop(runtime.settings.stop_within_s / 2)
@@ -200,8 +205,22 @@ async def _open_hypervisor(settings: NodeSection, runtime: Runtime[NodeSettings]
 
 
 def check(settings: NodeSettings) -> list[Finding]:
-    """What ``--check-config`` tries besides files: the caps, QEMU's user, and whether certificate and key fit."""
-    return [*_check_caps(settings.node), *_check_qemu_user(settings.node), *_check_certificate(settings)]
+    """What ``--check-config`` tries besides files: caps, QEMU's user, addresses; do certificate and key fit?"""
+    return [
+        *_check_caps(settings.node),
+        *_check_qemu_user(settings.node),
+        *_check_certificate(settings),
+        *_check_addresses(settings.network),
+    ]
+
+
+def _check_addresses(settings: NetworkSection) -> list[Finding]:
+    if settings.addresses_file is not None:
+        try:
+            read_addresses(settings.addresses_file)
+        except AddressesError as error:
+            return [Finding(("network", "addresses_file"), str(error))]
+    return []
 
 
 def _check_certificate(settings: NodeSettings) -> list[Finding]:

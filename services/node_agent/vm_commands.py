@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from services.node_agent.hypervisor import disk_images
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, Obstacle, VmNotFound
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.quarantine import erase, erase_folders, move_away, plan_quarantine
 from services.node_agent.state.journal import Journal, Phase, PortRecord, TransferJournal
 from shared.domain import (
@@ -63,14 +64,16 @@ class VmCommands:
         lane: LaneEndpoint,
         described: Callable[[LiveVm], None],
         metrics: NodeMetrics,
+        addresses: VmAddresses | None = None,
     ) -> None:
-        """`described` is called after each describe."""
+        """`described` is called after each describe. Without `addresses` nothing is told of them."""
         self._described = described
         self._hypervisor = hypervisor
         self._journal = journal
         self._node = node
         self._lane = lane
         self._metrics = metrics
+        self._addresses = addresses
 
     async def describe(self, command: DescribeVm) -> VmDescribed | DescribeFailed:
         """Read the live VM, and ask what speaks against moving it. Always answers."""
@@ -99,7 +102,9 @@ class VmCommands:
         lost = [f"{each.part}: {each.detail}" for each in goes.findings if each.kind is FindingKind.NOT_KEPT]
         # The recipient's libvirt defines the lasting one after the switchover, so what it needs is asked before.
         later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not blockers else ()
+        network = await self._addresses.describe(vm.description) if self._addresses is not None else None
         told = vm.description.model_dump() | {
+            "network": network,
             "blockers": tuple(blockers),
             "needs": tuple(dict.fromkeys((*vm.description.needs, *later))),
             "not_kept": tuple(dict.fromkeys((*vm.description.not_kept, *lost))),

@@ -85,6 +85,9 @@ class Held:
     vcpus: int
     memory_bytes: int
     disk_bytes: int
+    addresses: tuple[str, ...] = ()
+    care_of: tuple[str, ...] = ()
+    """Addresses of this provider's pools to which others translate the VM's own."""
     reserved: bool = True
     """Whether it still reserves room; False when the VM is here for good and a heartbeat counts it."""
 

@@ -9,8 +9,9 @@ in the donor's network), goes only where a rule says what becomes of its tags. A
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -114,13 +115,17 @@ class CardPlace:
     vlan: Vlan | None = None
     is_that_vlan: bool = False
     """The target is the card's VLAN, so it needs no tag."""
+    own: bool = False
+    """The node makes this bridge for the card alone (`network_terms`)."""
 
     @property
     def isolated(self) -> bool:
         """Whether it stays isolated from other cards: a Linux bridge can do that."""
-        return self.nic.isolated and bool(self.bridge) and not self.openvswitch
+        return self.nic.isolated and bool(self.bridge) and not self.openvswitch and not self.own
 
     def __str__(self) -> str:
+        if self.own:
+            return "a bridge of its own"
         if self.network:
             return f"network {self.network}" + (f", port group {self.port_group}" if self.port_group else "")
         if self.bridge:
@@ -170,13 +175,22 @@ class NetworkMap:
 
 
 def place_cards(
-    nics: Iterable[Nic], network_map: NetworkMap, platform: HostPlatform
+    nics: Iterable[Nic],
+    network_map: NetworkMap,
+    platform: HostPlatform,
+    *,
+    known: Mapping[int, str] = MappingProxyType({}),
 ) -> tuple[tuple[CardPlace, ...], tuple[Refusal, ...]]:
-    """Places of all cards in their order (two cards may have one MAC), and what speaks against it on this host."""
+    """Places of all cards in their order (two cards may have one MAC), and what speaks against it on this host.
+
+    `known` are bridges, by a card's index, that are on the very segment of the card; they go before names.
+    """
     places: list[CardPlace] = []
     refusals: list[Refusal] = []
-    for nic in nics:
+    for index, nic in enumerate(nics):
         found = network_map.place(nic, platform.networks)
+        if index in known and not (isinstance(found, CardPlace) and found.bridge == known[index]):
+            found = CardPlace(nic, bridge=known[index])
         if isinstance(found, Refusal):
             refusals.append(found)
         else:
@@ -243,6 +257,11 @@ def guards_of(nic: Nic) -> tuple[Guard, ...]:
 def card(nic: Nic) -> str:
     """What people call a card."""
     return f"network card {nic.mac}"
+
+
+def is_users(nic: Nic) -> bool:
+    """Whether a card is on QEMU's own user network: it has no address of its own outside."""
+    return _kind(nic) == "user"
 
 
 def _kind(nic: Nic) -> str:

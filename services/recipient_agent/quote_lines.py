@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from services.recipient_agent.network_lines import network_lines
 from services.recipient_agent.network_map import CardPlace, card, guards_of
 from services.recipient_agent.places import HostChoice
 from shared.messages.base import Refusal
@@ -56,8 +57,13 @@ def quote_lines(vm: VmDescription, platform: HostPlatform, choice: HostChoice) -
     kept: list[QuoteLine] = []
     made_anew: list[QuoteLine] = []
     not_kept: list[QuoteLine] = []
-    for place in choice.cards:
-        _card_lines(place, kept, made_anew, not_kept)
+    identities = vm.network.cards if vm.network is not None and choice.network.terms is not None else ()
+    for index, place in enumerate(choice.cards):
+        rules = len(identities[index].firewall) if index < len(identities) else 0
+        _card_lines(place, kept, made_anew, not_kept, firewall_rules=rules)
+    told = network_lines(vm, choice.network)
+    kept += told.kept
+    made_anew += told.unsure
     if choice.firmware is not None:
         text = f"firmware of the same kind, by {choice.firmware.name}: {choice.firmware.loader}"
         made_anew.append(QuoteLine(part=Part.FIRMWARE, text=text))
@@ -99,7 +105,14 @@ def _bounded(lines: list[QuoteLine]) -> tuple[QuoteLine, ...]:
     return (*unique[: MAX_QUOTE_LINES - 1], QuoteLine(part=Part.OTHER, text=f"and {more} more"))
 
 
-def _card_lines(place: CardPlace, kept: list[QuoteLine], made_anew: list[QuoteLine], not_kept: list[QuoteLine]) -> None:
+def _card_lines(
+    place: CardPlace,
+    kept: list[QuoteLine],
+    made_anew: list[QuoteLine],
+    not_kept: list[QuoteLine],
+    *,
+    firewall_rules: int,
+) -> None:
     nic = place.nic
     was = _was(nic)
     target = kept if was == str(place) else made_anew
@@ -116,7 +129,12 @@ def _card_lines(place: CardPlace, kept: list[QuoteLine], made_anew: list[QuoteLi
         else:
             made_anew.append(_about(nic, Part.VLAN, f"VLAN {_tags(nic.vlan)} is all that {place} carries: no tag"))
     for guard in guards_of(nic):
-        if guard == "isolated" and place.isolated:
+        if guard == "isolated" and place.own:
+            kept.append(_about(nic, Part.ISOLATED, "alone on its bridge"))
+        elif guard == "filter" and place.own and firewall_rules:
+            told = f"its network filter becomes {firewall_rules} rules of this provider's"
+            made_anew.append(_about(nic, Part.FILTER, told))
+        elif guard == "isolated" and place.isolated:
             kept.append(_about(nic, Part.ISOLATED, "reaches no other isolated card of its bridge"))
         elif guard == "virtualport" and place.openvswitch and nic.virtualport == "openvswitch":
             made_anew.append(_about(nic, Part.VIRTUALPORT, "a port of Open vSwitch with an id of its own"))

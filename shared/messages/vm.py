@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from shared.messages.base import Bytes, Count, Text, Value
 from shared.messages.host import DeviceOffers, FirmwareOffer, HugePages
 from shared.messages.lanes import LaneEndpoint
-from shared.messages.network import MacAddress, NodeNetwork, VmNetwork
+from shared.messages.network import IpAddress, MacAddress, NodeNetwork, VmNetwork
 from shared.parties import Name
 
 DiskTarget = Annotated[
@@ -218,6 +218,9 @@ class VmSummary(Value):
     vcpus: Count
     disk_bytes: Bytes
     macs: tuple[MacAddress, ...] = ()
+    addresses: tuple[IpAddress, ...] = Field(
+        default=(), max_length=256, description="Of its cards, as its node's operator has declared them or a port kept."
+    )
     unsized_disks: tuple[Text, ...] = Field(
         default=(), description="Disks whose size is not known: they are not in disk_bytes. 'all' where none is known."
     )

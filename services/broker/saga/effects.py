@@ -35,16 +35,28 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class OpenLanes:
-    """Declare the port's lanes at the relay, then tell the saga `LanesOpened`."""
+    """Declare lanes of the port at the relay; the saga is told `LanesOpened` when all that it wants are there."""
 
     ends: LaneEnds
 
 
 @dataclass(frozen=True, slots=True)
 class CloseLanes:
-    """Delete the port's lanes at the relay."""
+    """Delete these lanes of the port at the relay."""
 
     ends: LaneEnds
+
+
+@dataclass(frozen=True, slots=True)
+class KeepExtension:
+    """The port ends, and the donor goes on helping with the VM's addresses: `services.broker.extensions` takes over."""
+
+    vm_uuid: UUID
+    epoch: int
+    ends: LaneEnds
+    has_lanes: bool
+    ends_after_s: float | None
+    """None: it ends only when somebody ends it."""
 
 
 # The ledger and the operator
@@ -81,4 +93,4 @@ class Alarm:
     detail: str
 
 
-Effect = Send | OpenLanes | CloseLanes | CommitEpoch | RecordEnd | Alarm
+Effect = Send | OpenLanes | CloseLanes | KeepExtension | CommitEpoch | RecordEnd | Alarm

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.broker.saga import sla
+from services.broker.saga import networking, sla
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import Alarm, CloseLanes, Effect, RecordEnd, Send
 from services.broker.saga.events import Heard
@@ -54,7 +54,17 @@ def _close(at: Moment, phase: PortPhase, *effects: Effect, reason: str, record: 
     releases, released = release_all(at, reason)
     lanes: tuple[Effect, ...] = (CloseLanes(at.lane_ends),) if at.state.lanes_open else ()
     return at.go(
-        phase, *effects, *releases, *lanes, record, note=record.detail, released=released, lanes_open=False, **changes
+        phase,
+        *effects,
+        *releases,
+        *lanes,
+        *networking.at_the_end(at, phase),
+        record,
+        note=record.detail,
+        released=released,
+        lanes_open=False,
+        extension_open=False,
+        **changes,
     )
 
 

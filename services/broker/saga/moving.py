@@ -16,6 +16,7 @@ from services.broker.saga.decision import Decision, Moment, Timing
 from services.broker.saga.effects import OpenLanes, Send
 from services.broker.saga.ending import abort, abort_failed, fail
 from services.broker.saga.events import Heard
+from services.broker.saga.networking import is_extended
 from services.broker.saga.state import Failure
 from shared.messages.porting import (
     InboundOpened,
@@ -42,12 +43,14 @@ def open_window(at: Moment) -> Decision:
     """
     if at.now >= at.agreement.deadline:
         return window_missed(at)
-    start = at.agreement.window_start
+    start, extended = at.agreement.window_start, is_extended(at)
     return at.go(
         PortPhase.PREPARING,
         OpenLanes(at.lane_ends),
+        *((OpenLanes(at.extension_ends),) if extended else ()),
         note="window opened" if start <= at.now else f"seeding before the window opens at {start.isoformat()}",
         lanes_open=True,
+        extension_open=extended,
         moving_since=max(at.now, start),
     )
 

@@ -11,6 +11,8 @@ from prometheus_client import CollectorRegistry
 from services.node_agent.hypervisor.interface import LiveVm, Obstacle, ObstacleCode
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.settings import NetworkSection
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
@@ -467,3 +469,18 @@ async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:
     host.hypervisor.libvirtd_up = False
     (down,) = await codes(plain)
     assert "Connection refused" in down
+
+
+async def test_what_is_known_of_addresses_goes_with_the_description(host: Host) -> None:
+    """By card, with the segment of its bridge; without a source nothing is told."""
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.network is None
+    host.commands._addresses = VmAddresses(NetworkSection(segments={"vmbr0": "tenants"}))
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    network = answer.identity.vm.network
+    assert network is not None
+    assert [(card.mac, card.segment) for card in network.cards] == [
+        (nic.mac, "tenants" if nic.bridge == "vmbr0" else "") for nic in answer.identity.vm.nics
+    ]

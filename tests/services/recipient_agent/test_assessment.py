@@ -8,6 +8,7 @@ import pytest
 
 from services.recipient_agent.assessment import Suitable, Terms, assess
 from services.recipient_agent.capacity import GIB, Nodes, Quota
+from services.recipient_agent.network_lines import TAKEN_AS_ONE
 from services.recipient_agent.network_map import NetworkMap
 from services.recipient_agent.testing import (
     MAC,
@@ -121,7 +122,10 @@ def test_what_the_tenant_requires_decides_where() -> None:
         )
         return [str(line) for line in found.lines.made_anew] if isinstance(found, Suitable) else found[0].code
 
-    assert judged(Part.PINNING) == [f"bridge: network card {MAC}: bridge br-donor becomes bridge vmbr0"]
+    assert judged(Part.PINNING) == [
+        f"bridge: network card {MAC}: bridge br-donor becomes bridge vmbr0",
+        f"network: {TAKEN_AS_ONE}",
+    ]
     assert judged(Part.BRIDGE) == "requirement_not_met"
 
 

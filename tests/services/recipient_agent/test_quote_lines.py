@@ -29,9 +29,13 @@ def lines_of(*places: CardPlace, firmware: ChosenFirmware | None = None, **vm: A
 
 
 def words(lines: Lines) -> dict[str, list[str]]:
-    """As a person reads them, without the card's name."""
+    """As a person reads them, without the card's name. What becomes of its addresses is `network_lines`'."""
     return {
-        name: [str(line).replace(f"network card {MAC}: ", "") for line in getattr(lines, name)]
+        name: [
+            str(line).replace(f"network card {MAC}: ", "")
+            for line in getattr(lines, name)
+            if line.part is not Part.NETWORK
+        ]
         for name in ("kept", "made_anew", "not_kept")
     }
 
@@ -81,6 +85,15 @@ def words(lines: Lines) -> dict[str, list[str]]:
             [],
         ),
         (
+            CardPlace(nic(vlan=Vlan(tags=(42,)), isolated=True, filter="f"), bridge="vmp0123456789a0", own=True),
+            ["isolated: alone on its bridge"],
+            [
+                "bridge: bridge br0 becomes a bridge of its own",
+                "vlan: VLAN 42 is all that a bridge of its own carries: no tag",
+            ],
+            ["filter: its network filter is not kept"],
+        ),
+        (
             CardPlace(nic(kind="network", network="ovs", port_group="gold"), network="ovs"),
             [],
             ["bridge: network ovs, port group gold becomes network ovs"],
@@ -118,7 +131,7 @@ def test_what_is_known_here_is_not_told_twice() -> None:
             "disk vda: source: a file of the recipient",
         ),
     )
-    assert [line.part for line in lines.made_anew] == [Part.BRIDGE, Part.FIRMWARE, Part.DISK]
+    assert [line.part for line in lines.made_anew] == [Part.BRIDGE, Part.NETWORK, Part.FIRMWARE, Part.DISK]
 
 
 def test_a_machine_that_will_go_is_told() -> None:
@@ -170,7 +183,7 @@ def test_what_a_donor_finds_in_a_definition_has_its_name_here() -> None:
 
     assert {line.part for line in (*lines.made_anew, *lines.not_kept)} == {
         Part.PINNING, Part.WEIGHTS, Part.PLACEMENT, Part.PERF, Part.DISK_LIMITS, Part.MEMORY_LIMITS, Part.DISK,
-        Part.SERIAL_LOG, Part.DISPLAY, Part.VSOCK, Part.SOUND, Part.TPM, Part.OTHER,
+        Part.SERIAL_LOG, Part.DISPLAY, Part.VSOCK, Part.SOUND, Part.TPM, Part.OTHER, Part.NETWORK,
     }  # fmt: skip
     assert [line.text for line in lines.made_anew if line.part is Part.DISK] == [
         "disk vda: type: a file of the recipient"

@@ -1,0 +1,1 @@
+"""A VM's addresses on this host: what is known of them."""
