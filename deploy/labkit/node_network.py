@@ -1,4 +1,4 @@
-"""What a provider's node agent is told of the lab's networks: what it can do, and which addresses guests have. Pure."""
+"""What vmport is told of the networks of a lab: what each node can do, and which addresses guests have. Pure."""
 
 from collections.abc import Iterable
 from ipaddress import ip_interface
@@ -32,6 +32,14 @@ def section(plan: LabPlan, provider: str, addresses_file: str) -> dict[str, Any]
         here = addressing.site(plan, provider)
         table["care_of"] = [str(here.care_of4), str(here.care_of6)]
     return table
+
+
+def broker_section(plan: LabPlan) -> dict[str, Any]:
+    """The section [anchor] of the broker's settings, where the lab has a neutral party."""
+    if not plan.gateways:
+        return {}
+    prefixes = [str(addressing.NEUTRAL4), str(addressing.NEUTRAL6)]
+    return {"anchor": {"prefixes": prefixes, "gateways": [f"{NEUTRAL_PARTY}/{name}" for name in plan.gateways]}}
 
 
 def addresses(plan: LabPlan, provider: str, guests: Iterable[GuestRecord]) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def settings(plan: LabPlan, service: Service, url: str, *, accelerator: str) -> 
     store = {"url": f"sqlite:///{plan.data_dir / service.name}.db"}
     match service.role:
         case "broker":
-            return {**common, "store": store, **_BROKER}
+            return {**common, "store": store, **_BROKER, **node_network.broker_section(plan)}
         case "donor":
             policy = str(policy_file(plan, service.host))
             return {**common, "store": store, "donor": {"policy_file": policy, **_DONOR}}
