@@ -16,9 +16,11 @@ from collections.abc import Mapping
 
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.tls import LaneTls
+from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.extension.card import Card
 from services.node_agent.network.extension.card_carrier import CardCarrier, FrameDevice
 from services.node_agent.network.extension.lane import ExtensionLane, MakeLink
+from services.node_agent.network.extension.metering import ExtensionMetering
 from services.node_agent.network.extension.stats import ExtensionStats
 from services.node_agent.network.extension.verdict import Towards
 from services.node_agent.network.tap import TapError
@@ -40,6 +42,7 @@ class Extension:
         cards: Mapping[int, tuple[FrameDevice, Card]],
         *,
         activated: bool = False,
+        metrics: NodeMetrics | None = None,
     ) -> None:
         """`cards` by their number in the agreement. `activated`: the guest is known to run at this end already."""
         self._end = end
@@ -56,6 +59,7 @@ class Extension:
             self.activated.set()
         self._lane = ExtensionLane(end, make_link, tls, dict(self._carriers))
         self._broken: asyncio.Future[None] = self._loop.create_future()
+        self._metering = None if metrics is None else ExtensionMetering(metrics, self.stats)
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -71,12 +75,18 @@ class Extension:
         try:
             for number, tap in self._taps.items():
                 self._loop.add_reader(tap.fileno(), self._read, number)
-            await first_of(self._lane.run(), self._broken, self._closing.wait())
+            counting = [] if self._metering is None else [self._metering.run()]
+            await first_of(self._lane.run(), self._broken, self._closing.wait(), *counting)
             if self._broken.done():
                 self._broken.result()
         finally:
             self._remove_devices()
             self._ended.set()
+
+    def activate(self) -> None:
+        """The guest is known to run here: open the gates, if it has not spoken yet. Idempotent."""
+        for carrier in self._carriers.values():
+            carrier.activate()
 
     async def close(self) -> None:
         """End: the devices and the lane of this end are gone. Idempotent."""

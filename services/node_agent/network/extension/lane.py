@@ -45,6 +45,10 @@ MakeLink = Callable[[LaneEnd, Lane], Awaitable[LaneLink]]
 class CardPort(Protocol):
     """One card's side of the lane."""
 
+    def began(self) -> None:
+        """The lane has begun: both ends have a stream for the card."""
+        ...
+
     async def next_payload(self) -> bytes:
         """What is to be sent next; waits for it."""
         ...
@@ -143,9 +147,11 @@ class ExtensionLane:
 
     async def _serve(self, session: LaneSession) -> None:
         await session.wait_ready()
+        streams = await self._streams(session)
         log.info("extension lane connected", port_id=str(self._end.port_id))
         self.connected.set()
-        streams = await self._streams(session)
+        for card in self._cards.values():
+            card.began()
         await run_together(
             *(self._send(self._cards[label], stream) for label, stream in streams.items()),
             *(self._receive(self._cards[label], stream) for label, stream in streams.items()),

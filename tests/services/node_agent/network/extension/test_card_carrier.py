@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from services.node_agent.network.extension.card_carrier import QUEUE_BYTES, CardCarrier
+from services.node_agent.network.extension.card_carrier import QUEUE_BYTES, QUEUE_S, CardCarrier
 from services.node_agent.network.extension.offload import OFFLOAD_BYTES, PLAIN
 from services.node_agent.network.extension.testing import MemoryTap
 from services.node_agent.network.extension.verdict import Reason, Towards
@@ -125,6 +125,32 @@ async def test_it_is_open_where_the_guest_is_known_to_run() -> None:
         assert frames_of(await carrier.next_payload()) == [OUT]
 
 
+async def test_the_donor_learns_again_where_the_card_is() -> None:
+    """When the lane begins again the RARP is sent again, but not by the donor, nor before the guest has spoken."""
+    for towards, activated, expected in (
+        (Towards.DONOR, True, [reverse_arp(GUEST)]),
+        (Towards.DONOR, False, []),
+        (Towards.RECIPIENT, True, []),
+    ):
+        with a_carrier(towards, activated=activated) as (carrier, _, __):
+            carrier.began()
+            assert carrier.stats().out_frames == len(expected)
+            if expected:
+                assert frames_of(await carrier.next_payload()) == expected
+
+
+async def test_what_has_waited_long_is_not_sent() -> None:
+    """A slow lane gets what is new; the rest is counted."""
+    with a_carrier(Towards.RECIPIENT) as (carrier, tap, _):
+        tap.host_send(IN)
+        carrier.read_device()
+        await asyncio.sleep(QUEUE_S + 0.05)
+        tap.host_send(LARGE, header=SEGMENTS)
+        carrier.read_device()
+        assert frames_of(await carrier.next_payload()) == [LARGE]
+        assert carrier.stats().dropped == {Reason.QUEUE: 1}
+
+
 async def test_the_other_end_is_not_believed() -> None:
     """Frames of others, headers that do not fit, questions it should have answered, no batch at all: counted."""
     with a_carrier(Towards.DONOR, activated=True) as (carrier, tap, _):
@@ -153,6 +179,25 @@ async def test_the_guests_question_for_its_gateway_is_answered_here() -> None:
         assert parse_arp(answer).sender_mac == ROUTER
         assert frames_of(await carrier.next_payload()) == [reverse_arp(GUEST)]
         assert carrier.stats().answered_frames == 1
+
+
+async def test_only_packets_between_hosts_are_traffic() -> None:
+    """ARP, announcements and the like keep no extension alive; a packet does, in either direction."""
+    with a_carrier(Towards.DONOR, activated=True) as (carrier, tap, _):
+        carrier.deliver(encode([PLAIN + who_has(ROUTER, ROUTER_4, GUEST_4)]))
+        tap.host_send(reverse_arp(GUEST))
+        carrier.read_device()
+        assert (carrier.stats().into_frames, carrier.stats().out_frames) == (1, 1)
+        assert carrier.stats().last_traffic_s is None
+        carrier.deliver(encode([PLAIN + IN]))
+        first_s = carrier.stats().last_traffic_s
+        assert first_s is not None
+        await asyncio.sleep(0.01)
+        tap.host_send(OUT)
+        carrier.read_device()
+        latest_s = carrier.stats().last_traffic_s
+        assert latest_s is not None
+        assert latest_s > first_s
 
 
 async def test_a_device_that_is_gone() -> None:
