@@ -59,6 +59,8 @@ class CoreHost:
         self.boots = 1
         self.resumed: Callable[[], None] = lambda: None
         """libvirtd's event: vCPUs were started."""
+        self.event: Callable[[str], None] = lambda _: None
+        """libvirtd's events by name, as `calibration` compares them; the nodes of this tier need only `resumed`."""
         self.may_start: Callable[[], bool] = lambda: True
         self.later: Callable[[float, Callable[[], None]], None] = lambda _, work: work()
         """Do something after so many seconds."""
@@ -139,7 +141,15 @@ class CoreHost:
         vm.runs, vm.vcpu_ns = True, RAN_NS
         self._changed(self.name)
         starts = self.libvirtd_starts
-        self.later(EVENT_S, lambda: self.resumed() if self.libvirtd and self.libvirtd_starts == starts else None)
+        self.later(EVENT_S, lambda: self._tell_resumed() if self.libvirtd and self.libvirtd_starts == starts else None)
+
+    def _tell_resumed(self) -> None:
+        self.event("resumed")
+        self.resumed()
+
+    def _tell(self, event: str) -> None:
+        if self.libvirtd:
+            self.event(event)
 
     def stop(self) -> None:
         """QEMU is gone."""
@@ -151,12 +161,14 @@ class CoreHost:
         if not vm.persistent:
             self.vm = None
         self._changed(self.name)
+        self._tell("stopped")
 
     def pause(self) -> None:
         """An operator, an I/O error, or a migration's last round."""
         if self.vm is not None and not self.vm.off:
             self.vm.runs = False
             self._changed(self.name)
+            self._tell("suspended")
 
     def power_on(self) -> None:
         """Boot the VM, if it is off, has its image, and the hook allows it."""
