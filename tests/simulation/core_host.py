@@ -37,13 +37,17 @@ class Vm:
     unreachable: bool = False
     ending: bool = False
     """libvirtd ends it, and its process is not gone yet."""
+    left_behind: bool = False
+    """Post-copy has begun: QEMU does not let it run again."""
+    stalled: bool = False
+    """Its vCPUs wait for memory that does not come."""
     vcpu_ns: int = 0
     """CPU time of its vCPUs, as far as it matters: whether they ever ran."""
 
     @property
     def executes(self) -> bool:
         """Whether vCPUs execute now."""
-        return self.runs and not self.frozen and not self.off and not self.ending
+        return self.runs and not (self.frozen or self.off or self.ending or self.stalled)
 
 
 class CoreHost:
@@ -70,7 +74,11 @@ class CoreHost:
 
     def guest(self) -> Guest:
         """What libvirtd says."""
-        return Guest.of(self._state()) if self.libvirtd else Guest.UNKNOWN
+        if not self.libvirtd:
+            return Guest.UNKNOWN
+        guest = Guest.of(self._state())
+        is_left = guest is Guest.PAUSED and self.vm is not None and self.vm.left_behind
+        return Guest.LEFT_BEHIND if is_left else guest
 
     def _state(self) -> VmState | None:
         vm = self.vm
@@ -92,7 +100,7 @@ class CoreHost:
 
     def resume(self) -> None:
         """Let the vCPUs run."""
-        if self.reachable is not None:
+        if (vm := self.reachable) is not None and not vm.left_behind:
             self.let_run()
 
     def destroy(self) -> bool:
@@ -156,7 +164,7 @@ class CoreHost:
         vm = self.vm
         if vm is None:
             return
-        vm.runs = vm.frozen = vm.runs_after_thaw = vm.unreachable = vm.ending = False
+        vm.runs = vm.frozen = vm.runs_after_thaw = vm.unreachable = vm.ending = vm.stalled = False
         vm.off, vm.phase = True, MigrationPhase.NONE
         if not vm.persistent:
             self.vm = None
@@ -175,7 +183,7 @@ class CoreHost:
         vm = self.vm
         if vm is None or not vm.off or not self.libvirtd or self.image is None or not self.may_start():
             return
-        vm.off, vm.runs, vm.content = False, True, self.image
+        vm.off, vm.runs, vm.left_behind, vm.content = False, True, False, self.image
         self._changed(self.name)
 
     def define(self, content: int) -> None:

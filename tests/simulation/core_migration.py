@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from services.node_agent.hypervisor.fake_host import MigrationPhase
 from services.node_agent.transfers.machine import events as ev
 from tests.simulation.core_host import Vm
+from tests.simulation.core_post_copy import PAGES_S, PAGES_STEPS, PostCopy
 from tests.simulation.faults import Stage
 
 if TYPE_CHECKING:
@@ -33,8 +34,10 @@ class Migration:
         self.waits = False
         self.at_gate = False
         """Finish is held, or in progress, at beta."""
+        self.post_copy = PostCopy(world)
         self._content = 0
         self._number = 0
+        self._finish_passed = False
 
     def begin(self) -> None:
         """libvirt at alpha is told to migrate."""
@@ -45,11 +48,25 @@ class Migration:
         if vm is None or not node.alive or not node.active or not beta.libvirtd or beta.vm is not None:
             self._end("the recipient cannot be prepared")
             return
+        self._finish_passed = False
+        self.post_copy.begin()
         beta.vm = Vm(0, runs=False, persistent=False, phase=MigrationPhase.PREPARE)
         vm.phase = MigrationPhase.PERFORM
         self.runs = True
         world.advance(Stage.MEMORY)
         self._next_round(ROUNDS)
+
+    @property
+    def connected_to_recipient(self) -> bool:
+        """Whether beta's libvirtd still waits for a Finish."""
+        beta = self._world.hosts["beta"]
+        return self.runs and beta.libvirtd and beta.vm is not None and beta.vm.phase is MigrationPhase.PREPARE
+
+    def may_run(self, name: str) -> bool:
+        """Whether a copy may run that the ledger says is the other host's: where post-copy was granted and has not
+        begun, the guest still runs at the donor, and cannot at the recipient."""
+        waits = self._world.plan.post_copy and not self.post_copy.began and not self._finish_passed
+        return name == "alpha" and waits
 
     def _later(self, delay_s: float, work: object) -> None:
         number = self._number
@@ -67,8 +84,10 @@ class Migration:
             return
         if not world.lanes_up or not world.nodes["beta"].alive:
             self._later(1.0, partial(self._next_round, left))
-        elif left:
-            self._later(ROUND_S, partial(self._next_round, left - 1))
+        elif not self.post_copy.wanted and (left or self.post_copy.is_slow):
+            if world.plan.post_copy and left < ROUNDS:
+                world.nodes["alpha"].post_copy.want()
+            self._later(ROUND_S, partial(self._next_round, max(0, left - 1)))
         else:
             self._last_round()
 
@@ -83,12 +102,16 @@ class Migration:
         self._content = vm.content
         vm.phase = MigrationPhase.PERFORM_DONE
         self.waits = True
+        if self.post_copy.wanted:
+            world.hosts["beta"].image = arriving.content = self._content
+            self.post_copy.take_over()
         world.in_node("alpha", lambda: world.nodes["alpha"].tell(ev.FinishWanted()))
 
     # ---- what the donor's node does
 
     def pass_finish(self) -> None:
         """Finish goes to the recipient."""
+        self._finish_passed = True
         self._world.over_lane(self._finish_arrives)
 
     def _finish_arrives(self) -> None:
@@ -103,27 +126,35 @@ class Migration:
         if not self.waits:
             return
         self.waits = False
-        alpha = self._world.hosts["alpha"]
         if runs_there:
-            if alpha.vm is not None and not alpha.vm.off:
-                alpha.stop()
-            self._end(None)
+            self._confirm()
         else:
             self._resume()
             self._end(reason or "the port failed")
+
+    def _confirm(self) -> None:
+        """alpha's libvirtd kills its copy, in post-copy when all of it has left."""
+        alpha = self._world.hosts["alpha"]
+        if self.post_copy.under_way:
+            self._later(1.0, self._confirm)
+            return
+        if alpha.vm is not None and not alpha.vm.off:
+            alpha.stop()
+        self._end(None)
 
     def abort(self, reason: str) -> None:
         """The job ends without a Finish; libvirt lets its guest run on. Nothing happens while Finish is out."""
         if self.runs and not self.waits:
             self._resume()
             self._cancel_incoming()
+            self._world.over_lane(self._trouble_at_recipient)  # the gate's connections end
             self._end(reason)
 
     def _resume(self) -> None:
         alpha = self._world.hosts["alpha"]
         if alpha.vm is not None and alpha.libvirtd:
             alpha.vm.phase = MigrationPhase.NONE
-            if self._world.paused_by_migration:
+            if self._world.paused_by_migration and not self.post_copy.began:
                 alpha.let_run()
 
     def _end(self, error: str | None) -> None:
@@ -166,11 +197,21 @@ class Migration:
 
     def _cont_at_recipient(self, vm: Vm) -> None:
         if not vm.off:
+            self.post_copy.ran = True
             self._world.hosts["beta"].let_run()
         self._talk_at_recipient("cont", FINISH_STEPS, partial(self._finished_at_recipient, vm))
 
     def _finished_at_recipient(self, vm: Vm) -> None:
         world, beta = self._world, self._world.hosts["beta"]
+        if self.post_copy.under_way:
+            starts = beta.libvirtd_starts
+
+            def look_again() -> None:
+                if beta.libvirtd and beta.libvirtd_starts == starts:
+                    self._finished_at_recipient(vm)
+
+            world.after(PAGES_S / PAGES_STEPS, look_again)
+            return
         if beta.vm is not vm:
             # QEMU died while libvirtd waited for its answer, or just after: Finish is answered either way.
             self._answer_from_recipient("QEMU is gone" if world.happens(0.5) else None)
@@ -222,6 +263,7 @@ class Migration:
     def node_died(self, name: str) -> None:
         """The kernel closes its sockets; the lane falls silent."""
         world = self._world
+        self.post_copy.end()
         if name == "alpha":
             if self.runs:
                 self._resume()
@@ -242,6 +284,8 @@ class Migration:
 
     def _silent_donor(self, number: int) -> None:
         if self._number == number and not self.runs:
+            if not self.at_gate:
+                self._cancel_incoming()
             self._trouble_at_recipient()
 
     def _silent_recipient(self, number: int) -> None:
@@ -251,6 +295,7 @@ class Migration:
     def hang_up(self, name: str) -> None:
         """A node has ended its transfer and closes its lanes."""
         world = self._world
+        self.post_copy.end()
         if name == "alpha":
             world.over_lane(self._donor_gone)
         else:

@@ -26,7 +26,7 @@ from tests.simulation.calibration.watch import HostWatch
 
 RUN: Final = Path("/run/calibration")
 """In both hosts."""
-QUIET_S: Final = 1.2
+QUIET_S: Final = 1.0
 """Nothing moves any more when nothing has for so long."""
 SETTLES_WITHIN_S: Final = 20.0
 STEP_WITHIN_S: Final = 30.0
