@@ -173,7 +173,7 @@ class CoreHost:
 
     def pause(self) -> None:
         """An operator, an I/O error, or a migration's last round."""
-        if self.vm is not None and not self.vm.off:
+        if self.vm is not None and not self.vm.off and self.vm.runs:
             self.vm.runs = False
             self._changed(self.name)
             self._tell("suspended")

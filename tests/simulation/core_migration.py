@@ -20,6 +20,8 @@ ROUND_S = 1.5
 FINISH_STEPS = 6
 """libvirtd's talks with QEMU before `cont`, and again from there to its answer to Finish; faults strike at each."""
 FINISH_STEP_S = 0.005
+CONFIRM_S = 0.5
+"""How often libvirtd looks whether it can confirm."""
 _HUNG_UP = "this host's libvirtd ended the connection"
 SILENCE_S = 300.0
 """A lane whose other end is dead fails after so long."""
@@ -38,6 +40,10 @@ class Migration:
         self._content = 0
         self._number = 0
         self._finish_passed = False
+        self._was_paused = False
+        """Before it began: then it stays so, wherever it is. What is paused meanwhile runs on afterwards."""
+        self.held = False
+        """The memory does not flow, for no fault of anybody's."""
 
     def begin(self) -> None:
         """libvirt at alpha is told to migrate."""
@@ -48,7 +54,7 @@ class Migration:
         if vm is None or not node.alive or not node.active or not beta.libvirtd or beta.vm is not None:
             self._end("the recipient cannot be prepared")
             return
-        self._finish_passed = False
+        self._finish_passed, self._was_paused = False, not vm.runs
         self.post_copy.begin()
         beta.vm = Vm(0, runs=False, persistent=False, phase=MigrationPhase.PREPARE)
         vm.phase = MigrationPhase.PERFORM
@@ -82,7 +88,7 @@ class Migration:
         world.step("alpha-host", "round")
         if not self.runs:
             return
-        if not world.lanes_up or not world.nodes["beta"].alive:
+        if self.held or not world.lanes_up or not world.nodes["beta"].alive:
             self._later(1.0, partial(self._next_round, left))
         elif not self.post_copy.wanted and (left or self.post_copy.is_slow):
             if world.plan.post_copy and left < ROUNDS:
@@ -126,40 +132,39 @@ class Migration:
         if not self.waits:
             return
         self.waits = False
-        if runs_there:
-            self._confirm()
-        else:
-            self._resume()
-            self._end(reason or "the port failed")
+        self._confirm(None if runs_there else reason or "the port failed")
 
-    def _confirm(self) -> None:
-        """alpha's libvirtd kills its copy, in post-copy when all of it has left."""
+    def _confirm(self, error: str | None) -> None:
+        """alpha's libvirtd lets its copy run, or kills it, in post-copy when all of it has left. A stopped QEMU hears
+        nothing."""
         alpha = self._world.hosts["alpha"]
-        if self.post_copy.under_way:
-            self._later(1.0, self._confirm)
+        if (alpha.vm is not None and alpha.vm.frozen) or (error is None and self.post_copy.under_way):
+            self._later(CONFIRM_S, partial(self._confirm, error))
             return
-        if alpha.vm is not None and not alpha.vm.off:
+        if error is not None:
+            self._resume()
+        elif alpha.vm is not None and not alpha.vm.off:
             alpha.stop()
-        self._end(None)
+        self._end(error)
 
     def abort(self, reason: str) -> None:
         """The job ends without a Finish; libvirt lets its guest run on. Nothing happens while Finish is out."""
         if self.runs and not self.waits:
             self._resume()
             self._cancel_incoming()
-            self._world.over_lane(self._trouble_at_recipient)  # the gate's connections end
             self._end(reason)
 
     def _resume(self) -> None:
         alpha = self._world.hosts["alpha"]
         if alpha.vm is not None and alpha.libvirtd:
             alpha.vm.phase = MigrationPhase.NONE
-            if self._world.paused_by_migration and not self.post_copy.began:
+            if not (self._was_paused or self.post_copy.began or alpha.vm.runs):
                 alpha.let_run()
 
     def _end(self, error: str | None) -> None:
         world = self._world
         self.runs = self.waits = False
+        world.over_lane(self._donor_gone)  # libvirtd has closed its connections
         world.after(0.0, lambda: world.in_node("alpha", lambda: world.nodes["alpha"].tell(ev.MigrationEnded(error))))
 
     # ---- what the recipient's node does
@@ -187,6 +192,9 @@ class Migration:
         def run() -> None:
             if not beta.libvirtd or beta.libvirtd_starts != starts:
                 return
+            if beta.vm is not None and beta.vm.frozen:
+                self._talk_at_recipient(what, left, work)  # a stopped QEMU answers nobody
+                return
             if left == 0:
                 work()
                 return
@@ -196,9 +204,13 @@ class Migration:
         world.after(FINISH_STEP_S, run)
 
     def _cont_at_recipient(self, vm: Vm) -> None:
+        beta = self._world.hosts["beta"]
         if not vm.off:
             self.post_copy.ran = True
-            self._world.hosts["beta"].let_run()
+            if self._was_paused:
+                beta.event("suspended")
+            else:
+                beta.let_run()
         self._talk_at_recipient("cont", FINISH_STEPS, partial(self._finished_at_recipient, vm))
 
     def _finished_at_recipient(self, vm: Vm) -> None:
@@ -252,7 +264,6 @@ class Migration:
         if name == "alpha":
             if self.runs:
                 self._end("Cannot recv data: connection reset")
-                self._donor_gone()
             return
         if self.at_gate:
             self._answer_from_recipient(_HUNG_UP)
@@ -302,10 +313,9 @@ class Migration:
             world.over_lane(self._lane_ends)
 
     def _donor_gone(self) -> None:
-        world = self._world
         if not self.at_gate:
             self._cancel_incoming()
-        world.after(0.0, self._trouble_at_recipient)
+            self._world.after(0.0, self._trouble_at_recipient)
 
     def _trouble_at_recipient(self) -> None:
         self._world.in_node("beta", self._trouble)

@@ -185,7 +185,6 @@ class CoreWorld:
         self.owner, self.epoch = "alpha", 1
         self.told: Message | None = None
         self.may_be_off = False
-        self.paused_by_migration = True
         self.lanes_up = True
         self._lane_cuts = 0
         self._waiting_lane: list[Callable[[], None]] = []
@@ -580,8 +579,6 @@ class CoreWorld:
         if vm is not None and vm.executes:
             self.may_be_off = True
             self.hosts[name].pause()
-            if name == "alpha" and self.nodes["alpha"].alive and self.nodes["alpha"].active:
-                self.paused_by_migration = False
 
     # ---- a schedule
 

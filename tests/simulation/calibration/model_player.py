@@ -139,11 +139,11 @@ class ModelPlayer:
     # ---- the verbs of a migration
 
     def _start(self) -> None:
-        self._world.lanes_up = False
+        self._world.migration.held = True
         self._world.migration.begin()
 
     def _memory(self) -> None:
-        self._world.lanes_up = True
+        self._world.migration.held = False
         self._world.pass_time(MEMORY_WITHIN_S, until=lambda: bool(self._world.nodes["alpha"].finish_wanted))
 
     def _gate(self) -> None:
