@@ -124,6 +124,9 @@ class CoreHost:
         if vm is None or not vm.frozen:
             return
         vm.frozen = False
+        if vm.phase is MigrationPhase.CONFIRM:
+            self.stop()  # libvirtd has asked it to end
+            return
         if vm.runs_after_thaw:
             vm.runs_after_thaw = False
             vm.runs = True

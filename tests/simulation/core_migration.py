@@ -138,7 +138,11 @@ class Migration:
         """alpha's libvirtd lets its copy run, or kills it, in post-copy when all of it has left. A stopped QEMU hears
         nothing."""
         alpha = self._world.hosts["alpha"]
-        if (alpha.vm is not None and alpha.vm.frozen) or (error is None and self.post_copy.under_way):
+        if alpha.vm is not None and alpha.vm.frozen:
+            alpha.vm.phase = MigrationPhase.CONFIRM if error is None else MigrationPhase.CONFIRM_CANCELLED
+            self._later(CONFIRM_S, partial(self._confirm, error))
+            return
+        if error is None and self.post_copy.under_way:
             self._later(CONFIRM_S, partial(self._confirm, error))
             return
         if error is not None:

@@ -21,12 +21,12 @@ from tests.chaos.site import Site
 from tests.simulation.calibration.guest import IMAGE, IMAGE_BYTES, NAME, VM_UUID, boot_sector, domain_xml
 from tests.simulation.calibration.links import ByteLink, DriverLink
 from tests.simulation.calibration.situations import HOSTS, POWER_OFF, SITUATIONS, split
-from tests.simulation.calibration.trace import Moment, Trace
+from tests.simulation.calibration.trace import NO_ANSWER, Moment, Trace
 from tests.simulation.calibration.watch import HostWatch
 
 RUN: Final = Path("/run/calibration")
 """In both hosts."""
-QUIET_S: Final = 1.0
+QUIET_S: Final = 1.5
 """Nothing moves any more when nothing has for so long."""
 SETTLES_WITHIN_S: Final = 20.0
 STEP_WITHIN_S: Final = 30.0
@@ -36,6 +36,8 @@ HELD_S: Final = 35.0
 SHORT_WAIT_S: Final = 5.0
 """For a guest that ends itself after standing still for three seconds."""
 POST_COPY_BYTES_PER_S: Final = 1 << 20
+_ANSWERS: Final = {"kill_libvirtd": False, "start_libvirtd": True, "reboot": False, "boot": True}
+"""Whether libvirtd answers after these."""
 _BOOTED_NS: Final = 3_000_000_000
 FLAGS: Final = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_PEER2PEER | libvirt.VIR_MIGRATE_NON_SHARED_DISK
 
@@ -122,6 +124,11 @@ class LabPlayer:
     def _step(self, step: str) -> Moment:
         verb, host = split(step)
         getattr(self, f"_{verb}")(*([host] if host else []))
+        if verb in _ANSWERS:
+            watch = self._watches[host]
+            wait_until(
+                lambda: (watch.said[0] != NO_ANSWER) is _ANSWERS[verb], what=f"{verb} {host}", timeout_s=STEP_WITHIN_S
+            )
         self._settle()
         if verb in {"start_libvirtd", "boot"}:
             self._watches[host].take_events()

@@ -78,6 +78,7 @@ SITUATIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "kill_libvirtd alpha",
         "start_libvirtd alpha",
         "kill_frozen alpha",
+        "wait",
     ),
     "donor-libvirtd-in-confirm": (
         *_ARRIVED,
@@ -136,7 +137,7 @@ SITUATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "recipient-reboot-at-gate": (*_AT_GATE, "reboot beta", "boot beta", "answer"),
     # Post-copy
     "post-copy": (*_POST_COPY, "pages", "answer"),
-    "post-copy-link-lost": (*_POST_COPY, "links", "answer"),
+    "post-copy-link-lost": (*_POST_COPY, "links", "answer", "resume alpha"),
     "post-copy-donor-libvirtd": (*_POST_COPY, "kill_libvirtd alpha", "start_libvirtd alpha", "pages"),
     "post-copy-recipient-libvirtd": (*_POST_COPY, "kill_libvirtd beta", "start_libvirtd beta", "pages"),
     "post-copy-donor-qemu": (*_POST_COPY, "kill_qemu alpha", "answer"),
