@@ -27,6 +27,7 @@ from shared.messages.base import (
     Value,
 )
 from shared.messages.lanes import LaneEndpoint
+from shared.messages.network import NetworkPlan
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
 from shared.parties import Name, Role
@@ -96,6 +97,7 @@ class Reserved(PortMessage):
     lane: LaneEndpoint = Field(description="How that node proves itself on the lanes.")
     domain_xml: DomainXml
     disks: tuple[ReservedDisk, ...]
+    network: NetworkPlan | None = None
     reserved_until: Timestamp
 
 
@@ -142,6 +144,7 @@ class ServiceChangeAgreement(Value):
     domain_xml: DomainXml = Field(description="As it will run at the recipient.")
     domain_xml_sha256: Sha256
     disks: tuple[ReservedDisk, ...]
+    network: NetworkPlan | None = Field(default=None, description="None: the providers' networks are taken as one.")
     fixed_at: Timestamp
 
 

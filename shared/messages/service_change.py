@@ -22,6 +22,7 @@ from shared.messages.base import (
     Timestamp,
     Value,
 )
+from shared.messages.network import NetworkTerms, WantedMode
 from shared.messages.quote_lines import QuoteLines, Requirements
 from shared.parties import Name, PartyName, Role
 
@@ -111,6 +112,12 @@ class PortLimits(Value):
         description="Drives whose read-only media stay behind, by target, or all: the drive is empty at the recipient.",
     )
 
+    network_mode: WantedMode = Field(
+        default="auto",
+        description="How the VM keeps its addresses: joined, extend, translate, anchor or announce; auto: by what both "
+        "providers can do, and as joined networks where they can do nothing else.",
+    )
+
     @model_validator(mode="after")
     def _window_before_deadline(self) -> Self:
         if self.window_start and self.deadline and self.deadline <= self.window_start:
@@ -169,6 +176,7 @@ class Quote(Value):
     kept: QuoteLines = Field(default=(), description="Parts bound to the donor's host that the VM has here, too.")
     made_anew: QuoteLines = Field(default=(), description="Parts that this provider makes of its own: was, becomes.")
     not_kept: QuoteLines = Field(default=(), description="Parts that the VM loses.")
+    network: NetworkTerms | None = Field(default=None, description="None: the providers' networks are taken as one.")
 
 
 class PortPlanned(PortMessage):

@@ -11,9 +11,9 @@ from pydantic import BeforeValidator, Field, ValidationInfo
 from shared.messages.base import Bytes, Count, Text, Value
 from shared.messages.host import DeviceOffers, FirmwareOffer, HugePages
 from shared.messages.lanes import LaneEndpoint
+from shared.messages.network import MacAddress, NodeNetwork, VmNetwork
 from shared.parties import Name
 
-MacAddress = Annotated[str, Field(pattern=r"^[0-9a-f]{2}(?::[0-9a-f]{2}){5}$")]
 DiskTarget = Annotated[
     str, Field(pattern=r"^[a-z]{2,4}[a-z]$", description="Device name inside the domain, such as vda.")
 ]
@@ -198,6 +198,7 @@ class VmDescription(Value):
     disks: tuple[Disk, ...]
     memory_file_bytes: Bytes = Field(default=0, description="Memory that its host keeps in files besides the disks.")
     nics: tuple[Nic, ...]
+    network: VmNetwork | None = Field(default=None, description="None where nothing is known of its addresses.")
     autostart: bool
     persistent: bool
     blockers: tuple[Text, ...] = Field(
@@ -277,6 +278,7 @@ class HostPlatform(Value):
     ovs_bridges: tuple[Text, ...] = Field(
         default=(), max_length=256, description="Those of the bridges that are Open vSwitch's."
     )
+    network: NodeNetwork = NodeNetwork()
 
 
 class HostCapacity(Value):

@@ -11,7 +11,8 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Bytes, Count, Text, Value
-from shared.messages.vm import CpuFeature, CpuMode, DiskTarget, Firmware, Lines, MacAddress, Vlan, VmState, Word
+from shared.messages.network import MacAddress
+from shared.messages.vm import CpuFeature, CpuMode, DiskTarget, Firmware, Lines, Vlan, VmState, Word
 
 MAX_DISKS = 128
 MAX_NICS = 64

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from deploy.labkit.hosts import START_HOOK
 from deploy.labkit.processes import wait_until
 from services.node_agent.hypervisor.start_hook import hook_problem, install, reload_libvirtd, unseen_problem
 from services.node_agent.state.given_away import GivenAway, GivenAwayVm
+from services.node_agent.state.guest_ends import GuestEnds
 from tests.support.transfer_pair import DOMAIN, make_agreement
 from tests.support.two_hosts import TwoHosts, two_hosts
 
@@ -143,3 +146,34 @@ def test_the_first_hook_is_known_after_a_reload(departed: Departed, monkeypatch:
     assert reload_libvirtd(hook, plan.host_run_dir("alpha")) == ("libvirtd",)
     assert unseen_problem(hook, plan.host_run_dir("alpha")) is None
     wait_until(lambda: not departed.starts(), what="the reload", timeout_s=20)
+
+
+@pytest.mark.parametrize(
+    ("end", "reason", "by_itself"),
+    [
+        (("destroy",), "destroyed", False),
+        (("qemu-monitor-command", "--hmp", "quit"), "shutdown", True),
+        ((), "crashed", True),
+    ],
+)
+def test_libvirt_tells_why_a_guest_ended(
+    departed: Departed,
+    end: tuple[str, ...],
+    reason: str,
+    by_itself: bool,  # noqa: FBT001  # a row's value
+) -> None:
+    """libvirtd ended it, or it ended by itself: it was switched off, or its QEMU was killed."""
+    departed.given_away.take_back(departed.uuid, AGREEMENT.port_id)
+    ends, name = GuestEnds(departed.given_away.directory), str(departed.uuid)
+    departed.virsh("start", name)
+    ends.watch(departed.uuid)
+    if end:
+        departed.virsh(end[0], name, *end[1:])
+    else:
+        pid_file = departed.hosts.lab.plan.host_run_dir("alpha") / "libvirt" / "qemu" / f"g{name[:8]}.pid"
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+    file = departed.given_away.directory / f"{name}.ended"
+    wait_until(lambda: bool(file.read_text()), what="the hook", timeout_s=20)
+    assert file.read_text() == f"{reason}\n"
+    assert ends.ended_by_itself(departed.uuid) is by_itself
+    ends.forget(departed.uuid)

@@ -81,6 +81,10 @@ def _strings(schema: dict[str, Any]) -> st.SearchStrategy[str]:
             return st.uuids().map(str)
         case "date-time":
             return st.datetimes(FIRST, LAST, timezones=st.just(UTC)).map(lambda moment: moment.isoformat())
+        case "ip-address":
+            return st.sampled_from(["192.0.2.7", "198.51.100.9", "2001:db8::7", "fd00:80:1::10"])
+        case "ip-network":
+            return st.sampled_from(["192.0.2.0/24", "198.51.100.9/32", "2001:db8::/64", "0.0.0.0/0"])
         case None if "pattern" in schema:
             return st.from_regex(schema["pattern"], fullmatch=True)
         case None:

@@ -61,6 +61,8 @@ class CoreHost:
         self.libvirtd = True
         self.libvirtd_starts = 1
         self.boots = 1
+        self.ended_by_itself = False
+        """What libvirt's hook has written down of the guest that arrives."""
         self.resumed: Callable[[], None] = lambda: None
         """libvirtd's event: vCPUs were started."""
         self.event: Callable[[str], None] = lambda _: None
@@ -162,11 +164,12 @@ class CoreHost:
         if self.libvirtd:
             self.event(event)
 
-    def stop(self) -> None:
-        """QEMU is gone."""
+    def stop(self, *, by_itself: bool = False) -> None:
+        """QEMU is gone; `by_itself`: not by libvirtd's doing, which tells its hook so."""
         vm = self.vm
         if vm is None:
             return
+        self.ended_by_itself = self.ended_by_itself or by_itself
         vm.runs = vm.frozen = vm.runs_after_thaw = vm.unreachable = vm.ending = vm.stalled = False
         vm.off, vm.phase = True, MigrationPhase.NONE
         if not vm.persistent:

@@ -44,6 +44,8 @@ class Migration:
         """Before it began: then it stays so, wherever it is. What is paused meanwhile runs on afterwards."""
         self.held = False
         """The memory does not flow, for no fault of anybody's."""
+        self._gate_life = 0
+        """In which life beta's node agent has taken Finish: with it the way back to the donor is gone."""
 
     def begin(self) -> None:
         """libvirt at alpha is told to migrate."""
@@ -125,6 +127,7 @@ class Migration:
         if beta.image is not None and beta.vm is not None and beta.vm.phase is MigrationPhase.PREPARE:
             beta.image = self._content  # the mirror was complete, and flushed, before Finish was sent
         self.at_gate = True
+        self._gate_life = world.nodes["beta"].life
         world.in_node("beta", world.nodes["beta"].finish_came)
 
     def answer(self, *, runs_there: bool, reason: str) -> None:
@@ -249,11 +252,25 @@ class Migration:
             beta.stop()
 
     def _answer_from_recipient(self, error: str | None) -> None:
-        world = self._world
+        world, node = self._world, self._world.nodes["beta"]
         self.at_gate = False
+        if not node.alive or node.life != self._gate_life:
+            return
         if error != _HUNG_UP:
             world.nodes["beta"].vcpus.answered()
-        world.after(0.0, lambda: world.in_node("beta", lambda: world.nodes["beta"].tell(ev.FinishAnswered(error))))
+        life, told_first = node.life, world.happens(0.5)
+        if not told_first:
+            self._reply_to_donor(error)
+
+        def tell() -> None:
+            world.in_node("beta", lambda: node.tell(ev.FinishAnswered(error)))
+            if told_first and node.alive and node.life == life:
+                self._reply_to_donor(error)
+
+        world.after(0.0, tell)
+
+    def _reply_to_donor(self, error: str | None) -> None:
+        world = self._world
         world.over_lane(lambda: world.in_node("alpha", lambda: self._reply(error)))
 
     def _reply(self, error: str | None) -> None:

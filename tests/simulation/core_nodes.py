@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from services.node_agent.state.journal import Phase
 from services.node_agent.switchover.vcpu_watch import VcpuWatch
-from services.node_agent.transfers.machine import Donor, DonorPhase, Recipient, RecipientPhase, step
+from services.node_agent.transfers.machine import Donor, DonorPhase, Guest, Recipient, RecipientPhase, step
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from shared.messages import Message
@@ -101,6 +101,7 @@ class CoreNode:
             self.boot = self.host.boots
             if self.side is Side.INBOUND:
                 self.heard_epoch = EPOCH
+                self.host.ended_by_itself = False
         self.world.step(self.name, f"stored {phase}")
         return ev.Stored()
 
@@ -507,8 +508,12 @@ class RecipientNode(CoreNode):
             self.later(REPEAT_S, self._ask_owner)
 
     def _look(self) -> None:
-        ran = not self.host.libvirtd and self.vcpus.has_run(self.host.vcpu_ns())
-        self.tell(ev.LibvirtSaid(self.host.guest(), ran=ran))
+        guest = self.host.guest()
+        if guest is Guest.UNKNOWN:
+            ran = self.vcpus.has_run(self.host.vcpu_ns())
+        else:
+            ran = guest is Guest.NOT_THERE and self.host.ended_by_itself
+        self.tell(ev.LibvirtSaid(guest, ran=ran))
 
 
 def _failed(side: Side, detail: str, *, running: bool) -> TransferFailed:

@@ -40,6 +40,8 @@ class PostCopy:
         self.whole = False
         self.broken = False
         self.ran = False
+        self.slow = False
+        """Pages do not come, for no fault of anybody's."""
         self._number = 0
 
     def begin(self) -> None:
@@ -73,8 +75,10 @@ class PostCopy:
     def take_over(self) -> None:
         """QEMU has stopped the guest at the donor; the rest of its memory follows."""
         self.began = True
-        if (left := self._world.hosts["alpha"].vm) is not None:
-            left.left_behind = True
+        alpha = self._world.hosts["alpha"]
+        if alpha.vm is not None:
+            alpha.vm.left_behind = True
+            alpha.event("suspended")  # once more, for post-copy
         self._world.advance(Stage.POST_COPY)
         number = self._number
         self._world.after(PAGES_S / PAGES_STEPS, lambda: self._pages(number, PAGES_STEPS))
@@ -89,8 +93,9 @@ class PostCopy:
             self.end()
         elif left == 0:
             self.whole = True
+            world.hosts["beta"].event("resumed")
         else:
-            flows = world.lanes_up and not alpha.frozen
+            flows = world.lanes_up and not (alpha.frozen or self.slow)
             world.after(PAGES_S / PAGES_STEPS, lambda: self._pages(number, left - flows))
 
     def end(self) -> None:

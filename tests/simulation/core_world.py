@@ -449,7 +449,11 @@ class CoreWorld:
 
     def _is_due(self, fault: Fault) -> bool:
         here, wanted = STAGES.index(self.stage), STAGES.index(fault.stage)
-        counted = self._steps.get(fault.party if fault.kind == "crash" else "*", 0)
+        if fault.kind == "crash":
+            # A node agent can also die while its host does something.
+            counted = self._steps.get(fault.party, 0) + self._steps.get(f"{fault.party}-host", 0)
+        else:
+            counted = self._steps.get("*", 0)
         return here > wanted or (here == wanted and counted > fault.after)
 
     def _befall(self, fault: Fault) -> None:  # noqa: PLR0912  # one line for each kind
@@ -478,11 +482,11 @@ class CoreWorld:
             case "reboot":
                 self._reboot(party)
             case "qemu" | "destroy":
-                self._end_guest(party)
+                self._end_guest(party, by_itself=fault.kind == "qemu")
             case "power_off":
                 for name, host in self.hosts.items():
                     if host.vm is not None and host.vm.executes:
-                        self._end_guest(name)
+                        self._end_guest(name, by_itself=True)
             case "suspend":
                 self._suspend(party)
             case "start":
@@ -566,11 +570,11 @@ class CoreWorld:
         self.hosts[name].power_cut()
         self.migration.libvirtd_died(name)
 
-    def _end_guest(self, name: str) -> None:
+    def _end_guest(self, name: str, *, by_itself: bool) -> None:
         vm = self.hosts[name].vm
         if vm is not None and not vm.off:
             self.may_be_off = True
-            self.hosts[name].stop()
+            self.hosts[name].stop(by_itself=by_itself)
             if name == "alpha":
                 self.migration.abort("domain is not running")
 

@@ -206,7 +206,7 @@ class FakeHypervisor(FakePlatform, RunningCheck):
         self.ask_libvirtd()
         if uuid in self.vms and self.vms[uuid].state is not VmState.SHUT_OFF:
             self._reachable(uuid)
-            self.stop(uuid)
+            self.stop(uuid, "destroyed")
 
     async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
         """End it if it has these disks and does not last."""

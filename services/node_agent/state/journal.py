@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.node_agent.state.files import write_atomically
 from services.node_agent.state.given_away import GivenAway
+from services.node_agent.state.guest_ends import GuestEnds
 from shared.messages.base import MESSAGE_TYPES, PortMessage
 from shared.messages.porting import DisksErased, ServiceChangeAgreement, Side
 
@@ -169,6 +170,7 @@ class Journal:
         """`directory` is for the transfers; beside it are the files about VMs that were given away."""
         self._directory = directory
         self.given_away = GivenAway(directory.parent / "given-away")
+        self.guest_ends = GuestEnds(self.given_away.directory)
 
     def open(self) -> Self:
         """Make the directory; raises OSError."""
@@ -257,12 +259,19 @@ class TransferJournal:
         """The files about VMs that this host gave away."""
         return self._journal.given_away
 
+    @property
+    def ended_by_itself(self) -> bool:
+        """Recipient: whether the guest has ended since Finish was passed, and libvirt did not end it."""
+        return self._journal.guest_ends.ended_by_itself(self.record.agreement.vm_uuid)
+
     def enter(self, phase: Phase) -> None:
         """Store a new phase."""
         self._store(phase=phase)
 
     def pass_finish(self, boot_id: str) -> None:
-        """Recipient: store that Finish is passed, and in which boot of the host."""
+        """Recipient: store that Finish is passed, and in which boot of the host. From now on it is written down why the
+        guest ends. Raises OSError."""
+        self._journal.guest_ends.watch(self.record.agreement.vm_uuid)
         self._store(phase=Phase.FINISH_PASSED, boot_id=boot_id)
 
     def note_ran(self) -> None:
@@ -301,6 +310,8 @@ class TransferJournal:
         if known is not None and (known.type, known.body) == (last.type, last.body):
             last = known
         self._store(phase=phase, last_word=last)
+        if self.record.side is Side.INBOUND:
+            self._journal.guest_ends.forget(self.record.agreement.vm_uuid)
 
     def mark_last_word_sent(self) -> None:
         """Store that the last message is in the outbox."""

@@ -257,4 +257,7 @@ class ArrivalGuard:
     async def _look(self, *, again: bool) -> None:
         if again:
             await asyncio.sleep(self._look_again_s)
-        self._machine.tell(await look_at_guest(self._hypervisor, self._agreement.vm_uuid, self._vcpus))
+        said = await look_at_guest(
+            self._hypervisor, self._agreement.vm_uuid, self._vcpus, lambda: self._journal.ended_by_itself
+        )
+        self._machine.tell(said)

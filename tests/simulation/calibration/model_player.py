@@ -132,7 +132,7 @@ class ModelPlayer:
     def _end_itself(self) -> None:
         for name, host in self._hosts.items():
             if host.vm is not None and host.vm.executes:
-                self._world._end_guest(name)
+                self._world._end_guest(name, by_itself=True)
                 self._world.pass_time(SETTLES_S)
                 self._stood_still = False
 
@@ -171,6 +171,17 @@ class ModelPlayer:
     def _abort(self) -> None:
         self._world.migration.abort("canceled by client")
 
+    def _post_copy(self) -> None:
+        self._world.migration.post_copy.start()
+        self._world.migration.post_copy.slow = True
+        self._memory()
+
+    def _pages(self) -> None:
+        self._world.migration.post_copy.slow = False
+
+    def _links(self) -> None:
+        self._world.migration.post_copy.end()
+
     def _wait(self) -> None:
         self._world.pass_time(WAIT_S)
         self._stood_still = self._situation.endswith(POWER_OFF)
@@ -197,10 +208,10 @@ class ModelPlayer:
         host.start_libvirtd()
 
     def _kill_qemu(self, host: CoreHost) -> None:
-        self._world._end_guest(host.name)
+        self._world._end_guest(host.name, by_itself=True)
 
     def _destroy(self, host: CoreHost) -> None:
-        self._world._end_guest(host.name)
+        self._world._end_guest(host.name, by_itself=False)
         self._ended["destroy"] = "ok"
 
     def _suspend(self, host: CoreHost) -> None:

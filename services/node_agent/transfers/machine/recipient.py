@@ -157,13 +157,15 @@ def lost_while_starting(state: Recipient, event: ev.Trouble) -> RecipientDecisio
 
 
 def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
-    """Only a proof ends it. A paused guest may have run (an I/O error, an operator), or may be about to."""
+    """Only a proof ends it. A paused guest may have run (an I/O error, an operator), or may be about to. And a guest
+    that is gone may have been started just before: libvirt's news of that can come after its answer."""
+    was_gone, state = state.gone, state.with_(gone=event.guest is Guest.NOT_THERE)
     match event.guest:
         case Guest.RUNNING:
             return _go(state, P.ARRIVED, do.TellArrived())
-        case Guest.NOT_THERE if state.may_have_run:
+        case Guest.NOT_THERE if state.may_have_run or event.ran:
             return _go(state, P.ARRIVED, do.TellMayHaveRun())
-        case Guest.NOT_THERE:
+        case Guest.NOT_THERE if was_gone:
             return _go(state, P.KEEPING, do.Store(Phase.KEPT))
         case _ if event.ran and not state.may_have_run:
             return Decision(state.with_(may_have_run=True), (do.NoteRan(), do.LookAtGuest(again=True)))

@@ -143,6 +143,8 @@ class Recipient:
     Finish had been passed: that there is no guest does not prove that it never ran."""
     finish_held: bool = False
     """libvirt's Finish is here."""
+    gone: bool = False
+    """The last look found no guest. What libvirt had to say of it before may still be on its way."""
     aborted: bool = False
     connection_over: bool = False
     """No answer of libvirtd's to a Finish will come any more."""

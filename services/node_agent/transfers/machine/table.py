@@ -29,9 +29,11 @@ what an event means now. The tables keep these rules:
 6. **What may have run is not given back.** FINISH_PASSED is written before QEMU can run the guest. While the host has
    not been restarted, and nobody has seen the guest start, "no guest here" proves that it never ran: libvirtd keeps
    one that runs, and ends only one that does not. While libvirtd is away, the guest's process is looked at instead:
-   one whose vCPUs have used CPU time has run, and one that is gone has ended by itself. Otherwise it proves nothing,
-   and the guest counts as arrived and gone. And before the ledger gives the VM back, the donor says that it has not
-   let the guest go, and promises that only the ledger lets it from then on.
+   one whose vCPUs have used CPU time has run, and one that is gone has ended by itself. And one look proves nothing:
+   libvirt's news that the guest was started may come after its answer that there is none, so it is looked for again a
+   moment later. What libvirt's hook has written down counts before all this: a guest that ended by itself may have run,
+   whoever was away then. Where there is no proof, the guest counts as arrived and gone. And before the ledger gives the
+   VM back, the donor says that it has not let the guest go, and promises that only the ledger lets it from then on.
 7. **Nobody goes back.** What the broker says of an epoch older than one that was heard is not believed: it comes late,
    or from a ledger that was restored.
 8. **No event can raise an error.** One that the phase does not understand is ignored; what counts later is remembered.

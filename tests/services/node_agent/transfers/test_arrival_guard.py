@@ -76,9 +76,10 @@ async def test_a_grant_for_post_copy_lets_no_guest_run_before_finish(guarded: Gu
     """The guest runs at the donor: only with Finish is it noted that it may run here. The broker is asked once."""
     assert await guarded.guard.ask_for_post_copy() is None
     assert await guarded.guard.ask_for_post_copy() is None
-    assert guarded.journal.record.phase is Phase.SWITCHOVER_ASKED
+    phases = [guarded.journal.record.phase]
     assert await guarded.guard.ask_switchover() is None
-    assert guarded.journal.record.phase is Phase.FINISH_PASSED
+    phases.append(guarded.journal.record.phase)
+    assert phases == [Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED]
     assert [type(message) for message in guarded.broker.asked] == [RequestSwitchover]
 
 
@@ -243,3 +244,16 @@ async def test_what_cannot_be_noted_is_known_all_the_same(guarded: Guarded, monk
     await asyncio.sleep(0.05)
     guarded.hypervisor.start_libvirtd()
     assert (await guarded.guard.outcome()).arrival is Arrival.MAY_HAVE_RUN
+
+
+@pytest.mark.parametrize(
+    ("reason", "arrival"),
+    [("shutdown", Arrival.MAY_HAVE_RUN), ("crashed", Arrival.MAY_HAVE_RUN), ("destroyed", Arrival.NOT_HERE)],
+)
+async def test_a_guest_that_ended_while_the_agent_was_away(guarded: Guarded, reason: str, arrival: Arrival) -> None:
+    """libvirt's hook has written down why: what libvirtd ends, as its connection broke, has not run."""
+    guarded.journal.pass_finish("first")
+    (guarded.journal.given_away.directory / f"{VM}.ended").write_text(f"{reason}\n")
+    guarded.hypervisor.stop(VM)
+    guarded.guard.restarted()
+    assert (await guarded.guard.outcome()).arrival is arrival

@@ -136,3 +136,15 @@ async def test_while_libvirtd_is_away_the_process_is_looked_at() -> None:
     assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.UNKNOWN, ran=True)
     hypervisor.libvirtd_up = True
     assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.NOT_THERE)
+
+
+async def test_of_a_guest_that_is_gone_the_hook_knows_why() -> None:
+    """Of one that is there, it knows nothing; without a libvirtd nobody knows whether it is gone."""
+    hypervisor = FakeHypervisor()
+    hypervisor.add(DOMAIN % "/a.raw", state=VmState.PAUSED, persistent=False)
+    assert await look_at_guest(hypervisor, VM, None, lambda: True) == ev.LibvirtSaid(Guest.PAUSED)
+    hypervisor.stop(VM)
+    assert await look_at_guest(hypervisor, VM, None, lambda: True) == ev.LibvirtSaid(Guest.NOT_THERE, ran=True)
+    assert await look_at_guest(hypervisor, VM, None, lambda: False) == ev.LibvirtSaid(Guest.NOT_THERE)
+    hypervisor.kill_libvirtd()
+    assert await look_at_guest(hypervisor, VM, None, lambda: True) == ev.LibvirtSaid(Guest.UNKNOWN)

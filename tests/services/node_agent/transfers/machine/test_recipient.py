@@ -38,7 +38,9 @@ def after(*events: ev.Event, start: Recipient = OPEN) -> tuple[Recipient, tuple[
 ASKED = after(ev.SwitchoverWanted(), ev.Stored())[0]
 STARTING = after(ev.Granted(), ev.Stored(), start=ASKED)[0]
 ARRIVED = after(ev.FinishAnswered(None), start=STARTING)[0]
-KEPT = after(ev.FinishAnswered("no"), ev.LibvirtSaid(Guest.NOT_THERE), ev.Stored(), start=STARTING)[0]
+GONE = (ev.LibvirtSaid(Guest.NOT_THERE), ev.LibvirtSaid(Guest.NOT_THERE))
+"""Two looks: a proof that it never ran, where nothing shows that it did."""
+KEPT = after(ev.FinishAnswered("no"), *GONE, ev.Stored(), start=STARTING)[0]
 
 
 def test_each_step_is_written_down_before_it_is_taken() -> None:
@@ -173,14 +175,32 @@ def test_after_the_grant_libvirt_is_asked_until_there_is_a_proof(event: ev.Event
     for guest in (Guest.UNKNOWN, Guest.PAUSED):
         assert after(ev.LibvirtSaid(guest), start=state) == (state, (do.LookAtGuest(again=True),))
     assert after(ev.LibvirtSaid(Guest.RUNNING), start=state)[1] == (do.TellArrived(),)
-    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
+    state, commands = after(*GONE, start=state)
     assert (state.phase, commands) == (P.KEEPING, (do.Store(Phase.KEPT),))
+
+
+@pytest.mark.parametrize("event", [ev.FinishAnswered("broken"), ev.Trouble("donor_left", "x")])
+def test_one_look_without_a_guest_is_no_proof(event: ev.Event) -> None:
+    """It may have been started and have ended, and libvirt's news of its start may still be on its way."""
+    once, commands = after(event, ev.LibvirtSaid(Guest.NOT_THERE), start=STARTING)
+    assert (once.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
+    state, commands = after(ev.GuestResumed(), ev.LibvirtSaid(Guest.NOT_THERE), start=once)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
+
+
+@pytest.mark.parametrize("between", [Guest.UNKNOWN, Guest.PAUSED])
+def test_two_looks_without_a_guest_count_only_in_a_row(between: Guest) -> None:
+    """What libvirt said before it was away, or before it saw the guest again, counts no more."""
+    seen = (ev.LibvirtSaid(Guest.NOT_THERE), ev.LibvirtSaid(between), ev.LibvirtSaid(Guest.NOT_THERE))
+    state, commands = after(*seen, start=STARTING)
+    assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
+    assert after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)[0].phase is P.KEEPING
 
 
 @pytest.mark.parametrize("stored", [ev.Stored(), ev.StoreFailed("full")])
 def test_a_guest_that_is_proven_gone_is_told_and_everything_kept(stored: ev.Event) -> None:
     """Until the broker's abort."""
-    keeping = after(ev.FinishAnswered("no"), ev.LibvirtSaid(Guest.NOT_THERE), start=STARTING)[0]
+    keeping = after(ev.FinishAnswered("no"), *GONE, start=STARTING)[0]
     state, commands = after(stored, start=keeping)
     assert (state.phase, commands) == (P.KEPT, (do.TellNotHere(),))
     assert after(ev.Granted(), start=state) == (state, (do.TellNotHere(),))
@@ -274,7 +294,7 @@ def test_after_a_restart_of_the_host_no_guest_proves_nothing() -> None:
     assert after(ev.LibvirtSaid(Guest.UNKNOWN), start=state)[1] == (do.LookAtGuest(again=True),)
     state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
     assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
-    same_boot = after(ev.Restarted(Phase.FINISH_PASSED), ev.LibvirtSaid(Guest.NOT_THERE))[0]
+    same_boot = after(ev.Restarted(Phase.FINISH_PASSED), *GONE)[0]
     assert same_boot.phase is P.KEEPING
 
 
@@ -306,3 +326,10 @@ def test_what_a_former_process_noted_still_counts() -> None:
     """libvirt has no guest, and the host was not restarted."""
     state = after(ev.Restarted(Phase.FINISH_PASSED, ran=True))[0]
     assert after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)[1] == (do.TellMayHaveRun(),)
+
+
+@pytest.mark.parametrize("start", [STARTING, after(ev.Restarted(Phase.FINISH_PASSED))[0]])
+def test_a_guest_that_ended_by_itself_may_have_run(start: Recipient) -> None:
+    """libvirt has told its hook so, whether this process lived then or not; the first look is enough."""
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE, ran=True), start=start)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
