@@ -148,6 +148,8 @@ class Migration:
         if error is None and self.post_copy.under_way:
             self._later(CONFIRM_S, partial(self._confirm, error))
             return
+        if error is None and self.post_copy.broken:
+            error = "post-copy failed"
         if error is not None:
             self._resume()
         elif alpha.vm is not None and not alpha.vm.off:
@@ -236,7 +238,7 @@ class Migration:
             self._answer_from_recipient("QEMU is gone" if world.happens(0.5) else None)
             return
         vm.phase = MigrationPhase.NONE
-        self._answer_from_recipient(None)
+        self._answer_from_recipient("post-copy failed" if self.post_copy.broken else None)
 
     def cancel_at_recipient(self) -> None:
         """beta's libvirtd hears a cancelled Finish."""

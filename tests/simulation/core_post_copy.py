@@ -1,8 +1,8 @@
 """The core tier's post-copy: what QEMU does with a guest whose memory follows it, and how the nodes ask for it. Pure.
 
 libvirt is told to start it; at QEMU's next round the guest stops at the donor, its disks are complete at the recipient,
-and Finish is sent at once. The recipient's guest runs when its libvirtd hears Finish, and stands as soon as pages stay
-away for good: where one of the QEMUs or of the node agents ends before all came.
+and Finish is sent at once. The recipient's guest runs when its libvirtd hears Finish, and stands as soon as it
+touches a page that stays away for good: where one of the QEMUs or of the node agents ends before all came.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ PAGES_S = 3.0
 PAGES_STEPS = 6
 CONVERGES = 0.05
 """The share of rounds after which a guest stops by itself, although post-copy is wanted."""
+RUNS_ON = 0.3
+"""The share of guests that do not touch a missing page."""
 ASK_AGAIN_S = 5.0
 ANSWER_WITHIN_S = 30.0
 
@@ -106,8 +108,10 @@ class PostCopy:
         world, beta = self._world, self._world.hosts["beta"]
         world.may_be_off = True  # its memory is lost
         world.say("beta", "pages are missing")
+        world.hosts["alpha"].event("suspended")
+        beta.event("resumed")
         if beta.vm is not None:
-            beta.vm.stalled = True
+            beta.vm.stalled = not world.happens(RUNS_ON)
         world.vcpus("beta")
 
 

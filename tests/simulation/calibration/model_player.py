@@ -187,7 +187,10 @@ class ModelPlayer:
         self._stood_still = self._situation.endswith(POWER_OFF)
 
     def _node_dies(self, host: CoreHost) -> None:
+        was_under_way = self._world.migration.runs
         self._world._kill(host.name)
+        if was_under_way and not self._world.migration.runs:
+            self._ended["migrate"] = "error"  # nobody is there to hear it
 
     # ---- the verbs of a host
 

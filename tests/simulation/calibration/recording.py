@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from deploy.labkit.errors import LabError
 from tests.simulation.calibration.lab_player import LabPlayer
 from tests.simulation.calibration.situations import SITUATIONS
 from tests.simulation.calibration.trace import TRACES
@@ -20,19 +21,24 @@ LAB_NAME = "calibration"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Record; returns 0."""
+    """Record; 1 where a situation could not be."""
     parser = argparse.ArgumentParser(prog="tests/simulation/calibration/record", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=SITUATIONS, default=list(SITUATIONS), metavar="SITUATION")
     parser.add_argument("--to", type=Path, default=TRACES, metavar="FOLDER", help="default: the kept traces")
     arguments = parser.parse_args(argv)
     serve_events()
+    failed = 0
     with two_hosts(LAB_NAME) as hosts:
         for name in arguments.only:
-            trace = LabPlayer(hosts.lab, name).play()
-            trace.save(arguments.to)
-            sys.stdout.write(f"{name}\n")
+            try:
+                LabPlayer(hosts.lab, name).play().save(arguments.to)
+            except (AssertionError, LabError) as error:  # others can be recorded all the same
+                failed += 1
+                sys.stdout.write(f"{name}: {error}\n")
+            else:
+                sys.stdout.write(f"{name}\n")
             sys.stdout.flush()
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
