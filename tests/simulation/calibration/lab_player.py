@@ -53,6 +53,7 @@ class LabPlayer:
         self._situation = situation
         self._ended: dict[str, str] = {}
         self._pending: set[str] = set()
+        self._answers = dict.fromkeys(HOSTS, True)
         self._watches: dict[str, HostWatch] = {}
         self._links_made: tuple[DriverLink | ByteLink, ...] = ()
 
@@ -139,7 +140,7 @@ class LabPlayer:
         verb, host = split(step)
         getattr(self, f"_{verb}")(*([host] if host else []))
         if verb in _ANSWERS:
-            watch = self._watches[host]
+            watch, self._answers[host] = self._watches[host], _ANSWERS[verb]
             wait_until(
                 lambda: (watch.said[0] != NO_ANSWER) is _ANSWERS[verb], what=f"{verb} {host}", timeout_s=STEP_WITHIN_S
             )
@@ -156,8 +157,12 @@ class LabPlayer:
         seen, since_s = self._seen(), time.monotonic()
         while time.monotonic() < until_s and time.monotonic() - since_s < QUIET_S:
             time.sleep(0.02)
-            if (now := self._seen()) != seen:
+            if (now := self._seen()) != seen or not self._all_answer():
                 seen, since_s = now, time.monotonic()
+
+    def _all_answer(self) -> bool:
+        """A libvirtd that has just come back may be busy with its VM for a while."""
+        return all((self._watches[host].said[0] != NO_ANSWER) or not answers for host, answers in self._answers.items())
 
     def _seen(self) -> object:
         return [(watch.said, watch.event_count) for watch in self._watches.values()], set(self._pending)
