@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from services.node_agent.hypervisor.fake_host import MigrationPhase
 from services.node_agent.transfers.machine import Guest
@@ -16,6 +17,8 @@ ENDING: VmState = VmState.OTHER
 """How `services.node_agent.hypervisor.libvirt_mapping` reads libvirt's "shutting down"."""
 _ENDS_WITHIN_S = 1.0
 """How long a restarted libvirtd shows a copy that it ends as "shutting down"."""
+_SEEN_AFTER_S = 30.0
+"""How long a libvirtd waits for the monitor of a QEMU that does not answer, at most."""
 EVENT_S = 0.0225
 """How long QEMU's news of its vCPUs takes to libvirt's clients; lost where libvirtd dies meanwhile."""
 RAN_NS = 1_000_000_000
@@ -35,6 +38,8 @@ class Vm:
     runs_after_thaw: bool = False
     phase: MigrationPhase = MigrationPhase.NONE
     unreachable: bool = False
+    unseen: bool = False
+    """Its process ended while libvirtd waited for its monitor, and libvirtd has not noticed."""
     ending: bool = False
     """libvirtd ends it, and its process is not gone yet."""
     left_behind: bool = False
@@ -84,6 +89,8 @@ class CoreHost:
 
     def _state(self) -> VmState | None:
         vm = self.vm
+        if vm is not None and vm.unseen:
+            return VmState.PAUSED
         if vm is None or vm.off:
             return None
         if vm.ending:
@@ -107,7 +114,7 @@ class CoreHost:
 
     def destroy(self) -> bool:
         """End the guest; False where libvirtd cannot."""
-        if not self.libvirtd or (self.vm is not None and self.vm.unreachable):
+        if not self.libvirtd or (self.vm is not None and (self.vm.unreachable or self.vm.unseen)):
             return False
         self.stop()
         return True
@@ -170,12 +177,21 @@ class CoreHost:
         if vm is None:
             return
         self.ended_by_itself = self.ended_by_itself or by_itself
+        vm.unseen = vm.unreachable and self.libvirtd
         vm.runs = vm.frozen = vm.runs_after_thaw = vm.unreachable = vm.ending = vm.stalled = False
         vm.off, vm.phase = True, MigrationPhase.NONE
         if not vm.persistent:
             self.vm = None
         self._changed(self.name)
-        self._tell("stopped")
+        if vm.unseen:
+            self.later(_SEEN_AFTER_S, partial(self._see, vm))
+        else:
+            self._tell("stopped")
+
+    def _see(self, vm: Vm) -> None:
+        if vm.unseen:
+            vm.unseen = False
+            self._tell("stopped")
 
     def pause(self) -> None:
         """An operator, an I/O error, or a migration's last round."""
@@ -187,7 +203,7 @@ class CoreHost:
     def power_on(self) -> None:
         """Boot the VM, if it is off, has its image, and the hook allows it."""
         vm = self.vm
-        if vm is None or not vm.off or not self.libvirtd or self.image is None or not self.may_start():
+        if vm is None or not vm.off or vm.unseen or not self.libvirtd or self.image is None or not self.may_start():
             return
         vm.off, vm.runs, vm.left_behind, vm.content = False, True, False, self.image
         self._changed(self.name)
@@ -207,6 +223,8 @@ class CoreHost:
         self.libvirtd = True
         self.libvirtd_starts += 1
         vm = self.vm
+        if vm is not None:
+            self._see(vm)
         if vm is not None and not vm.off and not vm.ending:
             if vm.frozen:
                 vm.unreachable = True

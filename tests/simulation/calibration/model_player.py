@@ -10,7 +10,7 @@ from services.node_agent.switchover.vcpu_watch import VcpuWatch
 from services.node_agent.transfers.machine import events as ev
 from tests.simulation.calibration.situations import HOSTS, POWER_OFF, SITUATIONS, split
 from tests.simulation.calibration.trace import ABSENT, NO_ANSWER, Moment, Place, Trace
-from tests.simulation.core_host import CoreHost
+from tests.simulation.core_host import CoreHost, Vm
 from tests.simulation.core_world import CoreWorld
 from tests.simulation.faults import Plan, Stage
 
@@ -126,8 +126,7 @@ class ModelPlayer:
             return Place(NO_ANSWER, "", False, vcpus, events)  # libvirt's "is lasting"
         if vm is None:
             return Place(ABSENT, "", False, vcpus, events)
-        state = "shutoff" if vm.off else "shutdown" if vm.ending else "running" if vm.runs else "paused"
-        return Place(state, "", vm.persistent, vcpus, events)
+        return Place(_state(vm), "", vm.persistent, vcpus, events)
 
     def _end_itself(self) -> None:
         for name, host in self._hosts.items():
@@ -232,3 +231,12 @@ class ModelPlayer:
 
     def _boot(self, host: CoreHost) -> None:
         host.boot()
+
+
+def _state(vm: Vm) -> str:
+    """As libvirtd names it."""
+    if vm.off and not vm.unseen:
+        return "shutoff"
+    if vm.ending:
+        return "shutdown"
+    return "running" if vm.runs else "paused"

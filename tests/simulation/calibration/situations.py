@@ -78,7 +78,6 @@ SITUATIONS: Final[Mapping[str, tuple[str, ...]]] = {
         "kill_libvirtd alpha",
         "start_libvirtd alpha",
         "kill_frozen alpha",
-        "wait",
     ),
     "donor-libvirtd-in-confirm": (
         *_ARRIVED,

@@ -157,11 +157,14 @@ def lost_while_starting(state: Recipient, event: ev.Trouble) -> RecipientDecisio
 
 
 def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
-    """Only a proof ends it. A paused guest may have run (an I/O error, an operator), or may be about to. And a guest
+    """Only a proof ends it. A paused guest that was not seen starting may be about to; one that was has arrived,
+    and an operator or an I/O error has paused it. And a guest
     that is gone may have been started just before: libvirt's news of that can come after its answer."""
     was_gone, state = state.gone, state.with_(gone=event.guest is Guest.NOT_THERE)
     match event.guest:
         case Guest.RUNNING:
+            return _go(state, P.ARRIVED, do.TellArrived())
+        case Guest.PAUSED if state.started:
             return _go(state, P.ARRIVED, do.TellArrived())
         case Guest.NOT_THERE if state.may_have_run or event.ran:
             return _go(state, P.ARRIVED, do.TellMayHaveRun())
@@ -175,7 +178,7 @@ def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
 
 def started(state: Recipient, _: ev.GuestResumed) -> RecipientDecision:
     """libvirt says so before it answers Finish, or instead, where its QEMU dies at once."""
-    return Decision(state.with_(may_have_run=True))
+    return Decision(state.with_(may_have_run=True, started=True))
 
 
 def kept(state: Recipient, _: ev.Stored | ev.StoreFailed) -> RecipientDecision:

@@ -141,6 +141,8 @@ class Recipient:
     may_have_run: bool = False
     """It was seen starting, its process has used its vCPUs or ended without libvirt, or the host was restarted after
     Finish had been passed: that there is no guest does not prove that it never ran."""
+    started: bool = False
+    """It was seen starting, by this process."""
     finish_held: bool = False
     """libvirt's Finish is here."""
     gone: bool = False

@@ -74,6 +74,15 @@ def test_a_denial_cancels_finish_and_removes_what_was_made() -> None:
     assert (state.phase, commands, state.trouble) == (P.GONE, (do.TellRemoved(),), ("cancelled", "the tenant"))
 
 
+def test_a_guest_that_was_paused_after_its_start_has_arrived() -> None:
+    """By an operator or an I/O error, and libvirtd's answer is lost. One that was not seen starting may be about to."""
+    lost = ev.FinishAnswered("libvirtd has gone")
+    state, commands = after(ev.GuestResumed(), lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellArrived(),))
+    state, commands = after(lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
+    assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
+
+
 GRANTED = after(ev.PostCopyAsked(), ev.Stored(), ev.Granted())[0]
 
 
