@@ -11,6 +11,7 @@ from services.node_agent.transfers.machine import events as ev
 from tests.simulation.calibration.situations import HOSTS, POWER_OFF, SITUATIONS, split
 from tests.simulation.calibration.trace import ABSENT, NO_ANSWER, Moment, Place, Trace
 from tests.simulation.core_host import CoreHost, Vm
+from tests.simulation.core_migration import SILENCE_S
 from tests.simulation.core_world import CoreWorld
 from tests.simulation.faults import Plan, Stage
 
@@ -190,6 +191,7 @@ class ModelPlayer:
         self._world._kill(host.name)
         if was_under_way and not self._world.migration.runs:
             self._ended["migrate"] = "error"  # nobody is there to hear it
+        self._world.pass_time(SILENCE_S)
 
     # ---- the verbs of a host
 

@@ -34,7 +34,7 @@ VERBS: Final[Mapping[str, str]] = {
     "destroy": "an operator ends the guest",
     "suspend": "an operator pauses the guest",
     "resume": "an operator lets the guest run",
-    "node_dies": "the kernel closes the sockets of this host's node agent",
+    "node_dies": "the kernel closes the sockets of this host's node agent; the other's has noticed the silence",
     "autostart": "the VM is to start with its host",
     "reboot": "every process of the host is gone",
     "boot": "the host is back",

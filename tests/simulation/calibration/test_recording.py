@@ -1,4 +1,4 @@
-"""A few situations are recorded anew, so that a libvirt or QEMU that behaves in another way is noticed."""
+"""A few situations are recorded again, so that a libvirt or QEMU that behaves in another way is noticed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECORDED = ("good", "donor-libvirtd-at-finish", "recipient-libvirtd-before-cont"
 
 
 def test_libvirt_and_qemu_are_as_they_were_recorded(tmp_path: Path) -> None:
-    """Of whatever version they are: then the traces are to be recorded anew, and the host model is to follow."""
+    """Of whatever version they are: then the traces are to be recorded again, and the host model is to follow."""
     subprocess.run([RECORD, "--to", tmp_path, "--only", *RECORDED], check=True)
     for situation in RECORDED:
         found = Trace.from_json((tmp_path / f"{situation}.json").read_text())
