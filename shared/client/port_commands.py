@@ -46,6 +46,7 @@ def quote(
     context: typer.Context,
     vm: VmArgument,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+    eject: EjectOption = None,
     require: RequireOption = None,
 ) -> None:
     """Ask what a port of this VM would cost, how long it would take and what becomes of the VM; nothing moves.
@@ -54,7 +55,7 @@ def quote(
     """
     session: Session = context.obj
 
-    _plan(session, vm, to, limits_of(require=require or (), now=datetime.now().astimezone()))
+    _plan(session, vm, to, limits_of(eject=eject or (), require=require or (), now=datetime.now().astimezone()))
 
 
 def _plan(session: Session, vm: str, to: str, limits: PortLimits) -> None:
