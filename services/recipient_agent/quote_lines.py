@@ -21,7 +21,9 @@ _OURS = re.compile(
     r"|network card [^ ]*: (type|source|vlan|virtualport|port|filterref|bandwidth|target)\b(?!.*not kept: an address)"
 )
 """Lines of the donor about what is told here."""
-_MEDIUM = re.compile(r"disk ([^ :]+): (?:type|driver type|source|backingStore)\b")
+_MEDIUM = re.compile(
+    r"disk ([^ :]+): (?:(?:type|driver type|source|backingStore)\b|not kept: at its next start the drive)"
+)
 """Lines of the donor about what is in a drive."""
 _PARTS: tuple[tuple[str, Part], ...] = (
     (r"cputune/(vcpu|emulator|iothread)pin|vcpu@(cpuset|placement)", Part.PINNING),

@@ -137,7 +137,9 @@ def test_a_medium_that_stays_behind_is_told() -> None:
     iso = "<disk type='file' device='cdrom'>%s<target dev='%s' bus='sata'/><readonly/></disk>"
     limit = "<iotune><total_iops_sec>9</total_iops_sec></iotune>"
     drives = iso % ("<driver name='qemu' type='raw'/><source file='/i.iso'/>", "sda") + iso % (limit, "sdb")
-    vm = without_media(describe_as_donor(XML.replace("</devices>", f"{drives}</devices>")), ("all",))
+    pending = "disk sda: not kept: at its next start the drive has what is in it now"
+    vm = describe_as_donor(XML.replace("</devices>", f"{drives}</devices>"))
+    vm = without_media(vm.model_copy(update={"not_kept": (*vm.not_kept, pending)}), ("all",))
 
     lines = quote_lines(vm, make_platform(), HostChoice())
 
@@ -146,6 +148,7 @@ def test_a_medium_that_stays_behind_is_told() -> None:
         "disk: disk sda: its medium stays at the donor; the drive is empty",
         "disk: disk vda: type: a file of the recipient",
     ]
+    assert any("disk sdb: iotune" in line.text for line in lines.not_kept)
 
 
 def test_a_machine_that_will_go_is_told() -> None:
