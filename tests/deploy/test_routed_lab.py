@@ -54,7 +54,7 @@ def _answers(lab: Lab, address: str) -> bool:
 def test_up_again_changes_nothing_and_another_network_is_refused(lab: Lab) -> None:
     """A second `up` keeps every process; a running lab keeps its networks."""
     before = {name: record for name, (record, _) in lab.processes().items()}
-    assert {"bird-hub", "bird-alpha", "zebra-beta", "bgpd-beta", "bird-gw-1", "knot-hub", "knot-beta"} <= set(before)
+    assert {"bird-hub", "bird-beta", "zebra-alpha", "bgpd-alpha", "bird-gw-1", "knot-hub", "knot-beta"} <= set(before)
     lab.up(LabOptions(services=False))
     assert before == {name: record for name, (record, alive) in lab.processes().items() if alive}
     with pytest.raises(LabError, match="network anchor"):
@@ -164,7 +164,7 @@ def test_a_guest_of_a_provider_is_reached_and_down_leaves_nothing() -> None:
         assert _answers(lab, record.address)
         assert _answers(lab, record.address6)
         records = [found for found, _ in lab.processes().values()]
-        os.kill(lab.process("bgpd-beta").pid, signal.SIGKILL)
+        os.kill(lab.process("bgpd-alpha").pid, signal.SIGKILL)
         lab.plan.state_file.unlink()
     finally:
         Lab("routed2").down()

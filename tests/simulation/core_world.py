@@ -185,7 +185,6 @@ class CoreWorld:
         self.owner, self.epoch = "alpha", 1
         self.told: Message | None = None
         self.may_be_off = False
-        self.paused_by_migration = True
         self.lanes_up = True
         self._lane_cuts = 0
         self._waiting_lane: list[Callable[[], None]] = []
@@ -279,7 +278,7 @@ class CoreWorld:
                 self.violate("disk went back", f"{name} runs version {vm.content}, {self._written} was synced")
             if all(self._ran.values()):
                 self.violate("two copies", "alpha and beta run the VM")
-            elif name != self.owner:
+            elif name != self.owner and not self.migration.may_run(name):
                 self.violate("older epoch", f"{name} runs the VM, which is {self.owner}'s since epoch {self.epoch}")
 
     def committed(self, owner: str, epoch: int) -> None:
@@ -584,8 +583,6 @@ class CoreWorld:
         if vm is not None and vm.executes:
             self.may_be_off = True
             self.hosts[name].pause()
-            if name == "alpha" and self.nodes["alpha"].alive and self.nodes["alpha"].active:
-                self.paused_by_migration = False
 
     # ---- a schedule
 
@@ -641,7 +638,8 @@ class CoreWorld:
         if mine.vm is None or other.vm is not None:
             self.violate("place", f"the VM is {self.owner}'s; it has {mine.vm}, and {other.name} has {other.vm}")
             return
-        if not mine.vm.executes and (not self.may_be_off or mine.vm.frozen):
+        may_be_off = self.may_be_off or self.migration.post_copy.lost
+        if not mine.vm.executes and (not may_be_off or mine.vm.frozen):
             self.violate("guest stands", f"at {self.owner}: {mine.vm}")
         if not mine.vm.persistent:
             self.violate("place", f"{self.owner} has the VM only until it stops")

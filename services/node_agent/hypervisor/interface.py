@@ -270,6 +270,11 @@ class Hypervisor(Protocol):
         """Its run state; None where it does not exist."""
         ...
 
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """Whether it is paused for good: post-copy had begun here, and QEMU does not let it run again. False where it
+        does not exist."""
+        ...
+
     async def is_running(self, uuid: UUID) -> bool:
         """Whether it runs; waits while that cannot be known. Never raises `HypervisorError`."""
         ...

@@ -63,6 +63,8 @@ _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTI
 """Why a domain is paused that is arriving, or about to leave."""
 
 COMPARE = "compare a CPU"
+_POST_COPY = {libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
+"""Why a domain is paused whose guest post-copy has taken, or tried to."""
 
 SIZE_WITHIN_S = 1.0
 """How long it is waited for when it is asked how large a disk is: a heartbeat waits meanwhile."""
@@ -186,6 +188,14 @@ class LibvirtHypervisor(RunningCheck):
             )
         except VmNotFound:
             return None
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """Read why a VM is paused."""
+        try:
+            state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
+        except VmNotFound:
+            return False
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _POST_COPY)
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""

@@ -12,6 +12,8 @@ from services.node_agent.hypervisor.interface import HypervisorError, LiveVm, Ob
 from services.node_agent.hypervisor.secret_values import SecretSpec
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.settings import NetworkSection
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
@@ -519,6 +521,21 @@ async def test_where_no_other_cpu_would_do_the_refusal_stays(
     assert refusal.code == "cpu_incompatible"
     assert said in refusal.evidence
     assert "once it was started" not in refusal.evidence
+
+
+async def test_what_is_known_of_addresses_goes_with_the_description(host: Host) -> None:
+    """By card, with the segment of its bridge; without a source nothing is told."""
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.network is None
+    host.commands._addresses = VmAddresses(NetworkSection(segments={"vmbr0": "tenants"}))
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    network = answer.identity.vm.network
+    assert network is not None
+    assert [(card.mac, card.segment) for card in network.cards] == [
+        (nic.mac, "tenants" if nic.bridge == "vmbr0" else "") for nic in answer.identity.vm.nics
+    ]
 
 
 @pytest.mark.parametrize("used", [False, True])

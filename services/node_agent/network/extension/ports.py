@@ -20,7 +20,6 @@ from services.node_agent.network.plan import EXTENSION_PREFIX, device_name, own_
 from services.node_agent.network.tap import Tap, TapError
 from shared.errors import VmportError
 from shared.logs import get_logger, port_bound
-from shared.messages.network import extension_id
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.page_stream.bodies import LaneRole
 from shared.tasks import Tasks
@@ -97,8 +96,7 @@ class PortExtensions:
             raise ExtensionFailed(f"port {agreement.port_id} has no plan for its network")
         role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR
         tls = self._keys.tls(agreement, role)
-        # The extension's lane is not one of the port's: it outlives them.
-        end = LaneEnd(agreement.model_copy(update={"port_id": extension_id(agreement.port_id)}), role)
+        end = LaneEnd(agreement, role)
         cards: dict[int, tuple[Tap, Card]] = {}
         try:
             async with Netlink() as kernel:
