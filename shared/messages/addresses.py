@@ -75,8 +75,8 @@ class ExtensionClosed(PortMessage):
 class ServeAddresses(PortMessage):
     """The VM has a new owner: gateways of the neutral prefix send its packets there from now on.
 
-    A gateway refuses an epoch that is older than what it has heard of the VM. It announces nothing new for this: the
-    prefix is announced all the time.
+    Repeated until answered. A gateway refuses an epoch that is older than what it has heard of the VM. It announces
+    nothing new for this: the prefix is announced all the time.
     """
 
     SENDERS: ClassVar = frozenset({Role.BROKER})
