@@ -1,5 +1,6 @@
 /*
  * guestd's settings, its UDP echo (port 7), and its reports: one line of JSON per command line, on TCP port 7070 and on the console.
+ * Every port takes IPv4 and IPv6.
  *
  * Commands: report, disk-sha256, pause-disk, resume-disk, freeze, thaw; efi-read NAME, efi-write NAME HEX, tpm HEX, sha256 DEVICE MIB,
  * fill DEVICE MIB.  Workloads and devices are in files of their own.
@@ -209,12 +210,13 @@ static void answer_to(char *command, char *answer)
     strncat(answer, "\n", 2);
 }
 
-static int listen_on(int kind, uint16_t port)
+int listen_on(int kind, uint16_t port)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(port)};
-    int handle = socket(AF_INET, kind | SOCK_CLOEXEC, 0), yes = 1;
+    struct sockaddr_in6 address = {.sin6_family = AF_INET6, .sin6_port = htons(port)};
+    int handle = socket(AF_INET6, kind | SOCK_CLOEXEC, 0), yes = 1, no = 0;
     setsockopt(handle, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (bind(handle, (struct sockaddr *)&address, sizeof address) < 0 || (kind == SOCK_STREAM && listen(handle, 16) < 0)) {
+    setsockopt(handle, IPPROTO_IPV6, IPV6_V6ONLY, &no, sizeof no);
+    if (bind(handle, (struct sockaddr *)&address, sizeof address) < 0 || (kind == SOCK_STREAM && listen(handle, 64) < 0)) {
         say("port %u: %s", port, strerror(errno));
         exit(1);
     }
@@ -227,7 +229,7 @@ static void *echo_server(void *unused)
     static char packet[65536];
     int handle = listen_on(SOCK_DGRAM, ECHO_PORT);
     for (;;) {
-        struct sockaddr_in from;
+        struct sockaddr_in6 from;
         socklen_t size = sizeof from;
         ssize_t n = recvfrom(handle, packet, sizeof packet, 0, (struct sockaddr *)&from, &size);
         if (n >= 0)
@@ -296,6 +298,7 @@ int main(void)
     setting("workload", workload, sizeof workload);
     start_thread(echo_server, "the echo server");
     start_thread(report_server, "the report server");
+    start_thread(connection_server, "the connection server");
     start_thread(console_server, "the console");
     if (strcmp(workload, "writer") == 0) {
         start_thread(memory_writer, "the memory writer");

@@ -48,6 +48,11 @@ static inline uint64_t pattern_word(uint64_t unit, uint64_t version, uint64_t i)
 }
 
 void start_thread(void *(*body)(void *), const char *what);
+
+/* A socket on this port of every address, IPv4 and IPv6; ends guestd where it is taken. */
+int listen_on(int kind, uint16_t port);
+
+void *connection_server(void *);
 void *memory_writer(void *);
 void *disk_writer(void *);
 void *web_client(void *);

@@ -10,6 +10,7 @@ from pathlib import Path
 from deploy.labkit.errors import LabError
 from deploy.labkit.guests import WORKLOADS, GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
+from shared.messages.network import NetworkMode
 
 
 def parser() -> argparse.ArgumentParser:
@@ -23,6 +24,13 @@ def parser() -> argparse.ArgumentParser:
     up.add_argument("--link", metavar="RATE", help="rate of each provider's uplink, e.g. 100mbit, or none")
     up.add_argument("--rtt", metavar="TIME", help="round-trip time between providers, e.g. 20ms, or none")
     up.add_argument("--providers", metavar="A,B", help="names of the providers (default: alpha,beta)")
+    up.add_argument(
+        "--network",
+        type=NetworkMode,
+        choices=tuple(NetworkMode),
+        metavar="|".join(NetworkMode),
+        help="how guests keep their addresses (default: joined, one network for all; else each provider has its own)",
+    )
     up.add_argument("--no-services", action="store_true", help="only hosts, networks, libvirt and RabbitMQ")
     status = _add(commands, "status", "processes, their health, and guests")
     status.add_argument("--json", action="store_true")
@@ -93,6 +101,8 @@ def _add_kinds(start: argparse.ArgumentParser) -> None:
     start.add_argument("--tpm", action="store_true", help="a virtual TPM 2.0")
     start.add_argument("--scsi-disk", action="store_true", help="a second disk, empty, on a SCSI controller")
     start.add_argument("--iso", action="store_true", help="a drive with an ISO in it, of noise")
+    start.add_argument("--vlan", type=int, metavar="ID", help="a card with this VLAN tag, on a bridge of Open vSwitch")
+    start.add_argument("--encrypted", action="store_true", help="its first disk (LUKS inside qcow2), and its TPM")
     start.add_argument("--cpu", default="qemu64", help="a model, host-model, host-passthrough or maximum")
 
 
@@ -119,7 +129,9 @@ def _run(lab: Lab, arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "up":
             providers = tuple(arguments.providers.split(",")) if arguments.providers else None
-            wanted = LabOptions(providers, arguments.link, arguments.rtt, services=not arguments.no_services)
+            wanted = LabOptions(
+                providers, arguments.link, arguments.rtt, arguments.network, services=not arguments.no_services
+            )
             lab.up(wanted)
         case "status":
             _status(lab, as_json=arguments.json)
@@ -141,7 +153,8 @@ def _status(lab: Lab, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(shown, indent=2))
         return
-    print(f"lab {shown['lab']}: link {shown['link'] or 'unshaped'}, round trip {shown['rtt_ms']:g} ms")
+    link = f"link {shown['link'] or 'unshaped'}, round trip {shown['rtt_ms']:g} ms"
+    print(f"lab {shown['lab']}: network {shown['network']}, {link}")
     for process in shown["processes"]:
         print(f"  {process['name']:18} {process['pid']:>8}  {process['state']:8} {process['detail']}")
     for guest in shown["guests"]:
@@ -205,5 +218,7 @@ def guest_spec(arguments: argparse.Namespace) -> GuestSpec:
         scsi_disk=arguments.scsi_disk,
         iso=arguments.iso,
         cpu=arguments.cpu,
+        vlan=arguments.vlan,
+        encrypted=arguments.encrypted,
         settings=dict(arguments.set),
     )

@@ -16,6 +16,8 @@ from xml.etree import ElementTree
 from rich.console import Console
 from rich.table import Table
 
+from deploy.labkit.connection_report import Report
+from deploy.labkit.connection_view import connection_summary, connection_table
 from deploy.labkit.disk_compare import Comparison, Region, compare
 from deploy.labkit.errors import LabError
 from deploy.labkit.guest_images import MIB
@@ -27,6 +29,7 @@ from deploy.labkit.rabbit import RABBITMQ
 from shared.client.render import human_bytes, human_seconds
 from shared.client.watch_view import WatchView, view_for
 from shared.messages import MESSAGE_TYPES
+from shared.messages.network import NetworkMode
 
 GUEST = "demo"
 REGISTERED_WITHIN_S = 60.0
@@ -64,6 +67,14 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--lab", metavar="NAME", help="which lab (env: VMPORT_LAB; default: lab)")
     top.add_argument("--link", metavar="RATE", default="none", help="rate of each provider's uplink, e.g. 100mbit")
     top.add_argument("--rtt", metavar="TIME", default="none", help="round-trip time between providers, e.g. 20ms")
+    top.add_argument(
+        "--network",
+        type=NetworkMode,
+        choices=tuple(NetworkMode),
+        default=NetworkMode.JOINED,
+        metavar="|".join(NetworkMode),
+        help="how the guest keeps its addresses (default: joined; else providers have networks of their own)",
+    )
     top.add_argument("--memory", type=int, default=512, metavar="MIB")
     top.add_argument("--workload", choices=WORKLOADS, default="writer")
     top.add_argument("--json", type=Path, metavar="FILE", help="write the result there, too")
@@ -94,7 +105,14 @@ def _demo(lab: Lab, arguments: argparse.Namespace, console: Console) -> int:
         before = snapshot(lab)
         console.print(f"[bold]porting {GUEST} from {before.provider} to beta[/bold]")
         with view_for(console) as view:
-            done = run_port(lab, GUEST, to="beta", on_event=lambda event: _show(view, event))
+            done = run_port(
+                lab,
+                GUEST,
+                to="beta",
+                options=port_options(arguments.network),
+                on_event=lambda event: _show(view, event),
+                connections=True,
+            )
         proofs, comparison = _prove(lab, before, done) if done.outcome == "completed" else ([], None)
     finally:
         _thaw(lab, console)
@@ -103,6 +121,11 @@ def _demo(lab: Lab, arguments: argparse.Namespace, console: Console) -> int:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     _print_result(console, done, proofs, result)
     return 0 if done.outcome == "completed" and all(proof.holds for proof in proofs) else 1
+
+
+def port_options(network: NetworkMode) -> tuple[str, ...]:
+    """What `vmport port create` is told of the network: nothing where the providers' networks are joined anyway."""
+    return () if network is NetworkMode.JOINED else ("--network-mode", network.value)
 
 
 def _thaw(lab: Lab, console: Console) -> None:
@@ -114,7 +137,7 @@ def _thaw(lab: Lab, console: Console) -> None:
 
 def _prepare(lab: Lab, arguments: argparse.Namespace, console: Console) -> None:
     with console.status("bringing the lab up: two providers, RabbitMQ, broker and agents"):
-        lab.up(LabOptions(link=arguments.link, rtt=arguments.rtt))
+        lab.up(LabOptions(link=arguments.link, rtt=arguments.rtt, network=arguments.network))
     with console.status("building the Debian guest (once, about two minutes)"):
         lab.guest_build(debian=True)
     with console.status("booting the guest at alpha"):
@@ -223,7 +246,17 @@ def proofs(
         Proof("MAC kept", before.domain_macs == after.domain_macs == (theirs["mac"],), ", ".join(after.domain_macs)),
         Proof("donor no longer has it", at_donor is None, at_donor or "no domain and no QEMU process"),
         Proof("client reached it again", done.seen.answered > 0, f"{done.seen.answered} of {done.seen.sent} echoes"),
+        *connection_proofs(done.connections),
     ]
+
+
+def connection_proofs(fared: Report | None) -> list[Proof]:
+    """That no connection was lost, where they were watched. Pure."""
+    if fared is None:
+        return []
+    errors = [error for kind in fared.kinds.values() for error in kind.errors]
+    found = f"{fared.kept} of {fared.connections}" + "".join(f"; {error}" for error in errors)
+    return [Proof("connections kept", fared.kept == fared.connections, found)]
 
 
 def _checks(report: dict[str, Any]) -> str:
@@ -246,6 +279,7 @@ def summary(
         "downtime_ms": sla.get("measured_downtime_ms"),
         "outage_ms": done.seen.outage_ms,
         "measured_outage_ms": sla.get("measured_outage_ms"),
+        **connection_summary(done.connections),
         "wire_bytes": done.wire_bytes,
         "wire_bytes_sent": done.wire.sent,
         "wire_bytes_received": done.wire.received,
@@ -256,6 +290,7 @@ def summary(
         "proved": bool(proven) and all(proof.holds for proof in proven),
         "proofs": [asdict(proof) for proof in proven],
         "phases": [asdict(phase) for phase in done.phases()],
+        "network": str(arguments.network),
         "link": arguments.link,
         "rtt": arguments.rtt,
         "memory_mib": arguments.memory,
@@ -302,6 +337,8 @@ def _print_result(console: Console, done: PortRun, proven: list[Proof], result: 
     ):
         figures.add_row(name, value)
     console.print(figures)
+    if done.connections is not None:
+        console.print(connection_table(done.connections))
     proof_table = Table("PROOF", "")
     proof_table.add_column("FOUND", overflow="fold")
     for proof in proven:

@@ -149,8 +149,9 @@ def _make_initrd(kernel: Path, guestd: Path, root: Path, target: Path) -> None:
     (root / "bin").mkdir(parents=True)
     shutil.copy("/bin/busybox", root / "bin/busybox")
     shutil.copy(guestd, root / "guestd")
-    shutil.copy(_SOURCES / "init", root / "init")
-    (root / "init").chmod(0o755)
+    for script in ("init", "vmport-address"):
+        shutil.copy(_SOURCES / script, root / script)
+        (root / script).chmod(0o755)
     (modules,) = (kernel / "lib/modules").iterdir()
     target_modules = root / "lib/modules" / modules.name
     run(["depmod", "-b", str(kernel), modules.name])
@@ -220,7 +221,7 @@ def _configure_debian(root: Path, guestd: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
     shutil.copy(guestd, root / "usr/local/sbin/guestd")
-    shutil.copy(_SOURCES / "debian/vmport-address", root / "usr/local/sbin/vmport-address")
+    shutil.copy(_SOURCES / "vmport-address", root / "usr/local/sbin/vmport-address")
     shutil.copy(_SOURCES / "debian/vmport-guestd.service", root / "etc/systemd/system/vmport-guestd.service")
     (root / "var/lib/guestd").mkdir(parents=True)
     with (root / "var/lib/guestd/static.bin").open("wb") as handle:

@@ -7,10 +7,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guests, hosts, network, processes, rabbit, services, small_disks
+from deploy.labkit import (
+    guests,
+    hosts,
+    names,
+    network,
+    processes,
+    rabbit,
+    routed_network,
+    routing,
+    services,
+    small_disks,
+)
 from deploy.labkit.errors import LabError, NotRemoved
 from deploy.labkit.lab_base import need_root
 from deploy.labkit.lab_guests import LabGuests
@@ -18,17 +30,23 @@ from deploy.labkit.network import LinkBytes
 from deploy.labkit.plan import DEFAULT_PROVIDERS, HUB, TENANT, LabPlan
 from deploy.labkit.services import Health, Service
 from deploy.labkit.state import LabState, ProcessRecord
+from shared.messages.network import NetworkMode
 
 _GRACE_S = 6.0
 
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What `up` is to make. None keeps what a running lab has (a new lab: unshaped, no delay, alpha and beta)."""
+    """What `up` is to make. None keeps what a running lab has.
+
+    A new lab: unshaped, no delay, alpha and beta, their networks joined.
+    """
 
     providers: tuple[str, ...] | None = None
     link: str | None = None
     rtt: str | None = None
+    network: NetworkMode | None = None
+    """How guests keep their addresses: `joined` makes one network, every other mode routed ones."""
     services: bool = True
     """Whether vmport's own processes are started, too."""
     small_disks: bool = False
@@ -45,16 +63,22 @@ class Lab(LabGuests):
             self._take_options(options)
             network.ensure_namespaces(self.plan)
             self._save()
+            if self.plan.routed:
+                routed_network.ensure_sysctls(self.plan)
             network.ensure_wan(self.plan)
             if options.small_disks:
                 small_disks.mount(self.plan)
             self._start_daemons()
             for host in self.plan.wan_hosts:
                 self._record(f"forwarder-{host}", network.ensure_uplink(self.plan, self._state, host))
-            network.ensure_guest_network(self.plan)
+            self._ensure_guest_network()
+            if any(guest.vlan is not None for guest in self._state.guests.values()):
+                self._ensure_switches()
             for provider in self.plan.providers:
                 hosts.wait_for_libvirtd(self.plan, provider, self._state.processes[f"libvirtd-{provider}"])
             rabbit.wait_for_rabbitmq(self.plan, self._state.processes[rabbit.RABBITMQ])
+            routing.wait_until_ready(self.plan, self._state)
+            names.wait_until_ready(self.plan, self._state)
             if options.services:
                 self._start_services(services.services(self.plan))
 
@@ -98,15 +122,18 @@ class Lab(LabGuests):
                     "name": name,
                     "pid": record.pid,
                     "state": "ended" if not alive else "running" if health is None or health.ready else "unready",
-                    "detail": "" if health is None or health.ready else health.detail,
+                    "detail": self._detail(name, alive=alive) if health is None or health.ready else health.detail,
                 }
             )
         places = [
             {**asdict(record), "places": [{"provider": place.provider, "state": place.state} for place in found]}
             for record, found in (self.guest_list() if self.is_up else [])
         ]
-        link = {"link": self._state.link, "rtt_ms": self._state.rtt_ms}
+        link = {"network": self._state.network, "link": self._state.link, "rtt_ms": self._state.rtt_ms}
         return {"lab": self.plan.name, **link, "processes": shown, "guests": places}
+
+    def _detail(self, name: str, *, alive: bool) -> str:
+        return routing.session_summary(self.plan) if alive and name == f"bird-{HUB}" else ""
 
     def exec_argv(self, host: str, command: Sequence[str]) -> list[str]:
         """The command line that runs `command` in a host, in the caller's working directory."""
@@ -241,6 +268,15 @@ class Lab(LabGuests):
         """Every recorded process, and whether it runs."""
         return {name: (record, processes.is_alive(record)) for name, record in self._state.processes.items()}
 
+    def _ensure_guest_network(self) -> None:
+        """What lies behind the uplinks; in a routed lab with its daemons, not yet ready."""
+        if not self.plan.routed:
+            network.ensure_joined_network(self.plan)
+            return
+        routed_network.ensure(self.plan)
+        for name, record in chain(routing.start(self.plan, self._state), names.start(self.plan, self._state)):
+            self._record(name, record)
+
     def _take_options(self, options: LabOptions) -> None:
         try:
             if options.link is not None:
@@ -252,17 +288,21 @@ class Lab(LabGuests):
                 raise LabError(
                     f"lab {self.plan.name} has providers {', '.join(self._state.providers)}: take it down first"
                 )
-            self.plan = LabPlan(self.plan.name, wanted)
+            mode = NetworkMode(self._state.network) if options.network is None else options.network
+            if self._state.providers and mode != self._state.network:
+                raise LabError(f"lab {self.plan.name} has network {self._state.network}: take it down first")
+            self.plan = LabPlan(self.plan.name, wanted, mode)
         except ValueError as error:
             raise LabError(str(error)) from error
         self._state.providers = wanted
+        self._state.network = mode
 
     def _start_daemons(self) -> None:
         """Start the slow ones, without waiting: RabbitMQ first, because it is the slowest."""
         passwords = rabbit.write_definitions(self.plan)
         services.write_settings(self.plan, passwords, accelerator=guests.accelerator(self.plan))
         if not all(self.policy_file(provider).exists() for provider in self.plan.providers):
-            services.write_policies(self.plan, self._state)
+            services.write_guest_lists(self.plan, self._state)
         self._record(rabbit.EPMD, rabbit.start_epmd(self.plan, self._state))
         self._record(rabbit.RABBITMQ, rabbit.start_rabbitmq(self.plan, self._state))
         for provider in self.plan.providers:

@@ -9,6 +9,7 @@ from deploy.labkit import state
 from deploy.labkit.errors import LabError
 from deploy.labkit.plan import LabPlan
 from deploy.labkit.state import LabState, ProcessRecord
+from shared.messages.network import NetworkMode
 
 
 class LabBase:
@@ -21,7 +22,7 @@ class LabBase:
             self.plan = LabPlan(name)
             self._state = state.load(self.plan.state_file) or LabState()
             if self._state.providers:
-                self.plan = LabPlan(name, self._state.providers)
+                self.plan = LabPlan(name, self._state.providers, NetworkMode(self._state.network))
         except ValueError as error:
             raise LabError(str(error)) from error
 

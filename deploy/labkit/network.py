@@ -1,4 +1,6 @@
-"""The lab's networks: namespaces, the WAN with one uplink per host, rate and delay, bridges joined by vxlan.
+"""The lab's networks: namespaces, the WAN with one uplink per host, rate and delay, and the guests' joined network.
+
+The networks of a routed lab are made by `routed_network.py`.
 
 Every function makes what is missing and leaves what is right, so that `up` may be repeated. Rate is tbf's work; delay
 is netem's where the kernel has it and `delay_forwarder.c`'s where it has not.
@@ -6,13 +8,14 @@ is netem's where the kernel has it and `delay_forwarder.c`'s where it has not.
 
 import json
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.labkit import processes
+from deploy.labkit import addressing, processes
 from deploy.labkit.errors import CommandFailed, LabError
-from deploy.labkit.plan import CLIENT, GUEST_BRIDGE, HUB, WAN_BRIDGE, WAN_DEVICE, WAN_MTU, LabPlan
+from deploy.labkit.plan import CLIENT, GUEST_BRIDGE, HUB, WAN_BRIDGE, WAN_DEVICE, LabPlan
 from deploy.labkit.processes import run
 from deploy.labkit.state import LabState, ProcessRecord
 
@@ -75,16 +78,16 @@ def ensure_namespaces(plan: LabPlan) -> None:
         name = plan.namespace(host)
         if not plan.namespace_path(host).exists():
             run(["ip", "netns", "add", name])
-        _ip(plan, host, "link set lo up")
+        ip(plan, host, "link set lo up")
 
 
 def ensure_wan(plan: LabPlan) -> None:
     """The hub's bridge, to which every uplink is joined."""
     if not has_device(plan, HUB, WAN_BRIDGE):
-        _ip(
+        ip(
             plan,
             HUB,
-            f"link add {WAN_BRIDGE} mtu {WAN_MTU} type bridge forward_delay 0 stp_state 0",
+            f"link add {WAN_BRIDGE} mtu {plan.wan_mtu} type bridge forward_delay 0 stp_state 0",
             f"addr add {plan.wan_address(HUB)}/24 dev {WAN_BRIDGE}",
             f"link set {WAN_BRIDGE} up",
         )
@@ -116,15 +119,15 @@ def ensure_uplink(plan: LabPlan, state: LabState, host: str) -> ProcessRecord | 
 
 def cut_uplink(plan: LabPlan, host: str) -> None:
     """Have the hub drop all that the host sends and gets, as a provider's link that is cut far away does."""
-    _ip(plan, HUB, f"link set {plan.hub_port(host)} nomaster")
+    ip(plan, HUB, f"link set {plan.hub_port(host)} nomaster")
 
 
 def join_uplink(plan: LabPlan, host: str) -> None:
     """Undo `cut_uplink`."""
-    _ip(plan, HUB, f"link set {plan.hub_port(host)} master {WAN_BRIDGE}")
+    ip(plan, HUB, f"link set {plan.hub_port(host)} master {WAN_BRIDGE}")
 
 
-def ensure_guest_network(plan: LabPlan) -> None:
+def ensure_joined_network(plan: LabPlan) -> None:
     """A bridge per provider, all joined to one network, and the client in the first provider's."""
     for provider in plan.providers:
         if has_device(plan, provider, "vx0"):
@@ -137,7 +140,7 @@ def ensure_guest_network(plan: LabPlan) -> None:
                 f"link set {GUEST_BRIDGE} up",
             ]
         )
-        _ip(
+        ip(
             plan,
             provider,
             *lines,
@@ -150,15 +153,17 @@ def ensure_guest_network(plan: LabPlan) -> None:
                 entry = ["fdb", "append", "00:00:00:00:00:00", "dev", "vx0", "dst", plan.wan_address(other)]
                 run(["bridge", "-n", plan.namespace(provider), *entry])
     first = plan.providers[0]
+    here = addressing.client(plan)
     if not has_device(plan, CLIENT, "eth0"):
-        _ip(
+        ip(
             plan,
             CLIENT,
             f"link add eth0 type veth peer name client netns {plan.namespace(first)}",
-            f"addr add {plan.client_address}/24 dev eth0",
+            f"addr add {here.ip} dev eth0",
+            f"addr add {here.ip6} dev eth0 nodad",
             "link set eth0 up",
         )
-        _ip(plan, first, f"link set client master {GUEST_BRIDGE} up")
+        ip(plan, first, f"link set client master {GUEST_BRIDGE} up")
 
 
 def read_link_bytes(plan: LabPlan, host: str) -> LinkBytes:
@@ -167,6 +172,17 @@ def read_link_bytes(plan: LabPlan, host: str) -> LinkBytes:
     Those count every segment with its headers; a device counts an offloaded 64 KiB segment's headers only once.
     """
     return LinkBytes(sent=_qdisc_bytes(plan, host, WAN_DEVICE), received=_qdisc_bytes(plan, HUB, plan.hub_port(host)))
+
+
+def ip(plan: LabPlan, host: str, *lines: str) -> None:
+    """Run lines of the `ip` command in a host, at once. Raises `CommandFailed`."""
+    run(["ip", "-n", plan.namespace(host), "-batch", "-"], stdin="\n".join(lines) + "\n")
+
+
+def forget_neighbours(plan: LabPlan, host: str, addresses: Iterable[str]) -> None:
+    """Have a host ask again which MACs these addresses have."""
+    for address in addresses:
+        run(["ip", "-n", plan.namespace(host), "neigh", "flush", "to", address])
 
 
 def remove_namespaces(prefix: str) -> None:
@@ -201,19 +217,15 @@ def kernel_has_netem(plan: LabPlan) -> bool:
     return True
 
 
-def _ip(plan: LabPlan, host: str, *lines: str) -> None:
-    run(["ip", "-n", plan.namespace(host), "-batch", "-"], stdin="\n".join(lines) + "\n")
-
-
 def _remove_uplink(plan: LabPlan, host: str) -> None:
     for place, device in ((host, WAN_DEVICE), (HUB, plan.hub_port(host))):
         if has_device(plan, place, device):
-            _ip(plan, place, f"link del {device}")
+            ip(plan, place, f"link del {device}")
 
 
 def _add_veth(plan: LabPlan, host: str) -> None:
     peer = f"name {plan.hub_port(host)} netns {plan.namespace(HUB)}"
-    _ip(plan, host, f"link add {WAN_DEVICE} type veth peer {peer}")
+    ip(plan, host, f"link add {WAN_DEVICE} type veth peer {peer}")
 
 
 def _start_forwarder(plan: LabPlan, host: str, delay_us: int) -> ProcessRecord:
@@ -251,13 +263,13 @@ def _delay_of(forwarder: ProcessRecord) -> int:
 
 
 def _configure_uplink(plan: LabPlan, host: str) -> None:
-    _ip(
+    ip(
         plan,
         host,
-        f"link set {WAN_DEVICE} mtu {WAN_MTU} up",
+        f"link set {WAN_DEVICE} mtu {plan.wan_mtu} up",
         f"addr replace {plan.wan_address(host)}/24 dev {WAN_DEVICE}",
     )
-    _ip(plan, HUB, f"link set {plan.hub_port(host)} mtu {WAN_MTU} master {WAN_BRIDGE} up")
+    ip(plan, HUB, f"link set {plan.hub_port(host)} mtu {plan.wan_mtu} master {WAN_BRIDGE} up")
 
 
 def _shape(plan: LabPlan, host: str, *, rate: str | None, netem_us: int) -> None:
@@ -271,7 +283,7 @@ def _shape(plan: LabPlan, host: str, *, rate: str | None, netem_us: int) -> None
             run([*tc, "del", "dev", device, "root"])
         for arguments in wanted:
             run([*tc, "add", "dev", device, *arguments.split()])
-        _ip(plan, place, f"link set {device} alias {_mark(wanted)}")
+        ip(plan, place, f"link set {device} alias {_mark(wanted)}")
 
 
 def _qdiscs(rate: str | None, netem_us: int) -> list[str]:

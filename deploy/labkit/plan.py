@@ -1,23 +1,34 @@
 """Names, addresses and paths of a lab, computed from its name and its providers. Pure: touches nothing.
 
 The WAN is 10.77.0.0/24 (hub .1, tenant .2, providers from .11); the guests' network, one bridge per provider joined by
-vxlan, is 10.88.0.0/24 (client .2, guests from .10). Labs do not meet, so every lab uses the same addresses.
+vxlan, is 10.88.0.0/24 and fd00:88::/64 (client .2, guests from .10). In every other kind of lab than `joined` each
+provider has an internal network of its own (`addressing.py`) and the hub routes between them. Labs do not meet, so
+every lab uses the same addresses.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.messages.network import NetworkMode
+
 HUB = "hub"
 TENANT = "tenant"
 CLIENT = "client"
+GATEWAYS = ("gw-1", "gw-2")
+"""Hosts of a neutral party, which routes a prefix that is no provider's. Only a lab of mode `anchor` has them."""
 TENANT_NAME = "acme"
 DEFAULT_PROVIDERS = ("alpha", "beta")
 WAN_DEVICE = "wan0"
 WAN_BRIDGE = "wan"
+CLIENT_PORT = "to-client"
+"""The hub's device towards the client of a routed lab."""
 # Room for vxlan's 50 bytes, so that guests keep a full 1500.
-WAN_MTU = 1550
+WAN_MTU_JOINED = 1550
+WAN_MTU_ROUTED = 1500
 GUEST_BRIDGE = "vmbr0"
+GUEST_SWITCH = "vmovs0"
+FIRST_VLAN = 42
 GUEST_PREFIX = "10.88.0"
 GUEST_FIRST = 10
 AMQP_PORT = 5672
@@ -26,7 +37,7 @@ HEALTH_PORTS = {"broker": 9600, "donor": 9601, "recipient": 9602, "node": 9603}
 
 _LAB_NAME = re.compile(r"[a-z0-9]{1,20}")
 _PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,10}")
-_RESERVED = frozenset({HUB, TENANT, CLIENT})
+_RESERVED = frozenset({HUB, TENANT, CLIENT, *GATEWAYS})
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,8 @@ class LabPlan:
 
     name: str
     providers: tuple[str, ...] = DEFAULT_PROVIDERS
+    network: NetworkMode = NetworkMode.JOINED
+    """How guests keep their addresses in this lab, which decides what its networks look like."""
 
     def __post_init__(self) -> None:
         if not _LAB_NAME.fullmatch(self.name):
@@ -53,12 +66,32 @@ class LabPlan:
     @property
     def hosts(self) -> tuple[str, ...]:
         """Every host, in the order in which they are made."""
-        return (HUB, TENANT, *self.providers, CLIENT)
+        return (HUB, TENANT, *self.providers, *self.gateways, CLIENT)
+
+    @property
+    def routed(self) -> bool:
+        """Whether providers have networks of their own, with routers between them, rather than one joined network."""
+        return self.network is not NetworkMode.JOINED
+
+    @property
+    def gateways(self) -> tuple[str, ...]:
+        """The hosts of the neutral party, where the lab has one."""
+        return GATEWAYS if self.network is NetworkMode.ANCHOR else ()
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """The hosts that speak BGP, the transit router first; none in a joined lab."""
+        return (HUB, *self.providers, *self.gateways) if self.routed else ()
 
     @property
     def wan_hosts(self) -> tuple[str, ...]:
         """The hosts with an uplink to the hub."""
-        return (TENANT, *self.providers)
+        return (TENANT, *self.providers, *self.gateways)
+
+    @property
+    def wan_mtu(self) -> int:
+        """What an uplink carries in one packet."""
+        return WAN_MTU_ROUTED if self.routed else WAN_MTU_JOINED
 
     def namespace(self, host: str) -> str:
         """Name of the host's network namespace, as `ip netns` shows it."""
@@ -79,7 +112,13 @@ class LabPlan:
             return "10.77.0.1"
         if host == TENANT:
             return "10.77.0.2"
+        if host in GATEWAYS:
+            return f"10.77.0.{3 + GATEWAYS.index(host)}"
         return f"10.77.0.{11 + self.providers.index(host)}"
+
+    def wan_address6(self, host: str) -> str:
+        """IPv6 address of a host on the WAN of a routed lab: the last number is written as in IPv4."""
+        return f"fd00:77::{self.wan_address(host).rpartition('.')[2]}"
 
     def hub_port(self, host: str) -> str:
         """Name of the hub's device at the far end of a host's uplink."""
@@ -89,10 +128,9 @@ class LabPlan:
         """Name of the provider's only node."""
         return f"{provider}-1"
 
-    @property
-    def client_address(self) -> str:
-        """IPv4 address of the client that talks to guests, in the first provider's network."""
-        return f"{GUEST_PREFIX}.2"
+    def vlan(self, provider: str) -> int:
+        """The VLAN that is the guests' network on the provider's Open vSwitch bridge; each provider has its own."""
+        return FIRST_VLAN + 100 * self.providers.index(provider)
 
     @property
     def state_dir(self) -> Path:

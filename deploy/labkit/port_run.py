@@ -1,24 +1,28 @@
 """Runs one port with the `vmport` command in the tenant's host and measures it from outside.
 
-Owns the measuring: events with their times, bytes on the uplink by the link's counters, the outage that a client sees.
+Owns the measuring: events with their times, bytes on the uplink by the link's counters, the outage that a client sees,
+and how its open connections fare.
 """
 
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from deploy.labkit.connection_report import Report
+from deploy.labkit.connections import LAST_ANSWER_WITHIN_S
 from deploy.labkit.echo_probe import Seen
 from deploy.labkit.errors import LabError
 from deploy.labkit.guests import ECHO_PORT
 from deploy.labkit.lab import Lab
 from deploy.labkit.network import LinkBytes
 from deploy.labkit.plan import CLIENT, TENANT
+from deploy.labkit.state import GuestRecord
 
 PROBE_INTERVAL_MS = 5
 Event = dict[str, Any]
@@ -44,6 +48,8 @@ class PortRun:
     wire: LinkBytes
     errors: str = ""
     events: list[Event] = field(default_factory=list)
+    connections: Report | None = None
+    """How the client's connections fared, where they were watched."""
 
     @property
     def wire_bytes(self) -> int:
@@ -56,13 +62,24 @@ class PortRun:
 
 
 def run_port(
-    lab: Lab, guest: str, *, to: str, options: tuple[str, ...] = (), on_event: Callable[[Event], None] = lambda _: None
+    lab: Lab,
+    guest: str,
+    *,
+    to: str,
+    options: tuple[str, ...] = (),
+    on_event: Callable[[Event], None] = lambda _: None,
+    connections: bool = False,
 ) -> PortRun:
-    """Port a guest of the lab and follow it to its end. Raises `LabError` if it cannot even be asked for."""
+    """Port a guest of the lab and follow it to its end. Raises `LabError` if it cannot even be asked for.
+
+    With `connections`, a client has its 50 open meanwhile; it needs a guest with IPv6.
+    """
     record = lab.guest(guest)
     donor = lab.guest_place(guest).provider
     events: list[Event] = []
-    with echo_client(lab, record.address) as finish_probe:
+    with ExitStack() as clients:
+        finish_connections = clients.enter_context(connection_client(lab, record)) if connections else None
+        finish_probe = clients.enter_context(echo_client(lab, record.address))
         before = lab.read_link_bytes(donor)
         errors = ""
         command = ["vmport", "--format", "json", "port", "create", record.uuid, "--to", to, "--watch", *options]
@@ -74,12 +91,13 @@ def run_port(
             on_event(event)
         wire = lab.read_link_bytes(donor).since(before)
         seen = finish_probe()
+        fared = finish_connections() if finish_connections is not None else None
     if not events or events[-1]["type"] != "Outcome":
         raise LabError(f"the port of {guest} was not followed to its end: {errors or 'no answer'}")
     result = events[-1]["data"]
     shown = lab.exec(TENANT, ["vmport", "--format", "json", "port", "show", result["port_id"]])
     kept = json.loads(shown.stdout) if shown.returncode == 0 else {}
-    return PortRun(result["port_id"], result["outcome"], result, kept, seen, wire, errors, events)
+    return PortRun(result["port_id"], result["outcome"], result, kept, seen, wire, errors, events, fared)
 
 
 def phase_times(record: Event, events: list[Event]) -> list[PhaseTime]:
@@ -127,8 +145,27 @@ def event_lines(lab: Lab, command: list[str]) -> Iterator[Event]:
 @contextmanager
 def echo_client(lab: Lab, address: str) -> Iterator[Callable[[], Seen]]:
     """An echo client in the client's host; the yielded function ends it and returns what it saw."""
-    command = [sys.executable, "-m", "deploy.labkit.echo_probe", address, str(ECHO_PORT), str(PROBE_INTERVAL_MS)]
+    with _client(lab, "echo_probe", address, str(ECHO_PORT), str(PROBE_INTERVAL_MS)) as process:
+        yield lambda: Seen(**json.loads(_finish(process, "echo client")))
+
+
+@contextmanager
+def connection_client(lab: Lab, guest: GuestRecord) -> Iterator[Callable[[], Report]]:
+    """A client with open connections, all of them answered once; the yielded function ends it and says how they fared.
+
+    Raises `LabError` if it does not come up; a connection that cannot be opened is lost, and no error.
+    """
+    with _client(lab, "connections", guest.address, guest.address6) as process:
+        if process.stdout is None or not process.stdout.readline():
+            raise LabError(f"the client's connections were not opened: {_finish(process, 'connection client')}")
+        yield lambda: Report.from_json(json.loads(_finish(process, "connection client")))
+
+
+@contextmanager
+def _client(lab: Lab, module: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A program of this package in the client's host, which runs until its standard input is closed."""
     root = str(Path(__file__).resolve().parents[2])
+    command = [sys.executable, "-m", f"deploy.labkit.{module}", *arguments]
     process = subprocess.Popen(
         lab.exec_argv(CLIENT, ["env", f"PYTHONPATH={root}", *command]),
         stdin=subprocess.PIPE,
@@ -136,19 +173,20 @@ def echo_client(lab: Lab, address: str) -> Iterator[Callable[[], Seen]]:
         stderr=subprocess.PIPE,
         text=True,
     )
-
-    def finish() -> Seen:
-        try:
-            output, errors = process.communicate(timeout=30)
-        except subprocess.TimeoutExpired as error:
-            raise LabError("the echo client does not end") from error
-        if process.returncode != 0:
-            raise LabError(f"the echo client failed: {errors.strip()}")
-        return Seen(**json.loads(output))
-
     try:
-        yield finish
+        yield process
     finally:
         if process.poll() is None:
             process.kill()
             process.communicate(timeout=10)
+
+
+def _finish(process: "subprocess.Popen[str]", what: str) -> str:
+    """Close its input and return what it printed since. Raises `LabError` if it fails or does not end."""
+    try:
+        output, errors = process.communicate(timeout=LAST_ANSWER_WITHIN_S + 15)
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"the {what} does not end") from error
+    if process.returncode != 0:
+        raise LabError(f"the {what} failed: {errors.strip()}")
+    return output

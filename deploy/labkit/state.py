@@ -33,6 +33,8 @@ class GuestRecord:
     workload: str
     memory_mib: int
     home: str
+    vlan: int | None = None
+    address6: str = ""
 
 
 @dataclass
@@ -44,6 +46,7 @@ class LabState:
     rtt_ms: float = 0.0
     processes: dict[str, ProcessRecord] = field(default_factory=dict)
     guests: dict[str, GuestRecord] = field(default_factory=dict)
+    network: str = "joined"
 
     def to_json(self) -> str:
         """The state as text."""
@@ -62,6 +65,7 @@ class LabState:
                 rtt_ms=float(raw["rtt_ms"]),
                 processes={name: ProcessRecord(**record) for name, record in raw["processes"].items()},
                 guests={name: GuestRecord(**record) for name, record in raw["guests"].items()},
+                network=str(raw.get("network", "joined")),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"a lab state without its parts: {error}") from error

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from services.broker import ledger, rules
+from services.broker import extensions, ledger, rules
 from services.broker.ledger import StoredPort
 from services.broker.metrics import BrokerMetrics
 from services.broker.relay_lanes import want
 from services.broker.rules import Facts, Limits
 from services.broker.saga import (
+    NO_ANCHOR,
     Alarm,
+    Anchor,
     CloseLanes,
     CommitEpoch,
     DeadlinePassed,
@@ -24,6 +26,7 @@ from services.broker.saga import (
     Effect,
     Event,
     Heard,
+    KeepExtension,
     LanesOpened,
     OpenLanes,
     RecordEnd,
@@ -65,12 +68,19 @@ class Stepper:
     """Begins ports and takes their steps. ``wake_lanes`` is called after a commit that opens or closes lanes."""
 
     def __init__(
-        self, timing: Timing, limits: Limits, metrics: BrokerMetrics, *, wake_lanes: Callable[[], None]
+        self,
+        timing: Timing,
+        limits: Limits,
+        metrics: BrokerMetrics,
+        *,
+        wake_lanes: Callable[[], None],
+        anchor: Anchor = NO_ANCHOR,
     ) -> None:
         self._timing = timing
         self._limits = limits
         self._metrics = metrics
         self._wake_lanes = wake_lanes
+        self._anchor = anchor
 
     async def begin(
         self, tx: Transaction, envelope: AnyEnvelope, request: PortRequested, tenant: Name, facts: Facts
@@ -92,6 +102,7 @@ class Stepper:
                 candidates=rules.candidates(request, facts),
                 now=tx.now,
                 timing=self._timing,
+                anchor=self._anchor,
             )
         await ledger.add(tx, decision.state)
         await self._apply(tx, None, decision, _sender_and_type(envelope), envelope)
@@ -162,14 +173,18 @@ class Stepper:
             case CommitEpoch():
                 await ledger.commit_epoch(tx, effect, state.port_id)
             case OpenLanes():
-                await want(tx, effect.ends, "open")
+                await want(tx, effect.ends, "extended" if effect.extended else "open")
                 tx.after_commit(self._wake_lanes)
             case CloseLanes():
-                await want(tx, effect.ends, "closed")
+                await want(tx, effect.ends, "extension" if effect.keep_extension else "closed")
+                tx.after_commit(self._wake_lanes)
+            case KeepExtension():
+                await extensions.keep(tx, state.port_id, effect)
                 tx.after_commit(self._wake_lanes)
             case RecordEnd():
                 if effect.sla is not None:
                     await ledger.record_sla(tx, state, effect.sla)
+                    await extensions.ported_on(tx, state.request.vm_uuid, state.port_id)
             case Alarm():
                 entry = ledger.Event(str(BROKER), f"alarm:{effect.code}", state.phase, "alarm", effect.detail)
                 await ledger.record(tx, state.port_id, entry)

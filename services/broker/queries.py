@@ -12,9 +12,11 @@ from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
+from services.broker.network_queries import network_answer
 from services.broker.saga import SagaState
 from services.broker.tables import ports, providers, vms
 from shared.messages import Message
+from shared.messages.addresses import ShowNetwork
 from shared.messages.queries import (
     MAX_UNSIZED,
     ListPorts,
@@ -46,6 +48,8 @@ async def answer(connection: AsyncConnection, question: Message, tenant: Name) -
             return await _ports(connection, question, tenant)
         case ShowPort():
             return await _port(connection, question, tenant)
+        case ShowNetwork():
+            return await network_answer(connection, question, tenant)
         case _:
             return None
 

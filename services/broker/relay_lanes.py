@@ -22,7 +22,10 @@ from shared.store import Store, StoreDown, Transaction
 
 log = get_logger(__name__)
 
-Wanted = Literal["open", "closed"]
+Wanted = Literal["open", "extended", "extension", "closed"]
+"""The port's lanes; these and its network extension's; that one alone, when the port is over; none."""
+_WITH_PORT = frozenset({"open", "extended"})
+_WITH_EXTENSION = frozenset({"extended", "extension"})
 
 
 async def want(tx: Transaction, ends: LaneEnds, wanted: Wanted) -> None:
@@ -82,10 +85,14 @@ class LaneKeeper:
             rows = list(await connection.execute(select(lane_jobs).where(~lane_jobs.c.done)))
         for row in rows:
             ends = LaneEnds(row.port_id, Party.parse(row.donor_node), Party.parse(row.recipient_node))
-            if row.wanted == "open":
+            if row.wanted in _WITH_PORT:
                 await self._admin.open_lanes(ends)
             else:
                 await self._admin.close_lanes(ends)
+            if row.wanted in _WITH_EXTENSION:
+                await self._admin.open_extension(ends)
+            else:
+                await self._admin.close_extension(ends)
             await self._settle(row.port_id, row.wanted)
 
     async def _settle(self, port_id: UUID, did: str) -> None:
@@ -95,7 +102,7 @@ class LaneKeeper:
         async with self._store.transaction() as tx:
             mine = (lane_jobs.c.port_id == port_id) & (lane_jobs.c.wanted == did)
             if (await tx.execute(update(lane_jobs).where(mine).values(done=True))).rowcount == 1:
-                if did == "open":
+                if did in _WITH_PORT:
                     await self._on_opened(tx, port_id)
                 return
             await tx.execute(update(lane_jobs).where(lane_jobs.c.port_id == port_id).values(done=False))

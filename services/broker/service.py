@@ -17,10 +17,11 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.broker import inquiries, ledger, queries, registry
+from services.broker import extensions, inquiries, ledger, queries, registry
 from services.broker.inquiries import Inquiries
 from services.broker.ledger import LedgerConflict, StoredPort
 from services.broker.metrics import WAITING, BrokerMetrics
+from services.broker.network_queries import network_of_port
 from services.broker.port_steps import Stepper, read_timer
 from services.broker.progress import ProgressRelay
 from services.broker.relay_lanes import LaneKeeper
@@ -30,10 +31,11 @@ from services.broker.their_clock import on_our_clock
 from shared.bus import BusDown, DeadLetter, LaneAdmin, Reject, Undeliverable, UrgentBus
 from shared.logs import bind_log, get_logger, port_bound
 from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal, seal
+from shared.messages.addresses import AddressesServed, EndExtension, ExtensionClosed, NetworkReported, NetworkShown
 from shared.messages.approval import VmInspected
 from shared.messages.nodes import CapacityReported, ClockDiffers, InventoryReported
 from shared.messages.porting import GuestPaused, QuerySwitchover, RequestSwitchover
-from shared.messages.queries import Question, ShowVm
+from shared.messages.queries import QueryFailed, Question, ShowVm
 from shared.messages.service_change import (
     CancelPort,
     CancelRefused,
@@ -71,7 +73,9 @@ class BrokerService(StatefulService):
         self._silent_after = timedelta(seconds=settings.limits.provider_silent_s)
         self.lanes = LaneKeeper(store, lane_admin, self._lanes_opened)
         limits = settings.limits.limits()
-        self._stepper = Stepper(settings.timing.timing(), limits, metrics, wake_lanes=self.lanes.wake)
+        self._stepper = Stepper(
+            settings.timing.timing(), limits, metrics, wake_lanes=self.lanes.wake, anchor=settings.anchor.anchor()
+        )
         self._inquiries = Inquiries(limits, silent_after=self._silent_after)
         self._progress = ProgressRelay(store)
         self._told_of_clock: set[str] = set()
@@ -90,6 +94,10 @@ class BrokerService(StatefulService):
         self.handlers.on_every(Question, self._question)
         self.handlers.on_every(ShowVm, self._vm_asked)
         self.handlers.on(VmInspected, self._inquiries.inspected)
+        self.handlers.on(NetworkReported, self._network_reported)
+        self.handlers.on(ExtensionClosed, self._extension_closed)
+        self.handlers.on(AddressesServed, extensions.served)
+        self.handlers.on_every(EndExtension, self._end_extension)
 
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """The urgent inbox, the relay's lanes, and the gauges that are read from the ledger."""
@@ -195,6 +203,10 @@ class BrokerService(StatefulService):
         if timer.key.startswith(inquiries.PREFIX):
             await self._inquiries.overdue(tx, timer)
             return
+        if timer.key.startswith(extensions.PREFIX):
+            await extensions.time_passed(tx, timer)
+            tx.after_commit(self.lanes.wake)
+            return
         port_id, kind = read_timer(timer)
         bind_log(port_id=str(port_id))
         stored = await self._load(tx, port_id)
@@ -248,6 +260,27 @@ class BrokerService(StatefulService):
         async with self.store.transaction() as tx:
             if await tx.first_time(envelope):
                 await self._inquiries.ask(tx, envelope, inquiry_id=uuid4())
+
+    async def _network_reported(self, tx: Transaction, envelope: Envelope[NetworkReported]) -> None:
+        await extensions.reported(tx, envelope)
+        tx.after_commit(self.lanes.wake)
+
+    async def _extension_closed(self, tx: Transaction, envelope: Envelope[ExtensionClosed]) -> None:
+        await extensions.closed(tx, envelope)
+        tx.after_commit(self.lanes.wake)
+
+    async def _end_extension(self, envelope: Envelope[EndExtension]) -> None:
+        """Answered as `ShowNetwork` is, with what has become of it; asked again, it is answered again."""
+        port_id, tenant = envelope.data.port_id, envelope.sender
+        async with self.store.transaction() as tx:
+            answer = await network_of_port(tx.connection, port_id, tenant.owner)
+            if isinstance(answer, NetworkShown):
+                if not await extensions.end_asked(tx, port_id, tenant):
+                    answer = QueryFailed(code="no_extension", detail=f"port {port_id} has no extension to end")
+                else:
+                    answer = await network_of_port(tx.connection, port_id, tenant.owner)
+            await tx.send(tenant, answer, cause=envelope)
+            tx.after_commit(self.lanes.wake)
 
     async def on_dead(self, letter: DeadLetter) -> None:
         """A message was given up: tell its sender, if that is a tenant that the bus has proven."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from services.broker.rules import Limits
-from services.broker.saga import Timing
+from services.broker.saga import Anchor, Timing
 from shared.config import Section, ServiceSettings
-from shared.parties import Role
+from shared.messages.network import IpNetwork
+from shared.parties import NAME_PATTERN, Role, node
 from shared.store import StoreSettings
 
+GatewayName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}/{NAME_PATTERN}$")]
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
 
@@ -90,6 +92,35 @@ class LimitSettings(Section):
         )
 
 
+class AnchorSettings(Section):
+    """Addresses that belong to no provider: a neutral prefix, and the gateways that know who serves which of them."""
+
+    prefixes: tuple[IpNetwork, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Neutral prefixes. A VM whose addresses are in them may be ported by anchor.",
+        examples=[["203.0.113.0/24", "2001:db8:a::/48"]],
+    )
+    gateways: tuple[GatewayName, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Nodes that announce them, PROVIDER/NODE; at least two, so that one may fail. All are told in the "
+        "instant of a switchover.",
+        examples=[["exchange/gw-1", "exchange/gw-2"]],
+    )
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if bool(self.prefixes) != bool(self.gateways):
+            raise ValueError("give prefixes and gateways, or none of them")
+        return self
+
+    def anchor(self) -> Anchor:
+        """For the saga."""
+        parties = (node(*name.split("/")) for name in self.gateways)
+        return Anchor(prefixes=self.prefixes, gateways=tuple(map(str, parties)))
+
+
 class BrokerSettings(ServiceSettings):
     """The broker."""
 
@@ -98,3 +129,4 @@ class BrokerSettings(ServiceSettings):
     store: StoreSettings = Field(description="The ledger. Several brokers may share one PostgreSQL.")
     timing: TimingSettings = Field(default=TimingSettings(), description="Deadlines.")
     limits: LimitSettings = Field(default=LimitSettings(), description="Rules.")
+    anchor: AnchorSettings = Field(default=AnchorSettings())

@@ -31,6 +31,7 @@ from services.broker.saga import (
     CommitEpoch,
     Decision,
     Effect,
+    KeepExtension,
     OpenLanes,
     Owner,
     RecordEnd,
@@ -140,6 +141,8 @@ def _told(effect: Effect) -> str:
             return "the port's lanes are declared"
         case CloseLanes():
             return "the port's lanes are removed"
+        case KeepExtension():
+            return "the donor goes on helping with the VM's addresses"
         case RecordEnd():
             return f"the port ends: {effect.outcome}, {effect.code}"
         case Alarm():

@@ -180,3 +180,23 @@ lane_jobs = Table(
     Index("ix_lane_jobs_done", "done"),
 )
 """Lanes that are to be declared or removed at the relay; a job outlives the process, so that no lane is left behind."""
+
+extensions = Table(
+    "extensions",
+    metadata,
+    Column("port_id", ForeignKey("ports.port_id"), primary_key=True),
+    Column("vm_uuid", Uuid, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("donor_node", PARTY, nullable=False),
+    Column("recipient_node", PARTY, nullable=False),
+    Column("has_lanes", Boolean, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("since", UtcDateTime, nullable=False),
+    Column("ends_at", UtcDateTime),
+    Column("reason", Text, nullable=False),
+    Column("donor_closed", Boolean, nullable=False),
+    Column("recipient_closed", Boolean, nullable=False),
+    Column("retries", Integer, nullable=False),
+    Index("ix_extensions_vm_uuid", "vm_uuid"),
+)
+"""The donor's help with a VM's addresses after its port has completed: open, ending or ended."""

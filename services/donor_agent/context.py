@@ -12,12 +12,12 @@ from services.donor_agent.inventory import Inventory
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy import Policy
 from services.donor_agent.policy_file import PolicyFile
-from services.donor_agent.port_record import DonorPort
-from services.donor_agent.settings import DonorSection
+from services.donor_agent.port_record import DonorPort, Phase
+from services.donor_agent.settings import DonorSection, NetworkSection
 from shared.messages import AnyEnvelope
 from shared.messages.base import Refusal
 from shared.messages.nodes import DescribeVm
-from shared.messages.vm import VmState
+from shared.messages.vm import IdentityBundle, VmState
 from shared.provider_agent import count_refusals, send_to_node, timer_key
 from shared.store import Transaction
 
@@ -31,10 +31,12 @@ class DonorContext:
         settings: DonorSection,
         metrics: DonorMetrics,
         *,
+        network: NetworkSection,
         on_policy_change: Callable[[], None],
     ) -> None:
         self.settings = settings
         self.metrics = metrics
+        self._network = network
         self.inventory = Inventory()
         self._policy_file = policy_file
         self._on_policy_change = on_policy_change
@@ -71,6 +73,15 @@ class DonorContext:
         located = self.inventory.locate(vm_uuid, now)
         return located is not None and located.vm.state is VmState.RUNNING
 
+    def with_terms(self, identity: IdentityBundle) -> IdentityBundle:
+        """What the node has read, with the provider's terms for its help with the VM's addresses."""
+        if identity.vm.network is None:
+            return identity
+        ours = self._network
+        terms = {"ends_after_s": ours.extension_s, "price": ours.extension_price, "currency": ours.currency}
+        network = identity.vm.network.model_copy(update=terms)
+        return identity.model_copy(update={"vm": identity.vm.model_copy(update={"network": network})})
+
     def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
         """Count refusals after the commit."""
         count_refusals(tx, self.metrics.refusals_total, refusals)
@@ -80,5 +91,6 @@ class DonorContext:
         due_at = tx.now + timedelta(seconds=self.settings.describe_within_s)
         # The request itself is kept with the timer: the answer, when it is too late, refers to it.
         await tx.arm(timer_key(kind, port.port_id), due_at, {"cause": cause.to_json().decode()})
-        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid)
+        shown = port.phase is Phase.INSPECTING
+        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid, port_may_follow=not shown)
         await send_to_node(tx, port.node, describe, cause=cause, deadline=due_at)

@@ -29,6 +29,7 @@ async def serve(runtime: Runtime[DonorSettings]) -> None:
         policy,
         settings.donor,
         DonorMetrics(runtime.metrics.registry),
+        network=settings.network,
         relay_policy=RelayPolicy.from_settings(settings.store),
     )
     runtime.check("store", service.check_store)

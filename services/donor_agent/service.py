@@ -21,7 +21,7 @@ from services.donor_agent.inventory_report import InventoryReport
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.port_record import DonorPort, Phase
-from services.donor_agent.settings import DonorSection
+from services.donor_agent.settings import DonorSection, NetworkSection
 from services.donor_agent.transfer_handler import TransferHandler
 from shared.bus import Bus
 from shared.messages import Envelope
@@ -44,6 +44,8 @@ from shared.messages.service_change import PortCancelled, PortCompleted, PortFai
 from shared.provider_agent import ProviderAgent
 from shared.store import RelayPolicy, Store, Transaction
 
+_USUAL_TERMS = NetworkSection()
+
 
 class DonorService(ProviderAgent[DonorPort]):
     """One provider's donor agent."""
@@ -56,11 +58,12 @@ class DonorService(ProviderAgent[DonorPort]):
         settings: DonorSection,
         metrics: DonorMetrics,
         *,
+        network: NetworkSection = _USUAL_TERMS,
         relay_policy: RelayPolicy | None = None,
     ) -> None:
         super().__init__(store, bus, settings, metrics, relay_policy=relay_policy)
         self._policy_file = policy_file
-        self._context = DonorContext(policy_file, settings, metrics, on_policy_change=self.report_now)
+        self._context = DonorContext(policy_file, settings, metrics, network=network, on_policy_change=self.report_now)
         self._report = InventoryReport(self._context)
         self._listen()
 

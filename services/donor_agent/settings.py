@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from shared.config import Section, ServiceSettings
+from shared.messages.base import Price
 from shared.parties import Role
 from shared.store import StoreSettings
 
@@ -53,6 +54,24 @@ class DonorSection(Section):
         return timedelta(days=self.quarantine_days)
 
 
+class NetworkSection(Section):
+    """The provider's terms for VMs that left and keep addresses of its networks."""
+
+    extension_s: Annotated[float, Field(gt=0, le=10**9)] = Field(
+        default=30 * 86_400.0,
+        description="How long after a port this provider helps to reach the VM at its old addresses (extension, "
+        "translation), in seconds.",
+    )
+    extension_price: Price | None = Field(
+        default=None,
+        description="What it asks for that time; unset: nothing. The recipient adds it to its quote.",
+        examples=["5.00"],
+    )
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(
+        default="EUR", description="ISO 4217 code of that price. A recipient with another one cannot offer such help."
+    )
+
+
 class DonorSettings(ServiceSettings):
     """Everything that vmport-donor reads."""
 
@@ -60,3 +79,4 @@ class DonorSettings(ServiceSettings):
 
     store: StoreSettings
     donor: DonorSection
+    network: NetworkSection = Field(default=NetworkSection())

@@ -11,6 +11,7 @@ from uuid import UUID
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LifecycleEvent
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
 from shared.bus import BusDown, Undeliverable
 from shared.logs import get_logger
 from shared.messages.lanes import LaneEndpoint
@@ -42,6 +43,7 @@ class Heartbeat:
         agent_version: str,
         ports: Callable[[], tuple[UUID, ...]],
         problems: Callable[[], tuple[str, ...]],
+        addresses: VmAddresses | None = None,
         inventory_within_s: float = INVENTORY_WITHIN_S,
     ) -> None:
         self._hypervisor = hypervisor
@@ -52,6 +54,7 @@ class Heartbeat:
         self._version = agent_version
         self._ports = ports
         self._problems = problems
+        self._addresses = addresses
         self._inventory_within_s = inventory_within_s
         self._changed = asyncio.Event()
         self._trouble: str | None = "libvirt has not been asked yet"
@@ -104,6 +107,9 @@ class Heartbeat:
         states = Counter(vm.state for vm in vms)
         for state in VmState:
             self._metrics.vms.labels(state).set(states[state])
+        if self._addresses is not None:
+            platform = platform.model_copy(update={"network": self._addresses.node})
+            vms = self._addresses.with_addresses(vms)
         problems = self._problems()
         self._last = NodeHeartbeat(
             at=datetime.now(UTC),

@@ -11,6 +11,7 @@ from services.node_agent.page_codec.hello import Technique
 from shared.config import Section, ServiceSettings
 from shared.config_files import MadeDirectory, ReadFile, UsedDirectory
 from shared.messages.lanes import DirectAddress
+from shared.messages.network import BridgeName, IpNetwork, Label, NetworkMode
 from shared.parties import Name, Role
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -21,6 +22,11 @@ WindowBytes = Annotated[int, Field(ge=256 * 1024, le=64 * 1024 * 1024)]
 class NodeSection(Section):
     """This host. Its name and provider come from the bus URL's user, ``node.PROVIDER.NAME``."""
 
+    role: Literal["host", "gateway"] = Field(
+        default="host",
+        description="host: runs VMs. gateway: runs none, and sends packets for addresses of a neutral prefix to the "
+        "provider that serves the VM (network mode anchor).",
+    )
     libvirt_uri: str = Field(default="qemu:///system", description="How this agent reaches the host's libvirtd.")
     libvirt_socket: Path = Field(
         default=Path("/run/libvirt/libvirt-sock"),
@@ -190,6 +196,48 @@ class DirectSection(Section):
     )
 
 
+class NetworkSection(Section):
+    """How this node can keep the addresses of VMs that move, and what is known of them."""
+
+    modes: tuple[NetworkMode, ...] = Field(
+        default=(NetworkMode.JOINED,),
+        min_length=1,
+        max_length=len(NetworkMode),
+        description="Ways that this node can take part in: joined, extend, translate, anchor, announce.",
+        examples=[["joined", "extend", "announce"]],
+    )
+    segments: dict[BridgeName, Label] = Field(
+        default_factory=dict,
+        max_length=64,
+        description="Bridges, and a name for the layer-2 network that each is on. The same name at two providers says "
+        "that their bridges are joined.",
+        examples=[{"vmbr0": "alpha-tenants"}],
+    )
+    care_of: tuple[IpNetwork, ...] = Field(
+        default=(),
+        max_length=16,
+        description="Prefixes that are routed to this node and that nothing else uses: where others send packets for "
+        "VMs that came with their own addresses (translate, anchor). IPv4 and IPv6.",
+        examples=[["198.51.100.128/26", "2001:db8:1::/112"]],
+    )
+    addresses_file: Path | None = Field(
+        default=None,
+        description="Addresses of VMs, by the MACs of their cards, TOML; read again when it changes. A file that is "
+        "wrong changes nothing, and is named wherever a VM is described.",
+        examples=["/etc/vmport/addresses.toml"],
+    )
+    mtu: Annotated[int, Field(ge=576, le=65_535)] = Field(
+        default=1500, description="Of guests' networks here, where addresses_file names no other."
+    )
+
+    @model_validator(mode="after")
+    def _modes_have_what_they_need(self) -> Self:
+        for mode in (NetworkMode.TRANSLATE, NetworkMode.ANCHOR):
+            if mode in self.modes and not self.care_of:
+                raise ValueError(f"modes has {mode}, which needs care_of")
+        return self
+
+
 class NodeSettings(ServiceSettings):
     """Everything that vmport-node reads."""
 
@@ -198,3 +246,4 @@ class NodeSettings(ServiceSettings):
     node: NodeSection = Field(default=NodeSection())
     tls: TlsSection = Field(default=TlsSection())
     direct: DirectSection = Field(default=DirectSection())
+    network: NetworkSection = Field(default=NetworkSection())

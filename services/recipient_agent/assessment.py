@@ -12,6 +12,8 @@ from types import MappingProxyType
 
 from services.recipient_agent.capacity import Held, Nodes, Overcommit, Quota, quota_refusals, room_on, room_refusals
 from services.recipient_agent.cpu_check import NOT_COMPARED, without_unasked
+from services.recipient_agent.huge_pages import huge_page_refusals
+from services.recipient_agent.network_terms import NO_WISH, ExtensionTerms, NetworkAsk, NetworkWish
 from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlaced, place
 from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice, NodePlaces
 from services.recipient_agent.platform import blocker_refusals, collision_refusals, judge_host
@@ -35,6 +37,7 @@ class Terms:
     places: NodePlaces
     places_of: Mapping[str, NodePlaces]
     node_silent_after_s: float
+    extension: ExtensionTerms
 
     def places_on(self, node: str) -> NodePlaces:
         """Where the host-side parts of VMs lie on this node."""
@@ -67,10 +70,12 @@ def assess(
     require: Iterable[Part] = (),
     cpu_answers: CpuAnswers = MappingProxyType({}),
     promised: Lines | None = None,
+    wish: NetworkWish = NO_WISH,
 ) -> Suitable | tuple[Refusal, ...]:
     """Judge a VM. ``held`` is every reservation, and every VM that came by a port and is here, but not this port's.
 
-    `promised` is what this port's quote said of the VM; a node on which that holds goes before others.
+    `promised` is what this port's quote said of the VM; a node on which that holds goes before others. `wish` is what
+    the port asks for the VM's addresses.
     """
     others = list(held)
     billed = cheapest(vm, terms.instance_types)
@@ -81,7 +86,19 @@ def assess(
         *quota_refusals(vm, others, tenant=None, quota=terms.quota_total),
         *([billed] if isinstance(billed, Refusal) else []),
     ]
-    found = candidates(vm, donor, nodes, others, terms=terms, now=now, require=require, cpu_answers=cpu_answers)
+    currency = "" if isinstance(billed, Refusal) else billed.currency
+    found = candidates(
+        vm,
+        donor,
+        nodes,
+        others,
+        terms=terms,
+        now=now,
+        require=require,
+        cpu_answers=cpu_answers,
+        wish=wish,
+        currency=currency,
+    )
     placed = place(vm, found, promised=promised)
     if isinstance(placed, NotPlaced):
         of_nodes = placed.refusals if not general else [each for each in placed.refusals if each.code != NOT_COMPARED]
@@ -102,9 +119,12 @@ def candidates(
     now: datetime,
     require: Iterable[Part] = (),
     cpu_answers: CpuAnswers = MappingProxyType({}),
+    wish: NetworkWish = NO_WISH,
+    currency: str = "",
 ) -> list[Candidate]:
     """All nodes, with what speaks against each, and what the VM would get there."""
     found, required = [], tuple(require)
+    network = NetworkAsk(wish, terms.extension, currency, frozenset(real for each in held for real in each.care_of))
     for node in nodes.in_order():
         room = room_on(node, held, terms.overcommit)
         judged = judge_host(
@@ -115,6 +135,7 @@ def candidates(
             silent_s=(now - node.heard_at).total_seconds(),
             silent_after_s=terms.node_silent_after_s,
             cpu=cpu_answers.get(node.name),
+            network=network,
         )
         lines = quote_lines(vm, node.platform, judged.choice)
         fits = all(refusal.code == NOT_COMPARED for refusal in judged.refusals)
@@ -123,6 +144,7 @@ def candidates(
                 *judged.refusals,
                 *(requirement_refusals(required, lines) if fits else ()),
                 *room_refusals(vm, node, room),
+                *huge_page_refusals(vm, node, held),
             )
         )
         found.append(Candidate(node.name, room, refusals, judged.choice, lines))

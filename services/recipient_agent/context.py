@@ -11,12 +11,13 @@ from services.recipient_agent import records
 from services.recipient_agent.assessment import CpuAnswers, Suitable, Terms, assess, candidates
 from services.recipient_agent.capacity import Held, Nodes
 from services.recipient_agent.metrics import RecipientMetrics
+from services.recipient_agent.network_terms import NO_WISH, NetworkWish
 from services.recipient_agent.placement import Candidate
 from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase
 from services.recipient_agent.settings import RecipientSection
 from shared.messages.base import Refusal
-from shared.messages.porting import QuoteRequested
+from shared.messages.porting import QuoteRequested, ReservationRequested
 from shared.messages.quote_lines import Part
 from shared.messages.vm import HypervisorVersions, VmDescription
 from shared.provider_agent import count_refusals
@@ -54,6 +55,7 @@ class RecipientContext:
             terms=self.terms,
             now=tx.now,
             require=asked.limits.require,
+            wish=wish_of(asked),
         )
 
     async def assess(
@@ -67,6 +69,7 @@ class RecipientContext:
         require: Iterable[Part] = (),
         cpu_answers: CpuAnswers = MappingProxyType({}),
         promised: Lines | None = None,
+        wish: NetworkWish = NO_WISH,
     ) -> Suitable | tuple[Refusal, ...]:
         """Whether and where the VM can come, by what is known at this moment."""
         return assess(
@@ -80,6 +83,7 @@ class RecipientContext:
             require=require,
             cpu_answers=cpu_answers,
             promised=promised,
+            wish=wish,
         )
 
     def is_heard(self, node: str, now: datetime, *, within_s: float | None = None) -> bool:
@@ -93,3 +97,8 @@ class RecipientContext:
     def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
         """Count refusals after the commit."""
         count_refusals(tx, self.metrics.refusals_total, refusals)
+
+
+def wish_of(message: QuoteRequested | ReservationRequested) -> NetworkWish:
+    """What the port asks for its VM's addresses."""
+    return NetworkWish(message.port_id, message.limits.network_mode, message.anchor)

@@ -9,18 +9,22 @@ in the donor's network), goes only where a rule says what becomes of its tags. A
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.domain import PASST_VHOST
 from shared.messages.base import Refusal
 from shared.messages.vm import HostPlatform, Nic, Vlan
 
 NetworkName = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.:-]*$")]
 Tag = Annotated[int, Field(ge=1, le=4094)]
 Tags = Annotated[tuple[Tag, ...], Field(min_length=1, max_length=64)]
+_WITHOUT_OFFLOADS = frozenset({"user", "passt"})
+"""Kinds whose packets have no header for offloads."""
 Guard = Literal["filter", "bandwidth", "isolated", "virtualport"]
 
 
@@ -29,10 +33,11 @@ class NetworkRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["any", "bridge", "network", "user", "ethernet"] = Field(
+    kind: Literal["any", "bridge", "network", "user", "passt", "ethernet"] = Field(
         default="any",
         description="Fits cards of this kind at the donor. any: of every kind but ethernet, which is a tap device that "
-        "a program of the donor's host connects to something.",
+        "a program of the donor's host connects to something. user: QEMU's user network, and passt where it serves as "
+        "that; passt: all of passt, also over vhost-user.",
     )
     bridge: NetworkName = Field(default="", description="Fits cards on this bridge of the donor; empty: on any.")
     network: NetworkName = Field(default="", description="Fits cards on this network of the donor; empty: on any.")
@@ -89,7 +94,7 @@ class NetworkRule(BaseModel):
         tags = nic.vlan.tags if nic.vlan else ()
         wanted = {"none": not tags, "any": bool(tags)}.get(self.vlan) if isinstance(self.vlan, str) else None
         return (
-            (self.kind == _kind(nic) or (self.kind == "any" and _kind(nic) != "ethernet"))
+            (self.kind in _kinds(nic) or (self.kind == "any" and nic.kind != "ethernet"))
             and self.bridge in {"", nic.bridge}
             and self.network in {"", nic.network}
             and self.port_group == nic.port_group
@@ -114,13 +119,17 @@ class CardPlace:
     vlan: Vlan | None = None
     is_that_vlan: bool = False
     """The target is the card's VLAN, so it needs no tag."""
+    own: bool = False
+    """The node makes this bridge for the card alone (`network_terms`)."""
 
     @property
     def isolated(self) -> bool:
         """Whether it stays isolated from other cards: a Linux bridge can do that."""
-        return self.nic.isolated and bool(self.bridge) and not self.openvswitch
+        return self.nic.isolated and bool(self.bridge) and not self.openvswitch and not self.own
 
     def __str__(self) -> str:
+        if self.own:
+            return "a bridge of its own"
         if self.network:
             return f"network {self.network}" + (f", port group {self.port_group}" if self.port_group else "")
         if self.bridge:
@@ -157,7 +166,7 @@ class NetworkMap:
         return self._by_name(nic, networks)
 
     def _by_name(self, nic: Nic, networks: Sequence[str]) -> CardPlace | Refusal:
-        kind = _kind(nic)
+        kind = nic.kind
         if kind == "bridge" and nic.bridge:
             return CardPlace(nic, bridge=self.here(nic.bridge))
         if kind == "network" and nic.bridge in self.by_name:
@@ -170,13 +179,22 @@ class NetworkMap:
 
 
 def place_cards(
-    nics: Iterable[Nic], network_map: NetworkMap, platform: HostPlatform
+    nics: Iterable[Nic],
+    network_map: NetworkMap,
+    platform: HostPlatform,
+    *,
+    known: Mapping[int, str] = MappingProxyType({}),
 ) -> tuple[tuple[CardPlace, ...], tuple[Refusal, ...]]:
-    """Places of all cards in their order (two cards may have one MAC), and what speaks against it on this host."""
+    """Places of all cards in their order (two cards may have one MAC), and what speaks against it on this host.
+
+    `known` are bridges, by a card's index, that are on the very segment of the card; they go before names.
+    """
     places: list[CardPlace] = []
     refusals: list[Refusal] = []
-    for nic in nics:
+    for index, nic in enumerate(nics):
         found = network_map.place(nic, platform.networks)
+        if index in known and not (isinstance(found, CardPlace) and found.bridge == known[index]):
+            found = CardPlace(nic, bridge=known[index])
         if isinstance(found, Refusal):
             refusals.append(found)
         else:
@@ -200,6 +218,9 @@ def _by_rule(nic: Nic, rule: NetworkRule) -> CardPlace | Refusal:
     if nic.kind == "user" and not rule.to_user:
         there = rule.to_bridge or rule.to_network
         return _refusal("user_network_moved", f"{card(nic)} is on QEMU's user network, and a rule says {there}")
+    if rule.to_user and nic.kind not in _WITHOUT_OFFLOADS and nic.model.startswith("virtio"):
+        found = f"{card(nic)} is on {_theirs(nic)}, and a rule says QEMU's user network"
+        return _refusal("user_network_too_plain", found)
     place = CardPlace(
         nic,
         bridge=rule.to_bridge,
@@ -245,10 +266,14 @@ def card(nic: Nic) -> str:
     return f"network card {nic.mac}"
 
 
-def _kind(nic: Nic) -> str:
-    if nic.kind == "passt":
-        return "user"
-    return nic.kind if nic.kind in {"bridge", "network", "user", "ethernet"} else "other"
+def _kinds(nic: Nic) -> tuple[str, ...]:
+    """What a rule may call the card's kind."""
+    return {"passt": ("user", "passt"), PASST_VHOST: ("passt",)}.get(nic.kind, (nic.kind,))
+
+
+def is_users(nic: Nic) -> bool:
+    """Whether a card is on a user network: it has no address of its own outside."""
+    return nic.kind in {"user", "passt", PASST_VHOST}
 
 
 def _theirs(nic: Nic) -> str:
@@ -262,6 +287,7 @@ _RULES = {
     "port_group_unmapped": "A card in a port group, which may have a VLAN, goes only where a rule names the group.",
     "network_unmapped": "Each network card goes where the network map says, or to what has the same name here.",
     "user_network_moved": "QEMU's user network is part of the guest's state, and QEMU loads it only into another one.",
+    "user_network_too_plain": "QEMU loads a virtio card whose network has offloads only on such a network.",
     "network_guard_lost": "The network map does not let in cards that lose this.",
     "bridge_missing": "Each network card needs a bridge on the host.",
     "network_missing": "Each network card needs its network on the host, and active.",

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from services.recipient_agent.firmware_choice import ChosenFirmware
 from services.recipient_agent.network_map import CardPlace, NetworkMap
+from services.recipient_agent.network_terms import NOTHING_KEPT, NetworkChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,8 @@ class HostChoice:
     firmware: ChosenFirmware | None = None
     cards: tuple[CardPlace, ...] = ()
     """In the order of the VM's cards."""
+    network: NetworkChoice = NOTHING_KEPT
+    """How the VM keeps its addresses here."""
 
 
 NOTHING_CHOSEN = HostChoice()

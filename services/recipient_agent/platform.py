@@ -14,12 +14,15 @@ from services.recipient_agent.cpu_check import cpu_refusals, without_unasked
 from services.recipient_agent.device_check import device_refusals
 from services.recipient_agent.firmware_choice import choose_firmware
 from services.recipient_agent.known_bad import known_bad_refusals
-from services.recipient_agent.network_map import place_cards
+from services.recipient_agent.network_terms import NetworkAsk, addresses_of, choose_network
 from services.recipient_agent.places import HostChoice, NodePlaces
 from shared.messages.base import Refusal
+from shared.messages.host import OtherArchitecture
 from shared.messages.vm import HypervisorVersions, VmDescription
 
 Version = tuple[int, int, int]
+NO_ASK = NetworkAsk()
+"""Nothing is asked for the VM's addresses: what both sides can do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ def judge_host(
     silent_s: float,
     silent_after_s: float,
     cpu: tuple[Refusal, ...] | None = None,
+    network: NetworkAsk = NO_ASK,
 ) -> HostJudgement:
     """Everything about a node that keeps the VM from running there unchanged, for quote and reservation alike.
 
-    `cpu` is what the node's own libvirt said of the VM's CPU; None: it was not asked.
+    `cpu` is what the node's own libvirt said of the VM's CPU; None: it was not asked. `network` is what is asked for
+    the VM's addresses.
     """
-    cards, unplaced = place_cards(vm.nics, places.bridges, node.platform)
+    kept = choose_network(vm, node.platform, places.bridges, network, node=node.name)
     firmware = choose_firmware(vm, node.platform.firmware_offers, override=places.uefi_loader, node=node.name)
     refusals = (
         *_alive(node, silent_s, silent_after_s),
@@ -57,11 +62,10 @@ def judge_host(
         *_versions(donor, node),
         *known_bad_refusals(vm, donor, node.platform.versions, node=node.name),
         *_disks(vm, node),
-        *(_on(node, refusal) for refusal in unplaced),
+        *(_on(node, refusal) for refusal in kept.refusals),
     )
-    return HostJudgement(
-        without_unasked(refusals), HostChoice(None if isinstance(firmware, Refusal) else firmware, cards)
-    )
+    chosen = None if isinstance(firmware, Refusal) else firmware
+    return HostJudgement(without_unasked(refusals), HostChoice(chosen, kept.cards, kept))
 
 
 def blocker_refusals(vm: VmDescription) -> tuple[Refusal, ...]:
@@ -77,7 +81,10 @@ def blocker_refusals(vm: VmDescription) -> tuple[Refusal, ...]:
 
 
 def collision_refusals(vm: VmDescription, nodes: Iterable[NodeView], held: Iterable[Held]) -> tuple[Refusal, ...]:
-    """UUID, name and MACs must be free on all nodes of the provider. Leave the VM's own reservation out of ``held``."""
+    """UUID, name, MACs and addresses must be free on all nodes of the provider. Leave the VM's own reservation out of
+    ``held``.
+    """
+    nodes, held = list(nodes), list(held)
     mine = {nic.mac for nic in vm.nics}
     found: dict[tuple[str, str], Refusal] = {}
     present = [(s.uuid, s.name, s.macs, f"VM {s.name} on node {node.name}") for node in nodes for s in node.vms]
@@ -90,7 +97,22 @@ def collision_refusals(vm: VmDescription, nodes: Iterable[NodeView], held: Itera
         if uuid != vm.uuid:
             for mac in sorted(mine.intersection(macs)):
                 _note(found, "mac_collision", "A VM's MACs must be free at the recipient.", f"{mac} belongs to {where}")
+    _note_addresses(found, vm, nodes, held)
     return tuple(found.values())
+
+
+def _note_addresses(
+    found: dict[tuple[str, str], Refusal], vm: VmDescription, nodes: Iterable[NodeView], held: Iterable[Held]
+) -> None:
+    """An address that an earlier port has kept is in no inventory, so all that came by a port count here."""
+    mine = set(addresses_of(vm))
+    there = [(s.uuid, s.addresses, f"VM {s.name} on node {node.name}") for node in nodes for s in node.vms]
+    came = [(h.vm_uuid, h.addresses, f"VM {h.vm_name} of port {h.port_id}") for h in held]
+    rule = "A VM's addresses must be free at the recipient."
+    for uuid, addresses, where in (*there, *came):
+        if uuid != vm.uuid:
+            for address in sorted(mine.intersection(addresses)):
+                _note(found, "address_collision", rule, f"{address} belongs to {where}")
 
 
 def _note(found: dict[tuple[str, str], Refusal], code: str, rule: str, evidence: str) -> None:
@@ -113,26 +135,33 @@ def _alive(node: NodeView, silent_s: float, silent_after_s: float) -> Iterator[R
 
 
 def _kind_of_host(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
-    host = node.platform
-    if vm.architecture != host.architecture:
+    host, other = node.platform, _other_architecture(vm, node)
+    accelerators = host.accelerators if other is None else other.accelerators
+    if vm.architecture != host.architecture and other is None:
         yield Refusal(
             code="architecture_unsupported",
             rule="A VM keeps its processor architecture.",
             evidence=f"the VM is {vm.architecture}, node {node.name} is {host.architecture}",
         )
-    if vm.domain_type not in host.accelerators:
+    if vm.domain_type not in accelerators:
         yield Refusal(
             code="accelerator_unsupported",
             rule="A VM keeps its kind of virtualisation (kvm, or qemu for software emulation).",
-            evidence=f"the VM is {vm.domain_type}, node {node.name} offers {_listed(host.accelerators)}",
+            evidence=f"the VM is {vm.domain_type}, node {node.name} offers {_listed(accelerators)}",
         )
 
 
+def _other_architecture(vm: VmDescription, node: NodeView) -> OtherArchitecture | None:
+    """What the node offers to guests of the VM's architecture, where that is not its own."""
+    others = node.platform.other_architectures if vm.architecture != node.platform.architecture else ()
+    return next((each for each in others if each.architecture == vm.architecture), None)
+
+
 def _machine(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
-    host = node.platform
+    host, other = node.platform, _other_architecture(vm, node)
     # The lasting definition may have a machine of its own, which the VM gets at its next start.
     for machine in dict.fromkeys((vm.machine, *(need.value for need in vm.needs if need.kind == "machine"))):
-        if machine in host.machines:
+        if machine in host.machines and (other is None or machine not in other.without):
             continue
         if machine in host.machine_aliases:
             evidence = f"{machine} is an alias; on node {node.name} it means {host.machine_aliases[machine]}"

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote_lines import NO_LINES, Lines
+from shared.messages.network import NetworkTerms
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import VmDescription
 
@@ -75,6 +76,7 @@ def make_quote(
     now: datetime,
     valid_s: float,
     lines: Lines = NO_LINES,
+    network: NetworkTerms | None = None,
 ) -> Quote:
     """The offer."""
     total_s, downtime_ms = promised(vm, limits, promise)
@@ -89,4 +91,5 @@ def make_quote(
         kept=lines.kept,
         made_anew=lines.made_anew,
         not_kept=lines.not_kept,
+        network=network,
     )

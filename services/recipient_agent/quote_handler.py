@@ -11,7 +11,7 @@ from uuid import UUID
 
 from services.recipient_agent import records
 from services.recipient_agent.assessment import CpuAnswers, Suitable
-from services.recipient_agent.context import RecipientContext
+from services.recipient_agent.context import RecipientContext, wish_of
 from services.recipient_agent.cpu_check import is_compared
 from services.recipient_agent.quote import make_quote
 from services.recipient_agent.vm_check import VmCheck, nodes_to_ask
@@ -61,6 +61,7 @@ class QuoteHandler:
             tenant=message.tenant,
             require=message.limits.require,
             cpu_answers=dict.fromkeys(asked, ()),
+            wish=wish_of(message),
         )
         if not asked or not isinstance(assumed, Suitable):
             return False
@@ -119,6 +120,7 @@ class QuoteHandler:
             tenant=message.tenant,
             require=message.limits.require,
             cpu_answers=answers,
+            wish=wish_of(message),
         )
         if not isinstance(answer, Suitable):
             await tx.send(BROKER, QuoteDeclined(port_id=message.port_id, refusals=answer), cause=cause)
@@ -135,6 +137,7 @@ class QuoteHandler:
             now=tx.now,
             valid_s=context.settings.quote_valid_s,
             lines=answer.lines,
+            network=answer.choice.network.terms,
         )
         await records.save_quote(tx, message.port_id, quote)
         await tx.send(BROKER, QuoteOffered(port_id=message.port_id, quote=quote), cause=cause)

@@ -19,8 +19,11 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from services.recipient_agent.capacity import Held, disk_bytes
+from services.recipient_agent.huge_pages import wanted_pages
+from services.recipient_agent.network_terms import addresses_of
 from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
+from shared.messages.network import NetworkPlan
 from shared.messages.porting import ReservedDisk, ServiceChangeAgreement
 from shared.messages.service_change import Quote
 from shared.messages.vm import VmDescription
@@ -63,6 +66,7 @@ class Reservation(BaseModel):
     """The lasting definition as it is to be at the node; None for a transient VM."""
     domain_xml: str
     disks: tuple[ReservedDisk, ...]
+    network: NetworkPlan | None = None
     quote: Quote
     updated_at: datetime
     reason: str = ""
@@ -85,6 +89,9 @@ class Reservation(BaseModel):
             vcpus=self.vm.vcpus,
             memory_bytes=self.vm.memory_bytes,
             disk_bytes=disk_bytes(self.vm),
+            huge_pages=wanted_pages(self.vm),
+            addresses=addresses_of(self.vm),
+            care_of=tuple(pair.real for card in self.network.cards for pair in card.care_of) if self.network else (),
             reserved=self.holds_capacity,
         )
 
@@ -145,13 +152,14 @@ def agreement_refusals(
         "domain_xml_sha256": (issued, agreement.domain_xml_sha256),
         "domain_xml": (issued, sha256(agreement.domain_xml.encode()).hexdigest()),
         "disks": (reservation.disks, agreement.disks),
+        "network": (reservation.network, agreement.network),
         "price_per_month": (reservation.quote.price_per_month, agreement.price_per_month),
         "currency": (reservation.quote.currency, agreement.currency),
     }
     return tuple(
         Refusal(
             code="agreement_differs",
-            rule="The recipient opens only for what it reserved: same VM, tenant, node, XML, disks and price.",
+            rule="The recipient opens only for what it reserved: same VM, tenant, node, XML, disks, network and price.",
             evidence=f"{name}: reserved {mine}, agreement says {theirs}",
         )
         for name, (mine, theirs) in expected.items()

@@ -7,9 +7,10 @@ from uuid import UUID
 
 from services.recipient_agent import records
 from services.recipient_agent.assessment import Suitable
-from services.recipient_agent.context import RecipientContext
+from services.recipient_agent.context import RecipientContext, wish_of
 from services.recipient_agent.cpu_check import without_unasked
 from services.recipient_agent.domain import Prepared, prepare
+from services.recipient_agent.network_terms import network_plan
 from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import ON_NODE, Phase, Reservation, agreement_refusals
 from shared.ejecting import without_media
@@ -80,6 +81,7 @@ class ReservationHandler:
             require=message.limits.require,
             cpu_answers=check.answers_about(vm) if check else {},
             promised=_lines_of(message.quote),
+            wish=wish_of(message),
         )
         if not isinstance(answer, Suitable):
             return without_unasked(refusals + answer)
@@ -103,6 +105,7 @@ class ReservationHandler:
             domain_xml=prepared.domain_xml,
             lasting_xml=prepared.lasting_xml,
             disks=prepared.disks,
+            network=network_plan(vm, answer.choice.network),
             quote=message.quote,
             updated_at=tx.now,
         )
@@ -175,6 +178,7 @@ async def _answer(tx: Transaction, cause: AnyEnvelope, reservation: Reservation)
         lane=reservation.lane,
         domain_xml=reservation.domain_xml,
         disks=reservation.disks,
+        network=reservation.network,
         reserved_until=reservation.until,
     )
     await tx.send(BROKER, reserved, cause=cause)
@@ -211,7 +215,12 @@ def _lines_of(quote: Quote) -> Lines:
 def _broken_word(quote: Quote, answer: Suitable) -> tuple[Refusal, ...]:
     """The tenant took the offer for what it said of the VM; a node where something else holds is no answer to it."""
     if answer.lines == _lines_of(quote):
-        return ()
+        terms = answer.choice.network.terms
+        if terms == quote.network:
+            return ()
+        rule = "The VM's addresses are kept on the terms that the quote gave."
+        evidence = f"node {answer.node}: quoted {quote.network}, now {terms}"
+        return (Refusal(code="quote_outdated", rule=rule, evidence=evidence),)
     told = {*quote.kept, *quote.made_anew, *quote.not_kept}
     now = [*answer.lines.not_kept, *answer.lines.made_anew, *answer.lines.kept]
     news = "; ".join(str(line) for line in now if line not in told) or "a part that the quote names is gone"

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import Overcommit, Quota
 from services.recipient_agent.network_map import NetworkMap, NetworkRule
+from services.recipient_agent.network_terms import ExtensionTerms
 from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
@@ -125,6 +126,7 @@ class RecipientSettings(ServiceSettings):
         description="Where network cards go that bridges cannot say: VLANs, Open vSwitch, networks, port groups. The "
         "first rule that fits a card is taken; a card with VLAN tags goes by a rule only.",
     )
+    network: ExtensionTerms = Field(default=ExtensionTerms())
     quota: QuotaSection = Field(default=QuotaSection())
     promise: Promise = Field(default=Promise())
     instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = Field(
@@ -158,6 +160,7 @@ class RecipientSettings(ServiceSettings):
             places=self._places(NodeOverride()),
             places_of={name: self._places(override) for name, override in self.nodes.items()},
             node_silent_after_s=self.recipient.node_silent_after_s,
+            extension=self.network,
         )
 
     def _places(self, override: NodeOverride) -> NodePlaces:

@@ -11,6 +11,7 @@ from uuid import UUID
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import GIB, MIB, NodeView, Overcommit, Quota
 from services.recipient_agent.network_map import NetworkMap
+from services.recipient_agent.network_terms import ExtensionTerms
 from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
@@ -183,6 +184,7 @@ def make_terms(**changes: Any) -> Terms:
         "places": make_places(),
         "places_of": {},
         "node_silent_after_s": 30.0,
+        "extension": ExtensionTerms(),
     }
     return Terms(**{**facts, **changes})
 
@@ -211,6 +213,7 @@ def make_agreement(reserved: Reserved, quote: Quote, now: datetime = NOW, **chan
         "domain_xml": reserved.domain_xml,
         "domain_xml_sha256": sha256(reserved.domain_xml.encode()).hexdigest(),
         "disks": reserved.disks,
+        "network": reserved.network,
         "fixed_at": now,
     }
     return ServiceChangeAgreement(**{**facts, **changes})

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from shared import config_sample
-from shared.client import port_commands, vm_commands
+from shared.client import network_commands, port_commands, vm_commands
 from shared.client.session import Format, Session
 from shared.client.settings import ClientSettings
 from shared.client.setup_commands import print_schema, print_topology
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(vm_commands.app, name="vm")
 app.add_typer(port_commands.app, name="port")
+app.add_typer(network_commands.app, name="network")
 app.add_typer(vm_commands.providers, name="provider")
 app.command("quote")(port_commands.quote)
 app.command("schema")(print_schema)
@@ -120,7 +121,8 @@ def run(arguments: Sequence[str], session: Session) -> int:
     try:
         code = app(hoisted(arguments), standalone_mode=False, obj=session)
     except typer.TyperException as error:
-        return session.fail_usage(error.format_message())
+        # Typer's words for an enumeration begin with those of a Python exception.
+        return session.fail_usage(error.format_message().replace("Value error, ", ""))
     except (typer.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the outermost frame: every error becomes a sentence and a code

@@ -17,6 +17,7 @@ from shared.client.units import (
     value_of,
 )
 from shared.errors import VmportError
+from shared.messages.network import NetworkMode
 from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
 
@@ -44,6 +45,17 @@ class OverlaysChoice(StrEnum):
     IF_KNOWN = "if-known"
 
 
+class NetworkChoice(StrEnum):
+    """How the VM keeps its addresses."""
+
+    AUTO = "auto"
+    JOINED = "joined"
+    EXTEND = "extend"
+    TRANSLATE = "translate"
+    ANCHOR = "anchor"
+    ANNOUNCE = "announce"
+
+
 def limits_of(
     *,
     max_downtime: str = "1s",
@@ -58,6 +70,7 @@ def limits_of(
     overlays: OverlaysChoice = OverlaysChoice.IF_KNOWN,
     eject: Sequence[str] = (),
     require: Iterable[Part] = (),
+    network_mode: NetworkChoice = NetworkChoice.AUTO,
     now: datetime,
 ) -> PortLimits:
     """A tenant's limits from what was typed; raises `BadValue`, which names the option, or `BadLimits`."""
@@ -83,6 +96,7 @@ def limits_of(
         overlays={"never": "never", "if-known": "if_known"}[overlays],
         eject=tuple(dict.fromkeys(value_of("--eject", parse_drive, drive) for drive in eject)),
         require=tuple(dict.fromkeys(require)),
+        network_mode="auto" if network_mode is NetworkChoice.AUTO else NetworkMode(network_mode.value),
     )
 
 
@@ -131,6 +145,8 @@ def _clauses(limits: PortLimits) -> Iterator[str]:
         yield f"media left behind: {', '.join(limits.eject)}"
     if limits.require:
         yield f"must stay as it is: {', '.join(limits.require)}"
+    if limits.network_mode != "auto":
+        yield f"addresses kept by {limits.network_mode}"
 
 
 def zoned(moment: datetime) -> str:

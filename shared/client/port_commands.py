@@ -9,12 +9,12 @@ from uuid import UUID, uuid4
 import typer
 
 from shared.client import following, render
-from shared.client.limits import OverlaysChoice, PostCopyChoice, limits_of, limits_text
+from shared.client.limits import NetworkChoice, OverlaysChoice, PostCopyChoice, limits_of, limits_text
 from shared.client.resolve import find_port, find_vm, whole_id
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
 from shared.client.units import parse_duration, value_of
-from shared.client.vm_commands import PLAN_TIMEOUT_S, EjectOption, RequireOption, VmArgument
+from shared.client.vm_commands import PLAN_TIMEOUT_S, EjectOption, NetworkModeOption, RequireOption, VmArgument
 from shared.exit_codes import ExitCode
 from shared.messages.base import Value
 from shared.messages.porting import ServiceChangeAgreement
@@ -46,7 +46,9 @@ def quote(
     context: typer.Context,
     vm: VmArgument,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+    eject: EjectOption = None,
     require: RequireOption = None,
+    network_mode: NetworkModeOption = NetworkChoice.AUTO,
 ) -> None:
     """Ask what a port of this VM would cost, how long it would take and what becomes of the VM; nothing moves.
 
@@ -54,7 +56,9 @@ def quote(
     """
     session: Session = context.obj
 
-    _plan(session, vm, to, limits_of(require=require or (), now=datetime.now().astimezone()))
+    now = datetime.now().astimezone()
+    limits = limits_of(eject=eject or (), require=require or (), network_mode=network_mode, now=now)
+    _plan(session, vm, to, limits)
 
 
 def _plan(session: Session, vm: str, to: str, limits: PortLimits) -> None:
@@ -116,6 +120,7 @@ def create_port(
     ] = OverlaysChoice.IF_KNOWN,
     eject: EjectOption = None,
     require: RequireOption = None,
+    network_mode: NetworkModeOption = NetworkChoice.AUTO,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
     wait_limit: Annotated[str, typer.Option(help="Longest time to wait for that, such as 30s or 5m.")] = "2m",
@@ -142,6 +147,7 @@ def create_port(
         overlays=overlays,
         eject=eject or (),
         require=require or (),
+        network_mode=network_mode,
         now=datetime.now().astimezone(),
     )
     if dry_run:

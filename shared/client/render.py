@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.client.limits import rate_text
+from shared.client.network_words import short_terms, terms_text
 from shared.client.outcome import Outcome
 from shared.messages import Refusal
 from shared.messages.porting import ServiceChangeAgreement
@@ -157,6 +158,7 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("stop-and-copy", "if needed" if limits.stop_and_copy else None),
             ("overlays", limits.overlays),
             ("media left behind", ", ".join(limits.eject) or None),
+            ("addresses", _addresses_of(agreement)),
             ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
             ("promised", _figures(agreement.promised_total_s, agreement.promised_downtime_ms) if agreement else None),
             ("measured", _figures(sla.measured_total_s, sla.measured_downtime_ms) if sla else None),
@@ -167,6 +169,12 @@ def port_facts(shown: PortShown) -> list[Table]:
     for event in shown.events:
         record.add_row(human_time(event.at), event.sender, event.type, event.phase, event.detail)
     return [facts, record]
+
+
+def _addresses_of(agreement: ServiceChangeAgreement | None) -> str | None:
+    if agreement is None:
+        return None
+    return terms_text(agreement.network.terms if agreement.network else None, agreement.currency)
 
 
 def _figures(total_s: float, downtime_ms: int) -> str:
@@ -189,6 +197,7 @@ def offers_table(quotes: Iterable[Quote]) -> Table:
         "INSTANCE TYPE",
         "TIME",
         "DOWNTIME",
+        "ADDRESSES",
         "VALID UNTIL",
         right=("PRICE/MONTH", "TIME", "DOWNTIME"),
     )
@@ -199,6 +208,7 @@ def offers_table(quotes: Iterable[Quote]) -> Table:
             quote.instance_type,
             human_seconds(quote.promised_total_s),
             f"{quote.promised_downtime_ms} ms",
+            short_terms(quote.network),
             human_time(quote.valid_until),
         )
     return table

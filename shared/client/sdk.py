@@ -34,6 +34,7 @@ from shared.client.errors import (
 from shared.client.port_ends import agreement_in, is_end, settled
 from shared.clocks import ClockOffsets
 from shared.messages import AnyEnvelope, Message, PortMessage, seal
+from shared.messages.addresses import EndExtension, NetworkShown, ShowNetwork
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import (
     Answer,
@@ -173,6 +174,14 @@ class TenantClient:
     async def port(self, port_id: UUID) -> PortShown:
         """All about one port."""
         return await self.ask(ShowPort(port_id=port_id), PortShown)
+
+    async def network(self, *, port_id: UUID | None = None, vm_uuid: UUID | None = None) -> NetworkShown:
+        """How the VM of a port keeps its addresses; with ``vm_uuid`` by its newest port that keeps them."""
+        return await self.ask(ShowNetwork(port_id=port_id, vm_uuid=vm_uuid), NetworkShown)
+
+    async def end_extension(self, port_id: UUID) -> NetworkShown:
+        """End the donor's help with a completed port's addresses. Raises `QuestionFailed` where there is none."""
+        return await self.ask(EndExtension(port_id=port_id), NetworkShown)
 
     # Ports
 

@@ -10,7 +10,8 @@ import typer
 
 from shared.client import render, vm_tables
 from shared.client.errors import PortEndedOtherwise, PortNotAllowed
-from shared.client.limits import limits_of
+from shared.client.limits import NetworkChoice, limits_of
+from shared.client.network_words import MODES_HELP
 from shared.client.resolve import find_vm
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
@@ -37,6 +38,8 @@ EjectOption = Annotated[
     list[str] | None,
     typer.Option("--eject", help="Leave this drive's medium behind, such as sda, or all; may be given several times."),
 ]
+
+NetworkModeOption = Annotated[NetworkChoice, typer.Option("--network-mode", help=MODES_HELP)]
 
 PLAN_TIMEOUT_S = 60.0
 
@@ -88,9 +91,11 @@ def show_vm(context: typer.Context, vm: VmArgument) -> None:
 def check_vm(
     context: typer.Context,
     vm: VmArgument,
+    *,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
     eject: EjectOption = None,
     require: RequireOption = None,
+    network_mode: NetworkModeOption = NetworkChoice.AUTO,
 ) -> None:
     """Run the whole pre-flight of a port and move nothing: the donor's approval, the VM as it runs, every provider.
 
@@ -99,7 +104,8 @@ def check_vm(
     JSON: {vm_uuid, vm_name, donor, possible, refused_by, refusals, providers: [{provider, can_take, quote, refusals}]}.
     """
     session: Session = context.obj
-    limits = limits_of(eject=eject or (), require=require or (), now=datetime.now().astimezone())
+    now = datetime.now().astimezone()
+    limits = limits_of(eject=eject or (), require=require or (), network_mode=network_mode, now=now)
 
     async def ask(client: TenantClient) -> VmCheck:
         found = find_vm(vm, await client.vms())

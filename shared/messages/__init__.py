@@ -1,11 +1,11 @@
 """The whole vocabulary of vmport's control plane, one module per conversation, and the envelope that carries it.
 
 ``service_change``: tenant and broker. ``approval``: broker and donor. ``porting``: fixing a port and carrying it out.
-``switchover``: taking a committed switchover back. ``nodes``: inside one provider. ``queries``: questions that a
-tenant asks. Importing this package registers every type.
+``switchover``: taking a committed switchover back. ``addresses``: how a VM's addresses are kept. ``nodes``: inside one
+provider. ``queries``: questions that a tenant asks. Importing this package registers every type.
 """
 
-from shared.messages import approval, nodes, porting, queries, service_change, switchover, vm
+from shared.messages import addresses, approval, nodes, porting, queries, service_change, switchover, vm
 from shared.messages.base import MESSAGE_TYPES, Message, PortMessage, Refusal
 from shared.messages.envelope import CONTENT_TYPE, AnyEnvelope, Envelope, MessageError, open_envelope, seal
 
@@ -18,6 +18,7 @@ __all__ = [
     "MessageError",
     "PortMessage",
     "Refusal",
+    "addresses",
     "approval",
     "nodes",
     "open_envelope",

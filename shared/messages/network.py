@@ -41,6 +41,15 @@ IpAddress = Annotated[str, AfterValidator(_address), Field(max_length=45, json_s
 """One address of a host in its canonical form, IPv4 or IPv6."""
 IpNetwork = Annotated[str, AfterValidator(_network), Field(max_length=49, json_schema_extra={"format": "ip-network"})]
 """A prefix in its canonical form, without bits of hosts."""
+AnchorPrefixes = Annotated[
+    tuple[IpNetwork, ...],
+    Field(max_length=16, description="Neutral prefixes whose gateways the broker tells where a VM is served."),
+]
+
+
+def is_routable(address: str) -> bool:
+    """Whether an address means the same host on every link; a link-local one does not."""
+    return not ipaddress.ip_address(address).is_link_local
 
 
 class NetworkMode(StrEnum):
@@ -121,6 +130,9 @@ class VmNetwork(Value):
     cards: tuple[CardNetwork, ...] = Field(max_length=MAX_CARDS)
     modes: tuple[NetworkMode, ...] = Field(default=(NetworkMode.JOINED,), max_length=len(NetworkMode))
     findings: tuple[Label, ...] = Field(default=(), max_length=32, description="Where the sources differ.")
+    ends_after_s: Seconds | None = Field(default=None, description="How long the donor helps at most; none: for ever.")
+    price: Price | None = Field(default=None, description="What the donor asks for that time; none: nothing.")
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
 
 
 class NodeNetwork(Value):

@@ -4,6 +4,8 @@ Pure models. The broker speaks to a provider's agents; an agent passes to its ow
 passes the answer back under the same name. Only progress and switchover, being urgent, go straight to the broker.
 """
 
+# Over 400 lines: one conversation, whose messages are read one after the other.
+
 from __future__ import annotations
 
 from datetime import timedelta
@@ -27,7 +29,7 @@ from shared.messages.base import (
     Value,
 )
 from shared.messages.lanes import LaneEndpoint
-from shared.messages.network import NetworkPlan
+from shared.messages.network import AnchorPrefixes, NetworkPlan
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import DiskTarget, DomainXml, HypervisorVersions, IdentityBundle, Sha256, VmDescription
 from shared.parties import Name, Role
@@ -43,6 +45,7 @@ class QuoteRequested(PortMessage):
     vm: VmDescription
     versions: HypervisorVersions
     limits: PortLimits
+    anchor: AnchorPrefixes = ()
     answer_by: Timestamp
 
 
@@ -74,6 +77,7 @@ class ReservationRequested(PortMessage):
     identity: IdentityBundle
     limits: PortLimits
     quote: Quote
+    anchor: AnchorPrefixes = ()
 
 
 class ReservedDisk(Value):

@@ -39,6 +39,8 @@ class Part(StrEnum):
     """How long the machine type will be there."""
     MEMORY_LIMITS = "memory-limits"
     METADATA = "metadata"
+    NETWORK = "network"
+    """Whether a card's addresses stay reachable, and how."""
     PERF = "perf"
     PINNING = "pinning"
     """Which CPUs of the host run the guest's."""

@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
-from deploy.labkit.demo import Proof, Snapshot, parser, proofs, summary
+from deploy.labkit.connection_report import EchoReport, KindReport, Report
+from deploy.labkit.connections import KINDS
+from deploy.labkit.demo import Proof, Snapshot, parser, port_options, proofs, summary
 from deploy.labkit.disk_compare import Comparison
 from deploy.labkit.echo_probe import Seen
 from deploy.labkit.network import LinkBytes
 from deploy.labkit.port_run import PhaseTime, PortRun, phase_times
+from shared.messages.network import NetworkMode
 
 UUID = "51822974-d710-4fa1-8163-83b4fd1ccd7b"
 MAC = "52:54:00:00:00:01"
@@ -79,6 +82,39 @@ def test_what_is_found_after_the_port_counts() -> None:
     assert _failing(_proofs(beta, last=_report(uptime_s=40.0, mismatches=1))) == ["no mismatch"]
     assert _failing(_proofs(beta, comparison=replace(SAME, differences=(0,)))) == ["disk identical"]
     assert _failing(_proofs(beta, at_donor="shut off")) == ["donor no longer has it"]
+
+
+def _fared(*, lost: int = 0) -> Report:
+    kinds = {kind: KindReport(count, count, 9, 310.0) for kind, count in KINDS.items()}
+    kinds["http"] = replace(kinds["http"], kept=30 - lost, errors=("ipv6: the guest closed it",) * bool(lost))
+    udp = {"ipv4": EchoReport(100, 90, 250.0, 1000.25), "ipv6": EchoReport(100, 90, 260.0, 1000.26)}
+    return Report(50, 50 - lost, kinds, udp)
+
+
+def test_every_connection_must_be_kept() -> None:
+    """One that is lost fails the proof, which says of which family and why."""
+    before, after = _snapshot("alpha"), _snapshot("beta", uptime_s=30.0)
+    last = _report(uptime_s=40.0)
+    for lost, failing in ((0, []), (1, ["connections kept"])):
+        done = replace(_run(), connections=_fared(lost=lost))
+        found = proofs(before, after, last=last, comparison=SAME, at_donor=None, done=done)
+        assert _failing(found) == failing
+    assert found[-1].found == "49 of 50; ipv6: the guest closed it"
+
+
+def test_the_summary_says_how_connections_fared() -> None:
+    """Counts, the longest gap per kind, and the outage of UDP per family."""
+    found = summary(replace(_run(), connections=_fared()), [], None, parser().parse_args(["--network", "extend"]))
+    assert (found["connections"], found["connections_kept"], found["network"]) == (50, 50, "extend")
+    assert found["connection_kinds"]["idle"]["longest_gap_ms"] == 310.0
+    assert found["udp_outage_ms"] == {"ipv4": 250.0, "ipv6": 260.0}
+    assert found["udp_answered_again_at"] == {"ipv4": 1000.25, "ipv6": 1000.26}
+
+
+def test_only_a_routed_lab_asks_for_a_mode() -> None:
+    """In a joined one the port is asked for as ever."""
+    assert port_options(NetworkMode.JOINED) == ()
+    assert port_options(NetworkMode.ANNOUNCE) == ("--network-mode", "announce")
 
 
 def test_the_summary_has_what_the_issue_asks_for() -> None:

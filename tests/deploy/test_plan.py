@@ -3,6 +3,7 @@
 import pytest
 
 from deploy.labkit.plan import LabPlan
+from shared.messages.network import NetworkMode
 
 
 def test_hosts_have_the_documented_addresses() -> None:
@@ -16,6 +17,23 @@ def test_hosts_have_the_documented_addresses() -> None:
         "beta": "10.77.0.12",
         "gamma": "10.77.0.13",
     }
+
+
+def test_each_provider_has_a_vlan_of_its_own() -> None:
+    """So that a guest's tag must be mapped when it moves."""
+    plan = LabPlan("lab", ("alpha", "beta", "gamma"))
+    assert [plan.vlan(provider) for provider in plan.providers] == [42, 142, 242]
+
+
+def test_only_an_anchor_lab_has_gateways_and_only_a_routed_one_routers() -> None:
+    """Gateways have uplinks and addresses of their own on the WAN."""
+    joined, extend, anchor = (LabPlan("lab", network=NetworkMode(mode)) for mode in ("joined", "extend", "anchor"))
+    assert (joined.routers, joined.gateways, joined.wan_mtu) == ((), (), 1550)
+    assert (extend.routers, extend.gateways, extend.wan_mtu) == (("hub", "alpha", "beta"), (), 1500)
+    assert anchor.hosts == ("hub", "tenant", "alpha", "beta", "gw-1", "gw-2", "client")
+    found = [anchor.wan_address(host) for host in anchor.wan_hosts]
+    assert found == ["10.77.0.2", "10.77.0.11", "10.77.0.12", "10.77.0.3", "10.77.0.4"]
+    assert anchor.wan_address6("beta") == "fd00:77::12"
 
 
 def test_no_lab_owns_the_namespaces_of_another() -> None:

@@ -348,6 +348,10 @@ class RecipientNode(CoreNode):
         self.active = self.phase in {Phase.OPEN, Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED}
         if self.active and self.phase is not None:
             self.tell(ev.Restarted(self.phase, rebooted=self.boot != self.host.boots, ran=self.noted_ran))
+        elif self.phase is Phase.KEPT and self.last_word is None:
+            self.active = True
+            self.tell(ev.Restarted(self.phase))
+            self.tell(ev.Granted())
 
     def handle(self, message: Message) -> None:
         """A message from the agent or the broker."""

@@ -47,6 +47,7 @@ from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import Overcommit, Quota
 from services.recipient_agent.metrics import RecipientMetrics
 from services.recipient_agent.network_map import NetworkMap
+from services.recipient_agent.network_terms import ExtensionTerms
 from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
@@ -318,6 +319,7 @@ async def run_recipient(world: Parts, process: Process) -> None:
         places=places,
         places_of={},
         node_silent_after_s=60.0,
+        extension=ExtensionTerms(),
     )
     settings = RecipientSection(node_silent_after_s=60.0)
     await RecipientService(store, world.net.bus_of(BETA, process), terms, settings, RECIPIENT_METRICS).run()

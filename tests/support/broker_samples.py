@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from services.broker.saga import (
+    NO_ANCHOR,
     Alarm,
+    Anchor,
     CloseLanes,
     CommitEpoch,
     DeadlinePassed,
@@ -20,6 +22,7 @@ from services.broker.saga import (
     Effect,
     Event,
     Heard,
+    KeepExtension,
     LanesOpened,
     Moment,
     OpenLanes,
@@ -35,6 +38,16 @@ from services.broker.saga import (
 )
 from shared.messages import Message, Refusal
 from shared.messages.approval import DonorApproved
+from shared.messages.network import (
+    CardAddress,
+    CardNetwork,
+    CardPlan,
+    CareOf,
+    NetworkMode,
+    NetworkPlan,
+    NetworkTerms,
+    VmNetwork,
+)
 from shared.messages.nodes import CapacityReported, InventoryReported, OwnedVm
 from shared.messages.porting import (
     GuestPaused,
@@ -76,7 +89,7 @@ from shared.parties import Party, donor, node, recipient, tenant
 from shared.testing import make_lane_endpoint
 
 M = TypeVar("M", bound=Message)
-E = TypeVar("E", Alarm, CloseLanes, CommitEpoch, OpenLanes, RecordEnd)
+E = TypeVar("E", Alarm, CloseLanes, CommitEpoch, KeepExtension, OpenLanes, RecordEnd)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PORT = UUID("00000000-0000-4000-8000-000000000001")
@@ -134,6 +147,41 @@ def identity(uuid: UUID = VM) -> IdentityBundle:
         node="alpha-1",
         lane=make_lane_endpoint(),
     )
+
+
+NETWORK = VmNetwork(
+    cards=(
+        CardNetwork(
+            mac="52:54:00:00:00:01",
+            addresses=(CardAddress(address="192.0.2.7"), CardAddress(address="2001:db8::7")),
+            segment="alpha-tenants",
+        ),
+    ),
+    modes=tuple(NetworkMode),
+)
+"""What the donor's node knows of the VM's addresses."""
+GATEWAYS = ("node.exchange.gw-1", "node.exchange.gw-2")
+ANCHOR = Anchor(prefixes=("192.0.2.0/24", "2001:db8::/32"), gateways=GATEWAYS)
+
+
+def networked_identity() -> IdentityBundle:
+    """As `identity`, with what is known of the addresses."""
+    told = identity()
+    return told.model_copy(update={"vm": told.vm.model_copy(update={"network": NETWORK})})
+
+
+def plan(carry: str, *, bridge: str = "vmp00000000000", **terms: Any) -> NetworkPlan:
+    """What a recipient reserves for these addresses."""
+    (card,) = NETWORK.cards
+    reals = {"192.0.2.7": "198.51.100.7", "2001:db8::7": "2001:db8:1::7"}
+    care_of = tuple(CareOf(address=address, real=real) for address, real in reals.items())
+    planned = CardPlan(
+        card=card,
+        donor_bridge="vmbr0",
+        bridge=bridge,
+        care_of=care_of if carry in {"translate", "anchor"} else (),
+    )
+    return NetworkPlan(terms=NetworkTerms.model_validate({"carry": carry, **terms}), cards=(planned,))
 
 
 def quote(provider: str = "beta", *, price: str = "9.00", currency: str = "EUR", **changes: Any) -> Quote:
@@ -235,9 +283,11 @@ def told(effect: Effect) -> str:
         case CommitEpoch():
             return f"commit epoch {effect.epoch} to {effect.owner}"
         case OpenLanes():
-            return "open lanes"
+            return "open lanes and extension" if effect.extended else "open lanes"
         case CloseLanes():
-            return "close lanes"
+            return "close lanes but the extension" if effect.keep_extension else "close lanes"
+        case KeepExtension():
+            return "keep extension"
         case RecordEnd():
             return f"end: {effect.outcome} {effect.code}"
         case Alarm():
@@ -254,7 +304,9 @@ class Conversation:
     last: Decision | None = None
 
     @classmethod
-    def begin(cls, asked: PortRequested, candidates: tuple[str, ...] = ("beta",)) -> Conversation:
+    def begin(
+        cls, asked: PortRequested, candidates: tuple[str, ...] = ("beta",), *, anchor: Anchor = NO_ANCHOR
+    ) -> Conversation:
         """A verified request."""
         decision = begin(
             asked,
@@ -264,6 +316,7 @@ class Conversation:
             candidates=candidates,
             now=NOW,
             timing=Timing(),
+            anchor=anchor,
         )
         return cls(decision.state, last=decision)
 
@@ -342,21 +395,29 @@ class Conversation:
 
     # Shortcuts along the good path
 
+    def fixed_with(self, planned: NetworkPlan | None, *, quoted: NetworkPlan | None = None) -> Conversation:
+        """Up to the answer to the reservation, whose plan is not what was quoted where `quoted` is given."""
+        offered = quoted or planned
+        terms = offered.terms if offered is not None else None
+        self.hear(ALPHA, DonorApproved(port_id=PORT, identity=networked_identity()))
+        self.hear(BETA, QuoteOffered(port_id=PORT, quote=quote(network=terms)))
+        return self.hear(BETA, reserved(network=planned))
+
     def fixed(self) -> Conversation:
         """Up to the fixed porting."""
         self.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity()))
         self.hear(BETA, QuoteOffered(port_id=PORT, quote=quote()))
         return self.hear(BETA, reserved())
 
-    def transferring(self) -> Conversation:
+    def transferring(self, planned: NetworkPlan | None = None) -> Conversation:
         """Up to the transfer."""
-        self.fixed().lanes_opened()
+        (self.fixed_with(planned) if planned else self.fixed()).lanes_opened()
         self.hear(BETA, InboundOpened(port_id=PORT))
         return self.hear(ALPHA, OutboundStarted(port_id=PORT)).expect(PortPhase.TRANSFERRING)
 
-    def switching(self) -> Conversation:
+    def switching(self, planned: NetworkPlan | None = None) -> Conversation:
         """Up to the commit."""
-        return self.transferring().hear(ALPHA_NODE, guest_paused()).hear(BETA_NODE, request_switchover())
+        return self.transferring(planned).hear(ALPHA_NODE, guest_paused()).hear(BETA_NODE, request_switchover())
 
     def asking_for_the_copy(self, **facts: Any) -> Conversation:
         """After the commit, the recipient says that no guest runs there, and none did."""
@@ -366,12 +427,12 @@ class Conversation:
         """And the donor's node has not let it go."""
         return self.asking_for_the_copy(**facts).hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=False))
 
-    def finishing(self) -> Conversation:
+    def finishing(self, planned: NetworkPlan | None = None) -> Conversation:
         """Up to the arrival."""
-        self.switching().hear(BETA, InboundFinished(port_id=PORT, epoch=2))
+        self.switching(planned).hear(BETA, InboundFinished(port_id=PORT, epoch=2))
         return self.hear(ALPHA, outbound_finished())
 
-    def completed(self) -> Conversation:
+    def completed(self, planned: NetworkPlan | None = None) -> Conversation:
         """To the good end."""
-        self.finishing().hear(BETA, VmProvisioned(port_id=PORT))
+        self.finishing(planned).hear(BETA, VmProvisioned(port_id=PORT))
         return self.hear(ALPHA, VmDisconnected(port_id=PORT))

@@ -2,22 +2,34 @@
 
 ``table`` has the theory and the table, ``machine`` runs it. ``state``, ``events``, ``effects`` and ``decision`` are
 the values; ``choosing``, ``moving``, ``switching``, ``arrival``, ``finishing``, ``ending`` and ``settling`` are the
-handlers, one module per part of the conversation. ``quotes`` ranks offers, ``sla`` compares promises with measurements,
-``diagram`` draws the table. Nothing here knows a clock, a database or a bus.
+handlers, one module per part of the conversation; ``networking`` is what they say of the VM's addresses. ``quotes``
+ranks offers, ``sla`` compares promises with measurements, ``diagram`` draws the table. Nothing here knows a clock, a
+database or a bus.
 """
 
 from services.broker.saga.choosing import begin, begin_refused
 from services.broker.saga.decision import Decision, Moment, SagaBug, Timing, Verdict
-from services.broker.saga.effects import Alarm, CloseLanes, CommitEpoch, Effect, OpenLanes, RecordEnd, Send
+from services.broker.saga.effects import (
+    Alarm,
+    CloseLanes,
+    CommitEpoch,
+    Effect,
+    KeepExtension,
+    OpenLanes,
+    RecordEnd,
+    Send,
+)
 from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, Owner, Settled, WakeUp
 from services.broker.saga.machine import step
-from services.broker.saga.state import ENDS, SagaState
+from services.broker.saga.state import ENDS, NO_ANCHOR, Anchor, SagaState
 from services.broker.saga.table import TABLE
 
 __all__ = [
     "ENDS",
+    "NO_ANCHOR",
     "TABLE",
     "Alarm",
+    "Anchor",
     "CloseLanes",
     "CommitEpoch",
     "DeadlinePassed",
@@ -25,6 +37,7 @@ __all__ = [
     "Effect",
     "Event",
     "Heard",
+    "KeepExtension",
     "LanesOpened",
     "Moment",
     "OpenLanes",

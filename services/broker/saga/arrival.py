@@ -16,6 +16,7 @@ from services.broker.saga.effects import Alarm, CommitEpoch, Effect
 from services.broker.saga.ending import abort
 from services.broker.saga.events import Heard
 from services.broker.saga.finishing import donor_failed, finish
+from services.broker.saga.networking import serve_addresses
 from services.broker.saga.state import Failure
 from services.broker.saga.switching import copy_question, grant_to_recipient, state_to_donor
 from shared.messages.porting import InboundFinished, OutboundFinished, TransferFailed
@@ -106,6 +107,7 @@ def give_back(at: Moment, failure: Failure) -> Decision:
         failure,
         CommitEpoch(agreed.vm_uuid, epoch, agreed.donor, agreed.donor_node),
         state_to_donor(reverted),
+        *serve_addresses(reverted),
         note=f"epoch {epoch} committed back to {agreed.donor}: {failure.detail}",
     )
 

@@ -25,7 +25,8 @@ from services.broker.saga.ending import (
 )
 from services.broker.saga.events import Heard
 from services.broker.saga.moving import open_window, opens_at
-from services.broker.saga.state import Failure, SagaState
+from services.broker.saga.networking import PLAN_DIFFERS, plan_refusals
+from services.broker.saga.state import NO_ANCHOR, Anchor, Failure, SagaState
 from shared.ejecting import not_ejectable
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
@@ -45,7 +46,7 @@ from shared.parties import BROKER, Name, Party, recipient, tenant
 
 # The request
 
-FOUND_BY_BROKER = frozenset({"no_answer", "reservation_expired", *quotes.CODES})
+FOUND_BY_BROKER = frozenset({"no_answer", "reservation_expired", PLAN_DIFFERS, *quotes.CODES})
 """Codes of the reasons against an offer that the broker found itself; all others were given by the provider."""
 
 
@@ -58,6 +59,7 @@ def begin(
     candidates: tuple[Name, ...],
     now: datetime,
     timing: Timing,
+    anchor: Anchor = NO_ANCHOR,
 ) -> Decision:
     """Begin with a verified request: record it, tell the tenant, ask the donor."""
     state = SagaState(
@@ -66,6 +68,7 @@ def begin(
         vm_name=vm_name,
         requested_at=now,
         candidates=candidates,
+        anchor=anchor,
         phase=PortPhase.APPROVAL,
         phase_since=now,
         deadline=now + timing.approval,
@@ -77,6 +80,7 @@ def begin(
         tenant=tenant_name,
         vm_uuid=request.vm_uuid,
         recipient=None if request.recipient == BEST else request.recipient,
+        eject=request.limits.eject,
     )
     return Decision(
         state,
@@ -127,6 +131,7 @@ def donor_approved(at: Moment, heard: Heard[DonorApproved]) -> Decision:
         vm=answer.identity.vm,
         versions=answer.identity.versions,
         limits=state.request.limits,
+        anchor=state.anchor.prefixes,
         answer_by=at.now + at.timing.quoting,
     )
     return at.go(
@@ -259,6 +264,7 @@ def _reserve(at: Moment, quote: Quote) -> Decision:
         identity=at.identity,
         limits=state.request.limits,
         quote=quote,
+        anchor=state.anchor.prefixes,
     )
     return at.go(
         PortPhase.RESERVING,
@@ -281,6 +287,8 @@ def reserved(at: Moment, heard: Heard[Reserved]) -> Decision:
             evidence=f"it expired at {answer.reserved_until.isoformat()}",
         )
         return _next_best(at, (expired,))
+    if differs := plan_refusals(at, answer):
+        return _next_best(at, differs)
     return _fix(at, answer)
 
 
@@ -358,6 +366,7 @@ def _agreement(at: Moment, answer: Reserved) -> ServiceChangeAgreement:
         domain_xml=answer.domain_xml,
         domain_xml_sha256=_sha256(answer.domain_xml),
         disks=answer.disks,
+        network=answer.network,
         fixed_at=at.now,
     )
 

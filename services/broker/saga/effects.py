@@ -38,6 +38,8 @@ class OpenLanes:
     """Declare the port's lanes at the relay, then tell the saga `LanesOpened`."""
 
     ends: LaneEnds
+    extended: bool = False
+    """With the lane of the network extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,20 @@ class CloseLanes:
     """Delete the port's lanes at the relay."""
 
     ends: LaneEnds
+    keep_extension: bool = False
+    """All but that of the network extension, which outlives the port."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeepExtension:
+    """The port ends, and the donor goes on helping with the VM's addresses: `services.broker.extensions` takes over."""
+
+    vm_uuid: UUID
+    epoch: int
+    ends: LaneEnds
+    has_lanes: bool
+    ends_after_s: float | None
+    """None: it ends only when somebody ends it."""
 
 
 # The ledger and the operator
@@ -81,4 +97,4 @@ class Alarm:
     detail: str
 
 
-Effect = Send | OpenLanes | CloseLanes | CommitEpoch | RecordEnd | Alarm
+Effect = Send | OpenLanes | CloseLanes | KeepExtension | CommitEpoch | RecordEnd | Alarm

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.broker.saga import sla
+from services.broker.saga import networking, sla
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import Alarm, CloseLanes, Effect, RecordEnd, Send
 from services.broker.saga.events import Heard
@@ -52,9 +52,20 @@ def release_all(at: Moment, reason: str, *, keep: Name | None = None) -> tuple[t
 
 def _close(at: Moment, phase: PortPhase, *effects: Effect, reason: str, record: RecordEnd, **changes: Any) -> Decision:
     releases, released = release_all(at, reason)
-    lanes: tuple[Effect, ...] = (CloseLanes(at.lane_ends),) if at.state.lanes_open else ()
+    kept = networking.kept_after(at, phase)
+    keeps_lane = any(each.has_lanes for each in kept)
+    lanes: tuple[Effect, ...] = (CloseLanes(at.lane_ends, keep_extension=keeps_lane),) if at.state.lanes_open else ()
     return at.go(
-        phase, *effects, *releases, *lanes, record, note=record.detail, released=released, lanes_open=False, **changes
+        phase,
+        *effects,
+        *releases,
+        *lanes,
+        *kept,
+        record,
+        note=record.detail,
+        released=released,
+        lanes_open=False,
+        **changes,
     )
 
 

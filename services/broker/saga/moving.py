@@ -16,6 +16,7 @@ from services.broker.saga.decision import Decision, Moment, Timing
 from services.broker.saga.effects import OpenLanes, Send
 from services.broker.saga.ending import abort, abort_failed, fail
 from services.broker.saga.events import Heard
+from services.broker.saga.networking import is_extended
 from services.broker.saga.state import Failure
 from shared.messages.porting import (
     InboundOpened,
@@ -45,7 +46,7 @@ def open_window(at: Moment) -> Decision:
     start = at.agreement.window_start
     return at.go(
         PortPhase.PREPARING,
-        OpenLanes(at.lane_ends),
+        OpenLanes(at.lane_ends, extended=is_extended(at)),
         note="window opened" if start <= at.now else f"seeding before the window opens at {start.isoformat()}",
         lanes_open=True,
         moving_since=max(at.now, start),

@@ -19,10 +19,11 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from shared.messages import Refusal
+from shared.messages.network import NetworkMode, NetworkTerms, WantedMode
 from shared.messages.service_change import PortLimits, Quote
 from shared.parties import Name
 
-CODES = frozenset({"quote_expired", "too_expensive", "downtime_too_long", "too_slow"})
+CODES = frozenset({"quote_expired", "too_expensive", "downtime_too_long", "too_slow", "network_mode_differs"})
 """The codes of `unmet_limits`."""
 
 
@@ -84,6 +85,15 @@ def unmet_limits(quote: Quote, limits: PortLimits, now: datetime) -> tuple[Refus
                 evidence=f"{quote.provider} promises {quote.promised_downtime_ms} ms",
             )
         )
+    if not _keeps_addresses(quote.network, limits.network_mode):
+        offered = "nothing" if quote.network is None else str(quote.network.carry)
+        found.append(
+            Refusal(
+                code="network_mode_differs",
+                rule=f"the VM's addresses must be kept in the way that was asked for: {limits.network_mode}",
+                evidence=f"{quote.provider} offers {offered}",
+            )
+        )
     start = max(now, limits.window_start or now)
     arrival = start + timedelta(seconds=quote.promised_total_s)
     if limits.deadline is not None and arrival > limits.deadline:
@@ -95,3 +105,11 @@ def unmet_limits(quote: Quote, limits: PortLimits, now: datetime) -> tuple[Refus
             )
         )
     return tuple(found)
+
+
+def _keeps_addresses(offered: NetworkTerms | None, wanted: WantedMode) -> bool:
+    if wanted == "auto":
+        return True
+    if offered is None:
+        return False
+    return offered.then_announce if wanted is NetworkMode.ANNOUNCE else offered.carry == wanted

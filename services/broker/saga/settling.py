@@ -15,6 +15,7 @@ from services.broker.saga.effects import CommitEpoch, Effect
 from services.broker.saga.ending import end_without_success
 from services.broker.saga.events import Owner, Settled
 from services.broker.saga.finishing import ask_all, finish
+from services.broker.saga.networking import serve_addresses
 from services.broker.saga.state import Failure, Settlement
 from services.broker.saga.switching import state_to_donor
 from shared.messages.service_change import PortPhase
@@ -55,6 +56,7 @@ def settle_aborting(at: Moment, event: Settled) -> Decision:
     commit: tuple[Effect, ...] = (
         CommitEpoch(agreed.vm_uuid, epoch, agreed.recipient, agreed.recipient_node),
         state_to_donor(given),
+        *serve_addresses(given),
     )
     return finish(given, note).after(*commit, note=f"epoch {epoch} committed to {agreed.recipient}; {note}")
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from shared.bus import LaneEnds
 from shared.messages import Refusal
 from shared.messages.base import Code, Text, Timestamp, Value
+from shared.messages.network import AnchorPrefixes
 from shared.messages.porting import (
     OutboundFinished,
     ServiceChangeAgreement,
@@ -23,7 +24,7 @@ from shared.messages.porting import (
 )
 from shared.messages.service_change import PortPhase, PortRequested, Quote, SlaRecord
 from shared.messages.vm import IdentityBundle
-from shared.parties import Name, Party, donor, node, recipient, tenant
+from shared.parties import Name, Party, PartyName, donor, node, recipient, tenant
 
 ENDS = frozenset({PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED})
 """The end phases; no phase follows them."""
@@ -39,6 +40,16 @@ class Saved(Value):
         refused when the state is read back, and the port could never take another step.
         """
         return type(self).model_validate({**dict(self), **changes})
+
+
+class Anchor(Saved):
+    """Neutral prefixes, and the gateways that announce them: they are told where a VM with such addresses is served."""
+
+    prefixes: AnchorPrefixes = ()
+    gateways: tuple[PartyName, ...] = Field(default=(), max_length=16)
+
+
+NO_ANCHOR = Anchor()
 
 
 class Failure(Saved):
@@ -74,6 +85,7 @@ class SagaState(Saved):
     vm_name: Text
     requested_at: Timestamp
     candidates: tuple[Name, ...] = Field(description="Providers that are asked for quotes.")
+    anchor: Anchor = Field(default=NO_ANCHOR, description="As the broker's settings had it when the port began.")
 
     # Where the port is, and what it waits for
     phase: PortPhase
@@ -189,6 +201,11 @@ class SagaState(Saved):
         if self.donor_node is None or self.recipient_node is None:
             return None
         return LaneEnds(self.port_id, self.donor_node, self.recipient_node)
+
+    @property
+    def gateways(self) -> tuple[PartyName, ...]:
+        """Gateways of the neutral prefixes."""
+        return self.anchor.gateways
 
     @property
     def donor_let_go(self) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import CommitEpoch, Effect, Send
 from services.broker.saga.events import Heard
+from services.broker.saga.networking import serve_addresses
 from shared.messages import Message
 from shared.messages.porting import (
     GuestPaused,
@@ -80,6 +81,7 @@ def _commit(at: Moment) -> Decision:
         grant_to_recipient(committed),
         # The donor knows of the commit before the recipient's answer to Finish reaches it.
         state_to_donor(committed, phase=PortPhase.SWITCHING),
+        *serve_addresses(committed),
         note=f"epoch {agreed.epoch} committed to {agreed.recipient}",
     )
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
+from services.node_agent.hypervisor.fake_secrets import FakeSecrets
 from services.node_agent.hypervisor.interface import (
     EventListener,
     HypervisorError,
@@ -121,6 +122,12 @@ class FakeHost:
         self.connections: set[asyncio.StreamWriter] = set()
         """What libvirtd holds open, at either end of a migration."""
         self.migrations: dict[asyncio.Future[None], UUID] = {}
+        self.secrets = FakeSecrets(self.ask_libvirtd, self._definitions)
+
+    def _definitions(self) -> Iterator[tuple[str, str]]:
+        for vm in self.vms.values():
+            for xml in (vm.domain_xml, vm.lasting_xml or ""):
+                yield describe(vm.domain_xml).name, xml
 
     def add(self, domain_xml: str, **facts: object) -> UUID:
         """Add a VM, running unless told otherwise."""

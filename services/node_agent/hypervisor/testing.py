@@ -132,6 +132,7 @@ class FakeHypervisor(FakePlatform, RunningCheck):
             found.append(Obstacle(ObstacleCode.PAUSED, "the VM is paused by its operator"))
         facts = describe(vm.domain_xml + "\n")  # as with libvirt, not the text that `describe` reads
         found += told_by_images(facts, {disk.target: disk.layers for disk in facts.disks if disk.layers})
+        found += self.secrets.obstacles(facts)
         if vm.frozen:
             found.append(Obstacle(ObstacleCode.NOT_ANSWERED, "its QEMU has not answered"))
         return tuple(found)

@@ -64,12 +64,14 @@ class Kind(StrEnum):
     """A file with memory of the guest, such as a memory module's."""
     TPM = "tpm"
     """The folder of the TPM's state, by the VM's UUID; libvirt makes it."""
+    SECRET = "secret"  # noqa: S105  # a kind of thing, no password
+    """A secret of libvirt's, by its UUID; its value is never written here."""
     DIRECTORY = "directory"
     DOMAIN = "domain"
 
 
 class Made(BaseModel):
-    """One thing that this attempt created, or was about to create. `id` is a path, or a domain's UUID."""
+    """One thing that this attempt created, or was about to create. `id` is a path, or a domain's or secret's UUID."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -114,6 +116,8 @@ class PortRecord(BaseModel):
     """Donor: files of its read-only disks and inserted media. They are the provider's, not the VM's own."""
     state_folders: tuple[str, ...] = ()
     """Donor: folders with more of the VM's state on this host: its TPM's."""
+    secrets: tuple[UUID, ...] = ()
+    """Donor: secrets of this host that open the VM's encrypted disks and TPM; they go when the disks are erased."""
     was_running: bool = True
     """Donor: whether the guest ran before the migration paused it; an operator may have suspended it."""
     quarantined_disks: tuple[str, ...] = ()
@@ -298,6 +302,11 @@ class TransferJournal:
     ) -> None:
         """Store where the images and other state lie of a VM that runs here, and is to run on if it stays."""
         self._store(disks=paths, state_folders=state_folders, read_only_disks=read_only, was_running=True)
+
+    def remember_secrets(self, uuids: tuple[UUID, ...]) -> None:
+        """Store which of this host's secrets the VM has."""
+        if uuids:
+            self._store(secrets=uuids)
 
     def remember_run_state(self, *, was_running: bool) -> None:
         """Store whether the guest is to run if it stays at the donor."""

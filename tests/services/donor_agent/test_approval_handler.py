@@ -10,6 +10,7 @@ import pytest
 from services.donor_agent.testing import DESCRIPTION, PORT, SUMMARY, VM, make_identity
 from shared.messages import Message, seal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
+from shared.messages.network import CardNetwork, VmNetwork
 from shared.messages.nodes import (
     ClockDiffers,
     DescribeFailed,
@@ -86,6 +87,22 @@ async def test_what_the_node_finds_can_refuse(running: World, answer: Message, c
     assert [refusal.code for refusal in rejected.refusals] == [code]
     await running.pass_time(60)
     assert len(running.heard(BROKER, DonorRejected)) == 1
+
+
+async def test_a_medium_that_the_tenant_ejects_refuses_nothing(running: World) -> None:
+    """Whatever it lies on: it stays here."""
+    drive = DESCRIPTION.disks[0].model_copy(
+        update={"target": "sda", "device": "cdrom", "read_only": True, "medium_blockers": ("sda is in the network",)}
+    )
+    vm = DESCRIPTION.model_copy(update={"disks": (drive,), "blockers": ("sda is in the network",)})
+    identity = make_identity().model_copy(update={"vm": vm})
+    await running.beat()
+    await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM, eject=("all",)))
+    await running.say(NODE, VmDescribed(port_id=PORT, identity=identity))
+
+    assert running.heard(BROKER, DonorRejected) == []
+    assert running.heard(BROKER, DonorApproved)[0].identity == identity
+    assert all(asked.port_may_follow for asked in running.heard(NODE, DescribeVm))
 
 
 async def test_a_node_that_does_not_answer_is_unreachable(running: World) -> None:
@@ -166,3 +183,19 @@ async def test_a_wrong_clock_silences_nobody(running: World, ahead_s: int) -> No
     await running.bus.bus(BROKER).publish(ALPHA, asked)
     await running.settle()
     assert len(running.heard(NODE, DescribeVm)) == 1
+
+
+async def test_the_provider_says_how_long_it_helps_and_for_how_much(running: World) -> None:
+    """Where its node tells of the VM's addresses; who knows nothing of them helps nobody."""
+    known = VmNetwork(cards=(CardNetwork(mac=DESCRIPTION.nics[0].mac),))
+    told = make_identity()
+    told = told.model_copy(update={"vm": told.vm.model_copy(update={"network": known})})
+    await running.beat()
+    for identity in (told, make_identity()):
+        await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM))
+        await running.say(NODE, VmDescribed(port_id=PORT, identity=identity))
+
+    first, second = (approved.identity.vm.network for approved in running.heard(BROKER, DonorApproved))
+    assert first is not None
+    assert (first.cards, first.ends_after_s, first.price, first.currency) == (known.cards, 30 * 86_400, None, "EUR")
+    assert second is None

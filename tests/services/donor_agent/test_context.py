@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from services.donor_agent.context import DonorContext
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy_file import PolicyFile
-from services.donor_agent.settings import DonorSection
+from services.donor_agent.settings import DonorSection, NetworkSection
 from services.donor_agent.testing import NOW, SUMMARY, VM, make_heartbeat
 from shared.messages.vm import VmState
 from tests.support.donor_world import POLICY, World
@@ -23,7 +23,13 @@ def make_context(folder: Path) -> tuple[DonorContext, list[str], Path]:
     path, changes = folder / "policy.toml", list[str]()
     path.write_text(POLICY)
     settings, metrics = DonorSection(policy_file=path), DonorMetrics(CollectorRegistry())
-    context = DonorContext(PolicyFile.open(path), settings, metrics, on_policy_change=lambda: changes.append("changed"))
+    context = DonorContext(
+        PolicyFile.open(path),
+        settings,
+        metrics,
+        network=NetworkSection(),
+        on_policy_change=lambda: changes.append("changed"),
+    )
     return context, changes, path
 
 

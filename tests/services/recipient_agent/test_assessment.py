@@ -8,6 +8,7 @@ import pytest
 
 from services.recipient_agent.assessment import Suitable, Terms, assess
 from services.recipient_agent.capacity import GIB, Nodes, Quota
+from services.recipient_agent.network_lines import TAKEN_AS_ONE
 from services.recipient_agent.network_map import NetworkMap
 from services.recipient_agent.testing import (
     MAC,
@@ -25,7 +26,7 @@ from services.recipient_agent.testing import (
 from shared.messages.base import Refusal
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.quote_lines import Part
-from shared.messages.vm import CpuFacts, CpuMode
+from shared.messages.vm import CpuFacts, CpuMode, Need
 
 
 def judge(terms: Terms | None = None, vm: dict[str, Any] | None = None, **beats: NodeHeartbeat) -> Any:
@@ -63,6 +64,12 @@ def test_a_suitable_vm_gets_a_node_and_a_price() -> None:
         (make_terms(quota_per_tenant=Quota(memory_mib=1)), {}, make_heartbeat(), ["quota_tenant"]),
         (make_terms(instance_types=()), {}, make_heartbeat(), ["no_instance_type"]),
         (make_terms(), {"blockers": ("x",)}, make_heartbeat(), ["vm_blocked"]),
+        (
+            make_terms(),
+            {"needs": (Need(kind="hugepages", value="2048 KiB"),)},
+            make_heartbeat(),
+            ["huge_pages_short"],
+        ),
         (make_terms(), {}, make_heartbeat(vms=(make_summary(macs=(MAC,)),)), ["mac_collision"]),
         (make_terms(), {}, make_heartbeat(healthy=False), ["node_unhealthy"]),
         (make_terms(), {"blockers": ("x",)}, make_heartbeat(healthy=False), ["vm_blocked", "node_unhealthy"]),
@@ -121,7 +128,10 @@ def test_what_the_tenant_requires_decides_where() -> None:
         )
         return [str(line) for line in found.lines.made_anew] if isinstance(found, Suitable) else found[0].code
 
-    assert judged(Part.PINNING) == [f"bridge: network card {MAC}: bridge br-donor becomes bridge vmbr0"]
+    assert judged(Part.PINNING) == [
+        f"bridge: network card {MAC}: bridge br-donor becomes bridge vmbr0",
+        f"network: {TAKEN_AS_ONE}",
+    ]
     assert judged(Part.BRIDGE) == "requirement_not_met"
 
 

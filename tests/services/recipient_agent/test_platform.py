@@ -28,7 +28,8 @@ from services.recipient_agent.testing import (
     make_vm,
 )
 from shared.messages.base import Refusal
-from shared.messages.host import DeviceOffers
+from shared.messages.host import DeviceOffers, OtherArchitecture
+from shared.messages.network import CardAddress, CardNetwork, VmNetwork
 from shared.messages.vm import (
     CpuFacts,
     CpuMode,
@@ -120,6 +121,26 @@ def test_an_empty_drive_needs_no_size_and_no_format() -> None:
 def test_a_kernel_in_a_folder_that_is_here_is_let_in() -> None:
     """The quote says what the reservation will say."""
     assert check({"kernel": "/boot-files/vmlinuz", "initrd": "/boot-files/sub/initrd"}) == []
+
+
+@pytest.mark.parametrize(
+    ("vm", "codes"),
+    [
+        ({}, []),
+        ({"machine": "pc-q35-9.2"}, ["machine_type_unsupported"]),
+        ({"domain_type": "kvm"}, ["accelerator_unsupported"]),
+        ({"architecture": "aarch64"}, ["architecture_unsupported"]),
+    ],
+)
+def test_a_guest_of_another_architecture_that_the_host_runs(vm: dict[str, Any], codes: list[str]) -> None:
+    """A 32-bit VM on a 64-bit host, with the machines and accelerators that libvirt offers to it."""
+    other = OtherArchitecture(architecture="i686", accelerators=("qemu",), without=("pc-q35-9.2",))
+    node = make_node(platform=make_platform(accelerators=("kvm", "qemu"), other_architectures=(other,)))
+    guest = make_vm(**{"architecture": "i686", **vm})
+
+    found = judge_host(guest, VERSIONS, node, places=PLACES, silent_s=0, silent_after_s=30, cpu=()).refusals
+
+    assert [refusal.code for refusal in found] == codes
 
 
 def test_a_cpu_that_the_node_has_compared() -> None:
@@ -252,3 +273,13 @@ def test_the_machine_of_the_next_start_must_be_there_too() -> None:
     assert [each.code for each in found] == ["machine_type_unsupported"]
     assert found[0].evidence.startswith("pc-q35-99.0 is not known to QEMU")
     assert check({"needs": (Need(kind="machine", value=live),)}) == []
+
+
+def test_link_local_addresses_never_collide() -> None:
+    """They mean another host on every link; all others belong to one VM, also to one that came by a port long ago."""
+    addresses = tuple(CardAddress(address=each) for each in ("fe80::1", "192.0.2.7"))
+    vm = make_vm(network=VmNetwork(cards=(CardNetwork(mac=MAC, addresses=addresses),)))
+    nodes = [make_node(vms=(make_summary(addresses=("fe80::1",)),))]
+    assert collision_refusals(vm, nodes, []) == ()
+    (found,) = collision_refusals(vm, nodes, [replace(HELD, addresses=("192.0.2.7",), reserved=False)])
+    assert (found.code, "192.0.2.7 belongs to VM shop" in found.evidence) == ("address_collision", True)

@@ -9,6 +9,7 @@ from services.broker.saga import TABLE, Heard, choosing
 from services.broker.saga.state import ENDS
 from services.broker.saga.table import ANYWHERE, SPEAKERS, On, on, own_time, within_port
 from shared.messages import MESSAGE_TYPES, Message, PortMessage
+from shared.messages.addresses import AddressesServed, ExtensionClosed, NetworkReported
 from shared.messages.approval import DonorApproved
 from shared.messages.service_change import PortPhase, PortProgressed, PortRequested
 from shared.parties import Role
@@ -24,11 +25,12 @@ def test_every_phase_has_its_row() -> None:
 
 
 def test_every_port_message_to_the_broker_has_a_speaker() -> None:
-    """No message that may be sent to the broker about a port is forgotten; the request and the progress go
-    elsewhere.
+    """No message that may be sent to the broker about a port is forgotten. The request, the progress and what is said
+    of addresses go elsewhere.
     """
     known = {kind for kind in MESSAGE_TYPES.values() if issubclass(kind, PortMessage) and Role.BROKER in kind.RECEIVERS}
-    assert known - {PortRequested, PortProgressed} == set(SPEAKERS)
+    elsewhere = {PortRequested, PortProgressed, NetworkReported, ExtensionClosed, AddressesServed}
+    assert known - elsewhere == set(SPEAKERS)
 
 
 def test_each_handler_is_registered_for_its_type() -> None:

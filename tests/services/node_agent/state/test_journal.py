@@ -7,7 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -274,6 +274,15 @@ def test_that_the_guest_may_have_run_is_stored(transfer: TransferJournal, journa
     record = journal.get(transfer.record.port_id, Side.INBOUND)
     assert record is not None
     assert (record.phase, record.boot_id, record.may_have_run) == (Phase.FINISH_PASSED, "b1", True)
+
+
+def test_secrets_are_stored_by_their_names(transfer: TransferJournal, journal: Journal) -> None:
+    """Which ones the VM has, and nothing of them."""
+    transfer.remember_secrets(())
+    transfer.remember_secrets((UUID(int=3),))
+    record = journal.get(transfer.record.port_id, Side.INBOUND)
+    assert record is not None
+    assert record.secrets == (UUID(int=3),)
 
 
 def test_why_an_arriving_guest_ends_is_watched_until_its_end_is_stored(

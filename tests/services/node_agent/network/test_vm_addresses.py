@@ -1,0 +1,79 @@
+"""What a node says of addresses, in its heartbeat and in a VM's description."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import UUID
+
+from services.node_agent.network.sources import CardFacts
+from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.settings import NetworkSection
+from services.recipient_agent.testing import MAC, make_summary, make_vm
+from shared.messages.network import AddressSource, CardAddress, NetworkMode
+from shared.messages.vm import VmDescription
+
+DECLARED = f'[cards."{MAC}"]\naddresses = ["192.0.2.7"]\n'
+
+
+class Reader:
+    """Sees one address; or never answers."""
+
+    def __init__(self, *, stuck: bool = False) -> None:
+        self.stuck = stuck
+
+    async def read(self, vm: VmDescription) -> tuple[CardFacts, ...]:
+        """By a lease."""
+        if self.stuck:
+            await asyncio.Event().wait()
+        address = CardAddress(address="192.0.2.7", sources=(AddressSource.LEASE,))
+        return tuple(CardFacts((address,)) for _ in vm.nics)
+
+
+def made(tmp_path: Path, text: str = DECLARED, **more: object) -> VmAddresses:
+    """With a list of addresses."""
+    path = tmp_path / "addresses.toml"
+    path.write_text(text)
+    settings = NetworkSection(
+        modes=(NetworkMode.JOINED, NetworkMode.TRANSLATE),
+        segments={"br-donor": "tenants"},
+        care_of=("198.51.100.128/26",),
+        addresses_file=path,
+    )
+    return VmAddresses(settings, **more)  # type: ignore[arg-type]  # the test's own few arguments
+
+
+def test_what_the_node_can_do_is_told(tmp_path: Path) -> None:
+    """As its settings have it."""
+    node = made(tmp_path).node
+    assert (node.modes, node.care_of) == ((NetworkMode.JOINED, NetworkMode.TRANSLATE), ("198.51.100.128/26",))
+    assert node.segments == {"br-donor": "tenants"}
+
+
+async def test_a_description_joins_list_and_sight(tmp_path: Path) -> None:
+    """Both are named as sources; the segment is that of the bridge."""
+    network = await made(tmp_path, reader=Reader()).describe(make_vm())
+    (card,) = network.cards
+    assert card.addresses[0].sources == (AddressSource.DECLARED, AddressSource.LEASE)
+    assert (card.segment, network.findings) == ("tenants", ())
+
+
+async def test_a_list_that_is_wrong_is_named_in_every_description(tmp_path: Path) -> None:
+    """The VM is described all the same."""
+    (finding,) = (await made(tmp_path, "nonsense").describe(make_vm())).findings
+    assert "declared addresses are not up to date" in finding
+    assert "is not TOML" in finding
+
+
+async def test_a_guest_that_does_not_answer_holds_nothing_up(tmp_path: Path) -> None:
+    """What is declared is told, and that the rest is missing."""
+    network = await made(tmp_path, reader=Reader(stuck=True), read_within_s=0.01).describe(make_vm())
+    assert [each.address for each in network.cards[0].addresses] == ["192.0.2.7"]
+    assert network.findings == ("addresses were not read within 0.01 s",)
+
+
+def test_the_inventory_has_declared_addresses(tmp_path: Path) -> None:
+    """So that the agents see a collision before anything moves."""
+    mine, other = make_summary(macs=(MAC,)), make_summary(uuid=UUID(int=5))
+    vms = made(tmp_path).with_addresses([mine, other])
+    assert [vm.addresses for vm in vms] == [("192.0.2.7",), ()]
