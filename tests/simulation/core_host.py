@@ -138,7 +138,7 @@ class CoreHost:
             return
         if vm.runs_after_thaw:
             vm.runs_after_thaw = False
-            vm.runs = True
+            self.let_run()
         self._changed(self.name)
         if vm.unreachable and self.libvirtd:
             self._reconnect(vm)

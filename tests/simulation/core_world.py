@@ -566,8 +566,8 @@ class CoreWorld:
         arriving = name == "beta" and self.nodes[name].phase is Phase.FINISH_PASSED
         if arriving or (vm is not None and not vm.off):
             self.may_be_off = True  # also where nobody will ever know whether it had been started
-        self._kill(name)
         self.hosts[name].power_cut()
+        self._kill(name)
         self.migration.libvirtd_died(name)
 
     def _end_guest(self, name: str, *, by_itself: bool) -> None:
@@ -575,8 +575,7 @@ class CoreWorld:
         if vm is not None and not vm.off:
             self.may_be_off = True
             self.hosts[name].stop(by_itself=by_itself)
-            if name == "alpha":
-                self.migration.abort("domain is not running")
+            self.migration.guest_ended(name)
 
     def _suspend(self, name: str) -> None:
         vm = self.hosts[name].vm
