@@ -132,11 +132,19 @@ class LaneAdmin(Protocol):
     """The broker's right to make and remove the relay's queues of one port."""
 
     async def open_lanes(self, ends: LaneEnds) -> None:
-        """Declare exchanges and queues of all lanes, both directions; idempotent."""
+        """Declare exchanges and queues of the lanes that every port has, both directions; idempotent."""
         ...
 
     async def close_lanes(self, ends: LaneEnds) -> None:
         """Remove them with whatever they hold; idempotent."""
+        ...
+
+    async def open_extension(self, ends: LaneEnds) -> None:
+        """Declare the lane of a port's network extension, both directions; idempotent."""
+        ...
+
+    async def close_extension(self, ends: LaneEnds) -> None:
+        """Remove it with whatever it holds; idempotent."""
         ...
 
 

@@ -35,13 +35,25 @@ def not_ejectable(vm: VmDescription, eject: Iterable[str]) -> tuple[str, ...]:
 
 
 def without_media(vm: VmDescription, eject: Iterable[str]) -> VmDescription:
-    """The same VM with these drives empty: what the recipient needs room for, and what it makes."""
+    """The same VM with these drives empty: what the recipient needs room for, what it makes, and what then speaks
+    against it.
+    """
     gone = ejected_targets(vm, eject)
     if not gone:
         return vm
-    empty = {"virtual_size_bytes": 0, "allocated_bytes": 0, "beneath_bytes": 0, "file_bytes": 0, "empty": True}
+    kept = {line for disk in vm.disks if disk.target not in gone for line in disk.medium_blockers}
+    lost = {line for disk in vm.disks if disk.target in gone for line in disk.medium_blockers} - kept
+    blockers = tuple(line for line in vm.blockers if line not in lost)
+    empty: dict[str, object] = {
+        "virtual_size_bytes": 0,
+        "allocated_bytes": 0,
+        "beneath_bytes": 0,
+        "file_bytes": 0,
+        "empty": True,
+        "medium_blockers": (),
+    }
     disks = tuple(disk.model_copy(update=empty) if disk.target in gone else disk for disk in vm.disks)
-    return vm.model_copy(update={"disks": disks})
+    return vm.model_copy(update={"disks": disks, "blockers": blockers})
 
 
 def _ejectable(vm: VmDescription) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ class MemoryLaneAdmin:
     def __init__(self) -> None:
         self.open: dict[UUID, LaneEnds] = {}
         self.closed: list[UUID] = []
+        self.extensions: dict[UUID, LaneEnds] = {}
 
     async def open_lanes(self, ends: LaneEnds) -> None:
         """Declare a port's lanes; idempotent."""
@@ -22,3 +23,11 @@ class MemoryLaneAdmin:
         """Remove a port's lanes; idempotent."""
         if self.open.pop(ends.port_id, None) is not None:
             self.closed.append(ends.port_id)
+
+    async def open_extension(self, ends: LaneEnds) -> None:
+        """Declare an extension's lane; idempotent."""
+        self.extensions[ends.port_id] = ends
+
+    async def close_extension(self, ends: LaneEnds) -> None:
+        """Remove it; idempotent."""
+        self.extensions.pop(ends.port_id, None)

@@ -59,6 +59,12 @@ class Lane(StrEnum):
     MEMORY = "memory"
     DISK = "disk"
     URGENT = "urgent"
+    EXTENSION = "extension"
+    """Ethernet frames of the VM's cards. It may outlive its port, and is made and removed by itself."""
+
+
+PORT_LANES = (Lane.CONTROL, Lane.MEMORY, Lane.DISK, Lane.URGENT)
+"""The lanes of every port, made and removed together."""
 
 
 def to_exchange(party: Party) -> str:
@@ -216,10 +222,10 @@ def topology_for(parties: Iterable[Party]) -> Topology:
     return sum((party_topology(party) for party in sorted(parties, key=str)), Topology())
 
 
-def lane_topology(ends: LaneEnds) -> Topology:
-    """All lanes of one port, both directions."""
+def lane_topology(ends: LaneEnds, lanes: Iterable[Lane] = PORT_LANES) -> Topology:
+    """Lanes of one port, both directions."""
     exchanges, queues, bindings = [], [], []
-    for lane in Lane:
+    for lane in lanes:
         for sender, receiver in ((ends.donor_node, ends.recipient_node), (ends.recipient_node, ends.donor_node)):
             exchange = lane_exchange(ends.port_id, lane, sender)
             queue = lane_queue(ends.port_id, lane, receiver)

@@ -7,7 +7,7 @@ Optional parts make other kinds of it.
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from deploy.labkit.plan import GUEST_BRIDGE
+from deploy.labkit.plan import GUEST_BRIDGE, GUEST_SWITCH
 
 CPU_MODES = ("host-model", "host-passthrough", "maximum")
 """What `Domain.cpu` may be besides the name of a model."""
@@ -18,7 +18,8 @@ class Domain:
     """What a definition is made of. `accelerator` is `kvm` or `qemu` (software emulation).
 
     The rest is optional: `firmware` is None (BIOS), `uefi` or `secure-boot`, which libvirt finds by descriptor; `cpu` a
-    model or one of `CPU_MODES`; `scsi_disk` (raw) and `iso` are files on a SCSI controller.
+    model or one of `CPU_MODES`; `scsi_disk` (raw) and `iso` are files on a SCSI controller; `disk_secret` and
+    `tpm_secret` are UUIDs of secrets that they are encrypted with.
     """
 
     name: str
@@ -38,6 +39,9 @@ class Domain:
     scsi_disk: str | None = None
     iso: str | None = None
     cpu: str = "qemu64"
+    vlan: int | None = None
+    disk_secret: str | None = None
+    tpm_secret: str | None = None
 
 
 def domain_xml(domain: Domain) -> str:
@@ -64,13 +68,12 @@ def domain_xml(domain: Domain) -> str:
     <emulator>/usr/bin/qemu-system-x86_64</emulator>
     <disk type="file" device="disk">
       <driver name="qemu" type={quoteattr(domain.disk_format)} discard="unmap"/>
-      <source file={quoteattr(domain.disk)}/>
+      <source file={quoteattr(domain.disk)}>{_luks(domain)}</source>
       <target dev="vda" bus="virtio"/>
     </disk>{_scsi(domain)}
     <controller type="usb" model="none"/>
     <interface type="bridge">
-      <mac address={quoteattr(domain.mac)}/>
-      <source bridge={quoteattr(GUEST_BRIDGE)}/>
+      <mac address={quoteattr(domain.mac)}/>{_port(domain.vlan)}
       <model type="virtio"/>
     </interface>
     <serial type="pty">
@@ -118,9 +121,29 @@ def _scsi(domain: Domain) -> str:
     return f'{shown}\n    <controller type="scsi" model="virtio-scsi"/>' if disks else ""
 
 
+def _port(vlan: int | None) -> str:
+    if vlan is None:
+        return f"\n      <source bridge={quoteattr(GUEST_BRIDGE)}/>"
+    # Open vSwitch reads the frames from a socket, where what the guest leaves for hardware to do is not done.
+    offloads = " ".join(f'{name}="off"' for name in ("csum", "gso", "tso4", "tso6", "ecn", "ufo"))
+    return f"""
+      <source bridge={quoteattr(GUEST_SWITCH)}/>
+      <vlan><tag id="{vlan}"/></vlan>
+      <virtualport type="openvswitch"/>
+      <driver name="qemu"><host {offloads}/></driver>"""
+
+
 def _tpm(domain: Domain) -> str:
-    backend = '\n    <tpm model="tpm-crb"><backend type="emulator" version="2.0"/></tpm>'
-    return backend if domain.tpm else ""
+    if not domain.tpm:
+        return ""
+    key = "" if domain.tpm_secret is None else f"<encryption secret={quoteattr(domain.tpm_secret)}/>"
+    return f'\n    <tpm model="tpm-crb"><backend type="emulator" version="2.0">{key}</backend></tpm>'
+
+
+def _luks(domain: Domain) -> str:
+    if domain.disk_secret is None:
+        return ""
+    return f'<encryption format="luks"><secret type="passphrase" uuid={quoteattr(domain.disk_secret)}/></encryption>'
 
 
 def newest_machine(machine_help: str) -> str:

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import addressing, guest_images, network, processes, routed_network
+from deploy.labkit import addressing, guest_images, guest_keys, network, processes, routed_network
 from deploy.labkit.addressing import Station
 from deploy.labkit.errors import CommandFailed, LabError
 from deploy.labkit.guest_domain import Domain, domain_xml, newest_machine
 from deploy.labkit.guest_images import DEBIAN, TINY
+from deploy.labkit.guest_keys import GuestKey
 from deploy.labkit.hosts import virsh
 from deploy.labkit.plan import CLIENT, GUEST_FIRST, LabPlan
 from deploy.labkit.processes import run
@@ -29,6 +30,7 @@ REPORT_PORT = 7070
 ECHO_PORT = 7
 SCSI_DISK_MIB = 16
 ISO_MIB = 2
+LAST_VLAN = 4094
 _PORT_ID = "-".join("?" * length for length in (8, 4, 4, 4, 12))
 """In names of files that a port made, as a glob."""
 _ACCELERATOR_CHECK = Path(__file__).resolve().parent.parent / "kvm-usable"
@@ -40,8 +42,10 @@ class GuestSpec:
 
     `disk`, `kernel`, `initrd` and `cmdline` replace the image's own; a given kernel without an initrd boots without.
     `overlay` makes the disk a qcow2 layer on a copy of the image. `firmware` is None (BIOS), `uefi` or `secure-boot`;
-    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise. `settings`
-    go to guestd, e.g. {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
+    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise. `vlan`
+    puts the card on the provider's Open vSwitch bridge with this tag; `LabPlan.vlan` says which one reaches the others.
+    `encrypted` is its first disk, by LUKS inside qcow2, and its TPM if it has one. `settings` go to guestd, e.g.
+    {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
     """
 
     name: str
@@ -61,14 +65,20 @@ class GuestSpec:
     scsi_disk: bool = False
     iso: bool = False
     cpu: str = "qemu64"
+    vlan: int | None = None
+    encrypted: bool = False
     settings: Mapping[str, int] = field(default_factory=dict)
 
     def image_kind(self) -> str:
-        """Which image serves; raises `LabError` for a workload that it does not have."""
+        """Which image serves; raises `LabError` for what no guest can be, such as a workload that it does not have."""
         if self.workload not in WORKLOADS:
             raise LabError(f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}")
         if self.overlay and (self.disk_format != "qcow2" or self.disk is not None):
             raise LabError("an overlay is a qcow2 disk on a copy of the image: use --disk-format qcow2, and no --disk")
+        if self.vlan is not None and not 1 <= self.vlan <= LAST_VLAN:
+            raise LabError(f"VLAN {self.vlan}: use 1 to {LAST_VLAN}")
+        if self.encrypted and (self.disk_format != "qcow2" or self.overlay):
+            raise LabError("an encrypted disk is qcow2 and no overlay: use --disk-format qcow2, and no --overlay")
         kind = self.image or (DEBIAN if self.workload in _NEED_DEBIAN else TINY)
         if kind == TINY and self.workload in _NEED_DEBIAN:
             raise LabError(f"workload {self.workload} needs the Debian guest: use --image debian")
@@ -105,11 +115,15 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
         workload=spec.workload,
         memory_mib=spec.memory_mib,
         home=spec.provider,
+        vlan=spec.vlan,
         address6=station.address6,
     )
-    domain = _domain(plan, spec, record, station)
+    keys = _keys(spec)
+    domain = _domain(plan, spec, record, station, keys)
     try:
-        _place_disk(plan, spec, kind, _outside(plan, spec.provider, domain.disk))
+        for key in keys.values():
+            guest_keys.keep(plan, spec.provider, key)
+        _place_disk(plan, spec, kind, _outside(plan, spec.provider, domain.disk), keys.get("volume"))
         _place_scsi_disks(plan, spec, domain)
         virsh(plan, spec.provider, "define", "/dev/stdin", stdin=domain_xml(domain))
         virsh(plan, spec.provider, "start", spec.name)
@@ -229,6 +243,7 @@ def remove(plan: LabPlan, record: GuestRecord) -> None:
         routed_network.farewell(plan, record)
     for place in places(plan, record):
         virsh(plan, place.provider, "undefine", "--nvram", "--tpm", "--snapshots-metadata", record.uuid)
+    guest_keys.remove(plan, record.name)
     for provider in plan.providers:
         images = _outside(plan, provider, "/var/lib/libvirt/images")
         variables = _outside(plan, provider, "/var/lib/libvirt/qemu/nvram")
@@ -248,7 +263,15 @@ def accelerator(plan: LabPlan) -> str:
     return "kvm" if done.returncode == 0 else "qemu"
 
 
-def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord, station: Station) -> Domain:
+def _keys(spec: GuestSpec) -> dict[str, GuestKey]:
+    """By usage."""
+    usages = [] if not spec.encrypted else ["volume", "vtpm"] if spec.tpm else ["volume"]
+    return {usage: guest_keys.new_key(usage, f"{spec.name}.{usage}") for usage in usages}
+
+
+def _domain(
+    plan: LabPlan, spec: GuestSpec, record: GuestRecord, station: Station, keys: Mapping[str, GuestKey]
+) -> Domain:
     kernel, initrd, cmdline = spec.kernel, spec.initrd, "console=ttyS0"
     if kernel is None:
         image = guest_images.find(plan, record.image)
@@ -274,6 +297,9 @@ def _domain(plan: LabPlan, spec: GuestSpec, record: GuestRecord, station: Statio
         scsi_disk=f"{stem}.data.raw" if spec.scsi_disk else None,
         iso=f"{stem}.iso" if spec.iso else None,
         cpu=spec.cpu,
+        vlan=spec.vlan,
+        disk_secret=keys["volume"].uuid if "volume" in keys else None,
+        tpm_secret=keys["vtpm"].uuid if "vtpm" in keys else None,
     )
 
 
@@ -286,7 +312,7 @@ def _shared(plan: LabPlan, path: Path) -> Path:
     return Path(shutil.copyfile(path, folder / f"{path.stat().st_mtime_ns:x}-{path.name}"))
 
 
-def _place_disk(plan: LabPlan, spec: GuestSpec, kind: str, target: Path) -> None:
+def _place_disk(plan: LabPlan, spec: GuestSpec, kind: str, target: Path, key: GuestKey | None) -> None:
     source = spec.disk or guest_images.find(plan, kind).disk
     if spec.overlay:
         base = target.with_name(f"{spec.name}.base.raw")
@@ -295,7 +321,9 @@ def _place_disk(plan: LabPlan, spec: GuestSpec, kind: str, target: Path) -> None
         run(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base.name, str(target)])
         return
     shown = json.loads(run(["qemu-img", "info", "--output=json", str(source)]))
-    if shown["format"] == spec.disk_format == "raw":
+    if key is not None:
+        guest_keys.encrypt(source, shown["format"], target, key)
+    elif shown["format"] == spec.disk_format == "raw":
         run(["cp", "--sparse=always", "--reflink=auto", str(source), str(target)], timeout_s=600)
     else:
         convert = ["qemu-img", "convert", "-f", shown["format"], "-O", spec.disk_format]

@@ -15,7 +15,7 @@ from typing import Any
 
 from deploy.labkit import hosts, node_network, processes, rabbit
 from deploy.labkit.errors import LabError
-from deploy.labkit.plan import GUEST_BRIDGE, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
+from deploy.labkit.plan import GUEST_BRIDGE, GUEST_SWITCH, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 from deploy.labkit.toml_text import to_toml
 from shared.certificates import issue, make_authority
@@ -131,6 +131,7 @@ def _recipient(plan: LabPlan, provider: str) -> dict[str, Any]:
             "console_log_dir": "/var/log/libvirt/qemu",
             "default_bridge": GUEST_BRIDGE,
         },
+        "network_map": [_vlan_rule(plan, other, provider) for other in plan.providers if other != provider],
         "overcommit": {"memory_reserve_mib": 0, "disk_reserve_gib": 0, "vcpus": 16.0},
         "instance_types": [
             {"name": "small", "vcpus": 2, "memory_mib": 1024, "disk_gib": 20, "price_per_month": f"{price / 2:.2f}"},
@@ -139,11 +140,16 @@ def _recipient(plan: LabPlan, provider: str) -> dict[str, Any]:
     }
 
 
+def _vlan_rule(plan: LabPlan, theirs: str, ours: str) -> dict[str, Any]:
+    tags = {"vlan": [plan.vlan(theirs)], "to_vlan": [plan.vlan(ours)]}
+    return {"bridge": GUEST_SWITCH, "to_bridge": GUEST_SWITCH, "openvswitch": True, **tags}
+
+
 def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
     return {
         "node": {
             "state_dir": str(plan.node_state_dir(service.host)),
-            "bridges": [GUEST_BRIDGE],
+            "bridges": [GUEST_BRIDGE, GUEST_SWITCH],
             "accelerators": ["kvm", "qemu"] if accelerator == "kvm" else ["qemu"],
             "heartbeat_s": 2.0,
             "caps_file": str(caps_file(plan, service.host)),

@@ -32,7 +32,6 @@ from shared.messages.addresses import (
     NetworkReported,
     NetworkState,
 )
-from shared.messages.network import extension_id
 from shared.messages.service_change import PortPhase
 from shared.parties import BROKER, Party
 from shared.store import Timer, Transaction
@@ -236,7 +235,7 @@ async def _finish(tx: Transaction, row: Row[Any]) -> None:
 async def _close_lanes(tx: Transaction, row: Row[Any]) -> None:
     if row.has_lanes:
         donor_node, recipient_node = Party.parse(row.donor_node), Party.parse(row.recipient_node)
-        await want(tx, LaneEnds(extension_id(row.port_id), donor_node, recipient_node), "closed", port_id=row.port_id)
+        await want(tx, LaneEnds(row.port_id, donor_node, recipient_node), "closed")
 
 
 async def _closed_before(connection: AsyncConnection, port_id: UUID, epoch: int) -> set[str]:

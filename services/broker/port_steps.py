@@ -173,10 +173,10 @@ class Stepper:
             case CommitEpoch():
                 await ledger.commit_epoch(tx, effect, state.port_id)
             case OpenLanes():
-                await want(tx, effect.ends, "open", port_id=state.port_id)
+                await want(tx, effect.ends, "extended" if effect.extended else "open")
                 tx.after_commit(self._wake_lanes)
             case CloseLanes():
-                await want(tx, effect.ends, "closed", port_id=state.port_id)
+                await want(tx, effect.ends, "extension" if effect.keep_extension else "closed")
                 tx.after_commit(self._wake_lanes)
             case KeepExtension():
                 await extensions.keep(tx, state.port_id, effect)

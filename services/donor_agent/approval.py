@@ -12,7 +12,7 @@ Rules, in the order in which they are judged:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from hashlib import sha256
@@ -21,10 +21,13 @@ from uuid import UUID
 from services.donor_agent.policy import Account, OwnedVmRule, Policy
 from services.donor_agent.port_record import Phase
 from shared.domain import DomainXmlError, guest_abi_differences
-from shared.ejecting import without_media
+from shared.ejecting import REMOVABLE, without_media
 from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary
+
+_NOT_RUNNING = "not_running:"
+"""How a node's own word begins for what the VM's state says already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,13 @@ def records_refusals(policy: Policy, request: Request) -> tuple[Refusal, ...]:
     )
 
 
-def live_refusals(vm: VmDescription, *, vm_uuid: UUID) -> tuple[Refusal, ...]:
-    """What the live VM itself says against a port, as its node has just read it."""
+def live_refusals(vm: VmDescription, *, vm_uuid: UUID, eject: Iterable[str] = ()) -> tuple[Refusal, ...]:
+    """What the live VM itself says against a port, as its node has just read it. `eject` are the drives whose media the
+    tenant leaves behind.
+    """
     found = []
+    vm = without_media(vm, eject)
+    media = {line: disk.target for disk in vm.disks if disk.device in REMOVABLE for line in disk.medium_blockers}
     if vm.uuid != vm_uuid:
         found.append(
             Refusal(
@@ -112,9 +119,10 @@ def live_refusals(vm: VmDescription, *, vm_uuid: UUID) -> tuple[Refusal, ...]:
         Refusal(
             code="vm_blocked",
             rule="A VM moves live only if all of it can be moved: no part may be bound to its host.",
-            evidence=blocker,
+            evidence=f"{blocker}; it can stay behind: --eject {media[blocker]}" if blocker in media else blocker,
         )
         for blocker in vm.blockers
+        if vm.state is VmState.RUNNING or not blocker.startswith(_NOT_RUNNING)
     ]
     return tuple(found)
 

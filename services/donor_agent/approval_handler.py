@@ -51,6 +51,7 @@ class ApprovalHandler:
             vm_uuid=message.vm_uuid,
             node=request.located.node if request.located else "",
             phase=Phase.DESCRIBING,
+            eject=message.eject,
             updated_at=tx.now,
         )
         refusals = records_refusals(self._context.read_policy(), request)
@@ -69,7 +70,7 @@ class ApprovalHandler:
         digest = sha256(identity.domain_xml.encode()).hexdigest()
         if identity.node != port.node or digest != identity.domain_xml_sha256:
             raise Reject("invalid_identity", f"the bundle's node or SHA-256 is not that of {envelope.source}'s XML")
-        refusals = live_refusals(identity.vm, vm_uuid=port.vm_uuid)
+        refusals = live_refusals(identity.vm, vm_uuid=port.vm_uuid, eject=port.eject)
         if refusals:
             await self._refuse(tx, port, refusals, cause=envelope)
             return

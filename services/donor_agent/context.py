@@ -12,7 +12,7 @@ from services.donor_agent.inventory import Inventory
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy import Policy
 from services.donor_agent.policy_file import PolicyFile
-from services.donor_agent.port_record import DonorPort
+from services.donor_agent.port_record import DonorPort, Phase
 from services.donor_agent.settings import DonorSection, NetworkSection
 from shared.messages import AnyEnvelope
 from shared.messages.base import Refusal
@@ -91,5 +91,6 @@ class DonorContext:
         due_at = tx.now + timedelta(seconds=self.settings.describe_within_s)
         # The request itself is kept with the timer: the answer, when it is too late, refers to it.
         await tx.arm(timer_key(kind, port.port_id), due_at, {"cause": cause.to_json().decode()})
-        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid)
+        shown = port.phase is Phase.INSPECTING
+        describe = DescribeVm(port_id=port.port_id, vm_uuid=port.vm_uuid, port_may_follow=not shown)
         await send_to_node(tx, port.node, describe, cause=cause, deadline=due_at)

@@ -57,6 +57,8 @@ class DonorPort(BaseModel):
     node: str
     phase: Phase
     updated_at: datetime
+    eject: tuple[str, ...] = ()
+    """Drives whose media the tenant leaves behind, as it asked for approval."""
     identity: IdentityBundle | None = None
     agreement: ServiceChangeAgreement | None = None
     quarantined_disks: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.cpu_comparison import in_words
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, Obstacle, VmNotFound
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.vm_addresses import VmAddresses
@@ -66,7 +67,9 @@ class VmCommands:
         metrics: NodeMetrics,
         addresses: VmAddresses | None = None,
     ) -> None:
-        """`described` is called after each describe. Without `addresses` nothing is told of them."""
+        """`described` is called with each VM that was described and that a port may follow. Without `addresses` nothing
+        is told of them.
+        """
         self._described = described
         self._hypervisor = hypervisor
         self._journal = journal
@@ -88,7 +91,8 @@ class VmCommands:
             log.exception("VM not described", vm=str(command.vm_uuid))
             detail = f"the node cannot read the VM: {type(error).__name__}: {error}"
             return DescribeFailed(port_id=command.port_id, code="unreadable", detail=detail)
-        self._described(vm)
+        if command.port_may_follow:
+            self._described(vm)
         return VmDescribed(port_id=command.port_id, identity=bundle)
 
     async def _bundle(self, vm: LiveVm, obstacles: tuple[Obstacle, ...]) -> IdentityBundle:
@@ -101,7 +105,9 @@ class VmCommands:
         blockers = dict.fromkeys((*vm.description.blockers, *map(str, found), *map(str, obstacles)))
         lost = [f"{each.part}: {each.detail}" for each in goes.findings if each.kind is FindingKind.NOT_KEPT]
         # The recipient's libvirt defines the lasting one after the switchover, so what it needs is asked before.
-        later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not blockers else ()
+        of_media = {line for disk in vm.description.disks for line in disk.medium_blockers}
+        stays = not blockers.keys() <= of_media
+        later = next_needs(goes.lasting_xml) if goes.lasting_xml is not None and not stays else ()
         network = await self._addresses.describe(vm.description) if self._addresses is not None else None
         told = vm.description.model_dump() | {
             "network": network,
@@ -120,7 +126,7 @@ class VmCommands:
         )
 
     async def check(self, command: CheckVm) -> VmChecked:
-        """Let this host's libvirt compare the VM's CPU with its own."""
+        """Let this host's libvirt compare the VM's CPU with its own, and name the one that would do instead."""
         try:
             problem = await self._hypervisor.compare_cpu(
                 command.cpu,
@@ -129,17 +135,33 @@ class VmCommands:
                 accelerator=command.domain_type,
             )
         except HypervisorError as error:
-            code, problem = "cpu_not_compared", str(error)
-        else:
-            code = "cpu_incompatible"
+            return self._checked(command, "cpu_not_compared", str(error))
         if problem is None:
             return VmChecked(port_id=command.port_id)
+        return self._checked(command, "cpu_incompatible", problem + await self._instead(command))
+
+    def _checked(self, command: CheckVm, code: str, problem: str) -> VmChecked:
         refusal = Refusal(
             code=code,
             rule="The host's CPU, under QEMU, has every feature that the VM's CPU has, since the guest keeps it.",
             evidence=f"node {self._node}: {command.cpu.model}: {problem}",
         )
         return VmChecked(port_id=command.port_id, refusals=(refusal,))
+
+    async def _instead(self, command: CheckVm) -> str:
+        """The CPU that would do, as a clause: a guest keeps its CPU until its next start."""
+        try:
+            cpu = await self._hypervisor.common_cpu(
+                command.cpu,
+                architecture=command.architecture,
+                machine=command.machine,
+                accelerator=command.domain_type,
+            )
+        except HypervisorError as error:
+            return f"; no CPU is known that would do instead: {error}"
+        if cpu is None:
+            return ""
+        return f"; it could come with this CPU, once it was started with it: {in_words(cpu)}"
 
     async def provision(self, command: ProvisionVm) -> VmProvisioned | CompletionFailed:
         """Compare the VM that runs with what the donor had. A lasting VM is defined, with its own lasting definition
@@ -231,7 +253,7 @@ class VmCommands:
             return
 
     async def erase(self, port_id: UUID) -> DisksErased | CompletionFailed:
-        """Erase what is in quarantine, and that no VM of this host has."""
+        """Erase what is in quarantine, and that no VM of this host has; then the secrets that opened it."""
         record = self._journal.get(port_id, Side.OUTBOUND)
         if record is None or record.phase is not Phase.QUARANTINED:
             detail = "nothing is known of this port's disks; look for *.quarantine files of it, and erase them by hand"
@@ -243,12 +265,21 @@ class VmCommands:
             in_use = await self._hypervisor.files_in_use()
             erased = await asyncio.to_thread(erase, record.quarantined_disks, in_use)
             erased += await asyncio.to_thread(erase_folders, record.quarantined_folders)
+            await self._discard_secrets(record)
             answer = DisksErased(port_id=port_id, erased_bytes=erased)
             TransferJournal(self._journal, record).erased(answer)
             self._journal.remove_erased(time.time() - KEEP_ERASED_S)
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError, OSError) as error:
             return _not_yet(port_id, Side.OUTBOUND, error)
         return answer
+
+    async def _discard_secrets(self, record: PortRecord) -> None:
+        """The keys of what is erased, but those that another VM has, too. Raises `HypervisorError`."""
+        for uuid in record.secrets:
+            if (user := await self._hypervisor.secrets.user_of(uuid)) is not None:
+                log.warning("secret not removed", port_id=str(record.port_id), reason=f"VM {user} uses {uuid}, too")
+            else:
+                await self._hypervisor.secrets.discard(uuid)
 
 
 def _agreed_xml(command: ProvisionVm, record: PortRecord | None) -> str | None:

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from services.recipient_agent.capacity import Held, Nodes, Overcommit, Quota, quota_refusals, room_on, room_refusals
 from services.recipient_agent.cpu_check import NOT_COMPARED, without_unasked
+from services.recipient_agent.huge_pages import huge_page_refusals
 from services.recipient_agent.network_terms import NO_WISH, ExtensionTerms, NetworkAsk, NetworkWish
 from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlaced, place
 from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice, NodePlaces
@@ -143,6 +144,7 @@ def candidates(
                 *judged.refusals,
                 *(requirement_refusals(required, lines) if fits else ()),
                 *room_refusals(vm, node, room),
+                *huge_page_refusals(vm, node, held),
             )
         )
         found.append(Candidate(node.name, room, refusals, judged.choice, lines))

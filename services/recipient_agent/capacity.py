@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.clocks import is_late
+from shared.domain import NEXT_MEMORY, largest_need
 from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
@@ -85,6 +86,8 @@ class Held:
     vcpus: int
     memory_bytes: int
     disk_bytes: int
+    huge_pages: tuple[str, ...] = ()
+    """The sizes of huge pages that its memory lies on, as the VM's needs name them."""
     addresses: tuple[str, ...] = ()
     care_of: tuple[str, ...] = ()
     """Addresses of this provider's pools to which others translate the VM's own."""
@@ -175,6 +178,13 @@ def room_refusals(vm: VmDescription, node: NodeView, room: Room) -> Iterator[Ref
             code="memory_short",
             rule="The node must have the VM's memory left, after overcommit and reservations.",
             evidence=f"node {node.name}: {vm.memory_bytes} bytes needed, {max(room.memory_bytes, 0)} left",
+        )
+    later = largest_need(vm.needs, NEXT_MEMORY)
+    if later > node.capacity.memory_bytes:
+        yield Refusal(
+            code="memory_short",
+            rule="The node must have as much memory as the VM gets at its next start.",
+            evidence=f"node {node.name}: {later} bytes at the next start, it has {node.capacity.memory_bytes}",
         )
     needed = disk_bytes(vm)
     if needed > room.disk_bytes:

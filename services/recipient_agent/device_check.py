@@ -1,23 +1,18 @@
-"""Whether a host's QEMU and libvirt offer what a VM needs: devices, vCPUs, huge pages. Pure.
+"""Whether a host's QEMU and libvirt offer what a VM needs: devices, features, vCPUs. Pure.
 
 A node tells what libvirt's domain capabilities say. A kind that they do not mention is not judged.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 
-from shared.domain import NEXT_VCPUS
+from shared.domain import NEXT_VCPUS, SECRET, largest_need
 from shared.messages.base import Refusal
-from shared.messages.host import HugePages
 from shared.messages.vm import HostPlatform, VmDescription
 
 _PARTLY_TOLD: Mapping[str, frozenset[str]] = {"channel": frozenset({"spicevmc", "qemu-vdagent"})}
 """Kinds of which libvirt mentions only some values: of the others it says nothing."""
-_UNITS = {"B": 1, "BYTES": 1, "KB": 1000, "KIB": 1 << 10, "K": 1 << 10, "MB": 10**6, "MIB": 1 << 20, "M": 1 << 20}
-_UNITS |= {"GB": 10**9, "GIB": 1 << 30, "G": 1 << 30}
-"""libvirt's units of memory, in capitals."""
 
 
 def device_refusals(vm: VmDescription, host: HostPlatform, *, node: str) -> Iterator[Refusal]:
@@ -25,8 +20,9 @@ def device_refusals(vm: VmDescription, host: HostPlatform, *, node: str) -> Iter
     offers = offers_for(vm, host)
     missing = offers.get("feature_missing", ())
     for need in vm.needs:
-        if need.kind == "hugepages":
-            yield from _huge_pages(vm, need.value, host.huge_pages, node=node)
+        if need.kind == SECRET:
+            if need.value not in host.secret_usages:
+                yield _no_secrets(need.value, node=node)
         elif need.kind == "feature":
             if need.value in missing:
                 yield _unsupported(f"feature {need.value} is not there on node {node}")
@@ -34,8 +30,7 @@ def device_refusals(vm: VmDescription, host: HostPlatform, *, node: str) -> Iter
             there = ", ".join(offers[need.kind]) or "none"
             yield _unsupported(f"{need.kind.replace('_', ' ')} {need.value}: node {node} offers {there}")
     most = next((int(value) for value in offers.get("vcpus_max", ()) if value.isdigit()), None)
-    later = (int(need.value) for need in vm.needs if need.kind == NEXT_VCPUS and _is_number(need.value))
-    wanted = max(vm.vcpus, vm.vcpus_max or 0, *later)
+    wanted = max(vm.vcpus, vm.vcpus_max or 0, largest_need(vm.needs, NEXT_VCPUS))
     if most is not None and wanted > most:
         yield Refusal(
             code="vcpus_unsupported",
@@ -56,10 +51,6 @@ def offers_for(vm: VmDescription, host: HostPlatform) -> Mapping[str, tuple[str,
     )
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 18
-
-
 def _is_told(kind: str, value: str) -> bool:
     return kind not in _PARTLY_TOLD or value in _PARTLY_TOLD[kind]
 
@@ -72,20 +63,12 @@ def _unsupported(evidence: str) -> Refusal:
     )
 
 
-def _huge_pages(vm: VmDescription, wanted: str, there: tuple[HugePages, ...], *, node: str) -> Iterator[Refusal]:
-    size_bytes = page_bytes(wanted)
-    fitting = [pages for pages in there if size_bytes in {None, pages.size_bytes}]
-    if not any(pages.free * pages.size_bytes >= vm.memory_bytes for pages in fitting):
-        found = "; ".join(f"{pages.free} free of {pages.size_bytes >> 10} KiB" for pages in there) or "none"
-        yield Refusal(
-            code="huge_pages_short",
-            rule="A VM on huge pages needs as many free ones of that size as it has memory.",
-            evidence=f"{vm.memory_bytes} bytes on pages of {wanted} needed; node {node} has {found}",
-        )
+_ENCRYPTED = {"vtpm": "its TPM is encrypted", "volume": "a disk of it is encrypted"}
 
 
-def page_bytes(wanted: str) -> int | None:
-    """The size that a need names, such as ``2048 KiB``; None for the host's own default, and for what is no size."""
-    match = re.fullmatch(r"(\d{1,12}) ([A-Za-z]+)", wanted)
-    unit = _UNITS.get(match[2].upper()) if match else None
-    return int(match[1]) * unit if match and unit else None
+def _no_secrets(usage: str, *, node: str) -> Refusal:
+    return Refusal(
+        code="secret_unsupported",
+        rule="The key of an encrypted disk or TPM is kept by the host's libvirt, as a secret.",
+        evidence=f"{_ENCRYPTED.get(usage, usage)}; node {node} keeps no secret of usage {usage}",
+    )

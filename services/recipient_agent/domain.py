@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from services.recipient_agent.network_map import CardPlace
 from services.recipient_agent.places import HostChoice, NodePlaces, file_stem
@@ -30,6 +30,9 @@ from shared.domain import (
 from shared.messages.base import Refusal
 from shared.messages.porting import ReservedDisk
 from shared.messages.vm import CpuFacts, CpuMode, FirmwareFacts, IdentityBundle, VmDescription
+
+_OWN_ARCHITECTURE = "x86_64"
+"""Of every host that VMs are ported to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,8 @@ def _host_places(
         disks={disk.target: disk.path for disk in disks},
         disk_formats={disk.target: disk.format for disk in disks},
         nics=tuple(_nic(place) for place in choice.cards),
-        emulator=places.emulator,
+        # The setting names the host's own QEMU; of another architecture libvirt knows which it is.
+        emulator=places.emulator if vm.architecture == _OWN_ARCHITECTURE else None,
         firmware=_firmware(vm, port_id, places, choice),
         kernel=vm.kernel or None,
         initrd=vm.initrd or None,
@@ -211,6 +215,7 @@ def _host_places(
             file.name: f"{places.image_dir}/{file_stem(vm.name, port_id)}-{file.name.replace(' ', '-')}.img"
             for file in facts.memory_files
         },
+        secrets={use.device: uuid5(port_id, f"secret {use.device}") for use in facts.secrets},
     )
 
 

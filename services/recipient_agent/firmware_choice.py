@@ -29,6 +29,8 @@ class ChosenFirmware:
     template_format: str
     features: frozenset[str] | None = None
     """What the descriptor says of it; None: no descriptor was asked."""
+    description: str = ""
+    """The same for people: what its descriptor calls it."""
 
 
 def choose_firmware(
@@ -59,6 +61,7 @@ def choose_firmware(
                 template=offer.template,
                 template_format=offer.template_format,
                 features=frozenset(offer.features),
+                description=offer.description,
             )
         misfits.append(f"{offer.name}: {reasons[0]}")
     there = "; ".join(misfits[:8]) or "it has no firmware descriptors"

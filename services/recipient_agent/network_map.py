@@ -16,12 +16,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from shared.domain import PASST_VHOST
 from shared.messages.base import Refusal
 from shared.messages.vm import HostPlatform, Nic, Vlan
 
 NetworkName = Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.:-]*$")]
 Tag = Annotated[int, Field(ge=1, le=4094)]
 Tags = Annotated[tuple[Tag, ...], Field(min_length=1, max_length=64)]
+_WITHOUT_OFFLOADS = frozenset({"user", "passt"})
+"""Kinds whose packets have no header for offloads."""
 Guard = Literal["filter", "bandwidth", "isolated", "virtualport"]
 
 
@@ -30,10 +33,11 @@ class NetworkRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["any", "bridge", "network", "user", "ethernet"] = Field(
+    kind: Literal["any", "bridge", "network", "user", "passt", "ethernet"] = Field(
         default="any",
         description="Fits cards of this kind at the donor. any: of every kind but ethernet, which is a tap device that "
-        "a program of the donor's host connects to something.",
+        "a program of the donor's host connects to something. user: QEMU's user network, and passt where it serves as "
+        "that; passt: all of passt, also over vhost-user.",
     )
     bridge: NetworkName = Field(default="", description="Fits cards on this bridge of the donor; empty: on any.")
     network: NetworkName = Field(default="", description="Fits cards on this network of the donor; empty: on any.")
@@ -90,7 +94,7 @@ class NetworkRule(BaseModel):
         tags = nic.vlan.tags if nic.vlan else ()
         wanted = {"none": not tags, "any": bool(tags)}.get(self.vlan) if isinstance(self.vlan, str) else None
         return (
-            (self.kind == _kind(nic) or (self.kind == "any" and _kind(nic) != "ethernet"))
+            (self.kind in _kinds(nic) or (self.kind == "any" and nic.kind != "ethernet"))
             and self.bridge in {"", nic.bridge}
             and self.network in {"", nic.network}
             and self.port_group == nic.port_group
@@ -162,7 +166,7 @@ class NetworkMap:
         return self._by_name(nic, networks)
 
     def _by_name(self, nic: Nic, networks: Sequence[str]) -> CardPlace | Refusal:
-        kind = _kind(nic)
+        kind = nic.kind
         if kind == "bridge" and nic.bridge:
             return CardPlace(nic, bridge=self.here(nic.bridge))
         if kind == "network" and nic.bridge in self.by_name:
@@ -214,6 +218,9 @@ def _by_rule(nic: Nic, rule: NetworkRule) -> CardPlace | Refusal:
     if nic.kind == "user" and not rule.to_user:
         there = rule.to_bridge or rule.to_network
         return _refusal("user_network_moved", f"{card(nic)} is on QEMU's user network, and a rule says {there}")
+    if rule.to_user and nic.kind not in _WITHOUT_OFFLOADS and nic.model.startswith("virtio"):
+        found = f"{card(nic)} is on {_theirs(nic)}, and a rule says QEMU's user network"
+        return _refusal("user_network_too_plain", found)
     place = CardPlace(
         nic,
         bridge=rule.to_bridge,
@@ -259,15 +266,14 @@ def card(nic: Nic) -> str:
     return f"network card {nic.mac}"
 
 
+def _kinds(nic: Nic) -> tuple[str, ...]:
+    """What a rule may call the card's kind."""
+    return {"passt": ("user", "passt"), PASST_VHOST: ("passt",)}.get(nic.kind, (nic.kind,))
+
+
 def is_users(nic: Nic) -> bool:
-    """Whether a card is on QEMU's own user network: it has no address of its own outside."""
-    return _kind(nic) == "user"
-
-
-def _kind(nic: Nic) -> str:
-    if nic.kind == "passt":
-        return "user"
-    return nic.kind if nic.kind in {"bridge", "network", "user", "ethernet"} else "other"
+    """Whether a card is on a user network: it has no address of its own outside."""
+    return nic.kind in {"user", "passt", PASST_VHOST}
 
 
 def _theirs(nic: Nic) -> str:
@@ -281,6 +287,7 @@ _RULES = {
     "port_group_unmapped": "A card in a port group, which may have a VLAN, goes only where a rule names the group.",
     "network_unmapped": "Each network card goes where the network map says, or to what has the same name here.",
     "user_network_moved": "QEMU's user network is part of the guest's state, and QEMU loads it only into another one.",
+    "user_network_too_plain": "QEMU loads a virtio card whose network has offloads only on such a network.",
     "network_guard_lost": "The network map does not let in cards that lose this.",
     "bridge_missing": "Each network card needs a bridge on the host.",
     "network_missing": "Each network card needs its network on the host, and active.",

@@ -17,6 +17,7 @@ from services.recipient_agent.known_bad import known_bad_refusals
 from services.recipient_agent.network_terms import NetworkAsk, addresses_of, choose_network
 from services.recipient_agent.places import HostChoice, NodePlaces
 from shared.messages.base import Refusal
+from shared.messages.host import OtherArchitecture
 from shared.messages.vm import HypervisorVersions, VmDescription
 
 Version = tuple[int, int, int]
@@ -134,26 +135,33 @@ def _alive(node: NodeView, silent_s: float, silent_after_s: float) -> Iterator[R
 
 
 def _kind_of_host(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
-    host = node.platform
-    if vm.architecture != host.architecture:
+    host, other = node.platform, _other_architecture(vm, node)
+    accelerators = host.accelerators if other is None else other.accelerators
+    if vm.architecture != host.architecture and other is None:
         yield Refusal(
             code="architecture_unsupported",
             rule="A VM keeps its processor architecture.",
             evidence=f"the VM is {vm.architecture}, node {node.name} is {host.architecture}",
         )
-    if vm.domain_type not in host.accelerators:
+    if vm.domain_type not in accelerators:
         yield Refusal(
             code="accelerator_unsupported",
             rule="A VM keeps its kind of virtualisation (kvm, or qemu for software emulation).",
-            evidence=f"the VM is {vm.domain_type}, node {node.name} offers {_listed(host.accelerators)}",
+            evidence=f"the VM is {vm.domain_type}, node {node.name} offers {_listed(accelerators)}",
         )
 
 
+def _other_architecture(vm: VmDescription, node: NodeView) -> OtherArchitecture | None:
+    """What the node offers to guests of the VM's architecture, where that is not its own."""
+    others = node.platform.other_architectures if vm.architecture != node.platform.architecture else ()
+    return next((each for each in others if each.architecture == vm.architecture), None)
+
+
 def _machine(vm: VmDescription, node: NodeView) -> Iterator[Refusal]:
-    host = node.platform
+    host, other = node.platform, _other_architecture(vm, node)
     # The lasting definition may have a machine of its own, which the VM gets at its next start.
     for machine in dict.fromkeys((vm.machine, *(need.value for need in vm.needs if need.kind == "machine"))):
-        if machine in host.machines:
+        if machine in host.machines and (other is None or machine not in other.without):
             continue
         if machine in host.machine_aliases:
             evidence = f"{machine} is an alias; on node {node.name} it means {host.machine_aliases[machine]}"

@@ -19,6 +19,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from services.recipient_agent.capacity import Held, disk_bytes
+from services.recipient_agent.huge_pages import wanted_pages
 from services.recipient_agent.network_terms import addresses_of
 from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
@@ -88,6 +89,7 @@ class Reservation(BaseModel):
             vcpus=self.vm.vcpus,
             memory_bytes=self.vm.memory_bytes,
             disk_bytes=disk_bytes(self.vm),
+            huge_pages=wanted_pages(self.vm),
             addresses=addresses_of(self.vm),
             care_of=tuple(pair.real for card in self.network.cards for pair in card.care_of) if self.network else (),
             reserved=self.holds_capacity,

@@ -28,6 +28,7 @@ class BlockerCode(StrEnum):
     SHARED_MEMORY = "shared_memory"
     READ_ONLY_DISK = "read_only_disk"
     DISK_KIND = "disk_kind"
+    DISK_ENCRYPTION = "disk_encryption"
     NETWORK_KIND = "network_kind"
     VIRTUAL_TPM = "virtual_tpm"
     CONFIDENTIAL_GUEST = "confidential_guest"
@@ -43,6 +44,8 @@ _CODES: tuple[tuple[str, BlockerCode], ...] = (
     (_QEMU_NAMESPACE, BlockerCode.RAW_QEMU_OPTIONS),
     ("devices/hostdev", BlockerCode.DEVICE_PASSTHROUGH),
     ("devices/disk@device", BlockerCode.DEVICE_PASSTHROUGH),
+    ("devices/disk/encryption", BlockerCode.DISK_ENCRYPTION),
+    ("devices/disk/source/encryption", BlockerCode.DISK_ENCRYPTION),
     ("devices/disk", BlockerCode.DISK_KIND),
     ("devices/filesystem", BlockerCode.SHARED_FILESYSTEM),
     ("devices/shmem", BlockerCode.SHARED_MEMORY),
@@ -71,6 +74,14 @@ def whole_part_blockers(element: etree._Element, path: str) -> Iterator[Reason]:
     rule = _RULES.get(path)
     if rule is not None:
         yield from rule(element)
+
+
+def change_of(element: etree._Element, path: str) -> str:
+    """What the recipient makes of a device that none of its parts says by itself; empty where it makes nothing else."""
+    is_nvdimm = path == "devices/memory" and element.get("model") == "nvdimm" and bool(element.findtext("source/path"))
+    if is_nvdimm and element.get("access") != "shared":
+        return "access: it becomes shared, so that what the guest writes gets into the recipient's file"
+    return ""
 
 
 def tsc_frequency(root: etree._Element) -> str:
@@ -142,10 +153,28 @@ def is_passt(nic: etree._Element) -> bool:
 
 
 def _tpm(tpm: etree._Element) -> Iterator[Reason]:
-    if tpm.find("backend/encryption") is not None:
-        yield BlockerCode.VIRTUAL_TPM, "the state of the TPM is encrypted with a secret that its host keeps"
-    elif tpm.find("backend[@type='emulator']/source") is not None:
+    if tpm.find("backend[@type='emulator']/source") is not None:
         yield BlockerCode.VIRTUAL_TPM, "the state of the TPM lies in a place of its own at the host"
+
+
+def encryption_of(disk: etree._Element) -> etree._Element | None:
+    """The ``<encryption>`` of a ``<disk>``; libvirt takes it in its source and beside it."""
+    found = disk.find("source/encryption")
+    return found if found is not None else disk.find("encryption")
+
+
+def _disk(disk: etree._Element) -> Iterator[Reason]:
+    encryption, driver = encryption_of(disk), disk.find("driver")
+    if encryption is None:
+        return
+    # The portable form names no format of an image; its host has looked at it.
+    image_format = "qcow2" if driver is None else driver.get("type", "qcow2")
+    if image_format != "qcow2":
+        yield BlockerCode.DISK_ENCRYPTION, "it is encrypted as a whole file; LUKS is carried inside QCOW2"
+    elif disk.find("readonly") is not None or disk.get("device", "disk") != "disk":
+        yield BlockerCode.DISK_ENCRYPTION, "it is encrypted, and the guest only reads it or may eject it"
+    elif len(encryption.findall("secret")) > 1:
+        yield BlockerCode.DISK_ENCRYPTION, "it is encrypted with several secrets"
 
 
 def _loader(loader: etree._Element) -> Iterator[Reason]:
@@ -156,6 +185,7 @@ def _loader(loader: etree._Element) -> Iterator[Reason]:
 
 _RULES: Mapping[str, Callable[[etree._Element], Iterator[Reason]]] = {
     "cpu/feature": _cpu_feature,
+    "devices/disk": _disk,
     "devices/interface": _interface,
     "devices/tpm": _tpm,
     "os/loader": _loader,

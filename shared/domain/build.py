@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from lxml import etree
 
+from shared.domain.blockers import encryption_of
 from shared.domain.definition import DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
 from shared.domain.parsing import Domain, mac_of, target_of
@@ -67,8 +68,8 @@ def _other_devices(devices: etree._Element, places: HostPlaces) -> None:
     for backend in devices.findall("tpm/backend"):
         # Else libvirt deletes the state of a transient guest when it ends, and one that arrives is transient at first.
         backend.set("persistent_state", "yes")
-        if places.tpm_secret is not None:
-            _child(backend, "encryption").set("secret", str(places.tpm_secret))
+        for encryption in backend.findall("encryption"):
+            encryption.set("secret", _secret_for("tpm", places))
 
 
 def _memory_files(devices: etree._Element, places: HostPlaces) -> None:
@@ -79,6 +80,13 @@ def _memory_files(devices: etree._Element, places: HostPlaces) -> None:
             _child(_child(memory, "source"), "path").text = _file_for(f"memory {index}", places)
     for pstore in devices.findall("pstore"):
         _child(pstore, "path").text = _file_for("pstore", places)
+
+
+def _secret_for(device: str, places: HostPlaces) -> str:
+    secret = places.secrets.get(device)
+    if secret is None:
+        raise DomainXmlError(f"no secret is given for {device}", element="encryption")
+    return str(secret)
 
 
 def _file_for(name: str, places: HostPlaces) -> str:
@@ -144,6 +152,9 @@ def _disk(disk: etree._Element, places: HostPlaces) -> None:
     if path is None:
         if disk.get("device", "disk") == "disk":
             raise DomainXmlError(f"no path is given for {target}", element="disk")
+        policy = disk.find("source")
+        if policy is not None:  # of a medium that is not there
+            disk.remove(policy)
         return
     driver = disk.find("driver")
     if target in places.disk_formats:
@@ -153,6 +164,9 @@ def _disk(disk: etree._Element, places: HostPlaces) -> None:
         driver.set("type", places.disk_formats[target])
     source = _child(disk, "source")
     source.set("file", path)
+    encryption = encryption_of(disk)
+    if encryption is not None:
+        etree.SubElement(encryption, "secret", type="passphrase", uuid=_secret_for(f"disk {target}", places))
 
 
 def _nic(nic: etree._Element, place: NicPlace) -> None:

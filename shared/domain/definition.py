@@ -6,13 +6,14 @@ finding that blocks; what is bound to the host is a finding, too. Pure.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from lxml import etree
 
-from shared.domain.blockers import code_for, is_empty_drive, whole_part_blockers
+from shared.domain.blockers import change_of, code_for, is_empty_drive, whole_part_blockers
 from shared.domain.findings import Finding, FindingKind
 from shared.domain.metadata import METADATA, Metadata, read_metadata
 from shared.domain.parsing import Domain, DomainSource, parse
@@ -35,12 +36,11 @@ _OF_A_MEDIUM = frozenset(
     {
         f"{_DISK}@type",
         f"{_DISK}/driver@type",
-        f"{_DISK}/source",
         f"{_DISK}/source@file",
-        f"{_DISK}/source@startupPolicy",
     }
 )
 """Of a drive without a medium there is nothing to tell here: no file is made, and no contents come along."""
+_ALIAS = re.compile(r"devices/[^/]+/alias")
 _AS_IT_STANDS = frozenset({"line", "text", "name"})
 _SHOWN_KINDS = frozenset({"number", "word", "words", "cpus", "unit"})
 
@@ -128,6 +128,7 @@ class _Reader:
     blocking: list[Finding] = field(default_factory=list)
     host_bound: dict[tuple[str, str], Finding] = field(default_factory=dict)
     untold: set[tuple[str, str]] = field(default_factory=set)
+    aliases: set[str] = field(default_factory=set)
 
     def read(self, element: etree._Element, path: str, told: _Told) -> Node:
         """The element and all below it. Of a refused part one reason is told, the first."""
@@ -135,10 +136,16 @@ class _Reader:
         row = _DOMAIN if path == "." else self._row(path, text.strip(), told)
         if part := part_name(element, path):
             told = replace(told, part=part, empty_drive=path == _DISK and is_empty_drive(element))
+        if path == "seclabel" and element.get("model") == "none":
+            told = replace(told, host=True)  # so libvirt writes where its host has no labels at all
         for code, detail in () if told.blocks else whole_part_blockers(element, path):
             self._block(code, told, detail)
             told = replace(told, blocks=True)
-        told = self._judge(path, row, text, told, is_element=True)
+        if change := change_of(element, path):
+            self.host_bound[(told.part, change)] = Finding("host_bound", FindingKind.MADE_ANEW, told.part, change)
+        if not _is_frame(element, row, text):
+            told = self._judge(path, row, text, told, is_element=True)
+        self._own_alias(element, path, told)
         attributes = []
         for name, value in element.attrib.items():
             attribute = Attribute(str(name), str(value), self._row(f"{path}@{name!s}", str(value), told))
@@ -165,6 +172,14 @@ class _Reader:
             if row is not None and not row.whole:
                 self._block("twice", told, f"{_shown(path)} is there twice, so nobody can say which counts")
         seen.add(tag)
+
+    def _own_alias(self, element: etree._Element, path: str, told: _Told) -> None:
+        """Two devices cannot have one alias of their owner; libvirt refuses it, later."""
+        name = element.get("name") or ""
+        if _ALIAS.fullmatch(path) and name.startswith("ua-"):
+            if name in self.aliases:
+                self._block("twice", told, f"the alias {name[:_SHOWN]} is that of another device, too")
+            self.aliases.add(name)
 
     def _row(self, path: str, value: str, told: _Told) -> Row | None:
         # What is in an unknown part is unknown, too. Where very much is wrong, nothing more is looked up.
@@ -226,6 +241,12 @@ class _Reader:
     def _block(self, code: str, told: _Told, detail: str) -> None:
         if not told.blocks and len(self.blocking) < MAX_BLOCKERS:
             self.blocking.append(Finding(code, FindingKind.BLOCKS, told.part or "definition", detail))
+
+
+def _is_frame(element: etree._Element, row: Row | None, text: str) -> bool:
+    """Whether a host-bound element is there only for what is in it, which says for itself what becomes of it."""
+    is_bound = row is not None and row.fate is Fate.HOST and row.kind is None and not row.whole
+    return is_bound and len(element) > 0 and not element.attrib and not text.strip()
 
 
 def carried_text(row: Row, text: str) -> str:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from lxml import etree
 from pydantic import ValidationError
 
-from shared.domain.blockers import MAX_VLAN_TAGS, is_empty_drive, is_passt, vlan_tag
+from shared.domain.blockers import MAX_VLAN_TAGS, encryption_of, is_empty_drive, is_passt, vlan_tag
 from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.errors import DomainXmlError
-from shared.domain.facts import DiskFacts, LayerFacts, MemoryFile, NicFacts, VmFacts, does_not_fit
-from shared.domain.needs import NEXT_VCPUS, needs_of
+from shared.domain.facts import (
+    DiskFacts,
+    LayerFacts,
+    MemoryFile,
+    NicFacts,
+    SecretUsage,
+    SecretUse,
+    VmFacts,
+    does_not_fit,
+)
+from shared.domain.findings import Finding
+from shared.domain.media import medium_blockers
+from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, needs_of
 from shared.domain.parsing import (
     attribute_of,
     mac_of,
@@ -41,7 +52,11 @@ def describe(source: DefinitionSource) -> VmFacts:
 def next_needs(lasting: DefinitionSource) -> tuple[Need, ...]:
     """What the VM needs of its host after its next start. Raises `DomainXmlError` as `describe`."""
     facts = describe(lasting)
-    return *facts.needs, Need(kind=NEXT_VCPUS, value=str(facts.vcpus_max))
+    return (
+        *facts.needs,
+        Need(kind=NEXT_VCPUS, value=str(facts.vcpus_max)),
+        Need(kind=NEXT_MEMORY, value=str(facts.memory_bytes)),
+    )
 
 
 def _facts(definition: Definition) -> VmFacts:
@@ -52,7 +67,12 @@ def _facts(definition: Definition) -> VmFacts:
     cpu = root.find("cpu")
     maximum = whole_number(required_text(root, "vcpu"), "vcpu")
     current = attribute_of(root, "vcpu", "current")
+    vcpus = maximum if current is None else whole_number(current, "vcpu")
+    if vcpus > maximum:
+        raise DomainXmlError(f"{vcpus} run now, and there may be {maximum}", element="vcpu")
     memory = size_bytes(root, "memory")
+    # libvirt takes a larger one for all of it.
+    held = memory if root.find("currentMemory") is None else min(memory, size_bytes(root, "currentMemory"))
     return VmFacts(
         uuid=required_text(root, "uuid").lower(),
         name=name_of(root),
@@ -60,8 +80,8 @@ def _facts(definition: Definition) -> VmFacts:
         arch=os_type.get("arch", "x86_64"),
         machine=os_type.get("machine", ""),
         memory_bytes=memory,
-        memory_current_bytes=memory if root.find("currentMemory") is None else size_bytes(root, "currentMemory"),
-        vcpus=maximum if current is None else whole_number(current, "vcpu"),
+        memory_current_bytes=held,
+        vcpus=vcpus,
         vcpus_max=maximum,
         cpu_mode=cpu.get("mode", "custom") if cpu is not None else "default",
         cpu_model=text_of(root, "cpu/model"),
@@ -74,10 +94,11 @@ def _facts(definition: Definition) -> VmFacts:
         kernel=text_of(root, "os/kernel"),
         initrd=text_of(root, "os/initrd"),
         needs=needs_of(root),
-        drives=tuple(_drives(root)),
+        drives=tuple(_drives(root, medium_blockers(definition))),
         nics=tuple(_nic(nic) for nic in root.findall("devices/interface")),
         ports=tuple(_ports(root)),
         memory_files=tuple(_memory_files(root)),
+        secrets=tuple(_secrets(root)),
         findings=definition.findings,
     )
 
@@ -129,7 +150,7 @@ def _firmware_facts(root: etree._Element) -> FirmwareFacts | None:
     )
 
 
-def _drives(root: etree._Element) -> Iterator[DiskFacts]:
+def _drives(root: etree._Element, blockers: Mapping[str, tuple[Finding, ...]]) -> Iterator[DiskFacts]:
     targets: set[str] = set()
     for disk in root.findall("devices/disk"):
         if target_of(disk) in targets:
@@ -149,6 +170,7 @@ def _drives(root: etree._Element) -> Iterator[DiskFacts]:
             shared=disk.find("shareable") is not None,
             serial=text_of(disk, "serial") or "",
             empty=is_empty_drive(disk),
+            medium_blockers=tuple(map(str, blockers.get(target_of(disk), ()))),
         )
 
 
@@ -171,7 +193,7 @@ def _nic(nic: etree._Element) -> NicFacts:
         mac=mac_of(nic),
         model=attribute_of(nic, "model", "type") or "rtl8139",
         bridge=attribute_of(nic, "source", "bridge"),
-        kind="passt" if is_passt(nic) else nic.get("type", ""),
+        kind=_kind(nic),
         network=attribute_of(nic, "source", "network") or "",
         port_group=attribute_of(nic, "source", "portgroup") or "",
         vlan=_vlan(nic),
@@ -180,6 +202,16 @@ def _nic(nic: etree._Element) -> NicFacts:
         filter=attribute_of(nic, "filterref", "filter") or "",
         has_bandwidth=nic.find("bandwidth") is not None,
     )
+
+
+PASST_VHOST = "passt-vhost"
+"""A card of passt that talks to it over vhost-user: the guest may have its offloads, which others of passt have not."""
+
+
+def _kind(nic: etree._Element) -> str:
+    if is_passt(nic):
+        return PASST_VHOST if nic.get("type") == "vhostuser" else "passt"
+    return nic.get("type", "")
 
 
 def _ports(root: etree._Element) -> Iterator[str]:
@@ -197,6 +229,21 @@ def _memory_files(root: etree._Element) -> Iterator[MemoryFile]:
             yield MemoryFile(f"memory {index}", text_of(memory, "source/path"), size_bytes(memory, "target/size"))
     for pstore in root.findall("devices/pstore"):
         yield MemoryFile("pstore", text_of(pstore, "path"), size_bytes(pstore, "size"))
+
+
+def _secrets(root: etree._Element) -> Iterator[SecretUse]:
+    for encryption in root.findall("devices/tpm/backend/encryption"):
+        yield SecretUse("tpm", SecretUsage.VTPM, uuid=encryption.get("secret", "").lower())
+    for disk in root.findall("devices/disk"):
+        encrypted = encryption_of(disk)
+        if encrypted is not None:
+            yield SecretUse(
+                f"disk {target_of(disk)}",
+                SecretUsage.VOLUME,
+                target=target_of(disk),
+                uuid=(attribute_of(encrypted, "secret", "uuid") or "").lower(),
+                usage_id=attribute_of(encrypted, "secret", "usage") or "",
+            )
 
 
 def _vlan(nic: etree._Element) -> Vlan | None:

@@ -28,8 +28,8 @@ _ON_BY_DEFAULT = ("features/",)
 """Below these an element without a state is one that is on."""
 _ORDERED = frozenset({"domain/os", "domain/sysinfo/oemStrings"})
 """Here the order says something: what is tried first at a boot, and the numbers of strings."""
-_THERE = frozenset({"devices/vsock"})
-"""The guest sees the device itself, though all that is written in it may be its host's."""
+_THERE = frozenset({"devices/vsock", "devices/tpm/backend/encryption"})
+"""That it is there counts, though all that is written in it may be its host's: a device, or that one is encrypted."""
 _KIB_BY_DEFAULT = "KiB"
 
 

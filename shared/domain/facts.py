@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from uuid import UUID
 
 from pydantic import ValidationError
@@ -56,6 +57,8 @@ class DiskFacts:
     shared: bool = False
     serial: str = ""
     empty: bool = False
+    medium_blockers: tuple[str, ...] = ()
+    """Blockers of the VM that are gone when this drive's medium stays behind."""
 
     def told(
         self,
@@ -90,6 +93,7 @@ class DiskFacts:
             serial=self.serial,
             empty=self.empty,
             chain_depth=len(self.layers),
+            medium_blockers=self.medium_blockers,
         )
 
 
@@ -143,6 +147,28 @@ class MemoryFile:
     size_bytes: int
 
 
+class SecretUsage(StrEnum):
+    """What a secret of libvirt is for, by libvirt's names."""
+
+    VTPM = "vtpm"
+    VOLUME = "volume"
+
+
+@dataclass(frozen=True, slots=True)
+class SecretUse:
+    """A part of the VM that is opened with a secret of libvirt. It names the secret and never holds its value.
+
+    `device` is ``tpm`` or ``disk vda``; `target` is the disk's, empty for a TPM. The secret is named by its UUID or by
+    its usage; by neither in a portable form.
+    """
+
+    device: str
+    usage: SecretUsage
+    target: str = ""
+    uuid: str = ""
+    usage_id: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class VmFacts:
     """What a VM is, read from one definition. Sizes in bytes; tuples in the order of the XML."""
@@ -174,7 +200,13 @@ class VmFacts:
     ports: tuple[str, ...] = ()
     """Serial ports, and consoles that are no serial port, as `HostPlaces.logs` names them: ``serial 0``."""
     memory_files: tuple[MemoryFile, ...] = ()
+    secrets: tuple[SecretUse, ...] = ()
     findings: tuple[Finding, ...] = ()
+
+    @property
+    def encrypted_disks(self) -> frozenset[str]:
+        """Targets of the disks that are encrypted."""
+        return frozenset(use.target for use in self.secrets if use.target)
 
     @property
     def disks(self) -> tuple[DiskFacts, ...]:

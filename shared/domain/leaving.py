@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from uuid import UUID
 
 from shared.domain.build import CHARACTER_DEVICES, build_for_host
-from shared.domain.definition import DefinitionSource, read_definition
+from shared.domain.definition import Definition, DefinitionSource, read_definition
 from shared.domain.describe import describe
 from shared.domain.differences import guest_abi_differences
 from shared.domain.errors import DomainXmlError
 from shared.domain.facts import VmFacts
 from shared.domain.findings import Finding, FindingKind
+from shared.domain.media import medium_blockers, without_media_in
 from shared.domain.parsing import MAX_XML_BYTES
 from shared.domain.pending import pending_changes
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
@@ -37,7 +39,9 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
     """
     definition = read_definition(live)
     facts = describe(definition)
-    findings = [] if definition.blockers else list(_proof(definition, facts))
+    # A medium that may stay behind speaks against the VM; the rest of it is tried all the same.
+    tried = without_media_in(definition, _bad_media(definition)) if definition.blockers else definition
+    findings = [] if tried.blockers else list(_proof(tried, describe(tried)))
     lasting_xml = None
     if lasting is not None:
         try:
@@ -46,11 +50,18 @@ def leaving(live: DefinitionSource, lasting: DefinitionSource | None) -> Leaving
             new = tuple(finding for finding in stored.blockers if finding not in definition.blockers)
             found = list(_lasting(new, describe(stored), facts))
             found += () if found else pending_changes(stored, definition)
-            blocked = stored.blockers or any(finding.kind is FindingKind.BLOCKS for finding in found)
-            findings += found if blocked else [*found, *_can_be_built(stored, describe(stored))]
+            bare = without_media_in(stored) if stored.blockers else stored
+            blocked = bare.blockers or any(finding.kind is FindingKind.BLOCKS for finding in found)
+            findings += found if blocked else [*found, *_can_be_built(bare, describe(bare))]
         except DomainXmlError as error:
             findings.append(_blocks("lasting_unreadable", f"the lasting definition cannot be read: {error}"))
-    return Leaving(portable(definition), lasting_xml, tuple(findings))
+    # Where it speaks against the VM, it leaves without that medium or not at all.
+    return Leaving(portable(definition if tried.blockers else tried), lasting_xml, tuple(findings))
+
+
+def _bad_media(definition: Definition) -> tuple[str, ...]:
+    """Drives whose medium has a blocker of its own."""
+    return tuple(target for target, found in medium_blockers(definition).items() if found)
 
 
 def _blocks(code: str, detail: str, part: str = "definition") -> Finding:
@@ -100,6 +111,7 @@ def _anywhere(facts: VmFacts) -> HostPlaces:
         kernel="/kernel" if facts.kernel else None,
         initrd="/initrd" if facts.initrd else None,
         memory_files={file.name: "/memory" for file in facts.memory_files},
+        secrets={use.device: UUID(int=0) for use in facts.secrets},
         logs={f"{kind} 0": "/log" for kind in CHARACTER_DEVICES},
     )
 

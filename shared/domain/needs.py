@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lxml import etree
 
-from shared.domain.blockers import tsc_frequency
+from shared.domain.blockers import encryption_of, tsc_frequency
 from shared.messages.vm import Need
 
 _ATTRIBUTES: tuple[tuple[str, str, str], ...] = (
@@ -49,15 +49,28 @@ _MADE_AS: dict[tuple[str, str], str | None] = {
 _SWITCHES: tuple[tuple[str, str], ...] = (("features/hyperv", "hyperv"), ("features/kvm", "kvm"))
 """Features whose children are each on or off."""
 _FEATURES = ("features/smm", "features/vmcoreinfo", "features/ps2", "features/async-teardown", "genid")
-
-
 NEXT_VCPUS = "next_vcpus"
 """How many vCPUs the VM may have after its next start."""
+NEXT_MEMORY = "next_memory"
+"""How many bytes of memory it has then."""
+_MAX_DIGITS = 18
+
+
+def largest_need(needs: Iterable[Need], kind: str) -> int:
+    """The largest number that needs of this kind name, 0 if there is none; what is no number says nothing."""
+    texts = (need.value for need in needs if need.kind == kind)
+    return max(
+        (int(text) for text in texts if text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS), default=0
+    )
+
+
+SECRET = "secret"  # noqa: S105  # a kind of need, no password
+"""A secret of this usage that libvirt keeps at the host."""
 
 
 def needs_of(root: etree._Element) -> tuple[Need, ...]:
     """Each need once, in a fixed order."""
-    pairs = dict.fromkeys((*_by_attribute(root), *_by_switch(root), *_hugepages(root)))
+    pairs = dict.fromkeys((*_by_attribute(root), *_by_switch(root), *_hugepages(root), *_secrets(root)))
     return tuple(Need(kind=kind, value=value) for kind, value in sorted(pairs))
 
 
@@ -84,6 +97,13 @@ def _by_switch(root: etree._Element) -> Iterator[tuple[str, str]]:
         found = root.find(path)
         if found is not None and "off" not in {found.get("state"), found.get("enabled")}:
             yield "feature", path.rpartition("/")[2]
+
+
+def _secrets(root: etree._Element) -> Iterator[tuple[str, str]]:
+    if root.find("devices/tpm/backend/encryption") is not None:
+        yield SECRET, "vtpm"
+    if any(encryption_of(disk) is not None for disk in root.findall("devices/disk")):
+        yield SECRET, "volume"
 
 
 def _hugepages(root: etree._Element) -> Iterator[tuple[str, str]]:

@@ -149,7 +149,7 @@ def target_of(disk: etree._Element) -> str:
 def name_of(root: etree._Element) -> str:
     """The VM's name as it stands: blanks at its ends are part of it. Raises `DomainXmlError`."""
     name = root.findtext("name")
-    if not name:
+    if not name or not name.strip():
         raise DomainXmlError("missing or empty", element="name")
     return name
 

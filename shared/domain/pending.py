@@ -14,6 +14,7 @@ from shared.domain.facts import DiskFacts, NicFacts, VmFacts
 from shared.domain.findings import Finding, FindingKind
 from shared.messages.vm import CpuFacts, CpuMode, FirmwareFacts, FirmwareInterface
 
+_ON = frozenset({"require", "force"})
 _OTHERWISE = "is another in the lasting definition; start the VM with it, or take the change back"
 
 
@@ -26,11 +27,12 @@ def pending_changes(stored: Definition, live: Definition) -> Iterator[Finding]:
         yield _blocks("pending_firmware", "os", "its firmware")
     if (later.kernel, later.initrd) != (now.kernel, now.initrd):
         yield _blocks("pending_boot", "os", "the kernel that it boots, or its initrd,")
-    if _is_other_cpu(later.cpu, now.cpu):
+    if _is_other_cpu(later.cpu, now.cpu) or _has_other_features(later.cpu, now.cpu):
         yield _blocks("pending_cpu", "cpu", "its CPU")
     drives = {drive.target: drive for drive in now.drives}
     for drive in later.drives:
         yield from _drive(drive, drives[drive.target])
+    yield from _secrets(later, now)
     left = list(now.nics)
     for nic in later.nics:
         present = next(each for each in left if each.mac == nic.mac)
@@ -45,6 +47,15 @@ def _is_other_cpu(later: CpuFacts, now: CpuFacts) -> bool:
         return bool(later.model) and (now.mode is not CpuMode.CUSTOM or later.model != now.model)
     # For the others libvirt writes what it has chosen into the live definition.
     return later.mode in {CpuMode.HOST_PASSTHROUGH, CpuMode.MAXIMUM} and later.mode is not now.mode
+
+
+def _has_other_features(later: CpuFacts, now: CpuFacts) -> bool:
+    """Whether the next start asks for a feature that no CPU was compared with. What the definition asked for at the
+    last start is in the live one, too, with what became of it.
+    """
+    running = {each.name: each.policy in _ON for each in now.features}
+    asked = {each.name: each.policy in _ON for each in later.features if each.policy in {*_ON, "forbid"}}
+    return any(running.get(name) is not wanted for name, wanted in asked.items())
 
 
 def _blocks(code: str, part: str, what: str) -> Finding:
@@ -72,6 +83,15 @@ def _drive(later: DiskFacts, now: DiskFacts) -> Iterator[Finding]:
     else:
         detail = "not kept: at its next start the drive has what is in it now, not what the lasting definition says"
         yield Finding("pending_medium", FindingKind.NOT_KEPT, part, detail)
+
+
+def _secrets(later: VmFacts, now: VmFacts) -> Iterator[Finding]:
+    """Key and contents go along as they are now: another key would not open them."""
+    there = {f"disk {drive.target}" for drive in later.drives}
+    if any(need.kind == "tpm" for need in later.needs):
+        there.add("tpm")
+    for device in sorted({use.device for use in set(later.secrets) ^ set(now.secrets)} & there):
+        yield _blocks("pending_secret", device, "its encryption")
 
 
 def _is_moved(later: NicFacts, now: NicFacts) -> bool:

@@ -58,5 +58,5 @@ class HostPlaces:
     """Files that hold memory of the guest, by device: ``memory 0`` and so on, and ``pstore``."""
     listen: str = "127.0.0.1"
     """The address at which a VNC or SPICE server of the VM listens."""
-    tpm_secret: UUID | None = None
-    """libvirt's secret that the state of the TPM is encrypted with."""
+    secrets: Mapping[str, UUID] = field(default_factory=dict)
+    """libvirt's secrets at this host, by `SecretUse.device`."""

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Message, PortMessage, Refusal
+from shared.messages.service_change import Ejected
 from shared.messages.vm import IdentityBundle
 from shared.messages.vm_details import VmDetails
 from shared.parties import Name, Role
@@ -27,6 +28,7 @@ class ApprovalRequested(PortMessage):
     tenant: Name
     vm_uuid: UUID
     recipient: Name | None = Field(default=None, description="Where it is to go, if the tenant named a provider.")
+    eject: tuple[Ejected, ...] = Field(default=(), max_length=64, description="Drives whose media stay behind.")
 
 
 class DonorApproved(PortMessage):

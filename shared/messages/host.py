@@ -13,6 +13,7 @@ from shared.messages.base import Bytes, Count, Value
 
 Name = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$", description="One short line.")]
 Names = Annotated[tuple[Name, ...], Field(max_length=512)]
+Word = Annotated[str, Field(max_length=256, pattern=r"^[^\x00-\x1f\x7f]*$", description="One short line, or none.")]
 HostPath = Annotated[str, Field(max_length=1024, pattern=r"^/[^\x00-\x1f\x7f]*$")]
 
 
@@ -23,6 +24,16 @@ class DeviceOffers(Value):
     machines: Annotated[tuple[Name, ...], Field(max_length=1024)]
     offers: Annotated[dict[Name, Names], Field(max_length=64)] = Field(
         description="By kind, such as video or disk_bus: the values that work. A kind that is not told is not known."
+    )
+
+
+class OtherArchitecture(Value):
+    """Guests of another architecture that the host's QEMU runs as it runs its own, such as i686 on x86_64."""
+
+    architecture: Name
+    accelerators: Names
+    without: Annotated[tuple[Name, ...], Field(max_length=1024)] = Field(
+        default=(), description="Machines that guests of the host's own architecture have, and these have not."
     )
 
 
@@ -45,6 +56,7 @@ class FirmwareOffer(Value):
     """A firmware of this host, as its QEMU descriptor and its files say."""
 
     name: Name = Field(description="File name of the descriptor; the first that fits is taken.")
+    description: Word = Field(default="", description="What the descriptor says that it is, for people.")
     interfaces: Names = Field(description="uefi, bios and so on.")
     device: Name = Field(description="flash or memory.")
     code: HostPath

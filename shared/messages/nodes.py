@@ -44,6 +44,9 @@ class DescribeVm(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.NODE})
 
     vm_uuid: UUID
+    port_may_follow: bool = Field(
+        default=True, description="A port of it may follow, so what it lies on is read by then. False: only to show it."
+    )
 
 
 class VmDescribed(PortMessage):

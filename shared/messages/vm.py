@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from shared.messages.base import Bytes, Count, Text, Value
-from shared.messages.host import DeviceOffers, FirmwareOffer, HugePages
+from shared.messages.host import DeviceOffers, FirmwareOffer, HugePages, OtherArchitecture
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.network import IpAddress, MacAddress, NodeNetwork, VmNetwork
 from shared.parties import Name
@@ -157,6 +157,9 @@ class Disk(Value):
     empty: bool = Field(default=False, description="A drive without a medium.")
     snapshots: tuple[Word, ...] = Field(default=(), max_length=256, description="Names of its internal snapshots.")
     chain_depth: int = Field(default=0, ge=0, le=1000, description="How many images it lies on.")
+    medium_blockers: tuple[Text, ...] = Field(
+        default=(), max_length=200, description="Those blockers of the VM that are gone when its medium stays behind."
+    )
 
 
 class Nic(Value):
@@ -277,11 +280,15 @@ class HostPlatform(Value):
     device_offers: tuple[DeviceOffers, ...] = Field(default=(), max_length=64)
     firmware_offers: tuple[FirmwareOffer, ...] = Field(default=(), max_length=64, description="In order of preference.")
     huge_pages: tuple[HugePages, ...] = Field(default=(), max_length=16)
+    other_architectures: tuple[OtherArchitecture, ...] = Field(default=(), max_length=8)
     networks: tuple[Text, ...] = Field(default=(), max_length=256, description="libvirt's networks that are active.")
     ovs_bridges: tuple[Text, ...] = Field(
         default=(), max_length=256, description="Those of the bridges that are Open vSwitch's."
     )
     network: NodeNetwork = NodeNetwork()
+    secret_usages: tuple[Text, ...] = Field(
+        default=(), max_length=16, description="Usages of secrets that libvirt keeps here: volume, vtpm."
+    )
 
 
 class HostCapacity(Value):

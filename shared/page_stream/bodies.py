@@ -44,6 +44,7 @@ class StreamKind(StrEnum):
     CONTROL = "control"  # libvirt's RPC
     MEMORY = "memory"  # QEMU's migration stream
     DISK = "disk"  # NBD
+    NETWORK = "network"  # a card's Ethernet frames
 
 
 _KINDS: Final = {kind.value: kind for kind in StreamKind}

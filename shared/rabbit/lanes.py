@@ -1,8 +1,9 @@
 """The relay's part of lanes: the broker makes and removes a port's queues, node agents send and receive frames there.
 
 Owns no lane protocol: frames may be lost here (no confirms, transient, no acknowledgement), never reordered within one
-attachment. Urgent and bulk have connections of their own, and so have sending and receiving: a memory alarm stops
-senders only, and a libvirt call, an NBD reply or a page request does not queue behind megabytes of memory.
+attachment. Urgent, bulk and network extensions have connections of their own, and so have sending and receiving: a
+memory alarm stops senders only, and a libvirt call, an NBD reply, a page request or a guest's packet does not queue
+behind megabytes of memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from shared.logs import get_logger
 from shared.metrics import BusMetrics
 from shared.parties import Party
 from shared.rabbit.connection import LOST, RabbitConnection, raise_if_cancelled
-from shared.topology import Lane, lane_exchange, lane_queue, lane_topology
+from shared.topology import Lane, Topology, lane_exchange, lane_queue, lane_topology
 
 log = get_logger(__name__)
 
@@ -34,6 +35,9 @@ ATTACH_TIMEOUT_S = 15.0
 CLOSE_TIMEOUT_S = 2.0
 RECEIVE_BUFFER_BYTES = 64 * 1024 * 1024
 """More than any window. What overflows it is dropped, as a lossy route may: only a peer that breaks its window."""
+
+URGENT, BULK, EXTENSION = "urgent", "bulk", "extension"
+"""What a connection is for, as metrics and logs name it."""
 
 E = TypeVar("E", bound=Exception)
 
@@ -45,23 +49,33 @@ class RabbitLaneAdmin:
         self._connection = RabbitConnection(settings, "lane admin", metrics=metrics)
 
     async def open_lanes(self, ends: LaneEnds) -> None:
-        """Declare exchanges and queues of all lanes, both directions; idempotent. Raises `BusDown`."""
-        await self._do(ends, self._declare)
+        """Declare exchanges and queues of a port's lanes, both directions; idempotent. Raises `BusDown`."""
+        await self._do(ends, self._declare, lane_topology(ends))
 
     async def close_lanes(self, ends: LaneEnds) -> None:
         """Remove them with whatever they hold; idempotent. Raises `BusDown`."""
-        await self._do(ends, self._delete)
+        await self._do(ends, self._delete, lane_topology(ends))
+
+    async def open_extension(self, ends: LaneEnds) -> None:
+        """Declare the lane of a network extension, both directions; idempotent. Raises `BusDown`."""
+        await self._do(ends, self._declare, lane_topology(ends, (Lane.EXTENSION,)))
+
+    async def close_extension(self, ends: LaneEnds) -> None:
+        """Remove it with whatever it holds; idempotent. Raises `BusDown`."""
+        await self._do(ends, self._delete, lane_topology(ends, (Lane.EXTENSION,)))
 
     async def close(self) -> None:
         """Leave RabbitMQ; idempotent."""
         await self._connection.close()
 
-    async def _do(self, ends: LaneEnds, work: Callable[[AbstractChannel, LaneEnds], Awaitable[None]]) -> None:
+    async def _do(
+        self, ends: LaneEnds, work: Callable[[AbstractChannel, Topology], Awaitable[None]], topology: Topology
+    ) -> None:
         try:
             async with asyncio.timeout(ADMIN_TIMEOUT_S):
                 channel = await self._connection.open_channel(confirms=False)
                 try:
-                    await work(channel, ends)
+                    await work(channel, topology)
                 finally:
                     await channel.close()
         except LOST as error:
@@ -70,8 +84,7 @@ class RabbitLaneAdmin:
             raise BusDown(f"RabbitMQ did not carry out the change of port {ends.port_id}'s lanes: {error}") from error
 
     @staticmethod
-    async def _declare(channel: AbstractChannel, ends: LaneEnds) -> None:
-        topology = lane_topology(ends)
+    async def _declare(channel: AbstractChannel, topology: Topology) -> None:
         for exchange in topology.exchanges:
             await channel.exchange_declare(exchange.name, exchange_type="fanout", durable=True)
         for queue in topology.queues:
@@ -80,8 +93,7 @@ class RabbitLaneAdmin:
             await channel.queue_bind(binding.queue, binding.exchange)
 
     @staticmethod
-    async def _delete(channel: AbstractChannel, ends: LaneEnds) -> None:
-        topology = lane_topology(ends)
+    async def _delete(channel: AbstractChannel, topology: Topology) -> None:
         for queue in topology.queues:
             await channel.queue_delete(queue.name)
         for exchange in topology.exchanges:
@@ -98,12 +110,10 @@ class RabbitLanes(Generic[E]):
         self._settings = settings
         self._link_down = link_down
         self._connections = {
-            (bulk, sending): RabbitConnection(
-                settings,
-                f"lane {'bulk' if bulk else 'urgent'} {'send' if sending else 'receive'}",
-                metrics=metrics,
+            (use, sending): RabbitConnection(
+                settings, f"lane {use} {'send' if sending else 'receive'}", metrics=metrics
             )
-            for bulk in (False, True)
+            for use in (URGENT, BULK, EXTENSION)
             for sending in (False, True)
         }
 
@@ -112,12 +122,16 @@ class RabbitLanes(Generic[E]):
     ) -> RabbitLaneLink[E]:
         """One lane's route to the node agent at its other end. It attaches in `RabbitLaneLink.wait_up`.
 
-        A direction that is not bulk shares no connection with bulk of whatever port.
+        A direction that is not bulk shares no connection with bulk of whatever port. Extensions share theirs with
+        extensions only.
         """
         me = self._settings.party
+        sends, receives = (BULK if bulk else URGENT for bulk in (sends_bulk, receives_bulk))
+        if lane is Lane.EXTENSION:
+            sends = receives = EXTENSION
         return RabbitLaneLink(
-            sending=self._connections[sends_bulk, True],
-            receiving=self._connections[receives_bulk, False],
+            sending=self._connections[sends, True],
+            receiving=self._connections[receives, False],
             exchange=lane_exchange(port_id, lane, me),
             queue=lane_queue(port_id, lane, me),
             peer=peer,

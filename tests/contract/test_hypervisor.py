@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,10 +17,12 @@ from services.node_agent.hypervisor.interface import (
     Lifecycle,
     LifecycleEvent,
     ObstacleCode,
+    SecretError,
     VmNotFound,
 )
+from services.node_agent.hypervisor.secret_values import SecretValue, spec_for
 from services.node_agent.hypervisor.testing import FakeHypervisor
-from shared.domain import LayerFacts, describe
+from shared.domain import LayerFacts, SecretUsage, SecretUse, describe
 from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, VmState
 from tests.support.two_hosts import TwoHosts, two_hosts
 
@@ -129,12 +131,31 @@ async def test_a_cpu_is_compared_by_its_features(host: Host) -> None:
         await hypervisor.compare_cpu(CpuFacts(), architecture="x86_64", machine=machine, accelerator="qemu")
 
 
+async def test_what_a_cpu_and_the_hosts_have_in_common(host: Host) -> None:
+    """It runs here, and has no feature that either lacks; a CPU without a definition has nothing in common."""
+    hypervisor, platform = host.hypervisor, await host.hypervisor.platform()
+    under = {"architecture": "x86_64", "machine": platform.machine_aliases["q35"], "accelerator": "qemu"}
+    features = tuple(CpuFeature(name=name, policy="require") for name in ("aes", "avx512f"))
+    cpu = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=features)
+    assert await hypervisor.compare_cpu(cpu, **under) is not None
+
+    common = await hypervisor.common_cpu(cpu, **under)
+
+    assert common is not None
+    assert await hypervisor.compare_cpu(common, **under) is None
+    assert "avx512f" not in {each.name for each in common.features if each.policy == "require"}
+    assert "aes" in {each.name for each in common.features}
+    with pytest.raises(HypervisorError):
+        await hypervisor.common_cpu(CpuFacts(), **under)
+
+
 async def test_a_vm_that_is_not_there(host: Host) -> None:
     """Reading its state says so; what has an end in mind is content; the rest raises."""
     nobody = uuid4()
     hypervisor = host.hypervisor
     assert await hypervisor.state(nobody) is None
     assert await hypervisor.job(nobody) is None
+    assert not await hypervisor.is_left_behind(nobody)
     await hypervisor.destroy(nobody)
     await hypervisor.abort_job(nobody)
     await hypervisor.thaw(nobody)
@@ -369,3 +390,43 @@ async def test_a_frozen_vm_is_killed_and_its_host_notices(host: Host, request: p
         while await host.hypervisor.state(running) is not VmState.SHUT_OFF:  # noqa: ASYNC110  # libvirtd's own state
             await asyncio.sleep(0.05)
     assert await host.hypervisor.frozen() == frozenset()
+
+
+async def test_a_secret_comes_and_goes(host: Host) -> None:
+    """It is found by UUID and by usage, tells its value, is never overwritten, and only its port's removal takes it."""
+    secrets, port = host.hypervisor.secrets, uuid4()
+    assert "vtpm" in (await host.hypervisor.platform()).secret_usages
+    value = SecretValue(bytes(range(256)))
+    for usage in SecretUsage:
+        use = SecretUse("tpm", usage, uuid=str(uuid4()))
+        spec = spec_for(use, port, "web & co")
+        with pytest.raises(SecretError):
+            await secrets.find(use)
+        with pytest.raises(SecretError):
+            await secrets.read(spec.uuid)
+        await secrets.keep(spec, value)
+        assert await secrets.find(use) == spec.uuid
+        assert await secrets.find(SecretUse("tpm", usage, usage_id=spec.usage_id)) == spec.uuid
+        assert await secrets.read(spec.uuid) == value
+        for taken in (spec, replace(spec, uuid=uuid4())):
+            with pytest.raises(HypervisorError):
+                await secrets.keep(taken, SecretValue(b"another"))
+        assert await secrets.read(spec.uuid) == value
+        await secrets.discard(spec.uuid, owner=uuid4())
+        assert await secrets.read(spec.uuid) == value
+        await secrets.discard(spec.uuid, owner=port)
+        await secrets.discard(spec.uuid)
+        with pytest.raises(SecretError):
+            await secrets.find(use)
+
+
+async def test_who_uses_a_secret_is_known(host: Host) -> None:
+    """A VM that is off counts; of an unknown secret, too."""
+    secrets, uuid = host.hypervisor.secrets, uuid4()
+    assert await secrets.user_of(uuid) is None
+    tpm = f"<tpm model='tpm-crb'><backend type='emulator' version='2.0'><encryption secret='{uuid}'/></backend></tpm>"
+    xml = host.shut_off_xml.replace("</devices>", f"{tpm}</devices>")
+    await host.hypervisor.define(xml)
+    assert await secrets.user_of(uuid) == describe(xml).name
+    await host.hypervisor.undefine(UUID(describe(xml).uuid), keep_nvram=True)
+    assert await secrets.user_of(uuid) is None

@@ -15,7 +15,7 @@ from shared.bus import BusDown, LaneEnds
 from shared.metrics import BusMetrics, Metrics
 from shared.parties import BROKER, Party, node
 from shared.rabbit.lanes import RabbitLaneAdmin, RabbitLaneLink, RabbitLanes
-from shared.topology import Lane
+from shared.topology import PORT_LANES, Lane
 from tests.support.rabbitmq_node import RabbitNode
 
 pytestmark = pytest.mark.servers
@@ -64,7 +64,7 @@ async def soon(work: Awaitable[object]) -> object:
 
 async def test_frames_go_both_ways_in_order(relay: Relay) -> None:
     """What one node sends, the other receives, on each lane separately."""
-    for lane in Lane:
+    for lane in PORT_LANES:
         ours, theirs = relay.pair(lane)
         await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
         for number in range(50):
@@ -74,6 +74,24 @@ async def test_frames_go_both_ways_in_order(relay: Relay) -> None:
         assert [await soon(ours.receive()) for _ in range(50)] == [b"back %d" % number for number in range(50)]
         await ours.close()
         await theirs.close()
+
+
+async def test_an_extensions_lane_outlives_the_ports(relay: Relay) -> None:
+    """It is made and removed by itself, and its frames go on when the port's lanes are gone."""
+    ours, theirs = relay.pair(Lane.EXTENSION)
+    for _ in range(2):
+        await relay.admin.open_extension(relay.ends)
+    await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
+    await relay.admin.close_lanes(relay.ends)
+    await soon(ours.send(b"frame"))
+    await soon(theirs.send(b"back"))
+    assert (await soon(theirs.receive()), await soon(ours.receive())) == (b"frame", b"back")
+    for _ in range(2):
+        await relay.admin.close_extension(relay.ends)
+    with pytest.raises(Away):
+        await soon(theirs.receive())
+    await ours.close()
+    await theirs.close()
 
 
 async def test_opening_and_closing_lanes_are_idempotent(relay: Relay) -> None:
@@ -199,7 +217,7 @@ async def _one_port(alpha: _Node, beta: _Node, admin: RabbitLaneAdmin) -> None:
     await admin.open_lanes(ends)
     links = [
         node.lanes.link(ends.port_id, lane, peer, sends_bulk=False, receives_bulk=False)
-        for lane in Lane
+        for lane in PORT_LANES
         for node, peer in ((alpha, BETA), (beta, ALPHA))
     ]
     await asyncio.gather(*(link.wait_up() for link in links))

@@ -75,7 +75,15 @@ TARGETS: Final[Mapping[str, Target]] = {
         tests=("tests/services/recipient_agent/test_reservation.py",),
     ),
     "journal": Target(
-        modules=("services/node_agent/state/journal.py", "services/node_agent/state/given_away.py"),
-        tests=("tests/services/node_agent/state/test_journal.py", "tests/services/node_agent/state/test_given_away.py"),
+        modules=(
+            "services/node_agent/state/journal.py",
+            "services/node_agent/state/given_away.py",
+            "services/node_agent/state/guest_ends.py",
+        ),
+        tests=(
+            "tests/services/node_agent/state/test_journal.py",
+            "tests/services/node_agent/state/test_given_away.py",
+            "tests/services/node_agent/state/test_guest_ends.py",
+        ),
     ),
 }

@@ -54,6 +54,21 @@ def test_a_medium_that_can_be_written_goes_with_the_vm() -> None:
     assert not_ejectable(floppy, ("fda",)) == ("fda is no drive with a read-only medium; these are: none",)
 
 
+def test_what_speaks_against_a_medium_goes_with_it() -> None:
+    """And nothing else: neither what speaks against another drive, nor what two of them have in common."""
+    disks = (
+        drive("sda").model_copy(update={"medium_blockers": ("sda is in the network", "both")}),
+        drive("sdb").model_copy(update={"medium_blockers": ("sdb is on a block device", "both")}),
+    )
+    vm = VM.model_copy(
+        update={"disks": disks, "blockers": ("sda is in the network", "sdb is on a block device", "both", "a card")}
+    )
+
+    assert without_media(vm, ("sda",)).blockers == ("sdb is on a block device", "both", "a card")
+    assert without_media(vm, ("all",)).blockers == ("a card",)
+    assert all(not disk.medium_blockers for disk in without_media(vm, ("all",)).disks)
+
+
 def test_the_drive_is_left_and_takes_no_room() -> None:
     """The guest sees its drive as before, and empty."""
     left = without_media(VM, ("sda",))

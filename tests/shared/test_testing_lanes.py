@@ -18,3 +18,9 @@ async def test_lanes_open_and_close_idempotently() -> None:
     for _ in range(2):
         await admin.close_lanes(ends)
     assert (admin.open, admin.closed) == ({}, [ends.port_id])
+    for _ in range(2):
+        await admin.open_extension(ends)
+    assert admin.extensions == {ends.port_id: ends}
+    for _ in range(2):
+        await admin.close_extension(ends)
+    assert admin.extensions == {}

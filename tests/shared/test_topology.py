@@ -18,6 +18,7 @@ from shared.messages.porting import RequestSwitchover, SwitchoverGranted
 from shared.messages.service_change import CancelPort
 from shared.parties import BROKER, NAME_PATTERN, Party, Role, donor, node, recipient, tenant
 from shared.topology import (
+    PORT_LANES,
     Binding,
     Credential,
     Lane,
@@ -183,7 +184,7 @@ def test_lane_topology_has_all_lanes_both_ways() -> None:
     """An exchange and a queue per lane and direction, each exchange bound to the other node's queue."""
     ends = LaneEnds(uuid4(), node("a", "one"), node("b", "two"))
     topology = lane_topology(ends)
-    assert len(topology.exchanges) == len(topology.queues) == len(topology.bindings) == 2 * len(Lane)
+    assert len(topology.exchanges) == len(topology.queues) == len(topology.bindings) == 2 * len(PORT_LANES)
     for binding in topology.bindings:
         lane = binding.exchange.split(".")[3]
         assert binding.queue.split(".")[3] == lane
@@ -191,6 +192,19 @@ def test_lane_topology_has_all_lanes_both_ways() -> None:
     for queue in topology.queues:
         assert queue.arguments["x-overflow"] == "reject-publish"
         assert "x-expires" in queue.arguments
+
+
+def test_an_extensions_lane_is_apart() -> None:
+    """It has the port's id and its own names, so that it can outlive the port's lanes."""
+    ends = LaneEnds(uuid4(), node("a", "one"), node("b", "two"))
+    port, extension = lane_topology(ends), lane_topology(ends, (Lane.EXTENSION,))
+    assert len(extension.queues) == len(extension.exchanges) == len(extension.bindings) == 2
+    assert {queue.name for queue in port.queues}.isdisjoint(queue.name for queue in extension.queues)
+    broker, one = permissions_of(BROKER), permissions_of(node("a", "one"))
+    for exchange, queue in zip(extension.exchanges, extension.queues, strict=True):
+        assert re.search(broker.configure, exchange.name)
+        assert re.search(broker.configure, queue.name)
+        assert bool(re.search(one.write, exchange.name)) == exchange.name.endswith("node.a.one")
 
 
 def test_password_hash_is_rabbitmqs() -> None:

@@ -185,7 +185,6 @@ class CoreWorld:
         self.owner, self.epoch = "alpha", 1
         self.told: Message | None = None
         self.may_be_off = False
-        self.paused_by_migration = True
         self.lanes_up = True
         self._lane_cuts = 0
         self._waiting_lane: list[Callable[[], None]] = []
@@ -279,7 +278,7 @@ class CoreWorld:
                 self.violate("disk went back", f"{name} runs version {vm.content}, {self._written} was synced")
             if all(self._ran.values()):
                 self.violate("two copies", "alpha and beta run the VM")
-            elif name != self.owner:
+            elif name != self.owner and not self.migration.may_run(name):
                 self.violate("older epoch", f"{name} runs the VM, which is {self.owner}'s since epoch {self.epoch}")
 
     def committed(self, owner: str, epoch: int) -> None:
@@ -450,7 +449,11 @@ class CoreWorld:
 
     def _is_due(self, fault: Fault) -> bool:
         here, wanted = STAGES.index(self.stage), STAGES.index(fault.stage)
-        counted = self._steps.get(fault.party if fault.kind == "crash" else "*", 0)
+        if fault.kind == "crash":
+            # A node agent can also die while its host does something.
+            counted = self._steps.get(fault.party, 0) + self._steps.get(f"{fault.party}-host", 0)
+        else:
+            counted = self._steps.get("*", 0)
         return here > wanted or (here == wanted and counted > fault.after)
 
     def _befall(self, fault: Fault) -> None:  # noqa: PLR0912  # one line for each kind
@@ -479,11 +482,11 @@ class CoreWorld:
             case "reboot":
                 self._reboot(party)
             case "qemu" | "destroy":
-                self._end_guest(party)
+                self._end_guest(party, by_itself=fault.kind == "qemu")
             case "power_off":
                 for name, host in self.hosts.items():
                     if host.vm is not None and host.vm.executes:
-                        self._end_guest(name)
+                        self._end_guest(name, by_itself=True)
             case "suspend":
                 self._suspend(party)
             case "start":
@@ -567,11 +570,11 @@ class CoreWorld:
         self.hosts[name].power_cut()
         self.migration.libvirtd_died(name)
 
-    def _end_guest(self, name: str) -> None:
+    def _end_guest(self, name: str, *, by_itself: bool) -> None:
         vm = self.hosts[name].vm
         if vm is not None and not vm.off:
             self.may_be_off = True
-            self.hosts[name].stop()
+            self.hosts[name].stop(by_itself=by_itself)
             if name == "alpha":
                 self.migration.abort("domain is not running")
 
@@ -580,8 +583,6 @@ class CoreWorld:
         if vm is not None and vm.executes:
             self.may_be_off = True
             self.hosts[name].pause()
-            if name == "alpha" and self.nodes["alpha"].alive and self.nodes["alpha"].active:
-                self.paused_by_migration = False
 
     # ---- a schedule
 
@@ -637,7 +638,8 @@ class CoreWorld:
         if mine.vm is None or other.vm is not None:
             self.violate("place", f"the VM is {self.owner}'s; it has {mine.vm}, and {other.name} has {other.vm}")
             return
-        if not mine.vm.executes and (not self.may_be_off or mine.vm.frozen):
+        may_be_off = self.may_be_off or self.migration.post_copy.lost
+        if not mine.vm.executes and (not may_be_off or mine.vm.frozen):
             self.violate("guest stands", f"at {self.owner}: {mine.vm}")
         if not mine.vm.persistent:
             self.violate("place", f"{self.owner} has the VM only until it stops")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from tests.simulation.faults import Plan, aimed, cells, draw, simpler
+from tests.simulation.faults import Plan, aimed, cells, draw_core, simpler
 from tests.simulation.planted import BUGS
 from tests.simulation.report import Outcome, chart
 
@@ -61,9 +61,10 @@ def _quiet() -> None:
 
 
 _WORKER: list[tuple[Simulate, Path]] = []
-_PLAN: list[Callable[[int], Plan]] = [draw]
+_PLAN: list[Callable[[int], Plan]] = [draw_core]
 _COLLECT_EVERY = 10
 """Schedules. The collector would walk through all of the product again and again."""
+_DONE = [0]
 
 
 def _begin(tier: str, planted: str | None, base: str, is_long: bool) -> None:  # noqa: FBT001  # of a pool's initializer
@@ -76,11 +77,21 @@ def _begin(tier: str, planted: str | None, base: str, is_long: bool) -> None:  #
     _WORKER.append((_simulator(tier, planted, is_long=is_long), Path(base) / str(os.getpid())))
 
 
+def _collect() -> None:
+    """Now and then; after the first schedule what there is, is the product itself, which stays."""
+    if gc.isenabled():
+        return
+    _DONE[0] += 1
+    if _DONE[0] % _COLLECT_EVERY == 1:
+        gc.collect()
+    if _DONE[0] == 1:
+        gc.freeze()
+
+
 def _one(seed: int) -> Outcome:
     simulate, base = _WORKER[0]
     outcome = simulate(_PLAN[0](seed), base)
-    if not gc.isenabled() and seed % _COLLECT_EVERY == 0:
-        gc.collect()
+    _collect()
     if not outcome.violations:
         del outcome.lines[_KEPT_LINES:]  # only a failure is drawn, unless all are
     return outcome

@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import shutil
-from collections.abc import Coroutine
+import sys
+from collections.abc import Callable, Coroutine
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import MetaData
 
 from services.broker import service as broker_service
 from services.broker.metrics import BrokerMetrics
 from services.broker.migrate import migrate
 from services.broker.service import BrokerService
 from services.broker.settings import BrokerSettings
+from services.donor_agent import records as donor_records
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.service import DonorService
@@ -34,10 +36,13 @@ from services.node_agent.service import NodeService
 from services.node_agent.settings import NodeSection
 from services.node_agent.state import boot
 from services.node_agent.state.given_away import ARRIVING
+from services.node_agent.state.guest_ends import ENDED
 from services.node_agent.state.journal import Journal
 from services.node_agent.state.outbox import Outbox
+from services.node_agent.transfers import manager
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
+from services.recipient_agent import records as recipient_records
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import Overcommit, Quota
 from services.recipient_agent.metrics import RecipientMetrics
@@ -49,12 +54,14 @@ from services.recipient_agent.quote import Promise
 from services.recipient_agent.service import RecipientService
 from services.recipient_agent.settings import RecipientSection
 from shared.config import BusSettings
+from shared.domain import VmFacts, describe
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
 from shared.provider_agent import ProviderAgent
 from shared.store import RelayPolicy, Store, StoreSettings, TimerRunner
 from shared.store import store as store_module
 from shared.testing import make_lane_endpoint
 from shared.testing_lanes import MemoryLaneAdmin
+from tests.simulation.inline_engine import InlineEngine
 from tests.simulation.network import SimBroker, SimRoutes
 from tests.simulation.process import CURRENT, Process
 
@@ -95,23 +102,45 @@ def show_no_figures() -> None:
     ProviderAgent.show_figures = _no_figures  # type: ignore[method-assign, assignment]  # of any agent
 
 
-_ENGINES: dict[str, AsyncEngine] = {}
-_store: Any = store_module
-_make_engine = _store.make_engine
+_ENGINES: dict[tuple[str, str], InlineEngine] = {}
 
 
 def reuse_engines() -> None:
     """An engine's compiled statements are good for the next process and the next world; its connections are not."""
+    store: Any = store_module
 
-    def make_engine(url: str) -> AsyncEngine:
-        engine = _ENGINES.get(url)
-        if engine is None:
-            made: AsyncEngine = _make_engine(url)
-            engine = _ENGINES[url] = made
-        engine.sync_engine.dispose(close=False)
-        return engine
+    def maker(kind: str) -> Callable[[str], InlineEngine]:
+        def make(url: str) -> InlineEngine:
+            engine = _ENGINES.get((kind, url))
+            if engine is None:
+                engine = _ENGINES[kind, url] = InlineEngine(url)
+            engine.forget_connections()
+            return engine
 
-    _store.make_engine = make_engine
+        return make
+
+    store.make_engine, store.make_urgent_engine = maker("calm"), maker("urgent")
+
+
+def remember_descriptions() -> None:
+    """The same definition is read again and again, and a description of it cannot change."""
+    told: dict[str, VmFacts] = {}
+
+    def describe_once(source: Any) -> VmFacts:
+        if not isinstance(source, str):
+            return describe(source)
+        if source not in told:
+            told[source] = describe(source)
+        return told[source]
+
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in {"services", "shared"} and module.__dict__.get("describe") is describe:
+            module.__dict__["describe"] = describe_once
+
+
+def keep_memory() -> None:
+    """What a transfer has used is used again at once: it is not returned to the machine."""
+    cast("Any", manager).trim = lambda: None
 
 
 class Parts(Protocol):
@@ -222,32 +251,33 @@ def in_world(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
 # ---- each party's main ----
 
 
-_TEMPLATE: list[Path | None] = [None]
+_TEMPLATES: dict[str, Path] = {}
 
 
-async def _open_ledger(url: str, path: Path) -> Store:
-    """A store with its schema; the first one of this program is the template of all others."""
-    template = _TEMPLATE[0]
-    if template is None:
-        store = Store(url, BROKER)
-        await store.open()
-        await migrate(store)
+async def _open_store(world: Parts, name: str, party: Party, *metadata: MetaData) -> Store:
+    """A store with its schema; the first one of this program is the template of all others. `metadata`: its tables,
+    where it is not the ledger.
+    """
+    path = world.folder / f"{name}.db"
+    url = f"sqlite:///{path}"
+    if name not in _TEMPLATES:
+        whose = CURRENT.set(None)  # no process's steps: the next process of this name does not take them
+        store = Store(url, party)
+        await (store.create_schema(*metadata) if metadata else migrate(store))
         await store.close()
-        template = path.parent.parent / "ledger-template.db"
-        shutil.copy(path, template)
-        _TEMPLATE[0] = template
-    elif not path.exists():  # noqa: ASYNC240  # nothing blocks in a simulation
-        shutil.copy(template, path)
-    store = Store(url, BROKER)
-    await store.open()
-    return store
+        CURRENT.reset(whose)
+        _TEMPLATES[name] = world.folder.parent / f"{name}-template.db"
+        shutil.copy(path, _TEMPLATES[name])
+    elif not path.exists():
+        shutil.copy(_TEMPLATES[name], path)
+    return Store(url, party)
 
 
 async def run_broker(world: Parts, process: Process) -> None:
     """`vmport-broker`."""
-    path = world.folder / "broker.db"
-    url = f"sqlite:///{path}"
-    store = await _open_ledger(url, path)
+    url = f"sqlite:///{world.folder}/broker.db"
+    store = await _open_store(world, "broker", BROKER)
+    await store.open()
     settings = BrokerSettings(
         bus=BusSettings(url=SecretStr("amqp://broker:x@127.0.0.1/vmport")), store=StoreSettings(url=SecretStr(url))
     )
@@ -256,7 +286,7 @@ async def run_broker(world: Parts, process: Process) -> None:
 
 async def run_donor(world: Parts, process: Process) -> None:
     """`vmport-donor` of alpha."""
-    store = Store(f"sqlite:///{world.folder}/donor.db", ALPHA)
+    store = await _open_store(world, "donor", ALPHA, donor_records.metadata)
     settings = DonorSection(
         policy_file=world.folder / "policy.toml",
         quarantine_s=315_360_000.0,
@@ -269,7 +299,7 @@ async def run_donor(world: Parts, process: Process) -> None:
 
 async def run_recipient(world: Parts, process: Process) -> None:
     """`vmport-recipient` of beta."""
-    store = Store(f"sqlite:///{world.folder}/recipient.db", BETA)
+    store = await _open_store(world, "recipient", BETA, recipient_records.metadata)
     places = NodePlaces(
         image_dir=str(world.folder / "beta" / "images"),
         emulator="/usr/bin/qemu-system-x86_64",
@@ -317,6 +347,13 @@ def hook(state_dir: Path, uuid: UUID) -> str | None:
     if not file.exists() or Path(f"{file}{ARRIVING}").exists():
         return None
     return "it was given away"
+
+
+def note_end(state_dir: Path, uuid: UUID, reason: str) -> None:
+    """What libvirt's hook does when a guest has ended."""
+    file = state_dir / "given-away" / f"{uuid}{ENDED}"
+    if file.exists():
+        file.write_text(f"{file.read_text()}{reason}\n")
 
 
 async def run_node(world: Parts, process: Process, party: Party) -> None:

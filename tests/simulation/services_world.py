@@ -141,6 +141,7 @@ class World:
         for part in ("images", "base-images"):
             (self.folder / name / part).mkdir(parents=True)
         host.may_start = lambda uuid: self.fence(name, uuid)
+        host.released = lambda uuid, reason: parties.note_end(self.folder / name / "state", uuid, reason)
         host.observer = lambda uuid: self.check.vcpus(name, host.vms.get(uuid))
         return host
 
@@ -489,3 +490,5 @@ ledger.commit_epoch = _commit_and_tell  # type: ignore[assignment]  # the same a
 parties.poll_seldom()
 parties.show_no_figures()
 parties.reuse_engines()
+parties.remember_descriptions()
+parties.keep_memory()

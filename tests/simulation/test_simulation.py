@@ -85,3 +85,25 @@ def test_a_guest_that_ends_while_libvirtd_is_away_is_not_given_back(kind: str, p
             libvirtd = Fault("libvirtd", "beta", Stage.COMMITTED, after=died)
             plan = Plan(1, faults=(libvirtd, Fault(kind, party, Stage.COMMITTED, after=ended)))
             assert core_world.simulate(plan, tmp_path).violations == [], plan
+
+
+@pytest.mark.parametrize(("kind", "party"), [("power_off", "guest"), ("qemu", "beta")])
+def test_a_guest_that_ends_as_the_donor_hangs_up_is_not_given_back(kind: str, party: str, tmp_path: Path) -> None:
+    """The donor's libvirtd dies at each moment of Finish, and the guest ends before libvirt has told of its start."""
+    for died in range(10, 30):
+        for ended in range(10, 30):
+            libvirtd = Fault("libvirtd", "alpha", Stage.COMMITTED, after=died)
+            plan = Plan(1, faults=(libvirtd, Fault(kind, party, Stage.COMMITTED, after=ended)))
+            assert core_world.simulate(plan, tmp_path).violations == [], plan
+
+
+@pytest.mark.parametrize(("kind", "party"), [("power_off", "guest"), ("qemu", "beta")])
+def test_a_guest_that_ends_while_its_node_agent_is_away_is_not_given_back(
+    kind: str, party: str, tmp_path: Path
+) -> None:
+    """The agent dies at each moment of Finish, and the guest ends before the next one looks."""
+    for died in range(16):
+        for ended in range(10, 34):
+            agent = Fault("crash", "beta", Stage.COMMITTED, after=died)
+            plan = Plan(1, faults=(agent, Fault(kind, party, Stage.COMMITTED, after=ended)))
+            assert core_world.simulate(plan, tmp_path).violations == [], plan

@@ -1,6 +1,6 @@
 """asyncio on virtual time in one thread, and what else must not come from the machine: clocks, randomness, threads.
 
-`install` changes the modules `time`, `os`, `random` and `aiosqlite` of this process for good, so it is called by the
+`install` changes the modules `time`, `os`, `random` and `sqlite3` of this process for good, so it is called by the
 simulation's own program only, before the product is imported, and never by pytest.
 """
 
@@ -16,8 +16,6 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
-
-import aiosqlite.core
 
 from tests.simulation.process import CURRENT, ProcessDead
 
@@ -191,7 +189,7 @@ def install() -> None:
     time.time = lambda: _now().timestamp()
     os.urandom = random.randbytes
     random._urandom = random.randbytes  # type: ignore[attr-defined]  # what `secrets` reads
-    _install_aiosqlite()
+    _install_sqlite()
     _install_files()
 
 
@@ -203,44 +201,7 @@ def patch_datetime() -> None:
             module.__dict__["datetime"] = SimDatetime
 
 
-class _InlineQueue:
-    """aiosqlite's queue to its thread: the call is made at once."""
-
-    def put_nowait(self, item: tuple[asyncio.Future[Any] | None, Callable[[], Any]]) -> None:
-        future, call = item
-        try:
-            process = CURRENT.get()
-            is_commit = getattr(getattr(call, "func", None), "__name__", "") == "commit"
-            if process is not None and is_commit:
-                process.touch("commit")
-            result = call()
-            if process is not None and is_commit:
-                process.touch("committed")
-        except BaseException as error:  # noqa: BLE001  # handed on, as the thread does
-            if future is not None and not future.done():
-                future.set_exception(error)
-        else:
-            if future is not None and not future.done():
-                future.set_result(result)
-
-
-class _NoThread:
-    def __init__(self, *_: Any, **__: Any) -> None:
-        self.daemon = True
-
-    def start(self) -> None:
-        """Nothing runs beside."""
-
-    def join(self, *_: Any) -> None:
-        """Nothing runs beside."""
-
-    def is_alive(self) -> bool:
-        return False
-
-
-def _install_aiosqlite() -> None:
-    core: Any = aiosqlite.core
-    core.SimpleQueue, core.Thread = _InlineQueue, _NoThread
+def _install_sqlite() -> None:
     connect: Any = sqlite3.connect
     driver: Any = sqlite3
 
@@ -248,7 +209,6 @@ def _install_aiosqlite() -> None:
         connection = connect(*args, **kwargs)
         process = CURRENT.get()
         if process is not None:
-            connection.execute("PRAGMA synchronous=OFF")
             process.at_death(connection.close)
         return connection
 

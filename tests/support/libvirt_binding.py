@@ -16,8 +16,10 @@ MODULES = frozenset(
     {
         "tests/services/node_agent/hypervisor/test_libvirt_connection.py",
         "tests/services/node_agent/hypervisor/test_libvirt_inventory.py",
+        "tests/services/node_agent/hypervisor/test_cpu_questions.py",
         "tests/services/node_agent/hypervisor/test_host_reader.py",
         "tests/services/node_agent/hypervisor/test_libvirt_mapping.py",
+        "tests/services/node_agent/hypervisor/test_libvirt_secrets.py",
         "tests/services/node_agent/hypervisor/test_obstacles.py",
         "tests/integration/test_asking_libvirt.py",
         "tests/contract/test_hypervisor.py",

@@ -228,6 +228,17 @@ class MortalLanes:
         await self._admin.close_lanes(ends)
         await self._life.come_to("after closing of lanes")
 
+    async def open_extension(self, ends: LaneEnds) -> None:
+        """As the real one."""
+        doing.set("opening of an extension")
+        await self._life.come_to("before opening of an extension")
+        await self._admin.open_extension(ends)
+        await self._life.come_to("after opening of an extension")
+
+    async def close_extension(self, ends: LaneEnds) -> None:
+        """As the real one; closing none, as each end of a port does, is no place to die at."""
+        await self._admin.close_extension(ends)
+
 
 async def live(world: World, plan: Plan) -> None:
     """Run a broker in the world, again after each death; until cancelled."""

@@ -14,11 +14,13 @@ from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID, uuid4, uuid5
 
 import numpy as np
 
 from services.node_agent.hypervisor.fake_host import DISK_BYTES
+from services.node_agent.hypervisor.luks import LuksOptions, create_encrypted
+from services.node_agent.hypervisor.secret_values import SecretSpec, SecretValue
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.testing import MemoryLink, MemoryRoute
@@ -34,7 +36,7 @@ from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.progress import Progress
-from shared.domain import HostPlaces, NicPlace, build_for_host
+from shared.domain import HostPlaces, NicPlace, SecretUsage, build_for_host, describe
 from shared.messages.base import PortMessage
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
@@ -71,6 +73,8 @@ DOMAIN = f"""<domain type='qemu'>
 OVERLAID_BASE = np.random.default_rng(7).bytes(DISK_BYTES)
 MEDIUM = """<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='%s'/>
       <target dev='sda' bus='sata'/><readonly/></disk>"""
+LUKS_DISK = "disk vda"
+ENCRYPTED_TPM = "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='%s'/></backend></tpm>"
 BENEATH = "<backingStore type='file'><format type='raw'/><source file='%s'/><backingStore/></backingStore>"
 
 
@@ -95,14 +99,16 @@ def make_agreement(
         )
         for target, (path, size) in (media or {}).items()
     )
+    port_id = port_id or uuid4()
     places = HostPlaces(
+        secrets={use.device: uuid5(port_id, use.device) for use in describe(domain_xml).secrets},
         disks={"vda": str(image)} | {disk.target: disk.path for disk in read_only},
         disk_formats={"vda": image.suffix.removeprefix(".")} | {disk.target: disk.format for disk in read_only},
         nics=(NicPlace(bridge="vmbr0"),),
     )
     xml = build_for_host(domain_xml, places).to_text()
     return ServiceChangeAgreement(
-        port_id=port_id or uuid4(),
+        port_id=port_id,
         tenant="acme",
         vm_uuid=VM,
         vm_name="web",
@@ -248,7 +254,8 @@ class Pair:
     """A port between two hosts, with both transfers in this process. `now` is the donor's time of day.
 
     With `base` the disk is an overlay on it. With `medium` it has a drive `sda` with that inserted,
-    which is left behind with `eject`.
+    which is left behind with `eject`. With `keys`, by device, its TPM (``tpm``) and its disk (``disk vda``, an image
+    with LUKS inside) are encrypted.
     """
 
     def __init__(
@@ -262,6 +269,7 @@ class Pair:
         base: bytes | None = None,
         medium: bytes | None = None,
         eject: tuple[str, ...] = (),
+        keys: Mapping[str, bytes] | None = None,
     ) -> None:
         self.now = NOW
         self.without = without
@@ -269,7 +277,8 @@ class Pair:
         self.stack = stack
         self.keys = {Side.OUTBOUND: credentials.donor.keys, Side.INBOUND: credentials.recipient.keys}
         self.donor, self.recipient = FakeHypervisor(), FakeHypervisor()
-        self.image = tmp / "b" / "images" / ("web-vda.raw" if base is None else "web-vda.qcow2")
+        luks = LUKS_DISK in (keys or {})
+        self.image = tmp / "b" / "images" / ("web-vda.qcow2" if luks or base is not None else "web-vda.raw")
         for folder in (tmp / "a", self.image.parent):
             folder.mkdir(parents=True)
         source = tmp / "a" / "web.raw"
@@ -285,6 +294,10 @@ class Pair:
         if medium is not None:
             self.medium.write_bytes(medium)
             self.domain_xml = self.domain_xml.replace("<interface", MEDIUM % self.medium + "<interface")
+        self.secrets: dict[str, UUID] = {}
+        self._luks: tuple[Path, SecretValue] | None = None
+        for device, key in (keys or {}).items():
+            self._encrypt(device, key, source)
         self.memory = b"page" * 100_000
         self.donor.add(self.domain_xml, memory=self.memory, disk=b"block" * 1000)
         self.agreement = make_agreement(
@@ -326,6 +339,10 @@ class Pair:
 
     async def open(self) -> None:
         """Make lanes and transfers."""
+        if self._luks is not None:
+            image, key = self._luks
+            image.unlink()
+            await create_encrypted(str(image), DISK_BYTES, key, LuksOptions({"cipher-alg": "aes-128"}))
         await self.stack.enter_async_context(self.recipient.serve(self.tmp / "b" / "libvirt-sock"))
         port_id = self.agreement.port_id
         outbound_contents = self.contents[Side.OUTBOUND].outbound(self.agreement)
@@ -370,6 +387,21 @@ class Pair:
             ),
         )
         self.donor.moved = (str(self.tmp / "ra"), str(self.tmp / "rb"))
+
+    def _encrypt(self, device: str, key: bytes, image: Path) -> None:
+        secret = self.secrets[device] = uuid4()
+        usage = SecretUsage.VOLUME if device == LUKS_DISK else SecretUsage.VTPM
+        self.donor.secrets.add(SecretSpec(secret, usage, f"donor's {device}"), key)
+        xml = self.domain_xml
+        if usage is SecretUsage.VTPM:
+            self.domain_xml = xml.replace("<interface", ENCRYPTED_TPM % secret + "<interface")
+            return
+        luks = f"<encryption format='luks'><secret type='passphrase' uuid='{secret}'/></encryption>"
+        luks = f"<encryption format='luks'><secret type='passphrase' uuid='{secret}'/></encryption>"
+        plain = f"<driver name='qemu' type='raw'/><source file='{image}'/>"
+        encrypted = f"<driver name='qemu' type='qcow2'/><source file='{image}'>{luks}</source><backingStore/>"
+        self.domain_xml = xml.replace(plain, encrypted)
+        self._luks = image, SecretValue(key)
 
     async def _open_lanes(self, side: Side, codecs: PortCodecs) -> PortLanes:
         role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR

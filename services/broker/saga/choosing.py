@@ -80,6 +80,7 @@ def begin(
         tenant=tenant_name,
         vm_uuid=request.vm_uuid,
         recipient=None if request.recipient == BEST else request.recipient,
+        eject=request.limits.eject,
     )
     return Decision(
         state,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -84,7 +85,7 @@ async def create(path: str, image_format: str, size_bytes: int) -> None:
         raise DiskImageError(path, f"format {image_format!r} is not one of {', '.join(FORMATS)}")
     await asyncio.to_thread(create_empty, path, size_bytes if image_format == "raw" else 0)
     if image_format != "raw":
-        await _qemu_img(path, "create", "-q", "-f", image_format, path, str(size_bytes))
+        await qemu_img(path, "create", "-q", "-f", image_format, path, str(size_bytes))
 
 
 async def lay_on(path: str, base: str, base_format: str) -> None:
@@ -93,20 +94,22 @@ async def lay_on(path: str, base: str, base_format: str) -> None:
     Raises `DiskImageError`.
     """
     beneath = ("-F", base_format) if base else ()
-    await _qemu_img(path, "rebase", "-q", "-u", "-f", "qcow2", "-b", base, *beneath, path)
+    await qemu_img(path, "rebase", "-q", "-u", "-f", "qcow2", "-b", base, *beneath, path)
 
 
-async def _qemu_img(path: str, *arguments: str) -> None:
+async def qemu_img(path: str, *arguments: str, pass_fds: Sequence[int] = ()) -> bytes:
+    """What qemu-img prints; it has these descriptors. Raises `DiskImageError`."""
     try:
         process = await asyncio.create_subprocess_exec(
             "qemu-img", *arguments,
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            pass_fds=pass_fds,
         )  # fmt: skip
     except OSError as error:
         raise DiskImageError(path, f"qemu-img cannot be started: {error.strerror}") from error
     try:
         async with asyncio.timeout(QEMU_IMG_TIMEOUT_S):
-            _, complaint = await process.communicate()
+            printed, complaint = await process.communicate()
     except TimeoutError:
         raise DiskImageError(path, f"qemu-img took longer than {QEMU_IMG_TIMEOUT_S:.0f} s") from None
     finally:
@@ -115,6 +118,7 @@ async def _qemu_img(path: str, *arguments: str) -> None:
             await process.wait()
     if process.returncode:
         raise DiskImageError(path, complaint.decode(errors="replace").strip() or f"exit code {process.returncode}")
+    return printed
 
 
 def create_empty(path: str, size_bytes: int) -> None:

@@ -91,6 +91,9 @@ class _Incoming:
             case PrepareCall(params=params):
                 if self._host.fail_prepare is not None:
                     return encode_error(frame, self._host.fail_prepare)
+                uses = describe({param.field: str(param.value) for param in params}["destination_xml"]).secrets
+                if missing := [use.device for use in uses if self._host.secrets.named_by(use) is None]:
+                    return encode_error(frame, f"Secret not found: no secret of {missing[0]}")
                 await self._prepare({param.field: str(param.value) for param in params})
                 return reply_to(frame, bytes(XdrWriter().opaque(b"").optional_string(None)))
             case FinishCall(cancelled=cancelled):

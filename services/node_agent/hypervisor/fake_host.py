@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
+from services.node_agent.hypervisor.fake_secrets import FakeSecrets
 from services.node_agent.hypervisor.interface import (
     EventListener,
     HypervisorError,
@@ -70,6 +71,8 @@ class FakeVm:
     """What libvirt and QEMU say against moving it, besides what its state and its images say."""
     unreadable: str = ""
     """Why its definition cannot be read; empty where it can."""
+    left_behind: bool = False
+    """Post-copy has begun, and QEMU does not let it run again."""
     lasting_xml: str | None = None
     """Its lasting definition where that is another than it runs with."""
 
@@ -107,6 +110,8 @@ class FakeHost:
         self.after_cont: Callable[[UUID], None] | None = None
         """Called in Finish when the guest runs and libvirtd has not answered yet."""
         self.may_start: Callable[[UUID], str | None] = lambda _: None
+        self.released: Callable[[UUID, str], None] = lambda *_: None
+        """The hook again: why a guest ended. It hears what ended without libvirtd before anybody sees that."""
         self.moved: tuple[str, str] | None = None
         """A path prefix of this host's sockets, and the other host's: two hosts of one file system differ so."""
         self.listeners: list[EventListener] = []
@@ -117,6 +122,12 @@ class FakeHost:
         self.connections: set[asyncio.StreamWriter] = set()
         """What libvirtd holds open, at either end of a migration."""
         self.migrations: dict[asyncio.Future[None], UUID] = {}
+        self.secrets = FakeSecrets(self.ask_libvirtd, self._definitions)
+
+    def _definitions(self) -> Iterator[tuple[str, str]]:
+        for vm in self.vms.values():
+            for xml in (vm.domain_xml, vm.lasting_xml or ""):
+                yield describe(vm.domain_xml).name, xml
 
     def add(self, domain_xml: str, **facts: object) -> UUID:
         """Add a VM, running unless told otherwise."""
@@ -154,15 +165,16 @@ class FakeHost:
         vm.ran_at_s.append(time.monotonic())
         self.notify(uuid, Lifecycle.RESUMED)
 
-    def stop(self, uuid: UUID) -> None:
+    def stop(self, uuid: UUID, reason: str = "shutdown") -> None:
         """QEMU is gone: killed by libvirtd, by a signal, or by its guest's power-off. A VM that is not persistent is
-        gone with it; libvirtd notices, now or when it is back."""
+        gone with it; libvirtd notices, now or when it is back. `reason`: libvirt's name for it."""
         vm = self.vms[uuid]
         vm.state, vm.frozen, vm.runs_after_thaw, vm.unreachable = VmState.SHUT_OFF, False, False, False
         vm.phase = MigrationPhase.NONE
         self.close_files(vm)
         if not vm.persistent:
             del self.vms[uuid]
+        self.released(uuid, reason)
         self.notify(uuid, Lifecycle.STOPPED)
 
     def power_on(self, uuid: UUID) -> None:
@@ -228,7 +240,7 @@ class FakeHost:
     def _end(self, uuid: UUID, vm: FakeVm) -> None:
         """At once, or it is shown as "shutting down" until its process is gone."""
         if not self.ends_within_s:
-            self.stop(uuid)
+            self.stop(uuid, "daemon")
             return
         vm.state = VmState.OTHER
         self.observer(uuid)
@@ -236,7 +248,7 @@ class FakeHost:
 
     def _ended_by_libvirtd(self, uuid: UUID, vm: FakeVm) -> None:
         if self.vms.get(uuid) is vm and vm.state is VmState.OTHER:
-            self.stop(uuid)
+            self.stop(uuid, "daemon")
 
     def power_cut(self) -> None:
         """The host reboots: libvirtd and every QEMU are gone at once."""

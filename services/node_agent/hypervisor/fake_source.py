@@ -72,7 +72,7 @@ class FakeSource:
         """Confirm after a Finish that succeeded: this copy is killed."""
         vm.phase = MigrationPhase.CONFIRM
         if self._host.vms.get(uuid) is vm and vm.state is not VmState.SHUT_OFF:
-            self._host.stop(uuid)
+            self._host.stop(uuid, "migrated")
 
     async def _peer_to_peer(self, plan: MigrationPlan, vm: FakeVm, job: FakeJob) -> None:
         path = parse_qs(urlsplit(plan.driver_uri).query)["socket"][0]

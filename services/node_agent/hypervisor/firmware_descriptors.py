@@ -8,6 +8,7 @@ read them either.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ FOLDERS = (Path("/usr/share/qemu/firmware"), Path("/etc/qemu/firmware"))
 """Lowest priority first."""
 MAX_DESCRIPTORS = 64
 MAX_DESCRIPTOR_BYTES = 64 << 10
+MAX_DESCRIPTION = 256
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,7 @@ class _Target(BaseModel):
 
 
 class _Descriptor(BaseModel):
+    description: str = ""
     interfaces: tuple[str, ...] = Field(alias="interface-types")
     mapping: _Mapping
     targets: tuple[_Target, ...]
@@ -103,6 +107,7 @@ def offer_of(name: str, text: bytes, *, size_of: Callable[[str, str], int]) -> F
     template = mapping.nvram_template if mapping.device == "flash" and mapping.mode == "split" else None
     return FirmwareOffer(
         name=name,
+        description=_CONTROL.sub(" ", described.description).strip()[:MAX_DESCRIPTION],
         interfaces=described.interfaces,
         device=mapping.device,
         code=code.filename,

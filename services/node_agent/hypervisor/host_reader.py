@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import libvirt
 
 from services.node_agent.hypervisor import disk_images, host_capabilities
 from services.node_agent.hypervisor.device_offers import offers_of, together
 from services.node_agent.hypervisor.firmware_descriptors import FOLDERS, read_firmware
+from services.node_agent.hypervisor.libvirt_secrets import secret_usages
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection
 from shared.logs import get_logger
-from shared.messages.host import DeviceOffers
+from shared.messages.host import DeviceOffers, OtherArchitecture
 from shared.messages.vm import Firmware, HostPlatform, HypervisorVersions
 
 log = get_logger(__name__)
+
+_RUNS_AS_WELL: Final[Mapping[str, tuple[str, ...]]] = {"x86_64": ("i686",)}
+"""By a host's architecture, guests that it runs as it runs its own: devices and firmware are the same."""
 
 
 class HostReader:
@@ -88,6 +93,7 @@ class HostReader:
                 "huge_pages": host_capabilities.huge_pages(),
                 "firmware_offers": firmware.offers,
                 "firmwares": kinds,
+                "secret_usages": secret_usages(connection),
             }
         )
 
@@ -100,7 +106,8 @@ class HostReader:
 
     def _read(self, connection: LibvirtConnection, versions: HypervisorVersions) -> HostPlatform:
         architecture = str(connection.getInfo()[0])
-        kinds = host_capabilities.guest_kinds(connection.getCapabilities(), architecture)
+        capabilities = connection.getCapabilities()
+        kinds = host_capabilities.guest_kinds(capabilities, architecture)
         accelerators = self._usable(kinds)
         general = [connection.getDomainCapabilities(None, architecture, None, kind) for kind in accelerators]
         models = (model for domain in general for model in host_capabilities.usable_cpu_models(domain))
@@ -121,7 +128,15 @@ class HostReader:
             machine_aliases=dict(kinds.aliases),
             deprecated_machines=kinds.deprecated,
             device_offers=tuple(offers),
+            other_architectures=tuple(self._others(capabilities, kinds)),
         )
+
+    def _others(self, capabilities: str, own: host_capabilities.GuestKinds) -> Iterator[OtherArchitecture]:
+        for architecture in _RUNS_AS_WELL.get(own.architecture, ()):
+            kinds = host_capabilities.guest_kinds(capabilities, architecture)
+            if accelerators := self._usable(kinds):
+                without = tuple(machine for machine in own.machines if machine not in kinds.machines)
+                yield OtherArchitecture(architecture=architecture, accelerators=accelerators, without=without)
 
 
 def _device_offers(

@@ -12,7 +12,8 @@ from enum import StrEnum
 from typing import Final, Protocol
 from uuid import UUID
 
-from shared.domain import Domain, LayerFacts
+from services.node_agent.hypervisor.secret_values import SecretSpec, SecretValue
+from shared.domain import Domain, LayerFacts, SecretUse
 from shared.errors import VmportError
 from shared.messages.vm import (
     CpuFacts,
@@ -55,6 +56,12 @@ class MigrationAborted(HypervisorError):
     code = "migration_aborted"
 
 
+class SecretError(HypervisorError):
+    """A secret cannot be read, made or handed over. It never says anything of a value."""
+
+    code = "secret"
+
+
 class ObstacleCode(StrEnum):
     """What may speak against moving a VM that its definition does not tell."""
 
@@ -71,6 +78,7 @@ class ObstacleCode(StrEnum):
     DISK_ENCRYPTION = "disk_encryption"
     UNKNOWN_BACKING_FILE = "unknown_backing_file"
     NOT_MIGRATABLE = "not_migratable"
+    SECRET = "secret"  # noqa: S105  # a code, no password
     NOT_ANSWERED = "not_answered"
 
 
@@ -164,8 +172,40 @@ class LifecycleEvent:
 EventListener = Callable[[LifecycleEvent], None]
 
 
+class SecretStore(Protocol):
+    """The secrets that the host's daemon keeps: keys of encrypted disks and TPMs."""
+
+    async def find(self, use: SecretUse) -> UUID:
+        """Which secret a definition names. Raises `SecretError` where there is no such one."""
+        ...
+
+    async def read(self, uuid: UUID) -> SecretValue:
+        """Its value. Raises `SecretError` also for a private one, which is told to nobody."""
+        ...
+
+    async def keep(self, spec: SecretSpec, value: SecretValue) -> None:
+        """Make a secret that lasts. Raises `SecretError` where one of its UUID or of its usage is there."""
+        ...
+
+    async def discard(self, uuid: UUID, *, owner: UUID | None = None) -> None:
+        """Remove a secret, and its value with it. With a port as `owner` only one that this port made.
+
+        Nothing happens where there is none.
+        """
+        ...
+
+    async def user_of(self, uuid: UUID) -> str | None:
+        """The name of a VM of this host whose definition, live or lasting, names the secret; None where none does."""
+        ...
+
+
 class Hypervisor(Protocol):
     """One host's virtualisation."""
+
+    @property
+    def secrets(self) -> SecretStore:
+        """The host's secrets."""
+        ...
 
     async def connect(self) -> None:
         """Open the connection; other calls reopen it by themselves when it breaks."""
@@ -196,6 +236,13 @@ class Hypervisor(Protocol):
         """
         ...
 
+    async def common_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> CpuFacts | None:
+        """The best CPU that runs here and has no feature that this one has not; None where there is none.
+
+        Raises `HypervisorError` as `compare_cpu` does, and for CPUs of different vendors.
+        """
+        ...
+
     async def capacity(self) -> HostCapacity:
         """What this host has and what is free."""
         ...
@@ -221,6 +268,11 @@ class Hypervisor(Protocol):
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its run state; None where it does not exist."""
+        ...
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """Whether it is paused for good: post-copy had begun here, and QEMU does not let it run again. False where it
+        does not exist."""
         ...
 
     async def is_running(self, uuid: UUID) -> bool:

@@ -112,7 +112,9 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
     blockers = list(problems)
     if not active:
         blockers.append("not_running: the VM does not run; only a running VM is ported")
-    blockers += read_only_images.blockers_of(facts.disks)
+    of_images = read_only_images.blockers_of(facts.disks)
+    blockers += of_images.values()
+    facts = with_medium_blockers(facts, of_images)
     own_disks = (disk.source for disk in facts.disks if not disk.read_only)
     blockers += memory_file_blockers(facts)
     memory = (file.path for file in facts.memory_files if file.path is not None)
@@ -157,6 +159,17 @@ def with_expanded_cpu(facts: VmFacts, live: VmFacts) -> VmFacts:
     if facts.cpu.mode is not CpuMode.HOST_MODEL or live.cpu.mode is not CpuMode.CUSTOM:
         return facts
     return replace(facts, cpu=live.cpu.model_copy(update={"mode": CpuMode.HOST_MODEL}))
+
+
+def with_medium_blockers(facts: VmFacts, found: Mapping[str, str]) -> VmFacts:
+    """The facts with what else, by target, speaks against a medium and not against its drive."""
+    drives = (
+        replace(drive, medium_blockers=(*drive.medium_blockers, found[drive.target]))
+        if drive.target in found
+        else drive
+        for drive in facts.drives
+    )
+    return replace(facts, drives=tuple(drives))
 
 
 def lasting_xml(domain: LibvirtDomain) -> str | None:

@@ -16,6 +16,7 @@ from services.node_agent.hypervisor.image_obstacles import told_by_images
 from services.node_agent.hypervisor.interface import HypervisorError, Obstacle, ObstacleCode, VmNotFound
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import BUSY_WITHIN_S, layers_of, wait_until_free
+from services.node_agent.hypervisor.libvirt_secrets import told_by_secrets
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from shared.domain import DomainXmlError, VmFacts, describe
 
@@ -75,6 +76,7 @@ async def find_obstacles(session: LibvirtSession, uuid: UUID, *, qemu_within_s: 
     found: list[Obstacle] = []
     try:
         found += await session.with_domain("read what speaks against moving", uuid, read)
+        found += await session.call("look up secrets", lambda: list(told_by_secrets(session.open(), facts[0])))
         found += await session.ask("ask the QEMU of", uuid, ask, within_s=qemu_within_s)
     except VmNotFound:
         raise

@@ -1,8 +1,11 @@
 #!/bin/sh
-# libvirt's hook for QEMU domains: refuses to start a VM that this host has given away to another one.
+# libvirt's hook for QEMU domains: refuses to start a VM that this host has given away to another one, and writes down
+# why a guest ended that is arriving here.
 #
 # vmport's node agent leaves a file per VM in the directory below before another host may run the VM.  The file outlives
 # the agent, libvirtd and a reboot, so neither autostart nor `virsh start` nor a restored definition makes a second copy.
+# Of an arriving guest there is a file UUID.ended: an agent that was away must know whether libvirtd ended the guest, or
+# whether it may have run.
 #
 # libvirtd calls it as NAME OPERATION SUB-OPERATION EXTRA, with the domain's XML on standard input.  An exit code other
 # than 0 refuses; standard error becomes part of libvirt's error.  Nothing is printed on standard output: libvirt would
@@ -13,7 +16,7 @@ given_away=/var/lib/vmport/node/given-away
 
 # Never at "reconnect": libvirtd would kill a VM that runs.  "migrate" and "restore" are followed by "prepare".
 case "$2" in
-prepare | start) ;;
+prepare | start | release) ;;
 *) exit 0 ;;
 esac
 
@@ -29,12 +32,17 @@ while IFS= read -r line; do
 done
 case "$uuid" in
 "" | *[!0-9a-f-]*)
+    [ "$2" = release ] && exit 0
     echo "vmport: no UUID in the XML of VM $1, so whether it was given away cannot be known" >&2
     exit 1
     ;;
 esac
 
 file=$given_away/$uuid
+if [ "$2" = release ]; then
+    [ -e "$file.ended" ] && echo "$4" >>"$file.ended"
+    exit 0
+fi
 [ -e "$file" ] || exit 0
 # It comes back by a port: the agent says so, and the port's own rules hold.
 [ -e "$file.arriving" ] && exit 0

@@ -32,16 +32,16 @@ def why_not_carried(path: str, image_format: str) -> str | None:
     return None
 
 
-def blockers_of(disks: Iterable[DiskFacts]) -> tuple[str, ...]:
-    """A sentence for each read-only disk or medium that cannot be carried. Blocking. Raises DiskImageError."""
+def blockers_of(disks: Iterable[DiskFacts]) -> dict[str, str]:
+    """By target, why a read-only disk or medium cannot be carried. Blocking. Raises DiskImageError."""
     reasons = (
         (disk.target, why_not_carried(disk.source, disk.format)) for disk in disks if disk.read_only and disk.source
     )
-    return tuple(
-        f"{BlockerCode.READ_ONLY_DISK}: disk {target} is read-only, and {reason}"
+    return {
+        target: f"{BlockerCode.READ_ONLY_DISK}: disk {target} is read-only, and {reason}"
         for target, reason in reasons
         if reason is not None
-    )
+    }
 
 
 def open_source(path: str, size_bytes: int) -> int:

@@ -132,6 +132,7 @@ class FakeHypervisor(FakePlatform, RunningCheck):
             found.append(Obstacle(ObstacleCode.PAUSED, "the VM is paused by its operator"))
         facts = describe(vm.domain_xml + "\n")  # as with libvirt, not the text that `describe` reads
         found += told_by_images(facts, {disk.target: disk.layers for disk in facts.disks if disk.layers})
+        found += self.secrets.obstacles(facts)
         if vm.frozen:
             found.append(Obstacle(ObstacleCode.NOT_ANSWERED, "its QEMU has not answered"))
         return tuple(found)
@@ -140,6 +141,12 @@ class FakeHypervisor(FakePlatform, RunningCheck):
         """Its state."""
         self.ask_libvirtd()
         return self.vms[uuid].state if uuid in self.vms else None
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """As the test says."""
+        self.ask_libvirtd()
+        vm = self.vms.get(uuid)
+        return vm is not None and vm.state is VmState.PAUSED and vm.left_behind
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """As the definitions say, and the headers of the images that they name."""
@@ -200,7 +207,7 @@ class FakeHypervisor(FakePlatform, RunningCheck):
         self.ask_libvirtd()
         if uuid in self.vms and self.vms[uuid].state is not VmState.SHUT_OFF:
             self._reachable(uuid)
-            self.stop(uuid)
+            self.stop(uuid, "destroyed")
 
     async def destroy_created(self, uuid: UUID, *, disks: tuple[str, ...]) -> None:
         """End it if it has these disks and does not last."""

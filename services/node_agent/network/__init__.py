@@ -1,1 +1,1 @@
-"""A VM's addresses on this host: what is known of them."""
+"""What a port changes in this host's network, so that the VM keeps its addresses: planned, journalled, made, undone."""

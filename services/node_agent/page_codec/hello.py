@@ -39,6 +39,8 @@ class Technique(StrEnum):
 
 
 ALL: Final = frozenset(Technique)
+STORING: Final = frozenset({Technique.DEDUP, Technique.DELTA, Technique.BASE, Technique.CACHE, Technique.EARLY})
+"""Those for which contents of the guest are stored at either node, or compared with what is stored there."""
 
 
 @dataclass(frozen=True, slots=True)

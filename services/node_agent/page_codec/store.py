@@ -96,6 +96,25 @@ class FileStore:
         return ring
 
 
+class NoStore:
+    """A port of which nothing may be stored: a `contents.ContentStore` that holds nothing.
+
+    Its donor refers to no content; one that does is refused.
+    """
+
+    def append(self, origin: Origin, pages: Pages) -> None:
+        """Forget them."""
+
+    def insert(self, origin: Origin, first: int, pages: Pages) -> None:
+        """Forget them."""
+
+    def fetch(self, origin: Origin, numbers: Numbers) -> Pages:
+        """There is none. Raises CodecError for the first."""
+        if len(numbers):
+            raise CodecError(finding=f"content {numbers[0]} of {origin.name.lower()}, but nothing is stored here")
+        return np.empty((0, CONTENT_BYTES), dtype=np.uint8)
+
+
 class _Ring:
     def __init__(self, path: Path, origin: Origin, keep: int) -> None:
         # Emptied when opened: numbers start at 0 again, and old bytes must not stand for new ones.

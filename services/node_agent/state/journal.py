@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.node_agent.state.files import write_atomically
 from services.node_agent.state.given_away import GivenAway
+from services.node_agent.state.guest_ends import GuestEnds
 from shared.messages.base import MESSAGE_TYPES, PortMessage
 from shared.messages.porting import DisksErased, ServiceChangeAgreement, Side
 
@@ -63,12 +64,14 @@ class Kind(StrEnum):
     """A file with memory of the guest, such as a memory module's."""
     TPM = "tpm"
     """The folder of the TPM's state, by the VM's UUID; libvirt makes it."""
+    SECRET = "secret"  # noqa: S105  # a kind of thing, no password
+    """A secret of libvirt's, by its UUID; its value is never written here."""
     DIRECTORY = "directory"
     DOMAIN = "domain"
 
 
 class Made(BaseModel):
-    """One thing that this attempt created, or was about to create. `id` is a path, or a domain's UUID."""
+    """One thing that this attempt created, or was about to create. `id` is a path, or a domain's or secret's UUID."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -113,6 +116,8 @@ class PortRecord(BaseModel):
     """Donor: files of its read-only disks and inserted media. They are the provider's, not the VM's own."""
     state_folders: tuple[str, ...] = ()
     """Donor: folders with more of the VM's state on this host: its TPM's."""
+    secrets: tuple[UUID, ...] = ()
+    """Donor: secrets of this host that open the VM's encrypted disks and TPM; they go when the disks are erased."""
     was_running: bool = True
     """Donor: whether the guest ran before the migration paused it; an operator may have suspended it."""
     quarantined_disks: tuple[str, ...] = ()
@@ -169,6 +174,7 @@ class Journal:
         """`directory` is for the transfers; beside it are the files about VMs that were given away."""
         self._directory = directory
         self.given_away = GivenAway(directory.parent / "given-away")
+        self.guest_ends = GuestEnds(self.given_away.directory)
 
     def open(self) -> Self:
         """Make the directory; raises OSError."""
@@ -257,12 +263,19 @@ class TransferJournal:
         """The files about VMs that this host gave away."""
         return self._journal.given_away
 
+    @property
+    def ended_by_itself(self) -> bool:
+        """Recipient: whether the guest has ended since Finish was passed, and libvirt did not end it."""
+        return self._journal.guest_ends.ended_by_itself(self.record.agreement.vm_uuid)
+
     def enter(self, phase: Phase) -> None:
         """Store a new phase."""
         self._store(phase=phase)
 
     def pass_finish(self, boot_id: str) -> None:
-        """Recipient: store that Finish is passed, and in which boot of the host."""
+        """Recipient: store that Finish is passed, and in which boot of the host. From now on it is written down why the
+        guest ends. Raises OSError."""
+        self._journal.guest_ends.watch(self.record.agreement.vm_uuid)
         self._store(phase=Phase.FINISH_PASSED, boot_id=boot_id)
 
     def note_ran(self) -> None:
@@ -290,6 +303,11 @@ class TransferJournal:
         """Store where the images and other state lie of a VM that runs here, and is to run on if it stays."""
         self._store(disks=paths, state_folders=state_folders, read_only_disks=read_only, was_running=True)
 
+    def remember_secrets(self, uuids: tuple[UUID, ...]) -> None:
+        """Store which of this host's secrets the VM has."""
+        if uuids:
+            self._store(secrets=uuids)
+
     def remember_run_state(self, *, was_running: bool) -> None:
         """Store whether the guest is to run if it stays at the donor."""
         if was_running is not self.record.was_running:
@@ -301,6 +319,8 @@ class TransferJournal:
         if known is not None and (known.type, known.body) == (last.type, last.body):
             last = known
         self._store(phase=phase, last_word=last)
+        if self.record.side is Side.INBOUND:
+            self._journal.guest_ends.forget(self.record.agreement.vm_uuid)
 
     def mark_last_word_sent(self) -> None:
         """Store that the last message is in the outbox."""

@@ -17,9 +17,9 @@ from shared.messages.porting import Side
 
 log = get_logger(__name__)
 
-_ORDER = (Kind.DOMAIN, Kind.DISK, Kind.NVRAM, Kind.MEMORY, Kind.TPM, Kind.DIRECTORY)
+_ORDER = (Kind.DOMAIN, Kind.DISK, Kind.NVRAM, Kind.MEMORY, Kind.TPM, Kind.SECRET, Kind.DIRECTORY)
 """A domain first: it holds the disks open and would write to them."""
-_DOMAINS_FILES = frozenset({Kind.DISK, Kind.NVRAM, Kind.MEMORY, Kind.TPM})
+_DOMAINS_FILES = frozenset({Kind.DISK, Kind.NVRAM, Kind.MEMORY, Kind.TPM, Kind.SECRET})
 
 
 async def remove_created(journal: TransferJournal, hypervisor: Hypervisor) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ async def remove(
             remaining.append(f"{thing.kind} {thing.id}")
             continue
         try:
-            await _remove(thing, hypervisor, disks)
+            await _remove(thing, hypervisor, disks, record.port_id)
         except (HypervisorError, disk_images.DiskImageError, OSError) as error:
             log.warning("clean-up incomplete", kind=thing.kind, id=thing.id, error=str(error))
             remaining.append(f"{thing.kind} {thing.id}")
@@ -86,7 +86,7 @@ def forget_directory(journal: TransferJournal) -> None:
     forget(journal, *(thing for thing in journal.record.made if thing.kind is Kind.DIRECTORY))
 
 
-async def _remove(thing: Made, hypervisor: Hypervisor, disks: tuple[str, ...]) -> None:
+async def _remove(thing: Made, hypervisor: Hypervisor, disks: tuple[str, ...], port_id: UUID) -> None:
     match thing.kind:
         case Kind.DOMAIN:
             # Ours is transient, and has our disks. Another one of this UUID may have come since, and is left alone.
@@ -97,6 +97,9 @@ async def _remove(thing: Made, hypervisor: Hypervisor, disks: tuple[str, ...]) -
             # Ours is gone. The folder is by the UUID, so that it is another one's that has come since.
             if await hypervisor.state(UUID(Path(thing.id).name)) is None:
                 await asyncio.to_thread(_remove_folder, Path(thing.id))
+        case Kind.SECRET:
+            # One that was there before the port has its UUID by chance or by malice, and is somebody's.
+            await hypervisor.secrets.discard(UUID(thing.id), owner=port_id)
         case Kind.DIRECTORY:
             await asyncio.to_thread(shutil.rmtree, thing.id, ignore_errors=True)
 

@@ -21,6 +21,7 @@ from services.node_agent.transfers.outbound import Outbound, OutboundTuning
 from services.node_agent.transfers.port_codecs import PortCodecs
 from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes, PortRoutes
+from services.node_agent.transfers.port_network import PortNetwork
 from services.node_agent.transfers.port_sockets import PortSockets
 from services.node_agent.transfers.reporting import OutboundReporter
 from shared.messages.porting import ServiceChangeAgreement, Side
@@ -48,8 +49,10 @@ class TransferFactory:
         routes: PortRoutes,
         keys: LaneKeys,
         contents: PortContents,
+        network: PortNetwork | None = None,
     ) -> None:
         self._settings = settings
+        self._network = network
         self._hypervisor = hypervisor
         self._routes = routes
         self._keys = keys
@@ -81,6 +84,7 @@ class TransferFactory:
                 abort_within_s=settings.abort_within_s,
                 auto_converge=settings.auto_converge,
             ),
+            network=self._network,
             outage=ArpProbe(interval_s=settings.outage_probe_interval_s) if settings.outage_probe else None,
         )
         return BuiltTransfer(outbound, lanes)
@@ -98,6 +102,7 @@ class TransferFactory:
             broker=broker,
             journal=journal,
             contents=contents,
+            network=self._network,
             tuning=InboundTuning(libvirt_socket=settings.libvirt_socket, image_dir=settings.image_dir),
         )
         return BuiltTransfer(inbound, lanes)

@@ -30,6 +30,7 @@ from services.node_agent.transfers.ownership import (
     start_post_copy,
     store_phase,
 )
+from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork
 from shared.logs import get_logger
 from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks, first_of
@@ -68,6 +69,8 @@ class Leaving(Protocol):
     """What is agreed about a guest that leaves; a ServiceChangeAgreement is one."""
 
     @property
+    def port_id(self) -> UUID: ...
+    @property
     def vm_uuid(self) -> UUID: ...
     @property
     def epoch(self) -> int: ...
@@ -92,6 +95,7 @@ class DonorFinishGuard:
         tuning: GuardTuning | None = None,
         heard_epoch: int = 0,
         remember_epoch: Callable[[int], None] = lambda _: None,
+        network: PortNetwork | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`store` writes a phase to the journal, as `declaring` makes it; `stays` is called when the VM is this host's
@@ -105,6 +109,7 @@ class DonorFinishGuard:
         self._in_doubt = in_doubt
         self._ask_for_post_copy = ask_for_post_copy
         self._tuning = tuning or GuardTuning()
+        self._network = network or JoinedNetworks()
         self._clock = clock
         self._stays = stays
         self._tasks = Tasks("finish guard")
@@ -230,6 +235,7 @@ class DonorFinishGuard:
         match command:
             case do.PassFinish():
                 _set(self._passes, None)
+                self._network.guest_stands_still(self._agreement.port_id)
             case do.RefuseFinish(reason):
                 self.passed = False
                 _set(self._passes, reason)
@@ -238,6 +244,7 @@ class DonorFinishGuard:
                 _set(self._passes, reason)
                 _set(self._outcome, Outcome(runs_there, f"the port failed: {reason}"))
             case do.Left():
+                self._network.guest_is_away(self._agreement.port_id)
                 _set(self._end, End(left=True, running=False))
             case do.Stayed(running):
                 _set(self._end, End(left=False, running=running))
@@ -278,6 +285,7 @@ class DonorFinishGuard:
             log.error("fence against starts not opened", error=str(error))  # noqa: TRY400  # a full disk, no defect
 
     async def _kill_frozen(self) -> ev.Event:
+        self._network.guest_is_away(self._agreement.port_id)
         self.settled_at_s = self._clock()
         try:
             killed = await self._hypervisor.kill_frozen(self._agreement.vm_uuid)

@@ -40,6 +40,7 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc.gate import RpcGate
 from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
+from services.node_agent.network.keeper import NetworkFailed
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
@@ -50,23 +51,36 @@ from services.node_agent.transfers.cleanup import forget_directory, remove_creat
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.gate_proxy import GateProxy
 from services.node_agent.transfers.inbound_disks import InboundDisks
+from services.node_agent.transfers.inbound_secrets import InboundSecrets
 from services.node_agent.transfers.inbound_state import claim_state
 from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
+from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork, own_bridges_of
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.transfers.read_only_disks import READ_ONLY
+from services.node_agent.transfers.secret_handover import SECRETS
 from shared.domain import DomainXmlError, describe
 from shared.errors import VmportError
 from shared.logs import get_logger
-from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.tasks import Tasks
 from shared.topology import Lane
 
 log = get_logger(__name__)
 
 LAST_BYTES_S = 5.0
-_STREAM_ERRORS = (SocketError, RpcError, LaneError, StreamError, QuestionError, DiskImageError, OSError)
+_STREAM_ERRORS = (
+    SocketError,
+    RpcError,
+    LaneError,
+    StreamError,
+    QuestionError,
+    DiskImageError,
+    HypervisorError,
+    DomainXmlError,
+    OSError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +109,7 @@ class Inbound:
         journal: TransferJournal,
         contents: InboundContents,
         tuning: InboundTuning,
+        network: PortNetwork | None = None,
     ) -> None:
         self._agreement = agreement
         self._hypervisor = hypervisor
@@ -102,11 +117,13 @@ class Inbound:
         self._sockets = sockets
         self._journal = journal
         self._contents = contents
+        self._network = network or JoinedNetworks()
         self._tuning = tuning
         self._tasks = Tasks("inbound")
         self._disks = InboundDisks(
             agreement, image_dir=tuning.image_dir, journal=journal, contents=contents, tasks=self._tasks
         )
+        self._secrets = InboundSecrets(agreement, hypervisor=hypervisor, journal=journal, disks=self._disks)
         self._connections = Connections()
         self._has_memory = asyncio.Event()
         self._broker = broker
@@ -130,6 +147,7 @@ class Inbound:
         """Make everything ready for the guest. Raises `TransferError`, having removed what it made."""
         try:
             await self._check_host()
+            await self._network.prepare(Side.INBOUND, self._agreement, {})
             self._journal.will_create(Kind.DIRECTORY, str(self._sockets.directory))
             self._sockets.make_directory()
             tuning = self._tuning
@@ -139,7 +157,7 @@ class Inbound:
             await self._disks.create()
             self._journal.will_create(Kind.DOMAIN, str(self._agreement.vm_uuid))
             self._journal.enter(Phase.OPEN)
-        except (HypervisorError, SocketError, DiskImageError, DomainXmlError, OSError) as error:
+        except (HypervisorError, SocketError, DiskImageError, DomainXmlError, NetworkFailed, OSError) as error:
             code = error.code if isinstance(error, VmportError) else "inbound_failed"
             await self._remove()
             running = await self._hypervisor.is_running(self._agreement.vm_uuid)
@@ -153,7 +171,8 @@ class Inbound:
         facts = describe(self._agreement.domain_xml)
         if facts.uuid != str(uuid):
             raise DomainXmlError(f"the agreed XML is of VM {facts.uuid}, not of {uuid}")
-        bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None}
+        # What the port makes here for its cards alone is not among the bridges that this host offers.
+        bridges = {nic.bridge for nic in facts.nics if nic.bridge is not None} - own_bridges_of(self._agreement)
         if missing := sorted(bridges - set((await self._hypervisor.platform()).bridges)):
             raise HypervisorError("make room for the VM", f"this host offers no bridge {', '.join(missing)}")
 
@@ -179,6 +198,7 @@ class Inbound:
             outcome = await self._guard.outcome()
             if outcome.arrival is not Arrival.ARRIVED:
                 raise outcome.error()
+            self._network.guest_has_arrived(self._agreement.port_id)
             await on_running()
             # Post-copy still moves pages; the donor's libvirtd still closes its connection.
             await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
@@ -230,6 +250,8 @@ class Inbound:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:
                     await self._disks.answer_overlays(stream)
+                case label if label == SECRETS and self._gate is None:
+                    await self._secrets.receive(stream)
                 case label:
                     stream.reset(f"no stream {label!r} is expected")
         except GateRefusal as refusal:
@@ -243,7 +265,9 @@ class Inbound:
 
     async def _on_driver(self, stream: LaneStream) -> None:
         await self._disks.settle()
+        await self._secrets.settle()
         self._disks.check_read_only()
+        self._secrets.check()
         agreement = self._agreement
         copied = {disk.target: disk.virtual_size_bytes for disk in agreement.disks if not disk.read_only}
         drives = describe(agreement.domain_xml).drives
@@ -266,10 +290,9 @@ class Inbound:
         self._guard.trouble("donor_gave_up", "the donor's hypervisor ended the migration")
 
     async def _on_switchover_question(self, stream: LaneStream, gate: GateProxy) -> None:
-        denied = await self._guard.ask_switchover()
+        denied = await self._guard.ask_for_post_copy()
         if denied is None:
             gate.post_copy_started = True
-            gate.allow_finish()
         await answer_switchover(stream, None if denied is None else f"{denied.code}: {denied.detail}")
 
     async def _on_memory(self, stream: LaneStream) -> None:
@@ -348,4 +371,5 @@ class Inbound:
         """Remove what was made; return what remains."""
         self._connections.close()
         await self._disks.settle()
+        await self._secrets.settle()
         return await remove_created(self._journal, self._hypervisor)

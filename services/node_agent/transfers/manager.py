@@ -33,6 +33,7 @@ from services.node_agent.transfers.factory import TransferFactory
 from services.node_agent.transfers.lane_metrics import LaneMetrics
 from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import PortRoutes
+from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork
 from services.node_agent.transfers.recovery import Recovery
 from services.node_agent.transfers.reporting import OutboundReports, TransferReports, failure_message
 from services.node_agent.transfers.stray_guests import StrayGuests
@@ -84,6 +85,7 @@ class Transfers:
         routes: PortRoutes,
         keys: LaneKeys,
         metrics: NodeMetrics,
+        network: PortNetwork | None = None,
     ) -> None:
         self._hypervisor = hypervisor
         self._journal = journal
@@ -91,8 +93,9 @@ class Transfers:
         self._metrics = metrics
         self._contents = PortContents(settings, quarantined=journal.quarantined_disks)
         self._factory = TransferFactory(
-            settings, hypervisor=hypervisor, routes=routes, keys=keys, contents=self._contents
+            settings, hypervisor=hypervisor, routes=routes, keys=keys, contents=self._contents, network=network
         )
+        self._network = network or JoinedNetworks()
         self._reports = TransferReports(messenger, metrics)
         self._tasks = Tasks("ports")
         self._active: dict[UUID, ActiveTransfer] = {}
@@ -114,7 +117,7 @@ class Transfers:
         return self._active.get(port_id)
 
     def described(self, vm: LiveVm) -> None:
-        """Somebody asked what this VM is: a port of it may follow, so its base images are read now."""
+        """It was asked whether this VM may leave: a port may follow, so its base images are read now."""
         self._tasks.spawn(self._contents.read_ahead(vm), name=f"read ahead for {vm.description.name}")
 
     # ---- commands ----
@@ -172,6 +175,8 @@ class Transfers:
     async def _confirm_abort(self, command: AbortTransfer, active: ActiveTransfer | None) -> None:
         if active is not None:
             await active.over.wait()
+        # The VM stays the donor's: only then is a transfer aborted.
+        await self._network.undo(command.port_id, command.side)
         await self._ended.confirm_abort(command)
 
     def copy_asked(self, question: QueryCopy) -> None:
@@ -213,7 +218,9 @@ class Transfers:
         self._journal.given_away.dismiss_all()
         records, damaged = self._journal.load()
         for record in records:
-            if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT}:
+            # KEPT is stored before the word that follows from it; the other ends are stored with theirs.
+            untold = record.phase is Phase.KEPT and record.last_word is None
+            if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT} and not untold:
                 self._reports.final(TransferJournal(self._journal, record))
             elif record.phase is not Phase.QUARANTINED:
                 active = self._begin(record)
@@ -353,7 +360,10 @@ class Transfers:
         """Store the end and tell it, however long a full disk makes that take."""
         while True:
             try:
-                active.journal.conclude(_end_phase(active.journal.record, message), message)
+                phase = _end_phase(active.journal.record, message)
+                if phase is Phase.FAILED:
+                    await self._network.undo(active.journal.record.port_id, active.journal.record.side)
+                active.journal.conclude(phase, message)
                 if tell:
                     self._reports.final(active.journal)
             except OSError as error:
@@ -364,7 +374,9 @@ class Transfers:
 
     async def _recover(self, active: ActiveTransfer) -> PortMessage:
         doubt = active.reporter.in_doubt
-        recovery = Recovery(active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt)
+        recovery = Recovery(
+            active.journal, hypervisor=self._hypervisor, broker=active.broker, in_doubt=doubt, network=self._network
+        )
         active.cancel_with(recovery.abort)
         active.stop = None
         with active.answering(recovery.copy_asked):

@@ -44,6 +44,7 @@ from services.node_agent.hypervisor.interface import (
     MigrationPlan,
 )
 from services.node_agent.lanes.core.errors import LaneError
+from services.node_agent.network.keeper import NetworkFailed
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
@@ -59,19 +60,29 @@ from services.node_agent.transfers.outbound_connections import OutboundConnectio
 from services.node_agent.transfers.outbound_preparation import OutboundPreparation, read_only_files
 from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
+from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork
 from services.node_agent.transfers.port_sockets import PortSockets, SocketError
 from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain import DomainXmlError
+from shared.domain import DomainXmlError, taps_of
 from shared.errors import VmportError
 from shared.logs import get_logger
-from shared.messages.porting import OutboundFinished, ServiceChangeAgreement
+from shared.messages.porting import OutboundFinished, ServiceChangeAgreement, Side
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
 log = get_logger(__name__)
 
-_FAILURES = (HypervisorError, SocketError, LaneError, DomainXmlError, ReadOnlyDiskError, TimeoutError, OSError)
+_FAILURES = (
+    HypervisorError,
+    SocketError,
+    LaneError,
+    DomainXmlError,
+    ReadOnlyDiskError,
+    NetworkFailed,
+    TimeoutError,
+    OSError,
+)
 FIRST_DOWNTIME_MS = 50
 """Before the ladder has seen figures: an idle guest's downtime, where QEMU's default is 300."""
 LAST_BYTES_S = 5.0
@@ -126,6 +137,7 @@ class Outbound:
         contents: OutboundContents,
         tuning: OutboundTuning,
         outage: OutageWatch | None = None,
+        network: PortNetwork | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -139,6 +151,7 @@ class Outbound:
         self._contents = contents
         self._tuning = tuning
         self._outage = outage or NoProbe()
+        self._network = network or JoinedNetworks()
         self._clock = clock
         self._tasks = Tasks("outbound")
         self._trouble: tuple[str, str] | None = None
@@ -160,6 +173,7 @@ class Outbound:
             ask_for_post_copy=lambda: ask_for_switchover(lanes.control),
             tuning=GuardTuning(look_again_s=tuning.look_again_s),
             remember_epoch=journal.remember_epoch,
+            network=network,
             clock=clock,
         )
         self.copy_asked = self._guard.copy_asked
@@ -240,9 +254,11 @@ class Outbound:
         self._sockets.make_directory()
         await self._connections.listen(self._sockets)
         await self._preparation.negotiate_overlays(vm)
+        self._journal.remember_secrets(await self._preparation.hand_over_secrets(vm))
         self._preparation.exchange_contents(vm)
         self._meter = self._preparation.meter(vm)
         await self._preparation.send_read_only(vm, self._meter)
+        await self._network.prepare(Side.OUTBOUND, agreement, taps_of(vm.domain))
         self._journal.enter(Phase.TRANSFERRING)
         await self._start_fence.hold_autostart(is_on=vm.description.autostart)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()

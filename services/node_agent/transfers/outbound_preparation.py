@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from services.node_agent.dedup.overlay_request import ask_for_overlays
 from services.node_agent.dedup.seeding import Seeding, SeedSource
@@ -20,13 +21,14 @@ from services.node_agent.hypervisor.ram_layout import ram_ranges
 from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
 from services.node_agent.switchover.readiness import BrokerReadiness
 from services.node_agent.transfers.errors import ReadOnlyDiskError
+from services.node_agent.transfers.outbound_secrets import hand_over_secrets
 from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.progress import ProgressMeter, SeedingMeter
 from services.node_agent.transfers.read_only_disks import ReadOnlyImage, send_read_only
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain import describe, guest_abi_differences
-from shared.ejecting import ejected_targets
+from shared.domain import describe, guest_abi_differences, without_media_in
+from shared.ejecting import ejected_targets, without_media
 from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import VmState
@@ -158,9 +160,12 @@ class OutboundPreparation:
         if vm.description.state is not VmState.RUNNING:
             raise HypervisorError("check the VM", f"{agreement.vm_name} is {vm.description.state}, not running")
         obstacles = await self._hypervisor.obstacles(agreement.vm_uuid)
-        if against := (*vm.description.blockers, *map(str, obstacles)):
+        eject = agreement.limits.eject
+        if against := (*without_media(vm.description, eject).blockers, *map(str, obstacles)):
             raise HypervisorError("check the VM", "; ".join(against))
-        if differences := guest_abi_differences(vm.domain, agreement.domain_xml):
+        gone = ejected_targets(vm.description, eject)
+        goes = without_media_in(vm.domain, gone) if gone else vm.domain
+        if differences := guest_abi_differences(goes, agreement.domain_xml):
             raise HypervisorError("check the VM", "it changed since the agreement: " + "; ".join(differences[:5]))
         self._check_media(vm)
         return vm
@@ -189,11 +194,27 @@ class OutboundPreparation:
 
     async def _ask_for_overlays(self, vm: LiveVm) -> None:
         await self._lanes.wait_ready(self._ready_within_s)
-        if self._agreement.limits.overlays == "never" or not vm.layers:
+        if self._agreement.limits.overlays == "never" or not vm.layers or describe(vm.domain).encrypted_disks:
             return
         wanted = await self._contents.overlays(vm.layers)
         self.overlays = wanted is not None and await ask_for_overlays(self._lanes.control, wanted)
         log.info("overlays negotiated", overlays=self.overlays, disks=sorted(vm.layers))
+
+    # ---- secrets ----
+
+    async def hand_over_secrets(self, vm: LiveVm) -> tuple[UUID, ...]:
+        """Let the recipient's libvirt have the keys of what is encrypted; return which of this host's they are.
+
+        Raises as `seed_until_window`.
+        """
+        handed: tuple[UUID, ...] = ()
+
+        async def hand_over() -> None:
+            nonlocal handed
+            handed = await hand_over_secrets(vm, self._agreement, self._hypervisor, self._lanes.control)
+
+        await self._unless_cancelled(hand_over())
+        return handed
 
     # ---- read-only disks ----
 

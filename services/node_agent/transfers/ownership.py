@@ -82,12 +82,22 @@ def store_phase(store: Callable[[Phase], None], phase: Phase) -> Stored | StoreF
     return Stored()
 
 
-async def look_at_guest(hypervisor: Hypervisor, vm_uuid: UUID, vcpus: VcpuWatch | None = None) -> LibvirtSaid:
-    """Carry out `LookAtGuest`. No answer of libvirt's is an answer, too: unknown. Then `vcpus` judges the process."""
+async def look_at_guest(
+    hypervisor: Hypervisor,
+    vm_uuid: UUID,
+    vcpus: VcpuWatch | None = None,
+    ended_by_itself: Callable[[], bool] = lambda: False,
+) -> LibvirtSaid:
+    """Carry out `LookAtGuest`. No answer of libvirt's is an answer, too: unknown. Then `vcpus` judges the process.
+    `ended_by_itself`: what libvirt's hook knows of a guest that is gone.
+    """
     # Before libvirt is asked: what it ends once it is back must not look as if it had ended by itself.
     used_ns = await hypervisor.vcpu_time_ns(vm_uuid) if vcpus is not None else None
     try:
-        return LibvirtSaid(Guest.of(await hypervisor.state(vm_uuid)))
+        guest = Guest.of(await hypervisor.state(vm_uuid))
+        if guest is Guest.PAUSED and await hypervisor.is_left_behind(vm_uuid):
+            guest = Guest.LEFT_BEHIND
+        return LibvirtSaid(guest, ran=guest is Guest.NOT_THERE and ended_by_itself())
     except HypervisorError as error:
         ran = vcpus is not None and vcpus.has_run(used_ns)
         log.warning("guest state unknown", vm=str(vm_uuid), error=str(error), ran=ran)

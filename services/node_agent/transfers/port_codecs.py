@@ -26,7 +26,7 @@ from services.node_agent.page_codec.memory.decoder import MemoryDecoder
 from services.node_agent.page_codec.memory.encoder import MemoryEncoder
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.raw_codec import RawDecoder, RawEncoder
-from services.node_agent.page_codec.store import FileStore, KnownReader
+from services.node_agent.page_codec.store import FileStore, KnownReader, NoStore
 from services.node_agent.page_codec.zstd_codec import ZstdDecoder, ZstdEncoder
 from shared.logs import get_logger
 from shared.topology import Lane
@@ -115,12 +115,15 @@ class DonorCodecs:
 
 
 class RecipientCodecs:
-    """The end where the guest arrives. `folder` is this port's own; what is in it is kept for the next port."""
+    """The end where the guest arrives. `folder` is this port's own; what is in it is kept for the next port.
 
-    def __init__(self, folder: Path, *, without: Collection[Technique] = ()) -> None:
+    With `stores` false nothing of the guest is stored, not even while the port runs.
+    """
+
+    def __init__(self, folder: Path, *, without: Collection[Technique] = (), stores: bool = True) -> None:
         self.arrivals = Arrivals()
         self.techniques = ALL - frozenset(without)
-        self.port = PortDecoder(self._make_store)
+        self.port = PortDecoder(self._make_store if stores else lambda _hello: NoStore())
         self._folder = folder
         self._store: FileStore | None = None
         self._known: KnownReader | None = None

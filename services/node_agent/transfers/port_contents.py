@@ -1,7 +1,9 @@
 """The contents that this node's ports know: where they are cached, what is offered, what is searched. Joins the cache,
 the exchange (both in `dedup`) and a port's codecs.
 
-Only a VM's own files are offered and looked through for it, and the catalogue of published base images.
+Only a VM's own files are offered and looked through for it, and the catalogue of published base images. Of a VM with
+an encrypted disk nothing is stored or kept at either node, and nothing is sent ahead: what its tenant encrypts must not
+lie around in clear.
 """
 
 from __future__ import annotations
@@ -37,10 +39,10 @@ from services.node_agent.lanes.core.errors import StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.page_codec.codec import CodecError
-from services.node_agent.page_codec.hello import Technique
+from services.node_agent.page_codec.hello import STORING, Technique
 from services.node_agent.settings import NodeSection
 from services.node_agent.transfers.port_codecs import DonorCodecs, RecipientCodecs
-from shared.domain import LayerFacts
+from shared.domain import DomainXmlError, LayerFacts, describe
 from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement
 
@@ -88,7 +90,7 @@ class PortContents:
         """For the side where the guest arrives."""
         uuid, port_id = agreement.vm_uuid, agreement.port_id
         cached = [*self._cache.files(uuid, other_than=port_id), *self._quarantined(uuid)]
-        without = self._settings.without
+        without = techniques_off(self._settings, agreement)
         sources = Sources(
             images=None if Technique.BASE in without else self._settings.base_image_dir,
             cached=() if Technique.CACHE in without else tuple(cached),
@@ -98,7 +100,8 @@ class PortContents:
         seeds = agreement.limits.seed and Technique.CACHE not in without
         seed = seed_place(self._cache, agreement) if seeds else None
         bases = self._bases if self._settings.overlays else None
-        return InboundContents(RecipientCodecs(folder, without=without), sources, bases, seed)
+        codecs = RecipientCodecs(folder, without=without, stores=not is_encrypted(agreement))
+        return InboundContents(codecs, sources, bases, seed)
 
     async def read_ahead(self, vm: LiveVm) -> None:
         """A port of this VM may come: know by then what its disks lie on."""
@@ -133,6 +136,19 @@ class PortContents:
             log.warning("base images cannot be indexed", error=str(error))
 
 
+def is_encrypted(agreement: ServiceChangeAgreement) -> bool:
+    """Whether the VM has an encrypted disk. One that cannot be read counts as if it had."""
+    try:
+        return bool(describe(agreement.domain_xml).encrypted_disks)
+    except DomainXmlError:
+        return True
+
+
+def techniques_off(settings: NodeSection, agreement: ServiceChangeAgreement) -> frozenset[Technique]:
+    """What is not used for a port."""
+    return frozenset(settings.without) | (STORING if is_encrypted(agreement) else frozenset())
+
+
 def seed_place(cache: Cache, agreement: ServiceChangeAgreement) -> SeedPlace:
     """Where this node stores the seed of a port."""
     return SeedPlace(cache.folder(agreement.vm_uuid, agreement.port_id, SEED), cache.quota_bytes)
@@ -152,11 +168,12 @@ class OutboundContents:
         """`scans` may have begun; they are closed with this."""
         self._reader = reader
         uuid, port_id = agreement.vm_uuid, agreement.port_id
-        caches = Technique.CACHE not in settings.without
+        without = techniques_off(settings, agreement)
+        caches = Technique.CACHE not in without
         self._cached = cache.files(uuid, other_than=port_id) if caches else ()
         self._learnt: ExchangeResult | None = None
         folder = cache.folder(uuid, port_id, SENT)
-        self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=settings.without)
+        self.codecs = DonorCodecs(folder, scratch=settings.state_dir, without=without)
         self._scans = scans
         self._seed = seed_place(cache, agreement)
         asked = agreement.limits.seed_bandwidth_bytes_per_s

@@ -21,7 +21,7 @@ from services.node_agent.lanes.tls import LaneTls
 from services.node_agent.metrics import Route
 from services.node_agent.transfers.port_codecs import PortCodecs
 from shared.tasks import Tasks
-from shared.topology import Lane
+from shared.topology import PORT_LANES, Lane
 
 
 class PortLink(LaneLink, Protocol):
@@ -67,7 +67,7 @@ class LaneTuning:
                 return self.control_window_bytes
             case Lane.MEMORY:
                 return self.memory_window_bytes
-            case Lane.DISK:
+            case Lane.DISK | Lane.EXTENSION:  # the latter is not among a port's lanes
                 return self.disk_window_bytes
 
     def follows_link(self, lane: Lane) -> bool:
@@ -103,7 +103,7 @@ class PortLanes:
     ) -> PortLanes:
         """Make routes and sessions; they connect in the background."""
         sessions, links = {}, {}
-        for lane in Lane:
+        for lane in PORT_LANES:
             settings = LaneSettings(
                 lane=f"{end.port_id}.{lane}",
                 role=end.role,

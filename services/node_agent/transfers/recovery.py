@@ -19,13 +19,14 @@ from collections.abc import Awaitable, Callable
 
 from services.node_agent.hypervisor.interface import Hypervisor
 from services.node_agent.state.boot import boot_id
-from services.node_agent.state.journal import TransferJournal
+from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
 from services.node_agent.transfers.cleanup import remove_created, remove_left
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTuning, declaring
+from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork
 from shared.logs import get_logger
 from shared.messages.base import PortMessage
 from shared.messages.porting import InboundFinished, Side
@@ -46,11 +47,13 @@ class Recovery:
         hypervisor: Hypervisor,
         broker: BrokerClient,
         in_doubt: Callable[[str], Awaitable[None]],
+        network: PortNetwork | None = None,
         look_again_s: float = 0.5,
         boot_id: Callable[[], str] = boot_id,
     ) -> None:
         self._journal = journal
         self._hypervisor = hypervisor
+        self._network = network or JoinedNetworks()
         fence = StartFence(hypervisor, journal)
         self._leaving = DonorFinishGuard(
             journal.record.agreement,
@@ -63,6 +66,7 @@ class Recovery:
             tuning=GuardTuning(look_again_s=look_again_s),
             heard_epoch=journal.record.heard_epoch,
             remember_epoch=journal.remember_epoch,
+            network=network,
         )
         self._arriving = ArrivalGuard(
             journal,
@@ -105,7 +109,11 @@ class Recovery:
         async with Tasks("recovery") as tasks:
             tasks.spawn(self._arriving.run(), name="arrival guard")
             self._arriving.restarted()
+            if self._journal.record.phase is Phase.KEPT:
+                self._arriving.granted_again()  # the former process has not come to its answer
             outcome = await self._arriving.outcome()
+        if outcome.arrival in {Arrival.ARRIVED, Arrival.MAY_HAVE_RUN}:
+            self._network.guest_has_arrived(agreement.port_id)
         if outcome.arrival is Arrival.ARRIVED:
             await remove_left(self._journal, self._hypervisor)
             return InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)

@@ -32,6 +32,7 @@ CODE = "journal_damaged"
 class _Leaving:
     """What a damaged record still says."""
 
+    port_id: UUID
     vm_uuid: UUID
     epoch: int
     donor: str
@@ -80,7 +81,7 @@ class StrayGuests:
                 log.error("frozen guest without a record", vm=str(vm))
             else:
                 log.error("frozen guest with a damaged record; asking the broker", vm=str(vm), file=record.name)
-                self._begin(record, _Leaving(vm, record.epoch, self._provider))
+                self._begin(record, _Leaving(record.port_id, vm, record.epoch, self._provider))
 
     def problems(self) -> tuple[str, ...]:
         """For the heartbeat: one sentence for each guest that nobody can be asked about."""

@@ -65,9 +65,9 @@ devices/disk/driver/metadata_cache/**      host     any      not kept: a setting
 devices/disk/iotune/**             host     any      not kept: limits of disks are the recipient's own
 devices/disk/throttlefilters/**    host     any      not kept: limits of disks are the recipient's own
 
-devices/disk/source                host     -        a file of the recipient
+devices/disk/source                lasting  -
 devices/disk/source@file           host     path     a file of the recipient
-devices/disk/source@startupPolicy  host     any      not kept: the contents come along
+devices/disk/source@startupPolicy  lasting  =mandatory|requisite|optional
 devices/disk/source@index          live     number   libvirt's number of the running image
 devices/disk/source/seclabel/**    host     any      the recipient's libvirt makes its own labels
 devices/disk/source/privateData/** live     any      libvirt's note of the running VM
@@ -80,15 +80,31 @@ devices/disk/source@fdgroup        refused  any      the disk was opened by a pr
 devices/disk/source@path           refused  path     the contents are in a program of the host
 devices/disk/source@type           refused  any      the contents are in a device or a program of the host
 devices/disk/source/dataStore/**   refused  any      the contents are in an external data file
-devices/disk/source/encryption/**  refused  any      encrypted with a secret of this host
 devices/disk/source/slices/**      refused  any      the disk is a part of a file
 devices/disk/source/reservations/** refused any      reservations of a SCSI device of the host
 devices/disk/source/**             refused  any      the contents are not in a plain file
-devices/disk/encryption/**         refused  any      encrypted with a secret of this host
 devices/disk/auth/**               refused  any      opened with a secret of this host
 devices/disk/mirror/**             refused  any      a block job runs on this disk; wait until it ends
 devices/disk/backenddomain/**      refused  any      not a VM of QEMU, but of Xen
 devices/disk/privateData/**        live     any      libvirt's note of the running VM
+
+# libvirt reads it in either place. What is encrypted stays so; the key travels from node to node only.
+devices/disk/source/encryption              abi      -
+devices/disk/source/encryption@format       abi      =luks
+devices/disk/source/encryption@format=default|qcow|luks2|luks-any refused any not carried; LUKS is
+devices/disk/source/encryption@engine       lasting  =qemu
+devices/disk/source/encryption@engine=librbd refused  any    encrypted by a server in the network
+devices/disk/source/encryption/secret/**    host     any    the same key, in a secret of the recipient's own
+devices/disk/source/encryption/cipher/**    live     any    libvirt's note of how the image was made; the image says it
+devices/disk/source/encryption/ivgen/**     live     any    libvirt's note of how the image was made; the image says it
+devices/disk/encryption                     abi      -
+devices/disk/encryption@format              abi      =luks
+devices/disk/encryption@format=default|qcow|luks2|luks-any refused any not carried; LUKS is
+devices/disk/encryption@engine              lasting  =qemu
+devices/disk/encryption@engine=librbd       refused  any    encrypted by a server in the network
+devices/disk/encryption/secret/**           host     any    the same key, in a secret of the recipient's own
+devices/disk/encryption/cipher/**           live     any    libvirt's note of how the image was made; the image says it
+devices/disk/encryption/ivgen/**            live     any    libvirt's note of how the image was made; the image says it
 
 devices/disk/backingStore                      host     -        a file of the recipient
 devices/disk/backingStore@type                 host     any      a file of the recipient

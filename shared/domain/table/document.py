@@ -108,7 +108,7 @@ def _kept(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
 
 def _values(row: Row) -> list[str]:
     if row.values:
-        return [f"`{value.replace('*', '…')}`" for value in row.values]
+        return [f"`{value.replace('*', '…')}`" if value else "an empty name" for value in row.values]
     if row.kind is None:
         return []
     if row.kind.name.startswith("="):

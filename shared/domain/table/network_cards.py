@@ -38,6 +38,8 @@ devices/interface/rom                abi      -
 devices/interface/rom@bar            abi      =on|off
 devices/interface/rom@enabled        abi      =yes|no
 devices/interface/rom@file           refused  path     the card's boot ROM is in a file of the host
+# An empty name is one way to say that a card has no ROM.
+devices/interface/rom@file=          abi      empty
 
 devices/interface/driver                   abi      -
 devices/interface/driver@name              lasting  =vhost|qemu

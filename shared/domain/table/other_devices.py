@@ -20,8 +20,9 @@ devices/tpm/backend/profile                  lasting  -
 devices/tpm/backend/profile@name             lasting  profile
 devices/tpm/backend/profile@removeDisabled   lasting  =check|fips-host
 devices/tpm/backend/profile@source           host     any      not kept: its state, which comes along, has the profile
-devices/tpm/backend/encryption               host     -        a secret of the recipient's own
-devices/tpm/backend/encryption@secret        host     secret   a secret of the recipient's own
+# That its state is encrypted is carried, so that it stays so. The key travels from node to node only.
+devices/tpm/backend/encryption               abi      -
+devices/tpm/backend/encryption@secret        host     secret   the same key, in a secret of the recipient's own
 devices/tpm/backend/device/**                refused  any      the TPM of the host is passed through
 devices/tpm/backend/source/**                host     any      the state comes along, into a folder of the recipient
 devices/tpm/backend/source@mode              refused  any      the TPM is in a program of the host

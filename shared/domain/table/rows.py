@@ -16,7 +16,8 @@ A path may end in ``=`` and values: the row then speaks of these values only, an
     devices/disk@device=lun     refused  any      a SCSI device of the host is passed through
     devices/*/alias@name=ua-*   lasting  alias
 
-``a|b`` are two values, and ``ua-*`` stands for all that begin so. `Table.find` looks at them where it is given a value.
+``a|b`` are two values, ``ua-*`` stands for all that begin so, and nothing behind the ``=`` for an empty value.
+`Table.find` looks at them where it is given a value.
 
 ``*`` stands for any one name. ``**`` at the end stands for the element before it and all that is in it, at any depth;
 it is for what is refused, host-bound or live as a whole, and for metadata, which is data. ``{http://…}name`` is a name
@@ -105,8 +106,8 @@ def _row(line: str) -> Row:
     kind = kind_of(kind_name)
     if kind is None and kind_name != "-":
         raise TableError(f"{line!r}: no such kind of value: {kind_name}")
-    path, _, values = _split_values(path)
-    row = Row(path, Fate(fate), kind, note, tuple(values.split("|")) if values else ())
+    path, equals, values = _split_values(path)
+    row = Row(path, Fate(fate), kind, note, tuple(values.split("|")) if equals else ())
     if not path or _PATH.fullmatch(path) is None:
         raise TableError(f"{line!r}: no such path")
     _check(row, line)

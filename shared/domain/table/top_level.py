@@ -71,6 +71,7 @@ perf/**                      host     any      not kept: the counters are those 
 seclabel                     live     -        libvirt's label of the running VM
 seclabel@type                live     any      libvirt's label of the running VM
 seclabel@type=static         host     any      the recipient's libvirt makes its own labels
+seclabel@type=none           host     any      not kept: the recipient's libvirt confines its VMs by its own rules
 seclabel@model               live     any      libvirt's label of the running VM
 seclabel@relabel             live     any      libvirt's label of the running VM
 seclabel/label               live     any      libvirt's label of the running VM

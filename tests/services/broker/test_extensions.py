@@ -30,7 +30,7 @@ from shared.messages.addresses import (
     ShowNetwork,
 )
 from shared.messages.approval import ApprovalRequested, DonorApproved
-from shared.messages.network import NetworkPlan, extension_id
+from shared.messages.network import NetworkPlan
 from shared.messages.porting import ProvisionVm, QuoteOffered, QuoteRequested, ReservationRequested
 from shared.messages.queries import QueryFailed
 from shared.messages.service_change import PortPhase
@@ -127,8 +127,7 @@ async def test_it_outlives_its_port(world: Networked) -> None:
     """Its lanes stay, those of the port are gone."""
     shown = await world.extension()
     assert shown == ExtensionShown(state=S.OPEN, since=world.clock(), ends_at=world.clock() + timedelta(hours=1))
-    assert list(world.lanes.open) == [extension_id(PORT)]
-    assert PORT in world.lanes.closed
+    assert (list(world.lanes.extensions), world.lanes.open, world.lanes.closed) == ([PORT], {}, [PORT])
 
 
 async def test_its_time_is_up(world: Networked) -> None:
@@ -142,10 +141,10 @@ async def test_its_time_is_up(world: Networked) -> None:
         assert (close.epoch, close.reason) == (2, "its time is up")
     await world.tell(ALPHA_NODE, CLOSED)
     assert (await world.state())[0] is S.ENDING
-    assert list(world.lanes.open) == [extension_id(PORT)]
+    assert list(world.lanes.extensions) == [PORT]
     await world.tell(BETA_NODE, CLOSED)
     assert await world.state() == (S.ENDED, "its time is up")
-    assert world.lanes.open == {}
+    assert world.lanes.extensions == {}
 
 
 async def test_a_silent_node_is_asked_again_and_keeps_no_lanes(world: Networked) -> None:
@@ -153,7 +152,7 @@ async def test_a_silent_node_is_asked_again_and_keeps_no_lanes(world: Networked)
     await world.pass_time(3600)
     await world.tell(ALPHA_NODE, CLOSED)
     await world.pass_time(60)
-    assert world.lanes.open == {}
+    assert world.lanes.extensions == {}
     await world.pass_time(60)
     await world.pass_time(60)
     told = [world.told(party).count("CloseExtension") for party in (ALPHA_NODE, BETA_NODE)]
@@ -171,7 +170,7 @@ async def test_a_node_that_closes_its_side_ends_it(world: Networked) -> None:
     assert (world.told(ALPHA_NODE).count("CloseExtension"), world.told(BETA_NODE).count("CloseExtension")) == (0, 1)
     await world.tell(BETA_NODE, report(NetworkState.CLOSED))
     assert (await world.state())[0] is S.ENDED
-    assert world.lanes.open == {}
+    assert world.lanes.extensions == {}
 
 
 async def test_an_older_port_says_nothing_about_it(world: Networked) -> None:
@@ -285,7 +284,7 @@ async def test_what_was_closed_before_the_end_of_the_port_counts(tmp_path: Path)
         assert world.told(BETA_NODE).count("CloseExtension") == 0
         await world.tell(ALPHA_NODE, CLOSED)
         assert (await world.state())[0] is S.ENDED
-        assert world.lanes.open == {}
+        assert world.lanes.extensions == {}
 
 
 def test_settings_name_gateways_and_prefixes_together() -> None:

@@ -220,6 +220,29 @@ def test_each_blocker_is_a_refusal() -> None:
     assert [refusal.evidence for refusal in live_refusals(blocked, vm_uuid=VM)] == ["one", "two"]
 
 
+def test_that_a_vm_does_not_run_is_said_once() -> None:
+    """Its node says it, too."""
+    off = DESCRIPTION.model_copy(update={"state": VmState.SHUT_OFF, "blockers": ("not_running: the VM is off", "two")})
+
+    assert codes(live_refusals(off, vm_uuid=VM)) == ["vm_not_running", "vm_blocked"]
+
+
+def test_a_medium_that_cannot_leave_may_stay_behind() -> None:
+    """The tenant is told how, and is not refused for what it leaves behind."""
+    drive = DESCRIPTION.disks[0].model_copy(
+        update={"target": "sda", "device": "cdrom", "read_only": True, "medium_blockers": ("sda is in the network",)}
+    )
+    blocked = DESCRIPTION.model_copy(
+        update={"disks": (*DESCRIPTION.disks, drive), "blockers": ("sda is in the network", "two")}
+    )
+
+    assert [refusal.evidence for refusal in live_refusals(blocked, vm_uuid=VM)] == [
+        "sda is in the network; it can stay behind: --eject sda",
+        "two",
+    ]
+    assert [refusal.evidence for refusal in live_refusals(blocked, vm_uuid=VM, eject=("sda",))] == ["two"]
+
+
 MEDIUM_BYTES = 700_000
 APPROVED = Approved(PORT, "acme", VM, "alpha", make_identity())
 

@@ -89,6 +89,22 @@ async def test_what_the_node_finds_can_refuse(running: World, answer: Message, c
     assert len(running.heard(BROKER, DonorRejected)) == 1
 
 
+async def test_a_medium_that_the_tenant_ejects_refuses_nothing(running: World) -> None:
+    """Whatever it lies on: it stays here."""
+    drive = DESCRIPTION.disks[0].model_copy(
+        update={"target": "sda", "device": "cdrom", "read_only": True, "medium_blockers": ("sda is in the network",)}
+    )
+    vm = DESCRIPTION.model_copy(update={"disks": (drive,), "blockers": ("sda is in the network",)})
+    identity = make_identity().model_copy(update={"vm": vm})
+    await running.beat()
+    await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM, eject=("all",)))
+    await running.say(NODE, VmDescribed(port_id=PORT, identity=identity))
+
+    assert running.heard(BROKER, DonorRejected) == []
+    assert running.heard(BROKER, DonorApproved)[0].identity == identity
+    assert all(asked.port_may_follow for asked in running.heard(NODE, DescribeVm))
+
+
 async def test_a_node_that_does_not_answer_is_unreachable(running: World) -> None:
     """The request ends at its deadline; what the node says later changes nothing."""
     await running.beat()

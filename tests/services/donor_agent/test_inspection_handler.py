@@ -35,7 +35,7 @@ async def test_the_node_reads_the_vm(running: World) -> None:
     """The tenant's view of it is the answer; no approval is given."""
     await running.beat()
     await running.say(BROKER, QUESTION)
-    assert [asked.vm_uuid for asked in running.heard(NODE, DescribeVm)] == [VM]
+    assert [(asked.vm_uuid, asked.port_may_follow) for asked in running.heard(NODE, DescribeVm)] == [(VM, False)]
     await running.say(NODE, DESCRIBED)
     assert answer(running) == VmInspected(inquiry_id=INQUIRY, tenant="acme", vm=details_of(DESCRIPTION))
     assert running.heard(BROKER, DonorApproved) == []

@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.hypervisor.interface import LiveVm, Obstacle, ObstacleCode
+from services.node_agent.hypervisor.interface import HypervisorError, LiveVm, Obstacle, ObstacleCode
+from services.node_agent.hypervisor.secret_values import SecretSpec
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.vm_addresses import VmAddresses
@@ -16,7 +17,8 @@ from services.node_agent.settings import NetworkSection
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
-from shared.domain import describe, portable
+from shared.domain import SecretUsage, describe, portable
+from shared.ejecting import without_media
 from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
@@ -95,7 +97,10 @@ def host(tmp_path: Path) -> Host:
 
 
 async def test_a_description_is_passed_on(host: Host) -> None:
-    """What reads base images ahead gets every VM that is described."""
+    """What reads base images ahead gets every VM that a port may follow, and none that is only shown."""
+    shown = DescribeVm(port_id=host.port_id, vm_uuid=VM, port_may_follow=False)
+    assert isinstance(await host.commands.describe(shown), VmDescribed)
+    assert host.described == []
     answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
     assert isinstance(answer, VmDescribed)
     assert (answer.identity.vm.uuid, answer.identity.node) == (VM, "alpha-1")
@@ -143,6 +148,26 @@ async def test_what_only_the_next_start_would_lose_or_need_is_told(host: Host) -
     assert any(line.startswith("memtune: ") for line in answer.identity.vm.not_kept)
     assert Need(kind="video", value="qxl") in answer.identity.vm.needs
     assert Need(kind="next_vcpus", value="4") in answer.identity.vm.needs
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"),
+    [("", True), ("<hostdev mode='subsystem' type='pci'/>", False)],
+)
+async def test_a_medium_that_may_stay_behind_hides_nothing_of_the_next_start(
+    host: Host, device: str, *, asked: bool
+) -> None:
+    """The VM can leave without it, and the recipient must have what it needs; of a VM that cannot nobody asks."""
+    drive = "<disk device='cdrom'><source protocol='https' name='/x'/><target dev='sda' bus='sata'/></disk>"
+    live = host.domain_xml.replace("</devices>", f"{drive}{device}</devices>")
+    host.hypervisor.vms[VM].domain_xml = live
+    host.hypervisor.vms[VM].lasting_xml = live.replace("<vcpu>1", "<vcpu>4")
+
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+
+    assert isinstance(answer, VmDescribed)
+    assert (Need(kind="next_vcpus", value="4") in answer.identity.vm.needs) is asked
+    assert without_media(answer.identity.vm, ("sda",)).blockers == answer.identity.vm.blockers[1:]
 
 
 async def test_a_missing_vm_cannot_be_described(host: Host) -> None:
@@ -459,16 +484,43 @@ async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:
         return [f"{refusal.code}: {refusal.evidence}" for refusal in answer.refusals]
 
     plain = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64")
-    wide = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=(CpuFeature(name="avx512f", policy="require"),))
+    features = tuple(CpuFeature(name=name, policy="require") for name in ("aes", "avx512f"))
+    wide = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=features)
     assert await codes(plain) == []
     (lacking,) = await codes(wide)
     assert lacking.startswith("cpu_incompatible: node alpha-1: qemu64")
     assert "avx512f" in lacking
+    assert lacking.endswith("; it could come with this CPU, once it was started with it: qemu64 with aes")
     (unknown,) = await codes(plain, "pc-q35-99.0")
     assert unknown.startswith("cpu_not_compared")
     host.hypervisor.libvirtd_up = False
     (down,) = await codes(plain)
     assert "Connection refused" in down
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "['avx512f']"),
+        (HypervisorError("compare a CPU", "CPU vendors do not match"), "; no CPU is known that would do instead: "),
+    ],
+)
+async def test_where_no_other_cpu_would_do_the_refusal_stays(
+    host: Host, monkeypatch: pytest.MonkeyPatch, found: HypervisorError | None, said: str
+) -> None:
+    """It is the same refusal, with the reason where libvirt has one."""
+
+    async def common_cpu(*_: object, **__: object) -> None:
+        if found is not None:
+            raise found
+
+    monkeypatch.setattr(host.hypervisor, "common_cpu", common_cpu)
+    cpu = CpuFacts(mode=CpuMode.CUSTOM, model="EPYC", features=(CpuFeature(name="avx512f", policy="require"),))
+    facts = {"architecture": "x86_64", "domain_type": "qemu", "machine": "pc-q35-10.0"}
+    (refusal,) = (await host.commands.check(CheckVm(port_id=host.port_id, cpu=cpu, **facts))).refusals
+    assert refusal.code == "cpu_incompatible"
+    assert said in refusal.evidence
+    assert "once it was started" not in refusal.evidence
 
 
 async def test_what_is_known_of_addresses_goes_with_the_description(host: Host) -> None:
@@ -484,3 +536,25 @@ async def test_what_is_known_of_addresses_goes_with_the_description(host: Host) 
     assert [(card.mac, card.segment) for card in network.cards] == [
         (nic.mac, "tenants" if nic.bridge == "vmbr0" else "") for nic in answer.identity.vm.nics
     ]
+
+
+@pytest.mark.parametrize("used", [False, True])
+async def test_secrets_go_when_the_disks_are_erased(host: Host, *, used: bool) -> None:
+    """Not before, since the quarantine can be ended by taking the disks back; one that another VM has, too, stays."""
+    secret = UUID(int=12)
+    host.hypervisor.secrets.add(SecretSpec(secret, SecretUsage.VTPM, "web's TPM"), b"key")
+    host.guest_left()
+    record = host.journal.get(host.port_id, Side.OUTBOUND)
+    assert record is not None
+    host.journal.store(record.model_copy(update={"secrets": (secret,)}))
+    if used:
+        tpm = f"<tpm model='tpm-crb'><backend type='emulator'><encryption secret='{secret}'/></backend></tpm>"
+        other = DOMAIN.replace(str(VM), str(uuid4())).replace(">web<", ">db<").replace("</devices>", tpm + "</devices>")
+        host.hypervisor.add(other % "/other.raw")
+    await host.disconnect()
+    assert secret in host.hypervisor.secrets.there
+
+    assert isinstance(await host.commands.erase(host.port_id), DisksErased)
+
+    assert (secret in host.hypervisor.secrets.there) is used
+    assert isinstance(await host.commands.erase(host.port_id), DisksErased)

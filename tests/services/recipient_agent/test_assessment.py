@@ -26,7 +26,7 @@ from services.recipient_agent.testing import (
 from shared.messages.base import Refusal
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.quote_lines import Part
-from shared.messages.vm import CpuFacts, CpuMode
+from shared.messages.vm import CpuFacts, CpuMode, Need
 
 
 def judge(terms: Terms | None = None, vm: dict[str, Any] | None = None, **beats: NodeHeartbeat) -> Any:
@@ -64,6 +64,12 @@ def test_a_suitable_vm_gets_a_node_and_a_price() -> None:
         (make_terms(quota_per_tenant=Quota(memory_mib=1)), {}, make_heartbeat(), ["quota_tenant"]),
         (make_terms(instance_types=()), {}, make_heartbeat(), ["no_instance_type"]),
         (make_terms(), {"blockers": ("x",)}, make_heartbeat(), ["vm_blocked"]),
+        (
+            make_terms(),
+            {"needs": (Need(kind="hugepages", value="2048 KiB"),)},
+            make_heartbeat(),
+            ["huge_pages_short"],
+        ),
         (make_terms(), {}, make_heartbeat(vms=(make_summary(macs=(MAC,)),)), ["mac_collision"]),
         (make_terms(), {}, make_heartbeat(healthy=False), ["node_unhealthy"]),
         (make_terms(), {"blockers": ("x",)}, make_heartbeat(healthy=False), ["vm_blocked", "node_unhealthy"]),

@@ -31,7 +31,8 @@ from services.recipient_agent.testing import (
     make_summary,
     make_vm,
 )
-from shared.messages.vm import VmState
+from shared.domain import NEXT_MEMORY
+from shared.messages.vm import Need, VmState
 
 EXACT = Overcommit(vcpus=1, memory=1, disk=1, memory_reserve_mib=0, disk_reserve_gib=0)
 
@@ -114,6 +115,14 @@ def test_what_does_not_fit_is_refused(room: Room, codes: list[str]) -> None:
 
     assert [refusal.code for refusal in refusals] == codes
     assert not any("-5" in refusal.evidence for refusal in refusals)
+
+
+@pytest.mark.parametrize(("later", "codes"), [(8 * GIB, []), (8 * GIB + 1, ["memory_short"])])
+def test_a_vm_that_no_longer_fits_after_its_next_start_is_refused(later: int, codes: list[str]) -> None:
+    """The lasting definition may have more memory than the VM has now; the node has 8 GiB."""
+    vm = make_vm(needs=(Need(kind=NEXT_MEMORY, value=str(later)),))
+
+    assert [each.code for each in room_refusals(vm, make_node(), Room(1, 512 * MIB, GIB))] == codes
 
 
 @pytest.mark.parametrize(

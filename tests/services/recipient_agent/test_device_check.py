@@ -1,4 +1,4 @@
-"""Devices, features, vCPUs and huge pages that a host must have."""
+"""Devices, features and vCPUs that a host must have."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from services.recipient_agent.device_check import device_refusals, page_bytes
+from services.recipient_agent.device_check import device_refusals
 from services.recipient_agent.testing import make_platform, make_vm
-from shared.domain import NEXT_VCPUS
+from shared.domain import NEXT_VCPUS, SECRET
 from shared.messages.base import Refusal
-from shared.messages.host import DeviceOffers, HugePages
+from shared.messages.host import DeviceOffers
 from shared.messages.vm import Need
 
 OFFERS = DeviceOffers(
@@ -28,9 +28,9 @@ OFFERS = DeviceOffers(
 )
 
 
-def check(*needs: tuple[str, str], huge_pages: tuple[HugePages, ...] = (), **vm: Any) -> list[Refusal]:
+def check(*needs: tuple[str, str], **vm: Any) -> list[Refusal]:
     """The refusals of a VM with these needs."""
-    host = make_platform(device_offers=(OFFERS,), huge_pages=huge_pages)
+    host = make_platform(device_offers=(OFFERS,))
     wanted = tuple(Need(kind=kind, value=value) for kind, value in needs)
     return list(device_refusals(make_vm(needs=wanted, **vm), host, node="beta-1"))
 
@@ -78,24 +78,12 @@ def test_more_vcpus_than_qemu_runs_at_the_next_start() -> None:
     assert [refusal.code for refusal in check((NEXT_VCPUS, "289"), vcpus=2)] == ["vcpus_unsupported"]
 
 
-@pytest.mark.parametrize(
-    ("wanted", "pages", "codes"),
-    [
-        ("2048 KiB", [(2 << 20, 256)], []),
-        ("2048 KiB", [(2 << 20, 255)], ["huge_pages_short"]),
-        ("1 GiB", [(2 << 20, 999)], ["huge_pages_short"]),
-        ("default", [(2 << 20, 256)], []),
-        ("default", [], ["huge_pages_short"]),
-    ],
-)
-def test_huge_pages(wanted: str, pages: list[tuple[int, int]], codes: list[str]) -> None:
-    """512 MiB of the size that the guest has, and free."""
-    there = tuple(HugePages(size_bytes=size, total=999, free=free) for size, free in pages)
-    assert [refusal.code for refusal in check(("hugepages", wanted), huge_pages=there)] == codes
+@pytest.mark.parametrize(("usage", "what"), [("vtpm", "its TPM"), ("volume", "a disk")])
+def test_a_node_that_keeps_no_secrets_takes_no_encrypted_vm(usage: str, what: str) -> None:
+    """A node of an earlier release says nothing of secrets, and keeps none."""
+    vm = make_vm(needs=(Need(kind=SECRET, value=usage),))
 
-
-def test_sizes_of_pages() -> None:
-    """libvirt's units; what is no size is the host's default."""
-    assert page_bytes("1048576 KiB") == page_bytes("1 GiB") == 1 << 30
-    assert page_bytes("2 m") == 2 << 20
-    assert page_bytes("default") is None
+    (refusal,) = device_refusals(vm, make_platform(), node="beta-1")
+    assert refusal.code == "secret_unsupported"
+    assert what in refusal.evidence
+    assert list(device_refusals(vm, make_platform(secret_usages=("volume", "vtpm")), node="beta-1")) == []

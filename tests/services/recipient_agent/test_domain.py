@@ -13,7 +13,7 @@ from services.recipient_agent.firmware_choice import ChosenFirmware
 from services.recipient_agent.network_map import NetworkMap, place_cards
 from services.recipient_agent.places import HostChoice, file_stem
 from services.recipient_agent.testing import MAC, XML, make_identity, make_places, make_platform, make_vm
-from shared.domain import describe, guest_abi_differences
+from shared.domain import SECRET, describe, guest_abi_differences
 from shared.ejecting import without_media
 from shared.messages.base import Refusal
 from shared.messages.vm import CpuFacts, FirmwareFacts, FirmwareInterface, IdentityBundle
@@ -237,6 +237,14 @@ def test_two_cards_with_one_mac_keep_their_networks() -> None:
     assert [nic.bridge for nic in describe(result.domain_xml).nics] == ["vmbr0", "vmbr1"]
 
 
+def test_a_vm_of_another_architecture_gets_the_qemu_that_libvirt_knows_for_it() -> None:
+    """The setting names the one for the host's own."""
+    i686 = XML.replace("arch='x86_64'", "arch='i686'")
+
+    assert "<emulator>/usr/bin/qemu-system-x86_64</emulator>" in prepared(make_identity()).domain_xml
+    assert "<emulator>" not in prepared(make_identity(i686)).domain_xml
+
+
 def test_an_empty_drive_stays_empty() -> None:
     """It needs no file and no room."""
     drive = "<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>"
@@ -263,7 +271,7 @@ def test_a_medium_gets_a_file_of_its_own_here() -> None:
     assert not result.disks[0].read_only
     assert [drive.source for drive in describe(result.domain_xml).drives] == [disk.path for disk in result.disks]
     assert "library" not in result.domain_xml
-    assert "startupPolicy" not in result.domain_xml
+    assert 'startupPolicy="optional"' in result.domain_xml
 
 
 def test_a_medium_that_stays_behind_leaves_an_empty_drive() -> None:
@@ -274,6 +282,7 @@ def test_a_medium_that_stays_behind_leaves_an_empty_drive() -> None:
 
     assert [disk.target for disk in result.disks] == ["vda"]
     assert [drive.empty for drive in describe(result.domain_xml).drives] == [False, True]
+    assert "startupPolicy" not in result.domain_xml
     assert guest_abi_differences(with_device(MEDIUM), result.domain_xml) == []
 
 
@@ -299,3 +308,32 @@ def test_several_disks_have_several_files() -> None:
     result = prepared(make_identity(with_device(second)))
 
     assert [disk.path.rsplit("-", 1)[1] for disk in result.disks] == ["vda.raw", "vdb.qcow2"]
+
+
+ENCRYPTED = (
+    "<tpm model='tpm-crb'><backend type='emulator'>"
+    "<encryption secret='0a6f4b1c-0f3f-4b8e-8f56-0c2f4c5d7e01'/></backend></tpm>"
+)
+
+
+def test_an_encrypted_vm_gets_secrets_of_our_own() -> None:
+    """Both definitions name the same ones, whoever asks again; another port gets others."""
+    identity = make_identity(with_device(ENCRYPTED))
+    first, again = prepared(identity), prepared(identity)
+    other = prepare(identity, port_id=UUID(int=4), places=make_places(), choice=choice(identity))
+
+    assert isinstance(other, Prepared)
+    (use,), (others,) = describe(first.domain_xml).secrets, describe(other.domain_xml).secrets
+    assert use.uuid not in {"", "0a6f4b1c-0f3f-4b8e-8f56-0c2f4c5d7e01", others.uuid}
+    assert first == again
+    assert first.lasting_xml is not None
+    assert describe(first.lasting_xml).secrets == (use,)
+
+
+def test_an_encrypted_vm_that_was_quoted_as_a_plain_one_is_refused() -> None:
+    """A node that keeps no secrets would have been asked for a quote."""
+    identity = make_identity(with_device(ENCRYPTED))
+    plain = tuple(need for need in identity.vm.needs if need.kind != SECRET)
+    found = refused(make_identity(with_device(ENCRYPTED), needs=plain))
+
+    assert [refusal.code for refusal in found] == ["identity_differs"]

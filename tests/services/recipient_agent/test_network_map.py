@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from services.recipient_agent.network_map import CardPlace, NetworkMap, NetworkRule, place_cards
 from services.recipient_agent.testing import make_platform
+from shared.domain import PASST_VHOST
 from shared.messages.base import Refusal
 from shared.messages.vm import Nic, Vlan
 
@@ -119,6 +120,34 @@ def test_qemus_own_network_stays_one() -> None:
     assert place(user, rule(to_network="default")) == "user_network_moved"
     assert put(passt, rule(kind="user", to_bridge="br7")).bridge == "br7"
     assert str(put(passt, rule(kind="user", to_user=True))) == "QEMU's user network"
+
+
+def test_passt_over_vhost_user_goes_where_a_rule_names_it() -> None:
+    """It is no user network to QEMU, which would refuse its state; both kinds of passt may share a rule."""
+    passt, vhost = nic(kind="passt", bridge=""), nic(kind=PASST_VHOST, bridge="")
+    to_bridge = rule(kind="passt", to_bridge="br7")
+    assert put(passt, to_bridge).bridge == put(vhost, rule(kind="user", to_user=True), to_bridge).bridge == "br7"
+    assert place(vhost, rule(kind="user", to_user=True)) == "network_unmapped"
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "found"),
+    [
+        ("bridge", "virtio", "user_network_too_plain"),
+        ("network", "virtio-non-transitional", "user_network_too_plain"),
+        ("ethernet", "virtio", "user_network_too_plain"),
+        (PASST_VHOST, "virtio", "user_network_too_plain"),
+        ("bridge", "e1000e", "QEMU's user network"),
+        ("passt", "virtio", "QEMU's user network"),
+        ("user", "virtio", "QEMU's user network"),
+    ],
+)
+def test_a_card_with_offloads_does_not_go_to_a_network_without(kind: str, model: str, found: str) -> None:
+    """QEMU 10 refuses its state when all else has crossed: "saved image requires vnet_hdr=on"."""
+    card = nic(kind=kind, model=model, bridge="" if kind == PASST_VHOST else "br0")
+    to_user = rule(kind="ethernet" if kind == "ethernet" else "any", to_user=True)
+
+    assert str(place(card, to_user)) == found
 
 
 def test_a_tap_device_of_the_donor_goes_only_where_a_rule_names_its_kind() -> None:

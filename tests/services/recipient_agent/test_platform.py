@@ -28,7 +28,7 @@ from services.recipient_agent.testing import (
     make_vm,
 )
 from shared.messages.base import Refusal
-from shared.messages.host import DeviceOffers
+from shared.messages.host import DeviceOffers, OtherArchitecture
 from shared.messages.network import CardAddress, CardNetwork, VmNetwork
 from shared.messages.vm import (
     CpuFacts,
@@ -121,6 +121,26 @@ def test_an_empty_drive_needs_no_size_and_no_format() -> None:
 def test_a_kernel_in_a_folder_that_is_here_is_let_in() -> None:
     """The quote says what the reservation will say."""
     assert check({"kernel": "/boot-files/vmlinuz", "initrd": "/boot-files/sub/initrd"}) == []
+
+
+@pytest.mark.parametrize(
+    ("vm", "codes"),
+    [
+        ({}, []),
+        ({"machine": "pc-q35-9.2"}, ["machine_type_unsupported"]),
+        ({"domain_type": "kvm"}, ["accelerator_unsupported"]),
+        ({"architecture": "aarch64"}, ["architecture_unsupported"]),
+    ],
+)
+def test_a_guest_of_another_architecture_that_the_host_runs(vm: dict[str, Any], codes: list[str]) -> None:
+    """A 32-bit VM on a 64-bit host, with the machines and accelerators that libvirt offers to it."""
+    other = OtherArchitecture(architecture="i686", accelerators=("qemu",), without=("pc-q35-9.2",))
+    node = make_node(platform=make_platform(accelerators=("kvm", "qemu"), other_architectures=(other,)))
+    guest = make_vm(**{"architecture": "i686", **vm})
+
+    found = judge_host(guest, VERSIONS, node, places=PLACES, silent_s=0, silent_after_s=30, cpu=()).refusals
+
+    assert [refusal.code for refusal in found] == codes
 
 
 def test_a_cpu_that_the_node_has_compared() -> None:

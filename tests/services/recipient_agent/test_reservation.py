@@ -16,6 +16,7 @@ from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase, Reservat
 from services.recipient_agent.testing import NOW, SMALL, VM_UUID, XML, make_agreement, make_vm
 from shared.messages.porting import Reserved, ReservedDisk
 from shared.messages.service_change import Quote
+from shared.messages.vm import Need
 from shared.testing import make_lane_endpoint
 
 PORT = UUID(int=7)
@@ -130,7 +131,9 @@ def test_any_order_of_events_is_harmless(order: list[str]) -> None:
 def test_what_capacity_sees() -> None:
     """Size, identity and node; a VM that is here for good no longer reserves."""
     vm = make_vm()
+    on_pages = vm.model_copy(update={"needs": (Need(kind="hugepages", value="2048 KiB"),)})
 
+    assert reservation().model_copy(update={"vm": on_pages}).as_held().huge_pages == ("2048 KiB",)
     assert reservation().as_held() == Held(
         port_id=PORT,
         tenant="acme",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.domain import BlockerCode, FindingKind, build_for_host, describe, read_definition
+from shared.domain import PASST_VHOST, BlockerCode, FindingKind, build_for_host, describe, read_definition
 from tests.support.domain_samples import DOMAIN, PLACES, with_device
 
 SECOND_DISK = "<disk type='%s' device='%s'><source %s/><target dev='vdb' bus='virtio'/>%s</disk>"
@@ -19,9 +19,9 @@ CASES = [
         "in a program of the host",
     ),
     (
-        "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='x'/></backend></tpm>",
+        "<tpm model='tpm-crb'><backend type='emulator'><source type='file' path='/x'/></backend></tpm>",
         BlockerCode.VIRTUAL_TPM,
-        "encrypted with a secret",
+        "a place of its own",
     ),
     ("<interface type='direct'><mac address='52:54:00:00:00:02'/></interface>", BlockerCode.NETWORK_KIND, "macvtap"),
     (
@@ -71,10 +71,23 @@ CASES = [
         BlockerCode.DISK_KIND,
         "server in the network",
     ),
-    (
-        "<disk device='disk'><source file='/s'><encryption format='luks'/></source><target dev='vdb'/></disk>",
-        BlockerCode.DISK_KIND,
-        "encrypted",
+    *(
+        (
+            (
+                f"<disk device='{device}'><driver type='{image}'/><source file='/s'><encryption format='{kind}'>"
+                f"{secrets}</encryption></source><target dev='vdb'/>{more}</disk>"
+            ),
+            BlockerCode.DISK_ENCRYPTION,
+            reason,
+        )
+        for device, image, kind, secrets, more, reason in (
+            ("disk", "raw", "luks", "", "", "encrypted as a whole file"),
+            ("disk", "qcow2", "luks", "", "<readonly/>", "only reads it"),
+            ("cdrom", "qcow2", "luks", "", "", "may eject it"),
+            ("disk", "qcow2", "luks", "<secret uuid='x'/><secret uuid='y'/>", "", "several secrets"),
+            ("disk", "qcow2", "qcow", "", "", "LUKS is"),
+            ("disk", "qcow2", "luks-any", "", "", "LUKS is"),
+        )
     ),
     ("<input type='evdev'><source dev='/dev/input/event1'/></input>", BlockerCode.DEVICE_PASSTHROUGH, "input device"),
 ]
@@ -200,16 +213,27 @@ def test_a_card_of_passt_is_on_qemus_own_network() -> None:
         "<interface type='%s'><mac address='52:54:00:00:00:02'/><source dev='eth0'/><model type='virtio'/>"
         "<backend type='passt' logFile='/l'/></interface>"
     )
-    for kind in ("user", "vhostuser"):
+    for kind, told in (("user", "passt"), ("vhostuser", PASST_VHOST)):
         facts = describe(with_device(card % kind))
         assert facts.blockers == ()
-        assert facts.nics[1].kind == "passt"
+        assert facts.nics[1].kind == told
+
+
+@pytest.mark.parametrize(("rom", "blockers"), [("file=''", 0), ("enabled='no'", 0), ("bar='on' file='/x.rom'", 1)])
+def test_a_boot_rom_of_a_card(rom: str, blockers: int) -> None:
+    """An empty name says that there is none, and is kept; a file is its host's."""
+    xml = DOMAIN.replace("<model type='virtio'/>", f"<model type='virtio'/><rom {rom}/>")
+    found = read_definition(xml).blockers
+
+    assert ["boot ROM is in a file of the host" in finding.detail for finding in found] == [True] * blockers
+    if not found:
+        assert f"<rom {rom}/>".replace("'", '"') in build_for_host(xml, PLACES).to_text()
 
 
 @pytest.mark.parametrize("source", ["", "<source startupPolicy='optional'/>"])
 @pytest.mark.parametrize("device", ["cdrom", "floppy"])
 def test_of_an_empty_drive_no_file_is_told(device: str, source: str) -> None:
-    """Nothing is made for it, and nothing is lost; with a medium both are told."""
+    """Nothing is made for it; with a medium its file is told."""
     drive = (
         f"<disk type='file' device='{device}'><driver name='qemu' type='raw'/>%s<target dev='sda' bus='sata'/></disk>"
     )
@@ -218,7 +242,4 @@ def test_of_an_empty_drive_no_file_is_told(device: str, source: str) -> None:
         return [each.kind for each in read_definition(with_device(drive % source)).findings if each.part == "disk sda"]
 
     assert told(source) == []
-    assert set(told("<source file='/i.iso' startupPolicy='optional'/>")) == {
-        FindingKind.MADE_ANEW,
-        FindingKind.NOT_KEPT,
-    }
+    assert set(told("<source file='/i.iso' startupPolicy='optional'/>")) == {FindingKind.MADE_ANEW}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 
@@ -252,6 +253,9 @@ def test_memory_in_files_gets_files_of_the_host() -> None:
     ours = build_for_host(portable(xml), replace(PLACES, memory_files=files))
 
     assert facts.blockers == ()
+    assert [each.detail for each in facts.findings if each.detail.startswith("access: it becomes shared")]
+    shared = describe(xml.replace("access='private'", "access='shared'"))
+    assert not [each.detail for each in shared.findings if each.detail.startswith("access")]
     assert [(file.name, file.size_bytes) for file in facts.memory_files] == [
         ("memory 0", 523264 << 10),
         ("pstore", 8192),
@@ -281,3 +285,12 @@ def test_firmware_that_libvirt_chooses_is_no_rom() -> None:
 def test_a_vm_without_firmware_of_its_own_gets_none() -> None:
     """After its next start it may boot by BIOS, though it runs with UEFI now."""
     assert "loader" not in built(DOMAIN, firmware=FirmwarePlace("/ours.fd", "/v.fd"))
+
+
+def test_what_is_encrypted_needs_a_secret_of_the_new_host() -> None:
+    """And never stays without encryption for the lack of one."""
+    xml = with_device("<tpm model='tpm-crb'><backend type='emulator'><encryption secret='x'/></backend></tpm>")
+
+    with pytest.raises(DomainXmlError, match="no secret is given for tpm"):
+        built(xml)
+    assert f'<encryption secret="{UUID(int=7)}"/>' in built(xml, secrets={"tpm": UUID(int=7)})

@@ -23,7 +23,7 @@ from shared.domain import (
 from shared.domain.definition import MAX_BLOCKERS
 from shared.domain.table import Fate, Table, read_rows
 from shared.messages.vm import VmState
-from tests.support.domain_samples import DOMAIN, PLACES, with_device
+from tests.support.domain_samples import DOMAIN, MAC, PLACES, with_device
 
 
 def reasons(xml: str) -> list[str]:
@@ -337,6 +337,41 @@ def test_a_path_where_the_host_has_its_own_is_the_hosts(old: str, new: str) -> N
     built = build_for_host(DOMAIN.replace(old, new, 1), PLACES).to_text()
 
     assert "etc/shadow" not in built
+
+
+def test_one_alias_of_two_devices_is_refused() -> None:
+    """libvirt would refuse it, at the recipient and late; its own aliases are not carried."""
+    twice = DOMAIN.replace("<alias name='virtio-disk0'/>", "<alias name='ua-x'/>").replace(
+        "<target dev='vnet3'/>", "<target dev='vnet3'/><alias name='ua-x'/>"
+    )
+
+    (finding,) = read_definition(twice).blockers
+
+    assert (finding.code, finding.part) == ("twice", f"network card {MAC}")
+    assert read_definition(twice.replace("ua-x", "net0")).blockers == ()
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("<seclabel type='none' model='none'/>", []),
+        ("<seclabel type='none' model='apparmor'/>", [FindingKind.NOT_KEPT]),
+        ("<seclabel type='none'/>", [FindingKind.NOT_KEPT]),
+        ("<seclabel type='dynamic' model='dac' relabel='yes'><label>+0:+0</label></seclabel>", []),
+    ],
+)
+def test_that_a_vm_was_not_confined_is_told(label: str, told: list[FindingKind]) -> None:
+    """The recipient's libvirt confines it; a host without labels is none where somebody chose that."""
+    found = read_definition(DOMAIN.replace("<seclabel type='none' model='none'/>", label)).findings
+
+    assert [each.kind for each in found if each.part.startswith("seclabel")] == told
+
+
+def test_a_mac_address_is_one_of_one_card() -> None:
+    """libvirt takes none of a group."""
+    (finding,) = read_definition(DOMAIN.replace(MAC, "01:00:5e:00:00:01")).blockers
+
+    assert "interface/mac@address" in finding.detail
 
 
 TOKEN = "../etc/shadow"

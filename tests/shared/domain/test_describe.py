@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shared.domain import DomainXmlError, LayerFacts, describe
-from tests.support.domain_samples import DOMAIN, MAC, UUID
+from shared.domain import DomainXmlError, LayerFacts, SecretUsage, SecretUse, describe, portable
+from tests.support.domain_samples import DOMAIN, MAC, UUID, with_device
 
 
 def test_a_description_holds_what_makes_the_vm() -> None:
@@ -86,9 +86,50 @@ def test_a_domain_without_a_necessary_part_is_rejected(element: str) -> None:
         describe(cut)
 
 
+def test_a_name_of_blanks_is_none() -> None:
+    """What is carried of it would be empty, and the recipient would refuse it after its quote."""
+    with pytest.raises(DomainXmlError, match="name"):
+        describe(DOMAIN.replace("<name>web<", "<name>  <"))
+
+
+def test_more_vcpus_than_there_may_be_are_refused() -> None:
+    """libvirt would refuse it, at the recipient and late."""
+    with pytest.raises(DomainXmlError, match="9 run now, and there may be 2"):
+        describe(DOMAIN.replace("'>2</vcpu>", "' current='9'>2</vcpu>"))
+
+
+def test_a_balloon_gives_no_more_than_there_is() -> None:
+    """As libvirt reads a larger number."""
+    facts = describe(DOMAIN.replace("<currentMemory unit='KiB'>262144", "<currentMemory unit='KiB'>999999999"))
+
+    assert facts.memory_current_bytes == facts.memory_bytes == 256 << 20
+
+
 def test_two_disks_of_one_name_are_refused() -> None:
     """Both would get one file."""
     second = "<disk type='file'><source file='/b'/><target dev='vda' bus='virtio'/></disk></devices>"
 
     with pytest.raises(DomainXmlError, match="two are vda"):
         describe(DOMAIN.replace("</devices>", second))
+
+
+def test_secrets_are_named_and_leave_the_host_without_their_names() -> None:
+    """By UUID or by usage; in the portable form it is said only what is encrypted."""
+    xml = with_device(
+        "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='0A6F'/></backend></tpm>"
+        "<disk><driver type='qcow2'/><source file='/l'><encryption format='luks'>"
+        "<secret type='passphrase' usage='/the/key'/></encryption></source><target dev='vdb' bus='virtio'/></disk>"
+    )
+    facts, told = describe(xml), describe(portable(xml))
+
+    assert facts.secrets == (
+        SecretUse("tpm", SecretUsage.VTPM, uuid="0a6f"),
+        SecretUse("disk vdb", SecretUsage.VOLUME, target="vdb", usage_id="/the/key"),
+    )
+    assert facts.encrypted_disks == {"vdb"}
+    assert told.secrets == (
+        SecretUse("tpm", SecretUsage.VTPM),
+        SecretUse("disk vdb", SecretUsage.VOLUME, target="vdb"),
+    )
+    for secret in ("0A6F", "0a6f", "/the/key"):
+        assert secret not in portable(xml)

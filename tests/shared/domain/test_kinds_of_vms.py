@@ -8,6 +8,9 @@ checkpoints, the headers of images) is tested with `obstacles` and `image_obstac
 
 from __future__ import annotations
 
+from dataclasses import replace
+from uuid import UUID
+
 import pytest
 
 from shared.domain import (
@@ -24,6 +27,8 @@ from shared.domain import (
 from tests.support.domain_samples import DOMAIN, MAC
 
 END = "</devices>"
+KEY = "0a6f4b1c-0f3f-4b8e-8f56-0c2f4c5d7e01"
+OUR_KEYS = {"tpm": UUID(int=21), "disk vda": UUID(int=22)}
 CARD = "<model type='virtio'/>"
 DISK = "<source file='/images/web.qcow2'/>"
 ISO = "<disk type='file' device='cdrom'><driver type='raw'/>%s<target dev='sda' bus='sata'/><readonly/></disk>"
@@ -50,10 +55,20 @@ DELL = (
 CARRIED = {
     "an ISO that is inserted": (END, ISO % "<source file='/iso/tools.iso'/>" + END, "/ours/sda"),
     "a drive without a medium": (END, ISO % "<source startupPolicy='optional'/>" + END, "startupPolicy"),
+    "a medium that may be missing at a start": (
+        END,
+        ISO % "<source file='/iso/tools.iso' startupPolicy='requisite'/>" + END,
+        'startupPolicy="requisite"',
+    ),
     "a read-only disk": (
         END,
         "<disk type='file'><source file='/d.raw'/><target dev='vdb' bus='virtio'/><readonly/></disk></devices>",
         "/ours/vdb",
+    ),
+    "a disk that may be missing at a start": (
+        DISK,
+        "<source file='/images/web.qcow2' startupPolicy='optional'/>",
+        'startupPolicy="optional"',
     ),
     "a SPICE port for WebDAV": (
         END,
@@ -104,6 +119,22 @@ CARRIED = {
         "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm></devices>",
         'persistent_state="yes"',
     ),
+    "a TPM that is encrypted": (
+        END,
+        f"<tpm model='tpm-crb'><backend type='emulator'><encryption secret='{KEY}'/></backend></tpm></devices>",
+        f'<encryption secret="{OUR_KEYS["tpm"]}"/>',
+    ),
+    "LUKS inside QCOW2": (
+        DISK,
+        ("<source file='/l.qcow2'><encryption format='luks' engine='qemu'>"
+        f"<secret type='passphrase' uuid='{KEY}'/></encryption></source>"),
+        f'<secret type="passphrase" uuid="{OUR_KEYS["disk vda"]}"/>',
+    ),
+    "LUKS beside the source, by the secret's usage": (
+        DISK,
+        f"{DISK}<encryption format='luks'><secret type='passphrase' usage='/the.key'/></encryption>",
+        f'<secret type="passphrase" uuid="{OUR_KEYS["disk vda"]}"/>',
+    ),
     "a VNC password": ("autoport='yes'", "autoport='yes' passwd='s3cret'", 'type="vnc"'),
     "a virtual network": (
         "<interface type='bridge'>",
@@ -152,6 +183,11 @@ CARRIED = {
         "<disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk></devices>",
         "fda",
     ),
+    "a VM that its host does not confine": (
+        "<seclabel type='none' model='none'/>",
+        "<seclabel type='none' model='apparmor'/>",
+        "<devices>",
+    ),
     "memory in files of the host": (
         "<os>",
         "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking><os>",
@@ -172,6 +208,7 @@ def places_for(xml: str) -> HostPlaces:
         firmware=FirmwarePlace("/ours/code", "/ours/vars" if facts.nvram else None, template="/ours/template"),
         kernel="/ours/kernel",
         initrd="/ours/initrd",
+        secrets=OUR_KEYS,
     )
 
 
@@ -186,14 +223,26 @@ def test_a_kind_that_is_carried_whole(kind: str) -> None:
     assert leaving(xml, xml).findings == ()
     places = places_for(xml)
     if describe(xml).firmware_facts is None:
-        places = HostPlaces(places.disks, nics=places.nics, kernel=places.kernel, initrd=places.initrd)
+        places = replace(places, firmware=None)
     ours = build_for_host(leaving(xml, None).domain_xml, places)
     assert guest_abi_differences(xml, ours) == []
     if kind in NEVER:
         assert NEVER[kind] not in ours.to_text()
     if kind not in NEVER or written != NEVER[kind]:
         assert written in ours.to_text()
-    for theirs in ("/images/", "/iso/", "/run/k.sock", "/var/log/", "/d.", "/t.", "/d_", "40-43", "/usr/share/"):
+    for theirs in (
+        KEY,
+        "/the.key",
+        "/images/",
+        "/iso/",
+        "/run/k.sock",
+        "/var/log/",
+        "/d.",
+        "/t.",
+        "/d_",
+        "40-43",
+        "/usr/share/",
+    ):
         assert theirs not in ours.to_text()
 
 
@@ -231,10 +280,18 @@ REFUSED: dict[str, tuple[str, str, BlockerCode]] = {
         "<acpi><table type='slic'>/slic.bin</table></acpi><kernel>",
         BlockerCode.NOT_PORTABLE,
     ),
-    "LUKS": (
+    "LUKS of version 2": (
         DISK,
-        "<source file='/l.qcow2'><encryption format='luks'><secret type='passphrase'/></encryption></source>",
-        BlockerCode.DISK_KIND,
+        "<source file='/l.qcow2'><encryption format='luks2'><secret type='passphrase'/></encryption></source>",
+        BlockerCode.DISK_ENCRYPTION,
+    ),
+    "a raw file that is LUKS": (
+        END,
+        (
+            "<disk><driver name='qemu' type='raw'/><source file='/l'><encryption format='luks'/></source>"
+            "<target dev='vdb' bus='virtio'/></disk></devices>"
+        ),
+        BlockerCode.DISK_ENCRYPTION,
     ),
     "SR-IOV in a team": (END, TEAM + END, BlockerCode.NETWORK_KIND),
     "macvtap": (
@@ -251,11 +308,6 @@ REFUSED: dict[str, tuple[str, str, BlockerCode]] = {
         END,
         "<filesystem type='mount'><driver type='virtiofs'/><source dir='/srv'/></filesystem></devices>",
         BlockerCode.SHARED_FILESYSTEM,
-    ),
-    "a TPM with a secret of its host": (
-        END,
-        "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='x'/></backend></tpm></devices>",
-        BlockerCode.VIRTUAL_TPM,
     ),
     "firmware that the guest writes": (
         "<kernel>",

@@ -12,6 +12,7 @@ UEFI = "<os><loader readonly='yes' type='pflash'>/l.fd</loader><nvram>/n.fd</nvr
 SECURE = UEFI.replace("type=", "secure='yes' type=")
 CPU = "<cpu mode='custom' match='exact' check='full'>"
 AUTO = "<os firmware='efi'>"
+SVM = "<feature policy='disable' name='svm'/>"
 NETWORK = "<source network='n' bridge='br-alpha'/><vlan><tag id='7'/></vlan>"
 
 
@@ -32,6 +33,10 @@ NETWORK = "<source network='n' bridge='br-alpha'/><vlan><tag id='7'/></vlan>"
         (SOURCE, NETWORK, "<source network='n'/><vlan><tag id='8'/></vlan>", "pending_network"),
         (">qemu64<", ">qemu64<", ">EPYC<", "pending_cpu"),
         (CPU, CPU, "<cpu mode='host-passthrough'>", "pending_cpu"),
+        (SVM, SVM, SVM + "<feature policy='require' name='avx512f'/>", "pending_cpu"),
+        (SVM, SVM, SVM + "<feature name='avx512f'/>", "pending_cpu"),
+        (SVM, SVM, SVM.replace("disable", "require"), "pending_cpu"),
+        (SVM, SVM, SVM + "<feature policy='forbid' name='lm'/>", "pending_cpu"),
     ],
 )
 def test_a_change_that_would_be_lost_is_refused_by_name(old: str, live: str, later: str, code: str) -> None:
@@ -51,6 +56,11 @@ def test_a_change_that_would_be_lost_is_refused_by_name(old: str, live: str, lat
         ("<os>", SECURE, "<os firmware='efi'><loader secure='yes'/>"),
         (SOURCE, NETWORK, "<source network='n'/>"),
         (CPU, CPU, "<cpu mode='host-model'>"),
+        (SVM, SVM, ""),
+        (SVM, SVM, SVM + "<feature policy='disable' name='lm'/>"),
+        (SVM, SVM, SVM.replace("disable", "forbid")),
+        (SVM, SVM, SVM + "<feature policy='optional' name='avx512f'/>"),
+        (SVM, SVM + "<feature policy='require' name='avx512f'/>", SVM),
     ],
 )
 def test_what_libvirt_wrote_into_the_live_one_is_no_change(old: str, live: str, later: str) -> None:
@@ -87,3 +97,34 @@ def test_cards_with_one_mac_are_compared_in_their_order() -> None:
     assert [each.code for each in leaving(with_device(second), with_device(second.replace("wan", "lan"))).findings] == [
         "pending_network"
     ]
+
+
+KEYS = "0a6f4b1c-0f3f-4b8e-8f56-0c2f4c5d7e01", "0a6f4b1c-0f3f-4b8e-8f56-0c2f4c5d7e02"
+TPM = "<tpm model='tpm-crb'><backend type='emulator'><encryption secret='%s'/></backend></tpm>"
+PLAIN_TPM = "<tpm model='tpm-crb'><backend type='emulator'/></tpm>"
+SOURCE_FILE = "<source file='/images/web.qcow2'/>"
+LUKS = (
+    "<source file='/images/web.qcow2'><encryption format='luks'><secret type='passphrase' uuid='%s'/></encryption>"
+    "</source>"
+)
+
+
+@pytest.mark.parametrize(
+    ("live", "later", "part"),
+    [
+        (with_device(TPM % KEYS[0]), with_device(TPM % KEYS[1]), "tpm"),
+        (with_device(TPM % KEYS[0]), with_device(PLAIN_TPM), "tpm"),
+        (with_device(PLAIN_TPM), with_device(TPM % KEYS[0]), "tpm"),
+        (DOMAIN.replace(SOURCE_FILE, LUKS % KEYS[0]), DOMAIN.replace(SOURCE_FILE, LUKS % KEYS[1]), "disk vda"),
+        (DOMAIN.replace(SOURCE_FILE, LUKS % KEYS[0]), DOMAIN, "disk vda"),
+        (DOMAIN, DOMAIN.replace(SOURCE_FILE, LUKS % KEYS[0]), "disk vda"),
+    ],
+)
+def test_another_key_at_the_next_start_is_refused_by_name(live: str, later: str, part: str) -> None:
+    """One key goes along, and it opens what is there now."""
+    assert [(each.code, each.part) for each in leaving(live, later).findings] == [("pending_secret", part)]
+
+
+def test_an_encrypted_tpm_may_be_gone_at_the_next_start() -> None:
+    """Nothing is opened with its key then."""
+    assert leaving(with_device(TPM % KEYS[0]), DOMAIN).findings == ()

@@ -16,6 +16,8 @@ from shared.rabbit.lanes import RabbitLanes
 from shared.topology import Lane
 
 URGENT_LANES = frozenset({Lane.CONTROL, Lane.URGENT})
+SINGLE_LANES = URGENT_LANES | {Lane.EXTENSION}
+"""Lanes of one TCP connection: with several, a frame would wait for the slowest of them."""
 
 
 class LaneRoutes:
@@ -38,8 +40,9 @@ class LaneRoutes:
 
     async def link(self, end: LaneEnd, lane: Lane) -> RoutedLink:
         """One lane's link; it may be down still."""
-        sends_bulk = end.role is LaneRole.INITIATOR and lane not in URGENT_LANES
-        receives_bulk = end.role is LaneRole.ACCEPTOR and lane not in URGENT_LANES
+        both_ways = lane is Lane.EXTENSION
+        sends_bulk = both_ways or (end.role is LaneRole.INITIATOR and lane not in URGENT_LANES)
+        receives_bulk = both_ways or (end.role is LaneRole.ACCEPTOR and lane not in URGENT_LANES)
         relay = self._relay.link(end.port_id, lane, end.peer, sends_bulk=sends_bulk, receives_bulk=receives_bulk)
         agreed = end.agreement.limits.bandwidth_bytes_per_s
         cap = self._caps.lane(end.port_id, end.peer.owner, agreed, bulk=sends_bulk)
@@ -72,7 +75,7 @@ class LaneRoutes:
                 end.connects_to,
                 end.port_id,
                 lane,
-                connections=1 if lane in URGENT_LANES else self._settings.connections,
+                connections=1 if lane in SINGLE_LANES else self._settings.connections,
                 within_s=self._settings.connect_within_s,
                 retry_s=self._settings.retry_s,
             )

@@ -42,8 +42,8 @@ class LedgerSaid:
 
 @dataclass(frozen=True, slots=True)
 class LibvirtSaid:
-    """Somebody looked for the guest on this host. `ran`: libvirt did not answer, but the guest's process shows that it
-    has run here, or that it has ended without libvirt."""
+    """Somebody looked for the guest on this host. `ran`: it may have run here. Its process shows that, where libvirt
+    did not answer; or libvirt has told its hook that the guest ended by itself."""
 
     guest: Guest
     ran: bool = False
@@ -159,6 +159,11 @@ class PostCopyFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PostCopyAsked:
+    """The donor's node wants the commit before its guest stops; Finish comes later, or never."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchoverWanted:
     """A Finish is held, or post-copy is asked for: may the guest run here?"""
 
@@ -220,6 +225,7 @@ Event = (
     | PostCopyDenied
     | PostCopyStarted
     | PostCopyFailed
+    | PostCopyAsked
     | SwitchoverWanted
     | Granted
     | Denied

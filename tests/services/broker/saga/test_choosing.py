@@ -336,9 +336,10 @@ def test_a_named_recipient_that_nobody_could_ask() -> None:
 
 @pytest.mark.parametrize(("asked", "named"), [("beta", "beta"), ("best", None)])
 def test_the_donor_is_asked_first(asked: str, named: str | None) -> None:
-    """It reads who is to get the VM, if the tenant has named one."""
-    talk = Conversation.begin(request(asked))
+    """It reads who is to get the VM, if the tenant has named one, and which media stay with it."""
+    talk = Conversation.begin(request(asked, eject=("sda",)))
     assert talk.sent(ApprovalRequested).recipient == named
+    assert talk.sent(ApprovalRequested).eject == ("sda",)
     assert talk.state.deadline == NOW + talk.timing.approval
 
 

@@ -40,9 +40,19 @@ def test_a_descriptor_with_its_files_is_an_offer(tmp_path: Path) -> None:
     assert found.problems == ()
     (offer,) = found.offers
     assert (offer.name, offer.device, offer.interfaces) == ("60-edk2.json", "flash", ("uefi",))
+    assert offer.description == "UEFI"
     assert (offer.code_bytes, offer.template_bytes) == (4096, 512)
     assert offer.targets[0].machines == ("pc-q35-*",)
     assert offer.features == ("secure-boot", "requires-smm")
+
+
+def test_a_description_is_one_short_line(tmp_path: Path) -> None:
+    """A message holds no more, and a descriptor that says more is still one."""
+    (tmp_path / "60-edk2.json").write_text(descriptor(tmp_path, description="UEFI\n" + "x" * 300))
+
+    (offer,) = read_firmware([tmp_path]).offers
+
+    assert offer.description == "UEFI " + "x" * 251
 
 
 def test_a_qcow2_image_has_its_virtual_size(tmp_path: Path) -> None:

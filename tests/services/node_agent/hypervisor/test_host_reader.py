@@ -16,7 +16,9 @@ from tests.services.node_agent.hypervisor.test_firmware_descriptors import descr
 CAPABILITIES = """<capabilities><host><cpu><arch>x86_64</arch><model>EPYC</model></cpu></host>
 <guest><arch name='x86_64'>
 <machine canonical='pc-q35-10.0'>q35</machine><machine>pc-q35-10.0</machine><machine>pc-q35-9.2</machine>
-<machine>broken</machine><domain type='qemu'/><domain type='kvm'/></arch></guest></capabilities>"""
+<machine>broken</machine><domain type='qemu'/><domain type='kvm'/></arch></guest>
+<guest><arch name='i686'><machine>pc-q35-10.0</machine><domain type='qemu'/></arch></guest>
+<guest><arch name='aarch64'><machine>virt-10.0</machine><domain type='qemu'/></arch></guest></capabilities>"""
 DOMAIN = """<domainCapabilities><domain>%s</domain><os><enum name='firmware'/></os>
 <cpu><mode name='host-model'><model>EPYC</model></mode></cpu>
 <devices><video supported='yes'><enum name='modelType'><value>vga</value></enum></video></devices>
@@ -53,6 +55,10 @@ class Connection:
             raise libvirt.libvirtError("invalid argument: the machine 'broken' is not supported")
         return DOMAIN % virt
 
+    def numOfSecrets(self) -> int:  # noqa: N802  # libvirt's name
+        """None yet."""
+        return 0
+
     def listNetworks(self) -> list[str]:  # noqa: N802  # libvirt's name
         """Active ones."""
         return ["ovs", "default"]
@@ -73,8 +79,12 @@ def test_all_is_read(tmp_path: Path) -> None:
     assert platform.versions == reader.versions(as_libvirt(connection))
     assert platform.versions.host_cpu
     assert platform.networks == ("default", "ovs")
+    assert platform.secret_usages == ("volume", "vtpm")
     assert [offer.name for offer in platform.firmware_offers] == ["1.json"]
     assert "uefi" in platform.firmwares
+    (other,) = platform.other_architectures
+    assert (other.architecture, other.accelerators) == ("i686", ("qemu",))
+    assert set(other.without) == {"pc-q35-9.2", "broken"}
     assert [(each.accelerator, each.machines) for each in platform.device_offers] == [
         ("kvm", ("pc-q35-10.0", "pc-q35-9.2")),
         ("qemu", ("pc-q35-10.0", "pc-q35-9.2")),

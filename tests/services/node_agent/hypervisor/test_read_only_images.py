@@ -42,7 +42,8 @@ def test_an_image_that_needs_more_is_refused_by_name(tmp_path: Path, header: byt
     image = tmp_path / "a.qcow2"
     image.write_bytes(header)
     disk = DiskFacts(target="vdb", bus="virtio", format="qcow2", source=str(image), read_only=True)
-    (sentence,) = blockers_of([disk])
+    ((target, sentence),) = blockers_of([disk]).items()
+    assert target == disk.target
     assert sentence.startswith("read_only_disk: disk vdb is read-only, and ")
 
 
@@ -57,8 +58,8 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
 
 def test_only_read_only_disks_are_looked_at() -> None:
     """A disk that the guest writes is copied by QEMU; an empty drive is no disk."""
-    assert blockers_of([DiskFacts(target="vda", bus="virtio", format="qcow2", source="/gone")]) == ()
-    assert blockers_of([DiskFacts(target="sda", bus="sata", format="raw", source="", read_only=True)]) == ()
+    assert blockers_of([DiskFacts(target="vda", bus="virtio", format="qcow2", source="/gone")]) == {}
+    assert blockers_of([DiskFacts(target="sda", bus="sata", format="raw", source="", read_only=True)]) == {}
 
 
 def test_a_file_to_be_filled_is_no_link(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from services.node_agent.hypervisor.start_hook import (
 )
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.state.given_away import GivenAway, GivenAwayVm
+from services.node_agent.state.guest_ends import GuestEnds
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
 ROOT = Path(__file__).parents[4]
@@ -116,6 +117,22 @@ def test_a_damaged_file_refuses(hooked: Hooked) -> None:
 def test_a_vm_without_a_uuid_is_not_started(hooked: Hooked, xml: str) -> None:
     """Unknown is not "no"."""
     assert hooked.call("start", "begin", "-", xml=xml).returncode == 1
+
+
+def test_why_an_arriving_guest_ended_is_written_down(hooked: Hooked) -> None:
+    """One line for each end, also where the VM was given away before; of no other VM, and never a refusal."""
+    ends, file = GuestEnds(hooked.given_away.directory), hooked.given_away.directory / f"{VM}.ended"
+    hooked.give_away()
+    assert hooked.call("release", "end", "crashed").returncode == 0
+    assert not file.exists()
+    ends.watch(VM)
+    for reason in ("failed", "crashed"):
+        assert hooked.call("release", "end", reason).returncode == 0
+    assert file.read_text() == "failed\ncrashed\n"
+    assert ends.ended_by_itself(VM)
+    assert hooked.call("release", "end", "crashed", xml="<domain/>").returncode == 0
+    assert hooked.call("stopped", "end", "-").returncode == 0
+    assert file.read_text() == "failed\ncrashed\n"
 
 
 def test_it_is_installed_once_and_then_kept_current(hooked: Hooked) -> None:

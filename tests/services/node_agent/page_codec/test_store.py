@@ -21,7 +21,7 @@ from services.node_agent.page_codec.contents import (
     Origin,
     Pages,
 )
-from services.node_agent.page_codec.store import FileStore
+from services.node_agent.page_codec.store import FileStore, NoStore
 
 KEEP = 16
 
@@ -151,3 +151,13 @@ def test_however_many_gaps_there_are_they_can_be_filled() -> None:
     for number in range(0, 2 * MOST_RUNS, 2):
         arrived.add(number, 1)
     assert arrived.next == arrived.end == 2 * MOST_RUNS
+
+
+def test_nothing_is_held_where_nothing_may_be_stored() -> None:
+    """A donor that refers to a content all the same is refused."""
+    store = NoStore()
+    store.append(Origin.MEMORY, pages(0, 4))
+    store.insert(Origin.DISK, 0, pages(0, 4))
+    assert len(store.fetch(Origin.DISK, np.empty(0, dtype=np.uint32))) == 0
+    with pytest.raises(CodecError, match="nothing is stored"):
+        store.fetch(Origin.DISK, np.zeros(1, dtype=np.uint32))

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
@@ -274,3 +274,47 @@ def test_that_the_guest_may_have_run_is_stored(transfer: TransferJournal, journa
     record = journal.get(transfer.record.port_id, Side.INBOUND)
     assert record is not None
     assert (record.phase, record.boot_id, record.may_have_run) == (Phase.FINISH_PASSED, "b1", True)
+
+
+def test_secrets_are_stored_by_their_names(transfer: TransferJournal, journal: Journal) -> None:
+    """Which ones the VM has, and nothing of them."""
+    transfer.remember_secrets(())
+    transfer.remember_secrets((UUID(int=3),))
+    record = journal.get(transfer.record.port_id, Side.INBOUND)
+    assert record is not None
+    assert record.secrets == (UUID(int=3),)
+
+
+def test_why_an_arriving_guest_ends_is_watched_until_its_end_is_stored(
+    transfer: TransferJournal, tmp_path: Path
+) -> None:
+    """The file is there before Finish is said to be passed; what the hook wrote is heard."""
+    ended = tmp_path / "given-away" / f"{transfer.record.agreement.vm_uuid}.ended"
+    transfer.pass_finish("boot")
+    assert ended.read_bytes() == b""
+    assert not transfer.ended_by_itself
+    ended.write_text("crashed\n")
+    assert transfer.ended_by_itself
+    transfer.conclude(Phase.DONE, InboundFinished(port_id=transfer.record.port_id, epoch=2))
+    assert not ended.exists()
+
+
+def test_finish_is_not_passed_where_nobody_could_write_down_why_the_guest_ends(
+    transfer: TransferJournal, tmp_path: Path
+) -> None:
+    """The next process would take a guest that ran for one that never did."""
+    (tmp_path / "given-away").write_text("no directory")
+    phase = transfer.record.phase
+    with pytest.raises(OSError, match="given-away"):
+        transfer.pass_finish("boot")
+    assert transfer.record.phase is phase
+
+
+def test_the_end_of_a_transfer_that_takes_the_vm_away_says_nothing_of_its_arrival(
+    journal: Journal, transfer: TransferJournal
+) -> None:
+    """They are of one VM, on one host."""
+    transfer.pass_finish("boot")
+    leaving = TransferJournal(journal, transfer.record.model_copy(update={"side": Side.OUTBOUND}))
+    leaving.conclude(Phase.FAILED, InboundFinished(port_id=transfer.record.port_id, epoch=2))
+    assert (journal.given_away.directory / f"{transfer.record.agreement.vm_uuid}.ended").exists()

@@ -9,9 +9,11 @@ from uuid import UUID
 import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError
+from services.node_agent.hypervisor.secret_values import SecretSpec, made_by
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Kind, Made, Phase, PortRecord, TransferJournal
 from services.node_agent.transfers.cleanup import forget_directory, remove_created, still_to_remove
+from shared.domain import SecretUsage
 from shared.messages.porting import Side
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
@@ -147,3 +149,17 @@ def test_what_an_ended_transfer_may_have_left_behind(
         update={"side": side, "phase": phase, "made": tuple(Made(kind=kind, id="x") for kind in Kind)}
     )
     assert {made.kind for made in still_to_remove(record)} == kinds
+
+
+async def test_a_secret_is_removed_with_the_disks_if_the_port_made_it(tmp_path: Path) -> None:
+    """One of the same UUID that was there before is somebody's."""
+    hypervisor, journal = FakeHypervisor(), transfer_journal(tmp_path)
+    port = journal.record.port_id
+    ours, theirs, never = UUID(int=1), UUID(int=2), UUID(int=3)
+    hypervisor.secrets.add(SecretSpec(ours, SecretUsage.VTPM, f"{made_by(port)}tpm"), b"key")
+    hypervisor.secrets.add(SecretSpec(theirs, SecretUsage.VTPM, f"{made_by(never)}tpm"), b"key")
+    for uuid in (ours, theirs, never):
+        journal.will_create(Kind.SECRET, str(uuid))
+    assert await remove_created(journal, hypervisor) == ()
+    assert set(hypervisor.secrets.there) == {theirs}
+    assert journal.record.made == ()

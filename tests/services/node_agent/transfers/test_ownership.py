@@ -111,6 +111,8 @@ async def test_a_look_at_the_guest_never_fails(monkeypatch: pytest.MonkeyPatch) 
     assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.NOT_THERE)
     hypervisor.add(DOMAIN % "/a.raw", state=VmState.PAUSED)
     assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.PAUSED)
+    hypervisor.vms[VM].left_behind = True
+    assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.LEFT_BEHIND)
 
     async def away(uuid: UUID) -> VmState | None:
         raise HypervisorError("look", f"no answer about {uuid}")
@@ -134,3 +136,15 @@ async def test_while_libvirtd_is_away_the_process_is_looked_at() -> None:
     assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.UNKNOWN, ran=True)
     hypervisor.libvirtd_up = True
     assert await look_at_guest(hypervisor, VM, vcpus) == ev.LibvirtSaid(Guest.NOT_THERE)
+
+
+async def test_of_a_guest_that_is_gone_the_hook_knows_why() -> None:
+    """Of one that is there, it knows nothing; without a libvirtd nobody knows whether it is gone."""
+    hypervisor = FakeHypervisor()
+    hypervisor.add(DOMAIN % "/a.raw", state=VmState.PAUSED, persistent=False)
+    assert await look_at_guest(hypervisor, VM, None, lambda: True) == ev.LibvirtSaid(Guest.PAUSED)
+    hypervisor.stop(VM)
+    assert await look_at_guest(hypervisor, VM, None, lambda: True) == ev.LibvirtSaid(Guest.NOT_THERE, ran=True)
+    assert await look_at_guest(hypervisor, VM, None, lambda: False) == ev.LibvirtSaid(Guest.NOT_THERE)
+    hypervisor.kill_libvirtd()
+    assert await look_at_guest(hypervisor, VM, None, lambda: True) == ev.LibvirtSaid(Guest.UNKNOWN)

@@ -25,7 +25,7 @@ from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.testing import MemoryRoute, PlainSeal
 from services.node_agent.page_codec.contents import CONTENT_BYTES
-from services.node_agent.page_codec.hello import Technique
+from services.node_agent.page_codec.hello import STORING, Technique
 from services.node_agent.settings import NodeSection
 from services.node_agent.state.journal import Journal
 from services.node_agent.transfers import port_contents
@@ -34,6 +34,7 @@ from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.service_change import PortLimits
 from shared.page_stream.bodies import LaneRole
 from shared.topology import Lane
+from tests.support.lane_traffic import hot_stream
 
 DOMAIN = """<domain type='qemu'><name>web</name><uuid>11111111-2222-3333-4444-555555555501</uuid>
 <memory unit='MiB'>1</memory><vcpu>1</vcpu><os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os></domain>"""
@@ -51,7 +52,7 @@ def node(folder: Path, **settings: object) -> PortContents:
 def agreement(vm: UUID = VM, *, seed: bool = False) -> ServiceChangeAgreement:
     """Only what is looked at here."""
     limits = PortLimits(seed=seed, window_start=datetime.now(UTC))
-    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm, "limits": limits}
+    facts: dict[str, Any] = {"port_id": uuid4(), "vm_uuid": vm, "limits": limits, "domain_xml": DOMAIN}
     return ServiceChangeAgreement.model_construct(**facts)
 
 
@@ -257,3 +258,39 @@ async def test_what_is_kept_goes_by_the_sweep(tmp_path: Path, disk: Path) -> Non
     assert list((tmp_path / "b" / "contents").iterdir())
     await recipient.sweep(())
     assert not list((tmp_path / "b" / "contents").iterdir())
+
+
+LUKS = "<disk><driver type='qcow2'/><source file='/l'><encryption format='luks'/></source><target dev='vda'/></disk>"
+
+
+def contents_in(folder: Path) -> list[Path]:
+    """Files of contents, of both nodes."""
+    return list(folder.rglob("*.contents"))
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+async def test_of_an_encrypted_vm_nothing_is_stored_at_either_node(
+    tmp_path: Path, disk: Path, *, encrypted: bool
+) -> None:
+    """Not even while the port runs, not by seeding, and not for a return port; blocks cross as they are."""
+    xml = DOMAIN.replace("</domain>", f"<devices>{LUKS}</devices></domain>") if encrypted else DOMAIN
+    agreed = agreement(seed=True).model_copy(update={"domain_xml": xml})
+    donor, recipient = node(tmp_path / "a"), node(tmp_path / "b")
+    async with porting(donor, recipient, disk, agreed=agreed) as (outbound, inbound):
+        crossed = send(outbound, inbound, DISK)
+        pages, _ = outbound.codecs.pair(Lane.MEMORY)
+        pages.encode(hot_stream(1))
+        pages.flush()
+        while_it_runs = contents_in(tmp_path)
+    assert bool(while_it_runs) is not encrypted
+    assert bool(contents_in(tmp_path)) is not encrypted
+    assert crossed >= len(DISK)
+    assert (inbound._seed is None) is encrypted
+
+
+@pytest.mark.parametrize("xml", ["<domain", "not XML"])
+def test_what_cannot_be_read_counts_as_encrypted(tmp_path: Path, xml: str) -> None:
+    """The transfer fails later, by its own check; nothing is stored until then."""
+    agreed = agreement().model_copy(update={"domain_xml": xml})
+    assert port_contents.is_encrypted(agreed)
+    assert port_contents.techniques_off(NodeSection(state_dir=tmp_path), agreed) >= STORING

@@ -12,7 +12,7 @@ from services.node_agent.transfers.outbound import OutboundResult
 from services.node_agent.transfers.port_codecs import DonorCodecs
 from services.node_agent.transfers.port_lanes import LaneTuning
 from shared.page_stream.bodies import StreamKind
-from shared.topology import Lane
+from shared.topology import PORT_LANES, Lane
 from tests.support.lane_traffic import PAGES, hot_stream, pump
 
 if TYPE_CHECKING:
@@ -34,7 +34,9 @@ async def test_hot_pages_that_wait_are_told_by_lane(pair: Pair, hold: int, waiti
         await asyncio.gather(
             pump(lanes_a, sent, hot_stream(6), hold=hold), pump(lanes_b, await lanes_b.memory.accept(), b"")
         )
-    assert {lane: lanes_a.held_bytes(lane) for lane in Lane} == dict.fromkeys(Lane, 0) | {Lane.MEMORY: waiting * 4096}
+    assert {lane: lanes_a.held_bytes(lane) for lane in PORT_LANES} == dict.fromkeys(PORT_LANES, 0) | {
+        Lane.MEMORY: waiting * 4096
+    }
     assert lanes_b.held_bytes(Lane.MEMORY) == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.fake_host import DISK_BYTES
+from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.read_only_images import open_made
 from services.node_agent.lanes.arrivals import Arrivals
 from services.node_agent.lanes.core.errors import QuestionError, StreamResetError
@@ -430,6 +431,26 @@ async def test_a_medium_that_is_exchanged_meanwhile_is_noticed(
     await arriving
     assert isinstance(result, TransferError)
     assert "media changed while the port was prepared" in result.detail
+
+
+async def test_a_medium_that_cannot_leave_may_stay_behind(credentials: CredentialsPair) -> None:
+    """It is in the network: the donor's node lets the VM go without it, and not with it."""
+    async with made_pair(credentials, medium=ISO, eject=("sda",)) as pair:
+        vm = pair.donor.vms[pair.agreement.vm_uuid]
+        vm.domain_xml = pair.domain_xml.replace(
+            f"<source file='{pair.medium}'/>", "<source protocol='https' name='/x.iso'><host name='h'/></source>"
+        )
+        assert vm.domain_xml != pair.domain_xml
+        result, failure = await pair.run()
+        assert failure is None
+        assert isinstance(result, OutboundResult)
+    async with made_pair(credentials, medium=ISO) as pair:
+        vm = pair.donor.vms[pair.agreement.vm_uuid]
+        vm.domain_xml = pair.domain_xml.replace(
+            f"<source file='{pair.medium}'/>", "<source protocol='https' name='/x.iso'><host name='h'/></source>"
+        )
+        with pytest.raises(HypervisorError, match="on a server in the network"):
+            await pair.outbound._preparation.check_vm()
 
 
 async def test_a_medium_that_stays_behind_is_no_disk(credentials: CredentialsPair) -> None:

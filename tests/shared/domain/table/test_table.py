@@ -154,6 +154,8 @@ def test_what_a_hostile_definition_could_open_is_never_carried(path: str) -> Non
         ("os/kernel", "/boot/vmlinuz", Fate.HOST),
         ("os/cmdline", "root=/dev/vda rw console=ttyS0", Fate.ABI),
         ("devices/disk@device", "lun", Fate.REFUSED),
+        ("devices/interface/rom@file", "/x.rom", Fate.REFUSED),
+        ("devices/interface/rom@file", "", Fate.ABI),
         ("devices/disk/alias@name", "virtio-disk0", Fate.LIVE),
         ("devices/disk/alias@name", "ua-root", Fate.LASTING),
         ("devices/channel/source@mode", "bind", Fate.HOST),

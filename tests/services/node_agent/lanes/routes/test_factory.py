@@ -35,7 +35,7 @@ class Relay:
 
 @pytest.mark.parametrize("role", list(LaneRole))
 async def test_only_guest_data_shares_a_connection_with_bulk(role: LaneRole) -> None:
-    """Memory and disk are bulk on their way to the recipient; return path, NBD replies and page requests never are."""
+    """Memory and disk are bulk on their way to the recipient, and a network extension both ways; nothing else is."""
     relay: Any = Relay()
     metrics = NodeMetrics(CollectorRegistry())
     routes = LaneRoutes(relay, DirectSection(), metrics, caps=Caps(), listener=DirectListener())
@@ -47,6 +47,7 @@ async def test_only_guest_data_shares_a_connection_with_bulk(role: LaneRole) -> 
         Lane.URGENT: (False, False),
         Lane.MEMORY: bulk,
         Lane.DISK: bulk,
+        Lane.EXTENSION: (True, True),
     }
     assert relay.ends == {(end.port_id, end.peer)}
     for link in links:

@@ -38,7 +38,9 @@ def after(*events: ev.Event, start: Recipient = OPEN) -> tuple[Recipient, tuple[
 ASKED = after(ev.SwitchoverWanted(), ev.Stored())[0]
 STARTING = after(ev.Granted(), ev.Stored(), start=ASKED)[0]
 ARRIVED = after(ev.FinishAnswered(None), start=STARTING)[0]
-KEPT = after(ev.FinishAnswered("no"), ev.LibvirtSaid(Guest.NOT_THERE), ev.Stored(), start=STARTING)[0]
+GONE = (ev.LibvirtSaid(Guest.NOT_THERE), ev.LibvirtSaid(Guest.NOT_THERE))
+"""Two looks: a proof that it never ran, where nothing shows that it did."""
+KEPT = after(ev.FinishAnswered("no"), *GONE, ev.Stored(), start=STARTING)[0]
 
 
 def test_each_step_is_written_down_before_it_is_taken() -> None:
@@ -70,6 +72,52 @@ def test_a_denial_cancels_finish_and_removes_what_was_made() -> None:
     assert (state.phase, commands) == (P.REMOVING, (do.Remove(),))
     state, commands = after(ev.Removed(), start=state)
     assert (state.phase, commands, state.trouble) == (P.GONE, (do.TellRemoved(),), ("cancelled", "the tenant"))
+
+
+def test_a_guest_that_was_paused_after_its_start_has_arrived() -> None:
+    """By an operator or an I/O error, and libvirtd's answer is lost. One that was not seen starting may be about to."""
+    lost = ev.FinishAnswered("libvirtd has gone")
+    state, commands = after(ev.GuestResumed(), lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellArrived(),))
+    state, commands = after(lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
+    assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
+
+
+GRANTED = after(ev.PostCopyAsked(), ev.Stored(), ev.Granted())[0]
+
+
+def test_a_grant_for_post_copy_is_used_when_finish_comes() -> None:
+    """Until then the guest runs at the donor, and it is not written down that it may run here."""
+    state, commands = after(ev.PostCopyAsked())
+    assert (state.phase, commands) == (P.DECLARING, (do.Store(Phase.SWITCHOVER_ASKED),))
+    state, commands = after(ev.Stored(), ev.Granted(), start=state)
+    assert (state, commands) == (GRANTED, (do.GrantPostCopy(),))
+    state, commands = after(ev.SwitchoverWanted(), start=state)
+    assert (state.phase, commands) == (P.ACCEPTING, (do.Store(Phase.FINISH_PASSED),))
+    assert after(ev.Stored(), start=state)[1] == (do.PassFinish(),)
+
+
+@pytest.mark.parametrize("before", [(ev.SwitchoverWanted(), ev.Stored()), (ev.Stored(), ev.SwitchoverWanted())])
+def test_a_finish_that_comes_before_the_grant_is_not_waited_for_again(before: tuple[ev.Event, ...]) -> None:
+    """The guest stopped by itself while post-copy was asked for."""
+    asked = after(ev.PostCopyAsked(), *before)[0]
+    assert asked.phase is P.ASKED
+    assert after(ev.Granted(), start=asked)[1] == (do.Store(Phase.FINISH_PASSED),)
+
+
+@pytest.mark.parametrize("event", [ev.Trouble("donor_left", "gone"), ev.FinishAnswered("gone")])
+def test_without_a_finish_a_granted_guest_never_ran_here(event: ev.Event) -> None:
+    """The final no, at once: the donor's copy runs, or is whole."""
+    state, commands = after(event, start=GRANTED)
+    assert (state.phase, commands[1]) == (P.KEEPING, do.Store(Phase.KEPT))
+    assert isinstance(commands[0], do.DenyFinish)
+    assert after(ev.Stored(), start=state)[1] == (do.TellNotHere(),)
+
+
+def test_an_abort_after_a_grant_for_post_copy_denies_its_finish() -> None:
+    """It has not come, so nothing can have run."""
+    state, commands = after(ev.Aborted(), start=GRANTED)
+    assert (state.phase, commands) == (P.REFUSING, (do.DenyFinish("cancelled", "the transfer was stopped on request"),))
 
 
 def test_a_denial_without_a_finish_ends_with_the_donor() -> None:
@@ -136,14 +184,32 @@ def test_after_the_grant_libvirt_is_asked_until_there_is_a_proof(event: ev.Event
     for guest in (Guest.UNKNOWN, Guest.PAUSED):
         assert after(ev.LibvirtSaid(guest), start=state) == (state, (do.LookAtGuest(again=True),))
     assert after(ev.LibvirtSaid(Guest.RUNNING), start=state)[1] == (do.TellArrived(),)
-    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
+    state, commands = after(*GONE, start=state)
     assert (state.phase, commands) == (P.KEEPING, (do.Store(Phase.KEPT),))
+
+
+@pytest.mark.parametrize("event", [ev.FinishAnswered("broken"), ev.Trouble("donor_left", "x")])
+def test_one_look_without_a_guest_is_no_proof(event: ev.Event) -> None:
+    """It may have been started and have ended, and libvirt's news of its start may still be on its way."""
+    once, commands = after(event, ev.LibvirtSaid(Guest.NOT_THERE), start=STARTING)
+    assert (once.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
+    state, commands = after(ev.GuestResumed(), ev.LibvirtSaid(Guest.NOT_THERE), start=once)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
+
+
+@pytest.mark.parametrize("between", [Guest.UNKNOWN, Guest.PAUSED])
+def test_two_looks_without_a_guest_count_only_in_a_row(between: Guest) -> None:
+    """What libvirt said before it was away, or before it saw the guest again, counts no more."""
+    seen = (ev.LibvirtSaid(Guest.NOT_THERE), ev.LibvirtSaid(between), ev.LibvirtSaid(Guest.NOT_THERE))
+    state, commands = after(*seen, start=STARTING)
+    assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
+    assert after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)[0].phase is P.KEEPING
 
 
 @pytest.mark.parametrize("stored", [ev.Stored(), ev.StoreFailed("full")])
 def test_a_guest_that_is_proven_gone_is_told_and_everything_kept(stored: ev.Event) -> None:
     """Until the broker's abort."""
-    keeping = after(ev.FinishAnswered("no"), ev.LibvirtSaid(Guest.NOT_THERE), start=STARTING)[0]
+    keeping = after(ev.FinishAnswered("no"), *GONE, start=STARTING)[0]
     state, commands = after(stored, start=keeping)
     assert (state.phase, commands) == (P.KEPT, (do.TellNotHere(),))
     assert after(ev.Granted(), start=state) == (state, (do.TellNotHere(),))
@@ -237,7 +303,7 @@ def test_after_a_restart_of_the_host_no_guest_proves_nothing() -> None:
     assert after(ev.LibvirtSaid(Guest.UNKNOWN), start=state)[1] == (do.LookAtGuest(again=True),)
     state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
     assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))
-    same_boot = after(ev.Restarted(Phase.FINISH_PASSED), ev.LibvirtSaid(Guest.NOT_THERE))[0]
+    same_boot = after(ev.Restarted(Phase.FINISH_PASSED), *GONE)[0]
     assert same_boot.phase is P.KEEPING
 
 
@@ -269,3 +335,10 @@ def test_what_a_former_process_noted_still_counts() -> None:
     """libvirt has no guest, and the host was not restarted."""
     state = after(ev.Restarted(Phase.FINISH_PASSED, ran=True))[0]
     assert after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)[1] == (do.TellMayHaveRun(),)
+
+
+@pytest.mark.parametrize("start", [STARTING, after(ev.Restarted(Phase.FINISH_PASSED))[0]])
+def test_a_guest_that_ended_by_itself_may_have_run(start: Recipient) -> None:
+    """libvirt has told its hook so, whether this process lived then or not; the first look is enough."""
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE, ran=True), start=start)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellMayHaveRun(),))

@@ -1,0 +1,113 @@
+"""Makes steps and undoes them, in the kernel. Knows how each is done, not why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from services.node_agent.network.firewall import ROUTED
+from services.node_agent.network.netlink import Netlink, NetlinkError
+from services.node_agent.network.nft import Nft, NftError
+from services.node_agent.network.steps import (
+    Address,
+    Bridge,
+    Neighbour,
+    NftTable,
+    ProxyNeighbour,
+    Route,
+    Setting,
+    Step,
+)
+
+SYSCTLS = Path("/proc/sys/net")
+
+
+class StepMaker:
+    """Changes the network of the namespace in which this process runs."""
+
+    def __init__(self, nft: Nft | None = None, *, sysctls: Path = SYSCTLS) -> None:
+        self._nft = nft or Nft()
+        self._sysctls = sysctls
+
+    async def make(self, steps: Iterable[Step]) -> None:
+        """Make all, in order; those that are made already stay. Raises `NetlinkError`, `NftError` at the first."""
+        async with Netlink() as kernel:
+            for step in steps:
+                await self._make(kernel, step)
+
+    async def undo(self, steps: Iterable[Step]) -> tuple[str, ...]:
+        """Undo all, the last first, and go on after an error. Returns what could not be undone, by name."""
+        remaining = []
+        async with Netlink() as kernel:
+            for step in reversed(tuple(steps)):
+                try:
+                    await self._undo(kernel, step)
+                except (NetlinkError, NftError) as error:
+                    remaining.append(f"{step}: {error}")
+        return tuple(remaining)
+
+    async def packets_routed(self, tables: Iterable[str]) -> int:
+        """How many packets this host has routed to the guest, by its guards' counters. Raises `NftError`."""
+        return sum([await self._nft.counted("inet", table, ROUTED) for table in tables])
+
+    async def missing(self, steps: Iterable[Step]) -> tuple[Step, ...]:
+        """Those that are not made now, as far as the kernel shows it. Raises `NetlinkError`, `NftError`."""
+        wanted = tuple(steps)
+        tables = await self._nft.tables() if any(isinstance(step, NftTable) for step in wanted) else ()
+        async with Netlink() as kernel:
+            return tuple([step for step in wanted if not await self._is_made(kernel, step, tables)])
+
+    async def _make(self, kernel: Netlink, step: Step) -> None:
+        match step:
+            case Bridge(name=name, mac=mac, mtu=mtu):
+                await kernel.add_bridge(name, mac=mac, mtu=mtu)
+            case Address(device=device, address=address):
+                await kernel.add_address(device, address)
+            case Route():
+                await kernel.replace_route(step.destination, device=step.device, via=step.via, table=step.table)
+            case ProxyNeighbour(device=device, address=address):
+                await kernel.add_proxy(device, address)
+            case Neighbour(device=device, address=address, mac=mac):
+                await kernel.set_neighbour(device, address, mac)
+            case Setting():
+                self._set(step)
+            case NftTable(family=family, name=name, objects=objects):
+                await self._nft.replace_table(family, name, objects)
+
+    async def _undo(self, kernel: Netlink, step: Step) -> None:
+        match step:
+            case Bridge(name=name):
+                await kernel.delete_link(name)
+            case Address(device=device, address=address):
+                await kernel.delete_address(device, address)
+            case Route(destination=destination, table=table):
+                await kernel.delete_route(destination, table=table)
+            case ProxyNeighbour(device=device, address=address):
+                await kernel.delete_proxy(device, address)
+            case Neighbour(device=device, address=address):
+                await kernel.delete_neighbour(device, address)
+            case Setting():
+                pass  # goes with its device
+            case NftTable(family=family, name=name):
+                await self._nft.delete_table(family, name)
+
+    async def _is_made(self, kernel: Netlink, step: Step, tables: tuple[tuple[str, str], ...]) -> bool:
+        match step:
+            case Bridge(name=name, mac=mac):
+                link = await kernel.link(name)
+                return link is not None and link.kind == "bridge" and mac in {None, link.mac}
+            case Route(destination=destination, table=table):
+                return any(route.destination == destination for route in await kernel.routes(table))
+            case ProxyNeighbour(device=device, address=address):
+                return any(entry.address == address for entry in await kernel.proxies(device))
+            case NftTable(family=family, name=name):
+                return (family, name) in tables
+            case Address(device=device) | Neighbour(device=device) | Setting(device=device):
+                return await kernel.link(device) is not None
+
+    def _set(self, step: Setting) -> None:
+        path = self._sysctls / step.family / "conf" / step.device / step.name
+        try:
+            path.write_text(step.value, encoding="ascii")
+        except OSError as error:
+            raise NetlinkError(f"cannot set {step}: {error.strerror}") from error

@@ -1,0 +1,61 @@
+"""What a transfer tells the host's network: the moments of a port, as `network.keeper` knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+from uuid import UUID
+
+from services.node_agent.network.plan import own_bridges
+from shared.messages.porting import ServiceChangeAgreement, Side
+
+
+class PortNetwork(Protocol):
+    """The network of ports that keep the VM's addresses by other means than joined networks."""
+
+    async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
+        """Make all that can be made before the switchover. Raises `VmportError`, having undone what was made."""
+        ...
+
+    def guest_stands_still(self, port_id: UUID) -> None:
+        """Donor: the guest is paused, and may run at the recipient next. Returns at once."""
+        ...
+
+    def guest_is_away(self, port_id: UUID) -> None:
+        """Donor: the VM is the recipient's, and it runs there. Returns at once."""
+        ...
+
+    def guest_has_arrived(self, port_id: UUID) -> None:
+        """Recipient: the guest runs here. Returns at once."""
+        ...
+
+    async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
+        """The VM stays where it was: remove all that this port has made here; returns what remains, by name."""
+        ...
+
+
+def own_bridges_of(agreement: ServiceChangeAgreement) -> frozenset[str]:
+    """The bridges that the recipient's node makes for this VM's cards alone."""
+    if agreement.network is None:
+        return frozenset()
+    return frozenset(card.bridge for _, card in own_bridges(agreement.network))
+
+
+class JoinedNetworks:
+    """The providers' networks are one: nothing is to be done."""
+
+    async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
+        """Nothing to do."""
+
+    def guest_stands_still(self, port_id: UUID) -> None:
+        """Nothing to do."""
+
+    def guest_is_away(self, port_id: UUID) -> None:
+        """Nothing to do."""
+
+    def guest_has_arrived(self, port_id: UUID) -> None:
+        """Nothing to do."""
+
+    async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:  # noqa: ARG002  # PortNetwork
+        """Nothing to do."""
+        return ()

@@ -1,0 +1,228 @@
+"""Moments of a port as a host's network sees them: what is made, undone, remembered and told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from services.node_agent.network.journal import NetworkJournal
+from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
+from services.node_agent.network.maker import StepMaker
+from services.node_agent.network.netlink import NetlinkError
+from services.node_agent.network.steps import Address, Bridge, NftTable, ProxyNeighbour, Route, Step
+from shared.messages.addresses import NetworkState
+from shared.messages.network import NetworkMode
+from shared.messages.porting import ServiceChangeAgreement, Side
+from shared.tasks import Tasks
+from tests.services.node_agent.network.plans import BRIDGE, GUEST_MAC, PORT, agreement, plan
+
+
+class Kernel(StepMaker):
+    """What is made; a step whose text is in `broken` cannot be made or undone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Step] = []
+        self.broken: set[str] = set()
+        self.packets = 0
+
+    async def make(self, steps: Iterable[Step]) -> None:
+        for step in steps:
+            if str(step) in self.broken:
+                raise NetlinkError(f"cannot make {step}")
+            if isinstance(step, NftTable):
+                self.made = [each for each in self.made if str(each) != str(step)]
+            if step not in self.made:
+                self.made.append(step)
+
+    async def undo(self, steps: Iterable[Step]) -> tuple[str, ...]:
+        left = []
+        for step in reversed(tuple(steps)):
+            if str(step) in self.broken and step in self.made:
+                left.append(str(step))
+            elif step in self.made:
+                self.made.remove(step)
+        return tuple(left)
+
+    async def packets_routed(self, tables: Iterable[str]) -> int:
+        assert list(tables)
+        return self.packets
+
+
+class Wires:
+    """The extensions that are open."""
+
+    def __init__(self) -> None:
+        self.open_now: set[UUID] = set()
+        self.idle: float | None = 0.0
+        self.error: OSError | None = None
+
+    async def open(
+        self,
+        agreement: ServiceChangeAgreement,
+        side: Side,  # noqa: ARG002  # Extensions
+        *,
+        activated: bool,  # noqa: ARG002  # Extensions
+    ) -> None:
+        if self.error is not None:
+            raise self.error
+        self.open_now.add(agreement.port_id)
+
+    async def close(self, port_id: UUID) -> None:
+        self.open_now.discard(port_id)
+
+    def idle_s(self, port_id: UUID) -> float | None:
+        return self.idle if port_id in self.open_now else None
+
+
+class World:
+    """A keeper with all around it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.journal = NetworkJournal(folder)
+        self.kernel = Kernel()
+        self.wires = Wires()
+        self.told: list[tuple[NetworkState, str]] = []
+        self.keeper = self.new_process()
+
+    def new_process(self) -> NetworkKeeper:
+        """Another keeper over the same files and kernel."""
+        return NetworkKeeper(
+            self.journal, self.kernel, extensions=self.wires, report=self.report, look_every_s=0.01, unseen_s=0.05
+        )
+
+    def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:  # noqa: ARG002
+        self.told.append((state, detail))
+
+    @property
+    def states(self) -> list[NetworkState]:
+        return [state for state, _ in self.told]
+
+    def kinds(self) -> set[type[Step]]:
+        return {type(step) for step in self.kernel.made}
+
+    async def until(self, what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not what():  # noqa: ASYNC110  # what is waited for is a plain value of a fake
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "network")
+
+
+async def test_nothing_is_done_for_joined_networks(world: World) -> None:
+    for network in (None, plan(NetworkMode.JOINED)):
+        await world.keeper.prepare(Side.INBOUND, agreement(network), {})
+    assert (world.kernel.made, world.told, world.journal.all()) == ([], [], ((), ()))
+
+
+async def test_a_recipient_prepares_and_undoes(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+
+    assert Bridge in world.kinds()
+    assert NftTable in world.kinds()
+    assert world.wires.open_now == {PORT}
+    assert world.states == [NetworkState.PREPARED]
+    assert await world.keeper.undo(PORT, Side.INBOUND) == ()
+    assert (world.kernel.made, world.wires.open_now, world.journal.all()[0]) == ([], set(), ())
+
+
+async def test_what_cannot_be_prepared_leaves_nothing(world: World) -> None:
+    world.wires.error = OSError("no tap device")
+    with pytest.raises(NetworkFailed, match="no tap device"):
+        await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    assert (world.kernel.made, world.journal.all()[0]) == ([], ())
+
+
+async def test_steps_are_stored_before_they_are_made(world: World) -> None:
+    world.kernel.broken = {f"bridge {BRIDGE}"}
+    stored: list[int] = []
+    make = world.kernel.make
+
+    async def make_and_look(steps: Iterable[Step]) -> None:
+        stored.append(len(world.journal.all()[0][0].steps))
+        await make(steps)
+
+    world.kernel.make = make_and_look  # type: ignore[method-assign]  # a look from inside
+    with pytest.raises(NetworkFailed):
+        await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    assert stored[0] > 0
+
+
+async def test_an_announced_vm_gets_its_gateway_here_and_is_told_when_packets_come(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(announce=True)), {})
+    assert not world.kinds() & {Address, Route}
+    world.keeper.guest_has_arrived(PORT)
+    await world.until(lambda: NetworkState.CARRYING in world.states)
+    assert {Address, Route} <= world.kinds()
+
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        world.kernel.packets = 3
+        await world.until(lambda: NetworkState.ANNOUNCED in world.states)
+        assert world.wires.open_now == {PORT}
+        world.wires.idle = 60.0
+        await world.until(lambda: NetworkState.CLOSED in world.states)
+    assert world.wires.open_now == set()
+    assert {Address, Route} <= world.kinds()
+
+
+async def test_a_recipient_that_nobody_routes_to_is_named(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(announce=True)), {})
+    world.keeper.guest_has_arrived(PORT)
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await world.until(lambda: NetworkState.FAILED in world.states)
+    assert "no packet has come" in world.keeper.problems()[0]
+    assert world.wires.open_now == {PORT}
+
+
+async def test_the_donor_clones_from_the_pause_and_answers_when_the_extension_is_gone(world: World) -> None:
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan(announce=True)), {GUEST_MAC: "vnet3"})
+    assert world.kernel.made == []
+    world.keeper.guest_stands_still(PORT)
+    await world.until(lambda: world.kinds() == {NftTable})
+    world.keeper.guest_is_away(PORT)
+    await world.until(lambda: world.kernel.made == [])
+    await world.keeper.close_extension(PORT)
+    assert ProxyNeighbour in world.kinds()
+
+
+async def test_a_new_process_has_everything_again(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    made = list(world.kernel.made)
+    world.kernel.made.clear()
+    world.wires.open_now.clear()
+
+    assert await world.new_process().restore() == ()
+
+    assert (world.kernel.made, world.wires.open_now) == (made, {PORT})
+
+
+async def test_a_damaged_record_is_set_aside_and_named(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    file = next(world.journal.directory.iterdir())
+    file.write_text("{}", encoding="ascii")
+    assert await world.new_process().restore() == (f"{file.stem}.damaged",)
+
+
+async def test_what_an_earlier_port_made_goes_when_the_vm_has_left(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    await world.keeper.vm_has_left(agreement(None).vm_uuid, before_epoch=agreement(None).epoch)
+    assert world.kernel.made
+    await world.keeper.vm_has_left(agreement(None).vm_uuid, before_epoch=agreement(None).epoch + 1)
+    assert world.kernel.made == []
+
+
+async def test_what_remains_is_told(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    world.kernel.broken = {f"bridge {BRIDGE}"}
+    assert await world.keeper.undo(PORT, Side.INBOUND) == (f"bridge {BRIDGE}",)
+    assert "not removed" in world.keeper.problems()[0]
+    assert len(world.journal.all()[0]) == 1

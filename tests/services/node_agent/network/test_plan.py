@@ -1,0 +1,58 @@
+"""Which steps each mode needs at each moment."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.node_agent.network.plan import (
+    device_name,
+    donor_routes_away,
+    recipient_announces,
+    recipient_prepares,
+    recipient_routes,
+)
+from services.node_agent.network.steps import Address, Bridge, NftTable, ProxyNeighbour, Route
+from shared.messages.network import NetworkMode
+from tests.services.node_agent.network.plans import BRIDGE, GATEWAY_MAC, PORT, plan
+
+
+def test_an_extended_card_is_on_a_wire_of_its_own() -> None:
+    """Without the gateway's MAC: frames for the gateway must cross the extension."""
+    steps = recipient_prepares(plan(NetworkMode.EXTEND), PORT)
+
+    assert [step.mac for step in steps if isinstance(step, Bridge)] == [None]
+    assert [step.name for step in steps if isinstance(step, NftTable)] == ["vmport_123456789a_0"]
+    assert not [step for step in steps if isinstance(step, Address | Route)]
+
+
+@pytest.mark.parametrize("mode", [NetworkMode.TRANSLATE, NetworkMode.ANCHOR])
+def test_a_translated_guest_has_its_gateway_at_the_recipient(mode: NetworkMode) -> None:
+    steps = recipient_prepares(plan(mode), PORT)
+
+    assert [step.mac for step in steps if isinstance(step, Bridge)] == [None, GATEWAY_MAC]
+    assert {step.address for step in steps if isinstance(step, Address)} == {"10.81.1.1", "fd00:81:1::1"}
+    assert {step.destination for step in steps if isinstance(step, Route)} == {"10.81.1.10/32", "fd00:81:1::10/128"}
+
+
+def test_joined_networks_need_nothing() -> None:
+    joined = plan(NetworkMode.JOINED)
+    assert recipient_prepares(joined, PORT) == recipient_routes(joined) == recipient_announces(joined) == ()
+    assert donor_routes_away(joined) == ()
+
+
+def test_announced_routes_stand_in_a_table_of_their_own() -> None:
+    routes = [step for step in recipient_announces(plan(announce=True)) if isinstance(step, Route)]
+    assert {(route.destination, route.device, route.table) for route in routes} == {
+        ("10.81.1.10/32", BRIDGE, 7070),
+        ("fd00:81:1::10/128", BRIDGE, 7070),
+    }
+
+
+def test_the_donor_answers_for_what_has_left() -> None:
+    steps = [step for step in donor_routes_away(plan()) if isinstance(step, ProxyNeighbour)]
+    assert {(step.device, step.address) for step in steps} == {("vmbr0", "10.81.1.10"), ("vmbr0", "fd00:81:1::10")}
+
+
+def test_names_of_devices_fit_the_kernel() -> None:
+    assert device_name("vmx", PORT, 63) == "vmx123456789a63"
+    assert len(device_name("vmx", PORT, 63)) <= 15
