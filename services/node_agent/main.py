@@ -66,7 +66,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     hypervisor = await _open_hypervisor(settings, runtime)
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
-    network, network_commands = _open_network(settings, messenger, PortExtensions(routes.link, keys), runtime)
+    extensions = PortExtensions(routes.link, keys, metrics=metrics)
+    network, network_commands = _open_network(settings, messenger, extensions, runtime)
     transfers = Transfers(
         settings,
         hypervisor=hypervisor,
