@@ -18,7 +18,7 @@ def _plan(mode: NetworkMode) -> LabPlan:
 
 
 def _guest(address: str, address6: str, home: str = "alpha") -> GuestRecord:
-    return GuestRecord("vm1", "u", _MAC, address, "tiny", "idle", 512, home, address6)
+    return GuestRecord("vm1", "u", _MAC, address, "tiny", "idle", 512, home, address6=address6)
 
 
 def test_joined_providers_have_one_segment_and_routed_ones_each_its_own() -> None:

@@ -44,7 +44,7 @@ def test_the_node_agents_can_read_the_list_of_addresses(tmp_path: Path) -> None:
     for plan in _PLANS:
         first = addressing.guest(plan, "alpha", 10)
         guest = GuestRecord(
-            "vm1", "u", "52:54:00:00:00:01", first.address, "tiny", "idle", 512, "alpha", first.address6
+            "vm1", "u", "52:54:00:00:00:01", first.address, "tiny", "idle", 512, "alpha", address6=first.address6
         )
         path = tmp_path / f"{plan.network}.toml"
         path.write_text(to_toml(node_network.addresses(plan, "alpha", [guest])), encoding="utf-8")

@@ -17,7 +17,7 @@ from services.node_agent.lanes.testing import MemoryRoute
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.extension.ports import ExtensionFailed, PortExtensions
 from services.node_agent.network.netlink import NetlinkError
-from shared.messages.network import CardPlan, extension_id
+from shared.messages.network import CardPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.topology import Lane
 from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, card, plan
@@ -87,7 +87,7 @@ async def test_it_is_open_until_it_is_closed(credentials: Pair, bridge: str) -> 
             await mine.open(agreed(credentials), Side.INBOUND, activated=False)
         assert is_port_of(bridge)
         await eventually(lambda: bool(asked))
-        assert [end.port_id for end in asked] == [extension_id(PORT)]
+        assert [end.port_id for end in asked] == [PORT]
         stats = mine.stats(PORT)
         assert stats is not None
         assert list(stats.cards) == [0]
