@@ -65,6 +65,11 @@ def listed(plan: LabPlan, provider: str) -> dict[str, str]:
     return found
 
 
+def values(plan: LabPlan, provider: str) -> set[str]:
+    """The values of all secrets at a provider."""
+    return {virsh(plan, provider, "secret-get-value", known, "--plain").strip() for known in listed(plan, provider)}
+
+
 def remove(plan: LabPlan, name: str) -> None:
     """Remove a guest's secrets from all providers: its own, and those that ports made."""
     whose = re.compile(rf">{re.escape(name)}[.]|of VM {re.escape(name)},")

@@ -27,6 +27,8 @@ CLIENT_PORT = "to-client"
 WAN_MTU_JOINED = 1550
 WAN_MTU_ROUTED = 1500
 GUEST_BRIDGE = "vmbr0"
+GUEST_SWITCH = "vmovs0"
+FIRST_VLAN = 42
 GUEST_PREFIX = "10.88.0"
 GUEST_FIRST = 10
 AMQP_PORT = 5672
@@ -125,6 +127,10 @@ class LabPlan:
     def node(self, provider: str) -> str:
         """Name of the provider's only node."""
         return f"{provider}-1"
+
+    def vlan(self, provider: str) -> int:
+        """The VLAN that is the guests' network on the provider's Open vSwitch bridge; each provider has its own."""
+        return FIRST_VLAN + 100 * self.providers.index(provider)
 
     @property
     def state_dir(self) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from services.node_agent import install_hook, net_command
+from services.node_agent.gateway import serve_gateway
 from services.node_agent.heartbeat import Heartbeat
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.libvirt_adapter import LibvirtHypervisor
@@ -24,7 +25,12 @@ from services.node_agent.malloc import use_one_arena
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.addresses_file import AddressesError, read_addresses
+from services.node_agent.network.extension.ports import PortExtensions
+from services.node_agent.network.journal import NetworkJournal
+from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.network_service import NetworkCommands, NetworkReports
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NetworkSection, NodeSection, NodeSettings
 from services.node_agent.state.journal import Journal
@@ -50,6 +56,9 @@ log = get_logger(__name__)
 async def serve(runtime: Runtime[NodeSettings]) -> None:
     """Run until cancelled."""
     settings = runtime.settings.node
+    if settings.role == "gateway":
+        await serve_gateway(runtime)
+        return
     caps = _open_caps(settings)
     metrics = NodeMetrics(runtime.metrics.registry)
     journal, outbox = _open_state(settings.state_dir, runtime)
@@ -57,8 +66,17 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     hypervisor = await _open_hypervisor(settings, runtime)
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
+    extensions = PortExtensions(routes.link, keys, metrics=metrics)
+    network, network_commands = _open_network(settings, messenger, extensions, runtime)
     transfers = Transfers(
-        settings, hypervisor=hypervisor, journal=journal, messenger=messenger, routes=routes, keys=keys, metrics=metrics
+        settings,
+        hypervisor=hypervisor,
+        journal=journal,
+        messenger=messenger,
+        routes=routes,
+        keys=keys,
+        metrics=metrics,
+        network=network,
     )
     addresses = VmAddresses(runtime.settings.network)
     commands = VmCommands(
@@ -70,7 +88,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         addresses=addresses,
     )
-    service = NodeService(runtime.party, transfers, commands, messenger)
+    service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
     heartbeat = Heartbeat(
         hypervisor,
         messenger,
@@ -79,10 +97,12 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         every_s=settings.heartbeat_s,
         agent_version=version(),
         ports=transfers.ports,
-        problems=_problems(transfers, _make_hook(settings, metrics)),
+        problems=_problems(transfers, _make_hook(settings, metrics), network),
         addresses=addresses,
     )
     runtime.check("libvirt", heartbeat.check)
+    for name in await network.restore():
+        log.error("damaged record of the network set aside; see vmport-node net list", file=name)
     _recover(transfers)
     runtime.running()
     try:
@@ -90,6 +110,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
             group.create_task(outbox.run(), name="outbox")
             group.create_task(heartbeat.run(), name="heartbeat")
             group.create_task(addresses.run(), name="addresses")
+            group.create_task(network.run(), name="network")
             group.create_task(runtime.bus.consume(service.handle), name="inbox")
             if settings.caps_file is not None:
                 group.create_task(CapsFile(settings.caps_file, caps).run(), name="caps")
@@ -153,8 +174,17 @@ def _recover(transfers: Transfers) -> None:
         log.error("damaged journal file set aside; check what its port left behind", file=name)
 
 
-def _problems(transfers: Transfers, hook: StartHook) -> Callable[[], tuple[str, ...]]:
-    return lambda: (*transfers.problems(), *hook.problems())
+def _problems(transfers: Transfers, hook: StartHook, network: NetworkKeeper) -> Callable[[], tuple[str, ...]]:
+    return lambda: (*transfers.problems(), *hook.problems(), *network.problems())
+
+
+def _open_network(
+    settings: NodeSection, messenger: Messenger, extensions: PortExtensions, runtime: Runtime[NodeSettings]
+) -> tuple[NetworkKeeper, NetworkCommands]:
+    runtime.stack.push_async_callback(extensions.close_all)
+    journal = NetworkJournal(settings.state_dir / "network")
+    keeper = NetworkKeeper(journal, StepMaker(), extensions=extensions, report=NetworkReports(messenger))
+    return keeper, NetworkCommands(keeper, messenger)
 
 
 async def _open_routes(runtime: Runtime[NodeSettings], metrics: NodeMetrics, caps: Caps) -> LaneRoutes:

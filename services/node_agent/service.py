@@ -8,11 +8,13 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.node_agent.messenger import Messenger
+from services.node_agent.network_service import NetworkCommands
 from services.node_agent.transfers.manager import Transfers
 from services.node_agent.vm_commands import VmCommands
 from shared.bus import Reject
 from shared.logs import get_logger
 from shared.messages import AnyEnvelope
+from shared.messages.addresses import CloseExtension
 from shared.messages.base import PortMessage
 from shared.messages.nodes import CheckVm, DescribeVm, EraseQuarantine, ExpectOutbound
 from shared.messages.porting import (
@@ -41,11 +43,19 @@ ShortCommand = DescribeVm | CheckVm | ProvisionVm | DisconnectVm | EraseQuaranti
 class NodeService:
     """Handles one node's inbox."""
 
-    def __init__(self, party: Party, transfers: Transfers, commands: VmCommands, messenger: Messenger) -> None:
+    def __init__(
+        self,
+        party: Party,
+        transfers: Transfers,
+        commands: VmCommands,
+        messenger: Messenger,
+        network: NetworkCommands | None = None,
+    ) -> None:
         self._party = party
         self._transfers = transfers
         self._commands = commands
         self._messenger = messenger
+        self._network = network
         self._tasks = Tasks("commands")
 
     async def close(self) -> None:
@@ -71,6 +81,8 @@ class NodeService:
                 self._transfers.answered(answer, question=envelope.causationid, sent_at=envelope.time)
             case DescribeVm() | CheckVm() | ProvisionVm() | DisconnectVm() | EraseQuarantine() as command:
                 self._tasks.spawn(self._answer(envelope, command), name=type(command).__name__)
+            case CloseExtension() as command if self._network is not None:
+                self._tasks.spawn(self._network.close_extension(command), name="close an extension")
             case other:
                 raise Reject("unexpected_message", f"a node has no use for {type(other).__name__}")
 

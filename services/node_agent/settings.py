@@ -22,6 +22,11 @@ WindowBytes = Annotated[int, Field(ge=256 * 1024, le=64 * 1024 * 1024)]
 class NodeSection(Section):
     """This host. Its name and provider come from the bus URL's user, ``node.PROVIDER.NAME``."""
 
+    role: Literal["host", "gateway"] = Field(
+        default="host",
+        description="host: runs VMs. gateway: runs none, and sends packets for addresses of a neutral prefix to the "
+        "provider that serves the VM (network mode anchor).",
+    )
     libvirt_uri: str = Field(default="qemu:///system", description="How this agent reaches the host's libvirtd.")
     libvirt_socket: Path = Field(
         default=Path("/run/libvirt/libvirt-sock"),

@@ -86,11 +86,11 @@ class Held:
     vcpus: int
     memory_bytes: int
     disk_bytes: int
+    huge_pages: tuple[str, ...] = ()
+    """The sizes of huge pages that its memory lies on, as the VM's needs name them."""
     addresses: tuple[str, ...] = ()
     care_of: tuple[str, ...] = ()
     """Addresses of this provider's pools to which others translate the VM's own."""
-    huge_pages: tuple[str, ...] = ()
-    """The sizes of huge pages that its memory lies on, as the VM's needs name them."""
     reserved: bool = True
     """Whether it still reserves room; False when the VM is here for good and a heartbeat counts it."""
 

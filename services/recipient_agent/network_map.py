@@ -266,14 +266,14 @@ def card(nic: Nic) -> str:
     return f"network card {nic.mac}"
 
 
-def is_users(nic: Nic) -> bool:
-    """Whether a card is on QEMU's own user network: it has no address of its own outside."""
-    return "user" in _kinds(nic) or "passt" in _kinds(nic)
-
-
 def _kinds(nic: Nic) -> tuple[str, ...]:
     """What a rule may call the card's kind."""
     return {"passt": ("user", "passt"), PASST_VHOST: ("passt",)}.get(nic.kind, (nic.kind,))
+
+
+def is_users(nic: Nic) -> bool:
+    """Whether a card is on a user network: it has no address of its own outside."""
+    return nic.kind in {"user", "passt", PASST_VHOST}
 
 
 def _theirs(nic: Nic) -> str:

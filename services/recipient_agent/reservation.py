@@ -89,9 +89,9 @@ class Reservation(BaseModel):
             vcpus=self.vm.vcpus,
             memory_bytes=self.vm.memory_bytes,
             disk_bytes=disk_bytes(self.vm),
+            huge_pages=wanted_pages(self.vm),
             addresses=addresses_of(self.vm),
             care_of=tuple(pair.real for card in self.network.cards for pair in card.care_of) if self.network else (),
-            huge_pages=wanted_pages(self.vm),
             reserved=self.holds_capacity,
         )
 

@@ -45,11 +45,16 @@ class NetworkFailed(VmportError):
 class Extensions(Protocol):
     """The layer-2 extensions of ports."""
 
-    async def open(self, agreement: ServiceChangeAgreement, side: Side) -> None:
-        """Have the devices of a port's extension, joined to their bridges; it connects in the background.
+    async def open(self, agreement: ServiceChangeAgreement, side: Side, *, activated: bool) -> None:
+        """Have the devices of a port's extension, joined to their bridges; it connects in the background. `activated`:
+        the guest runs at the recipient already, or may.
 
         Raises `VmportError`, OSError. Nothing is done where it is open.
         """
+        ...
+
+    def activate(self, port_id: UUID) -> None:
+        """The guest may run at the recipient from now on, or does; nothing is done where it is not open."""
         ...
 
     async def close(self, port_id: UUID) -> None:
@@ -117,7 +122,7 @@ class NetworkKeeper:
             async with self._lock(agreement.port_id):
                 await self._settle(record)
                 if extended:
-                    await self._extensions.open(agreement, side)
+                    await self._extensions.open(agreement, side, activated=False)
         except _FAILURES as error:
             left = await self.undo(agreement.port_id, side)
             remaining = f"; not removed: {', '.join(left)}" if left else ""
@@ -125,15 +130,18 @@ class NetworkKeeper:
         self._report(agreement, NetworkState.PREPARED)
 
     def guest_stands_still(self, port_id: UUID) -> None:
-        """Donor: the guest is paused, and may run at the recipient next."""
+        """Donor: the guest is paused, and may run at the recipient next. Only now may it be spoken for from there."""
+        self._extensions.activate(port_id)
         self._later(port_id, Side.OUTBOUND, {"paused": True}, "clone frames")
 
     def guest_is_away(self, port_id: UUID) -> None:
         """Donor: the ledger says that the VM is the recipient's, and it runs there."""
+        self._extensions.activate(port_id)
         self._later(port_id, Side.OUTBOUND, {"there": True}, "route away")
 
     def guest_has_arrived(self, port_id: UUID) -> None:
         """Recipient: the guest runs here."""
+        self._extensions.activate(port_id)
         self._later(port_id, Side.INBOUND, {"there": True}, "take over")
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
@@ -181,7 +189,9 @@ class NetworkKeeper:
                     async with self._lock(record.port_id):
                         await self._settle(record, again=True)
                         if record.extension:
-                            await self._extensions.open(record.agreement, record.side)
+                            await self._extensions.open(
+                                record.agreement, record.side, activated=record.paused or record.there
+                            )
                 except _FAILURES as error:
                     self._trouble(record, "not restored", error)
         return damaged

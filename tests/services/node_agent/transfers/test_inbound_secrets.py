@@ -24,9 +24,11 @@ from services.node_agent.transfers.outbound import OutboundResult
 from services.node_agent.transfers.outbound_secrets import hand_over_secrets
 from services.node_agent.transfers.secret_handover import HandedSecret, hand_over
 from shared.domain import SecretUsage, describe
-from shared.messages.porting import Side
+from shared.messages.porting import InboundFinished, OutboundFinished, Side, TransferFailed
+from shared.parties import BROKER, donor, recipient
 from tests.support.lane_credentials import Pair as CredentialsPair
-from tests.support.transfer_pair import LUKS_DISK, VM, Pair, made_pair
+from tests.support.node_world import ALPHA, BETA, World
+from tests.support.transfer_pair import ENCRYPTED_TPM, LUKS_DISK, VM, Pair, made_pair, make_agreement
 
 KEY, DISK_KEY = b"planted-key-of-the-tpm", b"planted-key-of-the-disk"
 
@@ -127,6 +129,17 @@ async def test_an_encrypted_disk_is_made_like_the_donors_and_nothing_is_kept_in_
     assert_shown_nowhere(encrypted.tmp, repr(lines), caplog.text)
     for path in encrypted.tmp.rglob("*-state/**/*"):
         assert path.is_dir() or b"page" not in path.read_bytes(), path
+
+
+@pytest.mark.servers
+async def test_a_medium_comes_along_with_an_encrypted_disk(credentials: CredentialsPair) -> None:
+    """As a file, whole, though nothing of it is stored to be referred to."""
+    iso = bytes(range(256)) * 64 * 3
+    async with made_pair(credentials, keys={LUKS_DISK: DISK_KEY}, medium=iso) as pair:
+        _, failure = await pair.run()
+        assert failure is None
+        assert pair.arrived_medium.read_bytes() == iso
+        assert pair.cached(Side.INBOUND) == set()
 
 
 @pytest.mark.servers
@@ -268,3 +281,61 @@ async def test_an_encrypted_disk_is_no_overlay(sealed: Pair) -> None:
 def test_options_are_compared_by_value() -> None:
     """Two images made alike are alike."""
     assert LuksOptions({"hash-alg": "sha256"}) == LuksOptions({"hash-alg": "sha256"})
+
+
+@pytest.fixture
+def sealed_world(world: World) -> World:
+    """Two whole nodes, and a VM whose TPM is encrypted."""
+    secret = UUID(int=77)
+    world.alpha.hypervisor.secrets.add(SecretSpec(secret, SecretUsage.VTPM, "web's TPM"), KEY)
+    world.domain_xml = world.domain_xml.replace("<interface", ENCRYPTED_TPM % secret + "<interface")
+    world.alpha.hypervisor.vms[VM].domain_xml = world.domain_xml
+    world.agreement = make_agreement(
+        world.beta.settings.image_dir / "web.raw",
+        domain_xml=world.domain_xml,
+        donor_lane=world.alpha.keys.endpoint,
+        recipient_lane=world.beta.keys.endpoint,
+    )
+    world.ledger.port_id = world.agreement.port_id
+    return world
+
+
+async def test_whole_nodes_tell_nobody_a_key(sealed_world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Not the broker, not their agents, in no message; and no file of theirs has it, during the port and after it."""
+    world = sealed_world
+    caplog.set_level("DEBUG")
+    with structlog.testing.capture_logs() as lines:
+        world.alpha.hypervisor.memory_flows.clear()
+        await world.start_port()
+        await asyncio.wait_for(world.beta.hypervisor.prepared.wait(), 10)
+        assert len(world.beta.hypervisor.secrets.there) == 1
+        assert_shown_nowhere(world.tmp)
+        world.alpha.hypervisor.memory_flows.set()
+        await world.hear(recipient("beta"), InboundFinished)
+        await world.hear(donor("alpha"), OutboundFinished)
+    parties = (BROKER, ALPHA, BETA, donor("alpha"), recipient("beta"))
+    told = [repr(envelope) for party in parties for envelope in world.broker.received(party)]
+    assert len(told) > 4
+    assert_shown_nowhere(world.tmp, repr(lines), caplog.text, *told)
+    assert world.beta.hypervisor.secrets.there[ours_of(world)].value == SecretValue(KEY)
+
+
+async def test_an_agent_that_dies_leaves_no_key_behind(sealed_world: World) -> None:
+    """Its successor removes it with all else, by the journal."""
+    world = sealed_world
+    world.alpha.hypervisor.memory_flows.clear()
+    await world.start_port()
+    await asyncio.wait_for(world.beta.hypervisor.prepared.wait(), 10)
+    await world.beta.kill()
+    assert set(world.beta.hypervisor.secrets.there) == {ours_of(world)}
+    world.alpha.hypervisor.memory_flows.set()
+    await world.beta.start()
+    await world.hear(recipient("beta"), TransferFailed)
+    assert world.beta.hypervisor.secrets.there == {}
+    assert len(world.alpha.hypervisor.secrets.there) == 1
+
+
+def ours_of(world: World) -> UUID:
+    """The secret that beta's definition names."""
+    (use,) = describe(world.agreement.domain_xml).secrets
+    return UUID(use.uuid)

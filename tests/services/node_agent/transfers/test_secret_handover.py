@@ -9,12 +9,15 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.node_agent.hypervisor.interface import SecretError
 from services.node_agent.hypervisor.luks import LuksOptions
 from services.node_agent.hypervisor.secret_values import MAX_SECRET_BYTES, SecretValue
 from services.node_agent.lanes.core.errors import QuestionError, StreamError
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.transfers import secret_handover
 from services.node_agent.transfers.secret_handover import HandedSecret, answer_kept, hand_over, read_secrets
 from shared.domain import SecretUsage, SecretUse
 from shared.page_stream.bodies import StreamKind
@@ -119,3 +122,21 @@ async def test_without_a_yes_the_port_does_not_go_on(answer: bytes | None) -> No
     async with lane(receive) as control, asyncio.timeout(10):
         with pytest.raises(SecretError, match="hand the VM's secrets over"):
             await hand_over(control, SECRETS)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.just(value()),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["tpm", "value", "luks", "cipher-alg"]), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON.map(lambda document: json.dumps(document).encode()) | st.binary(max_size=200))
+def test_any_document_is_read_or_refused(document: bytes) -> None:
+    """By no other error."""
+    with suppress(QuestionError):
+        found = secret_handover._decode(document)
+        assert all(isinstance(secret, HandedSecret) for secret in found.values())
