@@ -1,8 +1,8 @@
 """What is known of a VM's addresses, joined from its sources: the operator's list, the guest, leases, neighbours. Pure.
 
-The operator's list decides, and for a VM that came by a port what was agreed then. What a guest or a neighbour table says
-of such a card is only compared with it, since a guest can claim any address. For another card what is seen is taken, but
-never the address of a router, nor one that belongs to another card. Wherever two sources differ there is a finding.
+The operator's list decides, and for a VM that came by a port what was agreed then. What a guest or a neighbour table
+says of such a card is only compared with it, since a guest can claim any address. For another card what is seen is
+taken, but never the address of a router, nor one of another card. Wherever two sources differ there is a finding.
 """
 
 from __future__ import annotations
