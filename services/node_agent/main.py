@@ -28,6 +28,7 @@ from services.node_agent.network.addresses_file import AddressesError, read_addr
 from services.node_agent.network.extension.ports import PortExtensions
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.kept import KeptAddresses
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.network_service import NetworkCommands, NetworkReports
@@ -78,7 +79,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         network=network,
     )
-    addresses = VmAddresses(runtime.settings.network)
+    kept = KeptAddresses(NetworkJournal(settings.state_dir / "network"))
+    addresses = VmAddresses(runtime.settings.network, kept=kept)
     commands = VmCommands(
         hypervisor,
         journal,
