@@ -300,7 +300,7 @@ class Lab(LabGuests):
         passwords = rabbit.write_definitions(self.plan)
         services.write_settings(self.plan, passwords, accelerator=guests.accelerator(self.plan))
         if not all(self.policy_file(provider).exists() for provider in self.plan.providers):
-            services.write_policies(self.plan, self._state)
+            services.write_guest_lists(self.plan, self._state)
         self._record(rabbit.EPMD, rabbit.start_epmd(self.plan, self._state))
         self._record(rabbit.RABBITMQ, rabbit.start_rabbitmq(self.plan, self._state))
         for provider in self.plan.providers:

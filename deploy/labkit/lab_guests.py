@@ -30,7 +30,7 @@ class LabGuests(LabBase):
             record = guests.start(self.plan, self._state, spec)
             self._state.guests[spec.name] = record
             self._save()
-            services.write_policies(self.plan, self._state)
+            services.write_guest_lists(self.plan, self._state)
         if ready_s is not None:
             if spec.firmware is not None:
                 ready_s *= UEFI_TAKES
@@ -47,7 +47,7 @@ class LabGuests(LabBase):
             guests.remove(self.plan, self.guest(name))
             del self._state.guests[name]
             self._save()
-            services.write_policies(self.plan, self._state)
+            services.write_guest_lists(self.plan, self._state)
 
     def guest(self, name: str) -> GuestRecord:
         """What is recorded of a guest. Raises `LabError` for an unknown name."""

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import hosts, processes, rabbit
+from deploy.labkit import hosts, node_network, processes, rabbit
 from deploy.labkit.errors import LabError
 from deploy.labkit.plan import GUEST_BRIDGE, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
@@ -74,6 +74,11 @@ def config_file(plan: LabPlan, name: str) -> Path:
 def policy_file(plan: LabPlan, provider: str) -> Path:
     """The donor policy of a provider."""
     return plan.config_dir / f"policy-{provider}.toml"
+
+
+def addresses_file(plan: LabPlan, provider: str) -> Path:
+    """The provider's list of its guests' addresses."""
+    return plan.config_dir / f"addresses-{provider}.toml"
 
 
 def write_settings(plan: LabPlan, passwords: Mapping[Party, str], *, accelerator: str) -> None:
@@ -143,6 +148,7 @@ def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
             "heartbeat_s": 2.0,
             "caps_file": str(caps_file(plan, service.host)),
         },
+        "network": node_network.section(plan, service.host, str(addresses_file(plan, service.host))),
         "direct": {
             "listen": f"{plan.wan_address(service.host)}:{DIRECT_PORT}",
             "advertise": [f"{plan.wan_address(service.host)}:{DIRECT_PORT}"],
@@ -194,14 +200,19 @@ def policy(owned: Iterable[GuestRecord]) -> dict[str, Any]:
     return {"minimum_stay_days": 90, "accounts": {TENANT_NAME: {**account, **({"vms": vms} if vms else {})}}}
 
 
-def write_policies(plan: LabPlan, state: LabState) -> None:
-    """Record in every provider's policy that the tenant owns the lab's guests."""
+def write_guest_lists(plan: LabPlan, state: LabState) -> None:
+    """Record in every provider's policy that the tenant owns the lab's guests, and list the addresses of its own."""
     text = to_toml(policy(state.guests.values()))
     for provider in plan.providers:
-        target = policy_file(plan, provider)
-        draft = target.with_suffix(".new")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(target)
+        _replace(policy_file(plan, provider), text)
+        listed = node_network.addresses(plan, provider, state.guests.values())
+        _replace(addresses_file(plan, provider), to_toml(listed))
+
+
+def _replace(target: Path, text: str) -> None:
+    draft = target.with_suffix(".new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(target)
 
 
 def program(name: str) -> str:

@@ -15,6 +15,7 @@ from services.broker.migrate import migrate
 from services.broker.relay_lanes import LaneKeeper, want
 from services.broker.tables import lane_jobs
 from shared.bus import BusDown, LaneEnds
+from shared.messages.network import extension_id
 from shared.parties import BROKER, node
 from shared.store import Store, Transaction
 from shared.testing import breathe
@@ -65,10 +66,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
-async def wish(store: Store, wanted: str) -> None:
+async def wish(store: Store, wanted: str, ends: LaneEnds = ENDS) -> None:
     """Store a wish."""
     async with store.transaction() as tx:
-        await want(tx, ENDS, "open" if wanted == "open" else "closed", port_id=ENDS.port_id)
+        await want(tx, ends, "open" if wanted == "open" else "closed", port_id=PORT)
 
 
 async def is_done(store: Store) -> bool:
@@ -118,3 +119,20 @@ async def test_a_wish_that_changed_meanwhile_is_carried_out_again(store: Store) 
     await keeper.work()
     assert (admin.open, opened.ports) == ({}, [])
     assert await is_done(store)
+
+
+async def test_a_port_hears_when_all_its_lanes_are_open(store: Store) -> None:
+    """Its own and those of its extension: once, whichever comes last; those that are closed are not waited for."""
+    admin, opened = Admin(), Opened()
+    keeper = LaneKeeper(store, admin, opened)
+    more = LaneEnds(extension_id(PORT), ENDS.donor_node, ENDS.recipient_node)
+    await wish(store, "open")
+    await wish(store, "open", more)
+    await keeper.work()
+    assert (set(admin.open), opened.ports) == ({PORT, more.port_id}, [PORT])
+    await wish(store, "closed")
+    await keeper.work()
+    assert (set(admin.open), opened.ports) == ({more.port_id}, [PORT])
+    await wish(store, "closed", more)
+    await keeper.work()
+    assert (admin.open, await is_done(store)) == ({}, True)

@@ -12,6 +12,8 @@ from services.node_agent.hypervisor.interface import LiveVm, Obstacle, ObstacleC
 from services.node_agent.hypervisor.secret_values import SecretSpec
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.settings import NetworkSection
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
@@ -514,3 +516,18 @@ async def test_secrets_go_when_the_disks_are_erased(host: Host, *, used: bool) -
 
     assert (secret in host.hypervisor.secrets.there) is used
     assert isinstance(await host.commands.erase(host.port_id), DisksErased)
+
+
+async def test_what_is_known_of_addresses_goes_with_the_description(host: Host) -> None:
+    """By card, with the segment of its bridge; without a source nothing is told."""
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.network is None
+    host.commands._addresses = VmAddresses(NetworkSection(segments={"vmbr0": "tenants"}))
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    network = answer.identity.vm.network
+    assert network is not None
+    assert [(card.mac, card.segment) for card in network.cards] == [
+        (nic.mac, "tenants" if nic.bridge == "vmbr0" else "") for nic in answer.identity.vm.nics
+    ]
