@@ -79,15 +79,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         network=network,
     )
     addresses = VmAddresses(runtime.settings.network)
-    commands = VmCommands(
-        hypervisor,
-        journal,
-        node=runtime.party.node,
-        lane=keys.endpoint,
-        described=transfers.described,
-        metrics=metrics,
-        addresses=addresses,
-    )
+    commands = _make_commands(runtime, hypervisor, journal, transfers, keys=keys, metrics=metrics, addresses=addresses)
     service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
     problems = _problems(transfers, _make_hook(settings, metrics), network)
     heartbeat = _make_heartbeat(
@@ -105,13 +97,32 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     runtime.running()
     loops = {"outbox": outbox.run(), "heartbeat": heartbeat.run(), "addresses": addresses.run()}
     loops |= {"network": network.run(), "inbox": runtime.bus.consume(service.handle)}
-    if settings.caps_file is not None:
-        loops["caps"] = CapsFile(settings.caps_file, caps).run()
     try:
-        await _run(loops)
+        await _run(loops, settings.caps_file, caps)
     finally:
         await service.close()
         await transfers.stop(runtime.settings.stop_within_s / 2)
+
+
+def _make_commands(
+    runtime: Runtime[NodeSettings],
+    hypervisor: LibvirtHypervisor,
+    journal: Journal,
+    transfers: Transfers,
+    *,
+    keys: LaneKeys,
+    metrics: NodeMetrics,
+    addresses: VmAddresses,
+) -> VmCommands:
+    return VmCommands(
+        hypervisor,
+        journal,
+        node=runtime.party.node,
+        lane=keys.endpoint,
+        described=transfers.described,
+        metrics=metrics,
+        addresses=addresses,
+    )
 
 
 def _make_heartbeat(
@@ -138,10 +149,12 @@ def _make_heartbeat(
     )
 
 
-async def _run(loops: Mapping[str, Coroutine[Any, Any, None]]) -> None:
+async def _run(loops: Mapping[str, Coroutine[Any, Any, None]], caps_file: Path | None, caps: Caps) -> None:
     async with asyncio.TaskGroup() as group:
         for name, loop in loops.items():
             group.create_task(loop, name=name)
+        if caps_file is not None:
+            group.create_task(CapsFile(caps_file, caps).run(), name="caps")
 
 
 def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journal, Outbox]:

@@ -116,6 +116,16 @@ def donor_routes_away(plan: NetworkPlan) -> tuple[Step, ...]:
     return tuple(steps)
 
 
+def donor_knows(plan: NetworkPlan) -> tuple[Step, ...]:
+    """Where the recipient is the guest's gateway, too, the guest's answers to this host's ARP stay there."""
+    return tuple(
+        Neighbour(device=card.donor_bridge, address=address, mac=guest_mac(card.card))
+        for _, card in own_bridges(plan)
+        if card.donor_bridge
+        for address in addresses_of(card.card)
+    )
+
+
 def recipient_wants(plan: NetworkPlan, port_id: UUID, *, arrived: bool, closed: bool = False) -> tuple[Step, ...]:
     """All that is to be made at the recipient now."""
     announced = arrived and plan.terms.then_announce
@@ -135,9 +145,11 @@ def donor_wants(
         return ()
     if plan.terms.carry is NetworkMode.TRANSLATE and helps:
         return (*away_tables(_table("away", port_id), care_of(plan)), *donor_routes_away(plan))
+    if not plan.terms.then_announce:
+        return ()
     # While an extension is open it is the VM's place here.
     carried = plan.terms.carry is NetworkMode.EXTEND and helps
-    return donor_routes_away(plan) if plan.terms.then_announce and not carried else ()
+    return donor_knows(plan) if carried else donor_routes_away(plan)
 
 
 def care_of(plan: NetworkPlan) -> tuple[CareOf, ...]:

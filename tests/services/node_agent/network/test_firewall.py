@@ -100,6 +100,7 @@ async def test_from_the_first_packet_a_guest_has_its_own_address_only() -> None:
     guest.send(OTHER, FAR)
     guest.send(GUEST, FAR)
     guest.send(GUEST, FAR, protocol=1)
+    guest.wire.close()
 
     assert (came("spoofed"), came("own"), came("local")) == (0, 2, 1)
     assert await Nft().counted("inet", table_name(PORT, 0), ROUTED) == 0

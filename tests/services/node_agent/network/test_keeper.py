@@ -13,7 +13,7 @@ from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
-from services.node_agent.network.steps import Address, Bridge, NftTable, ProxyNeighbour, Route, Setting, Step
+from services.node_agent.network.steps import Address, Bridge, Neighbour, NftTable, ProxyNeighbour, Route, Setting, Step
 from shared.messages.addresses import NetworkState
 from shared.messages.network import NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
@@ -191,9 +191,9 @@ async def test_the_donor_clones_from_the_pause_and_answers_when_the_extension_is
     world.keeper.guest_stands_still(PORT)
     await world.until(lambda: world.kinds() == {NftTable})
     world.keeper.guest_is_away(agreement(None))
-    await world.until(lambda: world.kernel.made == [])
+    await world.until(lambda: world.kinds() == {Neighbour})
     await world.keeper.close_extension(PORT)
-    assert ProxyNeighbour in world.kinds()
+    assert world.kinds() == {ProxyNeighbour, Setting}
 
 
 async def test_a_new_process_has_everything_again(world: World) -> None:
