@@ -35,8 +35,10 @@ from services.node_agent.network.extension.wire import (
 from services.node_agent.network.frames import reverse_arp
 
 QUEUE_BYTES: Final = 1 << 20
-QUEUE_S: Final = 0.2
+QUEUE_S: Final = 0.1
 """For the lane: so much of what it does not take at once may wait, and for so long. 1 MiB is 84 ms at 100 Mbit/s."""
+SEND_BYTES: Final = MAX_PAYLOAD_BYTES // 2
+"""Joined into one payload. The lane has two payloads in flight at least, and what waits there waits for all."""
 WAITING_BYTES: Final = 1 << 20
 """For the guest, before it has spoken."""
 FRAMES_AT_ONCE: Final = 128
@@ -147,7 +149,7 @@ class CardCarrier:
 
     async def next_payload(self) -> bytes:
         """What is to be sent next; waits for it."""
-        while not (payload := self._queue.take(MAX_PAYLOAD_BYTES, self._loop.time())):
+        while not (payload := self._queue.take(SEND_BYTES, self._loop.time())):
             self._filled.clear()
             await self._filled.wait()
         return payload
