@@ -1,4 +1,4 @@
-"""What a provider's node agent is told of the lab's networks: what it can do, and which addresses guests have. Pure."""
+"""What vmport is told of the networks of a lab: what each node can do, and which addresses guests have. Pure."""
 
 from collections.abc import Iterable
 from ipaddress import ip_interface
@@ -34,6 +34,14 @@ def section(plan: LabPlan, provider: str, addresses_file: str) -> dict[str, Any]
     return table
 
 
+def broker_section(plan: LabPlan) -> dict[str, Any]:
+    """The section [anchor] of the broker's settings, where the lab has a neutral party."""
+    if not plan.gateways:
+        return {}
+    prefixes = [str(addressing.NEUTRAL4), str(addressing.NEUTRAL6)]
+    return {"anchor": {"prefixes": prefixes, "gateways": [f"{NEUTRAL_PARTY}/{name}" for name in plan.gateways]}}
+
+
 def addresses(plan: LabPlan, provider: str, guests: Iterable[GuestRecord]) -> dict[str, Any]:
     """The provider's list of addresses: of those guests that began there, wherever they run."""
     cards = {guest.mac: _card(plan, guest) for guest in guests if guest.home == provider}
@@ -49,7 +57,10 @@ def _card(plan: LabPlan, guest: GuestRecord) -> dict[str, Any]:
         "holder": party,
         "announced_by": party,
     }
-    if not neutral:
+    if neutral:
+        # No bridge of a provider is its network, not even that of its home.
+        card["segment"] = NEUTRAL_PARTY
+    else:
         card["on_link"] = [str(ip_interface(each).network) for each in (station.ip, station.ip6)]
     if station.gateway:
         mac = addressing.site(plan, guest.home).gateway_mac

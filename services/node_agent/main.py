@@ -29,6 +29,7 @@ from services.node_agent.network.addresses_file import AddressesError, read_addr
 from services.node_agent.network.extension.ports import PortExtensions
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.kept import KeptAddresses
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.network_service import NetworkCommands, NetworkReports
@@ -67,7 +68,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     hypervisor = await _open_hypervisor(settings, runtime)
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
-    network, network_commands = _open_network(settings, messenger, PortExtensions(routes.link, keys), runtime)
+    extensions = PortExtensions(routes.link, keys, metrics=metrics)
+    network, network_commands = _open_network(settings, messenger, extensions, runtime)
     transfers = Transfers(
         settings,
         hypervisor=hypervisor,
@@ -78,7 +80,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         network=network,
     )
-    addresses = VmAddresses(runtime.settings.network)
+    kept = KeptAddresses(NetworkJournal(settings.state_dir / "network"))
+    addresses = VmAddresses(runtime.settings.network, kept=kept)
     commands = _make_commands(runtime, hypervisor, journal, transfers, keys=keys, metrics=metrics, addresses=addresses)
     service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
     problems = _problems(transfers, _make_hook(settings, metrics), network)

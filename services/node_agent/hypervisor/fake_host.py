@@ -71,6 +71,8 @@ class FakeVm:
     """What libvirt and QEMU say against moving it, besides what its state and its images say."""
     unreadable: str = ""
     """Why its definition cannot be read; empty where it can."""
+    left_behind: bool = False
+    """Post-copy has begun, and QEMU does not let it run again."""
     lasting_xml: str | None = None
     """Its lasting definition where that is another than it runs with."""
 

@@ -236,6 +236,13 @@ class Hypervisor(Protocol):
         """
         ...
 
+    async def common_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> CpuFacts | None:
+        """The best CPU that runs here and has no feature that this one has not; None where there is none.
+
+        Raises `HypervisorError` as `compare_cpu` does, and for CPUs of different vendors.
+        """
+        ...
+
     async def capacity(self) -> HostCapacity:
         """What this host has and what is free."""
         ...
@@ -261,6 +268,16 @@ class Hypervisor(Protocol):
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its run state; None where it does not exist."""
+        ...
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """Whether it is paused for good: post-copy had begun here, and QEMU does not let it run again. False where it
+        does not exist."""
+        ...
+
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """Whether it is paused and has run here: an operator or an error has paused it, no migration holds it. False
+        where it does not exist."""
         ...
 
     async def is_running(self, uuid: UUID) -> bool:

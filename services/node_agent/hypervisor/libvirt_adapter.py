@@ -16,7 +16,7 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor import host_capabilities
+from services.node_agent.hypervisor import cpu_questions, host_capabilities
 from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.host_reader import HostReader
 from services.node_agent.hypervisor.interface import (
@@ -62,8 +62,25 @@ _SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1,
 _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
 
+_PAUSED_AFTER_START = {
+    libvirt.VIR_DOMAIN_PAUSED_USER,
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
+}
+"""Why a domain is paused that was running: `virsh suspend` of one that waits for its migration changes no reason."""
+COMPARE = "compare a CPU"
+_POST_COPY = {libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
+"""Why a domain is paused whose guest post-copy has taken, or tried to."""
+
 SIZE_WITHIN_S = 1.0
 """How long it is waited for when it is asked how large a disk is: a heartbeat waits meanwhile."""
+
+
+def _comparable(cpu: CpuFacts) -> str:
+    try:
+        return cpu_xml(cpu)
+    except ValueError as error:
+        raise HypervisorError(COMPARE, str(error)) from error
 
 
 class LibvirtHypervisor(RunningCheck):
@@ -115,22 +132,13 @@ class LibvirtHypervisor(RunningCheck):
 
     async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
         """Let libvirt compare."""
-        try:
-            xml = cpu_xml(cpu)
-        except ValueError as error:
-            raise HypervisorError("compare a CPU", str(error)) from error
+        under, xml = cpu_questions.Under(architecture, machine, accelerator), _comparable(cpu)
+        return await self._session.call(COMPARE, lambda: cpu_questions.compare(self._session.open(), xml, under))
 
-        def compare() -> str | None:
-            flags = libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
-            try:
-                self._session.open().compareHypervisorCPU(None, architecture, machine, accelerator, xml, flags)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_CPU_INCOMPATIBLE:
-                    raise
-                return error.get_error_message() or str(error)
-            return None
-
-        return await self._session.call("compare a CPU", compare)
+    async def common_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> CpuFacts | None:
+        """Let libvirt find the baseline of both."""
+        under, xml = cpu_questions.Under(architecture, machine, accelerator), _comparable(cpu)
+        return await self._session.call(COMPARE, lambda: cpu_questions.common(self._session.open(), xml, under))
 
     async def capacity(self) -> HostCapacity:
         """Read the host's memory, CPUs and the image directory's file system."""
@@ -186,6 +194,22 @@ class LibvirtHypervisor(RunningCheck):
             )
         except VmNotFound:
             return None
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """Read why a VM is paused."""
+        try:
+            state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
+        except VmNotFound:
+            return False
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _POST_COPY)
+
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """Read why a VM is paused: libvirt gives these reasons only to one that was running."""
+        try:
+            state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
+        except VmNotFound:
+            return False
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_AFTER_START)
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""

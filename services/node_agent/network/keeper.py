@@ -58,10 +58,14 @@ class Extensions(Protocol):
 
     async def open(self, agreement: ServiceChangeAgreement, side: Side, *, activated: bool) -> None:
         """Have the devices of a port's extension, joined to their bridges; it connects in the background. `activated`:
-        the guest runs at the recipient already.
+        the guest runs at the recipient already, or may.
 
         Raises `VmportError`, OSError. Nothing is done where it is open.
         """
+        ...
+
+    def activate(self, port_id: UUID) -> None:
+        """The guest may run at the recipient from now on, or does; nothing is done where it is not open."""
         ...
 
     async def close(self, port_id: UUID) -> None:
@@ -137,7 +141,8 @@ class NetworkKeeper:
         self._report(agreement, NetworkState.PREPARED)
 
     def guest_stands_still(self, port_id: UUID) -> None:
-        """Donor: the guest is paused, and may run at the recipient next."""
+        """Donor: the guest is paused, and may run at the recipient next. Only now may it be spoken for from there."""
+        self._extensions.activate(port_id)
         self._tasks.spawn(self._change(port_id, Side.OUTBOUND, {"paused": True}), name="clone frames")
 
     def guest_runs_on(self, port_id: UUID) -> None:
@@ -146,10 +151,12 @@ class NetworkKeeper:
 
     def guest_is_away(self, moved: MovedVm) -> None:
         """Donor: the ledger says that the VM is the recipient's, and it runs there."""
+        self._extensions.activate(moved.port_id)
         self._tasks.spawn(self._moved(moved, Side.OUTBOUND), name="route away")
 
     def guest_has_arrived(self, moved: MovedVm) -> None:
         """Recipient: the guest runs here."""
+        self._extensions.activate(moved.port_id)
         self._tasks.spawn(self._moved(moved, Side.INBOUND), name="take over")
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
@@ -194,7 +201,9 @@ class NetworkKeeper:
                     async with self._lock(record.port_id):
                         await self._settle(record, again=True)
                         if record.extension:
-                            await self._extensions.open(record.agreement, record.side, activated=record.there)
+                            await self._extensions.open(
+                                record.agreement, record.side, activated=record.paused or record.there
+                            )
                 except _FAILURES as error:
                     self._trouble(record, "not restored", error)
         return damaged

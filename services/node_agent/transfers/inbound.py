@@ -290,10 +290,9 @@ class Inbound:
         self._guard.trouble("donor_gave_up", "the donor's hypervisor ended the migration")
 
     async def _on_switchover_question(self, stream: LaneStream, gate: GateProxy) -> None:
-        denied = await self._guard.ask_switchover()
+        denied = await self._guard.ask_for_post_copy()
         if denied is None:
             gate.post_copy_started = True
-            gate.allow_finish()
         await answer_switchover(stream, None if denied is None else f"{denied.code}: {denied.detail}")
 
     async def _on_memory(self, stream: LaneStream) -> None:

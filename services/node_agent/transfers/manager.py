@@ -215,7 +215,9 @@ class Transfers:
         self._journal.given_away.dismiss_all()
         records, damaged = self._journal.load()
         for record in records:
-            if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT}:
+            # KEPT is stored before the word that follows from it; the other ends are stored with theirs.
+            untold = record.phase is Phase.KEPT and record.last_word is None
+            if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT} and not untold:
                 self._reports.final(TransferJournal(self._journal, record))
             elif record.phase is not Phase.QUARANTINED:
                 active = self._begin(record)

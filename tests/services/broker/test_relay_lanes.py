@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import get_args
 from uuid import UUID
 
 import pytest
@@ -12,10 +13,9 @@ from sqlalchemy import select
 
 from services.broker import ledger
 from services.broker.migrate import migrate
-from services.broker.relay_lanes import LaneKeeper, want
+from services.broker.relay_lanes import LaneKeeper, Wanted, want
 from services.broker.tables import lane_jobs
 from shared.bus import BusDown, LaneEnds
-from shared.messages.network import extension_id
 from shared.parties import BROKER, node
 from shared.store import Store, Transaction
 from shared.testing import breathe
@@ -66,10 +66,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
-async def wish(store: Store, wanted: str, ends: LaneEnds = ENDS) -> None:
+async def wish(store: Store, wanted: Wanted) -> None:
     """Store a wish."""
     async with store.transaction() as tx:
-        await want(tx, ends, "open" if wanted == "open" else "closed", port_id=PORT)
+        await want(tx, ENDS, wanted)
 
 
 async def is_done(store: Store) -> bool:
@@ -89,6 +89,19 @@ async def test_lanes_are_opened_and_closed(store: Store) -> None:
     await wish(store, "closed")
     await keeper.work()
     assert (admin.open, admin.closed, opened.ports) == ({}, [ENDS.port_id], [ENDS.port_id])
+    assert await is_done(store)
+
+
+async def test_an_extension_outlives_its_port(store: Store) -> None:
+    """Its lane comes with the port's, which is told once, stays when these go, and goes at last."""
+    admin, opened = Admin(), Opened()
+    keeper = LaneKeeper(store, admin, opened)
+    found = []
+    for wanted in get_args(Wanted)[1:]:
+        await wish(store, wanted)
+        await keeper.work()
+        found.append((len(admin.open), len(admin.extensions), len(opened.ports)))
+    assert found == [(1, 1, 1), (0, 1, 1), (0, 0, 1)]
     assert await is_done(store)
 
 
@@ -119,20 +132,3 @@ async def test_a_wish_that_changed_meanwhile_is_carried_out_again(store: Store) 
     await keeper.work()
     assert (admin.open, opened.ports) == ({}, [])
     assert await is_done(store)
-
-
-async def test_a_port_hears_when_all_its_lanes_are_open(store: Store) -> None:
-    """Its own and those of its extension: once, whichever comes last; those that are closed are not waited for."""
-    admin, opened = Admin(), Opened()
-    keeper = LaneKeeper(store, admin, opened)
-    more = LaneEnds(extension_id(PORT), ENDS.donor_node, ENDS.recipient_node)
-    await wish(store, "open")
-    await wish(store, "open", more)
-    await keeper.work()
-    assert (set(admin.open), opened.ports) == ({PORT, more.port_id}, [PORT])
-    await wish(store, "closed")
-    await keeper.work()
-    assert (set(admin.open), opened.ports) == ({more.port_id}, [PORT])
-    await wish(store, "closed", more)
-    await keeper.work()
-    assert (admin.open, await is_done(store)) == ({}, True)

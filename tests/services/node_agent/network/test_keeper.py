@@ -60,6 +60,7 @@ class Wires:
 
     def __init__(self) -> None:
         self.open_now: set[UUID] = set()
+        self.activated: set[UUID] = set()
         self.idle: float | None = 0.0
         self.error: OSError | None = None
 
@@ -68,11 +69,16 @@ class Wires:
         agreement: ServiceChangeAgreement,
         side: Side,  # noqa: ARG002  # Extensions
         *,
-        activated: bool,  # noqa: ARG002  # Extensions
+        activated: bool,
     ) -> None:
         if self.error is not None:
             raise self.error
         self.open_now.add(agreement.port_id)
+        if activated:
+            self.activated.add(agreement.port_id)
+
+    def activate(self, port_id: UUID) -> None:
+        self.activated.add(port_id)
 
     async def close(self, port_id: UUID) -> None:
         self.open_now.discard(port_id)
@@ -184,6 +190,25 @@ async def test_a_recipient_that_nobody_routes_to_is_named(world: World) -> None:
     assert "no packet has come" in world.told[-1][1]
     assert world.keeper.problems() == ()
     assert world.wires.open_now == {PORT}
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_nobody_speaks_for_the_guest_before_its_time(world: World, side: Side) -> None:
+    """The extension opens at the donor when the guest stands still, at the recipient when it has arrived at the
+    latest; a new process knows it.
+    """
+    await world.keeper.prepare(side, agreement(plan()), {})
+    assert world.wires.activated == set()
+    if side is Side.OUTBOUND:
+        world.keeper.guest_stands_still(PORT)
+    else:
+        world.keeper.guest_has_arrived(agreement(None))
+    assert world.wires.activated == {PORT}
+    known = ("paused", "there")[side is Side.INBOUND]
+    await world.until(lambda: bool(getattr(world.journal.get(PORT, side), known)))
+    world.wires.activated.clear()
+    await world.new_process().restore()
+    assert world.wires.activated == {PORT}
 
 
 async def test_the_donor_clones_from_the_pause_and_answers_when_the_extension_is_gone(world: World) -> None:

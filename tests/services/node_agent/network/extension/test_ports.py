@@ -1,106 +1,158 @@
-"""Extensions of a node's ports in a real kernel: made, made again when they are taken away, closed."""
+"""The extensions of a node's ports, with real devices in a network of the test's own."""
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.routes.link import LaneLink
 from services.node_agent.lanes.testing import MemoryRoute
+from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.extension.ports import ExtensionFailed, PortExtensions
-from services.node_agent.network.netlink import Netlink, NetlinkError
-from services.node_agent.network.plan import device_name
-from shared.messages.network import CardPlan, extension_id
+from services.node_agent.network.netlink import NetlinkError
+from shared.messages.network import CardPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.topology import Lane
-from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, plan
+from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, card, plan
 from tests.support.extension_pair import eventually
-from tests.support.lane_credentials import make_credentials
+from tests.support.lane_credentials import Pair, make_pair
+from tests.support.namespaces import ip
 from tests.support.own_network import needs_root, own_network
 
 pytestmark = needs_root
-DEVICE = device_name("vmx", PORT, 0)
+
+DEVICE = "vmx123456789a0"
 
 
-@pytest.fixture(autouse=True)
-def _network() -> Iterator[None]:
+@pytest.fixture(scope="module")
+def credentials(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """Two node agents."""
+    return make_pair(Path(tmp_path_factory.mktemp("lane")))
+
+
+@pytest.fixture
+def bridge() -> Iterator[str]:
+    """The card's own bridge, in a network that is gone afterwards."""
     with own_network():
-        yield
+        ip("link", "add", BRIDGE, "type", "bridge")
+        yield BRIDGE
 
 
-def command(words: str) -> None:
-    subprocess.run(words.split(), check=True, timeout=10)
+def agreed(credentials: Pair) -> ServiceChangeAgreement:
+    """One that names these two nodes."""
+    donor, recipient = credentials.donor.keys.endpoint, credentials.recipient.keys.endpoint
+    return agreement(plan()).model_copy(update={"donor_lane": donor, "recipient_lane": recipient})
 
 
-def output(words: str) -> str:
-    return subprocess.run(words.split(), capture_output=True, text=True, check=False, timeout=10).stdout
+def is_port_of(bridge: str) -> bool:
+    """Whether the extension's device is in this bridge."""
+    shown = subprocess.run(["ip", "link", "show", "master", bridge], check=True, capture_output=True, text=True)
+    return f" {DEVICE}:" in shown.stdout
 
 
-class Node:
-    """A node agent's extensions; the other side never answers."""
+def exists() -> bool:
+    """Whether the device is there at all."""
+    return subprocess.run(["ip", "link", "show", DEVICE], check=False, capture_output=True).returncode == 0
 
-    def __init__(self, folder: Path) -> None:
-        mine = make_credentials(folder, "beta")
-        lanes = {"donor_lane": mine.keys.endpoint, "recipient_lane": mine.keys.endpoint}
-        self.agreement = agreement(plan()).model_copy(update=lanes)
-        self.ends: list[LaneEnd] = []
-        self.ports = PortExtensions(self.make_link, mine.keys, again_s=0.01)
 
-    async def make_link(self, end: LaneEnd, lane: Lane) -> LaneLink:
+@asynccontextmanager
+async def extensions(credentials: Pair, asked: list[LaneEnd]) -> AsyncIterator[PortExtensions]:
+    """Of the recipient's node; nobody is at the other end."""
+
+    async def make_link(end: LaneEnd, lane: Lane) -> LaneLink:
         assert lane is Lane.EXTENSION
-        self.ends.append(end)
-        return MemoryRoute().a
+        asked.append(end)
+        return MemoryRoute().b
 
-    async def open(self, agreed: ServiceChangeAgreement | None = None) -> None:
-        await self.ports.open(agreed or self.agreement, Side.INBOUND, activated=False)
-
-
-async def master(device: str) -> str | None:
-    async with Netlink() as kernel:
-        link = await kernel.link(device)
-        return None if link is None else link.master
+    metrics = NodeMetrics(CollectorRegistry())
+    made = PortExtensions(make_link, credentials.recipient.keys, metrics=metrics, again_s=0.05)
+    try:
+        yield made
+    finally:
+        await made.close_all()
 
 
-async def test_devices_are_in_their_bridge_until_it_is_closed(tmp_path: Path) -> None:
-    node = Node(tmp_path)
-    with pytest.raises(NetlinkError, match=BRIDGE):
-        await node.open()
-    assert await master(DEVICE) is None
-    command(f"ip link add {BRIDGE} type bridge")
-
-    for _ in range(2):
-        await node.open()
-    await eventually(lambda: len(node.ends) == 1)
-
-    assert await master(DEVICE) == BRIDGE
-    assert node.ends[0].agreement.port_id == extension_id(PORT)
-    assert node.ports.stats(PORT) is not None
-    for _ in range(2):
-        await node.ports.close(PORT)
-    assert (await master(DEVICE), node.ports.stats(PORT), node.ports.idle_s(PORT)) == (None, None, None)
-
-
-async def test_a_device_that_was_taken_away_is_made_again(tmp_path: Path) -> None:
-    node = Node(tmp_path)
-    command(f"ip link add {BRIDGE} type bridge")
-    await node.open()
-    await eventually(lambda: len(node.ends) == 1)
-    command(f"ip link del {DEVICE}")
-    await eventually(lambda: f"master {BRIDGE}" in output(f"ip -o link show {DEVICE}"))
-    await node.ports.close_all()
-    assert await master(DEVICE) is None
+async def test_it_is_open_until_it_is_closed(credentials: Pair, bridge: str) -> None:
+    """Its device is in the card's bridge, its lane has an id of its own; opening twice does nothing more."""
+    asked: list[LaneEnd] = []
+    async with extensions(credentials, asked) as mine:
+        for _ in range(2):
+            await mine.open(agreed(credentials), Side.INBOUND, activated=False)
+        assert is_port_of(bridge)
+        await eventually(lambda: bool(asked))
+        assert [end.port_id for end in asked] == [PORT]
+        stats = mine.stats(PORT)
+        assert stats is not None
+        assert list(stats.cards) == [0]
+        idle_s = mine.idle_s(PORT)
+        assert idle_s is not None
+        assert idle_s < 10
+        for _ in range(2):
+            await mine.close(PORT)
+        assert (exists(), mine.stats(PORT), mine.idle_s(PORT)) == (False, None, None)
 
 
-async def test_what_was_not_agreed_is_not_opened(tmp_path: Path) -> None:
-    node = Node(tmp_path)
-    with pytest.raises(ExtensionFailed, match="no plan"):
-        await node.open(node.agreement.model_copy(update={"network": None}))
-    agreed = plan()
-    card = CardPlan(card=agreed.cards[0].card, donor_bridge="", bridge=BRIDGE)
-    nowhere = node.agreement.model_copy(update={"network": agreed.model_copy(update={"cards": (card,)})})
-    with pytest.raises(ExtensionFailed, match="on no bridge"):
-        await node.ports.open(nowhere, Side.OUTBOUND, activated=False)
+async def test_a_device_that_was_taken_away_is_made_again(credentials: Pair, bridge: str) -> None:
+    """It is in its bridge again as soon as that is possible, also when the bridge itself was away."""
+    async with extensions(credentials, []) as mine:
+        await mine.open(agreed(credentials), Side.INBOUND, activated=True)
+        ip("link", "del", bridge)
+        ip("link", "del", DEVICE)
+        await asyncio.sleep(0.2)
+        assert not exists()
+        ip("link", "add", bridge, "type", "bridge")
+        await eventually(lambda: is_port_of(bridge))
+        await eventually(lambda: mine.stats(PORT) is not None)
+        stats = mine.stats(PORT)
+        assert stats is not None
+        assert stats.cards[0].activated
+
+
+async def test_its_gate_opens_by_word(credentials: Pair, bridge: str) -> None:
+    """At once after the opening, or while its device is away: the word is kept until it is closed."""
+    async with extensions(credentials, []) as mine:
+
+        def is_open() -> bool:
+            stats = mine.stats(PORT)
+            return stats is not None and stats.cards[0].activated
+
+        await mine.open(agreed(credentials), Side.INBOUND, activated=False)
+        mine.activate(PORT)
+        await eventually(is_open)
+        await mine.close(PORT)
+        await mine.open(agreed(credentials), Side.INBOUND, activated=False)
+        await eventually(lambda: mine.stats(PORT) is not None)
+        assert not is_open()
+        ip("link", "del", DEVICE)
+        await eventually(lambda: mine.stats(PORT) is None)
+        mine.activate(PORT)
+        await eventually(is_open)
+        assert is_port_of(bridge)
+
+
+async def test_what_cannot_be_made_leaves_nothing(credentials: Pair, bridge: str) -> None:
+    """No plan, no bridge in the plan, no such bridge here: each is said, and no device stays."""
+    async with extensions(credentials, []) as mine:
+        with pytest.raises(ExtensionFailed, match="no plan"):
+            await mine.open(agreed(credentials).model_copy(update={"network": None}), Side.INBOUND, activated=False)
+        nowhere = plan().model_copy(update={"cards": (CardPlan(card=card(), bridge=bridge),)})
+        without = agreed(credentials).model_copy(
+            update={
+                "network": nowhere,
+                "donor_lane": credentials.recipient.keys.endpoint,
+                "recipient_lane": credentials.donor.keys.endpoint,
+            }
+        )
+        with pytest.raises(ExtensionFailed, match="no bridge"):
+            await mine.open(without, Side.OUTBOUND, activated=False)
+        ip("link", "del", bridge)
+        with pytest.raises(NetlinkError):
+            await mine.open(agreed(credentials), Side.INBOUND, activated=False)
+        assert not exists()
