@@ -52,7 +52,7 @@ def test_dns_is_off_by_default_and_given_as_a_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("wrong", [{"server": "ns.example"}, {"zone": "vm.example."}, {"zone": "a" * 200}])
 def test_what_is_no_server_or_zone_is_refused(wrong: dict[str, str]) -> None:
     """A name server is an address; a zone has no dot at its end, and leaves room for labels."""
-    with pytest.raises(ValidationError, match="server|zone"):
+    with pytest.raises(ValidationError, match=r"server|zone"):
         DnsSettings.model_validate(wrong)
 
 
