@@ -57,7 +57,10 @@ def _card(plan: LabPlan, guest: GuestRecord) -> dict[str, Any]:
         "holder": party,
         "announced_by": party,
     }
-    if not neutral:
+    if neutral:
+        # No bridge of a provider is its network, not even that of its home.
+        card["segment"] = NEUTRAL_PARTY
+    else:
         card["on_link"] = [str(ip_interface(each).network) for each in (station.ip, station.ip6)]
     if station.gateway:
         mac = addressing.site(plan, guest.home).gateway_mac

@@ -33,7 +33,7 @@ GUEST_PREFIX = "10.88.0"
 GUEST_FIRST = 10
 AMQP_PORT = 5672
 # Each process has its own address space of ports; the metrics port is fixed per role, so that a scraper can be told.
-HEALTH_PORTS = {"broker": 9600, "donor": 9601, "recipient": 9602, "node": 9603}
+HEALTH_PORTS = {"broker": 9600, "donor": 9601, "recipient": 9602, "node": 9603, "gateway": 9604}
 
 _LAB_NAME = re.compile(r"[a-z0-9]{1,20}")
 _PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,10}")

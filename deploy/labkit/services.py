@@ -15,6 +15,7 @@ from typing import Any
 
 from deploy.labkit import hosts, node_network, processes, rabbit
 from deploy.labkit.errors import LabError
+from deploy.labkit.node_network import NEUTRAL_PARTY
 from deploy.labkit.plan import GUEST_BRIDGE, GUEST_SWITCH, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 from deploy.labkit.toml_text import to_toml
@@ -63,6 +64,8 @@ def services(plan: LabPlan) -> tuple[Service, ...]:
             Service(f"recipient-{name}", "vmport-recipient", name, recipient(name), "recipient"),
             Service(f"node-{name}", "vmport-node", name, node(name, plan.node(name)), "node"),
         ]
+    for name in plan.gateways:
+        found.append(Service(f"node-{name}", "vmport-node", name, node(NEUTRAL_PARTY, name), "gateway"))
     return tuple(found)
 
 
@@ -110,6 +113,8 @@ def settings(plan: LabPlan, service: Service, url: str, *, accelerator: str) -> 
             return {**common, "store": store, "donor": {"policy_file": policy, **_DONOR}}
         case "recipient":
             return {**common, "store": store, **_recipient(plan, service.host)}
+        case "gateway":
+            return {**common, "node": {"role": "gateway", "state_dir": str(plan.node_state_dir(service.host))}}
         case _:
             return {**common, **_node(plan, service, accelerator)}
 

@@ -24,7 +24,6 @@ from shared.bus import LaneEnds, Reject
 from shared.logs import get_logger, port_bound
 from shared.messages import Envelope, Message, PortMessage
 from shared.messages.addresses import (
-    AddressesServed,
     CloseExtension,
     ExtensionClosed,
     ExtensionShown,
@@ -141,14 +140,6 @@ async def closed(tx: Transaction, envelope: Envelope[ExtensionClosed]) -> None:
     if left:
         log.error("network left behind", sender=envelope.source, left=answer.left_overs)
     await _side_closed(tx, answer.port_id, answer.epoch, envelope.source)
-
-
-async def served(tx: Transaction, envelope: Envelope[AddressesServed]) -> None:
-    """A gateway sends the VM's packets to its owner. Raises `Reject` for a node that is no gateway of the port."""
-    stored = await _port_of(tx, envelope, of_gateways=True)
-    epoch = envelope.data.epoch
-    known = "" if epoch == stored.state.epoch else f"; the ledger has epoch {stored.state.epoch}"
-    await _record(tx, envelope, stored, f"serves epoch {epoch}{known}")
 
 
 # For questions

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.broker import extensions, inquiries, ledger, queries, registry
+from services.broker import extensions, gateways, inquiries, ledger, queries, registry
 from services.broker.dns_keeper import DnsKeeper
 from services.broker.inquiries import Inquiries
 from services.broker.ledger import LedgerConflict, StoredPort
@@ -76,12 +76,11 @@ class BrokerService(StatefulService):
         super().__init__(store, bus, metrics.store, relay_policy=policy, unknown_code="unexpected_type")
         self._metrics = metrics
         self._urgent_bus = bus
+        # Publishing of what urgent work has said; whoever waits for the next message does not wait for it.
         self._answers = Tasks("the broker's answers")
-        """Publishing of what urgent work has said; whoever waits for the next message does not wait for it."""
         self._silent_after = timedelta(seconds=settings.limits.provider_silent_s)
         self.lanes = LaneKeeper(store, lane_admin, self._lanes_opened)
-        limits = settings.limits.limits()
-        self._names = names
+        limits, self._names = settings.limits.limits(), names
         self._stepper = Stepper(
             settings.timing.timing(),
             limits,
@@ -110,14 +109,14 @@ class BrokerService(StatefulService):
         self.handlers.on(VmInspected, self._inquiries.inspected)
         self.handlers.on(NetworkReported, self._network_reported)
         self.handlers.on(ExtensionClosed, self._extension_closed)
-        self.handlers.on(AddressesServed, extensions.served)
+        self.handlers.on(AddressesServed, gateways.served)
         self.handlers.on_every(EndExtension, self._end_extension)
 
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """The urgent inbox, the relay's lanes, the gauges that are read from the ledger, and DNS."""
         urgent = self._urgent_bus.consume_urgent(self.handle, on_dead=self.on_dead)
-        names = {"names": self._names.run()} if self._names is not None else {}
-        return {"lanes": self.lanes.run(), "gauges": self._show_gauges(), "urgent inbox": urgent, **names}
+        loops = {"lanes": self.lanes.run(), "gauges": self._show_gauges(), "urgent inbox": urgent}
+        return loops if self._names is None else {**loops, "names": self._names.run()}
 
     async def start(self) -> None:
         """Set the timers of all ports under way again; whatever is overdue fires at once.
@@ -218,6 +217,9 @@ class BrokerService(StatefulService):
         if timer.key.startswith(extensions.PREFIX):
             await extensions.time_passed(tx, timer)
             tx.after_commit(self.lanes.wake)
+            return
+        if timer.key.startswith(gateways.PREFIX):
+            await gateways.time_passed(tx, timer)
             return
         port_id, kind = read_timer(timer)
         bind_log(port_id=str(port_id))

@@ -46,6 +46,7 @@ def quote(
     context: typer.Context,
     vm: VmArgument,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+    *,
     eject: EjectOption = None,
     require: RequireOption = None,
     network_mode: NetworkModeOption = NetworkChoice.AUTO,

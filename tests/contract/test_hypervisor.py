@@ -156,6 +156,7 @@ async def test_a_vm_that_is_not_there(host: Host) -> None:
     assert await hypervisor.state(nobody) is None
     assert await hypervisor.job(nobody) is None
     assert not await hypervisor.is_left_behind(nobody)
+    assert not await hypervisor.is_paused_after_start(nobody)
     await hypervisor.destroy(nobody)
     await hypervisor.abort_job(nobody)
     await hypervisor.thaw(nobody)

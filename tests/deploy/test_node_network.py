@@ -18,7 +18,7 @@ def _plan(mode: NetworkMode) -> LabPlan:
 
 
 def _guest(address: str, address6: str, home: str = "alpha") -> GuestRecord:
-    return GuestRecord("vm1", "u", _MAC, address, "tiny", "idle", 512, home, address6)
+    return GuestRecord("vm1", "u", _MAC, address, "tiny", "idle", 512, home, address6=address6)
 
 
 def test_joined_providers_have_one_segment_and_routed_ones_each_its_own() -> None:
@@ -61,7 +61,7 @@ def test_a_neutral_address_belongs_to_the_exchange() -> None:
     """Nothing else is on its link."""
     guests = [_guest("198.51.100.10", "2001:db8:a::10", "beta")]
     card = addresses(_plan(NetworkMode.ANCHOR), "beta", guests)["cards"][_MAC]
-    assert (card["holder"], card["announced_by"]) == ("exchange", "exchange")
+    assert (card["holder"], card["announced_by"], card["segment"]) == ("exchange",) * 3
     assert "on_link" not in card
     assert card["gateways"][0]["address"] == "10.81.2.1"
 

@@ -20,7 +20,7 @@ import pytest
 from deploy.labkit import GuestSpec, Lab, LabError, LabOptions, names, network, processes, routing
 from deploy.labkit.plan import CLIENT, HUB
 from deploy.labkit.processes import is_alive
-from deploy.labkit.routing_conf import SERVED, daemon
+from deploy.labkit.routing_conf import HOLD_S, SERVED, daemon
 from shared.messages.network import NetworkMode
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -121,6 +121,19 @@ def _longest_silence_s(probe: socket.socket, for_s: float) -> float:
             continue
         longest, last = max(longest, now - last), now
     return max(longest, now - last)
+
+
+def test_a_provider_that_is_cut_off_costs_the_others_nothing(lab: Lab) -> None:
+    """Sessions of the transit router with everybody else stand, as seen a while later."""
+    network.cut_uplink(lab.plan, "alpha")
+    try:
+        _until(lambda: routing.sessions(lab.plan, HUB)["alpha_ipv6"] != "Established", within_s=10)
+        time.sleep(HOLD_S + 1)
+        states = routing.sessions(lab.plan, HUB)
+        assert {name for name, state in states.items() if state != "Established"} == {"alpha_ipv4", "alpha_ipv6"}
+    finally:
+        network.join_uplink(lab.plan, "alpha")
+    _until(lambda: set(routing.sessions(lab.plan, HUB).values()) == {"Established"}, within_s=30)
 
 
 def test_an_update_with_the_key_reaches_both_secondaries(lab: Lab) -> None:

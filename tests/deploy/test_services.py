@@ -26,11 +26,18 @@ _MODELS: dict[str, type[ServiceSettings]] = {
     "donor": DonorSettings,
     "recipient": RecipientSettings,
     "node": NodeSettings,
+    "gateway": NodeSettings,
 }
 
 
-@pytest.mark.parametrize("plan", _PLANS, ids=lambda plan: plan.network.value)
-@pytest.mark.parametrize("service", services.services(_PLAN), ids=lambda service: service.name)
+@pytest.mark.parametrize(
+    ("plan", "service"),
+    [
+        pytest.param(plan, service, id=f"{plan.network}-{service.name}")
+        for plan in _PLANS
+        for service in services.services(plan)
+    ],
+)
 def test_each_process_accepts_its_settings(plan: LabPlan, service: services.Service, tmp_path: Path) -> None:
     """In every kind of lab the process's own model reads the rendered file, and it speaks as its party."""
     path = tmp_path / "settings.toml"
@@ -44,7 +51,7 @@ def test_the_node_agents_can_read_the_list_of_addresses(tmp_path: Path) -> None:
     for plan in _PLANS:
         first = addressing.guest(plan, "alpha", 10)
         guest = GuestRecord(
-            "vm1", "u", "52:54:00:00:00:01", first.address, "tiny", "idle", 512, "alpha", first.address6
+            "vm1", "u", "52:54:00:00:00:01", first.address, "tiny", "idle", 512, "alpha", address6=first.address6
         )
         path = tmp_path / f"{plan.network}.toml"
         path.write_text(to_toml(node_network.addresses(plan, "alpha", [guest])), encoding="utf-8")
@@ -64,8 +71,9 @@ def test_the_neutral_partys_gateways_may_speak_on_the_bus() -> None:
 
 def test_every_party_of_the_bus_is_a_process_or_the_tenant() -> None:
     """Nobody has a login that no one uses."""
-    used = {str(service.party) for service in services.services(_PLAN)} | {"tenant.acme"}
-    assert used == {str(party) for party in parties(_PLAN)}
+    for plan in _PLANS:
+        used = {str(service.party) for service in services.services(plan)} | {"tenant.acme"}
+        assert used == {str(party) for party in parties(plan)}
 
 
 def test_the_policy_lets_the_labs_guests_leave() -> None:

@@ -112,6 +112,12 @@ class CoreHost:
         if (vm := self.reachable) is not None and not vm.left_behind:
             self.let_run()
 
+    @property
+    def paused_after_start(self) -> bool:
+        """Whether libvirtd says that what paused the guest is no migration: it ran here before."""
+        vm = self.vm
+        return vm is not None and not vm.runs and not vm.off and vm.vcpu_ns > 0 and vm.phase is MigrationPhase.NONE
+
     def destroy(self) -> bool:
         """End the guest; False where libvirtd cannot."""
         if not self.libvirtd or (self.vm is not None and (self.vm.unreachable or self.vm.unseen)):
@@ -138,7 +144,7 @@ class CoreHost:
             return
         if vm.runs_after_thaw:
             vm.runs_after_thaw = False
-            vm.runs = True
+            self.let_run()
         self._changed(self.name)
         if vm.unreachable and self.libvirtd:
             self._reconnect(vm)

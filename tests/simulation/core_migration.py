@@ -163,6 +163,14 @@ class Migration:
             self._cancel_incoming()
             self._end(reason)
 
+    def guest_ended(self, name: str) -> None:
+        """A QEMU is gone; the other's connections end."""
+        if name == "alpha":
+            self.abort("domain is not running")
+            return
+        number = self._number
+        self._world.over_lane(lambda: self.abort("connection closed") if self._number == number else None)
+
     def _resume(self) -> None:
         alpha = self._world.hosts["alpha"]
         if alpha.vm is not None and alpha.libvirtd:

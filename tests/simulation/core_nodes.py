@@ -516,7 +516,8 @@ class RecipientNode(CoreNode):
         if guest is Guest.UNKNOWN:
             ran = self.vcpus.has_run(self.host.vcpu_ns())
         else:
-            ran = guest is Guest.NOT_THERE and self.host.ended_by_itself
+            gone = guest is Guest.NOT_THERE and self.host.ended_by_itself
+            ran = gone or (guest is Guest.PAUSED and self.host.paused_after_start)
         self.tell(ev.LibvirtSaid(guest, ran=ran))
 
 

@@ -108,9 +108,11 @@ class PostCopy:
         world, beta = self._world, self._world.hosts["beta"]
         world.may_be_off = True  # its memory is lost
         world.say("beta", "pages are missing")
-        world.hosts["alpha"].event("suspended")
-        beta.event("resumed")
-        if beta.vm is not None:
+        left = world.hosts["alpha"]
+        if left.vm is not None and not left.vm.off:
+            left.event("suspended")
+        if beta.vm is not None and not beta.vm.off:
+            beta.event("resumed")
             beta.vm.stalled = not world.happens(RUNS_ON)
         world.vcpus("beta")
 

@@ -179,7 +179,11 @@ async def _serve_end(role: LaneRole, where: Networks, way: Way, credentials: Pai
     ip("-n", where.of(role), "link", "set", "vmx0", "master", BRIDGES[role])
     async with _routes(role, way) as routes:
         extension = Extension(
-            LaneEnd(_agreement(way, credentials), role), routes.link, credentials.tls(role), {0: (tap, CARD)}
+            LaneEnd(_agreement(way, credentials), role),
+            routes.link,
+            credentials.tls(role),
+            {0: (tap, CARD)},
+            activated=role is LaneRole.INITIATOR,
         )
         running = asyncio.ensure_future(extension.run())
         await extension.connected.wait()

@@ -275,6 +275,11 @@ class Hypervisor(Protocol):
         does not exist."""
         ...
 
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """Whether it is paused and has run here: an operator or an error has paused it, no migration holds it. False
+        where it does not exist."""
+        ...
+
     async def is_running(self, uuid: UUID) -> bool:
         """Whether it runs; waits while that cannot be known. Never raises `HypervisorError`."""
         ...

@@ -62,6 +62,12 @@ _SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1,
 _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
 
+_PAUSED_AFTER_START = {
+    libvirt.VIR_DOMAIN_PAUSED_USER,
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
+}
+"""Why a domain is paused that was running: `virsh suspend` of one that waits for its migration changes no reason."""
 COMPARE = "compare a CPU"
 _POST_COPY = {libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
 """Why a domain is paused whose guest post-copy has taken, or tried to."""
@@ -196,6 +202,14 @@ class LibvirtHypervisor(RunningCheck):
         except VmNotFound:
             return False
         return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _POST_COPY)
+
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """Read why a VM is paused: libvirt gives these reasons only to one that was running."""
+        try:
+            state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
+        except VmNotFound:
+            return False
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_AFTER_START)
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""

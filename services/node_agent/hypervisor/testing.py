@@ -148,6 +148,12 @@ class FakeHypervisor(FakePlatform, RunningCheck):
         vm = self.vms.get(uuid)
         return vm is not None and vm.state is VmState.PAUSED and vm.left_behind
 
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """As the test says."""
+        self.ask_libvirtd()
+        vm = self.vms.get(uuid)
+        return vm is not None and vm.state is VmState.PAUSED and bool(vm.ran_at_s)
+
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """As the definitions say, and the headers of the images that they name."""
         return {

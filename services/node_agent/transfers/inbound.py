@@ -198,7 +198,7 @@ class Inbound:
             outcome = await self._guard.outcome()
             if outcome.arrival is not Arrival.ARRIVED:
                 raise outcome.error()
-            self._network.guest_has_arrived(self._agreement.port_id)
+            self._network.guest_has_arrived(self._agreement)
             await on_running()
             # Post-copy still moves pages; the donor's libvirtd still closes its connection.
             await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)

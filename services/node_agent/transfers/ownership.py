@@ -97,6 +97,8 @@ async def look_at_guest(
         guest = Guest.of(await hypervisor.state(vm_uuid))
         if guest is Guest.PAUSED and await hypervisor.is_left_behind(vm_uuid):
             guest = Guest.LEFT_BEHIND
+        if guest is Guest.PAUSED:
+            return LibvirtSaid(guest, ran=await hypervisor.is_paused_after_start(vm_uuid))
         return LibvirtSaid(guest, ran=guest is Guest.NOT_THERE and ended_by_itself())
     except HypervisorError as error:
         ran = vcpus is not None and vcpus.has_run(used_ns)

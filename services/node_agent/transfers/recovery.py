@@ -113,7 +113,7 @@ class Recovery:
                 self._arriving.granted_again()  # the former process has not come to its answer
             outcome = await self._arriving.outcome()
         if outcome.arrival in {Arrival.ARRIVED, Arrival.MAY_HAVE_RUN}:
-            self._network.guest_has_arrived(agreement.port_id)
+            self._network.guest_has_arrived(agreement)
         if outcome.arrival is Arrival.ARRIVED:
             await remove_left(self._journal, self._hypervisor)
             return InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)

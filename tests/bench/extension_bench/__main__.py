@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 with networks() as where, extension_ends(where, way, credentials, profile=options.profile) as ends:
                     found[name] = measure(where, ends, options.seconds)
                 print(name, json.dumps(found[name]))  # noqa: T201  # its result
-    found["cores"], found["load_before"] = os.cpu_count(), os.getloadavg()[2]
+    found["cores"], found["load_15_min"] = os.cpu_count(), os.getloadavg()[2]
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
     # Of what is asked for: TCP. Packets of 1400 bytes are told beside it.

@@ -62,6 +62,7 @@ def test_port_create(vmport: Cli, broker: ScriptedBroker) -> None:
         "overlays": "never",
         "eject": ["sda", "sdb"],
         "require": ["filter"],
+        "network_mode": "auto",
     }
 
 

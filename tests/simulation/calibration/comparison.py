@@ -18,6 +18,8 @@ CALLS: Final = ("migrate", "destroy")
 """The calls whose end the model knows; of an error it does not know the number."""
 
 LEFT_OUT: Final[Mapping[tuple[str, str, str], str]] = {
+    ("donor-node-at-finish-fenced", "node_dies alpha", "calls"): "its node is dead: nobody hears how the call ends",
+    ("donor-node-at-finish-fenced", "thaw alpha", "calls"): "its node is dead: nobody hears how the call ends",
     ("post-copy-recipient-libvirtd", "pages", "beta's events"): "all pages had come while libvirtd was away",
     ("post-copy-donor-libvirtd", "kill_libvirtd alpha", "beta's events"): "all pages had come until then",
     ("post-copy-donor-libvirtd", "pages", "beta's events"): "all pages had come before",

@@ -30,7 +30,7 @@ RUN: Final = Path("/run/calibration")
 """In both hosts."""
 QUIET_S: Final = 1.5
 """Nothing moves any more when nothing has for so long."""
-SETTLES_WITHIN_S: Final = 20.0
+SETTLES_WITHIN_S: Final = 60.0
 STEP_WITHIN_S: Final = 60.0
 BOOTS_WITHIN_S: Final = 120.0
 HELD_S: Final = 35.0

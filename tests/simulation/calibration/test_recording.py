@@ -12,7 +12,7 @@ from tests.simulation.calibration.trace import Trace, differences, kept
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
 RECORD = Path(__file__).with_name("record")
-RECORDED = ("good", "donor-libvirtd-at-finish", "recipient-libvirtd-before-cont")
+RECORDED = ("good", "donor-libvirtd-at-finish", "recipient-libvirtd-after-cont")
 
 
 def test_libvirt_and_qemu_are_as_they_were_recorded(tmp_path: Path) -> None:

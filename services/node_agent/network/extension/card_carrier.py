@@ -4,10 +4,12 @@ From the device: each wake-up reads what is there, up to a payload, in place; wh
 the lane takes it, several wake-ups in one payload if the lane is slower. To the device: frames are written from the
 lane's own buffer. Nothing is copied but once, out of the read buffer.
 
-At the recipient a gate is shut until the guest has spoken: until a frame of its MAC was read from the device. What
-comes for it before waits, the newest `WAITING_BYTES`. Then it is delivered, and the gate stays open. The first frame to
-the donor is then a RARP of the card, so that the donor's bridge learns where the card is, whatever the guest said;
-it is sent again whenever the lane begins.
+Each end has a gate to its own network. At the recipient it is shut until the guest has spoken: until a frame of its MAC
+was read from the device. What comes for it before waits, the newest `WAITING_BYTES`; then it is delivered, and the gate
+stays open. The first frame to the donor is then a RARP of the card, so that the donor's bridge learns where the card
+is, whatever the guest said; it is sent again whenever the lane begins. At the donor the gate is shut until the guest
+stands still, which its own agent knows: until then nobody speaks for the guest by the extension, and what tries to is
+dropped.
 """
 
 from __future__ import annotations
@@ -33,8 +35,10 @@ from services.node_agent.network.extension.wire import (
 from services.node_agent.network.frames import reverse_arp
 
 QUEUE_BYTES: Final = 1 << 20
-QUEUE_S: Final = 0.2
+QUEUE_S: Final = 0.1
 """For the lane: so much of what it does not take at once may wait, and for so long. 1 MiB is 84 ms at 100 Mbit/s."""
+SEND_BYTES: Final = MAX_PAYLOAD_BYTES // 2
+"""Joined into one payload. The lane has two payloads in flight at least, and what waits there waits for all."""
 WAITING_BYTES: Final = 1 << 20
 """For the guest, before it has spoken."""
 FRAMES_AT_ONCE: Final = 128
@@ -85,12 +89,12 @@ class CardCarrier:
         self._waiting = BatchQueue(WAITING_BYTES)
         self._filled = asyncio.Event()
         self._counters = CardCounters()
-        self._activated = activated or towards is Towards.RECIPIENT
+        self._activated = activated
         self._on_activated = on_activated
 
     @property
     def activated(self) -> bool:
-        """Whether frames may go into this end's device."""
+        """Whether the gate is open: frames of the other end may go into this end's device."""
         return self._activated
 
     def stats(self) -> CardStats:
@@ -116,7 +120,7 @@ class CardCarrier:
                 counters.dropped[Reason.MALFORMED] += 1
                 continue
             frame = room[OFFLOAD_BYTES:size]
-            if not self._activated and self._filter.is_from_card(frame):
+            if not self._activated and self._towards is Towards.DONOR and self._filter.is_from_card(frame):
                 self.activate()
             verdict = self._filter.judge(frame, self._towards)
             if verdict is PASSED:
@@ -145,18 +149,15 @@ class CardCarrier:
 
     async def next_payload(self) -> bytes:
         """What is to be sent next; waits for it."""
-        while not (payload := self._queue.take(MAX_PAYLOAD_BYTES, self._loop.time())):
+        while not (payload := self._queue.take(SEND_BYTES, self._loop.time())):
             self._filled.clear()
             await self._filled.wait()
         return payload
 
     def began(self) -> None:
-        """The lane has begun: the donor's agent may have restarted, and with it the device in its bridge."""
+        """The lane has begun, so the donor's device may be another one: tell its bridge where the card is."""
         if self._activated and self._towards is Towards.DONOR:
-            self._tell_place()
-
-    def _tell_place(self) -> None:
-        self._put(encode([PLAIN + reverse_arp(self._mac)]), 1)
+            self._put(encode([PLAIN + reverse_arp(self._mac)]), 1)
 
     def unsent(self, payload: bytes) -> None:
         """A payload that was taken and cannot be sent."""
@@ -190,6 +191,8 @@ class CardCarrier:
         if self._activated:
             self._write(record)
             self._counters.received(len(record))
+        elif self._towards is Towards.RECIPIENT:
+            self._counters.dropped[Reason.EARLY] += 1
         else:
             self._waiting.put(encode([record]), 1, self._loop.time())
 
@@ -198,11 +201,11 @@ class CardCarrier:
             self._counters.dropped[Reason.DEVICE] += 1
 
     def activate(self) -> None:
-        """The guest runs here: the gate opens for good. Idempotent."""
+        """The guest runs at the recipient, or may from now on: the gate opens for good. Idempotent."""
         if self._activated:
             return
         self._activated = True
-        self._tell_place()
+        self.began()
         while waiting := self._waiting.take(MAX_PAYLOAD_BYTES, self._loop.time()):
             for record in decode(waiting):
                 self._give(record)

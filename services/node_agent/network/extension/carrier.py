@@ -2,6 +2,7 @@
 
     extension = Extension(end, routes.link, keys.tls(agreement, end.role), {0: (Tap(name), Card.of(card))})
     running = tasks.spawn(extension.run(), name="extension")      # raises TapError when a device is gone
+    extension.activate()                                          # at the donor: the guest stands still
     await extension.activated.wait()                              # at the recipient: the guest has spoken
     await extension.close()
 
@@ -44,13 +45,14 @@ class Extension:
         activated: bool = False,
         metrics: NodeMetrics | None = None,
     ) -> None:
-        """`cards` by their number in the agreement. `activated`: the guest is known to run at this end already."""
+        """`cards` by their number in the agreement. `activated`: the guest is known to have left the donor's host."""
         self._end = end
         self._loop = asyncio.get_running_loop()
+        self._opened_s = self._loop.time()
         self._taps = {number: tap for number, (tap, _) in cards.items()}
         towards = Towards.RECIPIENT if end.role is LaneRole.INITIATOR else Towards.DONOR
         self.activated = asyncio.Event()
-        """Set when the guest has spoken on any card; at the donor from the beginning."""
+        """Set when the gate of any card is open, by the guest's first frame or by `activate`."""
         self._carriers = {
             number: CardCarrier(tap, card, towards, activated=activated, on_activated=self._on_activated)
             for number, (tap, card) in cards.items()
@@ -84,7 +86,9 @@ class Extension:
             self._ended.set()
 
     def activate(self) -> None:
-        """The guest is known to run here: open the gates, if it has not spoken yet. Idempotent."""
+        """At the donor: the guest stands still, and may speak by the extension next. At the recipient: it runs here, if
+        it has not said so itself. Idempotent.
+        """
         for carrier in self._carriers.values():
             carrier.activate()
 
@@ -102,7 +106,7 @@ class Extension:
             cards=cards,
             sessions=self._lane.sessions,
             connected=self._lane.connected.is_set(),
-            idle_s=self._loop.time() - max(latest) if latest else None,
+            idle_s=self._loop.time() - max(latest, default=self._opened_s),
         )
 
     def _read(self, number: int) -> None:
@@ -115,7 +119,7 @@ class Extension:
 
     def _on_activated(self) -> None:
         if not self.activated.is_set():
-            log.info("guest speaks at its new host", port_id=str(self._end.port_id))
+            log.info("extension open to the guest", port_id=str(self._end.port_id), role=self._end.role.name.lower())
             self.activated.set()
 
     def _remove_devices(self) -> None:

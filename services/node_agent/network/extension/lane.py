@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from services.node_agent.lanes.core.errors import LaneError, LaneRouteError, StreamError
+from services.node_agent.lanes.core.seal import SealError
 from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.core.stats import LaneStats
 from services.node_agent.lanes.endpoint import LaneEnd
@@ -107,6 +108,8 @@ class ExtensionLane:
             await run_together(self._session.run(), self._serve(self._session))
         except LinkDown as error:
             return error.reason
+        except SealError as error:
+            return str(error)
         except ExceptionGroup as errors:
             return await self._judge(first_error(errors))
         finally:

@@ -21,7 +21,7 @@ class CardStats:
     dropped: Mapping[Reason, int]
     """Frames, in both directions."""
     activated: bool
-    """Whether the guest has spoken here; always true at the donor."""
+    """Whether the gate of this end is open: at the recipient the guest has spoken, at the donor it stands still."""
     last_traffic_s: float | None
     """On the event loop's clock: the last packet between the card and another host, in either direction. ARP and the
     like do not count: an extension that carries nothing else is of no use any more."""
@@ -35,8 +35,8 @@ class ExtensionStats:
     sessions: int
     """How often the lane has begun."""
     connected: bool
-    idle_s: float | None
-    """Since `last_traffic_s` of any card; None: there was none."""
+    idle_s: float
+    """Since `last_traffic_s` of any card, or since it was opened where there was none."""
 
 
 @dataclass(slots=True)

@@ -157,14 +157,14 @@ def lost_while_starting(state: Recipient, event: ev.Trouble) -> RecipientDecisio
 
 
 def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
-    """Only a proof ends it. A paused guest that was not seen starting may be about to; one that was has arrived,
-    and an operator or an I/O error has paused it. And a guest
+    """Only a proof ends it. A paused guest that was not seen starting may be about to; one that was, or that was
+    paused after its start by libvirt's own word, has arrived: an operator or an I/O error has paused it. And a guest
     that is gone may have been started just before: libvirt's news of that can come after its answer."""
     was_gone, state = state.gone, state.with_(gone=event.guest is Guest.NOT_THERE)
     match event.guest:
         case Guest.RUNNING:
             return _go(state, P.ARRIVED, do.TellArrived())
-        case Guest.PAUSED if state.started:
+        case Guest.PAUSED if state.started or event.ran:
             return _go(state, P.ARRIVED, do.TellArrived())
         case Guest.NOT_THERE if state.may_have_run or event.ran:
             return _go(state, P.ARRIVED, do.TellMayHaveRun())

@@ -66,7 +66,7 @@ async def test_the_donors_end_takes_what_is_for_the_card() -> None:
         payload = await carrier.next_payload()
         assert [bytes(record) for record in decode(payload)] == [PLAIN + IN, SEGMENTS + LARGE]
         stats = carrier.stats()
-        assert (stats.out_frames, stats.out_bytes, stats.activated, told) == (2, len(payload), True, [])
+        assert (stats.out_frames, stats.out_bytes, stats.activated, told) == (2, len(payload), False, [])
         assert stats.dropped == {Reason.OTHER_MAC: 1, Reason.MALFORMED: 1}
         carrier.unsent(payload)
         assert carrier.stats().dropped[Reason.LANE] == 2
@@ -113,6 +113,22 @@ async def test_the_gate() -> None:
         carrier.deliver(encode([PLAIN + IN]))
         assert tap.host_receive() == [IN]
         assert carrier.stats().into_frames == 3
+
+
+async def test_the_donors_gate() -> None:
+    """Shut until the guest stands still; frames of its MAC that are read here do not open it, nor does it wait."""
+    with a_carrier(Towards.RECIPIENT) as (carrier, tap, told):
+        tap.host_send(OUT)
+        carrier.read_device()
+        carrier.deliver(encode([PLAIN + OUT]))
+        assert (tap.host_receive(), told) == ([], [])
+        assert carrier.stats().dropped == {Reason.OWN: 1, Reason.EARLY: 1}
+        for _ in range(2):
+            carrier.activate()
+        assert told == ["activated"]
+        carrier.deliver(encode([PLAIN + OUT]))
+        assert tap.host_receive() == [OUT]
+        assert carrier.stats().out_frames == 0
 
 
 async def test_it_is_open_where_the_guest_is_known_to_run() -> None:
@@ -165,7 +181,7 @@ async def test_the_other_end_is_not_believed() -> None:
             Reason.OWN: 1,
             Reason.MALFORMED: 1,
         }
-    with a_carrier(Towards.RECIPIENT) as (carrier, tap, _):
+    with a_carrier(Towards.RECIPIENT, activated=True) as (carrier, tap, _):
         carrier.deliver(encode([PLAIN + who_has(GUEST, GUEST_4, ROUTER_4), PLAIN + OUT]))
         assert (tap.host_receive(), carrier.stats().dropped) == ([OUT], {Reason.ANSWERED: 1})
 

@@ -22,7 +22,7 @@ async def test_each_frame_counts_once() -> None:
             cards={number: card.snapshot(activated=True) for number, card in cards.items()},
             sessions=1,
             connected=True,
-            idle_s=None,
+            idle_s=0.0,
         )
 
     def value(name: str, **labels: str) -> float | None:

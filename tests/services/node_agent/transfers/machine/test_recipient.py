@@ -79,6 +79,7 @@ def test_a_guest_that_was_paused_after_its_start_has_arrived() -> None:
     lost = ev.FinishAnswered("libvirtd has gone")
     state, commands = after(ev.GuestResumed(), lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
     assert (state.phase, commands) == (P.ARRIVED, (do.TellArrived(),))
+    assert after(lost, ev.LibvirtSaid(Guest.PAUSED, ran=True), start=STARTING)[1][-1] == do.TellArrived()
     state, commands = after(lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
     assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
 
