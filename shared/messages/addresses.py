@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Epoch, Milliseconds, PortMessage, Text, Timestamp, Value
-from shared.messages.network import CareOf, Label, NetworkPlan
+from shared.messages.network import MAX_CARDS, CareOf, IpAddress, Label, NetworkPlan
 from shared.messages.queries import Answer, Question
 from shared.parties import Name, PartyName, Role
 
@@ -125,6 +125,34 @@ class EndExtension(Question):
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
 
     port_id: UUID
+
+
+class LocateVm(Question):
+    """Who serves this VM of mine, at which addresses, by which epoch?"""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    vm_uuid: UUID
+
+
+class VmLocated(Answer):
+    """The registry's word on where a VM is. True also when the provider that had it before is gone."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    vm_uuid: UUID
+    vm_name: Text
+    provider: Name
+    node: Name
+    epoch: Epoch
+    since: Timestamp = Field(description="When this epoch was committed.")
+    addresses: tuple[IpAddress, ...] = Field(
+        default=(), max_length=32 * MAX_CARDS, description="Kept by the VM's ports; empty: no port has known any."
+    )
+    dns_name: Text = Field(default="", description="Under which the VM is found in DNS; empty: it is not there.")
+    dns_epoch: Epoch | None = Field(default=None, description="By which DNS answers; null: it does not.")
 
 
 class ExtensionState(StrEnum):
