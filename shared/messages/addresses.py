@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Epoch, Milliseconds, PortMessage, Text, Timestamp, Value
-from shared.messages.network import MAX_CARDS, CareOf, IpAddress, NetworkPlan
+from shared.messages.network import MAX_CARDS, CareOf, IpAddress, Label, NetworkPlan
 from shared.messages.queries import Answer, Question
 from shared.parties import Name, PartyName, Role
 
@@ -196,5 +196,8 @@ class NetworkShown(Answer):
     provider: Name = Field(description="Who serves the VM now.")
     epoch: Epoch
     plan: NetworkPlan | None = Field(default=None, description="Null: the providers' networks are taken as one.")
+    findings: tuple[Label, ...] = Field(
+        default=(), max_length=32, description="Where the sources of its addresses differed when the donor read them."
+    )
     extension: ExtensionShown | None = Field(default=None, description="Null: there is none, or not yet.")
     reports: tuple[RecordedReport, ...] = Field(default=(), max_length=MAX_REPORTS, description="The newest ones.")

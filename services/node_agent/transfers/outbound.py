@@ -339,8 +339,12 @@ class Outbound:
             self._paused_at_s = event.at_s
             if event.by_operator:
                 self._remember_run_state(was_running=False)
+            else:
+                # What is sent to the guest from now on is for the other side.
+                self._network.guest_stands_still(self._agreement.port_id)
         elif event.kind is Lifecycle.RESUMED:
             self._paused_at_s = None
+            self._network.guest_runs_on(self._agreement.port_id)
             self._remember_run_state(was_running=True)
 
     def _remember_run_state(self, *, was_running: bool) -> None:

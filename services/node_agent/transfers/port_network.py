@@ -22,6 +22,10 @@ class PortNetwork(Protocol):
         """Donor: the guest is paused, and may run at the recipient next. Returns at once."""
         ...
 
+    def guest_runs_on(self, port_id: UUID) -> None:
+        """Donor: the guest runs here again after all. Returns at once."""
+        ...
+
     def guest_is_away(self, moved: MovedVm) -> None:
         """Donor: the VM is the recipient's, and it runs there. Returns at once."""
         ...
@@ -49,6 +53,9 @@ class JoinedNetworks:
         """Nothing to do."""
 
     def guest_stands_still(self, port_id: UUID) -> None:
+        """Nothing to do."""
+
+    def guest_runs_on(self, port_id: UUID) -> None:
         """Nothing to do."""
 
     def guest_is_away(self, moved: MovedVm) -> None:

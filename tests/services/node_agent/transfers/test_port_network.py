@@ -17,6 +17,7 @@ async def test_nothing_is_done_for_joined_networks() -> None:
     network: PortNetwork = JoinedNetworks()
     await network.prepare(Side.INBOUND, agreement(None), {})
     network.guest_stands_still(PORT)
+    network.guest_runs_on(PORT)
     network.guest_is_away(agreement(None))
     network.guest_has_arrived(agreement(None))
     assert await network.undo(PORT, Side.INBOUND) == ()
