@@ -107,7 +107,8 @@ def settings(plan: LabPlan, service: Service, url: str, *, accelerator: str) -> 
     store = {"url": f"sqlite:///{plan.data_dir / service.name}.db"}
     match service.role:
         case "broker":
-            return {**common, "store": store, **_BROKER, **node_network.broker_section(plan), **_dns(plan)}
+            sections = {**_BROKER, **node_network.broker_section(plan), **names.broker_section(plan)}
+            return {**common, "store": store, **sections}
         case "donor":
             policy = str(policy_file(plan, service.host))
             return {**common, "store": store, "donor": {"policy_file": policy, **_DONOR}}
@@ -123,14 +124,6 @@ _DONOR = {"node_silent_after_s": 10.0, "report_every_s": 5.0, "quarantine_s": 36
 
 
 _BROKER: dict[str, Any] = {"limits": {"provider_silent_s": 20.0}}
-
-
-def _dns(plan: LabPlan) -> dict[str, Any]:
-    """The broker's section [dns], where the lab has name servers."""
-    if not plan.routed:
-        return {}
-    key = {"key_name": names.KEY_NAME, "algorithm": names.KEY_ALGORITHM, "key_file": str(names.key_file(plan))}
-    return {"dns": {"server": plan.wan_address(HUB), "zone": names.ZONE, "ttl_s": names.TTL_S, **key}}
 
 
 def _recipient(plan: LabPlan, provider: str) -> dict[str, Any]:
