@@ -29,6 +29,8 @@ from services.node_agent.network.extension.ports import PortExtensions
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.maker import StepMaker
+from services.node_agent.network.port_moments import PortMoments
+from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.network_service import NetworkCommands, NetworkReports
 from services.node_agent.service import NodeService
@@ -67,6 +69,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
     network, network_commands = _open_network(settings, messenger, PortExtensions(routes.link, keys), runtime)
+    moments = _open_moments(settings, messenger, network, runtime)
     transfers = Transfers(
         settings,
         hypervisor=hypervisor,
@@ -75,7 +78,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         routes=routes,
         keys=keys,
         metrics=metrics,
-        network=network,
+        network=moments,
     )
     addresses = VmAddresses(runtime.settings.network)
     commands = VmCommands(
@@ -184,6 +187,15 @@ def _open_network(
     journal = NetworkJournal(settings.state_dir / "network")
     keeper = NetworkKeeper(journal, StepMaker(), extensions=extensions, report=NetworkReports(messenger))
     return keeper, NetworkCommands(keeper, messenger)
+
+
+def _open_moments(
+    settings: NodeSection, messenger: Messenger, keeper: NetworkKeeper, runtime: Runtime[NodeSettings]
+) -> PortMoments:
+    taken = TakenConnections(settings.state_dir / "network")
+    moments = PortMoments(keeper, taken, report=NetworkReports(messenger))
+    runtime.stack.push_async_callback(moments.close)
+    return moments
 
 
 async def _open_routes(runtime: Runtime[NodeSettings], metrics: NodeMetrics, caps: Caps) -> LaneRoutes:

@@ -41,6 +41,7 @@ from services.node_agent.libvirt_rpc.gate import RpcGate
 from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
 from services.node_agent.network.keeper import NetworkFailed
+from services.node_agent.network.tracking.exchange import CONNECTIONS
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
@@ -246,6 +247,8 @@ class Inbound:
                     await self._on_switchover_question(stream, self._gate)
                 case label if label == READY:
                     await answer_readiness(stream, self._broker.readiness)
+                case label if label == CONNECTIONS:
+                    await self._network.take_connections(self._agreement, stream)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:

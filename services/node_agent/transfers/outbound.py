@@ -349,6 +349,7 @@ class Outbound:
 
     def _on_memory_flows(self) -> None:
         self._outage.memory_flows()
+        self._network.memory_flows(self._agreement, self._lanes.control)
         self._tasks.spawn(self._readiness.run(), name="readiness")
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:
@@ -356,6 +357,7 @@ class Outbound:
             return
         if event.kind is Lifecycle.SUSPENDED:
             self._paused_at_s = event.at_s
+            self._network.guest_paused(self._agreement.port_id)
             if event.by_operator:
                 self._remember_run_state(was_running=False)
         elif event.kind is Lifecycle.RESUMED:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 from uuid import UUID
 
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.plan import own_bridges
 from shared.messages.porting import ServiceChangeAgreement, Side
 
@@ -15,6 +17,18 @@ class PortNetwork(Protocol):
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
         """Make all that can be made before the switchover. Raises `VmportError`, having undone what was made."""
+        ...
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+        """Donor: the switchover may come at any moment. Returns at once."""
+        ...
+
+    async def take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        """Recipient: the donor's node sends the VM's tracked connections on this stream, labelled CONNECTIONS."""
+        ...
+
+    def guest_paused(self, port_id: UUID) -> None:
+        """Donor: the guest is paused, by the migration or by somebody. Returns at once."""
         ...
 
     def guest_stands_still(self, port_id: UUID) -> None:
@@ -45,6 +59,20 @@ class JoinedNetworks:
     """The providers' networks are one: nothing is to be done."""
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
+        """Nothing to do."""
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+        """Nothing to do."""
+
+    async def take_connections(
+        self,
+        agreement: ServiceChangeAgreement,  # noqa: ARG002  # PortNetwork
+        stream: LaneStream,
+    ) -> None:
+        """None are expected."""
+        stream.reset("this node takes no connections")
+
+    def guest_paused(self, port_id: UUID) -> None:
         """Nothing to do."""
 
     def guest_stands_still(self, port_id: UUID) -> None:

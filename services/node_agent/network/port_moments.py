@@ -1,0 +1,127 @@
+"""The moments of a port, told to all that has to do with this host's network: the keeper, and the VM's connections.
+
+Nothing here fails a port but the keeper's `prepare`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.keeper import NetworkKeeper, Report
+from services.node_agent.network.plan import addresses_of, routed_at_once
+from services.node_agent.network.tracking.exchange import Answer, receive_connections, send_connections
+from services.node_agent.network.tracking.taken import TakenConnections
+from services.node_agent.network.tracking.values import Changes
+from shared.logs import get_logger, port_bound
+from shared.messages.addresses import NetworkState
+from shared.messages.network import NetworkMode, NetworkPlan
+from shared.messages.porting import ServiceChangeAgreement, Side
+from shared.tasks import Tasks
+
+log = get_logger(__name__)
+
+MAX_DETAIL: Final = 500
+
+
+def carried_addresses(plan: NetworkPlan | None) -> frozenset[str]:
+    """The VM's addresses whose connections the recipient's kernel will track: none, where it does not route to the VM.
+
+    What stays on layer 2 passes no tracking of this host's.
+    """
+    if plan is None or plan.terms.carry is NetworkMode.JOINED:
+        return frozenset()
+    if not routed_at_once(plan) and not plan.terms.then_announce:
+        return frozenset()
+    return frozenset(address for card in plan.cards for address in addresses_of(card.card))
+
+
+class PortMoments:
+    """As `transfers.port_network.PortNetwork`."""
+
+    def __init__(self, keeper: NetworkKeeper, taken: TakenConnections, *, report: Report) -> None:
+        self._keeper = keeper
+        self._taken = taken
+        self._report = report
+        self._rounds: dict[UUID, asyncio.Queue[bool]] = {}
+        self._tasks = Tasks("port moments")
+
+    async def close(self) -> None:
+        """End what still runs."""
+        await self._tasks.close()
+
+    async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
+        """As the keeper."""
+        await self._keeper.prepare(side, agreement, taps)
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+        """Donor: the switchover may come at any moment. Sends the VM's connections, beside the memory."""
+        if (addresses := carried_addresses(agreement.network)) and agreement.port_id not in self._rounds:
+            self._rounds[agreement.port_id] = asyncio.Queue()
+            self._tasks.spawn(self._send(agreement, control, addresses), name="send connections")
+
+    async def _send(self, agreement: ServiceChangeAgreement, control: LaneSession, addresses: frozenset[str]) -> None:
+        with port_bound(agreement.port_id):
+            try:
+                rounds = self._rounds[agreement.port_id]
+                for finding in await send_connections(control, lambda: self._taken.read(addresses), rounds.get):
+                    log.warning("connections left behind", reason=finding)
+            finally:
+                del self._rounds[agreement.port_id]
+
+    def _round(self, port_id: UUID, *, more: bool) -> None:
+        if (rounds := self._rounds.get(port_id)) is not None and (not more or rounds.empty()):
+            rounds.put_nowait(more)
+
+    async def take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        """Recipient: take the donor's connections of the VM that come on `stream`. What fails is told, and all."""
+        port_id, addresses = agreement.port_id, carried_addresses(agreement.network)
+        if not addresses:
+            stream.reset("this node does not route to the VM")
+            return
+
+        async def take(changed: Changes) -> Answer:
+            answer = await self._taken.take(port_id, addresses, changed)
+            if answer.problem:
+                detail = f"connections not carried: {answer.problem}"[:MAX_DETAIL]
+                self._report(agreement, NetworkState.PREPARED, detail)
+            return answer
+
+        try:
+            await receive_connections(stream, take)
+        except (QuestionError, LaneError, StreamError) as error:
+            log.warning("connections not taken", error=str(error))
+            stream.reset(str(error))
+
+    def guest_paused(self, port_id: UUID) -> None:
+        """Donor: the guest is paused for the switchover, or by somebody."""
+        self._round(port_id, more=True)
+
+    def guest_stands_still(self, port_id: UUID) -> None:
+        """As the keeper."""
+        self.guest_paused(port_id)
+        self._keeper.guest_stands_still(port_id)
+
+    def guest_is_away(self, port_id: UUID) -> None:
+        """As the keeper."""
+        self._round(port_id, more=False)
+        self._keeper.guest_is_away(port_id)
+
+    def guest_has_arrived(self, port_id: UUID) -> None:
+        """As the keeper; the VM's connections stay."""
+        self._keeper.guest_has_arrived(port_id)
+        try:
+            self._taken.keep(port_id)
+        except OSError as error:
+            log.warning("list of connections not removed", error=str(error))
+
+    async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
+        """As the keeper; what was inserted of the VM's connections goes, too."""
+        self._round(port_id, more=False)
+        left = await self._keeper.undo(port_id, side)
+        return left if side is Side.OUTBOUND else (*left, *await self._taken.undo(port_id))

@@ -1,0 +1,72 @@
+"""Each side's network hears of the port's moments, and the recipient's gets the stream of the VM's connections."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from services.node_agent.lanes.core.errors import StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.tracking.exchange import CONNECTIONS
+from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.port_network import JoinedNetworks, own_bridges_of
+from shared.messages.network import NetworkMode
+from shared.messages.porting import ServiceChangeAgreement
+from shared.page_stream.bodies import StreamKind
+from tests.services.node_agent.network.plans import BRIDGE, agreement, plan
+from tests.support.control_lane import lane
+from tests.support.transfer_pair import Pair
+
+
+class Network(JoinedNetworks):
+    """Writes down what it hears; the donor's opens the stream."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:  # noqa: ARG002
+        self.heard.append("memory flows")
+        control.open_stream(StreamKind.CONTROL, CONNECTIONS)
+
+    async def take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        self.heard.append(f"takes {stream.label} of {agreement.vm_name}")
+
+    def guest_paused(self, port_id: UUID) -> None:  # noqa: ARG002
+        self.heard.append("paused")
+
+    def guest_stands_still(self, port_id: UUID) -> None:  # noqa: ARG002
+        self.heard.append("stands still")
+
+    def guest_is_away(self, port_id: UUID) -> None:  # noqa: ARG002
+        if "away" not in self.heard:
+            self.heard.append("away")
+
+    def guest_has_arrived(self, port_id: UUID) -> None:  # noqa: ARG002
+        self.heard.append("arrived")
+
+
+async def test_both_sides_hear_the_moments_in_their_order(pair: Pair) -> None:
+    donor = pair.outbound._network = pair.outbound._guard._network = Network()
+    recipient = pair.inbound._network = Network()
+    result, failure = await pair.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert donor.heard == ["memory flows", "paused", "stands still", "away"]
+    assert recipient.heard == [f"takes {CONNECTIONS} of {pair.agreement.vm_name}", "arrived"]
+
+
+async def test_joined_networks_take_no_connections() -> None:
+    networks, agreed = JoinedNetworks(), agreement(plan(NetworkMode.JOINED))
+    async with lane(lambda stream: networks.take_connections(agreed, stream)) as control:
+        stream = control.open_stream(StreamKind.CONTROL, CONNECTIONS)
+        with pytest.raises(StreamError, match="no connections"):
+            await stream.read()
+    networks.memory_flows(agreed, control)
+    networks.guest_paused(agreed.port_id)
+
+
+def test_a_cards_own_bridge() -> None:
+    assert own_bridges_of(agreement(plan())) == {BRIDGE}
+    assert own_bridges_of(agreement(plan(NetworkMode.JOINED))) == frozenset()
