@@ -26,6 +26,7 @@ from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.addresses_file import AddressesError, read_addresses
 from services.node_agent.network.extension.ports import PortExtensions
+from services.node_agent.network.host_addresses import HostAddresses
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.maker import StepMaker
@@ -80,7 +81,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         network=moments,
     )
-    addresses = VmAddresses(runtime.settings.network)
+    seen = HostAddresses(hypervisor, NetworkJournal(settings.state_dir / "network"))
+    addresses = VmAddresses(runtime.settings.network, reader=seen)
     commands = VmCommands(
         hypervisor,
         journal,

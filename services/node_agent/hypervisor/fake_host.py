@@ -23,6 +23,7 @@ from services.node_agent.hypervisor.interface import (
     Lifecycle,
     LifecycleEvent,
     Obstacle,
+    SeenCards,
     VmNotFound,
 )
 from shared.domain import describe
@@ -71,6 +72,8 @@ class FakeVm:
     """What libvirt and QEMU say against moving it, besides what its state and its images say."""
     unreadable: str = ""
     """Why its definition cannot be read; empty where it can."""
+    seen: SeenCards | None = None
+    """What is known of its cards; None: nothing but their MACs."""
     lasting_xml: str | None = None
     """Its lasting definition where that is another than it runs with."""
 

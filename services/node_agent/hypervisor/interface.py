@@ -113,6 +113,27 @@ class LiveVm:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenCard:
+    """What the host knows of a network card beyond its definition. Addresses are as whoever knows them writes them."""
+
+    mac: str
+    guest_mac: str | None = None
+    """Where the guest itself has set another one."""
+    device: str | None = None
+    leased: tuple[str, ...] = ()
+    told_by_guest: tuple[str, ...] = ()
+    """By the guest's agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCards:
+    """A VM's cards, in their order, and what could not be read."""
+
+    cards: tuple[SeenCard, ...]
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MigrationPlan:
     """One outbound migration. `disks` are the targets to copy, with `overlays` only their top layers; URIs are local
     sockets."""
@@ -249,6 +270,10 @@ class Hypervisor(Protocol):
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """The VM as it runs now."""
+        ...
+
+    async def seen_cards(self, uuid: UUID) -> SeenCards:
+        """What is known of the VM's network cards now, within 3 s. Who does not answer is a problem there."""
         ...
 
     async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:

@@ -26,8 +26,10 @@ from services.node_agent.hypervisor.interface import (
     LiveVm,
     MigrationPlan,
     Obstacle,
+    SeenCards,
     VmNotFound,
 )
+from services.node_agent.hypervisor.libvirt_cards import seen_cards
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_inventory import LibvirtInventory, SizeQuestion
 from services.node_agent.hypervisor.libvirt_mapping import (
@@ -62,6 +64,8 @@ _SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1,
 _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
 
+AGENT_WITHIN_S = 1.5
+"""How long a guest's agent may take to tell its addresses."""
 SIZE_WITHIN_S = 1.0
 """How long it is waited for when it is asked how large a disk is: a heartbeat waits meanwhile."""
 
@@ -173,6 +177,10 @@ class LibvirtHypervisor(RunningCheck):
     async def describe(self, uuid: UUID) -> LiveVm:
         """Read a VM as it runs."""
         return await self._session.with_domain("describe", uuid, live_vm)
+
+    async def seen_cards(self, uuid: UUID) -> SeenCards:
+        """Ask libvirt, and the guest's agent."""
+        return await seen_cards(self._session, uuid, agent_within_s=AGENT_WITHIN_S)
 
     async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
         """Ask libvirt, read the images, ask QEMU; each asker's failure is its own."""
