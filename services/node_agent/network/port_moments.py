@@ -1,4 +1,4 @@
-"""The moments of a port, told to all that has to do with this host's network: the keeper, and the VM's connections.
+"""The moments of a port, told to all that has to do with this host's network: keeper, connections, announcements.
 
 Nothing here fails a port but the keeper's `prepare`.
 """
@@ -13,6 +13,7 @@ from uuid import UUID
 from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.keeper import NetworkKeeper, Report
 from services.node_agent.network.plan import addresses_of, routed_at_once
 from services.node_agent.network.tracking.exchange import Answer, receive_connections, send_connections
@@ -44,9 +45,19 @@ def carried_addresses(plan: NetworkPlan | None) -> frozenset[str]:
 class PortMoments:
     """As `transfers.port_network.PortNetwork`."""
 
-    def __init__(self, keeper: NetworkKeeper, taken: TakenConnections, *, report: Report) -> None:
+    def __init__(
+        self,
+        keeper: NetworkKeeper,
+        taken: TakenConnections,
+        *,
+        report: Report,
+        announcer: Announcer | None = None,
+    ) -> None:
         self._keeper = keeper
         self._taken = taken
+        self._announcer = announcer or Announcer()
+        self._plans: dict[UUID, NetworkPlan] = {}
+        self._stood_still = set[UUID]()
         self._report = report
         self._rounds: dict[UUID, asyncio.Queue[bool]] = {}
         self._tasks = Tasks("port moments")
@@ -54,10 +65,13 @@ class PortMoments:
     async def close(self) -> None:
         """End what still runs."""
         await self._tasks.close()
+        await self._announcer.close()
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
         """As the keeper."""
         await self._keeper.prepare(side, agreement, taps)
+        if agreement.network is not None:
+            self._plans[agreement.port_id] = agreement.network
 
     def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
         """Donor: the switchover may come at any moment. Sends the VM's connections, beside the memory."""
@@ -105,16 +119,21 @@ class PortMoments:
     def guest_stands_still(self, port_id: UUID) -> None:
         """As the keeper."""
         self.guest_paused(port_id)
+        self._stood_still.add(port_id)
         self._keeper.guest_stands_still(port_id)
 
     def guest_is_away(self, port_id: UUID) -> None:
         """As the keeper."""
         self._round(port_id, more=False)
         self._keeper.guest_is_away(port_id)
+        self._forget(port_id)
 
     def guest_has_arrived(self, port_id: UUID) -> None:
-        """As the keeper; the VM's connections stay."""
+        """As the keeper; the guest is announced, and its connections stay."""
         self._keeper.guest_has_arrived(port_id)
+        if (plan := self._plans.get(port_id)) is not None:
+            self._announcer.announce(port_id, plan, Side.INBOUND)
+        self._forget(port_id)
         try:
             self._taken.keep(port_id)
         except OSError as error:
@@ -124,4 +143,13 @@ class PortMoments:
         """As the keeper; what was inserted of the VM's connections goes, too."""
         self._round(port_id, more=False)
         left = await self._keeper.undo(port_id, side)
+        plan = self._plans.get(port_id)
+        if side is Side.OUTBOUND and plan is not None and port_id in self._stood_still:
+            # The recipient may have announced it already.
+            self._announcer.announce(port_id, plan, side)
+        self._forget(port_id)
         return left if side is Side.OUTBOUND else (*left, *await self._taken.undo(port_id))
+
+    def _forget(self, port_id: UUID) -> None:
+        self._plans.pop(port_id, None)
+        self._stood_still.discard(port_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from services.node_agent.lanes.core.errors import StreamError
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.port_moments import PortMoments, carried_addresses
@@ -37,7 +39,13 @@ class Node:
         self.table = FakeTable()
         journal = NetworkJournal(directory / "network")
         keeper = NetworkKeeper(journal, Kernel(), extensions=Wires(), report=self.report)
-        self.moments = PortMoments(keeper, TakenConnections(directory / "network", self.table), report=self.report)
+        self.sent: set[str] = set()
+        self.moments = PortMoments(
+            keeper,
+            TakenConnections(directory / "network", self.table),
+            report=self.report,
+            announcer=Announcer(lambda device, _: self.sent.add(device), delays_s=(0,)),
+        )
 
     def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:
         assert agreement.port_id == PORT
@@ -127,3 +135,26 @@ async def test_a_donor_that_sends_them_all_the_same_is_refused(tmp_path: Path) -
         stream = control.open_stream(StreamKind.CONTROL, "connections")
         with pytest.raises(StreamError, match="does not route"):
             await stream.read()
+
+
+async def test_an_arrived_guest_is_announced(tmp_path: Path) -> None:
+    """Also where the networks are one."""
+    node, agreed = Node(tmp_path), agreement(plan(NetworkMode.JOINED))
+    await node.moments.prepare(Side.INBOUND, agreed, {})
+    node.moments.guest_has_arrived(PORT)
+    await eventually(lambda: node.sent == {"vmbr0"})
+    await node.moments.close()
+
+
+@pytest.mark.parametrize("stood_still", [True, False])
+async def test_a_guest_that_stays_is_announced_at_the_donor(tmp_path: Path, *, stood_still: bool) -> None:
+    """Only where it may have run at the recipient meanwhile."""
+    node, agreed = Node(tmp_path), agreement(plan(NetworkMode.JOINED))
+    await node.moments.prepare(Side.OUTBOUND, agreed, {})
+    if stood_still:
+        node.moments.guest_stands_still(PORT)
+    await node.moments.undo(PORT, Side.OUTBOUND)
+    await node.moments.undo(PORT, Side.OUTBOUND)
+    await asyncio.sleep(0.05)
+    assert node.sent == ({"vmbr0"} if stood_still else set())
+    await node.moments.close()
