@@ -6,7 +6,7 @@ Nothing here fails a port but the keeper's `prepare`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.keeper import NetworkKeeper, Report
 from services.node_agent.network.plan import addresses_of, routed_at_once
+from services.node_agent.network.preflight import preflight
 from services.node_agent.network.tracking.exchange import Answer, receive_connections, send_connections
 from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.network.tracking.values import Changes
@@ -28,6 +29,10 @@ from shared.tasks import Tasks
 log = get_logger(__name__)
 
 MAX_DETAIL: Final = 500
+
+
+Look = Callable[[NetworkPlan, Side], Awaitable[tuple[str, ...]]]
+"""Looks at this host before a port; returns findings."""
 
 
 def carried_addresses(plan: NetworkPlan | None) -> frozenset[str]:
@@ -52,10 +57,12 @@ class PortMoments:
         *,
         report: Report,
         announcer: Announcer | None = None,
+        look: Look = preflight,
     ) -> None:
         self._keeper = keeper
         self._taken = taken
         self._announcer = announcer or Announcer()
+        self._look = look
         self._plans: dict[UUID, NetworkPlan] = {}
         self._stood_still = set[UUID]()
         self._report = report
@@ -72,6 +79,15 @@ class PortMoments:
         await self._keeper.prepare(side, agreement, taps)
         if agreement.network is not None:
             self._plans[agreement.port_id] = agreement.network
+            self._tasks.spawn(self._tell_findings(side, agreement, agreement.network), name="preflight")
+
+    async def _tell_findings(self, side: Side, agreement: ServiceChangeAgreement, plan: NetworkPlan) -> None:
+        with port_bound(agreement.port_id):
+            findings = await self._look(plan, side)
+            for finding in findings:
+                log.warning("network finding", side=side, reason=finding)
+            if findings:
+                self._report(agreement, NetworkState.PREPARED, "; ".join(findings)[:MAX_DETAIL])
 
     def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
         """Donor: the switchover may come at any moment. Sends the VM's connections, beside the memory."""

@@ -17,7 +17,7 @@ from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.port_moments import PortMoments, carried_addresses
 from services.node_agent.network.tracking.taken import TakenConnections
 from shared.messages.addresses import NetworkState
-from shared.messages.network import NetworkMode
+from shared.messages.network import NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.page_stream.bodies import StreamKind
 from tests.services.node_agent.network.plans import PORT, agreement, plan
@@ -40,16 +40,22 @@ class Node:
         journal = NetworkJournal(directory / "network")
         keeper = NetworkKeeper(journal, Kernel(), extensions=Wires(), report=self.report)
         self.sent: set[str] = set()
+        self.findings: dict[Side, tuple[str, ...]] = {}
         self.moments = PortMoments(
             keeper,
             TakenConnections(directory / "network", self.table),
             report=self.report,
+            look=self.look,
             announcer=Announcer(lambda device, _: self.sent.add(device), delays_s=(0,)),
         )
 
     def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:
         assert agreement.port_id == PORT
         self.told.append((state, detail))
+
+    async def look(self, network: NetworkPlan, side: Side) -> tuple[str, ...]:
+        assert network.cards
+        return self.findings.get(side, ())
 
     @property
     def ports(self) -> set[int]:
@@ -157,4 +163,14 @@ async def test_a_guest_that_stays_is_announced_at_the_donor(tmp_path: Path, *, s
     await node.moments.undo(PORT, Side.OUTBOUND)
     await asyncio.sleep(0.05)
     assert node.sent == ({"vmbr0"} if stood_still else set())
+    await node.moments.close()
+
+
+async def test_findings_are_told_with_the_state(tmp_path: Path) -> None:
+    """Beside the port, which goes on."""
+    node = Node(tmp_path)
+    node.findings[Side.INBOUND] = ("address_taken: 10.81.1.10", "bridge_netfilter: x")
+    await node.moments.prepare(Side.INBOUND, agreement(plan(NetworkMode.JOINED)), {})
+    expected = (NetworkState.PREPARED, "address_taken: 10.81.1.10; bridge_netfilter: x")
+    await eventually(lambda: node.told == [expected])
     await node.moments.close()
