@@ -6,8 +6,8 @@ Nothing here fails a port but the keeper's `prepare`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final, Protocol
 from uuid import UUID
 
 from services.node_agent.lanes.core.errors import LaneError, QuestionError, StreamError
@@ -15,9 +15,16 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.keeper import NetworkKeeper, Report
+from services.node_agent.network.paths.exchange import answer_paths, probe_paths
+from services.node_agent.network.paths.sockets import own_addresses
 from services.node_agent.network.plan import addresses_of, routed_at_once
 from services.node_agent.network.preflight import preflight
-from services.node_agent.network.tracking.exchange import Answer, receive_connections, send_connections
+from services.node_agent.network.tracking.exchange import (
+    CONNECTIONS,
+    Answer,
+    receive_connections,
+    send_connections,
+)
 from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.network.tracking.values import Changes
 from shared.logs import get_logger, port_bound
@@ -33,6 +40,26 @@ MAX_DETAIL: Final = 500
 
 Look = Callable[[NetworkPlan, Side], Awaitable[tuple[str, ...]]]
 """Looks at this host before a port; returns findings."""
+
+
+class Probe(Protocol):
+    """Probes the path from the recipient's node; `paths.exchange.probe_paths` is one."""
+
+    async def __call__(
+        self, control: LaneSession, own_addresses: Iterable[str], *, mtu: int, sources: Iterable[str]
+    ) -> tuple[str, ...]: ...
+
+
+def largest_mtu(plan: NetworkPlan | None) -> int:
+    """Of the VM's cards."""
+    return max((card.card.mtu for card in plan.cards), default=1500) if plan is not None else 1500
+
+
+def sent_sources(plan: NetworkPlan | None) -> tuple[str, ...]:
+    """By which addresses the guest's packets leave the recipient without a tunnel, at once."""
+    if plan is None or not routed_at_once(plan):
+        return ()
+    return tuple(address for card in plan.cards for address in addresses_of(card.card))
 
 
 def carried_addresses(plan: NetworkPlan | None) -> frozenset[str]:
@@ -58,11 +85,13 @@ class PortMoments:
         report: Report,
         announcer: Announcer | None = None,
         look: Look = preflight,
+        probe: Probe = probe_paths,
     ) -> None:
         self._keeper = keeper
         self._taken = taken
         self._announcer = announcer or Announcer()
         self._look = look
+        self._probe_paths = probe
         self._plans: dict[UUID, NetworkPlan] = {}
         self._stood_still = set[UUID]()
         self._report = report
@@ -83,17 +112,30 @@ class PortMoments:
 
     async def _tell_findings(self, side: Side, agreement: ServiceChangeAgreement, plan: NetworkPlan) -> None:
         with port_bound(agreement.port_id):
-            findings = await self._look(plan, side)
-            for finding in findings:
-                log.warning("network finding", side=side, reason=finding)
-            if findings:
-                self._report(agreement, NetworkState.PREPARED, "; ".join(findings)[:MAX_DETAIL])
+            self._tell(side, agreement, await self._look(plan, side))
+
+    def _tell(self, side: Side, agreement: ServiceChangeAgreement, findings: tuple[str, ...]) -> None:
+        for finding in findings:
+            log.warning("network finding", side=side, reason=finding)
+        if findings:
+            self._report(agreement, NetworkState.PREPARED, "; ".join(findings)[:MAX_DETAIL])
 
     def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
-        """Donor: the switchover may come at any moment. Sends the VM's connections, beside the memory."""
+        """Donor: the switchover may come at any moment. Sends the VM's connections, beside the memory; has the path
+        probed.
+        """
+        plan = agreement.network
+        if plan is not None and plan.terms.carry is not NetworkMode.JOINED:
+            self._tasks.spawn(self._probe(agreement, plan, control), name="probe the path")
         if (addresses := carried_addresses(agreement.network)) and agreement.port_id not in self._rounds:
             self._rounds[agreement.port_id] = asyncio.Queue()
             self._tasks.spawn(self._send(agreement, control, addresses), name="send connections")
+
+    async def _probe(self, agreement: ServiceChangeAgreement, plan: NetworkPlan, control: LaneSession) -> None:
+        with port_bound(agreement.port_id):
+            here = own_addresses(agreement.donor_lane.direct, agreement.recipient_lane.direct)
+            found = await self._probe_paths(control, here, mtu=largest_mtu(plan), sources=sent_sources(plan))
+            self._tell(Side.OUTBOUND, agreement, found)
 
     async def _send(self, agreement: ServiceChangeAgreement, control: LaneSession, addresses: frozenset[str]) -> None:
         with port_bound(agreement.port_id):
@@ -108,8 +150,18 @@ class PortMoments:
         if (rounds := self._rounds.get(port_id)) is not None and (not more or rounds.empty()):
             rounds.put_nowait(more)
 
-    async def take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
-        """Recipient: take the donor's connections of the VM that come on `stream`. What fails is told, and all."""
+    async def serve_stream(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        """Recipient: take the VM's connections, or send probes of the path. What fails is told, and all."""
+        if stream.label == CONNECTIONS:
+            await self._take_connections(agreement, stream)
+            return
+        try:
+            await answer_paths(stream, mtu=largest_mtu(agreement.network), sources=sent_sources(agreement.network))
+        except (QuestionError, LaneError, StreamError) as error:
+            log.warning("path not probed", error=str(error))
+            stream.reset(str(error))
+
+    async def _take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
         port_id, addresses = agreement.port_id, carried_addresses(agreement.network)
         if not addresses:
             stream.reset("this node does not route to the VM")

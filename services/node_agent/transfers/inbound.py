@@ -41,7 +41,6 @@ from services.node_agent.libvirt_rpc.gate import RpcGate
 from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
 from services.node_agent.network.keeper import NetworkFailed
-from services.node_agent.network.tracking.exchange import CONNECTIONS
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
@@ -57,7 +56,7 @@ from services.node_agent.transfers.inbound_state import claim_state
 from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
-from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork, own_bridges_of
+from services.node_agent.transfers.port_network import NETWORK_STREAMS, JoinedNetworks, PortNetwork, own_bridges_of
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.transfers.read_only_disks import READ_ONLY
 from services.node_agent.transfers.secret_handover import SECRETS
@@ -247,8 +246,8 @@ class Inbound:
                     await self._on_switchover_question(stream, self._gate)
                 case label if label == READY:
                     await answer_readiness(stream, self._broker.readiness)
-                case label if label == CONNECTIONS:
-                    await self._network.take_connections(self._agreement, stream)
+                case label if label in NETWORK_STREAMS:
+                    await self._network.serve_stream(self._agreement, stream)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:

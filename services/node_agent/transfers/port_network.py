@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.plan import own_bridges
+from services.node_agent.network.tracking.exchange import CONNECTIONS
 from shared.messages.porting import ServiceChangeAgreement, Side
+
+NETWORK_STREAMS: Final = frozenset({CONNECTIONS, PATHS})
+"""Labels of streams of the control lane."""
 
 
 class PortNetwork(Protocol):
@@ -23,8 +28,8 @@ class PortNetwork(Protocol):
         """Donor: the switchover may come at any moment. Returns at once."""
         ...
 
-    async def take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
-        """Recipient: the donor's node sends the VM's tracked connections on this stream, labelled CONNECTIONS."""
+    async def serve_stream(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        """Recipient: serve a stream of the donor's node that has a label of `NETWORK_STREAMS`."""
         ...
 
     def guest_paused(self, port_id: UUID) -> None:
@@ -64,13 +69,13 @@ class JoinedNetworks:
     def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
         """Nothing to do."""
 
-    async def take_connections(
+    async def serve_stream(
         self,
         agreement: ServiceChangeAgreement,  # noqa: ARG002  # PortNetwork
         stream: LaneStream,
     ) -> None:
-        """None are expected."""
-        stream.reset("this node takes no connections")
+        """None is expected."""
+        stream.reset("this node's network takes no part in a port")
 
     def guest_paused(self, port_id: UUID) -> None:
         """Nothing to do."""

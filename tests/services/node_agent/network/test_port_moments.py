@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from services.node_agent.lanes.core.errors import StreamError
+from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.port_moments import PortMoments, carried_addresses
 from services.node_agent.network.tracking.taken import TakenConnections
 from shared.messages.addresses import NetworkState
@@ -40,12 +42,14 @@ class Node:
         journal = NetworkJournal(directory / "network")
         keeper = NetworkKeeper(journal, Kernel(), extensions=Wires(), report=self.report)
         self.sent: set[str] = set()
+        self.probed: list[tuple[int, tuple[str, ...]]] = []
         self.findings: dict[Side, tuple[str, ...]] = {}
         self.moments = PortMoments(
             keeper,
             TakenConnections(directory / "network", self.table),
             report=self.report,
             look=self.look,
+            probe=self.probe,
             announcer=Announcer(lambda device, _: self.sent.add(device), delays_s=(0,)),
         )
 
@@ -56,6 +60,14 @@ class Node:
     async def look(self, network: NetworkPlan, side: Side) -> tuple[str, ...]:
         assert network.cards
         return self.findings.get(side, ())
+
+    async def probe(
+        self, control: LaneSession, own_addresses: Iterable[str], *, mtu: int, sources: Iterable[str]
+    ) -> tuple[str, ...]:
+        assert control is not None
+        assert own_addresses is not None
+        self.probed.append((mtu, tuple(sources)))
+        return self.findings.get(Side.OUTBOUND, ())
 
     @property
     def ports(self) -> set[int]:
@@ -68,7 +80,7 @@ async def pair(tmp_path: Path, agreed: ServiceChangeAgreement = AGREED) -> Async
     donor, recipient = Node(tmp_path / "a"), Node(tmp_path / "b")
 
     async def serve(stream: LaneStream) -> None:
-        await recipient.moments.take_connections(agreed, stream)
+        await recipient.moments.serve_stream(agreed, stream)
 
     donor.table.there = {connection(port).key: connection(port) for port in (1, 2)}
     async with lane(serve) as control:
@@ -135,7 +147,7 @@ async def test_a_donor_that_sends_them_all_the_same_is_refused(tmp_path: Path) -
     recipient = Node(tmp_path)
 
     async def serve(stream: LaneStream) -> None:
-        await recipient.moments.take_connections(agreement(plan(NetworkMode.EXTEND)), stream)
+        await recipient.moments.serve_stream(agreement(plan(NetworkMode.EXTEND)), stream)
 
     async with lane(serve) as control:
         stream = control.open_stream(StreamKind.CONTROL, "connections")
@@ -174,3 +186,30 @@ async def test_findings_are_told_with_the_state(tmp_path: Path) -> None:
     expected = (NetworkState.PREPARED, "address_taken: 10.81.1.10; bridge_netfilter: x")
     await eventually(lambda: node.told == [expected])
     await node.moments.close()
+
+
+@pytest.mark.parametrize("mode", [NetworkMode.TRANSLATE, NetworkMode.EXTEND])
+async def test_the_path_is_probed_by_the_sources_that_will_be_sent(tmp_path: Path, mode: NetworkMode) -> None:
+    """While extended, the guest's packets leave by the donor."""
+    async with pair(tmp_path, agreement(plan(mode))) as (donor, _):
+        await eventually(lambda: bool(donor.probed))
+    ((mtu, sources),) = donor.probed
+    assert (mtu, frozenset(sources)) == (1500, ADDRESSES if mode is NetworkMode.TRANSLATE else frozenset())
+
+
+async def test_a_question_about_the_path_is_answered(tmp_path: Path) -> None:
+    """One that is none is a reset, and no failure."""
+    recipient = Node(tmp_path)
+
+    async def serve(stream: LaneStream) -> None:
+        await recipient.moments.serve_stream(AGREED, stream)
+
+    async with lane(serve) as control:
+        stream = control.open_stream(StreamKind.CONTROL, PATHS)
+        await stream.write(b'{"nonce": "0123456789abcdef", "targets": []}')
+        assert await stream.read() == b"sent"
+    async with lane(serve) as control:
+        stream = control.open_stream(StreamKind.CONTROL, PATHS)
+        await stream.write(b"?")
+        with pytest.raises(StreamError, match="cannot be read"):
+            await stream.read()

@@ -30,8 +30,8 @@ class Network(JoinedNetworks):
         self.heard.append("memory flows")
         control.open_stream(StreamKind.CONTROL, CONNECTIONS)
 
-    async def take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
-        self.heard.append(f"takes {stream.label} of {agreement.vm_name}")
+    async def serve_stream(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        self.heard.append(f"serves {stream.label} of {agreement.vm_name}")
 
     def guest_paused(self, port_id: UUID) -> None:  # noqa: ARG002
         self.heard.append("paused")
@@ -54,14 +54,14 @@ async def test_both_sides_hear_the_moments_in_their_order(pair: Pair) -> None:
     assert failure is None
     assert isinstance(result, OutboundResult)
     assert donor.heard == ["memory flows", "paused", "stands still", "away"]
-    assert recipient.heard == [f"takes {CONNECTIONS} of {pair.agreement.vm_name}", "arrived"]
+    assert recipient.heard == [f"serves {CONNECTIONS} of {pair.agreement.vm_name}", "arrived"]
 
 
-async def test_joined_networks_take_no_connections() -> None:
+async def test_joined_networks_serve_no_stream() -> None:
     networks, agreed = JoinedNetworks(), agreement(plan(NetworkMode.JOINED))
-    async with lane(lambda stream: networks.take_connections(agreed, stream)) as control:
+    async with lane(lambda stream: networks.serve_stream(agreed, stream)) as control:
         stream = control.open_stream(StreamKind.CONTROL, CONNECTIONS)
-        with pytest.raises(StreamError, match="no connections"):
+        with pytest.raises(StreamError, match="takes no part"):
             await stream.read()
     networks.memory_flows(agreed, control)
     networks.guest_paused(agreed.port_id)
