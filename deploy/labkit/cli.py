@@ -101,6 +101,7 @@ def _add_kinds(start: argparse.ArgumentParser) -> None:
     start.add_argument("--tpm", action="store_true", help="a virtual TPM 2.0")
     start.add_argument("--scsi-disk", action="store_true", help="a second disk, empty, on a SCSI controller")
     start.add_argument("--iso", action="store_true", help="a drive with an ISO in it, of noise")
+    start.add_argument("--vlan", type=int, metavar="ID", help="a card with this VLAN tag, on a bridge of Open vSwitch")
     start.add_argument("--encrypted", action="store_true", help="its first disk (LUKS inside qcow2), and its TPM")
     start.add_argument("--cpu", default="qemu64", help="a model, host-model, host-passthrough or maximum")
 
@@ -217,6 +218,7 @@ def guest_spec(arguments: argparse.Namespace) -> GuestSpec:
         scsi_disk=arguments.scsi_disk,
         iso=arguments.iso,
         cpu=arguments.cpu,
+        vlan=arguments.vlan,
         encrypted=arguments.encrypted,
         settings=dict(arguments.set),
     )

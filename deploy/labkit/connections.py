@@ -22,8 +22,8 @@ TCP_PORT = 7071
 UDP_PORT = 7
 KINDS = {"http": 30, "idle": 10, "download": 5, "upload": 5}
 UDP_EVERY_S = 0.005
-LAST_ANSWER_WITHIN_S = 45.0
-"""TCP repeats ever later while nothing is answered: after a long outage the last repeat may be half a minute away."""
+LAST_ANSWER_WITHIN_S = 120.0
+"""TCP repeats ever later while nothing is answered: the next repeat may be up to two minutes away."""
 _BODY_BYTES = 2048
 _PIECE_BYTES = 16_384
 _STREAM_BYTES_S = 131_072

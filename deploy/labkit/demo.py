@@ -85,7 +85,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo; 0 if the port completed and every proof holds, 1 if not, 2 for wrong usage."""
     arguments = parser().parse_args(argv)
-    console = Console()
+    # A MAC such as 52:54:00:ab:08:94 has the name of an emoji in it.
+    console = Console(emoji=False)
     try:
         lab = Lab(arguments.lab)
         if arguments.down:

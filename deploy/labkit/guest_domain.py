@@ -7,7 +7,7 @@ Optional parts make other kinds of it.
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from deploy.labkit.plan import GUEST_BRIDGE
+from deploy.labkit.plan import GUEST_BRIDGE, GUEST_SWITCH
 
 CPU_MODES = ("host-model", "host-passthrough", "maximum")
 """What `Domain.cpu` may be besides the name of a model."""
@@ -39,6 +39,7 @@ class Domain:
     scsi_disk: str | None = None
     iso: str | None = None
     cpu: str = "qemu64"
+    vlan: int | None = None
     disk_secret: str | None = None
     tpm_secret: str | None = None
 
@@ -72,8 +73,7 @@ def domain_xml(domain: Domain) -> str:
     </disk>{_scsi(domain)}
     <controller type="usb" model="none"/>
     <interface type="bridge">
-      <mac address={quoteattr(domain.mac)}/>
-      <source bridge={quoteattr(GUEST_BRIDGE)}/>
+      <mac address={quoteattr(domain.mac)}/>{_port(domain.vlan)}
       <model type="virtio"/>
     </interface>
     <serial type="pty">
@@ -119,6 +119,18 @@ def _scsi(domain: Domain) -> str:
         for device, path, target, rest in disks
     )
     return f'{shown}\n    <controller type="scsi" model="virtio-scsi"/>' if disks else ""
+
+
+def _port(vlan: int | None) -> str:
+    if vlan is None:
+        return f"\n      <source bridge={quoteattr(GUEST_BRIDGE)}/>"
+    # Open vSwitch reads the frames from a socket, where what the guest leaves for hardware to do is not done.
+    offloads = " ".join(f'{name}="off"' for name in ("csum", "gso", "tso4", "tso6", "ecn", "ufo"))
+    return f"""
+      <source bridge={quoteattr(GUEST_SWITCH)}/>
+      <vlan><tag id="{vlan}"/></vlan>
+      <virtualport type="openvswitch"/>
+      <driver name="qemu"><host {offloads}/></driver>"""
 
 
 def _tpm(domain: Domain) -> str:

@@ -30,6 +30,7 @@ REPORT_PORT = 7070
 ECHO_PORT = 7
 SCSI_DISK_MIB = 16
 ISO_MIB = 2
+LAST_VLAN = 4094
 _PORT_ID = "-".join("?" * length for length in (8, 4, 4, 4, 12))
 """In names of files that a port made, as a glob."""
 _ACCELERATOR_CHECK = Path(__file__).resolve().parent.parent / "kvm-usable"
@@ -41,7 +42,8 @@ class GuestSpec:
 
     `disk`, `kernel`, `initrd` and `cmdline` replace the image's own; a given kernel without an initrd boots without.
     `overlay` makes the disk a qcow2 layer on a copy of the image. `firmware` is None (BIOS), `uefi` or `secure-boot`;
-    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise.
+    `cpu` a model, `host-model`, `host-passthrough` or `maximum`. The SCSI disk is empty, the ISO has noise. `vlan`
+    puts the card on the provider's Open vSwitch bridge with this tag; `LabPlan.vlan` says which one reaches the others.
     `encrypted` is its first disk, by LUKS inside qcow2, and its TPM if it has one. `settings` go to guestd, e.g.
     {"pages_s": 2000, "hot_mib": 16, "region_mib": 128, "blocks_s": 10}.
     """
@@ -63,15 +65,18 @@ class GuestSpec:
     scsi_disk: bool = False
     iso: bool = False
     cpu: str = "qemu64"
+    vlan: int | None = None
     encrypted: bool = False
     settings: Mapping[str, int] = field(default_factory=dict)
 
     def image_kind(self) -> str:
-        """Which image serves; raises `LabError` for a workload that it does not have."""
+        """Which image serves; raises `LabError` for what no guest can be, such as a workload that it does not have."""
         if self.workload not in WORKLOADS:
             raise LabError(f"workload {self.workload!r}: use one of {', '.join(WORKLOADS)}")
         if self.overlay and (self.disk_format != "qcow2" or self.disk is not None):
             raise LabError("an overlay is a qcow2 disk on a copy of the image: use --disk-format qcow2, and no --disk")
+        if self.vlan is not None and not 1 <= self.vlan <= LAST_VLAN:
+            raise LabError(f"VLAN {self.vlan}: use 1 to {LAST_VLAN}")
         if self.encrypted and (self.disk_format != "qcow2" or self.overlay):
             raise LabError("an encrypted disk is qcow2 and no overlay: use --disk-format qcow2, and no --overlay")
         kind = self.image or (DEBIAN if self.workload in _NEED_DEBIAN else TINY)
@@ -110,6 +115,7 @@ def start(plan: LabPlan, state: LabState, spec: GuestSpec) -> GuestRecord:
         workload=spec.workload,
         memory_mib=spec.memory_mib,
         home=spec.provider,
+        vlan=spec.vlan,
         address6=station.address6,
     )
     keys = _keys(spec)
@@ -291,6 +297,7 @@ def _domain(
         scsi_disk=f"{stem}.data.raw" if spec.scsi_disk else None,
         iso=f"{stem}.iso" if spec.iso else None,
         cpu=spec.cpu,
+        vlan=spec.vlan,
         disk_secret=keys["volume"].uuid if "volume" in keys else None,
         tpm_secret=keys["vtpm"].uuid if "vtpm" in keys else None,
     )

@@ -72,6 +72,8 @@ class Lab(LabGuests):
             for host in self.plan.wan_hosts:
                 self._record(f"forwarder-{host}", network.ensure_uplink(self.plan, self._state, host))
             self._ensure_guest_network()
+            if any(guest.vlan is not None for guest in self._state.guests.values()):
+                self._ensure_switches()
             for provider in self.plan.providers:
                 hosts.wait_for_libvirtd(self.plan, provider, self._state.processes[f"libvirtd-{provider}"])
             rabbit.wait_for_rabbitmq(self.plan, self._state.processes[rabbit.RABBITMQ])
@@ -300,7 +302,7 @@ class Lab(LabGuests):
         passwords = rabbit.write_definitions(self.plan)
         services.write_settings(self.plan, passwords, accelerator=guests.accelerator(self.plan))
         if not all(self.policy_file(provider).exists() for provider in self.plan.providers):
-            services.write_policies(self.plan, self._state)
+            services.write_guest_lists(self.plan, self._state)
         self._record(rabbit.EPMD, rabbit.start_epmd(self.plan, self._state))
         self._record(rabbit.RABBITMQ, rabbit.start_rabbitmq(self.plan, self._state))
         for provider in self.plan.providers:

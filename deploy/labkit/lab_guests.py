@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import guest_images, guests, services
+from deploy.labkit import guest_images, guests, services, switches
 from deploy.labkit.errors import LabError
 from deploy.labkit.guest_images import GuestImage
 from deploy.labkit.guests import GuestPlace, GuestSpec
@@ -27,15 +27,26 @@ class LabGuests(LabBase):
         need_root()
         with self._locked():
             self._need_host(spec.provider)
+            if spec.vlan is not None:
+                self._ensure_switches()
             record = guests.start(self.plan, self._state, spec)
             self._state.guests[spec.name] = record
             self._save()
-            services.write_policies(self.plan, self._state)
+            services.write_guest_lists(self.plan, self._state)
         if ready_s is not None:
             if spec.firmware is not None:
                 ready_s *= UEFI_TAKES
             guests.wait_until_ready(self.plan, record, timeout_s=ready_s)
         return record
+
+    def _ensure_switches(self) -> None:
+        """An Open vSwitch bridge at every provider: a guest with a VLAN may go to any of them."""
+        for provider in self.plan.providers:
+            database = switches.start_database(self.plan, self._state, provider)
+            self._record(switches.process_name(switches.DATABASE, provider), database)
+            daemon = switches.start_daemon(self.plan, self._state, provider)
+            self._record(switches.process_name(switches.DAEMON, provider), daemon)
+            switches.ensure_ports(self.plan, self._state, provider)
 
     def guest_stop(self, name: str) -> None:
         """Pull the guest's plug; its definition stays where it is."""
@@ -47,7 +58,7 @@ class LabGuests(LabBase):
             guests.remove(self.plan, self.guest(name))
             del self._state.guests[name]
             self._save()
-            services.write_policies(self.plan, self._state)
+            services.write_guest_lists(self.plan, self._state)
 
     def guest(self, name: str) -> GuestRecord:
         """What is recorded of a guest. Raises `LabError` for an unknown name."""

@@ -23,6 +23,7 @@ _RATE = re.compile(r"(\d+(?:\.\d+)?)(k|m|g)bit")
 _RTT = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s)?")
 _BITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_HUB_MAC = "02:77:00:00:00:01"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,8 @@ def ensure_wan(plan: LabPlan) -> None:
         ip(
             plan,
             HUB,
-            f"link add {WAN_BRIDGE} mtu {plan.wan_mtu} type bridge forward_delay 0 stp_state 0",
+            # A MAC of its own: else the bridge takes another one when an uplink leaves it, and nobody finds the hub.
+            f"link add {WAN_BRIDGE} mtu {plan.wan_mtu} address {_HUB_MAC} type bridge forward_delay 0 stp_state 0",
             f"addr add {plan.wan_address(HUB)}/24 dev {WAN_BRIDGE}",
             f"link set {WAN_BRIDGE} up",
         )

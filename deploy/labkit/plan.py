@@ -27,11 +27,13 @@ CLIENT_PORT = "to-client"
 WAN_MTU_JOINED = 1550
 WAN_MTU_ROUTED = 1500
 GUEST_BRIDGE = "vmbr0"
+GUEST_SWITCH = "vmovs0"
+FIRST_VLAN = 42
 GUEST_PREFIX = "10.88.0"
 GUEST_FIRST = 10
 AMQP_PORT = 5672
 # Each process has its own address space of ports; the metrics port is fixed per role, so that a scraper can be told.
-HEALTH_PORTS = {"broker": 9600, "donor": 9601, "recipient": 9602, "node": 9603}
+HEALTH_PORTS = {"broker": 9600, "donor": 9601, "recipient": 9602, "node": 9603, "gateway": 9604}
 
 _LAB_NAME = re.compile(r"[a-z0-9]{1,20}")
 _PROVIDER_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,10}")
@@ -125,6 +127,10 @@ class LabPlan:
     def node(self, provider: str) -> str:
         """Name of the provider's only node."""
         return f"{provider}-1"
+
+    def vlan(self, provider: str) -> int:
+        """The VLAN that is the guests' network on the provider's Open vSwitch bridge; each provider has its own."""
+        return FIRST_VLAN + 100 * self.providers.index(provider)
 
     @property
     def state_dir(self) -> Path:

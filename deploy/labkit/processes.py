@@ -134,6 +134,14 @@ def processes_in(inodes: Iterable[int]) -> dict[int, ProcessRecord]:
     return found
 
 
+def prefer(record: ProcessRecord, *, nice: int) -> None:
+    """Give a process that leads its session, as all that `spawn` starts, this niceness against all of the machine."""
+    with suppress(ProcessLookupError, FileNotFoundError):  # it ended, or the kernel does not group by session
+        os.setpriority(os.PRIO_PROCESS, record.pid, nice)
+        # Where it does (sched(7), autogroup), niceness counts only within a session.
+        Path(f"/proc/{record.pid}/autogroup").write_text(str(nice), encoding="ascii")
+
+
 def send_signal(record: ProcessRecord, number: signal.Signals) -> None:
     """Signal the recorded process if it still is that one."""
     try:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from deploy.labkit import processes
 from deploy.labkit.errors import CommandFailed, LabError
+from deploy.labkit.node_network import NEUTRAL_PARTY
 from deploy.labkit.plan import AMQP_PORT, HUB, TENANT_NAME, LabPlan
 from deploy.labkit.state import LabState, ProcessRecord
 from shared.parties import BROKER, Party, donor, node, recipient, tenant
@@ -37,7 +38,8 @@ load_definitions = {definitions}
 def parties(plan: LabPlan) -> tuple[Party, ...]:
     """Everybody who speaks on the lab's bus."""
     agents = ((donor(name), recipient(name), node(name, plan.node(name))) for name in plan.providers)
-    return (BROKER, tenant(TENANT_NAME), *(party for three in agents for party in three))
+    gateways = (node(NEUTRAL_PARTY, name) for name in plan.gateways)
+    return (BROKER, tenant(TENANT_NAME), *(party for three in agents for party in three), *gateways)
 
 
 def write_definitions(plan: LabPlan) -> dict[Party, str]:

@@ -20,8 +20,8 @@ _FRR = Path("/usr/lib/frr")
 _FRR_USER = "frr"
 """Debian's FRR refuses to run as root."""
 _FRR_PROGRAMS = ("zebra", "bfdd", "bgpd")
-# A session must not end because guests and transfers keep the machine busy.
-_FIRST = ("nice", "-n", "-10")
+_NICE = -10
+"""A session must not end because guests and transfers keep the machine busy."""
 
 
 def folder(plan: LabPlan, host: str) -> Path:
@@ -40,8 +40,9 @@ def start(plan: LabPlan, state: LabState) -> Iterator[tuple[str, ProcessRecord]]
             name = f"{program}-{host}"
             recorded = state.processes.get(name)
             if recorded is None or not processes.is_alive(recorded):
-                entered = processes.enter(plan.namespace_path(host), None, [*_FIRST, *argv])
+                entered = processes.enter(plan.namespace_path(host), None, argv)
                 recorded = processes.spawn(entered, env=ENVIRONMENT, log=plan.log_dir / f"{name}.log")
+                processes.prefer(recorded, nice=_NICE)
             yield name, recorded
 
 

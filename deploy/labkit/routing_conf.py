@@ -33,8 +33,8 @@ SERVED = {BIRD: ServedRoutes(table=7070, metric=70), FRR: ServedRoutes(table=254
 
 
 def daemon(plan: LabPlan, host: str) -> str:
-    """Which daemon routes there. Every other provider has FRR, so that a lab has both."""
-    return FRR if host in plan.providers and plan.providers.index(host) % 2 else BIRD
+    """Which daemon routes there. The first provider, and every other one, has FRR, so that a lab has both."""
+    return FRR if host in plan.providers and plan.providers.index(host) % 2 == 0 else BIRD
 
 
 def bfd_ms(plan: LabPlan, host: str) -> tuple[int, int]:

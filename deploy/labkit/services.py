@@ -13,9 +13,10 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import hosts, processes, rabbit
+from deploy.labkit import hosts, node_network, processes, rabbit
 from deploy.labkit.errors import LabError
-from deploy.labkit.plan import GUEST_BRIDGE, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
+from deploy.labkit.node_network import NEUTRAL_PARTY
+from deploy.labkit.plan import GUEST_BRIDGE, GUEST_SWITCH, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
 from deploy.labkit.state import GuestRecord, LabState, ProcessRecord
 from deploy.labkit.toml_text import to_toml
 from shared.certificates import issue, make_authority
@@ -63,6 +64,8 @@ def services(plan: LabPlan) -> tuple[Service, ...]:
             Service(f"recipient-{name}", "vmport-recipient", name, recipient(name), "recipient"),
             Service(f"node-{name}", "vmport-node", name, node(name, plan.node(name)), "node"),
         ]
+    for name in plan.gateways:
+        found.append(Service(f"node-{name}", "vmport-node", name, node(NEUTRAL_PARTY, name), "gateway"))
     return tuple(found)
 
 
@@ -74,6 +77,11 @@ def config_file(plan: LabPlan, name: str) -> Path:
 def policy_file(plan: LabPlan, provider: str) -> Path:
     """The donor policy of a provider."""
     return plan.config_dir / f"policy-{provider}.toml"
+
+
+def addresses_file(plan: LabPlan, provider: str) -> Path:
+    """The provider's list of its guests' addresses."""
+    return plan.config_dir / f"addresses-{provider}.toml"
 
 
 def write_settings(plan: LabPlan, passwords: Mapping[Party, str], *, accelerator: str) -> None:
@@ -99,12 +107,14 @@ def settings(plan: LabPlan, service: Service, url: str, *, accelerator: str) -> 
     store = {"url": f"sqlite:///{plan.data_dir / service.name}.db"}
     match service.role:
         case "broker":
-            return {**common, "store": store, **_BROKER}
+            return {**common, "store": store, **_BROKER, **node_network.broker_section(plan)}
         case "donor":
             policy = str(policy_file(plan, service.host))
             return {**common, "store": store, "donor": {"policy_file": policy, **_DONOR}}
         case "recipient":
             return {**common, "store": store, **_recipient(plan, service.host)}
+        case "gateway":
+            return {**common, "node": {"role": "gateway", "state_dir": str(plan.node_state_dir(service.host))}}
         case _:
             return {**common, **_node(plan, service, accelerator)}
 
@@ -126,6 +136,7 @@ def _recipient(plan: LabPlan, provider: str) -> dict[str, Any]:
             "console_log_dir": "/var/log/libvirt/qemu",
             "default_bridge": GUEST_BRIDGE,
         },
+        "network_map": [_vlan_rule(plan, other, provider) for other in plan.providers if other != provider],
         "overcommit": {"memory_reserve_mib": 0, "disk_reserve_gib": 0, "vcpus": 16.0},
         "instance_types": [
             {"name": "small", "vcpus": 2, "memory_mib": 1024, "disk_gib": 20, "price_per_month": f"{price / 2:.2f}"},
@@ -134,15 +145,21 @@ def _recipient(plan: LabPlan, provider: str) -> dict[str, Any]:
     }
 
 
+def _vlan_rule(plan: LabPlan, theirs: str, ours: str) -> dict[str, Any]:
+    tags = {"vlan": [plan.vlan(theirs)], "to_vlan": [plan.vlan(ours)]}
+    return {"bridge": GUEST_SWITCH, "to_bridge": GUEST_SWITCH, "openvswitch": True, **tags}
+
+
 def _node(plan: LabPlan, service: Service, accelerator: str) -> dict[str, Any]:
     return {
         "node": {
             "state_dir": str(plan.node_state_dir(service.host)),
-            "bridges": [GUEST_BRIDGE],
+            "bridges": [GUEST_BRIDGE, GUEST_SWITCH],
             "accelerators": ["kvm", "qemu"] if accelerator == "kvm" else ["qemu"],
             "heartbeat_s": 2.0,
             "caps_file": str(caps_file(plan, service.host)),
         },
+        "network": node_network.section(plan, service.host, str(addresses_file(plan, service.host))),
         "direct": {
             "listen": f"{plan.wan_address(service.host)}:{DIRECT_PORT}",
             "advertise": [f"{plan.wan_address(service.host)}:{DIRECT_PORT}"],
@@ -194,14 +211,19 @@ def policy(owned: Iterable[GuestRecord]) -> dict[str, Any]:
     return {"minimum_stay_days": 90, "accounts": {TENANT_NAME: {**account, **({"vms": vms} if vms else {})}}}
 
 
-def write_policies(plan: LabPlan, state: LabState) -> None:
-    """Record in every provider's policy that the tenant owns the lab's guests."""
+def write_guest_lists(plan: LabPlan, state: LabState) -> None:
+    """Record in every provider's policy that the tenant owns the lab's guests, and list the addresses of its own."""
     text = to_toml(policy(state.guests.values()))
     for provider in plan.providers:
-        target = policy_file(plan, provider)
-        draft = target.with_suffix(".new")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(target)
+        _replace(policy_file(plan, provider), text)
+        listed = node_network.addresses(plan, provider, state.guests.values())
+        _replace(addresses_file(plan, provider), to_toml(listed))
+
+
+def _replace(target: Path, text: str) -> None:
+    draft = target.with_suffix(".new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(target)
 
 
 def program(name: str) -> str:

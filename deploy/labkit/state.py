@@ -33,6 +33,7 @@ class GuestRecord:
     workload: str
     memory_mib: int
     home: str
+    vlan: int | None = None
     address6: str = ""
 
 

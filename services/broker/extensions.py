@@ -24,7 +24,6 @@ from shared.bus import LaneEnds, Reject
 from shared.logs import get_logger, port_bound
 from shared.messages import Envelope, Message, PortMessage
 from shared.messages.addresses import (
-    AddressesServed,
     CloseExtension,
     ExtensionClosed,
     ExtensionShown,
@@ -32,7 +31,6 @@ from shared.messages.addresses import (
     NetworkReported,
     NetworkState,
 )
-from shared.messages.network import extension_id
 from shared.messages.service_change import PortPhase
 from shared.parties import BROKER, Party
 from shared.store import Timer, Transaction
@@ -144,14 +142,6 @@ async def closed(tx: Transaction, envelope: Envelope[ExtensionClosed]) -> None:
     await _side_closed(tx, answer.port_id, answer.epoch, envelope.source)
 
 
-async def served(tx: Transaction, envelope: Envelope[AddressesServed]) -> None:
-    """A gateway sends the VM's packets to its owner. Raises `Reject` for a node that is no gateway of the port."""
-    stored = await _port_of(tx, envelope, of_gateways=True)
-    epoch = envelope.data.epoch
-    known = "" if epoch == stored.state.epoch else f"; the ledger has epoch {stored.state.epoch}"
-    await _record(tx, envelope, stored, f"serves epoch {epoch}{known}")
-
-
 # For questions
 
 
@@ -236,7 +226,7 @@ async def _finish(tx: Transaction, row: Row[Any]) -> None:
 async def _close_lanes(tx: Transaction, row: Row[Any]) -> None:
     if row.has_lanes:
         donor_node, recipient_node = Party.parse(row.donor_node), Party.parse(row.recipient_node)
-        await want(tx, LaneEnds(extension_id(row.port_id), donor_node, recipient_node), "closed", port_id=row.port_id)
+        await want(tx, LaneEnds(row.port_id, donor_node, recipient_node), "closed")
 
 
 async def _closed_before(connection: AsyncConnection, port_id: UUID, epoch: int) -> set[str]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import datetime
 from uuid import UUID
 
-from services.broker import extensions, ledger, rules
+from services.broker import extensions, gateways, ledger, rules
 from services.broker.ledger import StoredPort
 from services.broker.metrics import BrokerMetrics
 from services.broker.relay_lanes import want
@@ -42,6 +42,7 @@ from services.broker.saga import (
 )
 from shared.logs import get_logger, port_bound
 from shared.messages import AnyEnvelope
+from shared.messages.addresses import ServeAddresses
 from shared.messages.porting import QuerySwitchover
 from shared.messages.service_change import PortPhase, PortRequested
 from shared.parties import BROKER, Name
@@ -170,13 +171,15 @@ class Stepper:
                 await tx.send(
                     effect.to, effect.message, cause=cause, correlation_id=state.port_id, deadline=effect.deadline
                 )
+                if isinstance(effect.message, ServeAddresses):
+                    await gateways.told(tx, effect.to, effect.message)
             case CommitEpoch():
                 await ledger.commit_epoch(tx, effect, state.port_id)
             case OpenLanes():
-                await want(tx, effect.ends, "open", port_id=state.port_id)
+                await want(tx, effect.ends, "extended" if effect.extended else "open")
                 tx.after_commit(self._wake_lanes)
             case CloseLanes():
-                await want(tx, effect.ends, "closed", port_id=state.port_id)
+                await want(tx, effect.ends, "extension" if effect.keep_extension else "closed")
                 tx.after_commit(self._wake_lanes)
             case KeepExtension():
                 await extensions.keep(tx, state.port_id, effect)

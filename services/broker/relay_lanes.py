@@ -22,20 +22,22 @@ from shared.store import Store, StoreDown, Transaction
 
 log = get_logger(__name__)
 
-Wanted = Literal["open", "closed"]
+Wanted = Literal["open", "extended", "extension", "closed"]
+"""The port's lanes; these and its network extension's; that one alone, when the port is over; none."""
+_WITH_PORT = frozenset({"open", "extended"})
+_WITH_EXTENSION = frozenset({"extended", "extension"})
 
 
-async def want(tx: Transaction, ends: LaneEnds, wanted: Wanted, *, port_id: UUID) -> None:
-    """Store the wanted state of these queues of a port; call `LaneKeeper.wake` after the commit."""
+async def want(tx: Transaction, ends: LaneEnds, wanted: Wanted) -> None:
+    """Store the wanted state of a port's queues; call `LaneKeeper.wake` after the commit."""
     values = {
-        "lane_id": ends.port_id,
-        "port_id": port_id,
+        "port_id": ends.port_id,
         "donor_node": str(ends.donor_node),
         "recipient_node": str(ends.recipient_node),
         "wanted": wanted,
         "done": False,
     }
-    await tx.upsert(lane_jobs, values, key=("lane_id",))
+    await tx.upsert(lane_jobs, values, key=("port_id",))
 
 
 class LaneKeeper:
@@ -82,34 +84,26 @@ class LaneKeeper:
         async with self._store.reading() as connection:
             rows = list(await connection.execute(select(lane_jobs).where(~lane_jobs.c.done)))
         for row in rows:
-            ends = LaneEnds(row.lane_id, Party.parse(row.donor_node), Party.parse(row.recipient_node))
-            of_extension = row.lane_id != row.port_id
-            match row.wanted, of_extension:
-                case "open", True:
-                    await self._admin.open_extension(ends)
-                case "open", False:
-                    await self._admin.open_lanes(ends)
-                case _, True:
-                    await self._admin.close_extension(ends)
-                case _:
-                    await self._admin.close_lanes(ends)
-            await self._settle(row.lane_id, row.port_id, row.wanted)
+            ends = LaneEnds(row.port_id, Party.parse(row.donor_node), Party.parse(row.recipient_node))
+            if row.wanted in _WITH_PORT:
+                await self._admin.open_lanes(ends)
+            else:
+                await self._admin.close_lanes(ends)
+            if row.wanted in _WITH_EXTENSION:
+                await self._admin.open_extension(ends)
+            else:
+                await self._admin.close_extension(ends)
+            await self._settle(row.port_id, row.wanted)
 
-    async def _settle(self, lane_id: UUID, port_id: UUID, did: str) -> None:
+    async def _settle(self, port_id: UUID, did: str) -> None:
         """Mark the wish as done. If it changed meanwhile, what was done may have undone the newer one: do that
-        again. An opening is told when it was the last one that the port waited for.
+        again.
         """
         async with self._store.transaction() as tx:
-            mine = (lane_jobs.c.lane_id == lane_id) & (lane_jobs.c.wanted == did)
+            mine = (lane_jobs.c.port_id == port_id) & (lane_jobs.c.wanted == did)
             if (await tx.execute(update(lane_jobs).where(mine).values(done=True))).rowcount == 1:
-                if did == "open" and not await _waits(tx, port_id):
+                if did in _WITH_PORT:
                     await self._on_opened(tx, port_id)
                 return
-            await tx.execute(update(lane_jobs).where(lane_jobs.c.lane_id == lane_id).values(done=False))
+            await tx.execute(update(lane_jobs).where(lane_jobs.c.port_id == port_id).values(done=False))
             tx.after_commit(self.wake)
-
-
-async def _waits(tx: Transaction, port_id: UUID) -> bool:
-    """Whether the port wants more lanes opened than are open."""
-    left = (lane_jobs.c.port_id == port_id) & (lane_jobs.c.wanted == "open") & ~lane_jobs.c.done
-    return (await tx.execute(select(lane_jobs.c.lane_id).where(left).limit(1))).first() is not None

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from services.broker import extensions, inquiries, ledger, queries, registry
+from services.broker import extensions, gateways, inquiries, ledger, queries, registry
 from services.broker.inquiries import Inquiries
 from services.broker.ledger import LedgerConflict, StoredPort
 from services.broker.metrics import WAITING, BrokerMetrics
@@ -96,7 +96,7 @@ class BrokerService(StatefulService):
         self.handlers.on(VmInspected, self._inquiries.inspected)
         self.handlers.on(NetworkReported, self._network_reported)
         self.handlers.on(ExtensionClosed, self._extension_closed)
-        self.handlers.on(AddressesServed, extensions.served)
+        self.handlers.on(AddressesServed, gateways.served)
         self.handlers.on_every(EndExtension, self._end_extension)
 
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
@@ -206,6 +206,9 @@ class BrokerService(StatefulService):
         if timer.key.startswith(extensions.PREFIX):
             await extensions.time_passed(tx, timer)
             tx.after_commit(self.lanes.wake)
+            return
+        if timer.key.startswith(gateways.PREFIX):
+            await gateways.time_passed(tx, timer)
             return
         port_id, kind = read_timer(timer)
         bind_log(port_id=str(port_id))

@@ -172,18 +172,14 @@ sla_records = Table(
 lane_jobs = Table(
     "lane_jobs",
     metadata,
-    Column("lane_id", Uuid, primary_key=True),
-    Column("port_id", ForeignKey("ports.port_id"), nullable=False),
+    Column("port_id", ForeignKey("ports.port_id"), primary_key=True),
     Column("donor_node", PARTY, nullable=False),
     Column("recipient_node", PARTY, nullable=False),
     Column("wanted", String(10), nullable=False),
     Column("done", Boolean, nullable=False),
     Index("ix_lane_jobs_done", "done"),
-    Index("ix_lane_jobs_port_id", "port_id"),
 )
-"""Lanes that are to be declared or removed at the relay; a job outlives the process, so that no lane is left behind.
-``lane_id`` is the port's id for the port's own lanes, and another one for those of its extension.
-"""
+"""Lanes that are to be declared or removed at the relay; a job outlives the process, so that no lane is left behind."""
 
 extensions = Table(
     "extensions",

@@ -26,6 +26,9 @@ from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary
 
+_NOT_RUNNING = "not_running:"
+"""How a node's own word begins for what the VM's state says already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Located:
@@ -119,6 +122,7 @@ def live_refusals(vm: VmDescription, *, vm_uuid: UUID, eject: Iterable[str] = ()
             evidence=f"{blocker}; it can stay behind: --eject {media[blocker]}" if blocker in media else blocker,
         )
         for blocker in vm.blockers
+        if vm.state is VmState.RUNNING or not blocker.startswith(_NOT_RUNNING)
     ]
     return tuple(found)
 

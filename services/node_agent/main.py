@@ -6,8 +6,9 @@ import asyncio
 import pwd
 import ssl
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from services.node_agent import install_hook, net_command
 from services.node_agent.gateway import serve_gateway
@@ -29,6 +30,7 @@ from services.node_agent.network.extension.ports import PortExtensions
 from services.node_agent.network.host_addresses import HostAddresses
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.kept import KeptAddresses
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.port_moments import PortMoments
 from services.node_agent.network.tracking.taken import TakenConnections
@@ -69,7 +71,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     hypervisor = await _open_hypervisor(settings, runtime)
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
-    network, network_commands = _open_network(settings, messenger, PortExtensions(routes.link, keys), runtime)
+    extensions = PortExtensions(routes.link, keys, metrics=metrics)
+    network, network_commands = _open_network(settings, messenger, extensions, runtime)
     moments = _open_moments(settings, messenger, network, runtime)
     transfers = Transfers(
         settings,
@@ -81,9 +84,44 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         network=moments,
     )
-    seen = HostAddresses(hypervisor, NetworkJournal(settings.state_dir / "network"))
-    addresses = VmAddresses(runtime.settings.network, reader=seen)
-    commands = VmCommands(
+    kept = KeptAddresses(NetworkJournal(settings.state_dir / "network"))
+    addresses = VmAddresses(runtime.settings.network, reader=HostAddresses(hypervisor), kept=kept)
+    commands = _make_commands(runtime, hypervisor, journal, transfers, keys=keys, metrics=metrics, addresses=addresses)
+    service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
+    problems = _problems(transfers, _make_hook(settings, metrics), network)
+    heartbeat = _make_heartbeat(
+        runtime,
+        transfers,
+        messenger,
+        hypervisor=hypervisor,
+        metrics=metrics,
+        keys=keys,
+        addresses=addresses,
+        problems=problems,
+    )
+    runtime.check("libvirt", heartbeat.check)
+    await _recover(network, transfers)
+    runtime.running()
+    loops = {"outbox": outbox.run(), "heartbeat": heartbeat.run(), "addresses": addresses.run()}
+    loops |= {"network": network.run(), "inbox": runtime.bus.consume(service.handle)}
+    try:
+        await _run(loops, settings.caps_file, caps)
+    finally:
+        await service.close()
+        await transfers.stop(runtime.settings.stop_within_s / 2)
+
+
+def _make_commands(
+    runtime: Runtime[NodeSettings],
+    hypervisor: LibvirtHypervisor,
+    journal: Journal,
+    transfers: Transfers,
+    *,
+    keys: LaneKeys,
+    metrics: NodeMetrics,
+    addresses: VmAddresses,
+) -> VmCommands:
+    return VmCommands(
         hypervisor,
         journal,
         node=runtime.party.node,
@@ -92,35 +130,38 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         addresses=addresses,
     )
-    service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
-    heartbeat = Heartbeat(
+
+
+def _make_heartbeat(
+    runtime: Runtime[NodeSettings],
+    transfers: Transfers,
+    messenger: Messenger,
+    *,
+    hypervisor: LibvirtHypervisor,
+    metrics: NodeMetrics,
+    keys: LaneKeys,
+    addresses: VmAddresses,
+    problems: Callable[[], tuple[str, ...]],
+) -> Heartbeat:
+    return Heartbeat(
         hypervisor,
         messenger,
         metrics,
         lane=keys.endpoint,
-        every_s=settings.heartbeat_s,
+        every_s=runtime.settings.node.heartbeat_s,
         agent_version=version(),
         ports=transfers.ports,
-        problems=_problems(transfers, _make_hook(settings, metrics), network),
+        problems=problems,
         addresses=addresses,
     )
-    runtime.check("libvirt", heartbeat.check)
-    for name in await network.restore():
-        log.error("damaged record of the network set aside; see vmport-node net list", file=name)
-    _recover(transfers)
-    runtime.running()
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(outbox.run(), name="outbox")
-            group.create_task(heartbeat.run(), name="heartbeat")
-            group.create_task(addresses.run(), name="addresses")
-            group.create_task(network.run(), name="network")
-            group.create_task(runtime.bus.consume(service.handle), name="inbox")
-            if settings.caps_file is not None:
-                group.create_task(CapsFile(settings.caps_file, caps).run(), name="caps")
-    finally:
-        await service.close()
-        await transfers.stop(runtime.settings.stop_within_s / 2)
+
+
+async def _run(loops: Mapping[str, Coroutine[Any, Any, None]], caps_file: Path | None, caps: Caps) -> None:
+    async with asyncio.TaskGroup() as group:
+        for name, loop in loops.items():
+            group.create_task(loop, name=name)
+        if caps_file is not None:
+            group.create_task(CapsFile(caps_file, caps).run(), name="caps")
 
 
 def _open_state(state_dir: Path, runtime: Runtime[NodeSettings]) -> tuple[Journal, Outbox]:
@@ -173,7 +214,9 @@ def _make_hook(settings: NodeSection, metrics: NodeMetrics) -> StartHook:
     )
 
 
-def _recover(transfers: Transfers) -> None:
+async def _recover(network: NetworkKeeper, transfers: Transfers) -> None:
+    for name in await network.restore():
+        log.error("damaged record of the network set aside; see vmport-node net list", file=name)
     for name in transfers.recover():
         log.error("damaged journal file set aside; check what its port left behind", file=name)
 

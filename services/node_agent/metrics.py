@@ -133,7 +133,32 @@ class NodeMetrics:
             "Copies of VMs that had left for good, found alive at this node and destroyed.",
             registry=registry,
         )
+        self.extensions = Gauge(
+            "vmport_extensions",
+            "Network extensions that run at this node.",
+            registry=registry,
+        )
+        self.extension_frames_total = Counter(
+            "vmport_extension_frames_total",
+            "Ethernet frames that network extensions carried, by direction.",
+            ("direction",),
+            registry=registry,
+        )
+        self.extension_bytes_total = Counter(
+            "vmport_extension_bytes_total",
+            "Bytes of the Ethernet frames that network extensions carried, by direction.",
+            ("direction",),
+            registry=registry,
+        )
+        self.extension_dropped_frames_total = Counter(
+            "vmport_extension_dropped_frames_total",
+            "Ethernet frames that network extensions did not carry, by reason.",
+            ("reason",),
+            registry=registry,
+        )
         for direction in Direction:
+            self.extension_frames_total.labels(direction)
+            self.extension_bytes_total.labels(direction)
             self.transfers_active.labels(direction).set(0)
         for lane in Lane:
             self.lane_retransmitted_bytes_total.labels(lane)

@@ -15,6 +15,7 @@ from uuid import UUID
 from pydantic import ValidationError
 
 from services.node_agent.hypervisor import disk_images
+from services.node_agent.hypervisor.cpu_comparison import in_words
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm, Obstacle, VmNotFound
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.vm_addresses import VmAddresses
@@ -125,7 +126,7 @@ class VmCommands:
         )
 
     async def check(self, command: CheckVm) -> VmChecked:
-        """Let this host's libvirt compare the VM's CPU with its own."""
+        """Let this host's libvirt compare the VM's CPU with its own, and name the one that would do instead."""
         try:
             problem = await self._hypervisor.compare_cpu(
                 command.cpu,
@@ -134,17 +135,33 @@ class VmCommands:
                 accelerator=command.domain_type,
             )
         except HypervisorError as error:
-            code, problem = "cpu_not_compared", str(error)
-        else:
-            code = "cpu_incompatible"
+            return self._checked(command, "cpu_not_compared", str(error))
         if problem is None:
             return VmChecked(port_id=command.port_id)
+        return self._checked(command, "cpu_incompatible", problem + await self._instead(command))
+
+    def _checked(self, command: CheckVm, code: str, problem: str) -> VmChecked:
         refusal = Refusal(
             code=code,
             rule="The host's CPU, under QEMU, has every feature that the VM's CPU has, since the guest keeps it.",
             evidence=f"node {self._node}: {command.cpu.model}: {problem}",
         )
         return VmChecked(port_id=command.port_id, refusals=(refusal,))
+
+    async def _instead(self, command: CheckVm) -> str:
+        """The CPU that would do, as a clause: a guest keeps its CPU until its next start."""
+        try:
+            cpu = await self._hypervisor.common_cpu(
+                command.cpu,
+                architecture=command.architecture,
+                machine=command.machine,
+                accelerator=command.domain_type,
+            )
+        except HypervisorError as error:
+            return f"; no CPU is known that would do instead: {error}"
+        if cpu is None:
+            return ""
+        return f"; it could come with this CPU, once it was started with it: {in_words(cpu)}"
 
     async def provision(self, command: ProvisionVm) -> VmProvisioned | CompletionFailed:
         """Compare the VM that runs with what the donor had. A lasting VM is defined, with its own lasting definition

@@ -51,8 +51,7 @@ def _how(terms: NetworkTerms, identity: CardNetwork) -> str:
     match terms.carry:
         case NetworkMode.JOINED:
             on = f", both on segment {identity.segment}" if identity.segment else ", as the tenant says"
-            text = f"by the joined networks of the providers{on}"
-            return text + (", then announced from here" if terms.then_announce else "")
+            return f"by the joined networks of the providers{on}"
         case NetworkMode.ANCHOR:
             return "by the gateways of their neutral prefix, at every provider that takes part"
         case NetworkMode.EXTEND:

@@ -42,6 +42,8 @@ HELPED: frozenset[NetworkMode] = frozenset({M.EXTEND, M.TRANSLATE})
 """Modes in which the donor helps after the port, for a time and a price."""
 TRANSLATED: frozenset[NetworkMode] = frozenset({M.TRANSLATE, M.ANCHOR})
 _BY_PREFERENCE: tuple[Carrier, ...] = (M.EXTEND, M.TRANSLATE, M.ANCHOR)
+_UNTIL_ANNOUNCED: tuple[Carrier, ...] = (M.EXTEND, M.TRANSLATE)
+"""In joined networks a card is on the provider's own bridge: nobody announces single addresses of it."""
 _BRIDGE_CHARACTERS = 15
 
 
@@ -178,10 +180,7 @@ class _Choice:
             return carry if why is None else _impossible(wanted, why)
         if (why := self._against(M.ANNOUNCE)) is not None:
             return _impossible(wanted, why)
-        order: tuple[Carrier, ...] = (M.EXTEND, M.JOINED, M.TRANSLATE)
-        if not self._segments_are_one():
-            order = (M.EXTEND, M.TRANSLATE, M.JOINED)
-        reasons = [(mode, self._against(mode)) for mode in order]
+        reasons = [(mode, self._against(mode)) for mode in _UNTIL_ANNOUNCED]
         possible = next((mode for mode, reason in reasons if reason is None), None)
         if possible is not None:
             return possible

@@ -7,7 +7,7 @@ is known here only, so the donor's own lines about them are left out.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from services.recipient_agent.network_lines import network_lines
@@ -22,6 +22,10 @@ _OURS = re.compile(
     r"|network card [^ ]*: (type|source|vlan|virtualport|port|filterref|bandwidth|target)\b(?!.*not kept: an address)"
 )
 """Lines of the donor about what is told here."""
+_MEDIUM = re.compile(
+    r"disk ([^ :]+): (?:(?:type|driver type|source|backingStore)\b|not kept: at its next start the drive)"
+)
+"""Lines of the donor about what is in a drive."""
 _PARTS: tuple[tuple[str, Part], ...] = (
     (r"cputune/(vcpu|emulator|iothread)pin|vcpu@(cpuset|placement)", Part.PINNING),
     (r"cputune|blkiotune/(device/)?weight", Part.WEIGHTS),
@@ -70,8 +74,10 @@ def quote_lines(vm: VmDescription, platform: HostPlatform, choice: HostChoice) -
         made_anew.append(QuoteLine(part=Part.FIRMWARE, text=text))
     if vm.machine in platform.deprecated_machines:
         kept.append(QuoteLine(part=Part.MACHINE, text=f"{vm.machine}, which a later QEMU will not have"))
-    made_anew += _donors(vm.made_anew)
-    not_kept += _donors(vm.not_kept)
+    left = _left_behind(vm)
+    made_anew += left.values()
+    made_anew += _donors(vm.made_anew, left)
+    not_kept += _donors(vm.not_kept, left)
     return Lines(_bounded(kept), _bounded(made_anew), _bounded(not_kept))
 
 
@@ -87,9 +93,22 @@ def requirement_refusals(required: Iterable[Part], lines: Lines) -> Iterator[Ref
             )
 
 
-def _donors(lines: Iterable[str]) -> Iterator[QuoteLine]:
+def _left_behind(vm: VmDescription) -> dict[str, QuoteLine]:
+    """By target, drives that are empty here and were not: of a drive without a medium the donor tells no file."""
+    media = {match[1] for line in (*vm.made_anew, *vm.not_kept) if (match := _MEDIUM.match(line))}
+    return {
+        disk.target: QuoteLine(
+            part=Part.DISK, text=f"disk {disk.target}: its medium stays at the donor; the drive is empty"
+        )
+        for disk in vm.disks
+        if disk.empty and disk.target in media
+    }
+
+
+def _donors(lines: Iterable[str], left: Container[str]) -> Iterator[QuoteLine]:
     for line in lines:
-        if not _OURS.match(line):
+        medium = _MEDIUM.match(line)
+        if not _OURS.match(line) and not (medium and medium[1] in left):
             yield QuoteLine(part=part_of(line), text=line)
 
 

@@ -121,7 +121,8 @@ def run(arguments: Sequence[str], session: Session) -> int:
     try:
         code = app(hoisted(arguments), standalone_mode=False, obj=session)
     except typer.TyperException as error:
-        return session.fail_usage(error.format_message())
+        # Typer's words for an enumeration begin with those of a Python exception.
+        return session.fail_usage(error.format_message().replace("Value error, ", ""))
     except (typer.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the outermost frame: every error becomes a sentence and a code

@@ -46,6 +46,8 @@ def quote(
     context: typer.Context,
     vm: VmArgument,
     to: Annotated[str, typer.Option(help="A provider, or best: all are asked.")] = BEST,
+    *,
+    eject: EjectOption = None,
     require: RequireOption = None,
     network_mode: NetworkModeOption = NetworkChoice.AUTO,
 ) -> None:
@@ -55,7 +57,8 @@ def quote(
     """
     session: Session = context.obj
 
-    limits = limits_of(require=require or (), network_mode=network_mode, now=datetime.now().astimezone())
+    now = datetime.now().astimezone()
+    limits = limits_of(eject=eject or (), require=require or (), network_mode=network_mode, now=now)
     _plan(session, vm, to, limits)
 
 

@@ -121,10 +121,13 @@ def _cpu_text(cpu: CpuDetails) -> str:
     return ", ".join(words)
 
 
+_FIRMWARES = {Firmware.BIOS: "BIOS", Firmware.UEFI: "UEFI", Firmware.DIRECT_KERNEL: "boots a kernel directly"}
+
+
 def _firmware_text(details: VmDetails) -> str:
-    if details.firmware is Firmware.DIRECT_KERNEL:
-        return "boots a kernel directly"
-    words = [{Firmware.BIOS: "BIOS", Firmware.UEFI: "UEFI"}[details.firmware]]
+    words = [_FIRMWARES[details.firmware]]
+    if details.firmware is Firmware.DIRECT_KERNEL and (details.secure_boot or details.nvram):
+        words.append(_FIRMWARES[Firmware.UEFI])
     words += ["secure boot"] if details.secure_boot else []
     words += ["variables of its own"] if details.nvram else []
     return ", ".join(words)

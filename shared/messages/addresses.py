@@ -18,7 +18,7 @@ from shared.messages.network import CareOf, NetworkPlan
 from shared.messages.queries import Answer, Question
 from shared.parties import Name, PartyName, Role
 
-MAX_LEFT_OVERS = 64
+MAX_REMAINING = 64
 MAX_REPORTS = 100
 
 
@@ -68,15 +68,15 @@ class ExtensionClosed(PortMessage):
 
     epoch: Epoch
     left_overs: tuple[Text, ...] = Field(
-        default=(), max_length=MAX_LEFT_OVERS, description="What could not be removed, by name."
+        default=(), max_length=MAX_REMAINING, description="What could not be removed, by name."
     )
 
 
 class ServeAddresses(PortMessage):
     """The VM has a new owner: gateways of the neutral prefix send its packets there from now on.
 
-    A gateway refuses an epoch that is older than what it has heard of the VM. It announces nothing new for this: the
-    prefix is announced all the time.
+    Repeated until answered. A gateway refuses an epoch that is older than what it has heard of the VM. It announces
+    nothing new for this: the prefix is announced all the time.
     """
 
     SENDERS: ClassVar = frozenset({Role.BROKER})

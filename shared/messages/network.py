@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 from enum import StrEnum
 from typing import Annotated, Literal, Self
-from uuid import UUID, uuid5
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -46,11 +45,6 @@ AnchorPrefixes = Annotated[
     tuple[IpNetwork, ...],
     Field(max_length=16, description="Neutral prefixes whose gateways the broker tells where a VM is served."),
 ]
-
-
-def extension_id(port_id: UUID) -> UUID:
-    """The id of the lanes of a port's extension: they are not the port's own, and outlive it."""
-    return uuid5(port_id, "extension")
 
 
 def is_routable(address: str) -> bool:

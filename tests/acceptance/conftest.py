@@ -26,6 +26,7 @@ from shared.exit_codes import ExitCode
 LAB_NAME = os.environ.get("VMPORT_ACCEPTANCE_LAB", "acceptance")
 """The lab of this name is taken down first: two checkouts on one machine need two names."""
 KNOWN_WITHIN_S = 30.0
+READY_S = 180.0
 LOG_LINES = 60
 ALONE_WITHIN_S = 900.0
 ENDED = {"completed", "failed", "cancelled", "refused"}
@@ -187,9 +188,10 @@ def start_guest(lab: Lab, tenant: Tenant) -> Iterator[Callable[..., GuestRecord]
     """Start a guest at alpha that the broker knows; it is removed everywhere after the test."""
     started: list[str] = []
 
-    def start(name: str, *, provider: str = "alpha", **facts: Any) -> GuestRecord:
+    def start(name: str, *, provider: str = "alpha", ready_s: float | None = READY_S, **facts: Any) -> GuestRecord:
+        spec = GuestSpec(name=name, provider=provider, **{"memory_mib": 256, **facts})
         started.append(name)
-        record = lab.guest_start(GuestSpec(name=name, provider=provider, **{"memory_mib": 256, **facts}))
+        record = lab.guest_start(spec, ready_s=ready_s)
         tenant.wait_until_known(record, provider)
         return record
 

@@ -1,4 +1,4 @@
-"""Guests of many kinds move live and are the same guests: firmware, TPM, disks on any bus, media, CPUs."""
+"""Guests of many kinds move live and are the same guests: firmware, TPM, disks on any bus, media, CPUs, VLANs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from lxml import etree
 
-from deploy.labkit import guest_keys, guests
+from deploy.labkit import guest_keys, guests, switches
 from deploy.labkit.guests import ISO_MIB, SCSI_DISK_MIB
 from deploy.labkit.lab import Lab
+from deploy.labkit.plan import GUEST_SWITCH
 from deploy.labkit.port_run import run_port
 from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord
+from deploy.labkit.vlan_probe import Answer, ask
 from shared.exit_codes import ExitCode
 from tests.support import tpm_commands
 
@@ -30,6 +33,11 @@ STATIC_MIB = 8
 """As much of the first disk's contents, which nobody writes, is compared."""
 ANSWER_WITHIN_S = 180.0
 """Under software emulation a guest hashes about a MiB a second."""
+
+REPLY_WITHIN_S = 10.0
+SILENT_FOR_S = 1.0
+"""A guest that is reached answers an ARP request in some milliseconds."""
+UNMAPPED_VLAN = 7
 
 
 @dataclass
@@ -253,3 +261,67 @@ def test_the_hosts_own_cpu_moves_between_equal_hosts(lab: Lab, start: Callable[.
 def test_a_cpu_like_the_hosts_moves(start: Callable[..., Guest]) -> None:
     """host-model: what libvirt made of it at the start is what it has at the recipient."""
     start("like-the-host", cpu="host-model").move("beta")
+
+
+def only_answers_on(lab: Lab, provider: str, guest: GuestRecord, vlan: int, *others: int | None) -> bool:
+    """Whether the guest's frames have this tag on the trunk of a provider's switch, and the other VLANs do not reach
+    it."""
+
+    def asked(tag: int | None, within_s: float) -> Answer | None:
+        return ask(lab.plan.namespace_path(provider), switches.TRUNK, guest.address, tag, within_s=within_s)
+
+    assert asked(vlan, REPLY_WITHIN_S) == Answer(guest.mac, vlan)
+    assert [tag for tag in others if asked(tag, SILENT_FOR_S) is not None] == []
+    return True
+
+
+def guests_ports(lab: Lab, provider: str) -> list[str]:
+    """What the provider's switch has besides the lab's own ports."""
+    shown = lab.exec(provider, ["ovs-vsctl", "list-ports", GUEST_SWITCH])
+    assert shown.returncode == 0, shown.stderr
+    return sorted(set(shown.stdout.split()) - {switches.GATE, switches.TRUNK})
+
+
+@pytest.mark.usefixtures("slow_link")
+def test_a_card_in_a_vlan_moves(lab: Lab, tenant: Any, start: Callable[..., Guest]) -> None:
+    """It is the same card in the recipient's VLAN, now and after a restart, and no other VLAN reaches it; a cancelled
+    port leaves nothing on the recipient's switch, a completed one nothing on the donor's."""
+    theirs, ours = lab.plan.vlan("alpha"), lab.plan.vlan("beta")
+    guest = start("tagged", vlan=theirs)
+    record = lab.guest(guest.name)
+    assert only_answers_on(lab, "alpha", record, theirs, theirs + 1, ours, None)
+    shown = tenant.run("vm", "check", record.uuid, "--to", "beta")
+    assert f"VLAN {theirs} becomes {ours}" in shown.stdout, shown
+
+    port_id = tenant.create(record, "beta", "--post-copy", "never")
+    tenant.wait_for_transfer(port_id, "disk")
+    assert len(guests_ports(lab, "beta")) == 1
+    tenant.run("port", "cancel", port_id)
+    assert tenant.wait_for_end(port_id)["summary"]["phase"] == "cancelled"
+    assert guests_ports(lab, "beta") == []
+    assert only_answers_on(lab, "alpha", record, theirs, theirs + 1, ours, None)
+
+    guest.move("beta")
+
+    assert only_answers_on(lab, "beta", record, ours, ours + 1, theirs, None)
+    assert guests_ports(lab, "alpha") == []
+    for which in ((), ("--inactive",)):
+        definition = etree.fromstring(lab.virsh("beta", "dumpxml", record.uuid, *which))
+        (card,) = definition.findall("devices/interface")
+        assert card.xpath("string(mac/@address)") == record.mac
+        assert card.xpath("string(source/@bridge)") == GUEST_SWITCH
+        assert card.xpath("string(virtualport/@type)") == "openvswitch"
+        assert [tag.get("id") for tag in card.findall("vlan/tag")] == [str(ours)], which
+    guest.restart()
+    assert only_answers_on(lab, "beta", record, ours, ours + 1, theirs, None)
+
+
+def test_a_vlan_without_a_rule_is_refused_by_name(
+    lab: Lab, tenant: Any, start: Callable[..., Guest], provider: Callable[[str], Any]
+) -> None:
+    """The recipient has the same switch, but nothing says whose that VLAN is there."""
+    # Its VLAN reaches nothing, so it never answers.
+    guest = start("unmapped", vlan=UNMAPPED_VLAN, ready_s=None)
+    assert tenant.refused(lab.guest(guest.name)) == {"vlan_unmapped"}
+    assert lab.guest_place(guest.name).provider == "alpha"
+    assert (provider("beta").domains(), provider("beta").images()) == ([], set())

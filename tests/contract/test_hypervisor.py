@@ -131,12 +131,32 @@ async def test_a_cpu_is_compared_by_its_features(host: Host) -> None:
         await hypervisor.compare_cpu(CpuFacts(), architecture="x86_64", machine=machine, accelerator="qemu")
 
 
+async def test_what_a_cpu_and_the_hosts_have_in_common(host: Host) -> None:
+    """It runs here, and has no feature that either lacks; a CPU without a definition has nothing in common."""
+    hypervisor, platform = host.hypervisor, await host.hypervisor.platform()
+    under = {"architecture": "x86_64", "machine": platform.machine_aliases["q35"], "accelerator": "qemu"}
+    features = tuple(CpuFeature(name=name, policy="require") for name in ("aes", "avx512f"))
+    cpu = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=features)
+    assert await hypervisor.compare_cpu(cpu, **under) is not None
+
+    common = await hypervisor.common_cpu(cpu, **under)
+
+    assert common is not None
+    assert await hypervisor.compare_cpu(common, **under) is None
+    assert "avx512f" not in {each.name for each in common.features if each.policy == "require"}
+    assert "aes" in {each.name for each in common.features}
+    with pytest.raises(HypervisorError):
+        await hypervisor.common_cpu(CpuFacts(), **under)
+
+
 async def test_a_vm_that_is_not_there(host: Host) -> None:
     """Reading its state says so; what has an end in mind is content; the rest raises."""
     nobody = uuid4()
     hypervisor = host.hypervisor
     assert await hypervisor.state(nobody) is None
     assert await hypervisor.job(nobody) is None
+    assert not await hypervisor.is_left_behind(nobody)
+    assert not await hypervisor.is_paused_after_start(nobody)
     await hypervisor.destroy(nobody)
     await hypervisor.abort_job(nobody)
     await hypervisor.thaw(nobody)

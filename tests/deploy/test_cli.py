@@ -33,7 +33,7 @@ def test_guest_start_takes_all_that_it_documents() -> None:
 
 def test_guest_start_takes_every_kind_of_guest() -> None:
     """Firmware, TPM, further disks and CPU arrive, and an ordinary guest has none of them."""
-    words = "guest start vm1 --provider alpha --secure-boot --tpm --scsi-disk --iso --cpu maximum"
+    words = "guest start vm1 --provider alpha --secure-boot --tpm --scsi-disk --iso --cpu maximum --vlan 42"
     asked = guest_spec(parser().parse_args([*words.split(), "--disk-format", "qcow2", "--overlay"]))
     assert asked == GuestSpec(
         name="vm1",
@@ -45,6 +45,7 @@ def test_guest_start_takes_every_kind_of_guest() -> None:
         scsi_disk=True,
         iso=True,
         cpu="maximum",
+        vlan=42,
     )
     assert guest_spec(parser().parse_args(words.split()[:5])) == GuestSpec("vm1", "alpha")
 
@@ -53,6 +54,14 @@ def test_an_overlay_needs_qcow2() -> None:
     """A raw disk has no layers."""
     with pytest.raises(LabError, match="overlay"):
         GuestSpec("vm1", "alpha", overlay=True).image_kind()
+
+
+@pytest.mark.parametrize("vlan", [0, 4095])
+def test_a_vlan_is_one_that_can_be(vlan: int) -> None:
+    """0 and 4095 are no VLANs."""
+    assert GuestSpec("vm1", "alpha", vlan=42).image_kind() == "tiny"
+    with pytest.raises(LabError, match="use 1 to 4094"):
+        GuestSpec("vm1", "alpha", vlan=vlan).image_kind()
 
 
 def test_an_encrypted_disk_is_qcow2() -> None:

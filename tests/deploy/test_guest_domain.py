@@ -65,6 +65,21 @@ def test_every_optional_part_is_where_libvirt_looks_for_it() -> None:
     assert root.find("cpu[@mode='maximum']") is not None
 
 
+def test_a_vlan_is_a_tagged_port_of_open_vswitch() -> None:
+    """Instead of one on the guests' bridge; and what hardware would do, the guest does itself."""
+    tagged = ElementTree.fromstring(domain_xml(replace(_DOMAIN, vlan=42)))  # noqa: S314 - our own text
+    (card,) = tagged.findall("devices/interface")
+    assert card.find("source[@bridge='vmovs0']") is not None
+    assert card.find("virtualport[@type='openvswitch']") is not None
+    assert [tag.get("id") for tag in card.findall("vlan/tag")] == ["42"]
+    assert card.find("driver/host[@csum='off']") is not None
+
+    ordinary = ElementTree.fromstring(domain_xml(_DOMAIN))  # noqa: S314 - our own text
+    assert ordinary.find("devices/interface/source[@bridge='vmbr0']") is not None
+    for part in ("vlan", "virtualport", "driver"):
+        assert ordinary.find(f"devices/interface/{part}") is None, part
+
+
 def test_an_encrypted_guest_names_its_secrets() -> None:
     """Of its disk and of its TPM."""
     domain = replace(_DOMAIN, tpm=True, disk_secret="1-2", tpm_secret="3-4")  # UUIDs, no passwords

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.labkit import GuestSpec, Lab, LabError, LabOptions
+from deploy.labkit import GuestSpec, Lab, LabError, LabOptions, switches
 from deploy.labkit.processes import is_alive
 
 LAB_NAME = "selftest"
@@ -92,10 +92,26 @@ def test_a_guest_answers_on_network_and_console_and_goes(lab: Lab) -> None:
         assert lab.guest_place("g1").provider == "beta"
         with pytest.raises(LabError, match="exists"):
             lab.guest_start(GuestSpec("g1", "alpha"))
+        assert not [name for name in lab.processes() if name.startswith(switches.DAEMON)]
     finally:
         lab.guest_remove("g1")
     assert lab.virsh("beta", "list", "--all", "--name").strip() == ""
     assert list(lab.host_path("beta", "/var/lib/libvirt/images").iterdir()) == []
+
+
+def test_a_switch_that_crashed_comes_back_with_its_guests(lab: Lab) -> None:
+    """Open vSwitch runs once a guest asks for a VLAN, and `up` starts it again."""
+    lab.guest_build()
+    lab.guest_start(GuestSpec("tagged", "alpha", memory_mib=192, vlan=lab.plan.vlan("alpha")))
+    try:
+        daemon = lab.process(switches.process_name(switches.DAEMON, "alpha"))
+        os.kill(daemon.pid, signal.SIGKILL)
+        with pytest.raises(LabError, match="does not answer"):
+            lab.guest_report("tagged", timeout_s=2)
+        lab.up(LabOptions(services=False))
+        assert lab.guest_report("tagged")["mismatches"] == 0
+    finally:
+        lab.guest_remove("tagged")
 
 
 def test_down_removes_all_of_a_crashed_lab() -> None:
@@ -104,16 +120,19 @@ def test_down_removes_all_of_a_crashed_lab() -> None:
     try:
         lab.up(LabOptions(services=False))
         lab.guest_build()
-        lab.guest_start(GuestSpec("g1", "alpha", memory_mib=192))
+        lab.guest_start(GuestSpec("g1", "alpha", memory_mib=192, vlan=lab.plan.vlan("alpha")))
         records = [record for record, _ in lab.processes().values()]
         inside = {host: lab.host_processes(host) for host in lab.plan.hosts}
-        assert any("qemu-system" in command for command in inside["alpha"].values())
-        os.kill(lab.process("libvirtd-alpha").pid, signal.SIGKILL)
+        for program in ("qemu-system", switches.DAEMON):
+            assert any(program in command for command in inside["alpha"].values())
+        for daemon in ("libvirtd-alpha", switches.process_name(switches.DATABASE, "alpha")):
+            os.kill(lab.process(daemon).pid, signal.SIGKILL)
         lab.plan.state_file.unlink()
     finally:
         Lab(f"{LAB_NAME}2").down()
     assert not [record for record in records if is_alive(record)]
-    assert not [pid for commands in inside.values() for pid in commands if _still_runs(pid, "qemu-system")]
+    for program in ("qemu-system", switches.DAEMON):
+        assert not [pid for commands in inside.values() for pid in commands if _still_runs(pid, program)]
     assert not list(Path("/run/netns").glob(f"{lab.plan.namespace_prefix}*"))
     assert not lab.plan.state_dir.exists()
     assert not lab.plan.run_dir.exists()

@@ -19,6 +19,12 @@ def test_hosts_have_the_documented_addresses() -> None:
     }
 
 
+def test_each_provider_has_a_vlan_of_its_own() -> None:
+    """So that a guest's tag must be mapped when it moves."""
+    plan = LabPlan("lab", ("alpha", "beta", "gamma"))
+    assert [plan.vlan(provider) for provider in plan.providers] == [42, 142, 242]
+
+
 def test_only_an_anchor_lab_has_gateways_and_only_a_routed_one_routers() -> None:
     """Gateways have uplinks and addresses of their own on the WAN."""
     joined, extend, anchor = (LabPlan("lab", network=NetworkMode(mode)) for mode in ("joined", "extend", "anchor"))

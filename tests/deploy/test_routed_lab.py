@@ -20,7 +20,7 @@ import pytest
 from deploy.labkit import GuestSpec, Lab, LabError, LabOptions, names, network, processes, routing
 from deploy.labkit.plan import CLIENT, HUB
 from deploy.labkit.processes import is_alive
-from deploy.labkit.routing_conf import SERVED, daemon
+from deploy.labkit.routing_conf import HOLD_S, SERVED, daemon
 from shared.messages.network import NetworkMode
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -54,7 +54,7 @@ def _answers(lab: Lab, address: str) -> bool:
 def test_up_again_changes_nothing_and_another_network_is_refused(lab: Lab) -> None:
     """A second `up` keeps every process; a running lab keeps its networks."""
     before = {name: record for name, (record, _) in lab.processes().items()}
-    assert {"bird-hub", "bird-alpha", "zebra-beta", "bgpd-beta", "bird-gw-1", "knot-hub", "knot-beta"} <= set(before)
+    assert {"bird-hub", "bird-beta", "zebra-alpha", "bgpd-alpha", "bird-gw-1", "knot-hub", "knot-beta"} <= set(before)
     lab.up(LabOptions(services=False))
     assert before == {name: record for name, (record, alive) in lab.processes().items() if alive}
     with pytest.raises(LabError, match="network anchor"):
@@ -123,6 +123,19 @@ def _longest_silence_s(probe: socket.socket, for_s: float) -> float:
     return max(longest, now - last)
 
 
+def test_a_provider_that_is_cut_off_costs_the_others_nothing(lab: Lab) -> None:
+    """Sessions of the transit router with everybody else stand, as seen a while later."""
+    network.cut_uplink(lab.plan, "alpha")
+    try:
+        _until(lambda: routing.sessions(lab.plan, HUB)["alpha_ipv6"] != "Established", within_s=10)
+        time.sleep(HOLD_S + 1)
+        states = routing.sessions(lab.plan, HUB)
+        assert {name for name, state in states.items() if state != "Established"} == {"alpha_ipv4", "alpha_ipv6"}
+    finally:
+        network.join_uplink(lab.plan, "alpha")
+    _until(lambda: set(routing.sessions(lab.plan, HUB).values()) == {"Established"}, within_s=30)
+
+
 def test_an_update_with_the_key_reaches_both_secondaries(lab: Lab) -> None:
     """Without the key it is refused; the secondaries answer after the primary has been killed."""
     key = names.update_key(lab.plan)
@@ -164,7 +177,7 @@ def test_a_guest_of_a_provider_is_reached_and_down_leaves_nothing() -> None:
         assert _answers(lab, record.address)
         assert _answers(lab, record.address6)
         records = [found for found, _ in lab.processes().values()]
-        os.kill(lab.process("bgpd-beta").pid, signal.SIGKILL)
+        os.kill(lab.process("bgpd-alpha").pid, signal.SIGKILL)
         lab.plan.state_file.unlink()
     finally:
         Lab("routed2").down()

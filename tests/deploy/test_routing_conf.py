@@ -14,8 +14,8 @@ def test_the_lab_has_both_daemons() -> None:
     """One provider has FRR; all else is BIRD."""
     assert {host: daemon(_PLAN, host) for host in _PLAN.routers} == {
         "hub": BIRD,
-        "alpha": BIRD,
-        "beta": FRR,
+        "alpha": FRR,
+        "beta": BIRD,
         "gw-1": BIRD,
         "gw-2": BIRD,
     }
@@ -40,11 +40,11 @@ def test_transit_takes_from_each_what_is_its_own() -> None:
 
 def test_a_provider_announces_what_its_node_agent_serves() -> None:
     """BIRD by table and protocol, FRR by metric, both families, and only single addresses."""
-    bird = bird_conf(_PLAN, "alpha")
+    bird = bird_conf(_PLAN, "beta")
     assert bird.count("kernel table 7070;") == 2
     assert "krt_source = 70 && net.len = 32" in bird
     assert "krt_source = 70 && net.len = 128" in bird
-    frr = frr_confs(_PLAN, "beta")
+    frr = frr_confs(_PLAN, "alpha")
     assert list(frr) == ["zebra", "bfdd", "bgpd"]
     assert frr["bgpd"].count("match metric 70") == 2
     assert "prefix-list hosts6 permit ::/0 ge 128" in frr["bgpd"]

@@ -13,6 +13,7 @@ import atheris
 
 _UNDER_TEST: Final = (
     "services.node_agent.lanes",
+    "services.node_agent.network.extension",
     "services.node_agent.page_codec",
     "shared.page_stream",
 )

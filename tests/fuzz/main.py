@@ -1,4 +1,4 @@
-"""Fuzzes the parsers of the page stream, its decoders and the lane protocol, one target after the other.
+"""Fuzzes the parsers of the page stream, its decoders, the lane protocol and network extensions, one by one.
 
     tests/fuzz/run [TARGET...] [--seconds 600] [--engine atheris|hypothesis]
     tests/fuzz/run TARGET --replay FILE

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from tests.fuzz import decoders, lane, nbd, qemu
+from tests.fuzz import decoders, extension, lane, nbd, qemu
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,4 +22,5 @@ TARGETS: Final[Mapping[str, Target]] = {
     "nbd": Target(nbd.check, nbd.seeds),
     "lane": Target(lane.check, lane.seeds),
     "decoders": Target(decoders.check, decoders.seeds),
+    "extension": Target(extension.check, extension.seeds),
 }

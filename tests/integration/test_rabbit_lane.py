@@ -76,6 +76,24 @@ async def test_frames_go_both_ways_in_order(relay: Relay) -> None:
         await theirs.close()
 
 
+async def test_an_extensions_lane_outlives_the_ports(relay: Relay) -> None:
+    """It is made and removed by itself, and its frames go on when the port's lanes are gone."""
+    ours, theirs = relay.pair(Lane.EXTENSION)
+    for _ in range(2):
+        await relay.admin.open_extension(relay.ends)
+    await soon(asyncio.gather(ours.wait_up(), theirs.wait_up()))
+    await relay.admin.close_lanes(relay.ends)
+    await soon(ours.send(b"frame"))
+    await soon(theirs.send(b"back"))
+    assert (await soon(theirs.receive()), await soon(ours.receive())) == (b"frame", b"back")
+    for _ in range(2):
+        await relay.admin.close_extension(relay.ends)
+    with pytest.raises(Away):
+        await soon(theirs.receive())
+    await ours.close()
+    await theirs.close()
+
+
 async def test_opening_and_closing_lanes_are_idempotent(relay: Relay) -> None:
     """Creating and removing may be repeated, as a restarted broker does."""
     await relay.admin.open_lanes(relay.ends)

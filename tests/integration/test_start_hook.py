@@ -18,7 +18,7 @@ from deploy.labkit.hosts import START_HOOK
 from deploy.labkit.processes import wait_until
 from services.node_agent.hypervisor.start_hook import hook_problem, install, reload_libvirtd, unseen_problem
 from services.node_agent.state.given_away import GivenAway, GivenAwayVm
-from services.node_agent.state.guest_ends import GuestEnds
+from services.node_agent.state.guest_ends import ENDED, GuestEnds
 from tests.support.transfer_pair import DOMAIN, make_agreement
 from tests.support.two_hosts import TwoHosts, two_hosts
 
@@ -66,6 +66,17 @@ class Departed:
             return False
         self.virsh("destroy", str(self.uuid))
         return True
+
+    def kill_qemu(self) -> None:
+        """Its process."""
+        pid_file = self.hosts.lab.plan.host_run_dir("alpha") / "libvirt" / "qemu" / f"g{str(self.uuid)[:8]}.pid"
+        os.kill(int(pid_file.read_text()), signal.SIGKILL)
+
+    def why_it_ended(self) -> str:
+        """What the hook has written down."""
+        file = self.given_away.directory / f"{self.uuid}{ENDED}"
+        wait_until(lambda: bool(file.read_text()), what="the hook", timeout_s=20)
+        return file.read_text().strip()
 
     def state(self) -> str:
         """libvirt's word."""
@@ -170,10 +181,21 @@ def test_libvirt_tells_why_a_guest_ended(
     if end:
         departed.virsh(end[0], name, *end[1:])
     else:
-        pid_file = departed.hosts.lab.plan.host_run_dir("alpha") / "libvirt" / "qemu" / f"g{name[:8]}.pid"
-        os.kill(int(pid_file.read_text()), signal.SIGKILL)
-    file = departed.given_away.directory / f"{name}.ended"
-    wait_until(lambda: bool(file.read_text()), what="the hook", timeout_s=20)
-    assert file.read_text() == f"{reason}\n"
+        departed.kill_qemu()
+    assert departed.why_it_ended() == reason
     assert ends.ended_by_itself(departed.uuid) is by_itself
+    ends.forget(departed.uuid)
+
+
+def test_what_ended_while_libvirtd_was_away_ended_by_itself(departed: Departed) -> None:
+    """libvirtd finds no process when it is back, and tells the hook then."""
+    departed.given_away.take_back(departed.uuid, AGREEMENT.port_id)
+    ends = GuestEnds(departed.given_away.directory)
+    departed.virsh("start", str(departed.uuid))
+    ends.watch(departed.uuid)
+    os.kill(departed.hosts.lab.process("libvirtd-alpha").pid, signal.SIGKILL)
+    departed.kill_qemu()
+    departed.hosts.restart_libvirtd("alpha")
+    assert departed.why_it_ended() in {"crashed", "unknown"}
+    assert ends.ended_by_itself(departed.uuid)
     ends.forget(departed.uuid)

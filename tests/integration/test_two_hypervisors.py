@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -27,11 +29,13 @@ from services.node_agent.lanes.routes.routed_link import RoutedLink
 from services.node_agent.lanes.testing import MemoryRoute
 from services.node_agent.settings import NodeSection
 from services.node_agent.state.given_away import GivenAway, GivenAwayVm
+from services.node_agent.state.guest_ends import ENDED, GuestEnds
 from services.node_agent.state.journal import Journal, PortRecord, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.inbound import Inbound, InboundTuning
-from services.node_agent.transfers.outbound import Outbound, OutboundResult, OutboundTuning
+from services.node_agent.transfers.outbound import Outbound, OutboundTuning
+from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.port_codecs import PortCodecs
 from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes
@@ -599,6 +603,35 @@ async def test_the_donors_libvirtd_is_restarted_in_the_switchover(port: Port) ->
     assert isinstance(result, OutboundResult)
     await same_guest(port)
     assert await port.states() == (VmState.SHUT_OFF, VmState.RUNNING)
+
+
+async def test_a_copy_that_a_restarted_libvirtd_ends_has_not_ended_by_itself(port: Port) -> None:
+    """The recipient's libvirtd ends what only received, and tells its hook that this was its own doing."""
+    where = port.hosts.lab.plan.node_state_dir("beta") / "given-away"
+    ends, file = GuestEnds(where), where / f"{port.uuid}{ENDED}"
+
+    async def restart() -> None:
+        port.ledger.at_switchover = None
+        ends.watch(port.uuid)
+        # Not asked to end: then it would end its clients' guests before.
+        os.kill(port.hosts.lab.process("libvirtd-beta").pid, signal.SIGKILL)
+        await asyncio.to_thread(port.hosts.restart_libvirtd, "beta")
+
+    port.reporter.may_doubt = True
+    port.ledger.grants = False
+    port.ledger.at_switchover = restart
+    await port.inbound.open()
+    leaving = asyncio.ensure_future(port._run_outbound())
+    async with asyncio.timeout(100):
+        assert isinstance(await port._run_inbound(), TransferError)
+        port.outbound.cancel()
+        assert isinstance(await leaving, TransferError)
+    assert await port.states() == (VmState.RUNNING, None)
+    said = await asyncio.to_thread(file.read_text)
+    assert said
+    assert not ends.ended_by_itself(port.uuid), said
+    ends.forget(port.uuid)
+    await same_guest(port)
 
 
 async def test_a_cancel_in_the_memory_phase(port: Port) -> None:

@@ -46,7 +46,7 @@ def test_no_label_holds_an_id() -> None:
     labels = {label for family in families() for sample in family.samples for label in sample.labels}
     assert labels <= {
         "service", "version", "python", "type", "code", "connection", "queue", "phase", "outcome", "le", "kept",
-        "direction", "lane", "route", "state", "answer",
+        "direction", "lane", "route", "state", "answer", "reason",
     }  # fmt: skip
 
 

@@ -39,6 +39,7 @@ from shared.messages.porting import (
 )
 from shared.messages.switchover import CopyState, QueryCopy
 from tests.simulation.core_ids import EPOCH, PORT, VM
+from tests.simulation.core_post_copy import DonorAsks, RecipientAnswers
 
 if TYPE_CHECKING:
     from tests.simulation.core_world import CoreWorld
@@ -47,6 +48,16 @@ REPEAT_S = 2.0
 LOOK_AGAIN_S = 1.0
 ANSWER_WITHIN_S = 10.0
 PROBE_S = 5.0
+_UNDECIDED = frozenset(
+    {
+        DonorPhase.POST_COPY_WANTED,
+        DonorPhase.STARTING_POST_COPY,
+        DonorPhase.DECLARING,
+        DonorPhase.FREEZING,
+        DonorPhase.UNDECIDED,
+    }
+)
+"""Where the guard of the donor's Finish asks the broker."""
 
 
 class CoreNode:
@@ -132,12 +143,13 @@ class DonorNode(CoreNode):
         self.machine = Donor("alpha")
         self._said_paused = self._heard_ledger = False
         self._asking = False
+        self.post_copy = DonorAsks(self)
 
     def start(self) -> None:
         """A new process."""
         self.machine = Donor("alpha", was_running=True, heard_epoch=self.heard_epoch)
         self._said_paused = self._heard_ledger = self._asking = self.aborting = False
-        self.active = self.phase in {Phase.TRANSFERRING, Phase.FINISH_PASSED, Phase.RETURNING}
+        self.active = self.phase in {Phase.TRANSFERRING, Phase.POST_COPY, Phase.FINISH_PASSED, Phase.RETURNING}
         if self.active and self.phase is not None:
             self.tell(ev.Restarted(self.phase))
 
@@ -226,6 +238,8 @@ class DonorNode(CoreNode):
         match command:
             case do.Store(phase):
                 return self.store(phase)
+            case do.AskForPostCopy() | do.StartPostCopy() | do.WantPostCopyAgain():
+                self.post_copy.perform(command)
             case do.Freeze():
                 host.freeze()
                 return ev.Frozen(fenced=True)
@@ -279,7 +293,7 @@ class DonorNode(CoreNode):
 
     @property
     def _undecided(self) -> bool:
-        return self.active and self.machine.phase in {DonorPhase.DECLARING, DonorPhase.FREEZING, DonorPhase.UNDECIDED}
+        return self.active and self.machine.phase in _UNDECIDED
 
     def _say_paused(self) -> None:
         """Until the broker answers; then ask, but not at once: its push is enough if all goes well."""
@@ -321,6 +335,7 @@ class RecipientNode(CoreNode):
         self.host.resumed = lambda: self.later(0.0, self._resumed)
         self._asks_owner = False
         self.vcpus = VcpuWatch()
+        self.post_copy = RecipientAnswers(self)
         self.noted_ran = False
         """On its disk."""
 
@@ -328,10 +343,15 @@ class RecipientNode(CoreNode):
         """A new process."""
         self.machine = Recipient("beta", epoch=EPOCH)
         self.vcpus = VcpuWatch()
+        self.post_copy = RecipientAnswers(self)
         self.aborting = self._asks_owner = False
         self.active = self.phase in {Phase.OPEN, Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED}
         if self.active and self.phase is not None:
             self.tell(ev.Restarted(self.phase, rebooted=self.boot != self.host.boots, ran=self.noted_ran))
+        elif self.phase is Phase.KEPT and self.last_word is None:
+            self.active = True
+            self.tell(ev.Restarted(self.phase))
+            self.tell(ev.Granted())
 
     def handle(self, message: Message) -> None:
         """A message from the agent or the broker."""
@@ -365,6 +385,7 @@ class RecipientNode(CoreNode):
         if isinstance(self.store(Phase.OPEN), ev.StoreFailed):
             self.world.redeliver()
         self.machine = Recipient("beta", epoch=EPOCH)
+        self.post_copy = RecipientAnswers(self)
         self.active = True
         self.host.image = 0
         self.tell_agent(InboundOpened(port_id=PORT))
@@ -417,7 +438,7 @@ class RecipientNode(CoreNode):
 
     def finish_came(self) -> None:
         """The donor's Finish is at the gate."""
-        if self.active and self.machine.phase is RecipientPhase.WAITING:
+        if self.active and not self.post_copy.finish_denied():
             self.tell(ev.SwitchoverWanted())
 
     def tell(self, event: ev.Event) -> None:
@@ -431,7 +452,7 @@ class RecipientNode(CoreNode):
                 if answer is not None:
                     events.append(answer)
 
-    def _perform(self, command: do.Command) -> ev.Event | None:
+    def _perform(self, command: do.Command) -> ev.Event | None:  # noqa: PLR0912  # one line for each command
         world = self.world
         world.step(self.name, type(command).__name__)
         match command:
@@ -446,10 +467,13 @@ class RecipientNode(CoreNode):
                 self._ask_owner()
             case do.LookAtGuest(again):
                 self.later(LOOK_AGAIN_S / 2 if again else 0.0, self._look)
+            case do.GrantPostCopy():
+                self.post_copy.answer(granted=True)
             case do.PassFinish():
+                self.post_copy.answer(granted=True)
                 world.migration.finish_at_recipient()
             case do.DenyFinish():
-                world.migration.cancel_at_recipient()
+                self.post_copy.deny()
             case do.TellArrived():
                 known = self.last_word if self.phase is Phase.DONE else None
                 self.say_last_word(Phase.DONE, known or InboundFinished(port_id=PORT, epoch=EPOCH))
@@ -492,7 +516,8 @@ class RecipientNode(CoreNode):
         if guest is Guest.UNKNOWN:
             ran = self.vcpus.has_run(self.host.vcpu_ns())
         else:
-            ran = guest is Guest.NOT_THERE and self.host.ended_by_itself
+            gone = guest is Guest.NOT_THERE and self.host.ended_by_itself
+            ran = gone or (guest is Guest.PAUSED and self.host.paused_after_start)
         self.tell(ev.LibvirtSaid(guest, ran=ran))
 
 

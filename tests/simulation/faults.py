@@ -22,12 +22,15 @@ class Stage(StrEnum):
     PAUSED = "paused"
     ASKED = "asked"
     COMMITTED = "committed"
+    POST_COPY = "post_copy"
+    """Of ports with post-copy only: the guest stands at the donor, and its memory follows it."""
     ARRIVED = "arrived"
     FINISHING = "finishing"
 
 
 STAGES = tuple(Stage)
-DECISIVE = STAGES[STAGES.index(Stage.PAUSED) :]
+_EVERY_PORT = tuple(stage for stage in STAGES if stage is not Stage.POST_COPY)
+DECISIVE = _EVERY_PORT[_EVERY_PORT.index(Stage.PAUSED) :]
 
 PROCESSES = ("broker", "donor", "recipient", "alpha", "beta")
 HOSTS = ("alpha", "beta")
@@ -53,6 +56,7 @@ SERVICES_ONLY = frozenset({"skew"})
 """What the core tier has no use for: its clock is an argument. Its schedules begin when the window opens."""
 
 _WEIGHTS = {"crash": 8, "libvirtd": 4, "reboot": 5, "partition": 2, "disk_full": 4}
+POST_COPY_SHARE = 0.2
 _SKEW_S = 600.0
 _ROUNDS = 4
 
@@ -84,6 +88,8 @@ class Plan:
     doubt: float = 0.0
     double: float = 0.0
     autostart: bool = False
+    post_copy: bool = False
+    """The guest writes so much that its memory moves after it, as the request allows; in the core tier."""
 
     def without(self, number: int) -> Plan:
         """The same without one fault."""
@@ -116,6 +122,19 @@ def draw(seed: int) -> Plan:
     )
 
 
+def draw_core(seed: int) -> Plan:
+    """The schedule of a seed in the core tier: a share of them with post-copy, where half of the faults meet it."""
+    plan = draw(seed)
+    chance = random.Random(f"post-copy {seed}")  # noqa: S311  # a schedule, no secret
+    if chance.random() >= POST_COPY_SHARE:
+        return plan
+    faults = (
+        replace(fault, stage=Stage.POST_COPY, after=chance.randrange(24)) if chance.random() < 0.5 else fault
+        for fault in plan.faults
+    )
+    return replace(plan, faults=tuple(faults), post_copy=True)
+
+
 def aimed(seed: int, tier: str) -> Plan:
     """The schedule of a seed in a tier whose schedules take long: each seed aims its first fault at another cell.
 
@@ -142,7 +161,7 @@ def _fault(chance: random.Random) -> Fault:
     kinds = list(PARTIES)
     kind = chance.choices(kinds, weights=[_WEIGHTS.get(each, 1) for each in kinds])[0]
     is_decisive = chance.random() < 0.5
-    stage = chance.choice(DECISIVE if is_decisive else STAGES)
+    stage = chance.choice(DECISIVE if is_decisive else _EVERY_PORT)
     return Fault(
         kind=kind,
         party=chance.choice(PARTIES[kind]),
@@ -154,8 +173,9 @@ def _fault(chance: random.Random) -> Fault:
 
 def cells(tier: str) -> frozenset[tuple[str, str, str]]:
     """All (stage, kind, party) that a schedule of a tier can reach."""
-    core = (cell for cell in _cells() if cell[1] not in SERVICES_ONLY and cell[0] != Stage.REQUEST)
-    return frozenset(_cells() if tier == "services" else core)
+    if tier == "services":
+        return frozenset(cell for cell in _cells() if cell[0] != Stage.POST_COPY)
+    return frozenset(cell for cell in _cells() if cell[1] not in SERVICES_ONLY and cell[0] != Stage.REQUEST)
 
 
 def _cells() -> Iterator[tuple[str, str, str]]:
@@ -174,6 +194,8 @@ def simpler(plan: Plan) -> Iterator[Plan]:
         yield calm
     if plan.autostart:
         yield replace(plan, autostart=False)
+    if plan.post_copy:
+        yield replace(plan, post_copy=False)
     for number, fault in enumerate(plan.faults):
         if fault.after:
             earlier = replace(fault, after=0)

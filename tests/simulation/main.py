@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from tests.simulation.faults import Plan, aimed, cells, draw, simpler
+from tests.simulation.faults import Plan, aimed, cells, draw_core, simpler
 from tests.simulation.planted import BUGS
 from tests.simulation.report import Outcome, chart
 
@@ -61,7 +61,7 @@ def _quiet() -> None:
 
 
 _WORKER: list[tuple[Simulate, Path]] = []
-_PLAN: list[Callable[[int], Plan]] = [draw]
+_PLAN: list[Callable[[int], Plan]] = [draw_core]
 _COLLECT_EVERY = 10
 """Schedules. The collector would walk through all of the product again and again."""
 _DONE = [0]

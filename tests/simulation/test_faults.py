@@ -24,7 +24,7 @@ def test_every_cell_can_be_drawn() -> None:
     """Coverage counts nothing that no seed gives."""
     drawn = {fault.cell for seed in range(30_000) for fault in draw(seed).faults}
     assert cells("services") <= drawn
-    assert cells("core") < cells("services")
+    assert {cell for cell in cells("core") if cell[0] != Stage.POST_COPY} < cells("services")
 
 
 def test_each_seed_aims_at_another_cell() -> None:

@@ -283,9 +283,9 @@ def told(effect: Effect) -> str:
         case CommitEpoch():
             return f"commit epoch {effect.epoch} to {effect.owner}"
         case OpenLanes():
-            return "open lanes"
+            return "open lanes and extension" if effect.extended else "open lanes"
         case CloseLanes():
-            return "close lanes"
+            return "close lanes but the extension" if effect.keep_extension else "close lanes"
         case KeepExtension():
             return "keep extension"
         case RecordEnd():

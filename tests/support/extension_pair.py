@@ -56,8 +56,8 @@ class ExtensionPair:
         self.links = 0
         self.taps: list[MemoryTap] = []
 
-    def start(self, role: LaneRole, *, cards: tuple[int, ...] = (0,), activated: bool = False) -> End:
-        """Begin one end."""
+    def start(self, role: LaneRole, *, cards: tuple[int, ...] = (0,), activated: bool | None = None) -> End:
+        """Begin one end; unless said, the guest stands still at the donor, and has not spoken at the recipient."""
         taps = {number: MemoryTap() for number in cards}
         self.taps += taps.values()
         extension = Extension(
@@ -65,7 +65,7 @@ class ExtensionPair:
             self._link,
             self._credentials.tls(role),
             {number: (tap, CARD) for number, tap in taps.items()},
-            activated=activated,
+            activated=role is DONOR if activated is None else activated,
         )
         return End(extension, taps, self.tasks.spawn(extension.run(), name=role.name))
 

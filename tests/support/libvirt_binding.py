@@ -16,6 +16,7 @@ MODULES = frozenset(
     {
         "tests/services/node_agent/hypervisor/test_libvirt_connection.py",
         "tests/services/node_agent/hypervisor/test_libvirt_inventory.py",
+        "tests/services/node_agent/hypervisor/test_cpu_questions.py",
         "tests/services/node_agent/hypervisor/test_host_reader.py",
         "tests/services/node_agent/hypervisor/test_libvirt_mapping.py",
         "tests/services/node_agent/hypervisor/test_libvirt_secrets.py",

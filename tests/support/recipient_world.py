@@ -26,6 +26,7 @@ from services.recipient_agent.testing import (
     make_terms,
     make_vm,
 )
+from shared.messages.network import WantedMode
 from shared.messages.nodes import CheckVm, VmChecked
 from shared.messages.porting import (
     AbortTransfer,
@@ -76,6 +77,7 @@ class World(AgentWorld[RecipientService]):
         *,
         nodes_answer: bool = True,
         eject: tuple[str, ...] = (),
+        network_mode: WantedMode = "auto",
         **vm: Any,
     ) -> None:
         """The broker asks for a quote, and the nodes, if they are asked, have nothing against the VM's CPU."""
@@ -84,7 +86,7 @@ class World(AgentWorld[RecipientService]):
             tenant=tenant,
             vm=make_vm(**vm),
             versions=VERSIONS,
-            limits=PortLimits(eject=eject),
+            limits=PortLimits(eject=eject, network_mode=network_mode),
             answer_by=self.clock() + timedelta(seconds=30),
         )
         await self.say(BROKER, asked)

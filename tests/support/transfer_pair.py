@@ -30,7 +30,8 @@ from services.node_agent.state.journal import Journal, PortRecord, TransferJourn
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.inbound import Inbound, InboundTuning
-from services.node_agent.transfers.outbound import Outbound, OutboundResult, OutboundTuning
+from services.node_agent.transfers.outbound import Outbound, OutboundTuning
+from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.port_codecs import PortCodecs
 from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import LaneTuning, PortLanes

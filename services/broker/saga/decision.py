@@ -156,11 +156,6 @@ class Moment:
         return self._stored("lane ends", self.state.lane_ends)
 
     @property
-    def extension_ends(self) -> LaneEnds:
-        """The same two nodes, for the lanes of the extension; from SCHEDULED on."""
-        return self._stored("ends of the extension", self.state.extension_ends)
-
-    @property
     def moving_since(self) -> datetime:
         """When the window opened for this port; from PREPARING on."""
         return self._stored("moving_since", self.state.moving_since)

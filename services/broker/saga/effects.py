@@ -35,16 +35,20 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class OpenLanes:
-    """Declare lanes of the port at the relay; the saga is told `LanesOpened` when all that it wants are there."""
+    """Declare the port's lanes at the relay, then tell the saga `LanesOpened`."""
 
     ends: LaneEnds
+    extended: bool = False
+    """With the lane of the network extension."""
 
 
 @dataclass(frozen=True, slots=True)
 class CloseLanes:
-    """Delete these lanes of the port at the relay."""
+    """Delete the port's lanes at the relay."""
 
     ends: LaneEnds
+    keep_extension: bool = False
+    """All but that of the network extension, which outlives the port."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,18 +52,19 @@ def release_all(at: Moment, reason: str, *, keep: Name | None = None) -> tuple[t
 
 def _close(at: Moment, phase: PortPhase, *effects: Effect, reason: str, record: RecordEnd, **changes: Any) -> Decision:
     releases, released = release_all(at, reason)
-    lanes: tuple[Effect, ...] = (CloseLanes(at.lane_ends),) if at.state.lanes_open else ()
+    kept = networking.kept_after(at, phase)
+    keeps_lane = any(each.has_lanes for each in kept)
+    lanes: tuple[Effect, ...] = (CloseLanes(at.lane_ends, keep_extension=keeps_lane),) if at.state.lanes_open else ()
     return at.go(
         phase,
         *effects,
         *releases,
         *lanes,
-        *networking.at_the_end(at, phase),
+        *kept,
         record,
         note=record.detail,
         released=released,
         lanes_open=False,
-        extension_open=False,
         **changes,
     )
 

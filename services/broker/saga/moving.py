@@ -43,14 +43,12 @@ def open_window(at: Moment) -> Decision:
     """
     if at.now >= at.agreement.deadline:
         return window_missed(at)
-    start, extended = at.agreement.window_start, is_extended(at)
+    start = at.agreement.window_start
     return at.go(
         PortPhase.PREPARING,
-        OpenLanes(at.lane_ends),
-        *((OpenLanes(at.extension_ends),) if extended else ()),
+        OpenLanes(at.lane_ends, extended=is_extended(at)),
         note="window opened" if start <= at.now else f"seeding before the window opens at {start.isoformat()}",
         lanes_open=True,
-        extension_open=extended,
         moving_since=max(at.now, start),
     )
 

@@ -1,7 +1,7 @@
 """What the saga says and checks about the VM's addresses: the plan, the extension's lanes, the neutral gateways. Pure.
 
-No phase waits for any of it. The plan is checked when it is reserved, and is part of the agreement. The lanes of an
-extension are opened with the port's, and closed at every end but COMPLETED: there `KeepExtension` hands it on. Gateways
+No phase waits for any of it. The plan is checked when it is reserved, and is part of the agreement. The lane of an
+extension is opened with the port's, and closed at every end but COMPLETED: there `KeepExtension` hands it on. Gateways
 of a neutral prefix are told in the very step that commits an epoch, so that they switch with the ownership.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from services.broker.saga.decision import Moment
-from services.broker.saga.effects import CloseLanes, Effect, KeepExtension, Send
+from services.broker.saga.effects import Effect, KeepExtension, Send
 from shared.messages import Refusal
 from shared.messages.addresses import ServeAddresses
 from shared.messages.network import CardNetwork, CardPlan, NetworkMode, NetworkPlan, NetworkTerms
@@ -69,24 +69,24 @@ def _in_words(terms: NetworkTerms | None) -> str:
 
 
 def is_extended(at: Moment) -> bool:
-    """Whether the agreement has an extension, which needs lanes of its own."""
+    """Whether the agreement has an extension, which needs a lane of its own."""
     plan = at.agreement.network
     return plan is not None and plan.terms.carry is NetworkMode.EXTEND
 
 
-def at_the_end(at: Moment, phase: PortPhase) -> tuple[Effect, ...]:
-    """What becomes of the donor's help when the port ends in this phase."""
-    agreed, state = at.state.agreement, at.state
+def kept_after(at: Moment, phase: PortPhase) -> tuple[KeepExtension, ...]:
+    """The donor's help that outlives the port, when it ends in this phase: none but after COMPLETED."""
+    agreed = at.state.agreement
     if phase is not PortPhase.COMPLETED or agreed is None or agreed.network is None:
-        return (CloseLanes(at.extension_ends),) if state.extension_open else ()
+        return ()
     terms = agreed.network.terms
     if terms.carry not in _HELPED:
         return ()
     kept = KeepExtension(
         vm_uuid=agreed.vm_uuid,
-        epoch=state.epoch,
+        epoch=at.state.epoch,
         ends=at.lane_ends,
-        has_lanes=state.extension_open,
+        has_lanes=at.state.lanes_open and is_extended(at),
         ends_after_s=terms.ends_after_s,
     )
     return (kept,)

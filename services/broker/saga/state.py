@@ -14,7 +14,7 @@ from pydantic import Field
 from shared.bus import LaneEnds
 from shared.messages import Refusal
 from shared.messages.base import Code, Text, Timestamp, Value
-from shared.messages.network import AnchorPrefixes, extension_id
+from shared.messages.network import AnchorPrefixes
 from shared.messages.porting import (
     OutboundFinished,
     ServiceChangeAgreement,
@@ -113,7 +113,6 @@ class SagaState(Saved):
     chosen: Quote | None = None
     agreement: ServiceChangeAgreement | None = None
     lanes_open: bool = Field(default=False, description="Lanes were opened and not yet closed.")
-    extension_open: bool = Field(default=False, description="Those of the extension were, too.")
 
     # The transfer and the completion
     moving_since: Timestamp | None = Field(
@@ -202,12 +201,6 @@ class SagaState(Saved):
         if self.donor_node is None or self.recipient_node is None:
             return None
         return LaneEnds(self.port_id, self.donor_node, self.recipient_node)
-
-    @property
-    def extension_ends(self) -> LaneEnds | None:
-        """The same nodes, for the lanes of the port's extension, which have an id of their own."""
-        ends = self.lane_ends
-        return None if ends is None else LaneEnds(extension_id(self.port_id), ends.donor_node, ends.recipient_node)
 
     @property
     def gateways(self) -> tuple[PartyName, ...]:

@@ -16,7 +16,8 @@ it from this table. The table keeps these rules:
    right; the operator can settle the port, so that it ends whatever became of its parties.
 4. **No message can raise an error.** A message that the phase does not understand is recorded and ignored. A duplicate
    finds the state that the first one made, and changes nothing. A message from the wrong party is recorded and refused.
-5. **Nothing stays behind.** Each edge to an end releases all reservations and closes the lanes.
+5. **Nothing stays behind.** Each edge to an end releases all reservations and closes the lanes. Only what keeps the
+   VM's addresses may outlive a port that has completed; `services.broker.extensions` ends it.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from services.node_agent.hypervisor.interface import (
     Lifecycle,
     LifecycleEvent,
     Obstacle,
-    SeenCards,
     VmNotFound,
 )
+from services.node_agent.hypervisor.seen_cards import SeenCards
 from shared.domain import describe
 from shared.messages.vm import VmState
 
@@ -74,6 +74,8 @@ class FakeVm:
     """Why its definition cannot be read; empty where it can."""
     seen: SeenCards | None = None
     """What is known of its cards; None: nothing but their MACs."""
+    left_behind: bool = False
+    """Post-copy has begun, and QEMU does not let it run again."""
     lasting_xml: str | None = None
     """Its lasting definition where that is another than it runs with."""
 

@@ -6,7 +6,7 @@ from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.fake_host import FakeHost
 from services.node_agent.hypervisor.interface import HypervisorError
 from shared.messages.host import DeviceOffers
-from shared.messages.vm import CpuFacts, Firmware, HostPlatform, HypervisorVersions
+from shared.messages.vm import CpuFacts, CpuFeature, Firmware, HostPlatform, HypervisorVersions
 
 OFFERS = {
     "disk_bus": ("scsi", "virtio", "usb", "sata"),
@@ -52,6 +52,22 @@ class FakePlatform(FakeHost):
 
     async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
         """What its CPU has not; the model counts as one that runs everywhere."""
+        self._check_comparable(cpu, architecture, machine, accelerator)
+        missing = [each.name for each in cpu.features if self._is_missing(each)]
+        if not missing:
+            return None
+        return f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {missing}"
+
+    async def common_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> CpuFacts | None:
+        """The same without what its CPU has not."""
+        self._check_comparable(cpu, architecture, machine, accelerator)
+        kept = tuple(each for each in cpu.features if not self._is_missing(each))
+        return cpu.model_copy(update={"features": kept})
+
+    def _is_missing(self, feature: CpuFeature) -> bool:
+        return feature.policy == "require" and feature.name in self.missing_features
+
+    def _check_comparable(self, cpu: CpuFacts, architecture: str, machine: str, accelerator: str) -> None:
         self.ask_libvirtd()
         if (architecture, accelerator) != ("x86_64", "qemu") or machine != "pc-q35-10.0":
             raise HypervisorError("compare a CPU", f"no {machine} for {architecture} under {accelerator}")
@@ -59,9 +75,3 @@ class FakePlatform(FakeHost):
             cpu_xml(cpu)
         except ValueError as error:
             raise HypervisorError("compare a CPU", str(error)) from error
-        missing = [
-            each.name for each in cpu.features if each.policy == "require" and each.name in self.missing_features
-        ]
-        if not missing:
-            return None
-        return f"the CPU is incompatible with host CPU: Host CPU does not provide required features: {missing}"

@@ -23,6 +23,7 @@ from shared.messages.vm import Firmware
 _MAX_XML_BYTES = 8 << 20
 SYSFS = Path("/sys/class/net")
 HUGE_PAGES = Path("/sys/kernel/mm/hugepages")
+SWITCH_SOCKETS = Path("/run/openvswitch")
 _SIOCETHTOOL, _ETHTOOL_GDRVINFO, _DRIVER_INFO_BYTES = 0x8946, 3, 196
 """linux/sockios.h and linux/ethtool.h."""
 
@@ -138,9 +139,20 @@ def existing_bridges(names: Iterable[str], sysfs: Path = SYSFS) -> tuple[str, ..
     return tuple(name for name in names if (sysfs / name / "bridge").is_dir())
 
 
-def existing_switches(names: Iterable[str], driver_of: Callable[[str], str | None]) -> tuple[str, ...]:
-    """Return those of `names` that are bridges of Open vSwitch now; the card of such a bridge has its driver."""
-    return tuple(name for name in names if driver_of(name) == "openvswitch")
+def existing_switches(
+    names: Iterable[str], driver_of: Callable[[str], str | None], sockets: Path = SWITCH_SOCKETS
+) -> tuple[str, ...]:
+    """Return those of `names` that are bridges of Open vSwitch now.
+
+    Where the kernel moves its frames, the bridge's card has Open vSwitch's driver. Where its daemon does (the datapath
+    `netdev`, also with DPDK), the card is a tap device like others: there the daemon's socket for the bridge tells.
+    """
+
+    def is_switch(name: str) -> bool:
+        driver = driver_of(name)
+        return driver == "openvswitch" or (driver == "tun" and (sockets / f"{name}.mgmt").is_socket())
+
+    return tuple(name for name in names if is_switch(name))
 
 
 def card_driver(name: str) -> str | None:

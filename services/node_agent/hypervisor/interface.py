@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from services.node_agent.hypervisor.secret_values import SecretSpec, SecretValue
+from services.node_agent.hypervisor.seen_cards import SeenCards
 from shared.domain import Domain, LayerFacts, SecretUse
 from shared.errors import VmportError
 from shared.messages.vm import (
@@ -110,27 +111,6 @@ class LiveVm:
     """Folders on this host with more of the VM's state: its TPM's."""
     lasting_xml: str | None = None
     """How it will be after its next start; None for a transient VM."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeenCard:
-    """What the host knows of a network card beyond its definition. Addresses are as whoever knows them writes them."""
-
-    mac: str
-    guest_mac: str | None = None
-    """Where the guest itself has set another one."""
-    device: str | None = None
-    leased: tuple[str, ...] = ()
-    told_by_guest: tuple[str, ...] = ()
-    """By the guest's agent."""
-
-
-@dataclass(frozen=True, slots=True)
-class SeenCards:
-    """A VM's cards, in their order, and what could not be read."""
-
-    cards: tuple[SeenCard, ...]
-    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +237,13 @@ class Hypervisor(Protocol):
         """
         ...
 
+    async def common_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> CpuFacts | None:
+        """The best CPU that runs here and has no feature that this one has not; None where there is none.
+
+        Raises `HypervisorError` as `compare_cpu` does, and for CPUs of different vendors.
+        """
+        ...
+
     async def capacity(self) -> HostCapacity:
         """What this host has and what is free."""
         ...
@@ -286,6 +273,16 @@ class Hypervisor(Protocol):
 
     async def state(self, uuid: UUID) -> VmState | None:
         """Its run state; None where it does not exist."""
+        ...
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """Whether it is paused for good: post-copy had begun here, and QEMU does not let it run again. False where it
+        does not exist."""
+        ...
+
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """Whether it is paused and has run here: an operator or an error has paused it, no migration holds it. False
+        where it does not exist."""
         ...
 
     async def is_running(self, uuid: UUID) -> bool:

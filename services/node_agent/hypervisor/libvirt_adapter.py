@@ -7,7 +7,6 @@ guest cannot hang them; the fence does not even ask libvirtd.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor import host_capabilities
+from services.node_agent.hypervisor import cpu_questions
 from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.host_reader import HostReader
 from services.node_agent.hypervisor.interface import (
@@ -26,7 +25,6 @@ from services.node_agent.hypervisor.interface import (
     LiveVm,
     MigrationPlan,
     Obstacle,
-    SeenCards,
     VmNotFound,
 )
 from services.node_agent.hypervisor.libvirt_cards import seen_cards
@@ -44,6 +42,7 @@ from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.obstacles import find_obstacles
 from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
+from services.node_agent.hypervisor.seen_cards import SeenCards
 from shared.domain import describe
 from shared.logs import get_logger
 from shared.messages.vm import (
@@ -64,10 +63,27 @@ _SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1,
 _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
 
+_PAUSED_AFTER_START = {
+    libvirt.VIR_DOMAIN_PAUSED_USER,
+    libvirt.VIR_DOMAIN_PAUSED_IOERROR,
+    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
+}
+"""Why a domain is paused that was running: `virsh suspend` of one that waits for its migration changes no reason."""
+COMPARE = "compare a CPU"
+_POST_COPY = {libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
+"""Why a domain is paused whose guest post-copy has taken, or tried to."""
+
 AGENT_WITHIN_S = 1.5
 """How long a guest's agent may take to tell its addresses."""
 SIZE_WITHIN_S = 1.0
 """How long it is waited for when it is asked how large a disk is: a heartbeat waits meanwhile."""
+
+
+def _comparable(cpu: CpuFacts) -> str:
+    try:
+        return cpu_xml(cpu)
+    except ValueError as error:
+        raise HypervisorError(COMPARE, str(error)) from error
 
 
 class LibvirtHypervisor(RunningCheck):
@@ -119,37 +135,18 @@ class LibvirtHypervisor(RunningCheck):
 
     async def compare_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> str | None:
         """Let libvirt compare."""
-        try:
-            xml = cpu_xml(cpu)
-        except ValueError as error:
-            raise HypervisorError("compare a CPU", str(error)) from error
+        under, xml = cpu_questions.Under(architecture, machine, accelerator), _comparable(cpu)
+        return await self._session.call(COMPARE, lambda: cpu_questions.compare(self._session.open(), xml, under))
 
-        def compare() -> str | None:
-            flags = libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
-            try:
-                self._session.open().compareHypervisorCPU(None, architecture, machine, accelerator, xml, flags)
-            except libvirt.libvirtError as error:
-                if error.get_error_code() != libvirt.VIR_ERR_CPU_INCOMPATIBLE:
-                    raise
-                return error.get_error_message() or str(error)
-            return None
-
-        return await self._session.call("compare a CPU", compare)
+    async def common_cpu(self, cpu: CpuFacts, *, architecture: str, machine: str, accelerator: str) -> CpuFacts | None:
+        """Let libvirt find the baseline of both."""
+        under, xml = cpu_questions.Under(architecture, machine, accelerator), _comparable(cpu)
+        return await self._session.call(COMPARE, lambda: cpu_questions.common(self._session.open(), xml, under))
 
     async def capacity(self) -> HostCapacity:
         """Read the host's memory, CPUs and the image directory's file system."""
-        return await self._session.call("read capacity", self._read_capacity)
-
-    def _read_capacity(self) -> HostCapacity:
-        info = self._session.open().getInfo()
-        files = os.statvfs(self._image_dir)
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return HostCapacity(
-            vcpus=int(info[2]),
-            memory_bytes=total,
-            memory_free_bytes=host_capabilities.available_memory_bytes(Path("/proc/meminfo").read_text()),
-            disk_bytes=files.f_blocks * files.f_frsize,
-            disk_free_bytes=files.f_bavail * files.f_frsize,
+        return await self._session.call(
+            "read capacity", lambda: self._host.capacity(self._session.open(), self._image_dir)
         )
 
     async def inventory(self) -> tuple[VmSummary, ...]:
@@ -194,6 +191,22 @@ class LibvirtHypervisor(RunningCheck):
             )
         except VmNotFound:
             return None
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """Read why a VM is paused."""
+        try:
+            state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
+        except VmNotFound:
+            return False
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _POST_COPY)
+
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """Read why a VM is paused: libvirt gives these reasons only to one that was running."""
+        try:
+            state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
+        except VmNotFound:
+            return False
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_AFTER_START)
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""

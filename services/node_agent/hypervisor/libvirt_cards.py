@@ -10,10 +10,11 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor.interface import HypervisorError, SeenCard, SeenCards, VmNotFound
+from services.node_agent.hypervisor.interface import HypervisorError, VmNotFound
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_mapping import BUSY_WITHIN_S, wait_until_free
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
+from services.node_agent.hypervisor.seen_cards import SeenCard, SeenCards
 from shared.domain import has_agent, live_cards, parse
 
 LEASES_WITHIN_S: Final = 1.0

@@ -27,10 +27,9 @@ from services.node_agent.hypervisor.interface import (
     MigrationPlan,
     Obstacle,
     ObstacleCode,
-    SeenCard,
-    SeenCards,
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
+from services.node_agent.hypervisor.seen_cards import SeenCard, SeenCards
 from shared.domain import DomainXmlError, describe, live_cards, parse
 from shared.messages.vm import (
     HostCapacity,
@@ -149,6 +148,18 @@ class FakeHypervisor(FakePlatform, RunningCheck):
         """Its state."""
         self.ask_libvirtd()
         return self.vms[uuid].state if uuid in self.vms else None
+
+    async def is_left_behind(self, uuid: UUID) -> bool:
+        """As the test says."""
+        self.ask_libvirtd()
+        vm = self.vms.get(uuid)
+        return vm is not None and vm.state is VmState.PAUSED and vm.left_behind
+
+    async def is_paused_after_start(self, uuid: UUID) -> bool:
+        """As the test says."""
+        self.ask_libvirtd()
+        vm = self.vms.get(uuid)
+        return vm is not None and vm.state is VmState.PAUSED and bool(vm.ran_at_s)
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """As the definitions say, and the headers of the images that they name."""

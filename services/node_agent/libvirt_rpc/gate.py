@@ -223,7 +223,7 @@ class RpcGate:
                 return [self._pass(frame, prepare)]
             case FinishCall():
                 finish = checked_finish(call, self.expected)
-                # In post-copy the broker commits before Finish, so the grant may be here already.
+                # Whoever decides may have granted it before it came.
                 if call.cancelled or self.granted:
                     return [self._pass_finish(frame, finish)]
                 self.step = Step.FINISH_HELD

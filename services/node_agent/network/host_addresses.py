@@ -1,7 +1,6 @@
-"""What this host sees of a VM's cards: leases, the guest's agent, the neighbour tables, and what an earlier port kept.
+"""What this host sees of a VM's cards: leases, the guest's agent, the neighbour tables, and who routes there.
 
-A VM that came by a port is on bridges of its own here: there its addresses, its routers and their MACs are those of the
-port's record, as they are at its home. What cannot be read in time is a finding, and no more.
+What cannot be read in time is a finding, and no more.
 """
 
 from __future__ import annotations
@@ -12,15 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
-from uuid import UUID
 
-from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, SeenCard, SeenCards
-from services.node_agent.network.journal import NetworkJournal
+from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
+from services.node_agent.hypervisor.seen_cards import SeenCard, SeenCards
 from services.node_agent.network.netlink import MAIN_TABLE, Netlink, NetlinkError
 from services.node_agent.network.sources import MAX_ADDRESSES, CardFacts
 from shared.logs import get_logger
-from shared.messages.network import AddressSource, CardAddress, CardNetwork, NetworkGateway
-from shared.messages.porting import Side
+from shared.messages.network import AddressSource, CardAddress, NetworkGateway
 from shared.messages.vm import Nic, VmDescription
 
 log = get_logger(__name__)
@@ -50,13 +47,11 @@ class HostAddresses:
     def __init__(
         self,
         hypervisor: Hypervisor,
-        journal: NetworkJournal,
         *,
         within_s: float = READ_WITHIN_S,
         settings: Path = FORWARDING,
     ) -> None:
         self._hypervisor = hypervisor
-        self._journal = journal
         self._within_s = within_s
         self._settings = settings
 
@@ -74,27 +69,12 @@ class HostAddresses:
             problems.append(f"addresses were not read within {self._within_s:g} s")
         except (HypervisorError, NetlinkError, OSError) as error:
             problems.append(f"addresses not read: {error}")
-        kept = self._kept(vm.uuid, problems)
         found = []
         for place, nic in enumerate(vm.nics):
-            card = seen.cards[place] if place < len(seen.cards) else SeenCard(nic.mac)
-            home = kept[place] if place < len(kept) and kept[place].mac == nic.mac else None
-            facts = facts_of(nic, card, bridges.get(nic.bridge, BridgeFacts()), home)
+            facts = facts_of(nic, seen.at(place, nic.mac), bridges.get(nic.bridge, BridgeFacts()))
             # What could not be read is said once.
             found.append(facts if place else replace(facts, findings=tuple(problems)))
         return tuple(found)
-
-    def _kept(self, vm_uuid: UUID, problems: list[str]) -> tuple[CardNetwork, ...]:
-        """The cards as the port had them by which the VM came, the latest one; none where it came by none."""
-        try:
-            records = [each for each in self._journal.readable() if each.vm_uuid == vm_uuid and each.there]
-        except OSError as error:
-            problems.append(f"records of earlier ports not read: {error}")
-            return ()
-        latest = max(records, key=lambda record: record.agreement.epoch, default=None)
-        if latest is None or latest.side is not Side.INBOUND:
-            return ()
-        return tuple(card.card for card in latest.plan.cards)
 
     async def _bridges(self, names: Iterable[str]) -> dict[str, BridgeFacts]:
         forwards = frozenset(version for version in (4, 6) if self._forwards(version))
@@ -124,22 +104,9 @@ class HostAddresses:
             return False  # a kernel without this family
 
 
-def facts_of(nic: Nic, card: SeenCard, bridge: BridgeFacts, home: CardNetwork | None) -> CardFacts:
-    """One card's facts. `home`: as a port has kept it, which is then what counts."""
-    seen = _addresses(nic, card, bridge if home is None else BridgeFacts())
-    if home is not None:
-        told = {each.address for each in home.addresses}
-        return CardFacts(
-            addresses=(*home.addresses, *(each for each in seen if each.address not in told))[:MAX_ADDRESSES],
-            guest_mac=card.guest_mac or home.guest_mac,
-            on_link=home.on_link,
-            gateways=home.gateways,
-            mtu=home.mtu,
-            segment=home.segment,
-            holder=home.holder,
-            announced_by=home.announced_by,
-            firewall=home.firewall,
-        )
+def facts_of(nic: Nic, card: SeenCard, bridge: BridgeFacts) -> CardFacts:
+    """One card's facts."""
+    seen = _addresses(nic, card, bridge)
     on_link = _on_link(seen, bridge)
     return CardFacts(
         addresses=seen,

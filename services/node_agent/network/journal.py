@@ -33,6 +33,9 @@ class NetworkRecord(BaseModel):
     there: bool = Field(default=False, description="The VM is the recipient's, and runs there.")
     announced: bool = Field(default=False, description="Recipient: packets come by its own uplink.")
 
+    closed: bool = Field(default=False, description="The donor's help has ended.")
+    retired: bool = Field(default=False, description="A later port of the VM has taken back what this one did.")
+
     @property
     def port_id(self) -> UUID:
         """Of the port."""
@@ -47,15 +50,20 @@ class NetworkRecord(BaseModel):
     def wanted(self) -> tuple[Step, ...]:
         """What is to be made now."""
         if self.side is Side.INBOUND:
-            return recipient_wants(self.plan, self.port_id, arrived=self.there)
+            return recipient_wants(self.plan, self.port_id, arrived=self.there, closed=self.closed)
         return donor_wants(
             self.plan,
             self.port_id,
             paused=self.paused,
             away=self.there,
-            extended=self.extension,
+            helps=not self.closed,
             taps=self.taps,
         )
+
+    @property
+    def is_over(self) -> bool:
+        """Donor: nothing here helps the VM any more, and nothing needs to."""
+        return self.side is Side.OUTBOUND and self.closed and not self.wanted
 
     @property
     def plan(self) -> NetworkPlan:

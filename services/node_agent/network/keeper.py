@@ -42,15 +42,30 @@ class NetworkFailed(VmportError):
     code = "network_not_ready"
 
 
+class MovedVm(Protocol):
+    """By which port a VM has moved, and the epoch of that."""
+
+    @property
+    def port_id(self) -> UUID: ...
+    @property
+    def vm_uuid(self) -> UUID: ...
+    @property
+    def epoch(self) -> int: ...
+
+
 class Extensions(Protocol):
     """The layer-2 extensions of ports."""
 
     async def open(self, agreement: ServiceChangeAgreement, side: Side, *, activated: bool) -> None:
         """Have the devices of a port's extension, joined to their bridges; it connects in the background. `activated`:
-        the guest runs at the recipient already.
+        the guest runs at the recipient already, or may.
 
         Raises `VmportError`, OSError. Nothing is done where it is open.
         """
+        ...
+
+    def activate(self, port_id: UUID) -> None:
+        """The guest may run at the recipient from now on, or does; nothing is done where it is not open."""
         ...
 
     async def close(self, port_id: UUID) -> None:
@@ -126,16 +141,19 @@ class NetworkKeeper:
         self._report(agreement, NetworkState.PREPARED)
 
     def guest_stands_still(self, port_id: UUID) -> None:
-        """Donor: the guest is paused, and may run at the recipient next."""
-        self._later(port_id, Side.OUTBOUND, {"paused": True}, "clone frames")
+        """Donor: the guest is paused, and may run at the recipient next. Only now may it be spoken for from there."""
+        self._extensions.activate(port_id)
+        self._tasks.spawn(self._change(port_id, Side.OUTBOUND, {"paused": True}), name="clone frames")
 
-    def guest_is_away(self, port_id: UUID) -> None:
+    def guest_is_away(self, moved: MovedVm) -> None:
         """Donor: the ledger says that the VM is the recipient's, and it runs there."""
-        self._later(port_id, Side.OUTBOUND, {"there": True}, "route away")
+        self._extensions.activate(moved.port_id)
+        self._tasks.spawn(self._moved(moved, Side.OUTBOUND), name="route away")
 
-    def guest_has_arrived(self, port_id: UUID) -> None:
+    def guest_has_arrived(self, moved: MovedVm) -> None:
         """Recipient: the guest runs here."""
-        self._later(port_id, Side.INBOUND, {"there": True}, "take over")
+        self._extensions.activate(moved.port_id)
+        self._tasks.spawn(self._moved(moved, Side.INBOUND), name="take over")
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
         """The VM stays where it was: remove all that this port has made here; returns what remains, by name."""
@@ -155,21 +173,18 @@ class NetworkKeeper:
 
     async def close_extension(self, port_id: UUID) -> tuple[str, ...]:
         """Remove what needs the other side; returns what remains, by name."""
+        closed = None
         async with self._lock(port_id):
             await self._extensions.close(port_id)
             for side in Side:
                 record = self._journal.get(port_id, side)
-                if record is not None and record.extension:
-                    await self._settle(record.model_copy(update={"extension": False}))
+                if record is not None and not record.closed:
+                    closed = record.model_copy(update={"extension": False, "closed": True})
+                    await self._settle(closed)
                     self._report(record.agreement, NetworkState.CLOSED)
+        if closed is not None:
+            await self._remove_retired(closed.vm_uuid)
         return ()
-
-    async def vm_has_left(self, vm_uuid: UUID, *, before_epoch: int) -> None:
-        """The VM left this host for good by the port of this epoch: what earlier ports made for it here goes."""
-        for record in self._journal.all()[0]:
-            older = record.agreement.epoch < before_epoch
-            if record.vm_uuid == vm_uuid and older and record.side is Side.INBOUND:
-                await self.undo(record.port_id, record.side)
 
     # ---- this process ----
 
@@ -182,7 +197,9 @@ class NetworkKeeper:
                     async with self._lock(record.port_id):
                         await self._settle(record, again=True)
                         if record.extension:
-                            await self._extensions.open(record.agreement, record.side, activated=record.there)
+                            await self._extensions.open(
+                                record.agreement, record.side, activated=record.paused or record.there
+                            )
                 except _FAILURES as error:
                     self._trouble(record, "not restored", error)
         return damaged
@@ -223,7 +240,7 @@ class NetworkKeeper:
         looks = self._looks[record.port_id] = self._looks.get(record.port_id, 0) + 1
         if looks == self._unseen_looks:
             unseen = "routes to its addresses are written, and no packet has come by this host's own uplink"
-            self._problems[record.port_id] = unseen
+            # No problem of this node: nobody may have spoken to the VM yet.
             log.warning("announced addresses not reached")
             self._report(record.agreement, NetworkState.FAILED, f"not_announced: {unseen}")
 
@@ -233,9 +250,31 @@ class NetworkKeeper:
 
     # ---- doing ----
 
-    def _later(self, port_id: UUID, side: Side, news: Mapping[str, bool], name: str) -> None:
-        """Change a record beside the switchover, which waits for nothing here."""
-        self._tasks.spawn(self._change(port_id, side, news), name=name)
+    async def _moved(self, moved: MovedVm, side: Side) -> None:
+        """The VM runs at the recipient. What earlier ports of it have made at this side is not needed any more."""
+        await self._change(moved.port_id, side, {"there": True})
+        with port_bound(moved.port_id):
+            for record in self._journal.readable():
+                if record.vm_uuid != moved.vm_uuid or record.agreement.epoch >= moved.epoch:
+                    continue
+                if record.side is not side:
+                    await self._retire(record)
+            await self._remove_retired(moved.vm_uuid)
+
+    async def _retire(self, record: NetworkRecord) -> None:
+        """An earlier port brought the VM here, or took it away from here; a later one has taken that back."""
+        async with self._lock(record.port_id):
+            current = self._journal.get(record.port_id, record.side)
+            if current is not None:
+                self._journal.store(current.model_copy(update={"retired": True}))
+
+    async def _remove_retired(self, vm_uuid: UUID) -> None:
+        """The VM's bridge here goes when no extension to where it is now leads over it."""
+        mine = [record for record in self._journal.readable() if record.vm_uuid == vm_uuid]
+        leads_away = any(record.side is Side.OUTBOUND and record.extension and not record.retired for record in mine)
+        for record in mine:
+            if record.retired and not (leads_away and record.side is Side.INBOUND):
+                await self.undo(record.port_id, record.side)
 
     async def _change(self, port_id: UUID, side: Side, news: Mapping[str, bool]) -> None:
         async with self._lock(port_id):
@@ -265,6 +304,8 @@ class NetworkKeeper:
         self._journal.store(record.model_copy(update={"steps": kept}))
         if left:
             self._problems[record.port_id] = f"not removed from the network: {', '.join(left)}"
+        elif record.is_over:
+            self._journal.remove(record.port_id, record.side)
 
     def _trouble(self, record: NetworkRecord, what: str, error: Exception) -> None:
         self._problems[record.port_id] = f"network {what}: {error}"

@@ -64,7 +64,9 @@ class StepMaker:
             case Address(device=device, address=address):
                 await kernel.add_address(device, address)
             case Route():
-                await kernel.replace_route(step.destination, device=step.device, via=step.via, table=step.table)
+                await kernel.replace_route(
+                    step.destination, device=step.device, via=step.via, table=step.table, metric=step.metric
+                )
             case ProxyNeighbour(device=device, address=address):
                 await kernel.add_proxy(device, address)
             case Neighbour(device=device, address=address, mac=mac):
@@ -80,8 +82,8 @@ class StepMaker:
                 await kernel.delete_link(name)
             case Address(device=device, address=address):
                 await kernel.delete_address(device, address)
-            case Route(destination=destination, table=table):
-                await kernel.delete_route(destination, table=table)
+            case Route(destination=destination, table=table, metric=metric):
+                await kernel.delete_route(destination, table=table, metric=metric)
             case ProxyNeighbour(device=device, address=address):
                 await kernel.delete_proxy(device, address)
             case Neighbour(device=device, address=address):

@@ -26,6 +26,7 @@ NUD_UNANSWERED = 0x01 | 0x20 | 0x40  # incomplete, failed, and what needs no ans
 RT_SCOPE_LINK = 253
 RT_SCOPE_NOWHERE = 255
 MAIN_TABLE = 254
+METRIC = 1024
 
 
 class NetlinkError(VmportError):
@@ -66,6 +67,7 @@ class RouteEntry:
     via: str | None
     table: int
     protocol: int
+    metric: int = 0
 
 
 class Netlink:
@@ -153,10 +155,16 @@ class Netlink:
     # ---- routes ----
 
     async def replace_route(
-        self, destination: str, *, device: str | None = None, via: str | None = None, table: int = MAIN_TABLE
+        self,
+        destination: str,
+        *,
+        device: str | None = None,
+        via: str | None = None,
+        table: int = MAIN_TABLE,
+        metric: int = METRIC,
     ) -> None:
-        """Have one route to a prefix in a table."""
-        wanted: dict[str, Any] = {"dst": destination, "table": table, "proto": self._protocol}
+        """Have one route of this metric to a prefix in a table."""
+        wanted: dict[str, Any] = {"dst": destination, "table": table, "proto": self._protocol, "priority": metric}
         if device is not None:
             wanted["oif"] = await self._index(device)
             if via is None and ":" not in destination:
@@ -166,11 +174,13 @@ class Netlink:
         with _refusal(f"set the route to {destination} in table {table}"):
             await self._ip.route("replace", **wanted)
 
-    async def delete_route(self, destination: str, *, table: int = MAIN_TABLE) -> None:
-        """Remove the route to a prefix from a table, if it is one of ours."""
+    async def delete_route(self, destination: str, *, table: int = MAIN_TABLE, metric: int = METRIC) -> None:
+        """Remove the route of this metric to a prefix from a table, if it is one of ours."""
         with _refusal(f"remove the route to {destination} in table {table}", gone=(errno.ESRCH, errno.ENODEV)):
             any_scope = {} if ":" in destination else {"scope": RT_SCOPE_NOWHERE}
-            await self._ip.route("del", dst=destination, table=table, proto=self._protocol, **any_scope)
+            await self._ip.route(
+                "del", dst=destination, table=table, proto=self._protocol, priority=metric, **any_scope
+            )
 
     async def routes(self, table: int) -> tuple[RouteEntry, ...]:
         """All routes of a table, of both families."""
@@ -292,6 +302,7 @@ def _route(message: Any, names: dict[int, str], table: int) -> RouteEntry:
         via=message.get("gateway"),
         table=table,
         protocol=int(message["proto"]),
+        metric=int(message.get("priority") or 0),
     )
 
 

@@ -31,7 +31,7 @@ class Nft:
         await self._run("-j", "-f", "-", stdin=json.dumps({"nftables": list(commands)}))
 
     async def replace_table(self, family: str, name: str, objects: Sequence[Mapping[str, Any]]) -> None:
-        """Have a table with exactly these objects, made anew in one transaction. Raises `NftError`."""
+        """Have a table with exactly these objects, made again in one transaction. Raises `NftError`."""
         table = {"table": {"family": family, "name": name}}
         # Adding before deleting: deleting what is not there would fail the batch.
         await self.apply([{"add": table}, {"delete": table}, {"add": table}, *({"add": each} for each in objects)])

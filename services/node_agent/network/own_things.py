@@ -30,7 +30,13 @@ async def own_things(nft: Nft) -> tuple[Step, ...]:
             if link.name.startswith((BRIDGE_PREFIX, EXTENSION_PREFIX))
         ]
         found += [
-            Route(destination=route.destination, device=route.device, via=route.via, table=ROUTES_TABLE)
+            Route(
+                destination=route.destination,
+                device=route.device,
+                via=route.via,
+                table=ROUTES_TABLE,
+                metric=route.metric,
+            )
             for route in await kernel.routes(ROUTES_TABLE)
             if route.protocol == ROUTES_PROTOCOL
         ]

@@ -21,6 +21,8 @@ from services.node_agent.network.firewall import guard_table
 from services.node_agent.network.frames import mac_bytes
 from services.node_agent.network.icmpv6 import link_local
 from services.node_agent.network.steps import (
+    ANNOUNCED_METRIC,
+    METRIC,
     ROUTES_TABLE,
     Address,
     Bridge,
@@ -57,31 +59,30 @@ def own_bridges(plan: NetworkPlan) -> tuple[tuple[int, CardPlan], ...]:
     return tuple((place, card) for place, card in enumerate(plan.cards) if card.bridge)
 
 
-def recipient_prepares(plan: NetworkPlan, port_id: UUID) -> tuple[Step, ...]:
-    """Before the guest comes: a wire for each card, and what guards it."""
+def recipient_prepares(plan: NetworkPlan, port_id: UUID, *, closed: bool = False) -> tuple[Step, ...]:
+    """Before the guest comes: a wire for each card, and what guards it. `closed`: the donor helps no longer."""
     steps: list[Step] = []
     for place, card in own_bridges(plan):
         steps.append(Bridge(name=card.bridge, mtu=card.card.mtu))
         steps += _quiet(card.bridge)
         steps.append(guard_table(card, port_id, place))
-    if routed_at_once(plan):
-        steps += recipient_routes(plan)
+    if routed_at_once(plan) and not closed:
         steps += home_tables(_table("home", port_id), care_of(plan))
     return tuple(steps)
 
 
-def recipient_routes(plan: NetworkPlan) -> tuple[Step, ...]:
+def recipient_routes(plan: NetworkPlan, *, announced: bool = False) -> tuple[Step, ...]:
     """This host becomes the guest's gateway."""
     steps: list[Step] = []
     for _, card in own_bridges(plan):
-        steps += _gateway(card)
+        steps += _gateway(card, ANNOUNCED_METRIC if announced else METRIC)
     return tuple(steps)
 
 
 def recipient_announces(plan: NetworkPlan) -> tuple[Step, ...]:
-    """The routes that this provider's routing daemon tells the world."""
+    """The routes that a routing daemon tells the world. One that reads no tables finds `recipient_routes` by metric."""
     return tuple(
-        Route(destination=host_prefix(address), device=card.bridge, table=ROUTES_TABLE)
+        Route(destination=host_prefix(address), device=card.bridge, table=ROUTES_TABLE, metric=ANNOUNCED_METRIC)
         for _, card in own_bridges(plan)
         for address in addresses_of(card.card)
     )
@@ -117,28 +118,40 @@ def donor_routes_away(plan: NetworkPlan) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def recipient_wants(plan: NetworkPlan, port_id: UUID, *, arrived: bool) -> tuple[Step, ...]:
+def donor_knows(plan: NetworkPlan) -> tuple[Step, ...]:
+    """Where the recipient is the guest's gateway, too, the guest's answers to this host's ARP stay there."""
+    return tuple(
+        Neighbour(device=card.donor_bridge, address=address, mac=guest_mac(card.card))
+        for _, card in own_bridges(plan)
+        if card.donor_bridge
+        for address in addresses_of(card.card)
+    )
+
+
+def recipient_wants(plan: NetworkPlan, port_id: UUID, *, arrived: bool, closed: bool = False) -> tuple[Step, ...]:
     """All that is to be made at the recipient now."""
-    steps = recipient_prepares(plan, port_id)
-    if arrived and plan.terms.then_announce:
-        steps = (*steps, *(() if routed_at_once(plan) else recipient_routes(plan)), *recipient_announces(plan))
-    return steps
+    announced = arrived and plan.terms.then_announce
+    steps = recipient_prepares(plan, port_id, closed=closed)
+    if announced or routed_at_once(plan):
+        steps += recipient_routes(plan, announced=announced)
+    return (*steps, *recipient_announces(plan)) if announced else steps
 
 
 def donor_wants(
-    plan: NetworkPlan, port_id: UUID, *, paused: bool, away: bool, extended: bool, taps: Mapping[str, str]
+    plan: NetworkPlan, port_id: UUID, *, paused: bool, away: bool, helps: bool, taps: Mapping[str, str]
 ) -> tuple[Step, ...]:
-    """All that is to be made at the donor now."""
+    """All that is to be made at the donor now. `helps`: packets reach the VM by this donor still."""
     if paused and not away:
         return clone_table(plan, port_id, taps)
     if not away:
         return ()
-    steps: tuple[Step, ...] = ()
-    if plan.terms.carry is NetworkMode.TRANSLATE:
-        steps = (*away_tables(_table("away", port_id), care_of(plan)), *donor_routes_away(plan))
-    elif plan.terms.then_announce and not extended:
-        steps = donor_routes_away(plan)
-    return steps
+    if plan.terms.carry is NetworkMode.TRANSLATE and helps:
+        return (*away_tables(_table("away", port_id), care_of(plan)), *donor_routes_away(plan))
+    if not plan.terms.then_announce:
+        return ()
+    # While an extension is open it is the VM's place here.
+    carried = plan.terms.carry is NetworkMode.EXTEND and helps
+    return donor_knows(plan) if carried else donor_routes_away(plan)
 
 
 def care_of(plan: NetworkPlan) -> tuple[CareOf, ...]:
@@ -190,7 +203,7 @@ def _quiet(bridge: str) -> Iterator[Step]:
     yield Setting(device=bridge, family="ipv4", name="arp_ignore", value="1")
 
 
-def _gateway(card: CardPlan) -> Iterator[Step]:
+def _gateway(card: CardPlan, metric: int) -> Iterator[Step]:
     bridge, network = card.bridge, card.card
     yield Bridge(name=bridge, mac=gateway_mac(network), mtu=network.mtu)
     for family in ("ipv4", "ipv6"):
@@ -205,4 +218,4 @@ def _gateway(card: CardPlan) -> Iterator[Step]:
         yield Address(device=bridge, address=router)
     for address in addresses_of(network):
         yield Neighbour(device=bridge, address=address, mac=guest_mac(network))
-        yield Route(destination=host_prefix(address), device=bridge)
+        yield Route(destination=host_prefix(address), device=bridge, metric=metric)

@@ -14,7 +14,7 @@ from services.node_agent.lanes.core.errors import LaneError, QuestionError, Stre
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
-from services.node_agent.network.keeper import NetworkKeeper, Report
+from services.node_agent.network.keeper import MovedVm, NetworkKeeper, Report
 from services.node_agent.network.paths.exchange import answer_paths, probe_paths
 from services.node_agent.network.paths.sockets import own_addresses
 from services.node_agent.network.plan import addresses_of, routed_at_once
@@ -190,15 +190,16 @@ class PortMoments:
         self._stood_still.add(port_id)
         self._keeper.guest_stands_still(port_id)
 
-    def guest_is_away(self, port_id: UUID) -> None:
+    def guest_is_away(self, moved: MovedVm) -> None:
         """As the keeper."""
-        self._round(port_id, more=False)
-        self._keeper.guest_is_away(port_id)
-        self._forget(port_id)
+        self._round(moved.port_id, more=False)
+        self._keeper.guest_is_away(moved)
+        self._forget(moved.port_id)
 
-    def guest_has_arrived(self, port_id: UUID) -> None:
+    def guest_has_arrived(self, moved: MovedVm) -> None:
         """As the keeper; the guest is announced, and its connections stay."""
-        self._keeper.guest_has_arrived(port_id)
+        port_id = moved.port_id
+        self._keeper.guest_has_arrived(moved)
         if (plan := self._plans.get(port_id)) is not None:
             self._announcer.announce(port_id, plan, Side.INBOUND)
         self._forget(port_id)

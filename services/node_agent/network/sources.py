@@ -1,8 +1,8 @@
 """What is known of a VM's addresses, joined from its sources: the operator's list, the guest, leases, neighbours. Pure.
 
-The operator's list decides. What a guest or a neighbour table says of a card that the list names is only compared with
-it, since a guest can claim any address. For a card that the list does not name, what is seen is taken, but never the
-address of a router, nor one that the list gives to another card. Wherever two sources differ there is a finding.
+The operator's list decides, and for a VM that came by a port what was agreed then. What a guest or a neighbour table
+says of such a card is only compared with it, since a guest can claim any address. For another card what is seen is
+taken, but never the address of a router, nor one of another card. Wherever two sources differ there is a finding.
 """
 
 from __future__ import annotations
@@ -48,6 +48,20 @@ class DeclaredCard(BaseModel):
     firewall: Annotated[tuple[FirewallRule, ...], Field(max_length=256)] = ()
 
 
+def as_declared(card: CardNetwork) -> DeclaredCard:
+    """What was agreed for a card in the port that brought it: as good as the operator's own word."""
+    return DeclaredCard(
+        addresses=tuple(each.address for each in card.addresses),
+        on_link=card.on_link,
+        gateways=card.gateways,
+        mtu=card.mtu,
+        segment=card.segment,
+        holder=card.holder,
+        announced_by=card.announced_by,
+        firewall=card.firewall,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class CardFacts:
     """What this host sees of one card. `mtu` 0: not known; `segment`, `holder` and `announced_by`: "" if not known."""
@@ -58,7 +72,6 @@ class CardFacts:
     gateways: tuple[NetworkGateway, ...] = ()
     mtu: int = 0
     segment: str = ""
-    """Set for a card whose addresses an earlier port has kept: that of its home, not of the bridge it is on now."""
     holder: str = ""
     announced_by: str = ""
     firewall: tuple[FirewallRule, ...] = ()
@@ -67,7 +80,7 @@ class CardFacts:
 
 
 class AddressReader(Protocol):
-    """Reads what this host sees of a VM's cards: guest agent, leases, neighbour table, and what earlier ports kept."""
+    """Reads what this host sees of a VM's cards: guest agent, leases, neighbour table."""
 
     async def read(self, vm: VmDescription) -> tuple[CardFacts, ...]:
         """One entry for each of `vm.nics`, in their order. Never raises: what cannot be read is a finding."""

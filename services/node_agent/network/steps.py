@@ -18,6 +18,9 @@ ROUTES_TABLE = 7070
 ROUTES_PROTOCOL = 70
 """By this number (`proto`) a routing daemon knows vmport's routes."""
 MAIN_TABLE = 254
+METRIC = 1024
+ANNOUNCED_METRIC = 70
+"""By this metric a daemon that reads the main table only, such as FRR 8, knows which routes it is to announce."""
 
 
 class _Step(BaseModel):
@@ -55,6 +58,7 @@ class Route(_Step):
     device: Device | None = None
     via: IpAddress | None = None
     table: int = Field(default=MAIN_TABLE, ge=1, le=2**32 - 1)
+    metric: int = Field(default=METRIC, ge=1, le=2**32 - 1)
 
     def __str__(self) -> str:
         way = f"by {self.via}" if self.via else f"over {self.device}"

@@ -5,8 +5,8 @@ its address, the routers at the edges hold a table from it to where the VM is, a
 
 Who routes the address (the donor's gateway, or one of a neutral prefix) rewrites the destination of what comes for it
 into an address of the recipient's (`away_table`); the recipient's host writes the original one back (`home_table`) and
-routes it to the card's own bridge. What the guest sends leaves the recipient with its own address as the source, so the
-way back needs no entry; it needs a recipient whose network lets that source out.
+routes it to the card's own bridge. What the guest sends leaves the recipient with its own address as the source, so no
+entry is needed for answers; what is needed is a recipient whose network lets that source out.
 
 Both are stateless: no connection is known at the donor, and none breaks by the change. Checksums are mended by the
 kernel. What arrives for the guest is tracked at the recipient by its original address.

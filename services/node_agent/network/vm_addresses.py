@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from uuid import UUID
 
 from services.node_agent.network.addresses_file import AddressesFile
-from services.node_agent.network.sources import AddressReader, CardFacts, NoReader, merge_sources
+from services.node_agent.network.kept import KeptAddresses
+from services.node_agent.network.sources import (
+    AddressReader,
+    CardFacts,
+    DeclaredCard,
+    NoReader,
+    as_declared,
+    merge_sources,
+)
 from services.node_agent.settings import NetworkSection
 from shared.logs import get_logger
-from shared.messages.network import NodeNetwork, VmNetwork
+from shared.messages.network import CardNetwork, NodeNetwork, VmNetwork
 from shared.messages.vm import VmDescription, VmSummary
 
 log = get_logger(__name__)
@@ -23,10 +32,17 @@ class VmAddresses:
     """One per node."""
 
     def __init__(
-        self, settings: NetworkSection, *, reader: AddressReader | None = None, read_within_s: float = READ_WITHIN_S
+        self,
+        settings: NetworkSection,
+        *,
+        reader: AddressReader | None = None,
+        kept: KeptAddresses | None = None,
+        read_within_s: float = READ_WITHIN_S,
     ) -> None:
+        """`reader` sees what the host sees; `kept` knows what earlier ports brought."""
         self._settings = settings
         self._reader = reader or NoReader()
+        self._kept = kept
         self._read_within_s = read_within_s
         self.file = AddressesFile(settings.addresses_file)
         self.file.check()
@@ -51,13 +67,28 @@ class VmAddresses:
         except TimeoutError:
             problems.append(f"addresses were not read within {self._read_within_s:g} s")
             log.warning("addresses not read in time", vm=str(vm.uuid))
-        return merge_sources(vm.nics, self.file.cards, seen, host=self.node, mtu=self._settings.mtu, findings=problems)
+        brought: dict[str, DeclaredCard] = {}
+        try:
+            brought = {card.mac: as_declared(card) for card in self._brought().get(vm.uuid, ())}
+        except OSError as error:
+            problems.append(f"what earlier ports brought cannot be read: {error.strerror}")
+            log.warning("kept addresses unreadable", vm=str(vm.uuid), error=str(error))
+        known = {**brought, **self.file.cards}
+        return merge_sources(vm.nics, known, seen, host=self.node, mtu=self._settings.mtu, findings=problems)
 
     def with_addresses(self, vms: Iterable[VmSummary]) -> tuple[VmSummary, ...]:
-        """The inventory, with what is declared of each VM's cards."""
-        return tuple(self._with_addresses(vm) for vm in vms)
+        """The inventory, with what is declared of each VM's cards, or was brought by a port."""
+        brought: dict[UUID, tuple[CardNetwork, ...]] = {}
+        try:
+            brought = self._brought()
+        except OSError as error:
+            log.warning("kept addresses unreadable", error=str(error))
+        return tuple(self._with_addresses(vm, brought.get(vm.uuid, ())) for vm in vms)
 
-    def _with_addresses(self, vm: VmSummary) -> VmSummary:
-        declared = (self.file.cards.get(mac) for mac in vm.macs)
-        known = dict.fromkeys(address for card in declared if card is not None for address in card.addresses)
+    def _brought(self) -> dict[UUID, tuple[CardNetwork, ...]]:
+        return {} if self._kept is None else self._kept.by_vm()
+
+    def _with_addresses(self, vm: VmSummary, brought: tuple[CardNetwork, ...]) -> VmSummary:
+        cards = {card.mac: as_declared(card) for card in brought} | dict(self.file.cards)
+        known = dict.fromkeys(address for mac in vm.macs if mac in cards for address in cards[mac].addresses)
         return vm.model_copy(update={"addresses": tuple(known)[:MAX_KNOWN]}) if known else vm

@@ -88,10 +88,11 @@ class ArrivalGuard:
         self._tasks = Tasks("arrival guard")
         self._question: asyncio.Task[None] | None = None
         self._asking: asyncio.Task[None] | None = None
-        self._wanted = False
+        self._wanted: set[type[ev.Event]] = set()
         self._remaining: tuple[str, ...] = ()
         loop = asyncio.get_running_loop()
         self._decision: asyncio.Future[SwitchoverDenied | None] = loop.create_future()
+        self._early_decision: asyncio.Future[SwitchoverDenied | None] = loop.create_future()
         self._outcome: asyncio.Future[Outcome] = loop.create_future()
         recipient = Recipient(self._agreement.recipient, epoch=self._agreement.epoch)
         self._machine: Ownership[Recipient] = Ownership(recipient, self._perform)
@@ -157,10 +158,18 @@ class ArrivalGuard:
 
     async def ask_switchover(self) -> SwitchoverDenied | None:
         """Ask the broker for the VM, once for all who want to know; None when it is granted."""
-        if not self._wanted:
-            self._wanted = True
-            self._machine.tell(ev.SwitchoverWanted())
+        self._want(ev.SwitchoverWanted())
         return await self._machine.until(self._decision)
+
+    async def ask_for_post_copy(self) -> SwitchoverDenied | None:
+        """Ask the broker for the VM before Finish comes; None when it is granted. Finish does not pass yet."""
+        self._want(ev.PostCopyAsked())
+        return await self._machine.until(self._early_decision)
+
+    def _want(self, event: ev.SwitchoverWanted | ev.PostCopyAsked) -> None:
+        if type(event) not in self._wanted:
+            self._wanted.add(type(event))
+            self._machine.tell(event)
 
     async def outcome(self) -> Outcome:
         """What became of the guest, when that is certain."""
@@ -184,10 +193,13 @@ class ArrivalGuard:
                 self._tasks.spawn(self._look(again=again), name="look at the guest")
             case do.NoteRan():
                 self._note_ran()
+            case do.GrantPostCopy():
+                self._decide(None, self._early_decision)
             case do.PassFinish():
-                self._decide(None)
+                self._decide(None, self._early_decision, self._decision)
             case do.DenyFinish(code, detail):
-                self._decide(SwitchoverDenied(port_id=self._agreement.port_id, code=code, detail=detail))
+                denied = SwitchoverDenied(port_id=self._agreement.port_id, code=code, detail=detail)
+                self._decide(denied, self._early_decision, self._decision)
             case do.TellArrived() | do.TellMayHaveRun() | do.TellNotHere() | do.TellRemoved():
                 self._settle(_ENDS[type(command)])
         return None
@@ -207,11 +219,12 @@ class ArrivalGuard:
     async def _count_vcpu_time(self) -> None:
         self._vcpus.begin(await self._hypervisor.vcpu_time_ns(self._agreement.vm_uuid))
 
-    def _decide(self, denied: SwitchoverDenied | None) -> None:
+    def _decide(self, denied: SwitchoverDenied | None, *decisions: asyncio.Future[SwitchoverDenied | None]) -> None:
         if self._question is not None:
             self._question.cancel()
-        if not self._decision.done():
-            self._decision.set_result(denied)
+        for decision in decisions:
+            if not decision.done():
+                decision.set_result(denied)
 
     def _settle(self, arrival: Arrival) -> None:
         if not self._outcome.done():

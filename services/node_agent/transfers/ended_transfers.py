@@ -98,9 +98,9 @@ class EndedTransfers:
         with port_bound(port_id):
             async with self._lock(port_id):
                 record = self._journal.get(port_id, Side.INBOUND)
-                if record is not None and record.phase in _ENDED - {Phase.FAILED}:
-                    self._reports.final_again(record)  # it has arrived, or is proven not to run here
-                elif record is not None:
+                if record is not None and record.phase in _ENDED - {Phase.FAILED} and self._reports.final_again(record):
+                    return  # it has arrived, or is proven not to run here
+                if record is not None:
                     outcome = await self._outcome(record, ArrivalGuard.granted_again)
                     self._not_here(port_id, outcome.detail)
                 elif damaged := self._journal.damaged(port_id, Side.INBOUND):

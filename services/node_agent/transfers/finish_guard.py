@@ -244,7 +244,7 @@ class DonorFinishGuard:
                 _set(self._passes, reason)
                 _set(self._outcome, Outcome(runs_there, f"the port failed: {reason}"))
             case do.Left():
-                self._network.guest_is_away(self._agreement.port_id)
+                self._network.guest_is_away(self._agreement)
                 _set(self._end, End(left=True, running=False))
             case do.Stayed(running):
                 _set(self._end, End(left=False, running=running))
@@ -285,7 +285,7 @@ class DonorFinishGuard:
             log.error("fence against starts not opened", error=str(error))  # noqa: TRY400  # a full disk, no defect
 
     async def _kill_frozen(self) -> ev.Event:
-        self._network.guest_is_away(self._agreement.port_id)
+        self._network.guest_is_away(self._agreement)
         self.settled_at_s = self._clock()
         try:
             killed = await self._hypervisor.kill_frozen(self._agreement.vm_uuid)

@@ -65,10 +65,6 @@ class GateProxy:
         """Whether the donor asked to run the guest and this host's libvirtd has not answered."""
         return self._gate.step in {Step.FINISH_HELD, Step.FINISHING}
 
-    def allow_finish(self) -> None:
-        """The broker has committed before Finish came (post-copy): let it pass when it comes."""
-        self._gate.grant()
-
     async def run(self) -> None:
         """Serve until both sides have hung up. Raises `GateRefusal`, `RpcError`, OSError."""
         try:

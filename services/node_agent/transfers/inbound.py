@@ -198,7 +198,7 @@ class Inbound:
             outcome = await self._guard.outcome()
             if outcome.arrival is not Arrival.ARRIVED:
                 raise outcome.error()
-            self._network.guest_has_arrived(self._agreement.port_id)
+            self._network.guest_has_arrived(self._agreement)
             await on_running()
             # Post-copy still moves pages; the donor's libvirtd still closes its connection.
             await self._connections.drain(LAST_BYTES_S if not self._post_copy else self._tuning.start_within_s)
@@ -292,10 +292,9 @@ class Inbound:
         self._guard.trouble("donor_gave_up", "the donor's hypervisor ended the migration")
 
     async def _on_switchover_question(self, stream: LaneStream, gate: GateProxy) -> None:
-        denied = await self._guard.ask_switchover()
+        denied = await self._guard.ask_for_post_copy()
         if denied is None:
             gate.post_copy_started = True
-            gate.allow_finish()
         await answer_switchover(stream, None if denied is None else f"{denied.code}: {denied.detail}")
 
     async def _on_memory(self, stream: LaneStream) -> None:

@@ -14,13 +14,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import structlog
-
 from services.node_agent.hypervisor.disk_images import DiskImageError
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError, LiveVm
 from services.node_agent.lanes.core.seal import SealError
 from services.node_agent.lanes.keys import LaneKeys
-from services.node_agent.malloc import trim
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import Direction, NodeMetrics
 from services.node_agent.settings import NodeSection
@@ -30,6 +27,7 @@ from services.node_agent.transfers.cleanup import remove_created
 from services.node_agent.transfers.ended_transfers import EndedTransfers
 from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.factory import TransferFactory
+from services.node_agent.transfers.housekeeping import Housekeeping
 from services.node_agent.transfers.lane_metrics import LaneMetrics
 from services.node_agent.transfers.port_contents import PortContents
 from services.node_agent.transfers.port_lanes import PortRoutes
@@ -60,8 +58,6 @@ STORE_AGAIN_S = 1.0
 """How long to wait before an end that could not be stored (a full disk) is stored again."""
 RECOVER_AGAIN_S = 1.0
 """How long to wait before a transfer that broke in its switchover is recovered."""
-REMOVE_AGAIN_S = 60.0
-"""How often it is tried to remove what ended transfers left behind."""
 FAILED_FLUSH_S = 1.0
 """How long a failed transfer tries to send its error to the other side."""
 
@@ -103,6 +99,7 @@ class Transfers:
             hypervisor, self._reports, journal.given_away, provider=messenger.provider, tasks=self._tasks
         )
         self._ended = EndedTransfers(journal, hypervisor, self._reports, self._strays)
+        self._housekeeping = Housekeeping(self._contents, self._ended, active=lambda: self._active, tasks=self._tasks)
 
     def ports(self) -> tuple[UUID, ...]:
         """Ports that have an active transfer here."""
@@ -218,21 +215,17 @@ class Transfers:
         self._journal.given_away.dismiss_all()
         records, damaged = self._journal.load()
         for record in records:
-            if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT}:
+            # KEPT is stored before the word that follows from it; the other ends are stored with theirs.
+            untold = record.phase is Phase.KEPT and record.last_word is None
+            if record.phase in {Phase.DONE, Phase.FAILED, Phase.KEPT} and not untold:
                 self._reports.final(TransferJournal(self._journal, record))
             elif record.phase is not Phase.QUARANTINED:
                 active = self._begin(record)
                 self._tasks.spawn(self._carry_out(active, self._recover), name=f"recover {record.port_id}")
         explained = tuple(active.journal.record.agreement.vm_uuid for active in self._active.values())
         self._tasks.spawn(self._strays.find(explained, self._journal.damaged()), name="find stray guests")
-        self._tasks.spawn(self._remove_again(), name="remove again")
-        self._sweep()
+        self._housekeeping.start()
         return tuple(damaged)
-
-    async def _remove_again(self) -> None:
-        while True:
-            await self._ended.remove_again(lambda: self._active)
-            await asyncio.sleep(REMOVE_AGAIN_S)
 
     async def stop(self, within_s: float) -> None:
         """Give active transfers `within_s` seconds to end in order, then leave; the next process recovers the rest."""
@@ -244,16 +237,6 @@ class Transfers:
             await asyncio.wait(waiting, timeout=within_s)
         await self._tasks.close()
         self._contents.close()
-
-    def _sweep(self) -> None:
-        """At the start and after each transfer: the cache grows only by transfers."""
-        self._tasks.spawn(self._sweep_cache(), name="sweep the cache")
-
-    async def _sweep_cache(self) -> None:
-        # This task inherits the context of the transfer that ended; its log lines are not about that port.
-        structlog.contextvars.clear_contextvars()
-        await self._contents.sweep(tuple(self._active))
-        await asyncio.to_thread(trim)
 
     # ---- a transfer's life ----
 
@@ -281,7 +264,7 @@ class Transfers:
                 del self._active[record.port_id]
                 self._routes.forget(record.port_id)
                 active.over.set()
-                self._sweep()
+                self._housekeeping.sweep()
                 if active.provisioned:
                     self._journal.remove(record.port_id, record.side)
 

@@ -30,10 +30,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import UUID
 
 from services.node_agent.hypervisor.interface import (
     Hypervisor,
@@ -58,6 +57,7 @@ from services.node_agent.transfers.finish_guard import DonorFinishGuard, GuardTu
 from services.node_agent.transfers.migration_watch import MigrationWatch
 from services.node_agent.transfers.outbound_connections import OutboundConnections
 from services.node_agent.transfers.outbound_preparation import OutboundPreparation, read_only_files
+from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.port_contents import OutboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
 from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork
@@ -67,7 +67,7 @@ from services.node_agent.transfers.reporting import OutboundReporter
 from shared.domain import DomainXmlError, taps_of
 from shared.errors import VmportError
 from shared.logs import get_logger
-from shared.messages.porting import OutboundFinished, ServiceChangeAgreement, Side
+from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.tasks import Tasks, first_of
 from shared.topology import Lane
 
@@ -87,25 +87,6 @@ FIRST_DOWNTIME_MS = 50
 """Before the ladder has seen figures: an idle guest's downtime, where QEMU's default is 300."""
 LAST_BYTES_S = 5.0
 """How long connections may take to end by themselves once libvirt is done."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutboundResult:
-    """The guest has left. Bytes are raw for memory and disk, compressed for the wire."""
-
-    downtime_ms: int
-    outage_ms: int | None
-    hypervisor_downtime_ms: int | None
-    total_ms: int
-    memory_bytes: int
-    disk_bytes: int
-    wire_bytes: int
-    seeded_bytes: int
-    post_copy: bool
-
-    def message(self, port_id: UUID) -> OutboundFinished:
-        """As the broker understands it."""
-        return OutboundFinished(port_id=port_id, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

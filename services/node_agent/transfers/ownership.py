@@ -95,6 +95,10 @@ async def look_at_guest(
     used_ns = await hypervisor.vcpu_time_ns(vm_uuid) if vcpus is not None else None
     try:
         guest = Guest.of(await hypervisor.state(vm_uuid))
+        if guest is Guest.PAUSED and await hypervisor.is_left_behind(vm_uuid):
+            guest = Guest.LEFT_BEHIND
+        if guest is Guest.PAUSED:
+            return LibvirtSaid(guest, ran=await hypervisor.is_paused_after_start(vm_uuid))
         return LibvirtSaid(guest, ran=guest is Guest.NOT_THERE and ended_by_itself())
     except HypervisorError as error:
         ran = vcpus is not None and vcpus.has_run(used_ns)

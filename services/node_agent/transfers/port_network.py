@@ -8,6 +8,7 @@ from uuid import UUID
 
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.keeper import MovedVm
 from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.plan import own_bridges
 from services.node_agent.network.tracking.exchange import CONNECTIONS
@@ -40,11 +41,11 @@ class PortNetwork(Protocol):
         """Donor: the guest is paused, and may run at the recipient next. Returns at once."""
         ...
 
-    def guest_is_away(self, port_id: UUID) -> None:
+    def guest_is_away(self, moved: MovedVm) -> None:
         """Donor: the VM is the recipient's, and it runs there. Returns at once."""
         ...
 
-    def guest_has_arrived(self, port_id: UUID) -> None:
+    def guest_has_arrived(self, moved: MovedVm) -> None:
         """Recipient: the guest runs here. Returns at once."""
         ...
 
@@ -83,10 +84,10 @@ class JoinedNetworks:
     def guest_stands_still(self, port_id: UUID) -> None:
         """Nothing to do."""
 
-    def guest_is_away(self, port_id: UUID) -> None:
+    def guest_is_away(self, moved: MovedVm) -> None:
         """Nothing to do."""
 
-    def guest_has_arrived(self, port_id: UUID) -> None:
+    def guest_has_arrived(self, moved: MovedVm) -> None:
         """Nothing to do."""
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:  # noqa: ARG002  # PortNetwork

@@ -19,7 +19,7 @@ from collections.abc import Awaitable, Callable
 
 from services.node_agent.hypervisor.interface import Hypervisor
 from services.node_agent.state.boot import boot_id
-from services.node_agent.state.journal import TransferJournal
+from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.arrival_guard import Arrival, ArrivalGuard
@@ -109,9 +109,11 @@ class Recovery:
         async with Tasks("recovery") as tasks:
             tasks.spawn(self._arriving.run(), name="arrival guard")
             self._arriving.restarted()
+            if self._journal.record.phase is Phase.KEPT:
+                self._arriving.granted_again()  # the former process has not come to its answer
             outcome = await self._arriving.outcome()
         if outcome.arrival in {Arrival.ARRIVED, Arrival.MAY_HAVE_RUN}:
-            self._network.guest_has_arrived(agreement.port_id)
+            self._network.guest_has_arrived(agreement)
         if outcome.arrival is Arrival.ARRIVED:
             await remove_left(self._journal, self._hypervisor)
             return InboundFinished(port_id=agreement.port_id, epoch=agreement.epoch)

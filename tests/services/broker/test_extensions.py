@@ -9,16 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from sqlalchemy import select
 
-from services.broker import extensions, ledger
-from services.broker.saga import Anchor
-from services.broker.settings import AnchorSettings
-from services.broker.tables import port_events
+from services.broker import extensions
 from shared.bus import Reject
-from shared.messages import Message
 from shared.messages.addresses import (
-    AddressesServed,
     CloseExtension,
     EndExtension,
     ExtensionClosed,
@@ -29,82 +23,24 @@ from shared.messages.addresses import (
     NetworkState,
     ShowNetwork,
 )
-from shared.messages.approval import ApprovalRequested, DonorApproved
-from shared.messages.network import NetworkPlan, extension_id
-from shared.messages.porting import ProvisionVm, QuoteOffered, QuoteRequested, ReservationRequested
+from shared.messages.porting import ProvisionVm
 from shared.messages.queries import QueryFailed
 from shared.messages.service_change import PortPhase
-from shared.parties import BROKER, Party, node
+from shared.parties import BROKER, node
 from tests.support.broker_samples import (
     ACME,
-    ALPHA,
     ALPHA_NODE,
     BETA,
     BETA_NODE,
-    NOW,
     PORT,
     VM,
-    networked_identity,
     plan,
-    quote,
-    reserved,
 )
 from tests.support.broker_world import GLOBEX, World
+from tests.support.networked_world import Networked
 
-GATEWAY = node("exchange", "gw-1")
 OTHER = node("alpha", "alpha-2")
 S = ExtensionState
-
-
-class Networked(World):
-    """A world whose port has a network plan."""
-
-    def __init__(self, url: str, planned: NetworkPlan) -> None:
-        super().__init__(url)
-        until = NOW + timedelta(minutes=10)
-        offer = quote(valid_until=until, network=planned.terms)
-        self.script(ALPHA, ApprovalRequested, (ALPHA, DonorApproved(port_id=PORT, identity=networked_identity())))
-        self.script(BETA, QuoteRequested, (BETA, QuoteOffered(port_id=PORT, quote=offer)))
-        self.script(BETA, ReservationRequested, (BETA, reserved(reserved_until=until, network=planned)))
-
-    async def completed(self) -> None:
-        """The port has completed, and nothing is under way."""
-        await self.ask_for_port()
-        await self.until_phase(PortPhase.COMPLETED)
-        await self.settled()
-
-    async def settled(self) -> None:
-        """No message waits."""
-        await self.broker.wait_idle()
-        await self.service.lanes.work()
-
-    async def extension(self) -> ExtensionShown | None:
-        """As the ledger has it."""
-        async with self.store.reading() as connection:
-            return await extensions.shown(connection, PORT)
-
-    async def state(self) -> tuple[S, str]:
-        """Its state, and why."""
-        shown = await self.extension()
-        assert shown is not None
-        return shown.state, shown.reason
-
-    async def tell(self, party: Party, message: Message) -> None:
-        """A node's word, until it is acted on."""
-        await self.say(party, message)
-        await self.settled()
-
-    async def pass_time(self, seconds: float) -> None:
-        """Timers that are due are taken."""
-        await self.clock.advance(seconds)
-        await self.service.timers.run_due()
-        await self.settled()
-
-    async def events(self, kind: str) -> list[tuple[str, str]]:
-        """Sender and detail of the record's lines of this type."""
-        wanted = select(port_events).where(port_events.c.type == kind).order_by(port_events.c.id)
-        async with self.store.reading() as connection:
-            return [(row.sender, row.detail) for row in await connection.execute(wanted)]
 
 
 def report(state: NetworkState, **more: Any) -> NetworkReported:
@@ -127,8 +63,7 @@ async def test_it_outlives_its_port(world: Networked) -> None:
     """Its lanes stay, those of the port are gone."""
     shown = await world.extension()
     assert shown == ExtensionShown(state=S.OPEN, since=world.clock(), ends_at=world.clock() + timedelta(hours=1))
-    assert list(world.lanes.open) == [extension_id(PORT)]
-    assert PORT in world.lanes.closed
+    assert (list(world.lanes.extensions), world.lanes.open, world.lanes.closed) == ([PORT], {}, [PORT])
 
 
 async def test_its_time_is_up(world: Networked) -> None:
@@ -142,10 +77,10 @@ async def test_its_time_is_up(world: Networked) -> None:
         assert (close.epoch, close.reason) == (2, "its time is up")
     await world.tell(ALPHA_NODE, CLOSED)
     assert (await world.state())[0] is S.ENDING
-    assert list(world.lanes.open) == [extension_id(PORT)]
+    assert list(world.lanes.extensions) == [PORT]
     await world.tell(BETA_NODE, CLOSED)
     assert await world.state() == (S.ENDED, "its time is up")
-    assert world.lanes.open == {}
+    assert world.lanes.extensions == {}
 
 
 async def test_a_silent_node_is_asked_again_and_keeps_no_lanes(world: Networked) -> None:
@@ -153,7 +88,7 @@ async def test_a_silent_node_is_asked_again_and_keeps_no_lanes(world: Networked)
     await world.pass_time(3600)
     await world.tell(ALPHA_NODE, CLOSED)
     await world.pass_time(60)
-    assert world.lanes.open == {}
+    assert world.lanes.extensions == {}
     await world.pass_time(60)
     await world.pass_time(60)
     told = [world.told(party).count("CloseExtension") for party in (ALPHA_NODE, BETA_NODE)]
@@ -171,7 +106,7 @@ async def test_a_node_that_closes_its_side_ends_it(world: Networked) -> None:
     assert (world.told(ALPHA_NODE).count("CloseExtension"), world.told(BETA_NODE).count("CloseExtension")) == (0, 1)
     await world.tell(BETA_NODE, report(NetworkState.CLOSED))
     assert (await world.state())[0] is S.ENDED
-    assert world.lanes.open == {}
+    assert world.lanes.extensions == {}
 
 
 async def test_an_older_port_says_nothing_about_it(world: Networked) -> None:
@@ -197,7 +132,7 @@ async def test_nodes_reports_are_recorded(world: Networked) -> None:
 
 async def test_strangers_say_nothing(world: Networked) -> None:
     """Neither another node of the provider nor a gateway of nobody's; such messages are rejected."""
-    for message in (report(NetworkState.CLOSED), CLOSED, AddressesServed(port_id=PORT, vm_uuid=VM, epoch=2)):
+    for message in (report(NetworkState.CLOSED), CLOSED):
         envelope = world.seal(OTHER, message)
         with pytest.raises(Reject, match="is no node of port"):
             await world.service.handle(envelope)
@@ -242,18 +177,6 @@ async def test_a_restarted_broker_goes_on(world: Networked) -> None:
     assert await world.state() == (S.ENDING, "its time is up")
 
 
-async def test_what_a_tenant_is_shown(world: Networked) -> None:
-    """The plan, who serves the VM, the donor's help and the nodes' reports; by port or by VM."""
-    await world.tell(BETA_NODE, report(NetworkState.CARRYING, first_answer_ms=42))
-    for question in (ShowNetwork(port_id=PORT), ShowNetwork(vm_uuid=VM)):
-        await world.tell(ACME, question)
-    first, second = (e.data for e in world.broker.received(ACME) if isinstance(e.data, NetworkShown))
-    assert first == second
-    assert (first.provider, first.epoch, first.plan) == ("beta", 2, plan("extend", ends_after_s=3600))
-    assert first.extension is not None
-    assert [(each.state, each.first_answer_ms) for each in first.reports] == [(NetworkState.CARRYING, 42)]
-
-
 async def test_a_port_without_a_plan_has_nothing_to_end(tmp_path: Path) -> None:
     """Its networks were taken as one."""
     async with World(f"sqlite:///{tmp_path}/ledger.db") as world:
@@ -262,7 +185,7 @@ async def test_a_port_without_a_plan_has_nothing_to_end(tmp_path: Path) -> None:
         await world.say(ACME, EndExtension(port_id=PORT))
         await world.say(ACME, ShowNetwork(port_id=PORT))
         await world.say(ACME, ShowNetwork(vm_uuid=VM))
-        await world.broker.wait_idle()
+        await world.until_nothing_is_left()
         failed = [e.data.code for e in world.broker.received(ACME) if isinstance(e.data, QueryFailed)]
         (shown,) = (e.data for e in world.broker.received(ACME) if isinstance(e.data, NetworkShown))
     assert failed == ["no_extension", "not_found"]
@@ -285,30 +208,4 @@ async def test_what_was_closed_before_the_end_of_the_port_counts(tmp_path: Path)
         assert world.told(BETA_NODE).count("CloseExtension") == 0
         await world.tell(ALPHA_NODE, CLOSED)
         assert (await world.state())[0] is S.ENDED
-        assert world.lanes.open == {}
-
-
-def test_settings_name_gateways_and_prefixes_together() -> None:
-    """PROVIDER/NODE becomes the node's party."""
-    settings = AnchorSettings(prefixes=("192.0.2.0/24",), gateways=("exchange/gw-1",))
-    assert settings.anchor() == Anchor(prefixes=("192.0.2.0/24",), gateways=(str(GATEWAY),))
-    assert AnchorSettings().anchor() == Anchor()
-    for wrong in ({"prefixes": ["192.0.2.0/24"]}, {"prefixes": ["192.0.2.0/24"], "gateways": ["gw-1"]}):
-        with pytest.raises(ValueError, match="gateways"):
-            AnchorSettings.model_validate(wrong)
-
-
-async def test_gateways_answers_are_recorded(tmp_path: Path) -> None:
-    """Of those that the port knows; one that has heard of a newer epoch says so."""
-    async with Networked(f"sqlite:///{tmp_path}/ledger.db", plan("extend")) as world:
-        await world.completed()
-        async with world.store.transaction() as tx:
-            stored = await world.port()
-            state = stored.state.with_(anchor=Anchor(prefixes=("192.0.2.0/24",), gateways=(str(GATEWAY),)))
-            await ledger.save(tx, stored, state)
-        for epoch in (2, 5):
-            await world.service.handle(world.seal(GATEWAY, AddressesServed(port_id=PORT, vm_uuid=VM, epoch=epoch)))
-        assert [detail for _, detail in await world.events("AddressesServed")] == [
-            "serves epoch 2",
-            "serves epoch 5; the ledger has epoch 2",
-        ]
+        assert world.lanes.extensions == {}

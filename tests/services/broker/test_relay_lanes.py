@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import get_args
 from uuid import UUID
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import select
 
 from services.broker import ledger
 from services.broker.migrate import migrate
-from services.broker.relay_lanes import LaneKeeper, want
+from services.broker.relay_lanes import LaneKeeper, Wanted, want
 from services.broker.tables import lane_jobs
 from shared.bus import BusDown, LaneEnds
 from shared.parties import BROKER, node
@@ -65,10 +66,10 @@ async def store(tmp_path: Path) -> AsyncIterator[Store]:
         yield opened
 
 
-async def wish(store: Store, wanted: str) -> None:
+async def wish(store: Store, wanted: Wanted) -> None:
     """Store a wish."""
     async with store.transaction() as tx:
-        await want(tx, ENDS, "open" if wanted == "open" else "closed", port_id=ENDS.port_id)
+        await want(tx, ENDS, wanted)
 
 
 async def is_done(store: Store) -> bool:
@@ -88,6 +89,19 @@ async def test_lanes_are_opened_and_closed(store: Store) -> None:
     await wish(store, "closed")
     await keeper.work()
     assert (admin.open, admin.closed, opened.ports) == ({}, [ENDS.port_id], [ENDS.port_id])
+    assert await is_done(store)
+
+
+async def test_an_extension_outlives_its_port(store: Store) -> None:
+    """Its lane comes with the port's, which is told once, stays when these go, and goes at last."""
+    admin, opened = Admin(), Opened()
+    keeper = LaneKeeper(store, admin, opened)
+    found = []
+    for wanted in get_args(Wanted)[1:]:
+        await wish(store, wanted)
+        await keeper.work()
+        found.append((len(admin.open), len(admin.extensions), len(opened.ports)))
+    assert found == [(1, 1, 1), (0, 1, 1), (0, 0, 1)]
     assert await is_done(store)
 
 

@@ -220,6 +220,13 @@ def test_each_blocker_is_a_refusal() -> None:
     assert [refusal.evidence for refusal in live_refusals(blocked, vm_uuid=VM)] == ["one", "two"]
 
 
+def test_that_a_vm_does_not_run_is_said_once() -> None:
+    """Its node says it, too."""
+    off = DESCRIPTION.model_copy(update={"state": VmState.SHUT_OFF, "blockers": ("not_running: the VM is off", "two")})
+
+    assert codes(live_refusals(off, vm_uuid=VM)) == ["vm_not_running", "vm_blocked"]
+
+
 def test_a_medium_that_cannot_leave_may_stay_behind() -> None:
     """The tenant is told how, and is not refused for what it leaves behind."""
     drive = DESCRIPTION.disks[0].model_copy(

@@ -10,6 +10,7 @@ import pytest
 from services.donor_agent.testing import DESCRIPTION, PORT, SUMMARY, VM, make_identity
 from shared.messages import Message, seal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
+from shared.messages.network import CardNetwork, VmNetwork
 from shared.messages.nodes import (
     ClockDiffers,
     DescribeFailed,
@@ -182,3 +183,19 @@ async def test_a_wrong_clock_silences_nobody(running: World, ahead_s: int) -> No
     await running.bus.bus(BROKER).publish(ALPHA, asked)
     await running.settle()
     assert len(running.heard(NODE, DescribeVm)) == 1
+
+
+async def test_the_provider_says_how_long_it_helps_and_for_how_much(running: World) -> None:
+    """Where its node tells of the VM's addresses; who knows nothing of them helps nobody."""
+    known = VmNetwork(cards=(CardNetwork(mac=DESCRIPTION.nics[0].mac),))
+    told = make_identity()
+    told = told.model_copy(update={"vm": told.vm.model_copy(update={"network": known})})
+    await running.beat()
+    for identity in (told, make_identity()):
+        await running.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM))
+        await running.say(NODE, VmDescribed(port_id=PORT, identity=identity))
+
+    first, second = (approved.identity.vm.network for approved in running.heard(BROKER, DonorApproved))
+    assert first is not None
+    assert (first.cards, first.ends_after_s, first.price, first.currency) == (known.cards, 30 * 86_400, None, "EUR")
+    assert second is None

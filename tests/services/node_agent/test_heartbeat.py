@@ -15,6 +15,8 @@ from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.settings import NetworkSection
 from services.node_agent.state.outbox import Outbox
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.vm import VmSummary
@@ -163,3 +165,18 @@ async def test_without_libvirt_from_the_start_there_is_nothing_to_tell(tmp_path:
         await asyncio.sleep(0.1)
     assert made.broker.received(DONOR) == []
     assert await made.heartbeat.check() is not None
+
+
+async def test_what_is_known_of_addresses_is_told(tmp_path: Path) -> None:
+    """What the node can do to keep them, and those that its operator has declared."""
+    made = Beating(tmp_path)
+    made.hypervisor.add(DOMAIN % "/x.raw")
+    listed = tmp_path / "addresses.toml"
+    mac = (await made.hypervisor.inventory())[0].macs[0]
+    listed.write_text(f'[cards."{mac}"]\naddresses = ["192.0.2.7"]\n')
+    settings = NetworkSection(segments={"vmbr0": "tenants"}, addresses_file=listed)
+    made.heartbeat._addresses = VmAddresses(settings)
+    async with made.beating():
+        beat = await made.beat()
+    assert beat.platform.network.segments == {"vmbr0": "tenants"}
+    assert [vm.addresses for vm in beat.vms] == [("192.0.2.7",)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from services.node_agent.settings import NodeSection, NodeSettings
+from services.node_agent.settings import NetworkSection, NodeSection, NodeSettings
 from shared.config import BusSettings
 
 URL = "amqp://node.alpha.alpha-1:x@127.0.0.1/vmport"
@@ -36,3 +36,13 @@ def test_values_that_cannot_work_are_refused(section: dict[str, object]) -> None
 def test_every_setting_is_described() -> None:
     """An operator reads these."""
     assert all(field.description for field in NodeSection.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    "section",
+    [{"modes": ["translate"]}, {"modes": ["anchor"]}, {"modes": []}, {"segments": {"x" * 16: "a"}}, {"mtu": 100}],
+)
+def test_network_settings_that_cannot_work_are_refused(section: dict[str, object]) -> None:
+    """A mode that translates needs addresses to translate to; a device has a short name."""
+    with pytest.raises(ValidationError):
+        NetworkSection.model_validate(section)

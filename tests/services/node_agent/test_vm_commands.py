@@ -8,10 +8,12 @@ from uuid import UUID, uuid4
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.node_agent.hypervisor.interface import LiveVm, Obstacle, ObstacleCode
+from services.node_agent.hypervisor.interface import HypervisorError, LiveVm, Obstacle, ObstacleCode
 from services.node_agent.hypervisor.secret_values import SecretSpec
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.metrics import NodeMetrics
+from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.settings import NetworkSection
 from services.node_agent.state.given_away import GivenAwayVm
 from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
@@ -482,16 +484,58 @@ async def test_the_host_compares_a_vms_cpu(tmp_path: Path) -> None:
         return [f"{refusal.code}: {refusal.evidence}" for refusal in answer.refusals]
 
     plain = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64")
-    wide = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=(CpuFeature(name="avx512f", policy="require"),))
+    features = tuple(CpuFeature(name=name, policy="require") for name in ("aes", "avx512f"))
+    wide = CpuFacts(mode=CpuMode.CUSTOM, model="qemu64", features=features)
     assert await codes(plain) == []
     (lacking,) = await codes(wide)
     assert lacking.startswith("cpu_incompatible: node alpha-1: qemu64")
     assert "avx512f" in lacking
+    assert lacking.endswith("; it could come with this CPU, once it was started with it: qemu64 with aes")
     (unknown,) = await codes(plain, "pc-q35-99.0")
     assert unknown.startswith("cpu_not_compared")
     host.hypervisor.libvirtd_up = False
     (down,) = await codes(plain)
     assert "Connection refused" in down
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "['avx512f']"),
+        (HypervisorError("compare a CPU", "CPU vendors do not match"), "; no CPU is known that would do instead: "),
+    ],
+)
+async def test_where_no_other_cpu_would_do_the_refusal_stays(
+    host: Host, monkeypatch: pytest.MonkeyPatch, found: HypervisorError | None, said: str
+) -> None:
+    """It is the same refusal, with the reason where libvirt has one."""
+
+    async def common_cpu(*_: object, **__: object) -> None:
+        if found is not None:
+            raise found
+
+    monkeypatch.setattr(host.hypervisor, "common_cpu", common_cpu)
+    cpu = CpuFacts(mode=CpuMode.CUSTOM, model="EPYC", features=(CpuFeature(name="avx512f", policy="require"),))
+    facts = {"architecture": "x86_64", "domain_type": "qemu", "machine": "pc-q35-10.0"}
+    (refusal,) = (await host.commands.check(CheckVm(port_id=host.port_id, cpu=cpu, **facts))).refusals
+    assert refusal.code == "cpu_incompatible"
+    assert said in refusal.evidence
+    assert "once it was started" not in refusal.evidence
+
+
+async def test_what_is_known_of_addresses_goes_with_the_description(host: Host) -> None:
+    """By card, with the segment of its bridge; without a source nothing is told."""
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    assert answer.identity.vm.network is None
+    host.commands._addresses = VmAddresses(NetworkSection(segments={"vmbr0": "tenants"}))
+    answer = await host.commands.describe(DescribeVm(port_id=host.port_id, vm_uuid=VM))
+    assert isinstance(answer, VmDescribed)
+    network = answer.identity.vm.network
+    assert network is not None
+    assert [(card.mac, card.segment) for card in network.cards] == [
+        (nic.mac, "tenants" if nic.bridge == "vmbr0" else "") for nic in answer.identity.vm.nics
+    ]
 
 
 @pytest.mark.parametrize("used", [False, True])

@@ -59,11 +59,8 @@ def test_how_long_for_how_much_and_what_then(terms: dict[str, Any], says: str) -
 
 def test_the_tenants_own_word_is_told_as_such() -> None:
     """No provider has named a segment."""
-    assert lines({"carry": "joined", "then_announce": True}, "192.0.2.7") == [
-        (
-            f"network card {MAC}: 192.0.2.7 is kept by the joined networks of the providers, as the tenant says, "
-            "then announced from here"
-        )
+    assert lines({"carry": "joined"}, "192.0.2.7") == [
+        f"network card {MAC}: 192.0.2.7 is kept by the joined networks of the providers, as the tenant says"
     ]
 
 

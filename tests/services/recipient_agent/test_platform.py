@@ -29,6 +29,7 @@ from services.recipient_agent.testing import (
 )
 from shared.messages.base import Refusal
 from shared.messages.host import DeviceOffers, OtherArchitecture
+from shared.messages.network import CardAddress, CardNetwork, VmNetwork
 from shared.messages.vm import (
     CpuFacts,
     CpuMode,
@@ -272,3 +273,13 @@ def test_the_machine_of_the_next_start_must_be_there_too() -> None:
     assert [each.code for each in found] == ["machine_type_unsupported"]
     assert found[0].evidence.startswith("pc-q35-99.0 is not known to QEMU")
     assert check({"needs": (Need(kind="machine", value=live),)}) == []
+
+
+def test_link_local_addresses_never_collide() -> None:
+    """They mean another host on every link; all others belong to one VM, also to one that came by a port long ago."""
+    addresses = tuple(CardAddress(address=each) for each in ("fe80::1", "192.0.2.7"))
+    vm = make_vm(network=VmNetwork(cards=(CardNetwork(mac=MAC, addresses=addresses),)))
+    nodes = [make_node(vms=(make_summary(addresses=("fe80::1",)),))]
+    assert collision_refusals(vm, nodes, []) == ()
+    (found,) = collision_refusals(vm, nodes, [replace(HELD, addresses=("192.0.2.7",), reserved=False)])
+    assert (found.code, "192.0.2.7 belongs to VM shop" in found.evidence) == ("address_collision", True)

@@ -10,8 +10,9 @@ from services.recipient_agent.firmware_choice import ChosenFirmware
 from services.recipient_agent.network_map import CardPlace
 from services.recipient_agent.places import HostChoice
 from services.recipient_agent.quote_lines import Lines, part_of, quote_lines, requirement_refusals
-from services.recipient_agent.testing import MAC, make_platform, make_vm
+from services.recipient_agent.testing import MAC, XML, describe_as_donor, make_platform, make_vm
 from shared.domain import describe
+from shared.ejecting import without_media
 from shared.messages.quote_lines import MAX_QUOTE_LINES, Part
 from shared.messages.vm import Nic, Vlan, VmState
 from tests.support.domain_samples import DOMAIN
@@ -139,9 +140,28 @@ def test_firmware_is_told_by_what_it_is(description: str, told: str) -> None:
     """Where its file lies at the recipient is nothing that a tenant needs to know."""
     firmware = ChosenFirmware("60.json", "/secret/OVMF.fd", "raw", None, "raw", description=description)
 
-    (line,) = lines_of(firmware=firmware).made_anew
+    (line,) = (each for each in lines_of(firmware=firmware).made_anew if each.part is Part.FIRMWARE)
 
     assert str(line) == f"firmware: firmware of the same kind: {told}"
+
+
+def test_a_medium_that_stays_behind_is_told() -> None:
+    """And nothing else of it: no file is made. An empty drive stays one, without a word."""
+    iso = "<disk type='file' device='cdrom'>%s<target dev='%s' bus='sata'/><readonly/></disk>"
+    limit = "<iotune><total_iops_sec>9</total_iops_sec></iotune>"
+    drives = iso % ("<driver name='qemu' type='raw'/><source file='/i.iso'/>", "sda") + iso % (limit, "sdb")
+    pending = "disk sda: not kept: at its next start the drive has what is in it now"
+    vm = describe_as_donor(XML.replace("</devices>", f"{drives}</devices>"))
+    vm = without_media(vm.model_copy(update={"not_kept": (*vm.not_kept, pending)}), ("all",))
+
+    lines = quote_lines(vm, make_platform(), HostChoice())
+
+    told = [str(line) for line in (*lines.made_anew, *lines.not_kept) if line.part is Part.DISK]
+    assert told == [
+        "disk: disk sda: its medium stays at the donor; the drive is empty",
+        "disk: disk vda: type: a file of the recipient",
+    ]
+    assert any("disk sdb: iotune" in line.text for line in lines.not_kept)
 
 
 def test_a_machine_that_will_go_is_told() -> None:

@@ -11,14 +11,18 @@ import pytest
 from services.recipient_agent.capacity import GIB, Quota
 from services.recipient_agent.network_map import NetworkMap
 from services.recipient_agent.testing import (
+    MAC,
+    VM_UUID,
     XML,
     make_capacity,
     make_identity,
     make_places,
     make_platform,
+    make_summary,
     make_terms,
 )
 from shared.messages import Message
+from shared.messages.network import CardAddress, CardNetwork, NetworkMode, NetworkTerms, NodeNetwork, VmNetwork
 from shared.messages.porting import (
     OpenInbound,
     PortingFixed,
@@ -32,6 +36,7 @@ from shared.messages.porting import (
     VmProvisioned,
 )
 from shared.messages.service_change import PortCancelled, PortFailed, PortLimits, PortPhase
+from shared.messages.vm import Nic
 from shared.parties import BROKER
 from tests.support.recipient_world import NODE, OTHER, PORT, PROVISION, World, arrived
 
@@ -230,3 +235,92 @@ async def test_a_medium_has_room_reserved_unless_it_stays_behind(
 
     (reserved,) = running.heard(BROKER, Reserved)
     assert [disk.target for disk in reserved.disks] == disks
+
+
+KNOWN = VmNetwork(
+    cards=(CardNetwork(mac=MAC, addresses=(CardAddress(address="192.0.2.7"), CardAddress(address="2001:db8::7"))),),
+    modes=tuple(NetworkMode),
+    ends_after_s=60,
+)
+TRANSLATES = make_platform(
+    network=NodeNetwork(modes=(NetworkMode.TRANSLATE,), care_of=("198.51.100.0/30", "2001:db8:1::/126"))
+)
+
+
+async def test_a_plan_is_reserved_and_fixed(running: World) -> None:
+    """The quote's terms, the card on a bridge of its own, and an agreement without the plan is another one."""
+    await running.beat(platform=TRANSLATES)
+    await running.quote(network=KNOWN)
+    await running.reserve(identity=make_identity(network=KNOWN))
+
+    (offered,) = running.heard(BROKER, QuoteOffered)
+    (reserved,) = running.heard(BROKER, Reserved)
+    assert offered.quote.network == NetworkTerms(carry=NetworkMode.TRANSLATE, ends_after_s=60)
+    assert reserved.network is not None
+    assert reserved.network.terms == offered.quote.network
+    (card,) = reserved.network.cards
+    assert [pair.real for pair in card.care_of] == ["198.51.100.1", "2001:db8:1::1"]
+    assert f'<source bridge="{card.bridge}"/>' in reserved.domain_xml
+    await running.say(BROKER, PortingFixed(port_id=PORT, agreement=running.agreement(network=None)))
+    await running.say(BROKER, OpenInbound(port_id=PORT, agreement=running.agreement(network=None)))
+    (failed,) = running.heard(BROKER, TransferFailed)
+    assert failed.code == "agreement_differs"
+    await running.say(BROKER, PortingFixed(port_id=PORT, agreement=running.agreement()))
+    await running.say(BROKER, OpenInbound(port_id=PORT, agreement=running.agreement()))
+    (told,) = running.heard(NODE, OpenInbound)
+    assert told.agreement.network == reserved.network
+
+
+async def test_no_care_of_address_is_given_twice(running: World) -> None:
+    """Each VM's own is taken while its reservation holds, and free afterwards."""
+    await running.beat(platform=TRANSLATES)
+    for number in (7, 8, 9):
+        card = KNOWN.cards[0].model_copy(
+            update={"mac": f"52:54:00:00:00:0{number}", "addresses": (CardAddress(address=f"192.0.2.{number}"),)}
+        )
+        facts: dict[str, Any] = {
+            "uuid": UUID(int=number),
+            "name": f"web-{number}",
+            "nics": (Nic(mac=card.mac, model="virtio", bridge="br-donor"),),
+            "network": KNOWN.model_copy(update={"cards": (card,)}),
+        }
+        xml = XML.replace(str(VM_UUID), str(UUID(int=number))).replace("web-1", f"web-{number}").replace(MAC, card.mac)
+        await running.quote(UUID(int=number), network_mode=NetworkMode.TRANSLATE, **facts)
+        if number < 9:
+            identity = make_identity(xml, **facts)
+            limits = PortLimits(network_mode=NetworkMode.TRANSLATE)
+            await running.reserve(UUID(int=number), identity=identity, limits=limits)
+
+    reals = [r.network.cards[0].care_of[0].real for r in running.heard(BROKER, Reserved) if r.network]
+    assert reals == ["198.51.100.1", "198.51.100.2"]
+    (declined,) = running.heard(BROKER, QuoteDeclined)
+    assert [r.code for r in declined.refusals] == ["network_mode_impossible"]
+    await running.say(BROKER, ReleaseReservation(port_id=UUID(int=7), reason="not chosen"))
+    await running.quote(UUID(int=9), network_mode=NetworkMode.TRANSLATE, **facts)
+    assert running.heard(BROKER, QuoteOffered)[-1].port_id == UUID(int=9)
+
+
+async def test_terms_that_changed_since_the_quote_are_refused(running: World) -> None:
+    """The donor asks more now, or the node can do less."""
+    await running.beat(platform=TRANSLATES)
+    await running.quote(network=KNOWN)
+    await running.reserve(identity=make_identity(network=KNOWN.model_copy(update={"ends_after_s": 30})))
+    await running.beat(platform=make_platform())
+    await running.reserve(identity=make_identity(network=KNOWN))
+
+    codes = [[r.code for r in refused.refusals] for refused in running.heard(BROKER, ReservationRefused)]
+    assert codes == [["quote_outdated"], ["quote_outdated"]]
+
+
+async def test_an_address_that_is_here_already_is_refused_before_anything_moves(running: World) -> None:
+    """Whether another VM of the provider has it, or one that is coming."""
+    await running.beat(platform=TRANSLATES, vms=(make_summary(addresses=("192.0.2.7",)),))
+    await running.quote(network=KNOWN)
+    await running.beat(platform=TRANSLATES)
+    await running.quote(network=KNOWN)
+    await running.reserve(identity=make_identity(network=KNOWN))
+    other: dict[str, Any] = {"uuid": UUID(int=2), "name": "web-2", "nics": ()}
+    await running.quote(UUID(int=8), network=KNOWN, **other)
+
+    codes = [[r.code for r in declined.refusals] for declined in running.heard(BROKER, QuoteDeclined)]
+    assert codes == [["address_collision"], ["address_collision", "address_collision"]]

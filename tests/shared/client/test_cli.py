@@ -33,3 +33,10 @@ def test_help_documents_exit_codes(capsys: pytest.CaptureFixture[str], vmport: C
     text = " ".join(capsys.readouterr().out.split())
     for code in ExitCode:
         assert f"{code:d} {code.meaning}" in text
+
+
+def test_a_word_that_is_none_of_an_options_is_answered_with_those(vmport: Cli) -> None:
+    """Without the words of a Python exception."""
+    assert vmport("vm", "check", "web", "--require", "nonsense") == ExitCode.USAGE
+    assert "'nonsense' is not one of 'bandwidth', 'bridge'" in vmport.err
+    assert "Value error" not in vmport.err

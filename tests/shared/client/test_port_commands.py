@@ -62,6 +62,7 @@ def test_port_create(vmport: Cli, broker: ScriptedBroker) -> None:
         "overlays": "never",
         "eject": ["sda", "sdb"],
         "require": ["filter"],
+        "network_mode": "auto",
     }
 
 
@@ -141,8 +142,10 @@ def test_quote_says_what_becomes_of_the_vm(vmport: Cli, broker: ScriptedBroker) 
     )
     broker.on_command = answering(lambda port: (PortPlanned(port_id=port, quotes=(quote,), declined={}),))
 
-    assert vmport("quote", "web", "--require", "filter", "--require", "all") == ExitCode.OK
+    asked = ("--require", "filter", "--require", "all", "--eject", "sda")
+    assert vmport("quote", "web", *asked) == ExitCode.OK
     assert broker.requested.limits.require == (Part.FILTER, Part.ALL)
+    assert broker.requested.limits.eject == ("sda",)
     rows = [" ".join(line.split()) for line in vmport.out.splitlines()]
     for said in ("not kept pinning vCPU 0 is on CPU 3", "changed bridge bridge br0", "kept vlan network card: VLAN 42"):
         assert any(said in row for row in rows), vmport.out

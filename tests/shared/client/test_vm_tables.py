@@ -61,7 +61,7 @@ def test_maximum_stands_beside_what_counts() -> None:
     [
         ({"firmware": Firmware.BIOS, "secure_boot": False, "nvram": False}, "BIOS"),
         ({}, "UEFI, secure boot, variables of its own"),
-        ({"firmware": Firmware.DIRECT_KERNEL}, "boots a kernel directly"),
+        ({"firmware": Firmware.DIRECT_KERNEL}, "boots a kernel directly, UEFI, secure boot, variables of its own"),
         ({"cpu": CpuDetails(mode=CpuMode.HOST_PASSTHROUGH)}, "host-passthrough"),
         ({}, "Skylake-Server, 1 feature named"),
         ({"persistent": False}, "transient"),
@@ -75,6 +75,14 @@ def test_maximum_stands_beside_what_counts() -> None:
 def test_words_for_each_part(changes: dict[str, object], words: str) -> None:
     """As an engineer says it."""
     assert words in shown(**changes)
+
+
+def test_a_kernel_that_is_booted_without_firmware_files() -> None:
+    """QEMU's own BIOS boots it, of which there is nothing to say."""
+    told = shown(firmware=Firmware.DIRECT_KERNEL, secure_boot=False, nvram=False)
+
+    assert "boots a kernel directly" in told
+    assert "UEFI" not in told
 
 
 def test_lines_of_an_offer_are_shown_with_the_verdict() -> None:

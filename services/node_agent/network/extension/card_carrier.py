@@ -4,9 +4,12 @@ From the device: each wake-up reads what is there, up to a payload, in place; wh
 the lane takes it, several wake-ups in one payload if the lane is slower. To the device: frames are written from the
 lane's own buffer. Nothing is copied but once, out of the read buffer.
 
-At the recipient a gate is shut until the guest has spoken: until a frame of its MAC was read from the device. What
-comes for it before waits, the newest `WAITING_BYTES`. Then it is delivered, and the gate stays open. The first frame to
-the donor is then a RARP of the card, so that the donor's bridge learns where the card is, whatever the guest said.
+Each end has a gate to its own network. At the recipient it is shut until the guest has spoken: until a frame of its MAC
+was read from the device. What comes for it before waits, the newest `WAITING_BYTES`; then it is delivered, and the gate
+stays open. The first frame to the donor is then a RARP of the card, so that the donor's bridge learns where the card
+is, whatever the guest said; it is sent again whenever the lane begins. At the donor the gate is shut until the guest
+stands still, which its own agent knows: until then nobody speaks for the guest by the extension, and what tries to is
+dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from services.node_agent.network.extension.card import Card
-from services.node_agent.network.extension.filter import CardFilter
+from services.node_agent.network.extension.filter import CardFilter, is_control
 from services.node_agent.network.extension.offload import OFFLOAD_BYTES, PLAIN, fault_of
 from services.node_agent.network.extension.queue import BatchQueue
 from services.node_agent.network.extension.stats import CardCounters, CardStats
@@ -32,7 +35,10 @@ from services.node_agent.network.extension.wire import (
 from services.node_agent.network.frames import reverse_arp
 
 QUEUE_BYTES: Final = 1 << 20
-"""For the lane: 84 ms at 100 Mbit/s."""
+QUEUE_S: Final = 0.1
+"""For the lane: so much of what it does not take at once may wait, and for so long. 1 MiB is 84 ms at 100 Mbit/s."""
+SEND_BYTES: Final = MAX_PAYLOAD_BYTES // 2
+"""Joined into one payload. The lane has two payloads in flight at least, and what waits there waits for all."""
 WAITING_BYTES: Final = 1 << 20
 """For the guest, before it has spoken."""
 FRAMES_AT_ONCE: Final = 128
@@ -79,20 +85,22 @@ class CardCarrier:
         self._incoming = Towards.RECIPIENT if towards is Towards.DONOR else Towards.DONOR
         self._loop = asyncio.get_running_loop()
         self._batch = BatchWriter()
-        self._queue = BatchQueue(QUEUE_BYTES)
+        self._queue = BatchQueue(QUEUE_BYTES, limit_s=QUEUE_S)
         self._waiting = BatchQueue(WAITING_BYTES)
         self._filled = asyncio.Event()
         self._counters = CardCounters()
-        self._activated = activated or towards is Towards.RECIPIENT
+        self._activated = activated
         self._on_activated = on_activated
 
     @property
     def activated(self) -> bool:
-        """Whether frames may go into this end's device."""
+        """Whether the gate is open: frames of the other end may go into this end's device."""
         return self._activated
 
     def stats(self) -> CardStats:
         """Counters so far."""
+        self._counters.dropped[Reason.QUEUE] = self._queue.dropped_frames
+        self._counters.dropped[Reason.WAITING] = self._waiting.dropped_frames
         return self._counters.snapshot(activated=self._activated)
 
     # From the device to the lane ------------------------------------------------------------------------------------
@@ -100,6 +108,7 @@ class CardCarrier:
     def read_device(self) -> None:
         """Read what is there; called when the device is readable. Raises TapError when it is gone."""
         batch, counters = self._batch, self._counters
+        traffic = False
         for _ in range(FRAMES_AT_ONCE):
             if batch.is_full:
                 break
@@ -111,13 +120,16 @@ class CardCarrier:
                 counters.dropped[Reason.MALFORMED] += 1
                 continue
             frame = room[OFFLOAD_BYTES:size]
-            if not self._activated and self._filter.is_from_card(frame):
-                self._activate()
+            if not self._activated and self._towards is Towards.DONOR and self._filter.is_from_card(frame):
+                self.activate()
             verdict = self._filter.judge(frame, self._towards)
             if verdict is PASSED:
                 batch.keep(size)
+                traffic = traffic or not is_control(frame)
             else:
                 self._refuse(verdict)
+        if traffic:
+            counters.last_traffic_s = self._loop.time()
         if batch.records:
             frames = batch.records
             self._put(batch.take(), frames)
@@ -131,17 +143,21 @@ class CardCarrier:
             self._counters.dropped[verdict.reason] += 1
 
     def _put(self, batch: bytes, frames: int) -> None:
-        if lost := self._queue.put(batch, frames):
-            self._counters.dropped[Reason.QUEUE] += lost
-        self._counters.sent(frames, len(batch), self._loop.time())
+        self._queue.put(batch, frames, self._loop.time())
+        self._counters.sent(frames, len(batch))
         self._filled.set()
 
     async def next_payload(self) -> bytes:
         """What is to be sent next; waits for it."""
-        while not self._queue:
+        while not (payload := self._queue.take(SEND_BYTES, self._loop.time())):
             self._filled.clear()
             await self._filled.wait()
-        return self._queue.take(MAX_PAYLOAD_BYTES)
+        return payload
+
+    def began(self) -> None:
+        """The lane has begun, so the donor's device may be another one: tell its bridge where the card is."""
+        if self._activated and self._towards is Towards.DONOR:
+            self._put(encode([PLAIN + reverse_arp(self._mac)]), 1)
 
     def unsent(self, payload: bytes) -> None:
         """A payload that was taken and cannot be sent."""
@@ -156,6 +172,7 @@ class CardCarrier:
         except BatchError:
             self._counters.dropped[Reason.MALFORMED] += 1
             return
+        traffic = False
         for record in records:
             frame = record[OFFLOAD_BYTES:]
             if fault_of(record[:OFFLOAD_BYTES], frame, mtu_bytes=self._mtu_bytes) is not None:
@@ -164,25 +181,32 @@ class CardCarrier:
             verdict = self._filter.judge(frame, self._incoming)
             if verdict is PASSED:
                 self._give(record)
+                traffic = traffic or not is_control(frame)
             else:
                 self._counters.dropped[verdict.reason if isinstance(verdict, Dropped) else Reason.ANSWERED] += 1
+        if traffic:
+            self._counters.last_traffic_s = self._loop.time()
 
     def _give(self, record: memoryview) -> None:
         if self._activated:
             self._write(record)
-            self._counters.received(1, len(record), self._loop.time())
-        elif lost := self._waiting.put(encode([record]), 1):
-            self._counters.dropped[Reason.WAITING] += lost
+            self._counters.received(len(record))
+        elif self._towards is Towards.RECIPIENT:
+            self._counters.dropped[Reason.EARLY] += 1
+        else:
+            self._waiting.put(encode([record]), 1, self._loop.time())
 
     def _write(self, record: memoryview | bytes) -> None:
         if not self._tap.write(record):
             self._counters.dropped[Reason.DEVICE] += 1
 
-    def _activate(self) -> None:
-        """The guest runs here: the gate opens for good."""
+    def activate(self) -> None:
+        """The guest runs at the recipient, or may from now on: the gate opens for good. Idempotent."""
+        if self._activated:
+            return
         self._activated = True
-        self._put(encode([PLAIN + reverse_arp(self._mac)]), 1)
-        while waiting := self._waiting.take(MAX_PAYLOAD_BYTES):
+        self.began()
+        while waiting := self._waiting.take(MAX_PAYLOAD_BYTES, self._loop.time()):
             for record in decode(waiting):
                 self._give(record)
         self._on_activated()

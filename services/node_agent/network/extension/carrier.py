@@ -2,6 +2,7 @@
 
     extension = Extension(end, routes.link, keys.tls(agreement, end.role), {0: (Tap(name), Card.of(card))})
     running = tasks.spawn(extension.run(), name="extension")      # raises TapError when a device is gone
+    extension.activate()                                          # at the donor: the guest stands still
     await extension.activated.wait()                              # at the recipient: the guest has spoken
     await extension.close()
 
@@ -16,9 +17,11 @@ from collections.abc import Mapping
 
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.tls import LaneTls
+from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.extension.card import Card
 from services.node_agent.network.extension.card_carrier import CardCarrier, FrameDevice
 from services.node_agent.network.extension.lane import ExtensionLane, MakeLink
+from services.node_agent.network.extension.metering import ExtensionMetering
 from services.node_agent.network.extension.stats import ExtensionStats
 from services.node_agent.network.extension.verdict import Towards
 from services.node_agent.network.tap import TapError
@@ -40,14 +43,16 @@ class Extension:
         cards: Mapping[int, tuple[FrameDevice, Card]],
         *,
         activated: bool = False,
+        metrics: NodeMetrics | None = None,
     ) -> None:
-        """`cards` by their number in the agreement. `activated`: the guest is known to run at this end already."""
+        """`cards` by their number in the agreement. `activated`: the guest is known to have left the donor's host."""
         self._end = end
         self._loop = asyncio.get_running_loop()
+        self._opened_s = self._loop.time()
         self._taps = {number: tap for number, (tap, _) in cards.items()}
         towards = Towards.RECIPIENT if end.role is LaneRole.INITIATOR else Towards.DONOR
         self.activated = asyncio.Event()
-        """Set when the guest has spoken on any card; at the donor from the beginning."""
+        """Set when the gate of any card is open, by the guest's first frame or by `activate`."""
         self._carriers = {
             number: CardCarrier(tap, card, towards, activated=activated, on_activated=self._on_activated)
             for number, (tap, card) in cards.items()
@@ -56,6 +61,7 @@ class Extension:
             self.activated.set()
         self._lane = ExtensionLane(end, make_link, tls, dict(self._carriers))
         self._broken: asyncio.Future[None] = self._loop.create_future()
+        self._metering = None if metrics is None else ExtensionMetering(metrics, self.stats)
         self._closing = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended.set()
@@ -71,12 +77,20 @@ class Extension:
         try:
             for number, tap in self._taps.items():
                 self._loop.add_reader(tap.fileno(), self._read, number)
-            await first_of(self._lane.run(), self._broken, self._closing.wait())
+            counting = [] if self._metering is None else [self._metering.run()]
+            await first_of(self._lane.run(), self._broken, self._closing.wait(), *counting)
             if self._broken.done():
                 self._broken.result()
         finally:
             self._remove_devices()
             self._ended.set()
+
+    def activate(self) -> None:
+        """At the donor: the guest stands still, and may speak by the extension next. At the recipient: it runs here, if
+        it has not said so itself. Idempotent.
+        """
+        for carrier in self._carriers.values():
+            carrier.activate()
 
     async def close(self) -> None:
         """End: the devices and the lane of this end are gone. Idempotent."""
@@ -92,7 +106,7 @@ class Extension:
             cards=cards,
             sessions=self._lane.sessions,
             connected=self._lane.connected.is_set(),
-            idle_s=self._loop.time() - max(latest) if latest else None,
+            idle_s=self._loop.time() - max(latest, default=self._opened_s),
         )
 
     def _read(self, number: int) -> None:
@@ -105,7 +119,7 @@ class Extension:
 
     def _on_activated(self) -> None:
         if not self.activated.is_set():
-            log.info("guest speaks at its new host", port_id=str(self._end.port_id))
+            log.info("extension open to the guest", port_id=str(self._end.port_id), role=self._end.role.name.lower())
             self.activated.set()
 
     def _remove_devices(self) -> None:

@@ -66,6 +66,8 @@ _MULTICAST_REPORTS: Final = {
     Icmpv6Type.MULTICAST_DONE,
     Icmpv6Type.MULTICAST_REPORT_2,
 }
+_SEGMENT: Final = range(Icmpv6Type.MULTICAST_QUERY, Icmpv6Type.REDIRECT + 1)
+"""Listeners and neighbour discovery."""
 _DISCOVERY: Final = range(Icmpv6Type.ROUTER_SOLICITATION, Icmpv6Type.REDIRECT + 1)
 
 
@@ -264,6 +266,16 @@ class CardFilter:
     @staticmethod
     def _group(head: bytes) -> Verdict:
         return DROPPED[Reason.BROADCAST if head[:6] == BROADCAST else Reason.MULTICAST]
+
+
+def is_control(frame: bytes | memoryview) -> bool:
+    """Whether a frame that passed only keeps the segment together (ARP, neighbour discovery, anything to a group), and
+    is no traffic between the card and another host.
+    """
+    head = bytes(frame[: _HEAD_BYTES + 1])
+    if head[0] & 1 or head[12:14] in {_ARP, _RARP}:
+        return True
+    return head[12:14] == _IPV6 and len(head) > _HEAD_BYTES and head[20] == ICMPV6 and head[_HEAD_BYTES] in _SEGMENT
 
 
 def _whole(frame: bytes | memoryview) -> bytes:

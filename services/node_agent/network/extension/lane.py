@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
 from services.node_agent.lanes.core.errors import LaneError, LaneRouteError, StreamError
+from services.node_agent.lanes.core.seal import SealError
 from services.node_agent.lanes.core.settings import LaneSettings
 from services.node_agent.lanes.core.stats import LaneStats
 from services.node_agent.lanes.endpoint import LaneEnd
@@ -44,6 +45,10 @@ MakeLink = Callable[[LaneEnd, Lane], Awaitable[LaneLink]]
 
 class CardPort(Protocol):
     """One card's side of the lane."""
+
+    def began(self) -> None:
+        """The lane has begun: both ends have a stream for the card."""
+        ...
 
     async def next_payload(self) -> bytes:
         """What is to be sent next; waits for it."""
@@ -103,6 +108,8 @@ class ExtensionLane:
             await run_together(self._session.run(), self._serve(self._session))
         except LinkDown as error:
             return error.reason
+        except SealError as error:
+            return str(error)
         except ExceptionGroup as errors:
             return await self._judge(first_error(errors))
         finally:
@@ -143,9 +150,11 @@ class ExtensionLane:
 
     async def _serve(self, session: LaneSession) -> None:
         await session.wait_ready()
+        streams = await self._streams(session)
         log.info("extension lane connected", port_id=str(self._end.port_id))
         self.connected.set()
-        streams = await self._streams(session)
+        for card in self._cards.values():
+            card.began()
         await run_together(
             *(self._send(self._cards[label], stream) for label, stream in streams.items()),
             *(self._receive(self._cards[label], stream) for label, stream in streams.items()),

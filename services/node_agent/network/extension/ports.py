@@ -10,6 +10,7 @@ from uuid import UUID
 
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.lanes.keys import LaneKeys
+from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.extension.card import Card
 from services.node_agent.network.extension.carrier import Extension
 from services.node_agent.network.extension.lane import MakeLink
@@ -19,7 +20,6 @@ from services.node_agent.network.plan import EXTENSION_PREFIX, device_name, own_
 from services.node_agent.network.tap import Tap, TapError
 from shared.errors import VmportError
 from shared.logs import get_logger, port_bound
-from shared.messages.network import extension_id
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.page_stream.bodies import LaneRole
 from shared.tasks import Tasks
@@ -39,13 +39,17 @@ class ExtensionFailed(VmportError):
 class PortExtensions:
     """All extensions of this node."""
 
-    def __init__(self, make_link: MakeLink, keys: LaneKeys, *, again_s: float = AGAIN_S) -> None:
+    def __init__(
+        self, make_link: MakeLink, keys: LaneKeys, *, metrics: NodeMetrics | None = None, again_s: float = AGAIN_S
+    ) -> None:
         self._make_link = make_link
+        self._metrics = metrics
         self._keys = keys
         self._again_s = again_s
         self._tasks = Tasks("extensions")
         self._open: dict[UUID, Extension] = {}
         self._running: dict[UUID, asyncio.Task[None]] = {}
+        self._activated: set[UUID] = set()
 
     async def open(self, agreement: ServiceChangeAgreement, side: Side, *, activated: bool) -> None:
         """Have an extension with its devices in their bridges. Nothing is done where it is open.
@@ -58,8 +62,16 @@ class PortExtensions:
         keep = self._keep(extension, agreement, side)
         self._running[agreement.port_id] = self._tasks.spawn(keep, name=f"extension of {agreement.port_id}")
 
+    def activate(self, port_id: UUID) -> None:
+        """The guest may run at the recipient from now on, or does; see `Extension.activate`. Holds until `close`."""
+        self._activated.add(port_id)
+        extension = self._open.get(port_id)
+        if extension is not None:
+            extension.activate()
+
     async def close(self, port_id: UUID) -> None:
         """End one; nothing is done where there is none."""
+        self._activated.discard(port_id)
         running = self._running.pop(port_id, None)
         if running is not None:
             running.cancel()
@@ -70,7 +82,7 @@ class PortExtensions:
         await self._tasks.close()
 
     def idle_s(self, port_id: UUID) -> float | None:
-        """For how many seconds it has carried nothing; None where there is none, or it has carried nothing at all."""
+        """For how many seconds it has carried no packet, since it was opened at most; None where there is none."""
         stats = self.stats(port_id)
         return None if stats is None else stats.idle_s
 
@@ -84,8 +96,7 @@ class PortExtensions:
             raise ExtensionFailed(f"port {agreement.port_id} has no plan for its network")
         role = LaneRole.INITIATOR if side is Side.OUTBOUND else LaneRole.ACCEPTOR
         tls = self._keys.tls(agreement, role)
-        # The extension's lane is not one of the port's: it outlives them.
-        end = LaneEnd(agreement.model_copy(update={"port_id": extension_id(agreement.port_id)}), role)
+        end = LaneEnd(agreement, role)
         cards: dict[int, tuple[Tap, Card]] = {}
         try:
             async with Netlink() as kernel:
@@ -100,12 +111,15 @@ class PortExtensions:
             for tap, _ in cards.values():
                 tap.close()
             raise
-        return Extension(end, self._make_link, tls, cards, activated=activated)
+        activated = activated or agreement.port_id in self._activated
+        return Extension(end, self._make_link, tls, cards, activated=activated, metrics=self._metrics)
 
     async def _keep(self, extension: Extension, agreement: ServiceChangeAgreement, side: Side) -> None:
         with port_bound(agreement.port_id):
             while True:
                 self._open[agreement.port_id] = extension
+                if agreement.port_id in self._activated:
+                    extension.activate()
                 try:
                     await extension.run()
                 except TapError as error:

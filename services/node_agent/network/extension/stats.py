@@ -21,9 +21,10 @@ class CardStats:
     dropped: Mapping[Reason, int]
     """Frames, in both directions."""
     activated: bool
-    """Whether the guest has spoken here; always true at the donor."""
+    """Whether the gate of this end is open: at the recipient the guest has spoken, at the donor it stands still."""
     last_traffic_s: float | None
-    """On the event loop's clock: the last frame that passed, in either direction."""
+    """On the event loop's clock: the last packet between the card and another host, in either direction. ARP and the
+    like do not count: an extension that carries nothing else is of no use any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,8 +35,8 @@ class ExtensionStats:
     sessions: int
     """How often the lane has begun."""
     connected: bool
-    idle_s: float | None
-    """Since the last frame of any card; None: there was none."""
+    idle_s: float
+    """Since `last_traffic_s` of any card, or since it was opened where there was none."""
 
 
 @dataclass(slots=True)
@@ -50,17 +51,15 @@ class CardCounters:
     dropped: Counter[Reason] = field(default_factory=Counter)
     last_traffic_s: float | None = None
 
-    def sent(self, frames: int, size_bytes: int, now_s: float) -> None:
+    def sent(self, frames: int, size_bytes: int) -> None:
         """Frames left for the other end."""
         self.out_frames += frames
         self.out_bytes += size_bytes
-        self.last_traffic_s = now_s
 
-    def received(self, frames: int, size_bytes: int, now_s: float) -> None:
-        """Frames were given to this host."""
-        self.into_frames += frames
+    def received(self, size_bytes: int) -> None:
+        """A frame was given to this host."""
+        self.into_frames += 1
         self.into_bytes += size_bytes
-        self.last_traffic_s = now_s
 
     def snapshot(self, *, activated: bool) -> CardStats:
         """As they are now."""

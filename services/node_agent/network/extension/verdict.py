@@ -36,6 +36,8 @@ class Reason(StrEnum):
     """Somebody else claims the card's address."""
     ANSWERED = "answered"
     """The other end should have answered it."""
+    EARLY = "early"
+    """The recipient's end speaks for the guest before it could run there."""
     WAITING = "waiting"
     """Too much waited for the guest."""
     QUEUE = "queue"

@@ -151,8 +151,13 @@ class AskForVm:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantPostCopy:
+    """Tell the donor's node that the broker has committed. Finish does not pass yet."""
+
+
+@dataclass(frozen=True, slots=True)
 class DenyFinish:
-    """Pass Finish to libvirtd as a cancelled one: it destroys the incomplete guest."""
+    """Pass Finish to libvirtd as a cancelled one, now or when it comes: it destroys the incomplete guest."""
 
     code: str
     detail: str
@@ -206,6 +211,7 @@ Command = (
     | Left
     | Stayed
     | AskForVm
+    | GrantPostCopy
     | DenyFinish
     | TellArrived
     | TellMayHaveRun

@@ -23,7 +23,6 @@ def restarted(state: Donor, event: ev.Restarted) -> DonorDecision:
     """Fence first, then ask: whatever this host did meanwhile, a guest that may be elsewhere must not run here."""
     state = state.with_(migration_over=True, reason="the donor's node agent was restarted")
     if event.phase in {Phase.POST_COPY, Phase.FINISH_PASSED}:
-        state = state.with_(maybe_post_copy=event.phase is Phase.POST_COPY)
         return _go(state, P.FREEZING, do.Freeze())
     return _go(state, P.RETURNING, do.Thaw(), do.AbortJob(), do.LookAtGuest())
 
@@ -143,10 +142,9 @@ def finish_waits(state: Donor, _: ev.FinishWanted) -> DonorDecision:
 
 
 def ended_after_post_copy_was_wanted(state: Donor, event: ev.MigrationEnded) -> DonorDecision:
-    """The ledger may have committed while the guest runs here: it stands still until the ledger says."""
-    state = state.with_(migration_over=True, finish_waits=False, reason=event.error or "")
-    if state.post_copy:
-        return _go(state.with_(doubted=True), P.UNDECIDED, do.TellDoubt(state.reason), do.AskLedger())
+    """The ledger may have committed while the guest runs here: it stands still until the ledger says. Without a Finish
+    it cannot run at the recipient, and libvirt may have been told to start post-copy in vain: the copy is whole."""
+    state = state.with_(migration_over=True, finish_waits=False, post_copy=False, reason=event.error or "")
     return _go(state, P.FREEZING, do.Freeze())
 
 
@@ -205,15 +203,14 @@ def remember(state: Donor, event: ev.Event) -> DonorDecision:
     return Decision(state)
 
 
-def copy_asked(state: Donor, event: ev.CopyAsked) -> DonorDecision:
-    """A whole copy is promised to the broker, whatever the recipient says meanwhile."""
-    if state.post_copy or state.maybe_post_copy:
-        return let_go(state, event)
+def copy_asked(state: Donor, _: ev.CopyAsked) -> DonorDecision:
+    """The copy is promised to the broker, whatever the recipient says meanwhile: where the guest never ran there, this
+    host's disks are the newest, also in post-copy."""
     return Decision(state.with_(pledged=True), (do.SayCopy(let_go=False),))
 
 
 def let_go(state: Donor, _: ev.CopyAsked) -> DonorDecision:
-    """The guest ran at the recipient, so the copy was killed; or it is not whole."""
+    """The guest ran at the recipient, so the copy was killed."""
     return Decision(state, (do.SayCopy(let_go=True),))
 
 
@@ -267,5 +264,12 @@ def looked(state: Donor, event: ev.LibvirtSaid) -> DonorDecision:
             return _go(state, P.STAYED, do.Stayed(running=False))
         case Guest.PAUSED:
             return Decision(state, (do.Thaw(), do.Resume(), do.LookAtGuest(again=True)))
+        case Guest.LEFT_BEHIND:
+            return Decision(state, (do.Destroy(),))
         case Guest.UNKNOWN:
             return Decision(state, (do.LookAtGuest(again=True),))
+
+
+def ended_here(state: Donor, _: ev.Destroyed) -> DonorDecision:
+    """What post-copy has left behind is gone; the VM can be started from its disks."""
+    return Decision(state, (do.LookAtGuest(),))

@@ -159,6 +159,11 @@ class PostCopyFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class PostCopyAsked:
+    """The donor's node wants the commit before its guest stops; Finish comes later, or never."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchoverWanted:
     """A Finish is held, or post-copy is asked for: may the guest run here?"""
 
@@ -220,6 +225,7 @@ Event = (
     | PostCopyDenied
     | PostCopyStarted
     | PostCopyFailed
+    | PostCopyAsked
     | SwitchoverWanted
     | Granted
     | Denied

@@ -45,6 +45,11 @@ def restarted(state: Recipient, event: ev.Restarted) -> RecipientDecision:
 
 def switchover_wanted(state: Recipient, _: ev.SwitchoverWanted) -> RecipientDecision:
     """Write down that the broker is asked, then ask it."""
+    return _go(state.with_(finish_held=True), P.DECLARING, do.Store(Phase.SWITCHOVER_ASKED))
+
+
+def post_copy_asked(state: Recipient, _: ev.PostCopyAsked) -> RecipientDecision:
+    """The same, for a Finish that comes later."""
     return _go(state, P.DECLARING, do.Store(Phase.SWITCHOVER_ASKED))
 
 
@@ -61,9 +66,25 @@ def not_declared(state: Recipient, event: ev.StoreFailed) -> RecipientDecision:
 def granted(state: Recipient, _: ev.Granted) -> RecipientDecision:
     """Write down that Finish is passed, then pass it. Not to a libvirtd that has hung up: then the guest never runs."""
     if state.connection_over:
-        code, detail = state.trouble or ("finish_failed", "this host's libvirtd is gone")
-        return _go(_because(state, code, detail), P.KEEPING, do.DenyFinish(code, detail), do.Store(Phase.KEPT))
+        return _keep(state)
+    if not state.finish_held:
+        return _go(state, P.GRANTED, do.GrantPostCopy())
     return _go(state, P.ACCEPTING, do.Store(Phase.FINISH_PASSED))
+
+
+def _keep(state: Recipient) -> RecipientDecision:
+    code, detail = state.trouble or ("finish_failed", "this host's libvirtd is gone")
+    return _go(_because(state, code, detail), P.KEEPING, do.DenyFinish(code, detail), do.Store(Phase.KEPT))
+
+
+def finish_came(state: Recipient, _: ev.SwitchoverWanted) -> RecipientDecision:
+    """The guest stands at the donor. Only now may it run here, and only now is that written down."""
+    return _go(state.with_(finish_held=True), P.ACCEPTING, do.Store(Phase.FINISH_PASSED))
+
+
+def lost_before_finish(state: Recipient, event: ev.Trouble | ev.FinishAnswered) -> RecipientDecision:
+    """No Finish will come: the guest has never run here, and the donor's copy is whole."""
+    return _keep(remember(state, event).state)
 
 
 def denied(state: Recipient, event: ev.Denied) -> RecipientDecision:
@@ -98,7 +119,7 @@ def stopping(state: Recipient, _: ev.Stopping) -> RecipientDecision:
     return trouble(state, ev.Trouble("cancelled", "the recipient's node agent is being stopped"))
 
 
-def noted(state: Recipient, event: ev.Trouble | ev.FinishAnswered) -> RecipientDecision:
+def noted(state: Recipient, event: ev.Trouble | ev.FinishAnswered | ev.SwitchoverWanted) -> RecipientDecision:
     """The broker is asked, so its answer must be heard all the same."""
     return Decision(remember(state, event).state)
 
@@ -136,11 +157,14 @@ def lost_while_starting(state: Recipient, event: ev.Trouble) -> RecipientDecisio
 
 
 def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
-    """Only a proof ends it. A paused guest may have run (an I/O error, an operator), or may be about to. And a guest
+    """Only a proof ends it. A paused guest that was not seen starting may be about to; one that was, or that was
+    paused after its start by libvirt's own word, has arrived: an operator or an I/O error has paused it. And a guest
     that is gone may have been started just before: libvirt's news of that can come after its answer."""
     was_gone, state = state.gone, state.with_(gone=event.guest is Guest.NOT_THERE)
     match event.guest:
         case Guest.RUNNING:
+            return _go(state, P.ARRIVED, do.TellArrived())
+        case Guest.PAUSED if state.started or event.ran:
             return _go(state, P.ARRIVED, do.TellArrived())
         case Guest.NOT_THERE if state.may_have_run or event.ran:
             return _go(state, P.ARRIVED, do.TellMayHaveRun())
@@ -154,7 +178,7 @@ def looked(state: Recipient, event: ev.LibvirtSaid) -> RecipientDecision:
 
 def started(state: Recipient, _: ev.GuestResumed) -> RecipientDecision:
     """libvirt says so before it answers Finish, or instead, where its QEMU dies at once."""
-    return Decision(state.with_(may_have_run=True))
+    return Decision(state.with_(may_have_run=True, started=True))
 
 
 def kept(state: Recipient, _: ev.Stored | ev.StoreFailed) -> RecipientDecision:
@@ -206,9 +230,13 @@ def removed(state: Recipient, _: ev.Removed) -> RecipientDecision:
     return _go(state, P.GONE, do.TellRemoved())
 
 
-def remember(state: Recipient, event: ev.Trouble | ev.FinishAnswered | ev.Aborted) -> RecipientDecision:
+def remember(
+    state: Recipient, event: ev.Trouble | ev.FinishAnswered | ev.Aborted | ev.SwitchoverWanted
+) -> RecipientDecision:
     """What is heard while a command is carried out counts afterwards."""
     match event:
+        case ev.SwitchoverWanted():
+            return Decision(state.with_(finish_held=True))
         case ev.Trouble(code, detail):
             return Decision(_because(state.with_(connection_over=True), code, detail))
         case ev.FinishAnswered(error):

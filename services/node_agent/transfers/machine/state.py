@@ -26,6 +26,8 @@ class Guest(StrEnum):
 
     RUNNING = "running"
     PAUSED = "paused"
+    LEFT_BEHIND = "left_behind"
+    """Paused for good: post-copy had begun, and QEMU does not let it run again."""
     NOT_THERE = "not_there"
     UNKNOWN = "unknown"
 
@@ -76,7 +78,9 @@ class RecipientPhase(StrEnum):
     """The guest has never run here, and cannot."""
     DECLARING = "declaring"
     ASKED = "asked"
-    """The broker is asked; Finish is held."""
+    """The broker is asked; Finish is held, or in post-copy not there yet."""
+    GRANTED = "granted"
+    """The broker has committed, and Finish has not come: in post-copy the guest still runs at the donor."""
     ACCEPTING = "accepting"
     """The broker has committed; the journal is told."""
     STARTING = "starting"
@@ -107,8 +111,6 @@ class Donor:
     """The broker was told that only the ledger lets the guest run here, and may have committed since."""
     post_copy: bool = False
     """Post-copy has started: the guest's process must go on, to send pages."""
-    maybe_post_copy: bool = False
-    """A former process wanted it, and may have started it."""
     finish_waits: bool = False
     """libvirtd waits for an answer to Finish."""
     migration_over: bool = False
@@ -139,6 +141,10 @@ class Recipient:
     may_have_run: bool = False
     """It was seen starting, its process has used its vCPUs or ended without libvirt, or the host was restarted after
     Finish had been passed: that there is no guest does not prove that it never ran."""
+    started: bool = False
+    """It was seen starting, by this process."""
+    finish_held: bool = False
+    """libvirt's Finish is here."""
     gone: bool = False
     """The last look found no guest. What libvirt had to say of it before may still be on its way."""
     aborted: bool = False

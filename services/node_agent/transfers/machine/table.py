@@ -9,11 +9,13 @@ what an event means now. The tables keep these rules:
 
 1. **Before Finish the donor, after it the ledger.** Until the donor has declared (FINISH_PASSED or POST_COPY in its
    journal) nobody else can run the guest, because the broker commits only with the donor's `GuestPaused`, which is said
-   after the declaration. From then on nothing but the ledger lets the guest run at the donor: no restart, no failure of
+   after the declaration. In post-copy that comes while the guest still runs here; it cannot run at the recipient before
+   Finish goes out. From then on nothing but the ledger lets the guest run at the donor: no restart, no failure of
    the recipient, no lost lane.
 2. **Write before act, assign after write.** Each declaration is stored before what it declares is done: FINISH_PASSED
    before the fence and before Finish goes out; POST_COPY before the question for it; at the recipient SWITCHOVER_ASKED
-   before the question, FINISH_PASSED before libvirt hears Finish. A write that fails (a full disk) leaves the guest
+   before the question, FINISH_PASSED before libvirt hears Finish, and in post-copy not with the grant, which comes
+   while the guest still runs at the donor. A write that fails (a full disk) leaves the guest
    where it was.
 3. **The donor's copy is fenced, then killed or given back.** Its process is stopped from Finish until the ledger
    decides. "Runs there" needs two words: the ledger's commit, and that it runs (of the broker, or of the recipient's
@@ -100,17 +102,17 @@ DONOR: Mapping[DonorPhase, tuple[On, ...]] = {
         on(ev.PostCopyUnanswered, donor.post_copy_unanswered),
         on(ev.PostCopyDenied, donor.post_copy_denied),
         on(ev.FinishWanted, donor.finish_wanted, to=(D.DECLARING,)),
-        on(ev.MigrationEnded, donor.ended_after_post_copy_was_wanted, to=_FREEZE_OR_PASS),
+        on(ev.MigrationEnded, donor.ended_after_post_copy_was_wanted, to=(D.FREEZING,)),
     ),
     D.STARTING_POST_COPY: (
         on(ev.PostCopyStarted, donor.post_copy_started, to=(D.POST_COPY, D.DECLARING)),
         on(ev.PostCopyFailed, donor.post_copy_failed, to=(D.POST_COPY_WANTED, D.DECLARING)),
         on(ev.FinishWanted, donor.finish_waits),
-        on(ev.MigrationEnded, donor.ended_after_post_copy_was_wanted, to=_FREEZE_OR_PASS),
+        on(ev.MigrationEnded, donor.ended_after_post_copy_was_wanted, to=(D.FREEZING,)),
     ),
     D.POST_COPY: (
         on(ev.FinishWanted, donor.finish_wanted, to=(D.DECLARING,)),
-        on(ev.MigrationEnded, donor.ended_after_post_copy_was_wanted, to=_FREEZE_OR_PASS),
+        on(ev.MigrationEnded, donor.ended_after_post_copy_was_wanted, to=(D.FREEZING,)),
     ),
     D.DECLARING: (
         on(ev.Stored, donor.declared, to=_FREEZE_OR_PASS),
@@ -145,6 +147,7 @@ DONOR: Mapping[DonorPhase, tuple[On, ...]] = {
     D.RETURNING: (
         on(ev.MigrationEnded, donor.ended_after_giving_back),
         on(ev.LibvirtSaid, donor.looked, to=(D.STAYED,)),
+        on(ev.Destroyed, donor.ended_here),
     ),
     D.STAYED: (),
 }
@@ -152,6 +155,7 @@ DONOR: Mapping[DonorPhase, tuple[On, ...]] = {
 R = RecipientPhase
 
 RECIPIENT_ANYWHERE: tuple[On, ...] = (
+    on(ev.SwitchoverWanted, recipient.remember),
     on(ev.Trouble, recipient.remember),
     on(ev.FinishAnswered, recipient.remember),
     on(ev.Aborted, recipient.remember),
@@ -162,6 +166,7 @@ RECIPIENT: Mapping[RecipientPhase, tuple[On, ...]] = {
     R.WAITING: (
         on(ev.Restarted, recipient.restarted, to=(R.STARTING, R.ARRIVED, R.KEPT, R.REMOVING)),
         on(ev.SwitchoverWanted, recipient.switchover_wanted, to=(R.DECLARING,)),
+        on(ev.PostCopyAsked, recipient.post_copy_asked, to=(R.DECLARING,)),
         on(ev.Trouble, recipient.trouble, to=(R.REMOVING,)),
         on(ev.Aborted, recipient.aborted, to=(R.REMOVING,)),
         on(ev.Stopping, recipient.stopping, to=(R.REMOVING,)),
@@ -171,11 +176,18 @@ RECIPIENT: Mapping[RecipientPhase, tuple[On, ...]] = {
         on(ev.StoreFailed, recipient.not_declared, to=(R.REFUSING, R.REMOVING)),
     ),
     R.ASKED: (
-        on(ev.Granted, recipient.granted, to=(R.ACCEPTING, R.KEEPING)),
+        on(ev.Granted, recipient.granted, to=(R.ACCEPTING, R.GRANTED, R.KEEPING)),
         on(ev.Denied, recipient.denied, to=(R.REFUSING, R.REMOVING)),
         on(ev.Aborted, recipient.aborted_while_asking, to=(R.REFUSING, R.REMOVING)),
         on(ev.Trouble, recipient.noted),
         on(ev.FinishAnswered, recipient.noted),
+        on(ev.SwitchoverWanted, recipient.noted),
+    ),
+    R.GRANTED: (
+        on(ev.SwitchoverWanted, recipient.finish_came, to=(R.ACCEPTING,)),
+        on(ev.Trouble, recipient.lost_before_finish, to=(R.KEEPING,)),
+        on(ev.FinishAnswered, recipient.lost_before_finish, to=(R.KEEPING,)),
+        on(ev.Aborted, recipient.aborted_while_asking, to=(R.REFUSING, R.REMOVING)),
     ),
     R.ACCEPTING: (
         on(ev.Stored, recipient.accepted, to=(R.STARTING,)),

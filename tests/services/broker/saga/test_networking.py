@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
-from uuid import UUID
 
 import pytest
 
-from services.broker.saga import KeepExtension, OpenLanes, Send
+from services.broker.saga import CloseLanes, KeepExtension, OpenLanes, Send
 from services.broker.saga.networking import PLAN_DIFFERS
 from shared.messages.addresses import ServeAddresses
 from shared.messages.approval import DonorApproved
-from shared.messages.network import CardNetwork, NetworkPlan, NetworkTerms, extension_id
+from shared.messages.network import CardNetwork, NetworkPlan
 from shared.messages.porting import InboundFinished, QuoteOffered, QuoteRequested, ReservationRequested, Side
 from shared.messages.service_change import CancelPort, PortPhase, PortRefused
 from shared.messages.switchover import CopyState
@@ -96,21 +95,11 @@ def test_recipients_know_the_neutral_prefixes() -> None:
     assert talk.sent(ReservationRequested).anchor == ANCHOR.prefixes
 
 
-def test_an_extension_has_lanes_of_its_own() -> None:
-    """Opened with the port's, under an id that everybody can compute."""
-    talk = Conversation.begin(request()).fixed_with(EXTEND)
-    assert talk.last is not None
-    opened = [effect.ends for effect in talk.last.effects if isinstance(effect, OpenLanes)]
-    assert [ends.port_id for ends in opened] == [PORT, extension_id(PORT)]
-    assert {(ends.donor_node, ends.recipient_node) for ends in opened} == {
-        (opened[0].donor_node, opened[0].recipient_node)
-    }
-
-
-def test_other_modes_open_no_more_lanes() -> None:
-    """Translation needs none."""
-    talk = Conversation.begin(request()).fixed_with(plan("translate"))
-    assert talk.effect(OpenLanes).ends.port_id == PORT
+@pytest.mark.parametrize(("planned", "extended"), [(EXTEND, True), (plan("translate"), False)])
+def test_an_extension_has_a_lane_of_its_own(planned: NetworkPlan, *, extended: bool) -> None:
+    """Opened with the port's; translation needs none."""
+    talk = Conversation.begin(request()).fixed_with(planned)
+    assert talk.effect(OpenLanes).extended is extended
 
 
 def test_at_the_good_end_the_extension_lives_on() -> None:
@@ -121,7 +110,7 @@ def test_at_the_good_end_the_extension_lives_on() -> None:
         "tenant.acme <- PortCompleted",
         "donor.alpha <- PortCompleted",
         "recipient.beta <- PortCompleted",
-        "close lanes",
+        "close lanes but the extension",
         "keep extension",
         "end: completed completed",
     )
@@ -144,20 +133,14 @@ def test_every_other_end_closes_the_extension() -> None:
     """Cancelled in the transfer, or given back after the commit."""
     talk = Conversation.begin(request()).transferring(EXTEND).hear(ACME, CancelPort(port_id=PORT))
     talk.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).hear(BETA, transfer_aborted(Side.INBOUND))
-    assert talk.last is not None
-    assert "close lanes, close lanes" in ", ".join(told for told in map(_told, talk.last.effects))
+    assert talk.effect(CloseLanes).keep_extension is False
 
     back = Conversation.begin(request()).switching(EXTEND)
     back.hear(BETA, transfer_failed(Side.INBOUND, guest_running=False))
     back.hear(ALPHA_NODE, CopyState(port_id=PORT, let_go=False))
     back.hear(ALPHA, transfer_aborted(Side.OUTBOUND)).hear(BETA, transfer_aborted(Side.INBOUND))
     assert back.state.phase is P.FAILED
-    assert back.last is not None
-    assert [_told(each) for each in back.last.effects].count("close lanes") == 2
-
-
-def _told(effect: object) -> str:
-    return "close lanes" if type(effect).__name__ == "CloseLanes" else type(effect).__name__
+    assert back.effect(CloseLanes).keep_extension is False
 
 
 def test_gateways_are_told_in_the_step_that_commits() -> None:
@@ -206,9 +189,3 @@ def test_gateways_are_told_of_nothing_else(planned: NetworkPlan | None) -> None:
     assert talk.state.recipient_node is not None
     talk.hear(talk.state.recipient_node, request_switchover())
     assert (talk.state.phase, served(talk)) == (P.SWITCHING, [])
-
-
-def test_terms_are_values() -> None:
-    """A port id gives one extension id, another port another one."""
-    assert extension_id(PORT) == extension_id(PORT) != extension_id(UUID(int=9))
-    assert NetworkTerms.model_validate({"carry": "extend"}).then_announce is False

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.broker.saga.quotes import CODES, choose, unmet_limits
+from shared.messages.network import NetworkTerms
 from shared.messages.service_change import PortLimits, Quote
 from tests.support.broker_samples import NOW, quote
 
@@ -26,6 +27,17 @@ from tests.support.broker_samples import NOW, quote
             {"window_start": NOW + timedelta(hours=1), "deadline": NOW + timedelta(hours=1, seconds=60)},
             "too_slow",
         ),
+        ({}, {"network_mode": "extend"}, "network_mode_differs"),
+        (
+            {"network": NetworkTerms.model_validate({"carry": "extend"})},
+            {"network_mode": "anchor"},
+            "network_mode_differs",
+        ),
+        (
+            {"network": NetworkTerms.model_validate({"carry": "extend"})},
+            {"network_mode": "announce"},
+            "network_mode_differs",
+        ),
     ],
 )
 def test_limits(offer: dict[str, Any], limits: dict[str, Any], expected: str) -> None:
@@ -39,6 +51,16 @@ def test_exactly_at_the_limit_is_good() -> None:
     offer = quote(price="5.00", promised_downtime_ms=300, promised_total_s=60.0)
     limits = PortLimits(max_price_per_month="5.00", max_downtime_ms=300, deadline=NOW + timedelta(seconds=60))
     assert unmet_limits(offer, limits, NOW) == ()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "announced"), [("auto", False), ("extend", False), ("extend", True), ("announce", True)]
+)
+def test_addresses_that_are_kept_as_asked(wanted: str, *, announced: bool) -> None:
+    """What carries them, or what follows it."""
+    terms = NetworkTerms.model_validate({"carry": "extend", "then_announce": announced})
+    limits = PortLimits.model_validate({"network_mode": wanted})
+    assert unmet_limits(quote(network=terms), limits, NOW) == ()
 
 
 def test_order() -> None:

@@ -22,7 +22,7 @@ from services.node_agent.page_codec.hello import ALL, Technique
 from services.node_agent.page_codec.port_codec import PortDecoder, PortEncoder
 from services.node_agent.page_codec.store import FileStore
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from shared.page_stream.bodies import LaneRole, StreamKind
 from tests.support.transfer_pair import VM
 

@@ -19,7 +19,7 @@ from services.node_agent.hypervisor.fake_host import DISK_BYTES
 from services.node_agent.hypervisor.interface import HypervisorError, LiveVm
 from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from shared.messages.porting import Side
 from shared.messages.service_change import PortLimits
 

@@ -1,10 +1,10 @@
-"""The CPU that libvirt compares is built from facts."""
+"""CPUs that libvirt compares are built from facts, and what it found is told in words."""
 
 from __future__ import annotations
 
 import pytest
 
-from services.node_agent.hypervisor.cpu_comparison import cpu_xml
+from services.node_agent.hypervisor.cpu_comparison import cpu_xml, host_cpu_xml, in_words, read_cpu
 from shared.messages.vm import CpuFacts, CpuFeature, CpuMode
 
 
@@ -50,3 +50,39 @@ def test_what_cannot_be_compared(cpu: CpuFacts) -> None:
     """A host's own CPU, none, and a policy that libvirt does not know."""
     with pytest.raises(ValueError, match=r"compare|policy"):
         cpu_xml(cpu)
+
+
+HOST = """<domainCapabilities><cpu><mode name='host-passthrough' supported='yes'/>
+<mode name='host-model' supported='%s'><model fallback='forbid'>%s</model><vendor>AMD</vendor>
+<feature policy='require' name='aes'/><feature policy='disable' name='svm'/></mode></cpu></domainCapabilities>"""
+
+
+def test_the_hosts_own_cpu_is_one_to_compare_with() -> None:
+    """As a guest would get it."""
+    assert host_cpu_xml(HOST % ("yes", "EPYC")) == (
+        '<cpu mode="custom" match="exact"><model fallback="forbid">EPYC</model><vendor>AMD</vendor>'
+        '<feature policy="require" name="aes"/><feature policy="disable" name="svm"/></cpu>'
+    )
+
+
+@pytest.mark.parametrize("capabilities", [HOST % ("no", "EPYC"), HOST % ("yes", ""), "<domainCapabilities/>"])
+def test_a_host_may_have_no_cpu_to_compare_with(capabilities: str) -> None:
+    """libvirt does not know every CPU."""
+    assert host_cpu_xml(capabilities) is None
+
+
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ({"aes": "require", "hle": "disable", "pcid": "force", "rtm": "forbid"}, "N with aes, pcid, without hle, rtm"),
+        ({"aes": "require"}, "N with aes"),
+        ({"hle": "disable"}, "N without hle"),
+        ({}, "N"),
+    ],
+)
+def test_a_cpu_is_told_in_words(features: dict[str, str], words: str) -> None:
+    """The model, what it has beyond that, and what it has not."""
+    named = "".join(f"<feature policy='{policy}' name='{name}'/>" for name, policy in features.items())
+    cpu = read_cpu(f"<cpu mode='custom' match='exact'><model>N</model>{named}</cpu>")
+    assert {each.name: each.policy for each in cpu.features} == features
+    assert in_words(cpu) == words

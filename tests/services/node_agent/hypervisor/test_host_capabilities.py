@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -129,6 +131,16 @@ def test_bridges_of_open_vswitch_are_told_apart() -> None:
     """Only they take VLAN tags of a guest's port."""
     drivers = {"br-int": "openvswitch", "vmbr0": "bridge"}
     assert existing_switches(("br-int", "vmbr0", "gone"), drivers.get) == ("br-int",)
+
+
+def test_a_switch_that_moves_frames_itself_is_told_by_its_socket(tmp_path: Path) -> None:
+    """Its card is a tap device, and so are those of guests; a socket that outlived its bridge is none."""
+    drivers = {"br-dpdk": "tun", "vnet0": "tun", "vmbr0": "bridge"}
+    with ExitStack() as stack:
+        for name in ("br-dpdk", "vmbr0", "gone"):
+            stack.enter_context(socket.socket(socket.AF_UNIX)).bind(str(tmp_path / f"{name}.mgmt"))
+        (tmp_path / "vnet0.mgmt").touch()
+        assert existing_switches((*drivers, "gone"), drivers.get, tmp_path) == ("br-dpdk",)
 
 
 def test_the_kernel_tells_a_cards_driver() -> None:

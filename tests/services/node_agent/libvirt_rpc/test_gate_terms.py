@@ -7,6 +7,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from lxml import etree
 
 from services.node_agent.libvirt_rpc.gate_terms import (
     LIVE,
@@ -16,7 +17,7 @@ from services.node_agent.libvirt_rpc.gate_terms import (
     SYSTEM_DRIVER,
     Expected,
     GateRefusal,
-    check_cookie,
+    checked_cookie,
     checked_finish,
     checked_open,
     checked_prepare,
@@ -79,9 +80,9 @@ def test_only_the_systems_driver_is_opened(call: OpenCall) -> None:
 )
 def test_a_cookie_speaks_of_the_agreed_vm_only(data: bytes) -> None:
     """Of its disks and sizes, and of nothing else."""
-    check_cookie(cookie(inside="<nbd port='1'><disk target='vda' capacity='1048576'/></nbd>"), EXPECTED)
+    checked_cookie(cookie(inside="<nbd port='1'><disk target='vda' capacity='1048576'/></nbd>"), EXPECTED)
     with pytest.raises(GateRefusal) as raised:
-        check_cookie(data, EXPECTED)
+        checked_cookie(data, EXPECTED)
     assert raised.value.code == "rpc_cookie"
 
 
@@ -89,16 +90,40 @@ def test_a_cookie_lists_disks_that_are_not_copied() -> None:
     """libvirt tells the sizes of read-only disks and media, too; but to copy one of them is refused."""
     expected = replace(EXPECTED, not_copied=frozenset({"sda"}))
     listed = "<nbd port='1'><disk target='vda' capacity='1048576'/><disk target='sda' capacity='5'/></nbd>"
-    check_cookie(cookie(inside=listed), expected)
+    checked_cookie(cookie(inside=listed), expected)
     with pytest.raises(GateRefusal):
-        check_cookie(cookie(inside=listed), EXPECTED)
+        checked_cookie(cookie(inside=listed), EXPECTED)
     assert "sda" not in expected.disks
 
 
 def test_a_cookie_may_write_the_uuid_in_capitals_and_end_in_nothing() -> None:
     """libvirt's own cookie ends with a zero byte."""
-    check_cookie(cookie().replace(str(VM).encode(), str(VM).upper().encode()), EXPECTED)
-    check_cookie(cookie().rstrip(b"\0"), EXPECTED)
+    checked_cookie(cookie().replace(str(VM).encode(), str(VM).upper().encode()), EXPECTED)
+    checked_cookie(cookie().rstrip(b"\0"), EXPECTED)
+
+
+def test_ports_of_the_donors_switch_stay_behind() -> None:
+    """libvirt takes them for the VM's cards, one by one, however many there are; all else passes as it came."""
+    port = "<interface index='0' vporttype='openvswitch'><portdata>theirs</portdata></interface>"
+    inside = "<nbd port='1'><disk target='vda' capacity='1048576'/></nbd>"
+    passed = checked_cookie(cookie(inside=f"<network>{port * 9}</network>{inside}<network/>"), EXPECTED)
+
+    assert etree.fromstring(passed.rstrip(b"\0")).xpath("name(*[2])") == "nbd"
+    assert b"network" not in passed
+    assert passed.endswith(b"\0")
+    untouched = cookie(inside=inside)
+    assert checked_cookie(untouched, EXPECTED) == untouched
+
+
+def test_a_call_passes_without_the_ports() -> None:
+    """Both that carry a cookie."""
+    data = cookie(inside="<network><interface index='0' vporttype='openvswitch'/></network>")
+    expected = replace(EXPECTED, domain_xml="<domain type='qemu'><name>web</name></domain>")
+    xml = TypedParam("destination_xml", ParamType.STRING, expected.domain_xml)
+    flags = LIVE | PEER2PEER | NON_SHARED_DISK
+    prepare = checked_prepare(PrepareCall((*MINIMAL, DISKS_URI, xml), data, flags), expected)
+    finish = checked_finish(FinishCall((*MINIMAL, DISKS_URI), data, flags, cancelled=False), expected)
+    assert b"network" not in prepare.cookie + finish.cookie
 
 
 @pytest.mark.parametrize("entity", ["internal", "external"])
@@ -108,7 +133,7 @@ def test_a_cookie_reads_nothing_but_itself(entity: str, tmp_path: Path) -> None:
     value = f"'{VM}'" if entity == "internal" else f"SYSTEM '{tmp_path}/uuid'"
     data = f"<!DOCTYPE q [<!ENTITY e {value}>]><qemu-migration><uuid>&e;</uuid></qemu-migration>".encode()
     with pytest.raises(GateRefusal, match="document type"):
-        check_cookie(data, EXPECTED)
+        checked_cookie(data, EXPECTED)
 
 
 MINIMAL = (TypedParam("migrate_uri", ParamType.STRING, EXPECTED.memory_uri),)

@@ -1,4 +1,4 @@
-"""What a host sees of a VM's cards: from each source, bounded in time, and after a port as at the VM's home."""
+"""What a host sees of a VM's cards: from each source, and bounded in time."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from uuid import UUID
 
 import pytest
 
-from services.node_agent.hypervisor.interface import SeenCard, SeenCards
+from services.node_agent.hypervisor.seen_cards import SeenCard, SeenCards
 from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.network.host_addresses import BridgeFacts, HostAddresses, facts_of
-from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.netlink import Netlink
 from services.node_agent.network.sources import CardFacts
 from shared.messages.network import AddressSource, CardAddress, NetworkGateway
-from shared.messages.porting import Side
 from shared.messages.vm import Nic, Vlan, VmDescription
-from tests.services.node_agent.network.plans import GATEWAY_MAC, GUEST_MAC, agreement, card, plan
+from tests.services.node_agent.network.plans import GATEWAY_MAC, GUEST_MAC
 from tests.support.own_network import needs_root, own_network
 
 NIC = Nic(mac=GUEST_MAC, model="virtio", bridge="vmbr0")
@@ -36,7 +34,7 @@ SEEN = SeenCard(
 
 def test_sources_are_joined_by_address() -> None:
     """What is no address of a host is left out; another card's neighbour entry, too."""
-    facts = facts_of(NIC, SEEN, BRIDGE, None)
+    facts = facts_of(NIC, SEEN, BRIDGE)
     lease, guest, neighbour = AddressSource.LEASE, AddressSource.GUEST, AddressSource.NEIGHBOUR
     assert facts.addresses == (
         CardAddress(address="10.81.1.10", sources=(lease, guest, neighbour)),
@@ -49,7 +47,7 @@ def test_sources_are_joined_by_address() -> None:
 
 def test_a_host_that_routes_is_the_gateway() -> None:
     """By its addresses in the card's prefixes, and by the link-local one; not by others."""
-    gateways = facts_of(NIC, SEEN, BRIDGE, None).gateways
+    gateways = facts_of(NIC, SEEN, BRIDGE).gateways
     assert [each.address for each in gateways] == ["10.81.1.1", "fd00:81:1::1", "fe80::1"]
     assert {each.mac for each in gateways} == {GATEWAY_MAC}
 
@@ -63,29 +61,19 @@ def test_a_host_that_does_not_route_knows_the_router() -> None:
         own=("10.81.1.2/24", "fd00:81:1::2/64"),
         routers=("10.81.1.254", "fe80::9"),
     )
-    assert facts_of(NIC, SEEN, bridge, None).gateways == (NetworkGateway(address="10.81.1.254", mac=router),)
+    assert facts_of(NIC, SEEN, bridge).gateways == (NetworkGateway(address="10.81.1.254", mac=router),)
 
 
 def test_a_card_behind_a_tag_is_not_on_the_bridges_segment() -> None:
     tagged = NIC.model_copy(update={"vlan": Vlan(tags=(7,))})
-    assert facts_of(tagged, SeenCard(GUEST_MAC), BRIDGE, None).addresses == ()
+    assert facts_of(tagged, SeenCard(GUEST_MAC), BRIDGE).addresses == ()
 
 
 def test_the_guests_own_mac_counts() -> None:
     seen = SeenCard(GUEST_MAC, guest_mac="52:54:00:00:00:11")
-    facts = facts_of(NIC, seen, BRIDGE, None)
+    facts = facts_of(NIC, seen, BRIDGE)
     assert facts.guest_mac == "52:54:00:00:00:11"
     assert "10.81.1.11" in [each.address for each in facts.addresses]
-
-
-def test_a_card_that_came_by_a_port_is_as_at_home() -> None:
-    """Its bridge here says nothing: it has the gateway's MAC, and no prefix."""
-    home = card().model_copy(update={"segment": "alpha-tenants", "holder": "acme", "mtu": 1400})
-    here = BridgeFacts(mac="02:00:00:00:00:77", mtu=1500, own=("10.81.1.1/32",), forwards=frozenset({4}))
-    facts = facts_of(NIC, SeenCard(GUEST_MAC, told_by_guest=("10.81.1.10", "10.81.1.20")), here, home)
-    assert [each.address for each in facts.addresses] == ["10.81.1.10", "fd00:81:1::10", "10.81.1.20"]
-    assert (facts.gateways, facts.on_link) == (home.gateways, home.on_link)
-    assert (facts.mtu, facts.segment, facts.holder) == (1400, "alpha-tenants", "acme")
 
 
 DOMAIN = """<domain type='qemu'><name>web</name><uuid>11111111-2222-3333-4444-555555555555</uuid>
@@ -102,23 +90,18 @@ class World:
         self.hypervisor = FakeHypervisor()
         self.uuid = self.hypervisor.add(DOMAIN)
         self.hypervisor.vms[self.uuid].seen = SeenCards((SEEN,), ("the guest's agent is tired",))
-        self.journal = NetworkJournal(folder / "network")
         self.settings = folder / "sys"
         for place in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
             (self.settings / place).parent.mkdir(parents=True, exist_ok=True)
             (self.settings / place).write_text("1\n")
 
     async def read(self, *, within_s: float = 5.0) -> CardFacts:
-        reader = HostAddresses(self.hypervisor, self.journal, within_s=within_s, settings=self.settings)
+        reader = HostAddresses(self.hypervisor, within_s=within_s, settings=self.settings)
         (facts,) = await reader.read(await self.vm())
         return facts
 
     async def vm(self) -> VmDescription:
         return (await self.hypervisor.describe(self.uuid)).description
-
-    def came(self, *, side: Side, epoch: int) -> None:
-        agreed = agreement(plan()).model_copy(update={"vm_uuid": self.uuid, "epoch": epoch, "port_id": UUID(int=epoch)})
-        self.journal.store(NetworkRecord(side=side, agreement=agreed, there=True))
 
 
 @pytest.fixture
@@ -154,15 +137,5 @@ async def test_a_hypervisor_that_does_not_answer_is_a_finding(world: World, monk
     monkeypatch.undo()
     vm = await world.vm()
     del world.hypervisor.vms[world.uuid]
-    (gone,) = await HostAddresses(world.hypervisor, world.journal).read(vm)
+    (gone,) = await HostAddresses(world.hypervisor).read(vm)
     assert "no VM" in gone.findings[0]
-
-
-@needs_root
-async def test_where_a_vm_came_by_a_port_its_record_counts(world: World) -> None:
-    """The latest one; not where the VM has left since."""
-    world.came(side=Side.INBOUND, epoch=3)
-    facts = await world.read()
-    assert facts.gateways == card().gateways
-    world.came(side=Side.OUTBOUND, epoch=4)
-    assert (await world.read()).gateways == ()

@@ -13,12 +13,14 @@ from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
-from services.node_agent.network.steps import Address, Bridge, NftTable, ProxyNeighbour, Route, Step
+from services.node_agent.network.steps import Address, Bridge, Neighbour, NftTable, ProxyNeighbour, Route, Setting, Step
 from shared.messages.addresses import NetworkState
-from shared.messages.network import NetworkMode
+from shared.messages.network import NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.tasks import Tasks
 from tests.services.node_agent.network.plans import BRIDGE, GUEST_MAC, PORT, agreement, plan
+
+LATER = UUID("22345678-9abc-def0-1234-56789abcdef0")
 
 
 class Kernel(StepMaker):
@@ -58,6 +60,7 @@ class Wires:
 
     def __init__(self) -> None:
         self.open_now: set[UUID] = set()
+        self.activated: set[UUID] = set()
         self.idle: float | None = 0.0
         self.error: OSError | None = None
 
@@ -66,11 +69,16 @@ class Wires:
         agreement: ServiceChangeAgreement,
         side: Side,  # noqa: ARG002  # Extensions
         *,
-        activated: bool,  # noqa: ARG002  # Extensions
+        activated: bool,
     ) -> None:
         if self.error is not None:
             raise self.error
         self.open_now.add(agreement.port_id)
+        if activated:
+            self.activated.add(agreement.port_id)
+
+    def activate(self, port_id: UUID) -> None:
+        self.activated.add(port_id)
 
     async def close(self, port_id: UUID) -> None:
         self.open_now.discard(port_id)
@@ -158,7 +166,7 @@ async def test_steps_are_stored_before_they_are_made(world: World) -> None:
 async def test_an_announced_vm_gets_its_gateway_here_and_is_told_when_packets_come(world: World) -> None:
     await world.keeper.prepare(Side.INBOUND, agreement(plan(announce=True)), {})
     assert not world.kinds() & {Address, Route}
-    world.keeper.guest_has_arrived(PORT)
+    world.keeper.guest_has_arrived(agreement(None))
     await world.until(lambda: NetworkState.CARRYING in world.states)
     assert {Address, Route} <= world.kinds()
 
@@ -175,12 +183,32 @@ async def test_an_announced_vm_gets_its_gateway_here_and_is_told_when_packets_co
 
 async def test_a_recipient_that_nobody_routes_to_is_named(world: World) -> None:
     await world.keeper.prepare(Side.INBOUND, agreement(plan(announce=True)), {})
-    world.keeper.guest_has_arrived(PORT)
+    world.keeper.guest_has_arrived(agreement(None))
     async with Tasks("test") as tasks:
         tasks.spawn(world.keeper.run(), name="keeper")
         await world.until(lambda: NetworkState.FAILED in world.states)
-    assert "no packet has come" in world.keeper.problems()[0]
+    assert "no packet has come" in world.told[-1][1]
+    assert world.keeper.problems() == ()
     assert world.wires.open_now == {PORT}
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_nobody_speaks_for_the_guest_before_its_time(world: World, side: Side) -> None:
+    """The extension opens at the donor when the guest stands still, at the recipient when it has arrived at the
+    latest; a new process knows it.
+    """
+    await world.keeper.prepare(side, agreement(plan()), {})
+    assert world.wires.activated == set()
+    if side is Side.OUTBOUND:
+        world.keeper.guest_stands_still(PORT)
+    else:
+        world.keeper.guest_has_arrived(agreement(None))
+    assert world.wires.activated == {PORT}
+    known = ("paused", "there")[side is Side.INBOUND]
+    await world.until(lambda: bool(getattr(world.journal.get(PORT, side), known)))
+    world.wires.activated.clear()
+    await world.new_process().restore()
+    assert world.wires.activated == {PORT}
 
 
 async def test_the_donor_clones_from_the_pause_and_answers_when_the_extension_is_gone(world: World) -> None:
@@ -188,10 +216,10 @@ async def test_the_donor_clones_from_the_pause_and_answers_when_the_extension_is
     assert world.kernel.made == []
     world.keeper.guest_stands_still(PORT)
     await world.until(lambda: world.kinds() == {NftTable})
-    world.keeper.guest_is_away(PORT)
-    await world.until(lambda: world.kernel.made == [])
+    world.keeper.guest_is_away(agreement(None))
+    await world.until(lambda: world.kinds() == {Neighbour})
     await world.keeper.close_extension(PORT)
-    assert ProxyNeighbour in world.kinds()
+    assert world.kinds() == {ProxyNeighbour, Setting}
 
 
 async def test_a_new_process_has_everything_again(world: World) -> None:
@@ -212,12 +240,48 @@ async def test_a_damaged_record_is_set_aside_and_named(world: World) -> None:
     assert await world.new_process().restore() == (f"{file.stem}.damaged",)
 
 
-async def test_what_an_earlier_port_made_goes_when_the_vm_has_left(world: World) -> None:
-    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
-    await world.keeper.vm_has_left(agreement(None).vm_uuid, before_epoch=agreement(None).epoch)
+def later(network: NetworkPlan | None = None) -> ServiceChangeAgreement:
+    """The next port of the same VM."""
+    first = agreement(network)
+    return first.model_copy(update={"port_id": LATER, "epoch": first.epoch + 1})
+
+
+@pytest.mark.parametrize("side", [Side.INBOUND, Side.OUTBOUND])
+async def test_what_an_earlier_port_made_goes_when_the_vm_goes_back(world: World, side: Side) -> None:
+    """At both sides, by a port that needs nothing itself; the same port's news leaves it."""
+    await world.keeper.prepare(side, agreement(plan(NetworkMode.TRANSLATE)), {})
+    (world.keeper.guest_has_arrived if side is Side.INBOUND else world.keeper.guest_is_away)(agreement(None))
+    await world.until(lambda: NetworkState.CARRYING in world.states)
     assert world.kernel.made
-    await world.keeper.vm_has_left(agreement(None).vm_uuid, before_epoch=agreement(None).epoch + 1)
+
+    (world.keeper.guest_is_away if side is Side.INBOUND else world.keeper.guest_has_arrived)(later())
+
+    await world.until(lambda: world.journal.all()[0] == ())
     assert world.kernel.made == []
+
+
+async def test_a_bridge_stays_while_the_next_extension_begins_at_it(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    await world.keeper.prepare(Side.OUTBOUND, later(plan()), {})
+    world.keeper.guest_is_away(later())
+    await world.until(lambda: NetworkState.CARRYING in world.states)
+    assert Bridge in world.kinds()
+
+    await world.new_process().close_extension(LATER)
+
+    assert (world.kernel.made, world.journal.all()[0]) == ([], ())
+
+
+async def test_a_translation_ends_with_the_donors_help(world: World) -> None:
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan(NetworkMode.TRANSLATE)), {})
+    world.keeper.guest_is_away(agreement(None))
+    await world.until(lambda: ProxyNeighbour in world.kinds())
+
+    await world.keeper.close_extension(PORT)
+
+    assert [step for step in world.kernel.made if not isinstance(step, Setting)] == []
+    assert world.journal.all()[0] == ()
+    assert world.states[-1] is NetworkState.CLOSED
 
 
 async def test_what_remains_is_told(world: World) -> None:

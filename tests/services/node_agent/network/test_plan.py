@@ -28,7 +28,7 @@ def test_an_extended_card_is_on_a_wire_of_its_own() -> None:
 
 @pytest.mark.parametrize("mode", [NetworkMode.TRANSLATE, NetworkMode.ANCHOR])
 def test_a_translated_guest_has_its_gateway_at_the_recipient(mode: NetworkMode) -> None:
-    steps = recipient_prepares(plan(mode), PORT)
+    steps = recipient_wants(plan(mode), PORT, arrived=False)
 
     assert [step.mac for step in steps if isinstance(step, Bridge)] == [None, GATEWAY_MAC]
     addresses = {step.address for step in steps if isinstance(step, Address)}
@@ -48,6 +48,18 @@ def test_announced_routes_stand_in_a_table_of_their_own() -> None:
         ("10.81.1.10/32", BRIDGE, 7070),
         ("fd00:81:1::10/128", BRIDGE, 7070),
     }
+
+
+@pytest.mark.parametrize("mode", [NetworkMode.EXTEND, NetworkMode.TRANSLATE])
+def test_what_a_daemon_announces_is_not_there_before_the_guest_is(mode: NetworkMode) -> None:
+    """One daemon knows it by its table, another by the metric of the only route in the main table."""
+
+    def routes(*, arrived: bool) -> set[tuple[int, int]]:
+        steps = recipient_wants(plan(mode, announce=True), PORT, arrived=arrived)
+        return {(step.table, step.metric) for step in steps if isinstance(step, Route)}
+
+    assert routes(arrived=False) == (set() if mode is NetworkMode.EXTEND else {(254, 1024)})
+    assert routes(arrived=True) == {(7070, 70), (254, 70)}
 
 
 def test_the_donor_answers_for_what_has_left() -> None:

@@ -105,8 +105,8 @@ async def test_connections_go_over_before_and_at_the_pause(tmp_path: Path) -> No
         donor.moments.guest_paused(PORT)
         await until(recipient, {2, 3})
         donor.moments.guest_stands_still(PORT)
-        recipient.moments.guest_has_arrived(PORT)
-        donor.moments.guest_is_away(PORT)
+        recipient.moments.guest_has_arrived(AGREED)
+        donor.moments.guest_is_away(AGREED)
         await recipient.moments.undo(PORT, Side.INBOUND)
         assert recipient.ports == {2, 3}
 
@@ -159,7 +159,7 @@ async def test_an_arrived_guest_is_announced(tmp_path: Path) -> None:
     """Also where the networks are one."""
     node, agreed = Node(tmp_path), agreement(plan(NetworkMode.JOINED))
     await node.moments.prepare(Side.INBOUND, agreed, {})
-    node.moments.guest_has_arrived(PORT)
+    node.moments.guest_has_arrived(agreed)
     await eventually(lambda: node.sent == {"vmbr0"})
     await node.moments.close()
 

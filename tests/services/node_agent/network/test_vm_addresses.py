@@ -6,11 +6,12 @@ import asyncio
 from pathlib import Path
 from uuid import UUID
 
+from services.node_agent.network.kept import KeptAddresses
 from services.node_agent.network.sources import CardFacts
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.settings import NetworkSection
 from services.recipient_agent.testing import MAC, make_summary, make_vm
-from shared.messages.network import AddressSource, CardAddress, NetworkMode
+from shared.messages.network import AddressSource, CardAddress, CardNetwork, NetworkMode
 from shared.messages.vm import VmDescription
 
 DECLARED = f'[cards."{MAC}"]\naddresses = ["192.0.2.7"]\n'
@@ -77,3 +78,40 @@ def test_the_inventory_has_declared_addresses(tmp_path: Path) -> None:
     mine, other = make_summary(macs=(MAC,)), make_summary(uuid=UUID(int=5))
     vms = made(tmp_path).with_addresses([mine, other])
     assert [vm.addresses for vm in vms] == [("192.0.2.7",), ()]
+
+
+class Brought(KeptAddresses):
+    """One VM came with an address; or the journal cannot be read."""
+
+    def __init__(self, vm: UUID, error: OSError | None = None) -> None:
+        self.vm = vm
+        self.error = error
+
+    def by_vm(self) -> dict[UUID, tuple[CardNetwork, ...]]:
+        """What was agreed."""
+        if self.error is not None:
+            raise self.error
+        card = CardNetwork(mac=MAC, addresses=(CardAddress(address="192.0.2.9"),), segment="home", mtu=1400)
+        return {self.vm: (card,)}
+
+
+async def test_what_a_port_brought_is_known_until_the_operator_declares_it(tmp_path: Path) -> None:
+    """With the segment of its home, so that it finds back; others see its address."""
+    vm = make_vm()
+    addresses = made(tmp_path, "", kept=Brought(vm.uuid))
+    (card,) = (await addresses.describe(vm)).cards
+    assert ([each.address for each in card.addresses], card.segment, card.mtu) == (["192.0.2.9"], "home", 1400)
+    (told,) = addresses.with_addresses([make_summary(uuid=vm.uuid, macs=(MAC,))])
+    assert told.addresses == ("192.0.2.9",)
+
+    declared = made(tmp_path, kept=Brought(vm.uuid))
+    (card,) = (await declared.describe(vm)).cards
+    assert ([each.address for each in card.addresses], card.segment) == (["192.0.2.7"], "tenants")
+
+
+async def test_a_journal_that_cannot_be_read_is_a_finding(tmp_path: Path) -> None:
+    """And hides no VM."""
+    addresses = made(tmp_path, "", kept=Brought(make_vm().uuid, OSError(5, "Input/output error")))
+    network = await addresses.describe(make_vm())
+    assert network.findings == ("what earlier ports brought cannot be read: Input/output error",)
+    assert len(addresses.with_addresses([make_summary(macs=(MAC,))])) == 1

@@ -14,7 +14,7 @@ import pytest
 
 from services.node_agent.switchover.outage_meter import probe_frame
 from services.node_agent.switchover.outage_probe import FINISH_WITHIN_S, ArpProbe, BridgeSocket, NoProbe
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from shared.domain import DomainSource, describe
 from tests.services.node_agent.switchover.test_outage_meter import ADDRESS, GUEST, HOST, ipv4, reply
 

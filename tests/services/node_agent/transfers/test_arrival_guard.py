@@ -72,6 +72,28 @@ async def test_a_granted_guest_arrives(guarded: Guarded) -> None:
     assert guarded.removals == 0
 
 
+async def test_a_grant_for_post_copy_lets_no_guest_run_before_finish(guarded: Guarded) -> None:
+    """The guest runs at the donor: only with Finish is it noted that it may run here. The broker is asked once."""
+    assert await guarded.guard.ask_for_post_copy() is None
+    assert await guarded.guard.ask_for_post_copy() is None
+    phases = [guarded.journal.record.phase]
+    assert await guarded.guard.ask_switchover() is None
+    phases.append(guarded.journal.record.phase)
+    assert phases == [Phase.SWITCHOVER_ASKED, Phase.FINISH_PASSED]
+    assert [type(message) for message in guarded.broker.asked] == [RequestSwitchover]
+
+
+async def test_a_granted_guest_whose_finish_never_comes_is_not_here(guarded: Guarded) -> None:
+    """Its host's restart, or the donor's end, proves that it never ran: what was made for it stays until the abort."""
+    assert await guarded.guard.ask_for_post_copy() is None
+    guarded.guard.trouble("donor_left", "the donor's node agent ended the transfer")
+    assert (await guarded.guard.outcome()).arrival is Arrival.NOT_HERE
+    assert guarded.removals == 0
+    denied = await guarded.guard.ask_switchover()
+    assert denied is not None
+    assert denied.code == "donor_left"
+
+
 async def test_the_journal_says_that_the_broker_is_asked(guarded: Guarded) -> None:
     """While it does not answer."""
     guarded.broker.silent = True

@@ -61,6 +61,30 @@ async def test_what_could_not_start_is_kept_until_the_abort(world: World) -> Non
     assert world.beta.journal.load() == ([], [])
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_an_end_that_was_stored_without_its_word_is_told(
+    world: World,
+    restarted: bool,  # noqa: FBT001  # a row's value
+) -> None:
+    """The process died in between: the next one says it at once, and to whoever asks. The guest waits for it."""
+    world.beta.hypervisor.fail_finish = "no such CPU"
+    await world.start_port()
+    await world.hear(RECIPIENT, TransferFailed)
+    await world.over(world.beta)
+    (record,), _ = world.beta.journal.load()
+    if restarted:
+        await world.beta.kill()
+    world.beta.journal.store(record.model_copy(update={"last_word": None}))
+    if restarted:
+        await world.beta.start()
+    else:
+        await world.say(BROKER, BETA, SwitchoverGranted(port_id=world.agreement.port_id, epoch=2))
+    failed = await world.hear(RECIPIENT, TransferFailed, count=2)
+    assert (failed.guest_running, failed.may_have_run) == (False, False)
+    assert (world.beta.settings.image_dir / "web.raw").exists()
+    assert world.beta.journal.load()[0][0].phase is Phase.KEPT
+
+
 async def test_a_guest_that_arrived_and_was_given_back_is_removed(world: World) -> None:
     """By the ledger's word: an operator has settled it so."""
     await world.start_port()

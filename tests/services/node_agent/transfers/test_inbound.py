@@ -12,7 +12,7 @@ import pytest
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.journal import Kind, Phase, PortRecord
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from shared.messages.porting import Side
 from shared.messages.vm import VmState
 

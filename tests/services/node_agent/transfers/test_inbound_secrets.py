@@ -20,7 +20,7 @@ from services.node_agent.hypervisor.secret_values import SecretSpec, SecretValue
 from services.node_agent.state.journal import Kind, Made, PortRecord, TransferJournal
 from services.node_agent.transfers.cleanup import remove_created
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.outbound_secrets import hand_over_secrets
 from services.node_agent.transfers.secret_handover import HandedSecret, hand_over
 from shared.domain import SecretUsage, describe

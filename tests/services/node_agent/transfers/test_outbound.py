@@ -20,7 +20,7 @@ from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import NEVER_MS
 from services.node_agent.switchover.readiness import BrokerReadiness, SwitchoverReadiness
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from shared.messages.base import PortMessage
 from shared.messages.porting import Side, SwitchoverState
 from shared.messages.vm import VmState

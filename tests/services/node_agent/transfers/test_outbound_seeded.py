@@ -15,7 +15,7 @@ from services.node_agent.page_codec.contents import CONTENT_BYTES
 from services.node_agent.page_codec.hello import Technique
 from services.node_agent.state.journal import Phase
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from shared.messages.porting import Side
 from shared.messages.service_change import TransferPhase
 from shared.messages.vm import VmState

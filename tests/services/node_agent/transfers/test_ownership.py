@@ -111,6 +111,11 @@ async def test_a_look_at_the_guest_never_fails(monkeypatch: pytest.MonkeyPatch) 
     assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.NOT_THERE)
     hypervisor.add(DOMAIN % "/a.raw", state=VmState.PAUSED)
     assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.PAUSED)
+    hypervisor.let_run(VM, hypervisor.vms[VM])
+    hypervisor.vms[VM].state = VmState.PAUSED
+    assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.PAUSED, ran=True)
+    hypervisor.vms[VM].left_behind = True
+    assert await look_at_guest(hypervisor, VM) == ev.LibvirtSaid(Guest.LEFT_BEHIND)
 
     async def away(uuid: UUID) -> VmState | None:
         raise HypervisorError("look", f"no answer about {uuid}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.port_codecs import DonorCodecs
 from services.node_agent.transfers.port_lanes import LaneTuning
 from shared.page_stream.bodies import StreamKind

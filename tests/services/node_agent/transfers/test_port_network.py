@@ -9,13 +9,14 @@ import pytest
 from services.node_agent.lanes.core.errors import StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.keeper import MovedVm
 from services.node_agent.network.tracking.exchange import CONNECTIONS
-from services.node_agent.transfers.outbound import OutboundResult
-from services.node_agent.transfers.port_network import JoinedNetworks, own_bridges_of
+from services.node_agent.transfers.outbound_result import OutboundResult
+from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork, own_bridges_of
 from shared.messages.network import NetworkMode
-from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.page_stream.bodies import StreamKind
-from tests.services.node_agent.network.plans import BRIDGE, agreement, plan
+from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, plan
 from tests.support.control_lane import lane
 from tests.support.transfer_pair import Pair
 
@@ -39,11 +40,11 @@ class Network(JoinedNetworks):
     def guest_stands_still(self, port_id: UUID) -> None:  # noqa: ARG002
         self.heard.append("stands still")
 
-    def guest_is_away(self, port_id: UUID) -> None:  # noqa: ARG002
+    def guest_is_away(self, moved: MovedVm) -> None:  # noqa: ARG002
         if "away" not in self.heard:
             self.heard.append("away")
 
-    def guest_has_arrived(self, port_id: UUID) -> None:  # noqa: ARG002
+    def guest_has_arrived(self, moved: MovedVm) -> None:  # noqa: ARG002
         self.heard.append("arrived")
 
 
@@ -67,6 +68,15 @@ async def test_joined_networks_serve_no_stream() -> None:
     networks.guest_paused(agreed.port_id)
 
 
-def test_a_cards_own_bridge() -> None:
-    assert own_bridges_of(agreement(plan())) == {BRIDGE}
-    assert own_bridges_of(agreement(plan(NetworkMode.JOINED))) == frozenset()
+def test_own_bridges_are_those_that_the_node_makes() -> None:
+    assert own_bridges_of(agreement(None)) == own_bridges_of(agreement(plan(NetworkMode.JOINED))) == frozenset()
+    assert own_bridges_of(agreement(plan(NetworkMode.TRANSLATE))) == {BRIDGE}
+
+
+async def test_nothing_is_done_for_joined_networks() -> None:
+    network: PortNetwork = JoinedNetworks()
+    await network.prepare(Side.INBOUND, agreement(None), {})
+    network.guest_stands_still(PORT)
+    network.guest_is_away(agreement(None))
+    network.guest_has_arrived(agreement(None))
+    assert await network.undo(PORT, Side.INBOUND) == ()

@@ -30,7 +30,7 @@ from services.node_agent.page_codec.store import FileStore
 from services.node_agent.state.journal import Kind
 from services.node_agent.transfers import read_only_disks
 from services.node_agent.transfers.errors import TransferError
-from services.node_agent.transfers.outbound import OutboundResult
+from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.read_only_disks import (
     READ_ONLY,
     ReadOnlyImage,

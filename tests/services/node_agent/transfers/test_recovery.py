@@ -287,3 +287,12 @@ async def test_a_guest_that_was_noted_to_have_run(tmp_path: Path) -> None:
     former = Restarted(tmp_path, Side.INBOUND, Phase.FINISH_PASSED, None)
     former.journal.note_ran()
     assert (await former.failure()).may_have_run
+
+
+async def test_a_proof_that_was_stored_is_told(tmp_path: Path) -> None:
+    """The former process has not come to its answer; libvirt need not be asked again, and all is kept."""
+    former = Restarted(tmp_path, Side.INBOUND, Phase.KEPT, None)
+    former.hypervisor.kill_libvirtd()
+    error = await former.failure()
+    assert (error.code, error.guest_running, error.may_have_run) == (CODE, False, False)
+    assert former.disk.exists()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from services.node_agent.network.extension.card_carrier import QUEUE_BYTES, CardCarrier
+from services.node_agent.network.extension.card_carrier import QUEUE_BYTES, QUEUE_S, CardCarrier
 from services.node_agent.network.extension.offload import OFFLOAD_BYTES, PLAIN
 from services.node_agent.network.extension.testing import MemoryTap
 from services.node_agent.network.extension.verdict import Reason, Towards
@@ -66,7 +66,7 @@ async def test_the_donors_end_takes_what_is_for_the_card() -> None:
         payload = await carrier.next_payload()
         assert [bytes(record) for record in decode(payload)] == [PLAIN + IN, SEGMENTS + LARGE]
         stats = carrier.stats()
-        assert (stats.out_frames, stats.out_bytes, stats.activated, told) == (2, len(payload), True, [])
+        assert (stats.out_frames, stats.out_bytes, stats.activated, told) == (2, len(payload), False, [])
         assert stats.dropped == {Reason.OTHER_MAC: 1, Reason.MALFORMED: 1}
         carrier.unsent(payload)
         assert carrier.stats().dropped[Reason.LANE] == 2
@@ -115,6 +115,22 @@ async def test_the_gate() -> None:
         assert carrier.stats().into_frames == 3
 
 
+async def test_the_donors_gate() -> None:
+    """Shut until the guest stands still; frames of its MAC that are read here do not open it, nor does it wait."""
+    with a_carrier(Towards.RECIPIENT) as (carrier, tap, told):
+        tap.host_send(OUT)
+        carrier.read_device()
+        carrier.deliver(encode([PLAIN + OUT]))
+        assert (tap.host_receive(), told) == ([], [])
+        assert carrier.stats().dropped == {Reason.OWN: 1, Reason.EARLY: 1}
+        for _ in range(2):
+            carrier.activate()
+        assert told == ["activated"]
+        carrier.deliver(encode([PLAIN + OUT]))
+        assert tap.host_receive() == [OUT]
+        assert carrier.stats().out_frames == 0
+
+
 async def test_it_is_open_where_the_guest_is_known_to_run() -> None:
     """After a restart of this agent nothing waits."""
     with a_carrier(Towards.DONOR, activated=True) as (carrier, tap, told):
@@ -123,6 +139,32 @@ async def test_it_is_open_where_the_guest_is_known_to_run() -> None:
         carrier.read_device()
         assert (tap.host_receive(), told) == ([IN], [])
         assert frames_of(await carrier.next_payload()) == [OUT]
+
+
+async def test_the_donor_learns_again_where_the_card_is() -> None:
+    """When the lane begins again the RARP is sent again, but not by the donor, nor before the guest has spoken."""
+    for towards, activated, expected in (
+        (Towards.DONOR, True, [reverse_arp(GUEST)]),
+        (Towards.DONOR, False, []),
+        (Towards.RECIPIENT, True, []),
+    ):
+        with a_carrier(towards, activated=activated) as (carrier, _, __):
+            carrier.began()
+            assert carrier.stats().out_frames == len(expected)
+            if expected:
+                assert frames_of(await carrier.next_payload()) == expected
+
+
+async def test_what_has_waited_long_is_not_sent() -> None:
+    """A slow lane gets what is new; the rest is counted."""
+    with a_carrier(Towards.RECIPIENT) as (carrier, tap, _):
+        tap.host_send(IN)
+        carrier.read_device()
+        await asyncio.sleep(QUEUE_S + 0.05)
+        tap.host_send(LARGE, header=SEGMENTS)
+        carrier.read_device()
+        assert frames_of(await carrier.next_payload()) == [LARGE]
+        assert carrier.stats().dropped == {Reason.QUEUE: 1}
 
 
 async def test_the_other_end_is_not_believed() -> None:
@@ -139,7 +181,7 @@ async def test_the_other_end_is_not_believed() -> None:
             Reason.OWN: 1,
             Reason.MALFORMED: 1,
         }
-    with a_carrier(Towards.RECIPIENT) as (carrier, tap, _):
+    with a_carrier(Towards.RECIPIENT, activated=True) as (carrier, tap, _):
         carrier.deliver(encode([PLAIN + who_has(GUEST, GUEST_4, ROUTER_4), PLAIN + OUT]))
         assert (tap.host_receive(), carrier.stats().dropped) == ([OUT], {Reason.ANSWERED: 1})
 
@@ -153,6 +195,25 @@ async def test_the_guests_question_for_its_gateway_is_answered_here() -> None:
         assert parse_arp(answer).sender_mac == ROUTER
         assert frames_of(await carrier.next_payload()) == [reverse_arp(GUEST)]
         assert carrier.stats().answered_frames == 1
+
+
+async def test_only_packets_between_hosts_are_traffic() -> None:
+    """ARP, announcements and the like keep no extension alive; a packet does, in either direction."""
+    with a_carrier(Towards.DONOR, activated=True) as (carrier, tap, _):
+        carrier.deliver(encode([PLAIN + who_has(ROUTER, ROUTER_4, GUEST_4)]))
+        tap.host_send(reverse_arp(GUEST))
+        carrier.read_device()
+        assert (carrier.stats().into_frames, carrier.stats().out_frames) == (1, 1)
+        assert carrier.stats().last_traffic_s is None
+        carrier.deliver(encode([PLAIN + IN]))
+        first_s = carrier.stats().last_traffic_s
+        assert first_s is not None
+        await asyncio.sleep(0.01)
+        tap.host_send(OUT)
+        carrier.read_device()
+        latest_s = carrier.stats().last_traffic_s
+        assert latest_s is not None
+        assert latest_s > first_s
 
 
 async def test_a_device_that_is_gone() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.node_agent.network.extension.filter import MAX_LEARNED, CardFilter
+from services.node_agent.network.extension.filter import MAX_LEARNED, CardFilter, is_control
 from services.node_agent.network.extension.verdict import PASSED, Answered, Dropped, Reason, Towards
 from services.node_agent.network.frames import (
     BROADCAST,
@@ -240,6 +240,23 @@ def test_a_link_local_address_that_the_guest_chose_can_be_asked_for() -> None:
         assert it.judge(ipv6(OTHER, GUEST, address, OTHER_6), Towards.DONOR) is PASSED
     assert it.judge(solicit(OTHER, OTHER_6, chosen[-1]), Towards.RECIPIENT) is PASSED
     assert it.judge(solicit(OTHER, OTHER_6, chosen[0]), Towards.RECIPIENT) == Dropped(Reason.OTHER_ADDRESS)
+
+
+def test_what_is_no_traffic() -> None:
+    """What only keeps the segment together is told from packets between hosts."""
+    packets = [
+        ipv4(ROUTER, GUEST, GUEST_4, FAR_4),
+        ipv6(ROUTER, GUEST, GUEST_6, FAR_6),
+        ipv6(OTHER, GUEST, GUEST_6, FAR_6, b"\x80", 58),
+    ]
+    others = [
+        who_has(GUEST, GUEST_4, ROUTER_4, to=ROUTER),
+        reverse_arp(GUEST),
+        advertise(ROUTER, GUEST, GUEST_6),
+        ROUTER_SAYS,
+    ]
+    assert [is_control(frame) for frame in packets] == [False] * 3
+    assert [is_control(memoryview(frame)) for frame in others] == [True] * 4
 
 
 macs = st.sampled_from((GUEST, OTHER, ROUTER, BROADCAST, ALL, MDNS_4))

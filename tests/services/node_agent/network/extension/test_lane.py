@@ -29,6 +29,11 @@ class Card:
         self.to_send: asyncio.Queue[bytes] = asyncio.Queue()
         self.got: list[bytes] = []
         self.lost: list[bytes] = []
+        self.beginnings = 0
+
+    def began(self) -> None:
+        """Count."""
+        self.beginnings += 1
 
     async def next_payload(self) -> bytes:
         """As it was told."""
@@ -84,6 +89,7 @@ async def test_streams_that_were_not_agreed_are_refused(credentials: Pair) -> No
         await right.write(b"payload")
         await eventually(lambda: card.got == [b"payload"])
         assert end.connected.is_set()
+        assert card.beginnings == 1
         stats = end.stats()
         assert stats is not None
         assert stats.data_received_bytes == 7

@@ -1,4 +1,4 @@
-"""What waits is bounded, and the oldest goes first."""
+"""What waits is bounded in bytes and in time, and the oldest goes first."""
 
 from __future__ import annotations
 
@@ -7,39 +7,44 @@ from hypothesis import strategies as st
 
 from services.node_agent.network.extension.queue import BatchQueue
 
+batches_of_some_size = st.lists(st.binary(min_size=1, max_size=60), max_size=30)
 
-@given(st.lists(st.binary(min_size=1, max_size=60), max_size=30), st.integers(1, 100))
+
+@given(batches_of_some_size, st.integers(1, 100))
 def test_it_keeps_the_newest_within_its_limit(batches: list[bytes], limit: int) -> None:
     """Never more bytes than the limit; what is kept is the end of what came; every frame is kept or counted."""
     queue = BatchQueue(limit)
-    dropped = 0
     for number, batch in enumerate(batches, 1):
-        dropped += queue.put(batch, number)
+        queue.put(batch, number, 0.0)
         assert queue.held_bytes <= limit
-    everything = b"".join(batches)
     held = queue.held_bytes
-    kept = queue.take(1 << 20)
+    kept = queue.take(1 << 20, 1e9)
     assert (len(kept), queue.held_bytes, bool(queue)) == (held, 0, False)
-    assert everything.endswith(kept)
-    assert dropped == sum(range(1, len(batches) + 1)) - sum(
-        number for number, _ in enumerate(batches, 1) if number > len(batches) - _count_of_end(batches, len(kept))
-    )
+    assert b"".join(batches).endswith(kept)
+    gone = len(batches)
+    while len(b"".join(batches[gone:])) < len(kept):
+        gone -= 1
+    assert queue.dropped_frames == sum(range(1, gone + 1))
 
 
-def _count_of_end(batches: list[bytes], size: int) -> int:
-    count = 0
-    while size > 0:
-        count += 1
-        size -= len(batches[-count])
-    return count
+@given(st.lists(st.floats(0, 10), max_size=20).map(sorted), st.floats(0, 20))
+def test_nothing_old_is_given(times: list[float], now_s: float) -> None:
+    """What has waited for longer than the limit is dropped and counted; the rest comes, in order."""
+    queue = BatchQueue(1 << 20, limit_s=1.0)
+    for number, at_s in enumerate(times):
+        queue.put(bytes((number,)), 1, at_s)
+    fresh = bytes(number for number, at_s in enumerate(times) if not now_s - at_s > 1.0)
+    taken = queue.take(1 << 20, now_s)
+    assert taken == fresh
+    assert queue.dropped_frames == len(times) - len(fresh)
 
 
 def test_taking_joins_small_batches_up_to_a_limit() -> None:
-    """Whole batches only, at least one, in order; clearing counts the frames that are lost."""
+    """Whole batches only, at least one, in order."""
     queue = BatchQueue(100)
     for batch in (b"aa", b"bb", b"cccccc", b"d"):
-        assert queue.put(batch, 2) == 0
-    assert queue.take(5) == b"aabb"
-    assert queue.take(5) == b"cccccc"
-    assert queue.clear() == 2
-    assert queue.take(5) == b""
+        queue.put(batch, 2, 0.0)
+    assert queue.take(5, 0.0) == b"aabb"
+    assert queue.take(5, 0.0) == b"cccccc"
+    assert queue.take(5, 0.0) == b"d"
+    assert (queue.take(5, 0.0), queue.dropped_frames) == (b"", 0)

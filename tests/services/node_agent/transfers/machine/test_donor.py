@@ -331,11 +331,14 @@ def test_a_refused_start_is_tried_again() -> None:
 
 
 def test_a_migration_that_fails_after_post_copy_was_wanted_is_fenced() -> None:
-    """The guest may run here while the ledger has given it away; in post-copy it stands still by itself."""
+    """The guest may run here while the ledger has given it away, also where libvirt was told to start post-copy: it was
+    told in vain, or its Finish cannot go out any more."""
     wanted = after(ev.PostCopyWanted(), ev.Stored())[0]
     state, commands = after(ev.MigrationEnded("x"), start=wanted)
     assert (state.phase, state.migration_over, commands) == (P.FREEZING, True, (do.Freeze(),))
     state, commands = after(ev.MigrationEnded("x"), start=IN_POST_COPY)
+    assert (state.phase, state.post_copy, commands) == (P.FREEZING, False, (do.Freeze(),))
+    state, commands = after(FENCED, start=state)
     assert (state.phase, commands) == (P.UNDECIDED, (do.TellDoubt("x"), do.AskLedger()))
     assert (state.migration_over, state.doubted) == (True, True)
 
@@ -382,14 +385,29 @@ def test_a_guest_that_was_let_go_is_said_to_be() -> None:
         assert after(ev.CopyAsked(), start=state) == (state, GONE)
 
 
-def test_a_copy_that_may_not_be_whole_is_not_promised() -> None:
-    """Post-copy has begun, or a former process may have begun it."""
-    undecided = after(ev.MigrationEnded("broken"), start=IN_POST_COPY)[0]
-    assert after(ev.CopyAsked(), start=undecided)[1] == GONE
-    again = after(ev.Restarted(Phase.POST_COPY), FENCED)[0]
-    assert after(ev.CopyAsked(), start=again)[1] == GONE
-    again = after(ev.Restarted(Phase.FINISH_PASSED), FENCED)[0]
-    assert after(ev.CopyAsked(), start=again)[1] == WHOLE
+@pytest.mark.parametrize(
+    "undecided",
+    [
+        after(ev.MigrationEnded("broken"), FENCED, start=IN_POST_COPY)[0],
+        after(ev.FinishWanted(), ev.Stored(), start=IN_POST_COPY)[0],
+        after(ev.Restarted(Phase.POST_COPY), FENCED)[0],
+        after(ev.Restarted(Phase.FINISH_PASSED), FENCED)[0],
+    ],
+)
+def test_where_the_guest_never_ran_elsewhere_its_disks_here_are_the_newest(undecided: Donor) -> None:
+    """Also in post-copy, begun or not."""
+    assert after(ev.CopyAsked(), start=undecided)[1] == WHOLE
+
+
+def test_what_post_copy_left_behind_is_ended_when_the_vm_is_given_back() -> None:
+    """QEMU does not let it run again; the VM can be started from its disks."""
+    undecided = after(ev.FinishWanted(), ev.Stored(), start=IN_POST_COPY)[0]
+    state = after(ev.Aborted(), ev.Stored(), ev.MigrationEnded("no"), start=undecided)[0]
+    assert state.phase is P.RETURNING
+    assert after(ev.LibvirtSaid(Guest.LEFT_BEHIND), start=state) == (state, (do.Destroy(),))
+    assert after(ev.Destroyed(), start=state) == (state, (do.LookAtGuest(),))
+    state, commands = after(ev.LibvirtSaid(Guest.NOT_THERE), start=state)
+    assert (state.phase, commands) == (P.STAYED, (do.Stayed(running=False),))
 
 
 def test_nothing_is_said_of_a_copy_before_it_is_fenced() -> None:

@@ -74,6 +74,53 @@ def test_a_denial_cancels_finish_and_removes_what_was_made() -> None:
     assert (state.phase, commands, state.trouble) == (P.GONE, (do.TellRemoved(),), ("cancelled", "the tenant"))
 
 
+def test_a_guest_that_was_paused_after_its_start_has_arrived() -> None:
+    """By an operator or an I/O error, and libvirtd's answer is lost. One that was not seen starting may be about to."""
+    lost = ev.FinishAnswered("libvirtd has gone")
+    state, commands = after(ev.GuestResumed(), lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
+    assert (state.phase, commands) == (P.ARRIVED, (do.TellArrived(),))
+    assert after(lost, ev.LibvirtSaid(Guest.PAUSED, ran=True), start=STARTING)[1][-1] == do.TellArrived()
+    state, commands = after(lost, ev.LibvirtSaid(Guest.PAUSED), start=STARTING)
+    assert (state.phase, commands) == (P.STARTING, (do.LookAtGuest(again=True),))
+
+
+GRANTED = after(ev.PostCopyAsked(), ev.Stored(), ev.Granted())[0]
+
+
+def test_a_grant_for_post_copy_is_used_when_finish_comes() -> None:
+    """Until then the guest runs at the donor, and it is not written down that it may run here."""
+    state, commands = after(ev.PostCopyAsked())
+    assert (state.phase, commands) == (P.DECLARING, (do.Store(Phase.SWITCHOVER_ASKED),))
+    state, commands = after(ev.Stored(), ev.Granted(), start=state)
+    assert (state, commands) == (GRANTED, (do.GrantPostCopy(),))
+    state, commands = after(ev.SwitchoverWanted(), start=state)
+    assert (state.phase, commands) == (P.ACCEPTING, (do.Store(Phase.FINISH_PASSED),))
+    assert after(ev.Stored(), start=state)[1] == (do.PassFinish(),)
+
+
+@pytest.mark.parametrize("before", [(ev.SwitchoverWanted(), ev.Stored()), (ev.Stored(), ev.SwitchoverWanted())])
+def test_a_finish_that_comes_before_the_grant_is_not_waited_for_again(before: tuple[ev.Event, ...]) -> None:
+    """The guest stopped by itself while post-copy was asked for."""
+    asked = after(ev.PostCopyAsked(), *before)[0]
+    assert asked.phase is P.ASKED
+    assert after(ev.Granted(), start=asked)[1] == (do.Store(Phase.FINISH_PASSED),)
+
+
+@pytest.mark.parametrize("event", [ev.Trouble("donor_left", "gone"), ev.FinishAnswered("gone")])
+def test_without_a_finish_a_granted_guest_never_ran_here(event: ev.Event) -> None:
+    """The final no, at once: the donor's copy runs, or is whole."""
+    state, commands = after(event, start=GRANTED)
+    assert (state.phase, commands[1]) == (P.KEEPING, do.Store(Phase.KEPT))
+    assert isinstance(commands[0], do.DenyFinish)
+    assert after(ev.Stored(), start=state)[1] == (do.TellNotHere(),)
+
+
+def test_an_abort_after_a_grant_for_post_copy_denies_its_finish() -> None:
+    """It has not come, so nothing can have run."""
+    state, commands = after(ev.Aborted(), start=GRANTED)
+    assert (state.phase, commands) == (P.REFUSING, (do.DenyFinish("cancelled", "the transfer was stopped on request"),))
+
+
 def test_a_denial_without_a_finish_ends_with_the_donor() -> None:
     """Post-copy was asked for, and libvirtd has nothing to answer."""
     state = after(ev.Denied("cancelled", "the tenant"), start=ASKED)[0]

@@ -1,0 +1,106 @@
+"""A card's guard in a real kernel: own addresses only, own rules, and nothing of this host but an echo."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from services.node_agent.network.firewall import ROUTED, guard_table, table_name
+from services.node_agent.network.maker import StepMaker
+from services.node_agent.network.nft import Nft
+from services.node_agent.network.plan import own_bridges, recipient_prepares, recipient_routes
+from shared.messages.network import FirewallRule, NetworkMode
+from tests.services.node_agent.network.plans import BRIDGE, GATEWAY_MAC, GUEST_MAC, PORT, plan
+from tests.support.own_network import needs_root, own_network
+
+GUEST, OTHER, FAR = "10.81.1.10", "10.81.1.11", "198.51.100.1"
+
+
+def test_names_tell_cards_apart() -> None:
+    assert table_name(PORT, 0) == "vmport_123456789a_0" != table_name(PORT, 1)
+
+
+def test_without_rules_only_spoofing_is_stopped() -> None:
+    (_, card), *_ = own_bridges(plan())
+    chains = {each["chain"]["name"] for each in guard_table(card, PORT, 0).objects if "chain" in each}
+    assert chains == {"from_guest", "to_host", "routed"}
+    (_, card), *_ = own_bridges(plan(firewall=(FirewallRule(direction="in", action="accept"),)))
+    chains = {each["chain"]["name"] for each in guard_table(card, PORT, 0).objects if "chain" in each}
+    assert "through" in chains
+
+
+@pytest.fixture
+def _network() -> Iterator[None]:
+    with own_network():
+        yield
+
+
+def command(words: str, stdin: str = "") -> None:
+    subprocess.run(words.split(), input=stdin, text=True, check=True, timeout=10)
+
+
+class Guest:
+    """The guest's end of a cable into its bridge, in the same namespace, driven by whole frames."""
+
+    def __init__(self) -> None:
+        for words in (
+            "link add guest0 type veth peer name tap0",
+            f"link set tap0 master {BRIDGE} up",
+            "link set guest0 up",
+            "link add far0 type bridge",
+            f"addr add {FAR}/32 dev far0",
+            "link set far0 up",
+        ):
+            command(f"ip {words}")
+        command("nft -f -", SEEN)
+        self.wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        self.wire.bind(("guest0", 0))
+
+    def send(self, source: str, to: str, *, protocol: int = 17) -> None:
+        body = bytes(8)
+        head = bytearray(b"\x45\0" + (20 + len(body)).to_bytes(2) + bytes(4) + b"\x40" + bytes([protocol]) + bytes(2))
+        head += socket.inet_aton(source) + socket.inet_aton(to)
+        total = sum(int.from_bytes(head[at : at + 2]) for at in range(0, 20, 2))
+        total = (total & 0xFFFF) + (total >> 16)
+        head[10:12] = (~(total + (total >> 16)) & 0xFFFF).to_bytes(2)
+        macs = bytes.fromhex(GATEWAY_MAC.replace(":", "")) + bytes.fromhex(GUEST_MAC.replace(":", ""))
+        self.wire.send(macs + b"\x08\0" + bytes(head) + body)
+
+
+def came(counter: str) -> int:
+    """Packets at a counter of the test's own table, which stands after the guard."""
+    listed = subprocess.run(
+        ["nft", "-j", "list", "counter", "inet", "seen", counter], capture_output=True, check=True, timeout=10
+    )
+    return int(next(each["counter"]["packets"] for each in json.loads(listed.stdout)["nftables"] if "counter" in each))
+
+
+SEEN = """table inet seen {
+    counter spoofed {}
+    counter own {}
+    chain pre { type filter hook prerouting priority 0; ip saddr 10.81.1.11 counter name spoofed
+                ip saddr 10.81.1.10 counter name own; }
+    counter local {}
+    chain in { type filter hook input priority 10; ip saddr 10.81.1.10 counter name local; }
+}
+"""
+
+
+@needs_root
+@pytest.mark.usefixtures("_network")
+async def test_from_the_first_packet_a_guest_has_its_own_address_only() -> None:
+    agreed = plan(NetworkMode.TRANSLATE)
+    await StepMaker().make((*recipient_prepares(agreed, PORT), *recipient_routes(agreed)))
+    guest = Guest()
+
+    guest.send(OTHER, FAR)
+    guest.send(GUEST, FAR)
+    guest.send(GUEST, FAR, protocol=1)
+    guest.wire.close()
+
+    assert (came("spoofed"), came("own"), came("local")) == (0, 2, 1)
+    assert await Nft().counted("inet", table_name(PORT, 0), ROUTED) == 0
