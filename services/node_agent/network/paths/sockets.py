@@ -117,12 +117,12 @@ def _send(question: Question, target: Target, datagram: Datagram) -> None:
 def own_address(towards: str) -> str | None:
     """By which address this host sends to another; None where it has no way there."""
     family = socket.AF_INET6 if ":" in towards else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as out:
             out.connect((towards, 9))
-        except OSError:
-            return None
-        return str(out.getsockname()[0])
+            return str(out.getsockname()[0])
+    except OSError:
+        return None  # also of a kernel without this family
 
 
 def own_addresses(direct: Iterable[str], theirs: Iterable[str]) -> tuple[str, ...]:
