@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deploy.labkit import processes
 from deploy.labkit.errors import LabError
@@ -51,6 +52,16 @@ def update_key(plan: LabPlan) -> UpdateKey:
     if not file.exists():
         write_secret(file, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
     return UpdateKey(KEY_NAME, KEY_ALGORITHM, file.read_text("utf-8").strip())
+
+
+def broker_section(plan: LabPlan) -> dict[str, Any]:
+    """The section [dns] of the broker's settings, where the lab has name servers. Pure."""
+    if not plan.routed:
+        return {}
+    place = {"server": plan.wan_address(HUB), "port": DNS_PORT, "zone": ZONE, "ttl_s": TTL_S}
+    return {
+        "dns": {**place, "key_name": KEY_NAME, "algorithm": KEY_ALGORITHM, "key_file": str(key_file(plan))},
+    }
 
 
 def folder(plan: LabPlan, host: str) -> Path:

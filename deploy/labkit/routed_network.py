@@ -34,6 +34,8 @@ _EVERYWHERE = {
     "net.bridge.bridge-nf-call-ip6tables": 0,
     "net.bridge.bridge-nf-call-arptables": 0,
 }
+_LAST_METRIC = 4096
+"""Of a home's route to its neutral guest: what a node agent or a routing daemon says goes before it."""
 _ROUTER = {"net.ipv4.ip_forward": 1, "net.ipv6.conf.all.forwarding": 1}
 
 
@@ -72,7 +74,7 @@ def welcome(plan: LabPlan, provider: str, station: Station) -> None:
     if plan.network is not NetworkMode.ANCHOR:
         return
     for address, via in _both(station.address, station.address6, plan, provider):
-        ip(plan, provider, f"route replace {address} dev {GUEST_BRIDGE}")
+        ip(plan, provider, f"route replace {address} dev {GUEST_BRIDGE} metric {_LAST_METRIC}")
         for gateway in plan.gateways:
             ip(plan, gateway, f"route replace {address} via {via} dev {WAN_DEVICE}")
 
@@ -83,7 +85,7 @@ def farewell(plan: LabPlan, record: GuestRecord) -> None:
         return
     for address, via in _both(record.address, record.address6, plan, record.home):
         with suppress(CommandFailed):  # a guest that could not start has no route
-            ip(plan, record.home, f"route del {address} dev {GUEST_BRIDGE}")
+            ip(plan, record.home, f"route del {address} dev {GUEST_BRIDGE} metric {_LAST_METRIC}")
         for gateway in plan.gateways:
             with suppress(CommandFailed):
                 ip(plan, gateway, f"route del {address} via {via} dev {WAN_DEVICE}")

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from deploy.labkit import hosts, node_network, processes, rabbit
+from deploy.labkit import hosts, names, node_network, processes, rabbit
 from deploy.labkit.errors import LabError
 from deploy.labkit.node_network import NEUTRAL_PARTY
 from deploy.labkit.plan import GUEST_BRIDGE, GUEST_SWITCH, HEALTH_PORTS, HUB, TENANT_NAME, LabPlan
@@ -107,7 +107,8 @@ def settings(plan: LabPlan, service: Service, url: str, *, accelerator: str) -> 
     store = {"url": f"sqlite:///{plan.data_dir / service.name}.db"}
     match service.role:
         case "broker":
-            return {**common, "store": store, **_BROKER, **node_network.broker_section(plan)}
+            sections = {**_BROKER, **node_network.broker_section(plan), **names.broker_section(plan)}
+            return {**common, "store": store, **sections}
         case "donor":
             policy = str(policy_file(plan, service.host))
             return {**common, "store": store, "donor": {"policy_file": policy, **_DONOR}}

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
 
 from services.broker import settle
+from services.broker.dns import BadDnsKey
+from services.broker.dns_keeper import DnsKeeper
 from services.broker.metrics import BrokerMetrics
 from services.broker.migrate import SchemaUnknown, migrate
 from services.broker.saga.diagram import markdown
@@ -29,9 +32,21 @@ async def serve(runtime: Runtime[BrokerSettings]) -> None:
     await _up_to_date(store)
     lane_admin = RabbitLaneAdmin(settings.bus, runtime.metrics.bus)
     runtime.stack.push_async_callback(lane_admin.close)
-    service = BrokerService(settings, store, runtime.bus, lane_admin, BrokerMetrics(runtime.metrics.registry))
+    metrics = BrokerMetrics(runtime.metrics.registry)
+    service = BrokerService(settings, store, runtime.bus, lane_admin, metrics, names=_names(settings, store, metrics))
     runtime.check("store", service.check_store)
     await service.run(runtime.running)
+
+
+def _names(settings: BrokerSettings, store: Store, metrics: BrokerMetrics) -> DnsKeeper | None:
+    dns = settings.dns
+    if not dns.is_on:
+        return None
+    try:
+        server = dns.name_server()
+    except BadDnsKey as error:
+        raise ConfigError((Problem("dns.key_file", "", str(error)),)) from error
+    return DnsKeeper(store, server, metrics, forget_after=timedelta(days=dns.forget_after_days))
 
 
 async def _up_to_date(store: Store) -> str:

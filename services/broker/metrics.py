@@ -82,6 +82,24 @@ class BrokerMetrics:
             "VMs in inventories that belong to another provider by their newest epoch.",
             registry=registry,
         )
+        self.dns_updates_total = Counter(
+            "vmport_dns_updates_total",
+            "Attempts to write a VM's records into DNS, by outcome.",
+            ("outcome",),
+            registry=registry,
+        )
+        self.dns_behind = Gauge(
+            "vmport_dns_behind_vms",
+            "VMs whose newest epoch is not in DNS.",
+            registry=registry,
+        )
+        self.dns_behind_seconds = Gauge(
+            "vmport_dns_behind_seconds",
+            "For how long the oldest epoch has waited to be written into DNS; 0 if none does.",
+            registry=registry,
+        )
+        for result in ("written", "unavailable", "refused"):
+            self.dns_updates_total.labels(result)
         for outcome in PORT_OUTCOMES:
             self.ports_total.labels(outcome)
         for phase in WAITING:

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import extensions, ledger
 from services.broker.ledger import StoredPort
+from services.broker.saga import SagaState
 from services.broker.tables import ports, vms
 from shared.messages.addresses import MAX_REPORTS, NetworkShown, RecordedReport, ShowNetwork
 from shared.messages.queries import QueryFailed
@@ -60,6 +61,7 @@ async def _shown(connection: AsyncConnection, stored: StoredPort) -> NetworkShow
         provider=owner.provider if owner else state.owner,
         epoch=owner.epoch if owner else state.epoch,
         plan=state.agreement.network if state.agreement else None,
+        findings=_findings(state),
         extension=await extensions.shown(connection, state.port_id),
         reports=tuple(
             RecordedReport(
@@ -73,3 +75,8 @@ async def _shown(connection: AsyncConnection, stored: StoredPort) -> NetworkShow
             for row, report in said
         ),
     )
+
+
+def _findings(state: SagaState) -> tuple[str, ...]:
+    network = state.identity.vm.network if state.identity is not None else None
+    return network.findings if network is not None else ()

@@ -66,7 +66,9 @@ def read_timer(timer: Timer) -> tuple[UUID, str]:
 
 
 class Stepper:
-    """Begins ports and takes their steps. ``wake_lanes`` is called after a commit that opens or closes lanes."""
+    """Begins ports and takes their steps. ``wake_lanes`` is called after a commit that opens or closes lanes,
+    ``wake_names`` after one that gives a VM a new owner.
+    """
 
     def __init__(
         self,
@@ -75,12 +77,14 @@ class Stepper:
         metrics: BrokerMetrics,
         *,
         wake_lanes: Callable[[], None],
+        wake_names: Callable[[], None] | None = None,
         anchor: Anchor = NO_ANCHOR,
     ) -> None:
         self._timing = timing
         self._limits = limits
         self._metrics = metrics
         self._wake_lanes = wake_lanes
+        self._wake_names = wake_names
         self._anchor = anchor
 
     async def begin(
@@ -175,6 +179,8 @@ class Stepper:
                     await gateways.told(tx, effect.to, effect.message)
             case CommitEpoch():
                 await ledger.commit_epoch(tx, effect, state.port_id)
+                if self._wake_names is not None:
+                    tx.after_commit(self._wake_names)
             case OpenLanes():
                 await want(tx, effect.ends, "extended" if effect.extended else "open")
                 tx.after_commit(self._wake_lanes)

@@ -15,8 +15,9 @@ from services.broker import ledger
 from services.broker.network_queries import network_answer
 from services.broker.saga import SagaState
 from services.broker.tables import ports, providers, vms
+from services.broker.whereabouts import located
 from shared.messages import Message
-from shared.messages.addresses import ShowNetwork
+from shared.messages.addresses import LocateVm, ShowNetwork
 from shared.messages.queries import (
     MAX_UNSIZED,
     ListPorts,
@@ -50,6 +51,8 @@ async def answer(connection: AsyncConnection, question: Message, tenant: Name) -
             return await _port(connection, question, tenant)
         case ShowNetwork():
             return await network_answer(connection, question, tenant)
+        case LocateVm():
+            return await located(connection, question, tenant)
         case _:
             return None
 

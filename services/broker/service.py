@@ -18,6 +18,7 @@ from uuid import UUID, uuid4
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from services.broker import extensions, gateways, inquiries, ledger, queries, registry
+from services.broker.dns_keeper import DnsKeeper
 from services.broker.inquiries import Inquiries
 from services.broker.ledger import LedgerConflict, StoredPort
 from services.broker.metrics import WAITING, BrokerMetrics
@@ -62,19 +63,31 @@ class BrokerService(StatefulService):
     """The broker."""
 
     def __init__(
-        self, settings: BrokerSettings, store: Store, bus: UrgentBus, lane_admin: LaneAdmin, metrics: BrokerMetrics
+        self,
+        settings: BrokerSettings,
+        store: Store,
+        bus: UrgentBus,
+        lane_admin: LaneAdmin,
+        metrics: BrokerMetrics,
+        *,
+        names: DnsKeeper | None = None,
     ) -> None:
         policy = RelayPolicy.from_settings(settings.store)
         super().__init__(store, bus, metrics.store, relay_policy=policy, unknown_code="unexpected_type")
         self._metrics = metrics
         self._urgent_bus = bus
+        # Publishing of what urgent work has said; whoever waits for the next message does not wait for it.
         self._answers = Tasks("the broker's answers")
-        """Publishing of what urgent work has said; whoever waits for the next message does not wait for it."""
         self._silent_after = timedelta(seconds=settings.limits.provider_silent_s)
         self.lanes = LaneKeeper(store, lane_admin, self._lanes_opened)
-        limits = settings.limits.limits()
+        limits, self._names = settings.limits.limits(), names
         self._stepper = Stepper(
-            settings.timing.timing(), limits, metrics, wake_lanes=self.lanes.wake, anchor=settings.anchor.anchor()
+            settings.timing.timing(),
+            limits,
+            metrics,
+            wake_lanes=self.lanes.wake,
+            wake_names=names.wake if names is not None else None,
+            anchor=settings.anchor.anchor(),
         )
         self._inquiries = Inquiries(limits, silent_after=self._silent_after)
         self._progress = ProgressRelay(store)
@@ -100,9 +113,10 @@ class BrokerService(StatefulService):
         self.handlers.on_every(EndExtension, self._end_extension)
 
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
-        """The urgent inbox, the relay's lanes, and the gauges that are read from the ledger."""
+        """The urgent inbox, the relay's lanes, the gauges that are read from the ledger, and DNS."""
         urgent = self._urgent_bus.consume_urgent(self.handle, on_dead=self.on_dead)
-        return {"lanes": self.lanes.run(), "gauges": self._show_gauges(), "urgent inbox": urgent}
+        loops = {"lanes": self.lanes.run(), "gauges": self._show_gauges(), "urgent inbox": urgent}
+        return loops if self._names is None else {**loops, "names": self._names.run()}
 
     async def start(self) -> None:
         """Set the timers of all ports under way again; whatever is overdue fires at once.
@@ -159,10 +173,7 @@ class BrokerService(StatefulService):
             tx.after_commit(lambda: seconds.observe(time.monotonic() - started_s))
 
     async def _ownership_asked(self, envelope: Envelope[QuerySwitchover]) -> None:
-        """Both nodes of each port ask every few seconds: an answer that changes nothing is given without a transaction.
-
-        It is not put into the outbox either: who does not hear it asks again.
-        """
+        """Asked by both nodes every few seconds: what changes nothing needs neither transaction nor outbox."""
         async with self.store.reading() as connection:
             stored = await ledger.look(connection, envelope.data.port_id)
         if stored is None:
@@ -243,9 +254,7 @@ class BrokerService(StatefulService):
         await self._tell_if_clock_differs(tx, envelope)
 
     async def _tell_if_clock_differs(self, tx: Transaction, report: AnyEnvelope) -> None:
-        """So that an agent whose clock is wrong believes in none of our deadlines too early; and once when it is right
-        again.
-        """
+        """So that no agent believes in our deadlines too early; once more when its clock is right again."""
         ahead_s = self.clocks.ahead(report.source, tx.now).total_seconds()
         if ahead_s or report.source in self._told_of_clock:
             await tx.send(report.sender, ClockDiffers(reported_at=report.time, ahead_s=ahead_s), cause=report)

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import ipaddress
 from datetime import timedelta
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from services.broker.dns import BadDnsKey, NameServer, UpdateKey
 from services.broker.rules import Limits
 from services.broker.saga import Anchor, Timing
 from shared.config import Section, ServiceSettings
+from shared.config_files import Finding, ReadFile
 from shared.messages.network import IpNetwork
 from shared.parties import NAME_PATTERN, Role, node
 from shared.store import StoreSettings
 
+
+def _address_or_empty(text: str) -> str:
+    return str(ipaddress.ip_address(text)) if text else text
+
+
+HostAddress = Annotated[str, AfterValidator(_address_or_empty), Field(max_length=45)]
+ZoneName = Annotated[
+    str,
+    Field(pattern=r"^(?:(?:[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)*[A-Za-z0-9_-]{1,63})?$", max_length=190),
+]
+"""A name in DNS, without a dot at its end. Short enough for a label of a VM and its mark below it."""
 GatewayName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}/{NAME_PATTERN}$")]
 Seconds = Annotated[float, Field(gt=0, le=30 * 24 * 3600)]
 
@@ -121,6 +135,65 @@ class AnchorSettings(Section):
         return Anchor(prefixes=self.prefixes, gateways=tuple(map(str, parties)))
 
 
+class DnsSettings(Section):
+    """Where DNS is told who serves each VM that was ported. Without a server it is told nothing."""
+
+    server: HostAddress = Field(
+        default="", description="Address of the zone's primary name server, IPv4 or IPv6.", examples=["192.0.2.53"]
+    )
+    port: Annotated[int, Field(ge=1, le=65_535)] = Field(default=53, description="Its TCP port.")
+    zone: ZoneName = Field(
+        default="",
+        description="A zone for VMs alone: labels in it are tenants' names for their VMs.",
+        examples=["vm.example"],
+    )
+    key_name: ZoneName = Field(default="vmport", description="Name of the TSIG key that may update the zone.")
+    key_file: ReadFile | None = Field(
+        default=None, description="A file with the key's secret in base64.", examples=["/etc/vmport/dns.key"]
+    )
+    algorithm: Literal["hmac-sha256", "hmac-sha384", "hmac-sha512"] = Field(
+        default="hmac-sha256", description="Of the key."
+    )
+    ttl_s: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        default=10, description="How long resolvers may keep an answer, in seconds."
+    )
+    timeout_s: Annotated[float, Field(gt=0, le=300)] = Field(default=5.0, description="How long one update may take.")
+    forget_after_days: Annotated[float, Field(gt=0, le=3650)] = Field(
+        default=1.0, description="Records of a VM go when its provider has not reported it for so long."
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether DNS is told anything."""
+        return bool(self.server)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        given = (bool(self.server), bool(self.zone), self.key_file is not None)
+        if any(given) and not all(given):
+            raise ValueError("give server, zone and key_file, or none of them")
+        return self
+
+    def problems(self) -> list[Finding]:
+        """The files, and whether the key can be used."""
+        found = super().problems()
+        if not found and self.is_on:
+            try:
+                self.name_server()
+            except BadDnsKey as error:
+                found.append(Finding(("key_file",), str(error)))
+        return found
+
+    def name_server(self) -> NameServer:
+        """The zone's primary. Reads the key; raises `BadDnsKey`."""
+        try:
+            secret = self.key_file.read_text("utf-8") if self.key_file is not None else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadDnsKey(f"{self.key_file} cannot be read: {error}") from error
+        key = UpdateKey(self.key_name, self.algorithm, secret)
+        return NameServer(self.server, self.port, self.zone, key, ttl_s=self.ttl_s, timeout_s=self.timeout_s)
+
+
 class BrokerSettings(ServiceSettings):
     """The broker."""
 
@@ -130,3 +203,4 @@ class BrokerSettings(ServiceSettings):
     timing: TimingSettings = Field(default=TimingSettings(), description="Deadlines.")
     limits: LimitSettings = Field(default=LimitSettings(), description="Rules.")
     anchor: AnchorSettings = Field(default=AnchorSettings())
+    dns: DnsSettings = Field(default=DnsSettings())

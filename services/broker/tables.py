@@ -1,4 +1,4 @@
-"""The ledger's schema: ports and their record, VMs and their epochs, providers, SLA records, lanes to declare. Pure.
+"""The ledger's schema: ports and their record, VMs and their epochs, providers, SLA records, lanes, DNS. Pure.
 
 Migrations make these tables (``migrations/``); a test holds both equal. Inbox, outbox and timers are `shared.store`'s.
 """
@@ -200,3 +200,17 @@ extensions = Table(
     Index("ix_extensions_vm_uuid", "vm_uuid"),
 )
 """The donor's help with a VM's addresses after its port has completed: open, ending or ended."""
+
+dns_names = Table(
+    "dns_names",
+    metadata,
+    Column("vm_uuid", ForeignKey("vms.uuid"), primary_key=True),
+    Column("zone", String(255), nullable=False),
+    Column("label", String(63), nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("written", Text, nullable=False),
+    Column("ttl_s", Integer, nullable=False),
+    # A label belongs to one VM, whatever the program does.
+    Index("uq_dns_names_zone_label", "zone", "label", unique=True),
+)
+"""What the name server has confirmed of each VM: ``epoch``, and ``written``, the text of its mark; empty: nothing."""

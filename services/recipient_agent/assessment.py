@@ -17,6 +17,7 @@ from services.recipient_agent.network_terms import NO_WISH, ExtensionTerms, Netw
 from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlaced, place
 from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice, NodePlaces
 from services.recipient_agent.platform import blocker_refusals, collision_refusals, judge_host
+from services.recipient_agent.prefix_proof import Proofs, unproven
 from services.recipient_agent.pricing import InstanceType, cheapest
 from services.recipient_agent.quote import Promise
 from services.recipient_agent.quote_lines import NO_LINES, Lines, quote_lines, requirement_refusals
@@ -71,11 +72,12 @@ def assess(
     cpu_answers: CpuAnswers = MappingProxyType({}),
     promised: Lines | None = None,
     wish: NetworkWish = NO_WISH,
+    proofs: Proofs | None = None,
 ) -> Suitable | tuple[Refusal, ...]:
     """Judge a VM. ``held`` is every reservation, and every VM that came by a port and is here, but not this port's.
 
     `promised` is what this port's quote said of the VM; a node on which that holds goes before others. `wish` is what
-    the port asks for the VM's addresses.
+    the port asks for the VM's addresses, `proofs` what is known of public ones; None: they are not looked at.
     """
     others = list(held)
     billed = cheapest(vm, terms.instance_types)
@@ -97,6 +99,7 @@ def assess(
         require=require,
         cpu_answers=cpu_answers,
         wish=wish,
+        proofs=proofs,
         currency=currency,
     )
     placed = place(vm, found, promised=promised)
@@ -120,11 +123,14 @@ def candidates(
     require: Iterable[Part] = (),
     cpu_answers: CpuAnswers = MappingProxyType({}),
     wish: NetworkWish = NO_WISH,
+    proofs: Proofs | None = None,
     currency: str = "",
 ) -> list[Candidate]:
     """All nodes, with what speaks against each, and what the VM would get there."""
     found, required = [], tuple(require)
-    network = NetworkAsk(wish, terms.extension, currency, frozenset(real for each in held for real in each.care_of))
+    taken = frozenset(real for each in held for real in each.care_of)
+    missing = unproven(vm.network, proofs, now) if proofs is not None else ()
+    network = NetworkAsk(wish, terms.extension, currency, taken, missing)
     for node in nodes.in_order():
         room = room_on(node, held, terms.overcommit)
         judged = judge_host(

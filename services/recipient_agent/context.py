@@ -13,6 +13,8 @@ from services.recipient_agent.capacity import Held, Nodes
 from services.recipient_agent.metrics import RecipientMetrics
 from services.recipient_agent.network_terms import NO_WISH, NetworkWish
 from services.recipient_agent.placement import Candidate
+from services.recipient_agent.prefix_files import PrefixFiles
+from services.recipient_agent.prefix_proof import Proofs
 from services.recipient_agent.quote_lines import Lines
 from services.recipient_agent.reservation import HOLDS_CAPACITY, Phase
 from services.recipient_agent.settings import RecipientSection
@@ -29,11 +31,19 @@ _COUNTED = HOLDS_CAPACITY | {Phase.PROVISIONED}
 class RecipientContext:
     """One per recipient agent. ``nodes`` is replaced with each heartbeat."""
 
-    def __init__(self, terms: Terms, settings: RecipientSection, metrics: RecipientMetrics) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        settings: RecipientSection,
+        metrics: RecipientMetrics,
+        *,
+        prefixes: PrefixFiles | None = None,
+    ) -> None:
         self.terms = terms
         self.settings = settings
         self.metrics = metrics
         self.nodes = Nodes()
+        self._prefixes = prefixes
 
     async def held(self, tx: Transaction, *, except_port: UUID | None = None) -> list[Held]:
         """Reservations, but not this port's, and VMs that came by a port and are still on a node."""
@@ -56,6 +66,7 @@ class RecipientContext:
             now=tx.now,
             require=asked.limits.require,
             wish=wish_of(asked),
+            proofs=await self._proofs(),
         )
 
     async def assess(
@@ -84,7 +95,11 @@ class RecipientContext:
             cpu_answers=cpu_answers,
             promised=promised,
             wish=wish,
+            proofs=await self._proofs(),
         )
+
+    async def _proofs(self) -> Proofs | None:
+        return await self._prefixes.current() if self._prefixes is not None else None
 
     def is_heard(self, node: str, now: datetime, *, within_s: float | None = None) -> bool:
         """Whether the node was heard lately: within so many seconds, or as the settings say."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from services.recipient_agent.metrics import RecipientMetrics
+from services.recipient_agent.prefix_files import PrefixFiles
 from services.recipient_agent.service import RecipientService
 from services.recipient_agent.settings import RecipientSettings
 from shared.runtime import Runtime, run_service
@@ -25,6 +26,7 @@ async def serve(runtime: Runtime[RecipientSettings]) -> None:
         settings.recipient,
         RecipientMetrics(runtime.metrics.registry),
         relay_policy=RelayPolicy.from_settings(settings.store),
+        prefixes=PrefixFiles(settings.prefixes, runtime.party.owner),
     )
     runtime.check("store", service.check_store)
     await service.run(runtime.running)

@@ -36,6 +36,12 @@ def network_lines(vm: VmDescription, choice: NetworkChoice) -> NetworkLines:
         identity = cards[index] if index < len(cards) else CardNetwork(mac=nic.mac)
         text = f"{card(nic)}: {_addresses(identity)} {_how(choice.terms, identity)}"
         lines.append(QuoteLine(part=Part.NETWORK, text=text))
+    codes: dict[str, list[str]] = {}
+    for finding in choice.unproven:
+        codes.setdefault(finding.prefix, []).append(finding.code)
+    for prefix, missing in list(codes.items())[:SHOWN]:
+        text = f"{prefix} is not announced from here: {', '.join(missing)}"
+        lines.append(QuoteLine(part=Part.NETWORK, text=text))
     return NetworkLines(kept=tuple(lines))
 
 

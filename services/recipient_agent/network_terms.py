@@ -2,8 +2,9 @@
 
 One function for quote and reservation. What is wanted by name is had or refused, with the side that cannot. Without a
 name it is the first that both sides can do: `joined` where every card's segment is named and this node has the same
-one, then `extend`, `translate`, `anchor`; an address that the recipient can announce is announced afterwards. Where
-nothing can be done the networks are taken as one, and the quote says so.
+one, then `extend`, `translate`, `anchor`; an address that the recipient can announce is announced afterwards, a
+public one only with its proofs (`prefix_proof`). Where nothing can be done the networks are taken as one, and the quote
+says so.
 
 In every mode but `joined` a card is alone on a bridge that the node makes for it. The network map has no say there:
 its rules keep tenants' networks apart, and on such a bridge there is nobody else. VLAN tags, port groups and switch
@@ -22,6 +23,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.recipient_agent.network_map import CardPlace, NetworkMap, card, is_users, place_cards
+from services.recipient_agent.prefix_proof import Finding
 from shared.messages.base import Price, Refusal
 from shared.messages.network import (
     CardNetwork,
@@ -83,12 +85,14 @@ NO_WISH = NetworkWish()
 
 @dataclass(frozen=True, slots=True)
 class NetworkAsk:
-    """The wish, and what this provider knows besides: its terms and currency, and care-of addresses in use."""
+    """The wish, and what this provider knows besides: its terms and currency, care-of addresses in use, and proofs."""
 
     wish: NetworkWish = NO_WISH
     ours: ExtensionTerms = _DONORS_TERMS
     currency: str = ""
     taken: frozenset[str] = frozenset()
+    unproven: tuple[Finding, ...] = ()
+    """What is missing before the VM's public addresses may be announced here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class NetworkChoice:
     care_of: tuple[tuple[CareOf, ...], ...] = ()
     """Of each card; empty in modes that translate nothing."""
     refusals: tuple[Refusal, ...] = ()
+    unproven: tuple[Finding, ...] = ()
+    """Why the addresses are not announced, where nothing else speaks against it."""
 
 
 NOTHING_KEPT = NetworkChoice()
@@ -155,6 +161,8 @@ class _Choice:
 
     def made(self) -> NetworkChoice:
         wanted = self.ask.wish.mode
+        if wanted is M.ANNOUNCE and self.ask.unproven:
+            return NetworkChoice(refusals=tuple(map(_unproven, self.ask.unproven)))
         carry = self._first_possible() if wanted == "auto" else self._by_name(wanted)
         if isinstance(carry, Refusal):
             return NetworkChoice(refusals=(carry,))
@@ -162,7 +170,9 @@ class _Choice:
             return self._joined(None if carry is None else self._terms(carry, wanted))
         cards, refusals = self._alone()
         care_of = self._care_of() if carry in TRANSLATED else ()
-        return NetworkChoice(self._terms(carry, wanted), cards, care_of, refusals)
+        could_announce = wanted == "auto" and carry in HELPED and self._against(M.ANNOUNCE) is None
+        missing = self.ask.unproven if could_announce else ()
+        return NetworkChoice(self._terms(carry, wanted), cards, care_of, refusals, missing)
 
     # Which mode
 
@@ -251,7 +261,8 @@ class _Choice:
     # What is chosen
 
     def _terms(self, carry: Carrier, wanted: WantedMode) -> NetworkTerms:
-        announced = wanted == M.ANNOUNCE or (wanted == "auto" and carry in HELPED and self._against(M.ANNOUNCE) is None)
+        possible = wanted == "auto" and carry in HELPED and not self.ask.unproven
+        announced = wanted == M.ANNOUNCE or (possible and self._against(M.ANNOUNCE) is None)
         if carry not in HELPED:
             return NetworkTerms(carry=carry, then_announce=announced)
         network, ours = _known(self.vm), self.ask.ours
@@ -349,6 +360,14 @@ def _is_device_name(name: str) -> bool:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
+
+
+def _unproven(finding: Finding) -> Refusal:
+    return Refusal(
+        code=str(finding.code),
+        rule="A public prefix is announced only with its proofs: the holder's word, ROAs and a route object.",
+        evidence=f"{finding.prefix}: {finding.detail}",
+    )
 
 
 def _impossible(wanted: NetworkMode, why: str) -> Refusal:

@@ -14,6 +14,7 @@ from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity_report import CapacityReport
 from services.recipient_agent.context import RecipientContext
 from services.recipient_agent.metrics import RecipientMetrics
+from services.recipient_agent.prefix_files import PrefixFiles
 from services.recipient_agent.quote_handler import VM_CHECK, QuoteHandler
 from services.recipient_agent.reservation import Reservation
 from services.recipient_agent.reservation_handler import RESERVATION, ReservationHandler
@@ -55,9 +56,10 @@ class RecipientService(ProviderAgent[Reservation]):
         metrics: RecipientMetrics,
         *,
         relay_policy: RelayPolicy | None = None,
+        prefixes: PrefixFiles | None = None,
     ) -> None:
         super().__init__(store, bus, settings, metrics, relay_policy=relay_policy)
-        self._context = RecipientContext(terms, settings, metrics)
+        self._context = RecipientContext(terms, settings, metrics, prefixes=prefixes)
         self._report = CapacityReport(self._context)
         self._listen()
 

@@ -12,6 +12,7 @@ from services.recipient_agent.capacity import Overcommit, Quota
 from services.recipient_agent.network_map import NetworkMap, NetworkRule
 from services.recipient_agent.network_terms import ExtensionTerms
 from services.recipient_agent.places import NodePlaces
+from services.recipient_agent.prefix_files import PrefixSection
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote import Promise
 from shared.config import Section, ServiceSettings
@@ -127,6 +128,7 @@ class RecipientSettings(ServiceSettings):
         "first rule that fits a card is taken; a card with VLAN tags goes by a rule only.",
     )
     network: ExtensionTerms = Field(default=ExtensionTerms())
+    prefixes: PrefixSection = Field(default=PrefixSection())
     quota: QuotaSection = Field(default=QuotaSection())
     promise: Promise = Field(default=Promise())
     instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = Field(

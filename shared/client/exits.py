@@ -18,6 +18,7 @@ from shared.client.outcome import Outcome
 from shared.client.resolve import Ambiguous, NotFound
 from shared.client.units import BadValue
 from shared.config import ConfigError
+from shared.errors import VmportError
 from shared.exit_codes import ExitCode
 from shared.messages import Refusal
 from shared.messages.service_change import PortPhase
@@ -37,7 +38,7 @@ def exit_code_of(error: Exception) -> ExitCode:
     match error:
         case ConfigError():
             return ExitCode.CONFIG
-        case BadValue() | BadLimits() | Ambiguous():
+        case BadValue() | BadLimits() | Ambiguous() | VmportError(code="bad_authorisation"):
             return ExitCode.USAGE
         case NotFound():
             return ExitCode.NOT_FOUND

@@ -27,6 +27,11 @@ def network_tables(shown: NetworkShown) -> list[Table]:
     tables = [facts]
     if plan is not None:
         tables.append(_addresses(plan))
+    if shown.findings:
+        differ = make_table("", title="where the sources of addresses differed")
+        for finding in shown.findings:
+            differ.add_row(plain(finding))
+        tables.append(differ)
     if shown.reports:
         tables.append(_reports(shown))
     return tables

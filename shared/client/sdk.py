@@ -34,7 +34,7 @@ from shared.client.errors import (
 from shared.client.port_ends import agreement_in, is_end, settled
 from shared.clocks import ClockOffsets
 from shared.messages import AnyEnvelope, Message, PortMessage, seal
-from shared.messages.addresses import EndExtension, NetworkShown, ShowNetwork
+from shared.messages.addresses import EndExtension, LocateVm, NetworkShown, ShowNetwork, VmLocated
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import (
     Answer,
@@ -174,6 +174,10 @@ class TenantClient:
     async def port(self, port_id: UUID) -> PortShown:
         """All about one port."""
         return await self.ask(ShowPort(port_id=port_id), PortShown)
+
+    async def locate(self, vm_uuid: UUID) -> VmLocated:
+        """Who serves a VM, at which addresses, by which epoch. Raises `QuestionFailed` for one that is not yours."""
+        return await self.ask(LocateVm(vm_uuid=vm_uuid), VmLocated)
 
     async def network(self, *, port_id: UUID | None = None, vm_uuid: UUID | None = None) -> NetworkShown:
         """How the VM of a port keeps its addresses; with ``vm_uuid`` by its newest port that keeps them."""

@@ -17,8 +17,8 @@ from shared.client.sdk import TenantClient
 from shared.client.session import Session
 from shared.client.vm_check import VmCheck, check_of, exit_code_of_shown, stopped
 from shared.exit_codes import ExitCode
-from shared.messages.base import Value
-from shared.messages.queries import RegisteredVm, VmShown
+from shared.messages.base import Timestamp, Value
+from shared.messages.queries import VmShown
 from shared.messages.quote_lines import Part
 from shared.messages.service_change import BEST, PortRequested
 
@@ -53,6 +53,10 @@ class VmPlace(Value):
     node: str
     epoch: int
     port_id: UUID | None
+    since: Timestamp
+    addresses: tuple[str, ...]
+    dns_name: str
+    dns_epoch: int | None
 
 
 @app.command("list")
@@ -125,21 +129,32 @@ def check_vm(
 
 @app.command("where")
 def where_vm(context: typer.Context, vm: VmArgument) -> None:
-    """Say who serves a VM now, by the broker's registry.
+    """Say who serves a VM now, at which addresses, by which epoch; and its name in DNS, if it has one.
 
-    JSON: {uuid, name, provider, node, epoch, port_id}.
+    The first line is PROVIDER/NODE.
+
+    JSON: {uuid, name, provider, node, epoch, port_id, since, addresses, dns_name, dns_epoch}.
     """
     session: Session = context.obj
-    found = _found(session, vm)
+
+    async def ask(client: TenantClient) -> VmPlace:
+        found = find_vm(vm, await client.vms())
+        at = await client.locate(found.uuid)
+        return VmPlace(
+            uuid=found.uuid, name=at.vm_name, port_id=found.port_id, **at.model_dump(exclude={"vm_uuid", "vm_name"})
+        )
+
+    place = session.run(ask)
     if session.as_json:
-        place = VmPlace.model_validate({name: getattr(found, name) for name in VmPlace.model_fields})
         session.write(render.json_text(render.as_json(place)))
-    else:
-        session.write(f"{found.provider}/{found.node}")
-
-
-def _found(session: Session, vm: str) -> RegisteredVm:
-    return find_vm(vm, session.run(TenantClient.vms))
+        return
+    session.write(f"{place.provider}/{place.node}")
+    session.write(f"epoch {place.epoch} since {render.human_time(place.since)}")
+    for address in place.addresses:
+        session.write(f"address {address}")
+    if place.dns_name:
+        behind = "" if place.dns_epoch == place.epoch else f" (still by epoch {place.dns_epoch})"
+        session.write(f"name {place.dns_name}{behind}")
 
 
 @providers.command("list")

@@ -14,7 +14,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Epoch, Milliseconds, PortMessage, Text, Timestamp, Value
-from shared.messages.network import CareOf, NetworkPlan
+from shared.messages.network import MAX_CARDS, CareOf, IpAddress, Label, NetworkPlan
 from shared.messages.queries import Answer, Question
 from shared.parties import Name, PartyName, Role
 
@@ -127,6 +127,34 @@ class EndExtension(Question):
     port_id: UUID
 
 
+class LocateVm(Question):
+    """Who serves this VM of mine, at which addresses, by which epoch?"""
+
+    SENDERS: ClassVar = frozenset({Role.TENANT})
+    RECEIVERS: ClassVar = frozenset({Role.BROKER})
+
+    vm_uuid: UUID
+
+
+class VmLocated(Answer):
+    """The registry's word on where a VM is. True also when the provider that had it before is gone."""
+
+    SENDERS: ClassVar = frozenset({Role.BROKER})
+    RECEIVERS: ClassVar = frozenset({Role.TENANT})
+
+    vm_uuid: UUID
+    vm_name: Text
+    provider: Name
+    node: Name
+    epoch: Epoch
+    since: Timestamp = Field(description="When this epoch was committed.")
+    addresses: tuple[IpAddress, ...] = Field(
+        default=(), max_length=32 * MAX_CARDS, description="Kept by the VM's ports; empty: no port has known any."
+    )
+    dns_name: Text = Field(default="", description="Under which the VM is found in DNS; empty: it is not there.")
+    dns_epoch: Epoch | None = Field(default=None, description="By which DNS answers; null: it does not.")
+
+
 class ExtensionState(StrEnum):
     """Whether the donor still helps."""
 
@@ -168,5 +196,8 @@ class NetworkShown(Answer):
     provider: Name = Field(description="Who serves the VM now.")
     epoch: Epoch
     plan: NetworkPlan | None = Field(default=None, description="Null: the providers' networks are taken as one.")
+    findings: tuple[Label, ...] = Field(
+        default=(), max_length=32, description="Where the sources of its addresses differed when the donor read them."
+    )
     extension: ExtensionShown | None = Field(default=None, description="Null: there is none, or not yet.")
     reports: tuple[RecordedReport, ...] = Field(default=(), max_length=MAX_REPORTS, description="The newest ones.")

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from deploy.labkit.names import UpdateKey, conf, servers, zone_text
+from deploy.labkit.names import UpdateKey, broker_section, conf, servers, zone_text
 from deploy.labkit.plan import LabPlan
+from services.broker.settings import DnsSettings
 from shared.messages.network import NetworkMode
 
 _PLAN = LabPlan("lab", ("alpha", "beta"), NetworkMode.EXTEND)
@@ -33,3 +34,14 @@ def test_the_zone_names_every_server() -> None:
     assert lines[0] == "$ORIGIN vm.example."
     assert [line for line in lines if " NS " in line] == ["@ NS ns-hub", "@ NS ns-alpha", "@ NS ns-beta"]
     assert "ns-beta A 10.77.0.12" in lines
+
+
+def test_the_broker_is_told_of_the_primary(tmp_path: Path) -> None:
+    """As its settings have it, with the key that the name servers have."""
+    assert broker_section(LabPlan("lab")) == {}
+    told = broker_section(_PLAN)["dns"]
+    key = tmp_path / "dns.key"
+    key.write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n")
+    settings = DnsSettings.model_validate({**told, "key_file": key})
+    assert settings.is_on
+    assert (settings.name_server().shown, settings.zone, settings.key_name) == ("10.77.0.1@53", "vm.example", "vmport")

@@ -158,6 +158,7 @@ NETWORK = VmNetwork(
         ),
     ),
     modes=tuple(NetworkMode),
+    findings=("52:54:00:00:00:01: 192.0.2.7 is declared, and not seen",),
 )
 """What the donor's node knows of the VM's addresses."""
 GATEWAYS = ("node.exchange.gw-1", "node.exchange.gw-2")

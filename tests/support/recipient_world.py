@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import GIB
 from services.recipient_agent.metrics import RecipientMetrics
+from services.recipient_agent.prefix_files import PrefixFiles
 from services.recipient_agent.service import RecipientService
 from services.recipient_agent.settings import RecipientSection
 from services.recipient_agent.testing import (
@@ -61,10 +62,12 @@ class World(AgentWorld[RecipientService]):
         self.terms: Terms = make_terms()
         self.settings = RecipientSection()
         self.metrics = RecipientMetrics(CollectorRegistry())
+        self.prefixes: PrefixFiles | None = None
 
     def make_agent(self, store: Store) -> RecipientService:
         """A recipient agent."""
-        return RecipientService(store, self.bus.bus(BETA), self.terms, self.settings, self.metrics)
+        bus = self.bus.bus(BETA)
+        return RecipientService(store, bus, self.terms, self.settings, self.metrics, prefixes=self.prefixes)
 
     async def beat(self, sender: Party = NODE, **changes: Any) -> None:
         """A node says what it is."""

@@ -18,6 +18,7 @@ from shared.client.cli import run
 from shared.client.session import Session
 from shared.client.settings import ClientSettings
 from shared.messages import AnyEnvelope, Message, Refusal, seal
+from shared.messages.addresses import LocateVm, VmLocated
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import (
@@ -130,6 +131,8 @@ QUOTE = Quote(
 )
 REFUSAL = Refusal(code="memory_short", rule="the VM's memory fits on a node", evidence="512 MiB asked, 100 MiB free")
 
+LOCATED = VmLocated(vm_uuid=WEB.uuid, vm_name="web", provider="alpha", node="alpha-1", epoch=1, since=NOW)
+
 Script = Callable[["ScriptedBroker", AnyEnvelope], None]
 
 
@@ -142,6 +145,7 @@ class ScriptedBroker:
     on_command: Script | None = None
     now: Callable[[], datetime] = lambda: NOW
     show_vm: Callable[[UUID], Message] = lambda _: VmShown(vm=WEB, details=DETAILS)
+    located: Message = LOCATED
     record: Callable[[UUID], PortShown] | None = None
     after_record: tuple[Callable[[UUID], Message], ...] = ()
     silent: bool = False
@@ -182,6 +186,8 @@ class ScriptedBroker:
                 return VmsListed(vms=self.vms)
             case ShowVm(vm_uuid=vm_uuid):
                 return self.show_vm(vm_uuid)
+            case LocateVm():
+                return self.located
             case ListProviders():
                 beta = ProviderStatus(
                     name="beta", last_seen=NOW, nodes=2, nodes_healthy=1, memory_free_bytes=2**33, disk_free_bytes=2**40

@@ -63,11 +63,7 @@ _SWITCHOVER_BANDWIDTH_SINCE = HypervisorVersions(qemu=(8, 2, 0), libvirt=(11, 1,
 _MOVING = {libvirt.VIR_DOMAIN_PAUSED_MIGRATION, libvirt.VIR_DOMAIN_PAUSED_STARTING_UP}
 """Why a domain is paused that is arriving, or about to leave."""
 
-_PAUSED_AFTER_START = {
-    libvirt.VIR_DOMAIN_PAUSED_USER,
-    libvirt.VIR_DOMAIN_PAUSED_IOERROR,
-    libvirt.VIR_DOMAIN_PAUSED_WATCHDOG,
-}
+_PAUSED_AFTER_START = {libvirt.VIR_DOMAIN_PAUSED_USER, libvirt.VIR_DOMAIN_PAUSED_IOERROR}
 """Why a domain is paused that was running: `virsh suspend` of one that waits for its migration changes no reason."""
 COMPARE = "compare a CPU"
 _POST_COPY = {libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}

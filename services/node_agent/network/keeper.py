@@ -145,6 +145,10 @@ class NetworkKeeper:
         self._extensions.activate(port_id)
         self._tasks.spawn(self._change(port_id, Side.OUTBOUND, {"paused": True}), name="clone frames")
 
+    def guest_runs_on(self, port_id: UUID) -> None:
+        """Donor: the guest runs here again after all."""
+        self._tasks.spawn(self._change(port_id, Side.OUTBOUND, {"paused": False}), name="send packets here again")
+
     def guest_is_away(self, moved: MovedVm) -> None:
         """Donor: the ledger says that the VM is the recipient's, and it runs there."""
         self._extensions.activate(moved.port_id)
@@ -279,7 +283,7 @@ class NetworkKeeper:
     async def _change(self, port_id: UUID, side: Side, news: Mapping[str, bool]) -> None:
         async with self._lock(port_id):
             record = self._journal.get(port_id, side)
-            if record is None:
+            if record is None or record.paused is news.get("paused"):
                 return
             changed = record.model_copy(update=dict(news))
             with port_bound(port_id):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 from services.node_agent.network.firewall import ROUTED
@@ -32,8 +33,12 @@ class StepMaker:
     async def make(self, steps: Iterable[Step]) -> None:
         """Make all, in order; those that are made already stay. Raises `NetlinkError`, `NftError` at the first."""
         async with Netlink() as kernel:
-            for step in steps:
-                await self._make(kernel, step)
+            for is_tables, group in groupby(steps, lambda step: isinstance(step, NftTable)):
+                if is_tables:
+                    await self._make_tables(group)
+                else:
+                    for step in group:
+                        await self._make(kernel, step)
 
     async def undo(self, steps: Iterable[Step]) -> tuple[str, ...]:
         """Undo all, the last first, and go on after an error. Returns what could not be undone, by name."""
@@ -73,8 +78,13 @@ class StepMaker:
                 await kernel.set_neighbour(device, address, mac)
             case Setting():
                 self._set(step)
-            case NftTable(family=family, name=name, objects=objects):
-                await self._nft.replace_table(family, name, objects)
+            case NftTable():
+                await self._make_tables([step])
+
+    async def _make_tables(self, steps: Iterable[Step]) -> None:
+        """In one go: each start of `nft` costs more than what it does."""
+        tables = [(step.family, step.name, step.objects) for step in steps if isinstance(step, NftTable)]
+        await self._nft.replace_tables(tables)
 
     async def _undo(self, kernel: Netlink, step: Step) -> None:
         match step:

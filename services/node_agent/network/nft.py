@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from shared.errors import VmportError
@@ -31,10 +31,17 @@ class Nft:
         await self._run("-j", "-f", "-", stdin=json.dumps({"nftables": list(commands)}))
 
     async def replace_table(self, family: str, name: str, objects: Sequence[Mapping[str, Any]]) -> None:
-        """Have a table with exactly these objects, made again in one transaction. Raises `NftError`."""
-        table = {"table": {"family": family, "name": name}}
-        # Adding before deleting: deleting what is not there would fail the batch.
-        await self.apply([{"add": table}, {"delete": table}, {"add": table}, *({"add": each} for each in objects)])
+        """Have a table with exactly these objects, made in one transaction. Raises `NftError`."""
+        await self.replace_tables([(family, name, objects)])
+
+    async def replace_tables(self, tables: Iterable[tuple[str, str, Sequence[Mapping[str, Any]]]]) -> None:
+        """The same for several: all in one transaction, which is one start of the program."""
+        commands: list[Mapping[str, Any]] = []
+        for family, name, objects in tables:
+            table = {"table": {"family": family, "name": name}}
+            # Adding before deleting: deleting what is not there would fail the batch.
+            commands += [{"add": table}, {"delete": table}, {"add": table}, *({"add": each} for each in objects)]
+        await self.apply(commands)
 
     async def delete_table(self, family: str, name: str) -> None:
         """Remove a table with all that is in it, if it is there. Raises `NftError`."""

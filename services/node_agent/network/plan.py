@@ -141,12 +141,13 @@ def donor_wants(
     plan: NetworkPlan, port_id: UUID, *, paused: bool, away: bool, helps: bool, taps: Mapping[str, str]
 ) -> tuple[Step, ...]:
     """All that is to be made at the donor now. `helps`: packets reach the VM by this donor still."""
-    if paused and not away:
-        return clone_table(plan, port_id, taps)
+    translates = plan.terms.carry is NetworkMode.TRANSLATE and helps
+    tables = away_tables(_table("away", port_id), care_of(plan)) if translates else ()
     if not away:
-        return ()
-    if plan.terms.carry is NetworkMode.TRANSLATE and helps:
-        return (*away_tables(_table("away", port_id), care_of(plan)), *donor_routes_away(plan))
+        # From the pause on: what comes meanwhile waits for the guest at the recipient.
+        return (*tables, *clone_table(plan, port_id, taps)) if paused else ()
+    if translates:
+        return (*tables, *donor_routes_away(plan))
     if not plan.terms.then_announce:
         return ()
     # While an extension is open it is the VM's place here.

@@ -180,15 +180,15 @@ class PortMoments:
             log.warning("connections not taken", error=str(error))
             stream.reset(str(error))
 
-    def guest_paused(self, port_id: UUID) -> None:
-        """Donor: the guest is paused for the switchover, or by somebody."""
-        self._round(port_id, more=True)
-
     def guest_stands_still(self, port_id: UUID) -> None:
         """As the keeper."""
-        self.guest_paused(port_id)
+        self._round(port_id, more=True)
         self._stood_still.add(port_id)
         self._keeper.guest_stands_still(port_id)
+
+    def guest_runs_on(self, port_id: UUID) -> None:
+        """As the keeper."""
+        self._keeper.guest_runs_on(port_id)
 
     def guest_is_away(self, moved: MovedVm) -> None:
         """As the keeper."""

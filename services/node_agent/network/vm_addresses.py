@@ -74,7 +74,11 @@ class VmAddresses:
             problems.append(f"what earlier ports brought cannot be read: {error.strerror}")
             log.warning("kept addresses unreadable", vm=str(vm.uuid), error=str(error))
         known = {**brought, **self.file.cards}
-        return merge_sources(vm.nics, known, seen, host=self.node, mtu=self._settings.mtu, findings=problems)
+        mtu = self._settings.mtu
+        network = merge_sources(vm.nics, known, seen, host=self.node, mtu=mtu, findings=problems)
+        if network.findings:
+            log.info("sources of addresses differ", vm=str(vm.uuid), findings=network.findings)
+        return network
 
     def with_addresses(self, vms: Iterable[VmSummary]) -> tuple[VmSummary, ...]:
         """The inventory, with what is declared of each VM's cards, or was brought by a port."""

@@ -247,6 +247,7 @@ class DonorFinishGuard:
                 self._network.guest_is_away(self._agreement)
                 _set(self._end, End(left=True, running=False))
             case do.Stayed(running):
+                self._network.guest_runs_on(self._agreement.port_id)
                 _set(self._end, End(left=False, running=running))
             case _:
                 self._begin(command)

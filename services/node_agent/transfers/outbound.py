@@ -338,11 +338,14 @@ class Outbound:
             return
         if event.kind is Lifecycle.SUSPENDED:
             self._paused_at_s = event.at_s
-            self._network.guest_paused(self._agreement.port_id)
             if event.by_operator:
                 self._remember_run_state(was_running=False)
+            else:
+                # What is sent to the guest from now on is for the other side.
+                self._network.guest_stands_still(self._agreement.port_id)
         elif event.kind is Lifecycle.RESUMED:
             self._paused_at_s = None
+            self._network.guest_runs_on(self._agreement.port_id)
             self._remember_run_state(was_running=True)
 
     def _remember_run_state(self, *, was_running: bool) -> None:

@@ -33,12 +33,12 @@ class PortNetwork(Protocol):
         """Recipient: serve a stream of the donor's node that has a label of `NETWORK_STREAMS`."""
         ...
 
-    def guest_paused(self, port_id: UUID) -> None:
-        """Donor: the guest is paused, by the migration or by somebody. Returns at once."""
-        ...
-
     def guest_stands_still(self, port_id: UUID) -> None:
         """Donor: the guest is paused, and may run at the recipient next. Returns at once."""
+        ...
+
+    def guest_runs_on(self, port_id: UUID) -> None:
+        """Donor: the guest runs here again after all. Returns at once."""
         ...
 
     def guest_is_away(self, moved: MovedVm) -> None:
@@ -78,10 +78,10 @@ class JoinedNetworks:
         """None is expected."""
         stream.reset("this node's network takes no part in a port")
 
-    def guest_paused(self, port_id: UUID) -> None:
+    def guest_stands_still(self, port_id: UUID) -> None:
         """Nothing to do."""
 
-    def guest_stands_still(self, port_id: UUID) -> None:
+    def guest_runs_on(self, port_id: UUID) -> None:
         """Nothing to do."""
 
     def guest_is_away(self, moved: MovedVm) -> None:

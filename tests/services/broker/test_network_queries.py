@@ -32,6 +32,7 @@ async def test_what_a_tenant_is_shown(world: Networked) -> None:
     assert first == second
     assert (first.provider, first.epoch, first.plan) == ("beta", 2, plan("extend", ends_after_s=3600))
     assert first.extension is not None
+    assert first.findings == ("52:54:00:00:00:01: 192.0.2.7 is declared, and not seen",)
     assert [(each.state, each.first_answer_ms) for each in first.reports] == [(NetworkState.CARRYING, 42)]
 
 

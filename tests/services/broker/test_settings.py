@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from services.broker.settings import LimitSettings, TimingSettings
+from services.broker.settings import DnsSettings, LimitSettings, TimingSettings
 
 
 def test_limits_are_durations_for_the_rules() -> None:
@@ -31,3 +32,34 @@ def test_a_time_without_sense_is_refused(wrong: dict[str, float]) -> None:
     """A phase takes some time, and less than a month."""
     with pytest.raises(ValidationError):
         TimingSettings(**wrong)
+
+
+def test_dns_is_off_by_default_and_given_as_a_whole(tmp_path: Path) -> None:
+    """A server without a key, or a key without a zone, is a mistake."""
+    assert not DnsSettings().is_on
+    key = tmp_path / "dns.key"
+    key.write_text("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n")
+    settings = DnsSettings(server="192.0.2.53", zone="vm.example", key_file=key)
+    assert settings.is_on
+    assert settings.problems() == []
+    server = settings.name_server()
+    assert (server.shown, server.zone, server.ttl_s) == ("192.0.2.53@53", "vm.example", 10)
+    for partial in ({"server": "192.0.2.53"}, {"zone": "vm.example"}, {"server": "192.0.2.53", "zone": "vm.example"}):
+        with pytest.raises(ValidationError, match="give server, zone and key_file"):
+            DnsSettings.model_validate(partial)
+
+
+@pytest.mark.parametrize("wrong", [{"server": "ns.example"}, {"zone": "vm.example."}, {"zone": "a" * 200}])
+def test_what_is_no_server_or_zone_is_refused(wrong: dict[str, str]) -> None:
+    """A name server is an address; a zone has no dot at its end, and leaves room for labels."""
+    with pytest.raises(ValidationError, match=r"server|zone"):
+        DnsSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize("content", [b"", b"short", b"\xff\xfe", b"not base64 at all!"])
+def test_a_key_that_cannot_be_used_is_found_before_the_start(tmp_path: Path, content: bytes) -> None:
+    """``--check-config`` names the key."""
+    key = tmp_path / "dns.key"
+    key.write_bytes(content)
+    (found,) = DnsSettings(server="192.0.2.53", zone="vm.example", key_file=key).problems()
+    assert found.location == ("key_file",)

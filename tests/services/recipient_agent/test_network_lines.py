@@ -9,6 +9,7 @@ import pytest
 
 from services.recipient_agent.network_lines import TAKEN_AS_ONE, network_lines
 from services.recipient_agent.network_terms import NetworkChoice
+from services.recipient_agent.prefix_proof import Code, Finding
 from services.recipient_agent.testing import MAC, make_vm
 from shared.messages.network import CardAddress, CardNetwork, NetworkTerms, VmNetwork
 from shared.messages.quote_lines import Part
@@ -77,3 +78,13 @@ def test_nothing_in_common_is_said_plainly() -> None:
     assert lines(None, "192.0.2.7") == [TAKEN_AS_ONE]
     alone = make_vm(nics=(Nic(mac=MAC, model="virtio", bridge="", kind="user"),))
     assert network_lines(alone, NetworkChoice()).unsure == ()
+
+
+def test_why_nothing_is_announced() -> None:
+    """One line for each prefix, with the codes of what is missing."""
+    card = CardNetwork(mac=MAC, addresses=(CardAddress(address="192.0.2.7"),))
+    missing = tuple(Finding(code, "192.0.2.0/24", "") for code in (Code.IRR_MISSING, Code.AUTHORISATION_MISSING))
+    choice = NetworkChoice(NetworkTerms.model_validate({"carry": "extend"}), unproven=missing)
+    *_, line = network_lines(make_vm(network=VmNetwork(cards=(card,))), choice).kept
+    assert line.part is Part.NETWORK
+    assert line.text == "192.0.2.0/24 is not announced from here: irr_missing, authorisation_missing"

@@ -18,6 +18,7 @@ from services.recipient_agent.network_terms import (
     network_plan,
     own_bridge,
 )
+from services.recipient_agent.prefix_proof import Code, Finding
 from services.recipient_agent.testing import MAC, make_platform, make_vm
 from shared.messages.network import CardAddress, CardNetwork, NetworkMode, NetworkTerms, NodeNetwork, VmNetwork
 from shared.messages.vm import Nic, Vlan, VmDescription
@@ -52,11 +53,13 @@ def chosen(
     ours: ExtensionTerms | None = None,
     taken: tuple[str, ...] = (),
     currency: str = "EUR",
+    unproven: tuple[Finding, ...] = (),
     **node: Any,
 ) -> NetworkChoice:
     """On a node that can do all."""
     host = NodeNetwork(**{"modes": ALL, "care_of": POOLS, **node})
-    ask = NetworkAsk(NetworkWish(PORT, wanted, anchor), ours or ExtensionTerms(), currency, frozenset(taken))
+    wish = NetworkWish(PORT, wanted, anchor)
+    ask = NetworkAsk(wish, ours or ExtensionTerms(), currency, frozenset(taken), unproven)
     platform = make_platform(network=host)
     return choose_network(described, platform, network_map or NetworkMap({"br-donor": "vmbr0"}), ask, node="beta-1")
 
@@ -256,3 +259,32 @@ def test_a_name_that_is_no_device_is_not_planned() -> None:
     plan = network_plan(described, chosen(described, M.JOINED, network_map=NetworkMap(default="vmbr0")))
     assert plan is not None
     assert plan.cards[0].donor_bridge == ""
+
+
+MISSING = (
+    Finding(Code.NO_ROA_FOR_RECIPIENT, "192.0.2.0/24", "no ROA covers it for AS65002"),
+    Finding(Code.IRR_MISSING, "192.0.2.0/24", "the IRR has no route object for AS65002"),
+)
+
+
+def test_by_itself_nothing_unproven_is_announced() -> None:
+    """The addresses are kept with the donor's help alone, and the choice says why."""
+    choice = chosen(vm(), unproven=MISSING)
+    assert choice.terms == NetworkTerms(carry=M.EXTEND, then_announce=False)
+    assert (choice.refusals, choice.unproven) == ((), MISSING)
+    assert chosen(vm(), "extend", unproven=MISSING).unproven == ()
+
+
+def test_where_nobody_could_announce_no_proof_is_missed() -> None:
+    """The node cannot, whatever is proven."""
+    assert chosen(vm(), unproven=MISSING, modes=(M.EXTEND,)).unproven == ()
+
+
+def test_announced_by_name_is_refused_with_each_finding() -> None:
+    """By its own code."""
+    refusals = chosen(vm(), M.ANNOUNCE, unproven=MISSING).refusals
+    assert [(each.code, each.evidence) for each in refusals] == [
+        ("no_roa_for_recipient", "192.0.2.0/24: no ROA covers it for AS65002"),
+        ("irr_missing", "192.0.2.0/24: the IRR has no route object for AS65002"),
+    ]
+    assert chosen(vm(), M.ANNOUNCE).refusals == ()

@@ -9,17 +9,29 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.recipient_agent.capacity import GIB
+from services.recipient_agent.prefix_files import PrefixFiles, PrefixSection
 from services.recipient_agent.testing import (
+    MAC,
     VERSIONS,
     XML,
     describe_as_donor,
     make_capacity,
     make_identity,
+    make_platform,
     make_summary,
     make_vm,
 )
 from shared.messages import seal
 from shared.messages.base import Refusal
+from shared.messages.network import (
+    CardAddress,
+    CardNetwork,
+    NetworkMode,
+    NetworkTerms,
+    NodeNetwork,
+    VmNetwork,
+    WantedMode,
+)
 from shared.messages.nodes import CheckVm, ClockDiffers, VmChecked
 from shared.messages.porting import (
     QuoteDeclined,
@@ -243,3 +255,30 @@ async def test_a_medium_that_stays_behind_needs_no_room(running: World) -> None:
     (declined,) = running.heard(BROKER, QuoteDeclined)
     assert "disk_space_short" in [refusal.code for refusal in declined.refusals]
     assert len(running.heard(BROKER, QuoteOffered)) == 1
+
+
+PUBLIC = VmNetwork(
+    cards=(CardNetwork(mac=MAC, addresses=(CardAddress(address="198.51.100.7"),), announced_by="alpha"),),
+    modes=tuple(NetworkMode),
+)
+
+
+@pytest.mark.parametrize("wanted", ["auto", NetworkMode.ANNOUNCE])
+async def test_a_public_prefix_without_proofs(world: World, wanted: WantedMode) -> None:
+    """By itself it is kept without being announced, and the quote says why; asked by name it is declined."""
+    world.prefixes = PrefixFiles(PrefixSection(as_numbers={"alpha": 65_001, "beta": 65_002}), "beta")
+    async with world.agent():
+        await world.beat(platform=make_platform(network=NodeNetwork(modes=tuple(NetworkMode))))
+        await world.quote(network=PUBLIC, network_mode=wanted)
+        if wanted == "auto":
+            (offered,) = world.heard(BROKER, QuoteOffered)
+            assert offered.quote.network == NetworkTerms(carry=NetworkMode.EXTEND)
+            told = [line.text for line in offered.quote.kept if "is not announced from here" in line.text]
+            assert len(told) == 1
+            assert "no_roa_for_recipient" in told[0]
+            await world.reserve(identity=make_identity(network=PUBLIC))
+            assert len(world.heard(BROKER, Reserved)) == 1
+        else:
+            (declined,) = world.heard(BROKER, QuoteDeclined)
+            codes = [each.code for each in declined.refusals]
+            assert codes[:2] == ["prefix_longer_than_24", "authorisation_missing"]

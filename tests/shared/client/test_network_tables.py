@@ -47,6 +47,14 @@ def test_the_donors_help(extension: dict[str, Any] | None, says: str | None) -> 
     assert says is None or says in text
 
 
+def test_findings_are_shown() -> None:
+    """What was not kept, and why; nothing where all sources agree."""
+    assert "differed" not in shown()
+    text = shown(findings=("52:54:00:00:00:01: 192.0.2.9 (guest) is not kept: it is not declared",))
+    assert "where the sources of addresses differed" in text
+    assert "192.0.2.9 (guest) is not kept" in text
+
+
 def test_a_card_whose_addresses_nobody_knows() -> None:
     """It is there all the same."""
     planned = plan("joined")

@@ -9,11 +9,13 @@ import pytest
 
 from shared.exit_codes import ExitCode
 from shared.messages import Message, Refusal
+from shared.messages.addresses import VmLocated
 from shared.messages.queries import QueryFailed, VmShown
 from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortFailed, PortPhase, PortPlanned, PortRefused, PortRequested
 from tests.support.scripted_broker import (
     DETAILS,
+    NOW,
     QUOTE,
     REFUSAL,
     WEB,
@@ -38,7 +40,7 @@ def test_vm_show_and_where(vmport: Cli) -> None:
     assert vmport("vm", "show", "web") == ExitCode.OK
     assert str(WEB.uuid) in vmport.out
     assert vmport("vm", "where", "aaaa1") == ExitCode.OK
-    assert vmport.out == "alpha/alpha-1\n"
+    assert vmport.out.splitlines()[0] == "alpha/alpha-1"
     assert vmport("--format", "json", "vm", "where", str(WEB.uuid)) == ExitCode.OK
     assert json.loads(vmport.out) == {
         "uuid": str(WEB.uuid),
@@ -47,7 +49,33 @@ def test_vm_show_and_where(vmport: Cli) -> None:
         "node": "alpha-1",
         "epoch": 1,
         "port_id": None,
+        "since": "2026-01-02T03:04:05Z",
+        "addresses": [],
+        "dns_name": "",
+        "dns_epoch": None,
     }
+
+
+def test_where_tells_addresses_and_the_name(vmport: Cli, broker: ScriptedBroker) -> None:
+    """One line each, and whether DNS is as new as the registry."""
+    broker.located = VmLocated(
+        vm_uuid=WEB.uuid,
+        vm_name="web",
+        provider="beta",
+        node="beta-1",
+        epoch=2,
+        since=NOW,
+        addresses=("192.0.2.7", "2001:db8::7"),
+        dns_name="web.vm.example",
+        dns_epoch=1,
+    )
+    assert vmport("vm", "where", "web") == ExitCode.OK
+    first, epoch, *rest = vmport.out.splitlines()
+    assert (first, epoch.split(" since ")[0]) == ("beta/beta-1", "epoch 2")
+    assert rest == ["address 192.0.2.7", "address 2001:db8::7", "name web.vm.example (still by epoch 1)"]
+    broker.located = broker.located.model_copy(update={"dns_epoch": 2})
+    assert vmport("vm", "where", "web") == ExitCode.OK
+    assert vmport.out.splitlines()[-1] == "name web.vm.example"
 
 
 def test_unknown_vm(vmport: Cli) -> None:

@@ -8,6 +8,7 @@ from shared.messages.network import (
     CardAddress,
     CardNetwork,
     CardPlan,
+    CareOf,
     FirewallRule,
     NetworkGateway,
     NetworkMode,
@@ -19,6 +20,10 @@ from tests.support.scripted_broker import agreement_of
 
 PORT = UUID("12345678-9abc-def0-1234-56789abcdef0")
 BRIDGE = "vmp123456789a0"
+CARE_OF = (
+    CareOf(address="10.81.1.10", real="10.82.2.1"),
+    CareOf(address="fd00:81:1::10", real="fd00:82:2::1"),
+)
 GUEST_MAC = "52:54:00:00:00:10"
 GATEWAY_MAC = "02:00:00:00:00:01"
 
@@ -45,7 +50,14 @@ def plan(
     joined = carry is NetworkMode.JOINED
     return NetworkPlan(
         terms=terms,
-        cards=(CardPlan(card=card(firewall=firewall), donor_bridge="vmbr0", bridge="vmbr0" if joined else BRIDGE),),
+        cards=(
+            CardPlan(
+                card=card(firewall=firewall),
+                donor_bridge="vmbr0",
+                bridge="vmbr0" if joined else BRIDGE,
+                care_of=CARE_OF if carry in {NetworkMode.TRANSLATE, NetworkMode.ANCHOR} else (),
+            ),
+        ),
     )
 
 

@@ -222,6 +222,16 @@ async def test_the_donor_clones_from_the_pause_and_answers_when_the_extension_is
     assert world.kinds() == {ProxyNeighbour, Setting}
 
 
+async def test_packets_come_here_again_when_the_guest_runs_on(world: World) -> None:
+    """Translated from the pause on, as the recipient lets them wait; a failed switchover takes that back."""
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan(NetworkMode.TRANSLATE)), {GUEST_MAC: "vnet3"})
+    for _ in range(2):
+        world.keeper.guest_stands_still(PORT)
+        await world.until(lambda: world.kinds() == {NftTable})
+        world.keeper.guest_runs_on(PORT)
+        await world.until(lambda: world.kernel.made == [])
+
+
 async def test_a_new_process_has_everything_again(world: World) -> None:
     await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
     made = list(world.kernel.made)

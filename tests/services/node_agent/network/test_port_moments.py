@@ -102,13 +102,16 @@ async def test_connections_go_over_before_and_at_the_pause(tmp_path: Path) -> No
         await until(recipient, {1, 2})
         del donor.table.there[connection(1).key]
         donor.table.there[connection(3).key] = connection(3)
-        donor.moments.guest_paused(PORT)
-        await until(recipient, {2, 3})
         donor.moments.guest_stands_still(PORT)
+        await until(recipient, {2, 3})
+        donor.moments.guest_runs_on(PORT)
+        del donor.table.there[connection(2).key]
+        donor.moments.guest_stands_still(PORT)
+        await until(recipient, {3})
         recipient.moments.guest_has_arrived(AGREED)
         donor.moments.guest_is_away(AGREED)
         await recipient.moments.undo(PORT, Side.INBOUND)
-        assert recipient.ports == {2, 3}
+        assert recipient.ports == {3}
 
 
 async def test_undone_where_the_guest_does_not_come(tmp_path: Path) -> None:

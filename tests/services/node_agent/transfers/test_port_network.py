@@ -34,11 +34,9 @@ class Network(JoinedNetworks):
     async def serve_stream(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
         self.heard.append(f"serves {stream.label} of {agreement.vm_name}")
 
-    def guest_paused(self, port_id: UUID) -> None:  # noqa: ARG002
-        self.heard.append("paused")
-
     def guest_stands_still(self, port_id: UUID) -> None:  # noqa: ARG002
-        self.heard.append("stands still")
+        if "stands still" not in self.heard:
+            self.heard.append("stands still")
 
     def guest_is_away(self, moved: MovedVm) -> None:  # noqa: ARG002
         if "away" not in self.heard:
@@ -54,7 +52,7 @@ async def test_both_sides_hear_the_moments_in_their_order(pair: Pair) -> None:
     result, failure = await pair.run()
     assert failure is None
     assert isinstance(result, OutboundResult)
-    assert donor.heard == ["memory flows", "paused", "stands still", "away"]
+    assert donor.heard == ["memory flows", "stands still", "away"]
     assert recipient.heard == [f"serves {CONNECTIONS} of {pair.agreement.vm_name}", "arrived"]
 
 
@@ -65,7 +63,7 @@ async def test_joined_networks_serve_no_stream() -> None:
         with pytest.raises(StreamError, match="takes no part"):
             await stream.read()
     networks.memory_flows(agreed, control)
-    networks.guest_paused(agreed.port_id)
+    networks.guest_runs_on(agreed.port_id)
 
 
 def test_own_bridges_are_those_that_the_node_makes() -> None:
@@ -77,6 +75,7 @@ async def test_nothing_is_done_for_joined_networks() -> None:
     network: PortNetwork = JoinedNetworks()
     await network.prepare(Side.INBOUND, agreement(None), {})
     network.guest_stands_still(PORT)
+    network.guest_runs_on(PORT)
     network.guest_is_away(agreement(None))
     network.guest_has_arrived(agreement(None))
     assert await network.undo(PORT, Side.INBOUND) == ()

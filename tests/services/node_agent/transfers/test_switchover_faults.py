@@ -198,9 +198,7 @@ async def test_the_recipients_agent_dies_before_the_arrival_is_stored(
         failed = await world.hear(RECIPIENT, TransferFailed)
         assert (failed.code, failed.guest_running) == ("node_agent_restarted", False)
     else:
-        await asyncio.sleep(0.3)
-        assert world.beta.transfers.active(world.agreement.port_id) is not None
-        world.beta.hypervisor.vms[VM].state = VmState.RUNNING
+        # An operator has paused it: libvirt's reason says that it ran before.
         await world.hear(RECIPIENT, InboundFinished)
     assert image.exists()
 
