@@ -42,13 +42,13 @@ class Housekeeping:
         *,
         active: Callable[[], Collection[UUID]],
         tasks: Tasks,
-        remove_again_s: float = REMOVE_AGAIN_S,
+        remove_again_s: float | None = None,
     ) -> None:
         self._contents = contents
         self._ended = ended
         self._active = active
         self._tasks = tasks
-        self._remove_again_s = remove_again_s
+        self._remove_again_s = REMOVE_AGAIN_S if remove_again_s is None else remove_again_s
 
     def start(self) -> None:
         """Begin; once per process."""

@@ -9,7 +9,7 @@ import pytest
 
 from services.node_agent.hypervisor.interface import HypervisorError
 from services.node_agent.state.journal import Kind, Phase, PortRecord, TransferJournal
-from services.node_agent.transfers import manager
+from services.node_agent.transfers import housekeeping
 from shared.messages.porting import (
     AbortTransfer,
     InboundFinished,
@@ -124,7 +124,7 @@ async def test_a_damaged_record_of_an_arrival_lets_nothing_be_said(world: World)
 
 async def test_what_remains_is_removed_when_it_is_possible(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """libvirt is away when a transfer fails, and when the agent starts again; then it is back."""
-    monkeypatch.setattr(manager, "REMOVE_AGAIN_S", 0.02)
+    monkeypatch.setattr(housekeeping, "REMOVE_AGAIN_S", 0.02)
     run_dir = world.beta.settings.run_dir / str(world.agreement.port_id)
     run_dir.mkdir(parents=True)
     image = world.beta.settings.image_dir / "web.raw"
