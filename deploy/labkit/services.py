@@ -107,13 +107,8 @@ def settings(plan: LabPlan, service: Service, url: str, *, accelerator: str) -> 
     store = {"url": f"sqlite:///{plan.data_dir / service.name}.db"}
     match service.role:
         case "broker":
-            return {
-                **common,
-                "store": store,
-                **_BROKER,
-                **node_network.broker_section(plan),
-                **names.broker_section(plan),
-            }
+            sections = {**_BROKER, **node_network.broker_section(plan), **names.broker_section(plan)}
+            return {**common, "store": store, **sections}
         case "donor":
             policy = str(policy_file(plan, service.host))
             return {**common, "store": store, "donor": {"policy_file": policy, **_DONOR}}

@@ -27,10 +27,13 @@ from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.addresses_file import AddressesError, read_addresses
 from services.node_agent.network.extension.ports import PortExtensions
+from services.node_agent.network.host_addresses import HostAddresses
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.kept import KeptAddresses
 from services.node_agent.network.maker import StepMaker
+from services.node_agent.network.port_moments import PortMoments
+from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.network_service import NetworkCommands, NetworkReports
 from services.node_agent.service import NodeService
@@ -70,6 +73,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     messenger = Messenger(runtime.bus, outbox)
     extensions = PortExtensions(routes.link, keys, metrics=metrics)
     network, network_commands = _open_network(settings, messenger, extensions, runtime)
+    moments = _open_moments(settings, messenger, network, runtime)
     transfers = Transfers(
         settings,
         hypervisor=hypervisor,
@@ -78,10 +82,10 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         routes=routes,
         keys=keys,
         metrics=metrics,
-        network=network,
+        network=moments,
     )
     kept = KeptAddresses(NetworkJournal(settings.state_dir / "network"))
-    addresses = VmAddresses(runtime.settings.network, kept=kept)
+    addresses = VmAddresses(runtime.settings.network, reader=HostAddresses(hypervisor), kept=kept)
     commands = _make_commands(runtime, hypervisor, journal, transfers, keys=keys, metrics=metrics, addresses=addresses)
     service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
     problems = _problems(transfers, _make_hook(settings, metrics), network)
@@ -228,6 +232,15 @@ def _open_network(
     journal = NetworkJournal(settings.state_dir / "network")
     keeper = NetworkKeeper(journal, StepMaker(), extensions=extensions, report=NetworkReports(messenger))
     return keeper, NetworkCommands(keeper, messenger)
+
+
+def _open_moments(
+    settings: NodeSection, messenger: Messenger, keeper: NetworkKeeper, runtime: Runtime[NodeSettings]
+) -> PortMoments:
+    taken = TakenConnections(settings.state_dir / "network")
+    moments = PortMoments(keeper, taken, report=NetworkReports(messenger))
+    runtime.stack.push_async_callback(moments.close)
+    return moments
 
 
 async def _open_routes(runtime: Runtime[NodeSettings], metrics: NodeMetrics, caps: Caps) -> LaneRoutes:

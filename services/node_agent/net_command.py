@@ -17,6 +17,7 @@ from services.node_agent.network.netlink import NetlinkError
 from services.node_agent.network.nft import Nft, NftError
 from services.node_agent.network.own_things import own_things, unclaimed
 from services.node_agent.network.steps import Step
+from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.settings import NodeSection, NodeSettings
 from services.node_agent.state.lock import StateInUse, StateLock
 from shared.config import CONFIG_VARIABLE, ConfigError, read_sources
@@ -119,6 +120,9 @@ def _prune_port(journal: NetworkJournal, state_dir: Path, port_id: UUID, *, dry_
             if code != ExitCode.OK:
                 return code
             if not dry_run:
+                if left := asyncio.run(TakenConnections(journal.directory).undo(port_id)):
+                    sys.stderr.writelines(f"{NAME}: not removed: {each}\n" for each in left)
+                    return ExitCode.CRASHED
                 journal.remove(port_id, record.side)
         return ExitCode.OK
     finally:

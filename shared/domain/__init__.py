@@ -22,7 +22,7 @@ from shared.domain.needs import NEXT_MEMORY, NEXT_VCPUS, SECRET, largest_need
 from shared.domain.parsing import MAX_XML_BYTES, Domain, DomainSource, parse
 from shared.domain.places import FirmwarePlace, HostPlaces, NicPlace
 from shared.domain.portable import portable
-from shared.domain.taps import taps_of
+from shared.domain.taps import has_agent, live_cards, taps_of
 
 __all__ = [
     "MAX_XML_BYTES",
@@ -55,9 +55,11 @@ __all__ = [
     "build_for_host",
     "describe",
     "guest_abi_differences",
+    "has_agent",
     "identity_snapshot",
     "largest_need",
     "leaving",
+    "live_cards",
     "named_files",
     "next_needs",
     "parse",

@@ -24,9 +24,9 @@ from tests.acceptance.conftest import Tenant, alone
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
-LAB_NAME = os.environ.get("VMPORT_ACCEPTANCE_LAB", "acceptance") + "-net"
+LAB_NAME = os.environ.get("VMPORT_ACCEPTANCE_LAB", "acceptance") + "net"
 PROVIDERS = ("alpha", "beta")
-MODES = {"VMPORT_NETWORK__MODES": '["extend", "translate", "announce"]'}
+MODES = {"VMPORT_NETWORK__MODES": '["joined", "extend", "translate", "announce"]'}
 SETTLED_WITHIN_S = 60.0
 ASK = f"""
 import socket, sys

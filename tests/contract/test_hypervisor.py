@@ -198,6 +198,17 @@ async def test_a_running_vm_is_described_as_it_runs(host: Host) -> None:
     assert "<alias" not in live.domain_xml
 
 
+async def test_the_cards_of_a_running_vm_are_seen(host: Host) -> None:
+    """In their order, with the MACs of the definition; a guest without an agent is no problem."""
+    seen = await host.hypervisor.seen_cards(host.running)
+    described = await host.hypervisor.describe(host.running)
+    assert [card.mac for card in seen.cards] == [nic.mac for nic in described.description.nics]
+    assert seen.problems == ()
+    assert {card.guest_mac for card in seen.cards} <= {None}
+    with pytest.raises(VmNotFound):
+        await host.hypervisor.seen_cards(uuid4())
+
+
 async def test_nothing_speaks_against_a_vm_that_can_move(host: Host) -> None:
     """Asking moves nothing and is not noticed: it runs on, without an event and without a job."""
     heard: list[LifecycleEvent] = []

@@ -25,6 +25,7 @@ from services.node_agent.hypervisor.interface import (
     Obstacle,
     VmNotFound,
 )
+from services.node_agent.hypervisor.seen_cards import SeenCards
 from shared.domain import describe
 from shared.messages.vm import VmState
 
@@ -71,6 +72,8 @@ class FakeVm:
     """What libvirt and QEMU say against moving it, besides what its state and its images say."""
     unreadable: str = ""
     """Why its definition cannot be read; empty where it can."""
+    seen: SeenCards | None = None
+    """What is known of its cards; None: nothing but their MACs."""
     left_behind: bool = False
     """Post-copy has begun, and QEMU does not let it run again."""
     lasting_xml: str | None = None

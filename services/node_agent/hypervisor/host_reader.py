@@ -8,6 +8,7 @@ each time: an operator changes them while the agent runs, and they cost little.
 
 from __future__ import annotations
 
+import os
 import platform
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from services.node_agent.hypervisor.libvirt_secrets import secret_usages
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection
 from shared.logs import get_logger
 from shared.messages.host import DeviceOffers, OtherArchitecture
-from shared.messages.vm import Firmware, HostPlatform, HypervisorVersions
+from shared.messages.vm import Firmware, HostCapacity, HostPlatform, HypervisorVersions
 
 log = get_logger(__name__)
 
@@ -62,6 +63,17 @@ class HostReader:
             digest = self._read_digest(connection)
             self._digest = now, digest
         return now.model_copy(update={"host_cpu": digest})
+
+    def capacity(self, connection: LibvirtConnection, image_dir: str) -> HostCapacity:
+        """The host's CPUs and memory, and the file system of `image_dir`. Raises OSError."""
+        files = os.statvfs(image_dir)
+        return HostCapacity(
+            vcpus=int(connection.getInfo()[2]),
+            memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            memory_free_bytes=host_capabilities.available_memory_bytes(Path("/proc/meminfo").read_text()),
+            disk_bytes=files.f_blocks * files.f_frsize,
+            disk_free_bytes=files.f_bavail * files.f_frsize,
+        )
 
     def _read_digest(self, connection: LibvirtConnection) -> str:
         architecture, capabilities = str(connection.getInfo()[0]), connection.getCapabilities()

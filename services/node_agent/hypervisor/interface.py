@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from uuid import UUID
 
 from services.node_agent.hypervisor.secret_values import SecretSpec, SecretValue
+from services.node_agent.hypervisor.seen_cards import SeenCards
 from shared.domain import Domain, LayerFacts, SecretUse
 from shared.errors import VmportError
 from shared.messages.vm import (
@@ -256,6 +257,10 @@ class Hypervisor(Protocol):
 
     async def describe(self, uuid: UUID) -> LiveVm:
         """The VM as it runs now."""
+        ...
+
+    async def seen_cards(self, uuid: UUID) -> SeenCards:
+        """What is known of the VM's network cards now, within 3 s. Who does not answer is a problem there."""
         ...
 
     async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:

@@ -7,7 +7,6 @@ guest cannot hang them; the fence does not even ask libvirtd.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from uuid import UUID
 
 import libvirt
 
-from services.node_agent.hypervisor import cpu_questions, host_capabilities
+from services.node_agent.hypervisor import cpu_questions
 from services.node_agent.hypervisor.cpu_comparison import cpu_xml
 from services.node_agent.hypervisor.host_reader import HostReader
 from services.node_agent.hypervisor.interface import (
@@ -28,6 +27,7 @@ from services.node_agent.hypervisor.interface import (
     Obstacle,
     VmNotFound,
 )
+from services.node_agent.hypervisor.libvirt_cards import seen_cards
 from services.node_agent.hypervisor.libvirt_connection import LibvirtSession
 from services.node_agent.hypervisor.libvirt_inventory import LibvirtInventory, SizeQuestion
 from services.node_agent.hypervisor.libvirt_mapping import (
@@ -42,6 +42,7 @@ from services.node_agent.hypervisor.libvirt_types import LibvirtDomain
 from services.node_agent.hypervisor.obstacles import find_obstacles
 from services.node_agent.hypervisor.process_fence import ProcessFence
 from services.node_agent.hypervisor.running_check import RunningCheck
+from services.node_agent.hypervisor.seen_cards import SeenCards
 from shared.domain import describe
 from shared.logs import get_logger
 from shared.messages.vm import (
@@ -68,6 +69,8 @@ COMPARE = "compare a CPU"
 _POST_COPY = {libvirt.VIR_DOMAIN_PAUSED_POSTCOPY, libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED}
 """Why a domain is paused whose guest post-copy has taken, or tried to."""
 
+AGENT_WITHIN_S = 1.5
+"""How long a guest's agent may take to tell its addresses."""
 SIZE_WITHIN_S = 1.0
 """How long it is waited for when it is asked how large a disk is: a heartbeat waits meanwhile."""
 
@@ -138,18 +141,8 @@ class LibvirtHypervisor(RunningCheck):
 
     async def capacity(self) -> HostCapacity:
         """Read the host's memory, CPUs and the image directory's file system."""
-        return await self._session.call("read capacity", self._read_capacity)
-
-    def _read_capacity(self) -> HostCapacity:
-        info = self._session.open().getInfo()
-        files = os.statvfs(self._image_dir)
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return HostCapacity(
-            vcpus=int(info[2]),
-            memory_bytes=total,
-            memory_free_bytes=host_capabilities.available_memory_bytes(Path("/proc/meminfo").read_text()),
-            disk_bytes=files.f_blocks * files.f_frsize,
-            disk_free_bytes=files.f_bavail * files.f_frsize,
+        return await self._session.call(
+            "read capacity", lambda: self._host.capacity(self._session.open(), self._image_dir)
         )
 
     async def inventory(self) -> tuple[VmSummary, ...]:
@@ -177,6 +170,10 @@ class LibvirtHypervisor(RunningCheck):
     async def describe(self, uuid: UUID) -> LiveVm:
         """Read a VM as it runs."""
         return await self._session.with_domain("describe", uuid, live_vm)
+
+    async def seen_cards(self, uuid: UUID) -> SeenCards:
+        """Ask libvirt, and the guest's agent."""
+        return await seen_cards(self._session, uuid, agent_within_s=AGENT_WITHIN_S)
 
     async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
         """Ask libvirt, read the images, ask QEMU; each asker's failure is its own."""

@@ -29,7 +29,8 @@ from services.node_agent.hypervisor.interface import (
     ObstacleCode,
 )
 from services.node_agent.hypervisor.running_check import RunningCheck
-from shared.domain import DomainXmlError, describe, parse
+from services.node_agent.hypervisor.seen_cards import SeenCard, SeenCards
+from shared.domain import DomainXmlError, describe, live_cards, parse
 from shared.messages.vm import (
     HostCapacity,
     VmState,
@@ -122,6 +123,12 @@ class FakeHypervisor(FakePlatform, RunningCheck):
         files = tuple(disk.source for disk in facts.disks if not disk.read_only)
         lasting = vm.lasting_xml or vm.domain_xml if vm.persistent else None
         return LiveVm(description, vm.domain_xml, domain, files, layers, lasting_xml=lasting)
+
+    async def seen_cards(self, uuid: UUID) -> SeenCards:
+        """What the test has set, or the cards alone."""
+        self.ask_libvirtd()
+        vm = self.vm(uuid)
+        return vm.seen or SeenCards(tuple(SeenCard(*card) for card in live_cards(vm.domain_xml)))
 
     async def obstacles(self, uuid: UUID) -> tuple[Obstacle, ...]:
         """Those that the test gave the VM, and what its state and its images say."""

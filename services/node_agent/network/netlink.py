@@ -132,6 +132,14 @@ class Netlink:
 
     # ---- addresses ----
 
+    async def addresses(self, device: str) -> tuple[str, ...]:
+        """A device's addresses with the lengths of their prefixes, such as 10.81.1.1/24; link-local ones, too."""
+        there = await self.link(device)
+        if there is None:
+            return ()
+        shown = await self._ip.get_addr(index=there.index)
+        return tuple([f"{each.get('address')}/{each['prefixlen']}" async for each in shown])
+
     async def add_address(self, device: str, address: str) -> None:
         """Give a device an address for itself alone (/32 or /128), without duplicate address detection."""
         with _refusal(f"give {device} the address {address}"):

@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from uuid import UUID
 
 from services.node_agent.network.firewall import guard_table
+from services.node_agent.network.frames import mac_bytes
+from services.node_agent.network.icmpv6 import link_local
 from services.node_agent.network.steps import (
     ANNOUNCED_METRIC,
     METRIC,
@@ -174,6 +176,22 @@ def guest_mac(card: CardNetwork) -> str:
     return card.guest_mac or card.mac
 
 
+def gateway_mac(card: CardNetwork) -> str | None:
+    """The MAC that all of the guest's gateways have where this host is its router; None: it has none."""
+    return next((gateway.mac for gateway in card.gateways), None)
+
+
+def _router_address(card: CardNetwork) -> str | None:
+    """By which a guest knows an IPv6 router that has advertised itself; None where the gateways have one themselves."""
+    six = [
+        address for address in (ipaddress.ip_address(each.address) for each in card.gateways) if address.version == 6
+    ]
+    mac = gateway_mac(card)
+    if not six or mac is None or any(address.is_link_local for address in six):
+        return None
+    return str(ipaddress.IPv6Address(link_local(mac_bytes(mac))))
+
+
 def _table(purpose: str, port_id: UUID) -> str:
     return f"vmport_{purpose}_{port_id.hex[:10]}"
 
@@ -188,8 +206,7 @@ def _quiet(bridge: str) -> Iterator[Step]:
 
 def _gateway(card: CardPlan, metric: int) -> Iterator[Step]:
     bridge, network = card.bridge, card.card
-    mac = next((gateway.mac for gateway in network.gateways), None)
-    yield Bridge(name=bridge, mac=mac, mtu=network.mtu)
+    yield Bridge(name=bridge, mac=gateway_mac(network), mtu=network.mtu)
     for family in ("ipv4", "ipv6"):
         yield Setting(device=bridge, family="ipv4" if family == "ipv4" else "ipv6", name="forwarding", value="1")
     # The guest takes its whole segment for neighbours, which are behind this host now.
@@ -198,6 +215,8 @@ def _gateway(card: CardPlan, metric: int) -> Iterator[Step]:
     yield Setting(device=bridge, family="ipv4", name="arp_ignore", value="0")
     for gateway in network.gateways:
         yield Address(device=bridge, address=gateway.address)
+    if (router := _router_address(network)) is not None:
+        yield Address(device=bridge, address=router)
     for address in addresses_of(network):
         yield Neighbour(device=bridge, address=address, mac=guest_mac(network))
         yield Route(destination=host_prefix(address), device=bridge, metric=metric)

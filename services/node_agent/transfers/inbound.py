@@ -56,7 +56,7 @@ from services.node_agent.transfers.inbound_state import claim_state
 from services.node_agent.transfers.nbd_opening import NbdOpening
 from services.node_agent.transfers.port_contents import InboundContents
 from services.node_agent.transfers.port_lanes import PortLanes
-from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork, own_bridges_of
+from services.node_agent.transfers.port_network import NETWORK_STREAMS, JoinedNetworks, PortNetwork, own_bridges_of
 from services.node_agent.transfers.port_sockets import Connections, PortSockets, SocketError, connect_when_there
 from services.node_agent.transfers.read_only_disks import READ_ONLY
 from services.node_agent.transfers.secret_handover import SECRETS
@@ -246,6 +246,8 @@ class Inbound:
                     await self._on_switchover_question(stream, self._gate)
                 case label if label == READY:
                     await answer_readiness(stream, self._broker.readiness)
+                case label if label in NETWORK_STREAMS:
+                    await self._network.serve_stream(self._agreement, stream)
                 case label if label == CONTENTS and self._gate is None:
                     await self._contents.answer(stream)
                 case label if label == OVERLAYS and self._gate is None:

@@ -330,6 +330,7 @@ class Outbound:
 
     def _on_memory_flows(self) -> None:
         self._outage.memory_flows()
+        self._network.memory_flows(self._agreement, self._lanes.control)
         self._tasks.spawn(self._readiness.run(), name="readiness")
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:

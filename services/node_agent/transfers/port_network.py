@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.keeper import MovedVm
+from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.plan import own_bridges
+from services.node_agent.network.tracking.exchange import CONNECTIONS
 from shared.messages.porting import ServiceChangeAgreement, Side
+
+NETWORK_STREAMS: Final = frozenset({CONNECTIONS, PATHS})
+"""Labels of streams of the control lane."""
 
 
 class PortNetwork(Protocol):
@@ -16,6 +23,14 @@ class PortNetwork(Protocol):
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
         """Make all that can be made before the switchover. Raises `VmportError`, having undone what was made."""
+        ...
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+        """Donor: the switchover may come at any moment. Returns at once."""
+        ...
+
+    async def serve_stream(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        """Recipient: serve a stream of the donor's node that has a label of `NETWORK_STREAMS`."""
         ...
 
     def guest_stands_still(self, port_id: UUID) -> None:
@@ -51,6 +66,17 @@ class JoinedNetworks:
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
         """Nothing to do."""
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+        """Nothing to do."""
+
+    async def serve_stream(
+        self,
+        agreement: ServiceChangeAgreement,  # noqa: ARG002  # PortNetwork
+        stream: LaneStream,
+    ) -> None:
+        """None is expected."""
+        stream.reset("this node's network takes no part in a port")
 
     def guest_stands_still(self, port_id: UUID) -> None:
         """Nothing to do."""

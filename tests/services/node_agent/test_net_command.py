@@ -14,9 +14,13 @@ from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import Netlink
 from services.node_agent.network.steps import Bridge, Route
+from services.node_agent.network.tracking.table import ConnectionTable
+from services.node_agent.network.tracking.taken import TakenConnections
+from services.node_agent.network.tracking.values import Changes
 from services.node_agent.state.lock import StateLock
 from shared.messages.porting import Side
 from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, plan
+from tests.services.node_agent.network.tracking.test_exchange import connection
 from tests.support.own_network import needs_root, own_network
 
 pytestmark = needs_root
@@ -93,3 +97,18 @@ def test_wrong_usage_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit, match="2"):
         main(["--state-dir", str(tmp_path), "prune", "--port", "x"])
     assert "invalid UUID" in capsys.readouterr().err
+
+
+def test_a_ports_connections_are_removed_with_it(record: NetworkRecord, tmp_path: Path) -> None:
+    """Those that were taken over for it, and no other of the VM's."""
+    table, taken = ConnectionTable(), TakenConnections(tmp_path / "network")
+    addresses = frozenset({"10.81.1.10"})
+
+    async def take() -> None:
+        await table.insert([connection(1)])
+        await taken.take(PORT, addresses, Changes((connection(1), connection(2)), ()))
+
+    asyncio.run(take())
+    assert main(["--state-dir", str(tmp_path), "prune", "--port", str(record.port_id)]) == 0
+    assert [each.source_port for each in asyncio.run(table.read(addresses)).connections] == [1]
+    assert list((tmp_path / "network").iterdir()) == []

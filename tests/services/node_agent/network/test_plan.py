@@ -13,7 +13,7 @@ from services.node_agent.network.plan import (
     recipient_wants,
 )
 from services.node_agent.network.steps import Address, Bridge, NftTable, ProxyNeighbour, Route
-from shared.messages.network import NetworkMode
+from shared.messages.network import NetworkGateway, NetworkMode
 from tests.services.node_agent.network.plans import BRIDGE, GATEWAY_MAC, PORT, plan
 
 
@@ -31,7 +31,8 @@ def test_a_translated_guest_has_its_gateway_at_the_recipient(mode: NetworkMode) 
     steps = recipient_wants(plan(mode), PORT, arrived=False)
 
     assert [step.mac for step in steps if isinstance(step, Bridge)] == [None, GATEWAY_MAC]
-    assert {step.address for step in steps if isinstance(step, Address)} == {"10.81.1.1", "fd00:81:1::1"}
+    addresses = {step.address for step in steps if isinstance(step, Address)}
+    assert addresses == {"10.81.1.1", "fd00:81:1::1", "fe80::ff:fe00:1"}
     assert {step.destination for step in steps if isinstance(step, Route)} == {"10.81.1.10/32", "fd00:81:1::10/128"}
 
 
@@ -69,3 +70,16 @@ def test_the_donor_answers_for_what_has_left() -> None:
 def test_names_of_devices_fit_the_kernel() -> None:
     assert device_name("vmx", PORT, 63) == "vmx123456789a63"
     assert len(device_name("vmx", PORT, 63)) <= 15
+
+
+def test_a_guest_that_heard_a_router_advertisement_keeps_its_router() -> None:
+    """By the link-local address of the gateway's MAC, where no other is known."""
+    steps = recipient_wants(plan(NetworkMode.TRANSLATE), PORT, arrived=False)
+    assert Address(device=BRIDGE, address="fe80::ff:fe00:1") in steps
+    found = plan(NetworkMode.TRANSLATE)
+    (one,) = found.cards
+    told = (*one.card.gateways, NetworkGateway(address="fe80::1", mac=GATEWAY_MAC))
+    known = one.model_copy(update={"card": one.card.model_copy(update={"gateways": told})})
+    steps = recipient_wants(found.model_copy(update={"cards": (known,)}), PORT, arrived=False)
+    local = [each.address for each in steps if isinstance(each, Address) and each.address.startswith("fe80")]
+    assert local == ["fe80::1"]

@@ -1,11 +1,69 @@
-"""What transfers ask of a host's network: the bridges of cards, and nothing where networks are joined."""
+"""Each side's network hears of the port's moments, and the recipient's gets the stream of the VM's connections."""
 
 from __future__ import annotations
 
+from uuid import UUID
+
+import pytest
+
+from services.node_agent.lanes.core.errors import StreamError
+from services.node_agent.lanes.session import LaneSession
+from services.node_agent.lanes.stream import LaneStream
+from services.node_agent.network.keeper import MovedVm
+from services.node_agent.network.tracking.exchange import CONNECTIONS
+from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork, own_bridges_of
 from shared.messages.network import NetworkMode
-from shared.messages.porting import Side
+from shared.messages.porting import ServiceChangeAgreement, Side
+from shared.page_stream.bodies import StreamKind
 from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, plan
+from tests.support.control_lane import lane
+from tests.support.transfer_pair import Pair
+
+
+class Network(JoinedNetworks):
+    """Writes down what it hears; the donor's opens the stream."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:  # noqa: ARG002
+        self.heard.append("memory flows")
+        control.open_stream(StreamKind.CONTROL, CONNECTIONS)
+
+    async def serve_stream(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
+        self.heard.append(f"serves {stream.label} of {agreement.vm_name}")
+
+    def guest_stands_still(self, port_id: UUID) -> None:  # noqa: ARG002
+        if "stands still" not in self.heard:
+            self.heard.append("stands still")
+
+    def guest_is_away(self, moved: MovedVm) -> None:  # noqa: ARG002
+        if "away" not in self.heard:
+            self.heard.append("away")
+
+    def guest_has_arrived(self, moved: MovedVm) -> None:  # noqa: ARG002
+        self.heard.append("arrived")
+
+
+async def test_both_sides_hear_the_moments_in_their_order(pair: Pair) -> None:
+    donor = pair.outbound._network = pair.outbound._guard._network = Network()
+    recipient = pair.inbound._network = Network()
+    result, failure = await pair.run()
+    assert failure is None
+    assert isinstance(result, OutboundResult)
+    assert donor.heard == ["memory flows", "stands still", "away"]
+    assert recipient.heard == [f"serves {CONNECTIONS} of {pair.agreement.vm_name}", "arrived"]
+
+
+async def test_joined_networks_serve_no_stream() -> None:
+    networks, agreed = JoinedNetworks(), agreement(plan(NetworkMode.JOINED))
+    async with lane(lambda stream: networks.serve_stream(agreed, stream)) as control:
+        stream = control.open_stream(StreamKind.CONTROL, CONNECTIONS)
+        with pytest.raises(StreamError, match="takes no part"):
+            await stream.read()
+    networks.memory_flows(agreed, control)
+    networks.guest_runs_on(agreed.port_id)
 
 
 def test_own_bridges_are_those_that_the_node_makes() -> None:

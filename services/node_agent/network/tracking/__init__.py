@@ -1,0 +1,1 @@
+"""Entries of connection tracking that move with a VM, so that stateful firewalls let its open connections go on."""
