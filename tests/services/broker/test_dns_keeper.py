@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -15,11 +16,15 @@ from services.broker.dns import DnsChanged, DnsRefused, DnsUnavailable
 from services.broker.dns_keeper import DnsKeeper
 from services.broker.dns_records import DnsMark, DnsRecords
 from services.broker.metrics import BrokerMetrics
+from services.broker.service import BrokerService
 from services.broker.tables import dns_names, epochs, vms
 from shared.backoff import Backoff
+from shared.messages.service_change import PortPhase
+from shared.parties import BROKER
 from shared.store import Store
 from shared.testing import ManualClock, breathe
 from tests.support.broker_samples import PORT, VM, plan
+from tests.support.broker_world import World, settings
 from tests.support.ported_vms import ADDRESSES, add_vm, port_vm
 
 BACK, OTHER, OTHER_PORT = UUID(int=77), UUID("bbbb1111-0000-4000-8000-000000000002"), UUID(int=78)
@@ -281,3 +286,21 @@ async def test_the_oldest_first(store: Store, zone: Zone, keeper: DnsKeeper) -> 
     zone.errors = [DnsRefused("REFUSED")]
     assert not await keeper.work()
     assert zone.texts == {"shop": mark(2, "beta", OTHER)}
+
+
+async def test_the_broker_wakes_it_with_each_commit(tmp_path: Path) -> None:
+    """It looks by itself only every hour, and DNS follows the port at once."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    async with World(url, run=False) as world:
+        metrics, zone = BrokerMetrics(CollectorRegistry()), Zone()
+        names = DnsKeeper(world.store, zone, metrics, poll_s=3600)
+        service = BrokerService(settings(url), world.store, world.broker.bus(BROKER), world.lanes, metrics, names=names)
+        running = asyncio.get_running_loop().create_task(service.run())
+        await world.ask_for_port()
+        await world.until_phase(PortPhase.COMPLETED)
+        async with asyncio.timeout(10):
+            while not zone.texts:
+                await breathe()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert zone.texts == {"web": mark(2, "beta")}
