@@ -574,9 +574,9 @@ class CoreWorld:
         vm = self.hosts[name].vm
         if vm is not None and not vm.off:
             self.may_be_off = True
-            if not by_itself and name == "beta" and vm.executes and not self.nodes["beta"].alive:
-                # An operator destroys the copy while nobody hears of its start: it is thrown away with what it has
-                # written since, and that is no loss of a port's.
+            if not by_itself and name == "beta" and self.nodes["beta"].phase is not Phase.DONE:
+                # An operator destroys the copy before its arrival is stored: it may be thrown away with what it has
+                # written since its start, and that is no loss of a port's.
                 left = self.hosts["alpha"].vm
                 self._written = min(self._written, left.content) if left is not None else self._written
             self.hosts[name].stop(by_itself=by_itself)
