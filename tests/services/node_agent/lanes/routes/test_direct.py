@@ -6,7 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 from itertools import pairwise
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 
@@ -21,7 +21,7 @@ from tests.support.two_routes import PORT, listening
     "said",
     [
         b"GET / HTTP/1.1\r\nHost: node.example.org\r\n\r\n",
-        direct_connection.Preface(uuid4(), Lane.MEMORY, 0, 1, bytes(16)).encode(),
+        direct_connection.Preface(UUID(int=99), Lane.MEMORY, 0, 1, bytes(16)).encode(),
         direct_connection.Preface(PORT, Lane.DISK, 0, 1, bytes(16)).encode(),
         direct_connection.Preface(PORT, Lane.MEMORY, 0, 1, bytes(16)).encode()[:3],
     ],
