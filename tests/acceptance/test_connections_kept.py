@@ -16,7 +16,7 @@ from deploy.labkit.port_run import connection_client, run_port
 from shared.messages.network import NetworkMode
 from tests.acceptance.conftest import LAB_NAME, Tenant, alone
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.long, pytest.mark.timeout(900)]
 
 GUEST = "traveller"
 LATER_S = 4.0

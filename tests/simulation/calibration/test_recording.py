@@ -9,7 +9,7 @@ import pytest
 
 from tests.simulation.calibration.trace import Trace, differences, kept
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.lab, pytest.mark.long, pytest.mark.timeout(300)]
 
 RECORD = Path(__file__).with_name("record")
 RECORDED = ("good", "donor-libvirtd-at-finish", "recipient-libvirtd-after-cont")
