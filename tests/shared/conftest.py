@@ -40,7 +40,7 @@ def instances(schema: dict[str, Any], defs: dict[str, Any]) -> st.SearchStrategy
         case {"type": "array", "prefixItems": items}:
             return st.tuples(*(instances(item, defs) for item in items)).map(list)
         case {"type": "array", "items": items}:
-            return st.lists(instances(items, defs), max_size=3)
+            return st.lists(instances(items, defs), max_size=min(3, schema.get("maxItems", 3)))
         case _:
             return _scalars(schema)
 

@@ -14,6 +14,7 @@ import pytest
 
 MODULES = frozenset(
     {
+        "tests/services/node_agent/hypervisor/test_libvirt_cards.py",
         "tests/services/node_agent/hypervisor/test_libvirt_connection.py",
         "tests/services/node_agent/hypervisor/test_libvirt_inventory.py",
         "tests/services/node_agent/hypervisor/test_cpu_questions.py",
