@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as real_datetime
+import math
 import os
 import random
 import selectors
@@ -57,6 +58,9 @@ class SimFuture(asyncio.Future):  # type: ignore[type-arg]  # as above
         return self.serial
 
 
+_PER_SECOND = 1_000_000
+
+
 class _Selector(selectors.EpollSelector):
     loop: VirtualLoop
 
@@ -67,7 +71,7 @@ class _Selector(selectors.EpollSelector):
             return ready
         if timeout is None:
             raise Stuck("nothing will ever happen")
-        self.loop.now_s += timeout
+        self.loop.jump(timeout)
         return ready
 
 
@@ -84,6 +88,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self.now_s
+
+    def jump(self, timeout_s: float) -> None:
+        """To the next timer, exactly."""
+        timers: list[asyncio.TimerHandle] = self._scheduled  # type: ignore[attr-defined]  # asyncio's heap of timers
+        next_s = timers[0].when() if timers else self.now_s + timeout_s
+        self.now_s = max(next_s, math.nextafter(self.now_s, math.inf))
+
+    def call_at(  # type: ignore[override]  # as asyncio's
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        """At the next full microsecond. asyncio lets a timer go off up to a nanosecond early: real time passes while it
+        is set again, and virtual time would stand still for ever.
+        """
+        full = math.ceil(when * _PER_SECOND) / _PER_SECOND
+        return super().call_at(full if full >= when else full + 1 / _PER_SECOND, callback, *args, context=context)
 
     def create_future(self) -> asyncio.Future[Any]:
         return SimFuture(loop=self)
