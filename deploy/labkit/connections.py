@@ -11,6 +11,7 @@ import json
 import struct
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -35,7 +36,7 @@ class Lost(Exception):
     """A connection ended, or brought what it should not."""
 
 
-class Exchange:
+class Exchange(ABC):
     """One kind of use of a connection. `once` is one question and its answer; answers are numbered from 0."""
 
     every_s: ClassVar[float] = 0.0
@@ -48,9 +49,9 @@ class Exchange:
     def __init__(self, reader: asyncio.StreamReader, write: Callable[[bytes], None]) -> None:
         self._reader, self._write = reader, write
 
+    @abstractmethod
     async def once(self, number: int) -> None:
         """Raises `Lost`, `OSError` or `asyncio.IncompleteReadError`."""
-        raise NotImplementedError
 
     def _expect(self, found: bytes, wanted: bytes) -> None:
         if found != wanted:

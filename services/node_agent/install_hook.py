@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.node_agent.hypervisor.start_hook import hook_problem, hook_text, install, reload_libvirtd, unseen_problem
-from services.node_agent.settings import NodeSection, NodeSettings
-from shared.config import CONFIG_VARIABLE, ConfigError, read_sources
+from services.node_agent.settings import NodeSection, node_section
+from shared.config import CONFIG_VARIABLE, ConfigError
 from shared.exit_codes import ExitCode
 
 NAME = "vmport-node install-hook"
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     options = _parser().parse_args(argv)
     try:
-        settings = _settings(options.config, options.state_dir)
+        settings = node_section(options.config, options.state_dir)
         hook, text = options.hook or settings.start_hook, hook_text(settings.given_away_dir)
     except (ConfigError, ValueError) as error:
         sys.stderr.write(f"{NAME}: {error}\n")
@@ -75,13 +75,6 @@ def _reload(hook: Path, settings: NodeSection) -> int:
     for name in told:
         sys.stdout.write(f"{NAME}: {name} reloaded\n")
     return ExitCode.OK
-
-
-def _settings(config: Path | None, state_dir: Path | None) -> NodeSection:
-    """Of the settings file; with a state directory only that is needed. Raises `ConfigError`."""
-    if state_dir is not None:
-        return NodeSection(state_dir=state_dir)
-    return read_sources(NodeSettings, config, program="vmport-node").settings().node
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -18,9 +18,9 @@ from services.node_agent.network.nft import Nft, NftError
 from services.node_agent.network.own_things import own_things, unclaimed
 from services.node_agent.network.steps import Step
 from services.node_agent.network.tracking.taken import TakenConnections
-from services.node_agent.settings import NodeSection, NodeSettings
+from services.node_agent.settings import node_section
 from services.node_agent.state.lock import StateInUse, StateLock
-from shared.config import CONFIG_VARIABLE, ConfigError, read_sources
+from shared.config import CONFIG_VARIABLE, ConfigError
 from shared.exit_codes import ExitCode
 
 NAME = "vmport-node net"
@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
     """The command; returns its exit code."""
     options = _parser().parse_args(argv)
     try:
-        settings = _settings(options.config, options.state_dir)
+        settings = node_section(options.config, options.state_dir)
     except (ConfigError, ValueError) as error:
         sys.stderr.write(f"{NAME}: {error}\n")
         return ExitCode.CONFIG
@@ -138,12 +138,6 @@ async def _remove(steps: Sequence[Step], *, dry_run: bool) -> int:
     sys.stdout.writelines(f"removed: {step}\n" for step in steps if str(step) not in kept)
     sys.stderr.writelines(f"{NAME}: not removed: {each}\n" for each in left)
     return ExitCode.CRASHED if left else ExitCode.OK
-
-
-def _settings(config: Path | None, state_dir: Path | None) -> NodeSection:
-    if state_dir is not None:
-        return NodeSection(state_dir=state_dir)
-    return read_sources(NodeSettings, config, program="vmport-node").settings().node
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,7 @@
-"""The node agent's settings: ``[node]`` beside the sections that every service has. Pure values."""
+"""The node agent's settings: ``[node]`` beside the sections that every service has.
+
+Values, and how a command beside the agent reads them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from services.node_agent.page_codec.hello import Technique
-from shared.config import Section, ServiceSettings
+from shared.config import Section, ServiceSettings, read_sources
 from shared.config_files import MadeDirectory, ReadFile, UsedDirectory
 from shared.messages.lanes import DirectAddress
 from shared.messages.network import BridgeName, IpNetwork, Label, NetworkMode
@@ -247,3 +250,13 @@ class NodeSettings(ServiceSettings):
     tls: TlsSection = Field(default=TlsSection())
     direct: DirectSection = Field(default=DirectSection())
     network: NetworkSection = Field(default=NetworkSection())
+
+
+def node_section(config: Path | None, state_dir: Path | None) -> NodeSection:
+    """For a command beside the agent: of the settings file; with a state directory only that is needed.
+
+    Raises `ConfigError`.
+    """
+    if state_dir is not None:
+        return NodeSection(state_dir=state_dir)
+    return read_sources(NodeSettings, config, program="vmport-node").settings().node

@@ -132,7 +132,7 @@ async def test_a_cpu_is_compared_by_its_features(host: Host) -> None:
 
 
 async def test_what_a_cpu_and_the_hosts_have_in_common(host: Host) -> None:
-    """It runs here, and has no feature that either lacks; a CPU without a definition has nothing in common."""
+    """It runs here, and has no feature that one of the two lacks; a CPU without a definition has nothing in common."""
     hypervisor, platform = host.hypervisor, await host.hypervisor.platform()
     under = {"architecture": "x86_64", "machine": platform.machine_aliases["q35"], "accelerator": "qemu"}
     features = tuple(CpuFeature(name=name, policy="require") for name in ("aes", "avx512f"))

@@ -190,19 +190,18 @@ class LibvirtHypervisor(RunningCheck):
 
     async def is_left_behind(self, uuid: UUID) -> bool:
         """Read why a VM is paused."""
-        try:
-            state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
-        except VmNotFound:
-            return False
-        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _POST_COPY)
+        return await self._is_paused(uuid, _POST_COPY)
 
     async def is_paused_after_start(self, uuid: UUID) -> bool:
         """Read why a VM is paused: libvirt gives these reasons only to one that was running."""
+        return await self._is_paused(uuid, _PAUSED_AFTER_START)
+
+    async def _is_paused(self, uuid: UUID, reasons: set[int]) -> bool:
         try:
             state, reason = await self._session.with_domain("read the state of", uuid, lambda d: d.state()[:2])
         except VmNotFound:
             return False
-        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in _PAUSED_AFTER_START)
+        return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason in reasons)
 
     async def files_in_use(self, *, besides: UUID | None = None) -> Mapping[str, str]:
         """Read every definition, and the headers of the images that they name."""

@@ -34,7 +34,7 @@ from services.node_agent.network.steps import (
     Step,
 )
 from services.node_agent.network.translate import away_tables, home_tables
-from shared.messages.network import CardNetwork, CardPlan, CareOf, NetworkMode, NetworkPlan
+from shared.messages.network import CardNetwork, CardPlan, CareOf, NetworkMode, NetworkPlan, is_routable
 
 BRIDGE_PREFIX = "vmp"
 """Of the names of the cards' own bridges, which the recipient's agent chooses."""
@@ -162,8 +162,7 @@ def care_of(plan: NetworkPlan) -> tuple[CareOf, ...]:
 
 def addresses_of(card: CardNetwork) -> tuple[str, ...]:
     """The card's addresses that others can reach: not those that hold on its own segment only."""
-    found = (each.address for each in card.addresses)
-    return tuple(address for address in found if not ipaddress.ip_address(address).is_link_local)
+    return tuple(each.address for each in card.addresses if is_routable(each.address))
 
 
 def host_prefix(address: str) -> str:
