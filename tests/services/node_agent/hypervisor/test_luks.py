@@ -51,12 +51,12 @@ async def test_a_new_image_is_encrypted_like_the_old_one(tmp_path: Path, monkeyp
     opened = tmp_path / "key"
     opened.write_bytes(KEY.reveal())
     options = f"driver=qcow2,encrypt.key-secret=k,file.filename={second}"
-    await qemu_img(str(second), "bench", "-c", "1", "--object", f"secret,id=k,file={opened}", "--image-opts", options)
+    read = ("convert", "--object", f"secret,id=k,file={opened}", "--image-opts", "-O", "raw", options)
+    await qemu_img(str(second), *read, str(tmp_path / "plain.raw"))
+    assert (tmp_path / "plain.raw").stat().st_size == 1 << 20
     opened.write_bytes(b"another key")
     with pytest.raises(DiskImageError, match="Invalid password"):
-        await qemu_img(
-            str(second), "bench", "-c", "1", "--object", f"secret,id=k,file={opened}", "--image-opts", options
-        )
+        await qemu_img(str(second), *read, str(tmp_path / "nothing.raw"))
 
 
 @pytest.mark.servers
