@@ -200,8 +200,12 @@ class CardCarrier:
         if not self._tap.write(record):
             self._counters.dropped[Reason.DEVICE] += 1
 
+    def deactivate(self) -> None:
+        """Donor: the guest runs here again, and the gate is shut. Idempotent."""
+        self._activated = False
+
     def activate(self) -> None:
-        """The guest runs at the recipient, or may from now on: the gate opens for good. Idempotent."""
+        """The guest runs at the recipient, or may from now on: the gate opens. Idempotent."""
         if self._activated:
             return
         self._activated = True

@@ -77,6 +77,9 @@ class Wires:
         if activated:
             self.activated.add(agreement.port_id)
 
+    def deactivate(self, port_id: UUID) -> None:
+        self.activated.discard(port_id)
+
     def activate(self, port_id: UUID) -> None:
         self.activated.add(port_id)
 
