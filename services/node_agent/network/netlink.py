@@ -134,9 +134,7 @@ class Netlink:
         """Make a device a port of a bridge, and have it up."""
         more = {} if mtu is None else {"mtu": mtu}
         with _refusal(f"join {name} to {bridge}"):
-            await self._ip.link(
-                "set", index=self._index(name), master=self._index(bridge), state="up", **more
-            )
+            await self._ip.link("set", index=self._index(name), master=self._index(bridge), state="up", **more)
 
     async def set_queue(self, name: str, frames: int) -> None:
         """How many frames may wait at a device, which keeps those that wait already as far as there is room."""

@@ -42,8 +42,8 @@ BRIDGE_PREFIX = "vmp"
 EXTENSION_PREFIX = "vmx"
 """Of the names of extensions' devices."""
 AWAITED_FRAMES = 256
-"""So many may wait for a guest that has not run here yet. A guest that wakes up answers the oldest first, so a long queue
-of what nobody waits for any more is an outage of its own; TCP sends again what is dropped.
+"""So many may wait for a guest that has not run here yet. One that wakes up takes the oldest first, so a long queue of
+what nobody waits for any more is an outage of its own; what is dropped TCP sends again.
 """
 
 

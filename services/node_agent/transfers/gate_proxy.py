@@ -52,6 +52,7 @@ class GateProxy:
         stream: LaneStream,
         gate: RpcGate,
         owner: FinishDecider,
+        *,
         prepared: Callable[[], None] = lambda: None,
     ) -> None:
         """`prepared` is called when libvirtd has made the incoming guest with its devices."""

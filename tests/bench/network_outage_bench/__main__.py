@@ -87,6 +87,7 @@ def measure(lab: Lab, mode: NetworkMode, number: int, options: argparse.Namespac
         raise AssertionError(f"{mode}: {run.result}")
     if os.environ.get("KEEP"):
         import pickle
+
         Path(os.environ["KEEP"] + f"-{mode}-{number}.pickle").write_bytes(pickle.dumps((found, run)))
     frames: list[Frame] = [each for each in found["frames"] if each.device.startswith(("vnet", "tap"))]
     outages = {family: outage_of(family, frames, found["answers"][family], EVERY_S * 1000) for family in FAMILIES}

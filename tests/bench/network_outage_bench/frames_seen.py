@@ -96,9 +96,7 @@ def listener() -> socket.socket:
         jumps = [0 if each is None else each - number - 1 for each in (equal, other)]
         lines.append(struct.pack("@HBBI", code, *jumps, value))
     program = ctypes.create_string_buffer(b"".join(lines))
-    made.setsockopt(
-        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(lines), ctypes.addressof(program))
-    )
+    made.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", len(lines), ctypes.addressof(program)))
     made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
     return made

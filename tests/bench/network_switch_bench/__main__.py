@@ -236,7 +236,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="tests/bench/network_switch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write network_switch.json and .txt into this directory")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write network_switch.json and .txt into this directory"
+    )
     parser.add_argument("--switches", type=int, default=20, metavar="N", help="of each mode and direction")
     parser.add_argument("--modes", nargs="+", type=NetworkMode, choices=MODES, default=MODES, metavar="MODE")
     parser.add_argument("--quick", action="store_true", help="3 switches of each, to see that it works")
@@ -266,15 +268,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "load_1_min": os.getloadavg()[0],
         "wanted_mean_ms": WANTED_MEAN_MS,
         "figures": found,
-        "single": {mode: {name: [asdict(one) for one in each] for name, each in of.items()} for mode, of in raw.items()},
+        "single": {
+            mode: {name: [asdict(one) for one in each] for name, each in of.items()} for mode, of in raw.items()
+        },
     }
     if options.out is not None:
         (options.out / "network_switch.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         with (options.out / "network_switch.txt").open("w", encoding="utf-8") as file:
             Console(file=file, width=110).print(table(found))
-    means = [
-        columns[family]["mean_ms"] for of in found.values() for columns in of.values() for family in FAMILIES
-    ]
+    means = [columns[family]["mean_ms"] for of in found.values() for columns in of.values() for family in FAMILIES]
     return int(max(means) >= WANTED_MEAN_MS)
 
 

@@ -81,7 +81,9 @@ class Places:
             on_link=tuple(host_prefix(each) for each in (self.guest.address, self.guest.address6))
             if mode is NetworkMode.ANCHOR
             else (str(here.network4), str(here.network6)),
-            gateways=tuple(NetworkGateway(address=each, mac=here.gateway_mac) for each in (here.gateway4, here.gateway6)),
+            gateways=tuple(
+                NetworkGateway(address=each, mac=here.gateway_mac) for each in (here.gateway4, here.gateway6)
+            ),
         )
         translated = carry in {NetworkMode.TRANSLATE, NetworkMode.ANCHOR}
         planned = CardPlan(

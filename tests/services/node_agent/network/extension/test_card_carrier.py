@@ -129,6 +129,10 @@ async def test_the_donors_gate() -> None:
         carrier.deliver(encode([PLAIN + OUT]))
         assert tap.host_receive() == [OUT]
         assert carrier.stats().out_frames == 0
+        for _ in range(2):
+            carrier.deactivate()
+        carrier.deliver(encode([PLAIN + OUT]))
+        assert (tap.host_receive(), carrier.activated) == ([], False)
 
 
 async def test_it_is_open_where_the_guest_is_known_to_run() -> None:
