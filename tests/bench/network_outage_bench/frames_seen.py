@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
+from tests.bench.network_switch_bench.client import PORT, SOURCE_PORT
+
 _ETH_P_ALL: Final = 3
 _SO_ATTACH_FILTER, _SO_TIMESTAMPNS = 26, 35
 _STAMP: Final = struct.Struct("@qq")
 _OUTGOING: Final = 4
+_ASKED, _REPLIED = struct.pack(">HH", SOURCE_PORT, PORT), struct.pack(">HH", PORT, SOURCE_PORT)
 _SHORTEST: Final = 42
 """An IPv4 packet's UDP header ends there."""
 _LOAD_HALF, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x28, 0x30, 0x15, 0x06
@@ -82,10 +85,12 @@ def kind_of(frame: bytes) -> Kind | None:
         return Kind.DISCOVERY
     if protocol != 17:
         return None
-    asks = frame[36:38] == b"\x00\x07" if four else frame[56:58] == b"\x00\x07"
-    if four:
-        return Kind.REQUEST4 if asks else Kind.REPLY4
-    return Kind.REQUEST6 if asks else Kind.REPLY6
+    ports = frame[34:38] if four else frame[54:58]
+    if ports == _ASKED:
+        return Kind.REQUEST4 if four else Kind.REQUEST6
+    if ports == _REPLIED:
+        return Kind.REPLY4 if four else Kind.REPLY6
+    return None  # another client's
 
 
 def listener() -> socket.socket:

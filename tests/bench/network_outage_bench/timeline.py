@@ -18,15 +18,15 @@ class Outage:
     """One family, in milliseconds. `outage_ms` is the client's longest wait for an answer around the switchover.
 
     `silent_ms` is from the guest's last reply at the donor to its first one at the recipient, at its own devices: what
-    the network adds is the difference. `asked_ms`, `announced_ms` and `replied_ms` are when the first request was given
-    to the guest's device at the recipient, when its hypervisor first announced it there, and when it replied.
+    the network adds is the difference. The other times count from the last reply at the donor: when the first request
+    was given to the guest's device at the recipient, when its hypervisor announced it there, and when it spoke itself.
     """
 
     outage_ms: float
     silent_ms: float
     asked_ms: float | None
     announced_ms: float | None
-    replied_ms: float
+    spoke_ms: float
 
     @property
     def network_ms(self) -> float:
@@ -74,11 +74,11 @@ def outage_of(family: str, frames: Sequence[Frame], answered_ns: Sequence[int], 
     arrived = [each for each in frames if each.host == RECIPIENT and each.at_ns > since_ns]
     asked = min((each.at_ns for each in arrived if each.out and each.kind is REQUESTS[family]), default=None)
     announced = min((each.at_ns for each in arrived if not each.out and each.kind is Kind.RARP), default=None)
-    silent_ms = round((first_ns - since_ns) / 1e6, 1)
+    spoke = min(each.at_ns for each in arrived if not each.out and each.kind is not Kind.RARP)
     return Outage(
         outage_ms=round(max(gaps) / 1e6 - interval_ms, 1),
-        silent_ms=silent_ms,
+        silent_ms=round((first_ns - since_ns) / 1e6, 1),
         asked_ms=after_ms(asked),
         announced_ms=after_ms(announced),
-        replied_ms=silent_ms,
+        spoke_ms=round((spoke - since_ns) / 1e6, 1),
     )

@@ -5,16 +5,17 @@ the namespaces of the two providers and of the neutral gateways. A host of a few
 side: one stands still and the other one runs in the very instant of the switch, so that all that is measured is the
 network. A client outside both providers asks both families every millisecond.
 
-A switch begins with the donor's word that the guest stands still, and is over with the first answer from the recipient's
-side to a packet that was sent later. A rollback begins when the guest runs on at the donor, after the recipient's side
-has been announced but has not run. `commit_ms` is when the last rule of it was in the kernel; what is answered before
-that needed none.
+A switch begins with the donor's word that the guest stands still, and is over with the first answer from the
+recipient's side to a packet that was sent later. A rollback begins when the guest runs on at the donor, after the
+recipient's side has been announced but has not run. `commit` is when the last rule of it was in the kernel; what is
+answered before that needed none. `silence after` is the longest wait for an answer in the half second that follows.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -22,10 +23,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from uuid import UUID, uuid4
 
+import structlog
 from rich.console import Console
 from rich.table import Table
 
@@ -65,15 +68,12 @@ class Stage:
         addresses = (where.guest.address, where.guest.address6)
         self._sides: dict[str, Process] = {}
         for name, side in ((DONOR, Side.OUTBOUND), (RECIPIENT, Side.INBOUND)):
-            make = self._maker(side, directory / name)
+            make = partial(SideHost, where, side, credentials, directory / name)
             self._sides[name] = spawn_host(plan.namespace_path(name), make)
         self._gateways = [
-            spawn_host(plan.namespace_path(name), lambda at=directory / name: GatewayHost(at)) for name in plan.gateways
+            spawn_host(plan.namespace_path(name), partial(GatewayHost, directory / name)) for name in plan.gateways
         ]
-        taps = {
-            name: inside(plan.namespace(name), lambda device=device: guest.open_tap(device))
-            for name, device in _TAPS.items()
-        }
+        taps = {name: inside(plan.namespace(name), partial(guest.open_tap, device)) for name, device in _TAPS.items()}
         answers = {name: guest.Answers(GUEST_MAC, addresses, mark) for name, mark in _MARKS.items()}
         self._guest = spawn(guest.serve, taps, answers)
         prober = inside(plan.namespace(CLIENT), lambda: client.Prober(addresses))
@@ -88,9 +88,6 @@ class Stage:
         self._guest_runs(DONOR)
         self._seen(time.time_ns(), DONOR)
         self._epoch = 1
-
-    def _maker(self, side: Side, directory: Path):  # noqa: ANN202
-        return lambda: SideHost(self._where, side, self._credentials, directory)
 
     # ---- one after the other ----
 
@@ -255,6 +252,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     raw = {mode.value: measure(mode, options.switches, options.lab) for mode in options.modes}
     found = {
         mode: {direction: figures(switches) for direction, switches in directions.items()}

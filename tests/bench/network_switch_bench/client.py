@@ -14,6 +14,7 @@ from typing import Any, Final
 
 EVERY_S: Final = 0.001
 PORT: Final = 7
+SOURCE_PORT: Final = 7777
 WATCH_S: Final = 0.5
 """After the first answer: what is switched later must not interrupt it again."""
 FAMILIES: Final = ("ipv4", "ipv6")
@@ -64,6 +65,7 @@ class Prober:
             made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            made.bind(("", SOURCE_PORT))
             made.connect((address, PORT))
             self._sockets.append(made)
         self.answers: dict[str, list[Answer]] = {family: [] for family in FAMILIES}

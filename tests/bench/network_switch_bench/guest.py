@@ -93,7 +93,8 @@ def serve(taps: dict[str, int], answers: dict[str, Answers], pipe: Any) -> None:
                 return
             if word == "announce":
                 _write(taps[place], reverse_arp(answers[place].mac))
-            (running.add if word == "run" else running.discard)(place) if word in {"run", "stand"} else None
+            if word in {"run", "stand"}:
+                (running.add if word == "run" else running.discard)(place)
         for place in tuple(running):
             if taps[place] in readable:
                 _read(taps[place], answers[place])

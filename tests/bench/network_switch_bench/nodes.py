@@ -119,8 +119,9 @@ class SideHost(Host):
 
     async def met(self, port_id: Any) -> None:
         """Return when both ends of an extension speak; at once where there is none."""
-        while (extension := self._extensions._open.get(port_id)) is not None and not extension.connected.is_set():  # noqa: SLF001  # nobody else asks
-            await asyncio.sleep(0.01)
+        extension = self._extensions._open.get(port_id)
+        if extension is not None:
+            await extension.connected.wait()
 
     async def moment(self, name: str, port_id: Any) -> None:
         """`guest_stands_still` or `guest_runs_on`, which take a port's id, or one that takes the agreement."""
