@@ -35,22 +35,23 @@ class StepMaker:
 
     async def make(self, steps: Iterable[Step]) -> None:
         """Make all, in order; those that are made already stay. Raises `NetlinkError`, `NftError` at the first."""
-        async with Netlink() as kernel:
-            for is_tables, group in groupby(steps, lambda step: isinstance(step, NftTable)):
-                if is_tables:
-                    await self._make_tables(group)
-                else:
+        for is_tables, group in groupby(steps, lambda step: isinstance(step, NftTable)):
+            if is_tables:
+                await self._make_tables(group)
+            else:
+                async with Netlink() as kernel:
                     for step in group:
                         await self._make(kernel, step)
 
     async def undo(self, steps: Iterable[Step]) -> tuple[str, ...]:
         """Undo all, the last first, and go on after an error. Returns what could not be undone, by name."""
         remaining: list[str] = []
-        async with Netlink() as kernel:
-            for is_tables, group in groupby(reversed(tuple(steps)), lambda step: isinstance(step, NftTable)):
-                together = tuple(group)
-                if not is_tables or not await self._deleted(together):
-                    remaining += [problem for step in together if (problem := await self._undo_one(kernel, step))]
+        for is_tables, group in groupby(reversed(tuple(steps)), lambda step: isinstance(step, NftTable)):
+            together = tuple(group)
+            if is_tables and await self._deleted(together):
+                continue
+            async with Netlink() as kernel:
+                remaining += [problem for step in together if (problem := await self._undo_one(kernel, step))]
         return tuple(remaining)
 
     async def _deleted(self, tables: Iterable[Step]) -> bool:

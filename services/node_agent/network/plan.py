@@ -41,7 +41,7 @@ BRIDGE_PREFIX = "vmp"
 """Of the names of the cards' own bridges, which the recipient's agent chooses."""
 EXTENSION_PREFIX = "vmx"
 """Of the names of extensions' devices."""
-AWAITED_FRAMES = 256
+AWAITED_FRAMES = 128
 """So many may wait for a guest that has not run here yet. One that wakes up takes the oldest first, so a long queue of
 what nobody waits for any more is an outage of its own; what is dropped TCP sends again.
 """

@@ -54,7 +54,7 @@ class Kind(StrEnum):
 
     RARP = "rarp"
     ARP = "arp"
-    DISCOVERY = "nd"
+    DISCOVERY = "neighbour discovery"
     REQUEST4 = "request ipv4"
     REPLY4 = "reply ipv4"
     REQUEST6 = "request ipv6"
