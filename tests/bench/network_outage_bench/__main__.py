@@ -23,7 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from deploy.labkit.guests import WORKLOADS, GuestSpec
+from deploy.labkit.guests import NEED_DEBIAN, WORKLOADS, GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.plan import CLIENT, TENANT
 from deploy.labkit.port_run import run_port
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lab.down()
         try:
             lab.up(LabOptions(link=options.link, rtt=options.rtt, network=mode))
-            lab.guest_build()
+            lab.guest_build(debian=options.workload in NEED_DEBIAN)
             found += [measure(lab, mode, number, options) for number in range(options.runs)]
         finally:
             lab.down()

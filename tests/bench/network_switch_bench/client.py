@@ -65,6 +65,8 @@ class Prober:
             made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
             made.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            if family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # the other family has its own of this port
             made.bind(("", SOURCE_PORT))
             made.connect((address, PORT))
             self._sockets.append(made)
