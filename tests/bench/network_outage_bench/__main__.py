@@ -144,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             lab.up(LabOptions(link=options.link, rtt=options.rtt, network=mode))
             lab.guest_build(debian=options.workload in NEED_DEBIAN)
-            found += [measure(lab, mode, number, options) for number in range(options.runs)]
+            for number in range(options.runs):
+                found.append(measure(lab, mode, number, options))
+                print(json.dumps({**asdict(found[-1]), "excess_ms": found[-1].excess_ms}), flush=True)  # noqa: T201
         finally:
             lab.down()
     Console(width=110).print(table(found))
