@@ -146,7 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             lab.guest_build(debian=options.workload in NEED_DEBIAN)
             for number in range(options.runs):
                 found.append(measure(lab, mode, number, options))
-                print(json.dumps({**asdict(found[-1]), "excess_ms": found[-1].excess_ms}), flush=True)  # noqa: T201
+                sys.stdout.write(json.dumps({**asdict(found[-1]), "excess_ms": found[-1].excess_ms}) + "\n")
+                sys.stdout.flush()
         finally:
             lab.down()
     Console(width=110).print(table(found))
