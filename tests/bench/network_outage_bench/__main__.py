@@ -23,6 +23,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from deploy.labkit.connections import KINDS
 from deploy.labkit.guests import NEED_DEBIAN, WORKLOADS, GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.plan import CLIENT, TENANT
@@ -94,6 +95,7 @@ def measure(lab: Lab, mode: NetworkMode, number: int, options: argparse.Namespac
         mode.value,
         float(run.result["sla"]["measured_downtime_ms"]),
         {family: each for family, each in outages.items() if each is not None},
+        None if run.connections is None else run.connections.kept,
     )
 
 
@@ -107,14 +109,14 @@ def _wait_until_known(lab: Lab, uuid: str) -> None:
 
 def table(found: Sequence[Measured]) -> Table:
     """A row per port and family."""
-    columns = ("DOWNTIME", "OUTAGE", "BEYOND", "WAKING", "QUEUE", "NETWORK", "ASKED", "ANNOUNCED (ms)")
+    columns = ("DOWNTIME", "OUTAGE", "BEYOND", "WAKING", "QUEUE", "NETWORK", "ASKED", "ANNOUNCED (ms)", "KEPT")
     shown = Table("MODE", "FAMILY", *columns)
     for port in found:
         for family, each in port.outages.items():
             figures = (port.downtime_ms, each.outage_ms, port.excess_ms[family])
             parts = (each.spoke_ms - port.downtime_ms, each.silent_ms - each.spoke_ms, each.network_ms)
             moments = (each.asked_ms, each.announced_ms)
-            cells = ["-" if value is None else f"{value:.0f}" for value in (*figures, *parts, *moments)]
+            cells = ["-" if value is None else f"{value:.0f}" for value in (*figures, *parts, *moments, port.kept)]
             shown.add_row(port.mode, family, *cells)
     return shown
 
@@ -135,7 +137,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; 1 where an outage is longer than the downtime by more than is wanted."""
+    """Measure and print; 1 where an outage is beyond the downtime by more than is wanted, or a connection is lost."""
     options = parse(argv)
     found: list[Measured] = []
     for mode in options.modes:
@@ -154,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json is not None:
         rows = [{**asdict(each), "excess_ms": each.excess_ms} for each in found]
         options.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    return int(any(value > WANTED_EXCESS_MS for each in found for value in each.excess_ms.values()))
+    lost = any(each.kept not in {None, sum(KINDS.values())} for each in found)
+    return int(lost or any(value > WANTED_EXCESS_MS for each in found for value in each.excess_ms.values()))
 
 
 if __name__ == "__main__":

@@ -36,11 +36,14 @@ class Outage:
 
 @dataclass(frozen=True)
 class Measured:
-    """One port. `excess_ms` is by family: the outage beyond the port's own downtime."""
+    """One port. `excess_ms` is by family: the outage beyond the port's own downtime. `kept` counts a client's
+    connections that lived on, of 50; None: it had none.
+    """
 
     mode: str
     downtime_ms: float
     outages: dict[str, Outage] = field(default_factory=dict)
+    kept: int | None = None
 
     @property
     def excess_ms(self) -> dict[str, float]:
