@@ -13,7 +13,7 @@ from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
-from services.node_agent.network.steps import Address, Bridge, Neighbour, NftTable, ProxyNeighbour, Route, Setting, Step
+from services.node_agent.network.steps import Address, Bridge, Neighbour, NftTable, ProxyNeighbour, Route, Step
 from shared.messages.addresses import NetworkState
 from shared.messages.network import NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
@@ -63,6 +63,9 @@ class Wires:
         self.activated: set[UUID] = set()
         self.idle: float | None = 0.0
         self.error: OSError | None = None
+        self.kernel: Kernel | None = None
+        self.made_before: list[int] = []
+        """How much was made in the kernel when each was opened."""
 
     async def open(
         self,
@@ -73,6 +76,7 @@ class Wires:
     ) -> None:
         if self.error is not None:
             raise self.error
+        self.made_before.append(len(self.kernel.made) if self.kernel is not None else 0)
         self.open_now.add(agreement.port_id)
         if activated:
             self.activated.add(agreement.port_id)
@@ -94,13 +98,20 @@ class World:
         self.journal = NetworkJournal(folder)
         self.kernel = Kernel()
         self.wires = Wires()
+        self.wires.kernel = self.kernel
         self.told: list[tuple[NetworkState, str]] = []
         self.keeper = self.new_process()
 
     def new_process(self) -> NetworkKeeper:
         """Another keeper over the same files and kernel."""
         return NetworkKeeper(
-            self.journal, self.kernel, extensions=self.wires, report=self.report, look_every_s=0.01, unseen_s=0.05
+            self.journal,
+            self.kernel,
+            extensions=self.wires,
+            report=self.report,
+            look_every_s=0.01,
+            unseen_s=0.05,
+            retry_every_s=0.02,
         )
 
     def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:  # noqa: ARG002
@@ -219,7 +230,7 @@ async def test_the_donor_clones_from_the_pause_and_answers_when_the_extension_is
     world.keeper.guest_is_away(agreement(None))
     await world.until(lambda: world.kinds() == {Neighbour})
     await world.keeper.close_extension(PORT)
-    assert world.kinds() == {ProxyNeighbour, Setting}
+    assert world.kinds() == {ProxyNeighbour}
 
 
 async def test_packets_come_here_again_when_the_guest_runs_on(world: World) -> None:
@@ -289,7 +300,7 @@ async def test_a_translation_ends_with_the_donors_help(world: World) -> None:
 
     await world.keeper.close_extension(PORT)
 
-    assert [step for step in world.kernel.made if not isinstance(step, Setting)] == []
+    assert world.kernel.made == []
     assert world.journal.all()[0] == ()
     assert world.states[-1] is NetworkState.CLOSED
 
@@ -300,3 +311,96 @@ async def test_what_remains_is_told(world: World) -> None:
     assert await world.keeper.undo(PORT, Side.INBOUND) == (f"bridge {BRIDGE}",)
     assert "not removed" in world.keeper.problems()[0]
     assert len(world.journal.all()[0]) == 1
+    world.kernel.broken.clear()
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await world.until(lambda: world.journal.all()[0] == ())
+    assert (world.kernel.made, world.keeper.problems()) == ([], ())
+
+
+async def test_a_new_process_removes_what_remained_and_makes_none_of_it_again(world: World) -> None:
+    """The port has failed; what could not be removed is no reason to have the rest again."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    world.kernel.broken = {f"bridge {BRIDGE}"}
+    await world.keeper.undo(PORT, Side.INBOUND)
+    world.kernel.broken.clear()
+
+    await world.new_process().restore()
+
+    assert (world.kernel.made, world.wires.open_now, world.journal.all()[0]) == ([], set(), ())
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_a_move_is_stored_before_the_call_returns(world: World, side: Side) -> None:
+    """The transfer may store its own end next, and tell it to nobody again; so with what earlier ports have made."""
+    other = Side.INBOUND if side is Side.OUTBOUND else Side.OUTBOUND
+    await world.keeper.prepare(other, agreement(plan(NetworkMode.TRANSLATE)), {})
+    await world.keeper.prepare(side, later(plan(NetworkMode.TRANSLATE)), {})
+
+    (world.keeper.guest_has_arrived if side is Side.INBOUND else world.keeper.guest_is_away)(later())
+
+    now, before = world.journal.get(LATER, side), world.journal.get(PORT, other)
+    assert now is not None
+    assert now.there
+    assert before is not None
+    assert before.retired
+    await world.new_process().restore()
+    assert world.journal.get(PORT, other) is None
+
+
+async def test_an_extension_comes_back_before_frames_are_cloned_into_it(world: World) -> None:
+    """The device of the donor's end died with its process: a rule that names it cannot be made before it is there. And
+    it comes back where the guest's own device is gone, so that the rule cannot be made at all.
+    """
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan()), {GUEST_MAC: "vnet3"})
+    world.keeper.guest_stands_still(PORT)
+    await world.until(lambda: world.kinds() == {NftTable})
+    (clone,) = world.kernel.made
+    world.kernel.made.clear()
+    world.kernel.broken = {str(clone)}
+    world.wires.open_now.clear()
+    world.wires.made_before.clear()
+
+    keeper = world.new_process()
+    await keeper.restore()
+
+    assert (world.wires.open_now, world.wires.made_before) == ({PORT}, [0])
+    assert "not restored" in keeper.problems()[0]
+
+
+async def test_what_could_not_be_restored_is_tried_again(world: World) -> None:
+    """A bridge of the provider's may come up after the agent."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    world.wires.open_now.clear()
+    world.wires.error = OSError("no such bridge")
+    keeper = world.new_process()
+    await keeper.restore()
+    assert world.wires.open_now == set()
+    world.wires.error = None
+    async with Tasks("test") as tasks:
+        tasks.spawn(keeper.run(), name="keeper")
+        await world.until(lambda: world.wires.open_now == {PORT})
+    assert keeper.problems() == ()
+
+
+async def test_a_closed_extension_is_told_until_it_was_told(world: World) -> None:
+    """Each process that dies before it has said so leaves that to the next; once said, it is enough."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    record = world.journal.get(PORT, Side.INBOUND)
+    assert record is not None
+    world.journal.store(record.model_copy(update={"there": True, "extension": False, "closed": True}))
+    for _ in range(2):
+        await world.new_process().restore()
+    assert world.states.count(NetworkState.CLOSED) == 1
+
+
+async def test_what_remains_of_a_closed_extension_is_named(world: World) -> None:
+    """And asked again, it is tried again."""
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan(NetworkMode.TRANSLATE)), {})
+    world.keeper.guest_is_away(agreement(None))
+    await world.until(lambda: NetworkState.CARRYING in world.states)
+    world.kernel.broken = {str(step) for step in world.kernel.made if isinstance(step, NftTable)}
+    assert set(await world.keeper.close_extension(PORT)) == world.kernel.broken
+    world.kernel.broken.clear()
+    assert await world.keeper.close_extension(PORT) == ()
+    assert (world.kernel.made, world.journal.all()[0]) == ([], ())
