@@ -2,9 +2,12 @@
 
 One function for quote and reservation. What is wanted by name is had or refused, with the side that cannot. Without a
 name it is the first that both sides can do: `joined` where every card's segment is named and this node has the same
-one, then `extend`, `translate`, `anchor`; an address that the recipient can announce is announced afterwards, a
-public one only with its proofs (`prefix_proof`). Where nothing can be done the networks are taken as one, and the quote
-says so.
+one, then `extend`, `translate`; an address that the recipient can announce is announced afterwards, a public one only
+with its proofs (`prefix_proof`). Where nothing can be done the networks are taken as one, and the quote says so.
+
+An address of a neutral prefix is kept by `anchor` or not at all, unless a mode is named: only so its gateways are told.
+A VM that is away from its segment comes home to it by `joined`, whatever modes the nodes take part in. As long as a
+donor of before helps with its addresses it can go home only, since that help ends with the port.
 
 In every mode but `joined` a card is alone on a bridge that the node makes for it. The network map has no say there:
 its rules keep tenants' networks apart, and on such a bridge there is nobody else. VLAN tags, port groups and switch
@@ -166,6 +169,8 @@ class _Choice:
         carry = self._first_possible() if wanted == "auto" else self._by_name(wanted)
         if isinstance(carry, Refusal):
             return NetworkChoice(refusals=(carry,))
+        if (helper := self._helper()) and (carry is None or carry in HELPED):
+            return NetworkChoice(refusals=(_chained(helper),))
         if carry is None or carry is M.JOINED:
             return self._joined(None if carry is None else self._terms(carry, wanted))
         cards, refusals = self._alone()
@@ -176,9 +181,12 @@ class _Choice:
 
     # Which mode
 
-    def _first_possible(self) -> Carrier | None:
+    def _first_possible(self) -> Carrier | Refusal | None:
         if not any(True for _ in self._cards()):
             return None
+        if (neutral := self._neutral()) is not None:
+            why = self._against(M.ANCHOR)
+            return M.ANCHOR if why is None else _impossible(M.ANCHOR, f"{neutral} is in a neutral prefix, but {why}")
         if self._against(M.JOINED) is None and self._segments_are_one():
             return M.JOINED
         return next((mode for mode in _BY_PREFERENCE if self._against(mode) is None), None)
@@ -199,6 +207,8 @@ class _Choice:
     def _against(self, mode: NetworkMode) -> str | None:
         """Which side cannot do this mode for this VM, and why; None: both can."""
         network, host = _known(self.vm), self.platform.network
+        if mode is M.JOINED and self._comes_home():
+            return None
         donors = network.modes if network else (M.JOINED,)
         if mode not in donors:
             told = f"its node offers {_listed(donors)}" if network else "it tells nothing of the VM's addresses"
@@ -234,7 +244,21 @@ class _Choice:
                 return f"the donor cannot: it knows no address of {card(nic)}"
         return None
 
+    def _neutral(self) -> str | None:
+        """An address whose prefix has gateways of its own."""
+        prefixes = self.ask.wish.anchor
+        return next((each for each in addresses_of(self.vm) if any(_is_in(each, prefix) for prefix in prefixes)), None)
+
+    def _helper(self) -> str:
+        network = _known(self.vm)
+        return network.helped_by if network is not None else ""
+
     # Segments
+
+    def _comes_home(self) -> bool:
+        """From a bridge of its own to its segment: no networks need to be joined for that."""
+        network = _known(self.vm)
+        return network is not None and network.away and self._segments_are_one()
 
     def _segments_are_one(self) -> bool:
         return all(identity.segment and self._bridge_of(nic, identity) is not None for nic, identity in self._cards())
@@ -367,6 +391,15 @@ def _unproven(finding: Finding) -> Refusal:
         code=str(finding.code),
         rule="A public prefix is announced only with its proofs: the holder's word, ROAs and a route object.",
         evidence=f"{finding.prefix}: {finding.detail}",
+    )
+
+
+def _chained(helper: str) -> Refusal:
+    return Refusal(
+        code="network_chain",
+        rule="A VM whose addresses need the help of an earlier donor is not ported on: the help ends with the port.",
+        evidence=f"packets come by the help of {helper}, which has been the donor of an earlier port; port the VM home "
+        f"to {helper} and from there on, or wait until its addresses are announced where it is",
     )
 
 
