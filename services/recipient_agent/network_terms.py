@@ -26,6 +26,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.recipient_agent.network_map import CardPlace, NetworkMap, card, is_users, place_cards
+from services.recipient_agent.network_refusals import chained, impossible, unproven
 from services.recipient_agent.prefix_proof import Finding
 from shared.messages.base import Price, Refusal
 from shared.messages.network import (
@@ -165,12 +166,12 @@ class _Choice:
     def made(self) -> NetworkChoice:
         wanted = self.ask.wish.mode
         if wanted is M.ANNOUNCE and self.ask.unproven:
-            return NetworkChoice(refusals=tuple(map(_unproven, self.ask.unproven)))
+            return NetworkChoice(refusals=tuple(map(unproven, self.ask.unproven)))
         carry = self._first_possible() if wanted == "auto" else self._by_name(wanted)
         if isinstance(carry, Refusal):
             return NetworkChoice(refusals=(carry,))
         if (helper := self._helper()) and (carry is None or carry in HELPED):
-            return NetworkChoice(refusals=(_chained(helper),))
+            return NetworkChoice(refusals=(chained(helper),))
         if carry is None or carry is M.JOINED:
             return self._joined(None if carry is None else self._terms(carry, wanted))
         cards, refusals = self._alone()
@@ -186,7 +187,7 @@ class _Choice:
             return None
         if (neutral := self._neutral()) is not None:
             why = self._against(M.ANCHOR)
-            return M.ANCHOR if why is None else _impossible(M.ANCHOR, f"{neutral} is in a neutral prefix, but {why}")
+            return M.ANCHOR if why is None else impossible(M.ANCHOR, f"{neutral} is in a neutral prefix, but {why}")
         if self._against(M.JOINED) is None and self._segments_are_one():
             return M.JOINED
         return next((mode for mode in _BY_PREFERENCE if self._against(mode) is None), None)
@@ -195,14 +196,14 @@ class _Choice:
         if wanted is not M.ANNOUNCE:
             carry: Carrier = wanted
             why = self._against(carry)
-            return carry if why is None else _impossible(wanted, why)
+            return carry if why is None else impossible(wanted, why)
         if (why := self._against(M.ANNOUNCE)) is not None:
-            return _impossible(wanted, why)
+            return impossible(wanted, why)
         reasons = [(mode, self._against(mode)) for mode in _UNTIL_ANNOUNCED]
         possible = next((mode for mode, reason in reasons if reason is None), None)
         if possible is not None:
             return possible
-        return _impossible(wanted, "nothing carries the traffic until then: " + "; ".join(str(r) for _, r in reasons))
+        return impossible(wanted, "nothing carries the traffic until then: " + "; ".join(str(r) for _, r in reasons))
 
     def _against(self, mode: NetworkMode) -> str | None:
         """Which side cannot do this mode for this VM, and why; None: both can."""
@@ -384,28 +385,3 @@ def _is_device_name(name: str) -> bool:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
-
-
-def _unproven(finding: Finding) -> Refusal:
-    return Refusal(
-        code=str(finding.code),
-        rule="A public prefix is announced only with its proofs: the holder's word, ROAs and a route object.",
-        evidence=f"{finding.prefix}: {finding.detail}",
-    )
-
-
-def _chained(helper: str) -> Refusal:
-    return Refusal(
-        code="network_chain",
-        rule="A VM whose addresses need the help of an earlier donor is not ported on: the help ends with the port.",
-        evidence=f"packets come by the help of {helper}, which has been the donor of an earlier port; port the VM home "
-        f"to {helper} and from there on, or wait until its addresses are announced where it is",
-    )
-
-
-def _impossible(wanted: NetworkMode, why: str) -> Refusal:
-    return Refusal(
-        code="network_mode_impossible",
-        rule="The VM's addresses are kept in the way that was asked for.",
-        evidence=f"{wanted}: {why}",
-    )
