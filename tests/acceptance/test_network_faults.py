@@ -44,8 +44,9 @@ def lab() -> Iterator[Lab]:
         try:
             lab.up(LabOptions(network=NetworkMode.ANNOUNCE))
             lab.guest_build()
-            rule = ["ipproto", "tcp", "dport", str(DIRECT_PORT), "unreachable"]
-            for provider in PROVIDERS:
+            for provider, other in zip(PROVIDERS, reversed(PROVIDERS), strict=True):
+                # The guest's own port is the same one.
+                rule = ["to", lab.plan.wan_address(other), "ipproto", "tcp", "dport", str(DIRECT_PORT), "unreachable"]
                 lab.stop_service(f"node-{provider}")
                 lab.start_service(f"node-{provider}", MODES)
                 done = lab.exec(provider, ["ip", "rule", "add", *rule])
@@ -117,10 +118,8 @@ def test_connections_outlive_a_link_that_is_away_for_two_minutes(lab: Lab, guest
             time.sleep(OUTAGE_S)
         finally:
             mend(lab, host)
-        began = time.monotonic()
         _wait_for_answers(lab, guest)
         fared = finish()
-    print(f"{host}: answered {time.monotonic() - began:.0f} s after the link was back; {fared}")
     assert_whole(fared)
     Tenant(lab).wait_until_known(guest, "beta")
 

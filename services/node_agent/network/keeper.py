@@ -294,7 +294,10 @@ class NetworkKeeper:
             return
         looks = self._looks[record.port_id] = self._looks.get(record.port_id, 0) + 1
         if looks == self._unseen_looks:
-            unseen = "routes to its addresses are written, and no packet has come by this host's own uplink"
+            unseen = (
+                "routes to its addresses are written, and no packet has come by this host's own uplink; see that the "
+                "routing daemon runs, reads them, and that its neighbours take them"
+            )
             # No problem of this node: nobody may have spoken to the VM yet.
             log.warning("announced addresses not reached")
             self._report(record.agreement, NetworkState.FAILED, f"not_announced: {unseen}")
