@@ -31,7 +31,7 @@ from shared.messages.addresses import NetworkState
 from shared.messages.porting import ServiceChangeAgreement, Side
 
 CRASHED = 70
-_WITHIN_S = 10.0
+_WITHIN_S = 60.0
 
 
 class Fuse:
@@ -64,7 +64,9 @@ class _Journal(NetworkJournal):
         self._fuse.burn()
 
 
-class _Maker(StepMaker):
+class FusedMaker(StepMaker):
+    """Makes and undoes steps, each of which is a deed."""
+
     def __init__(self, fuse: Fuse) -> None:
         super().__init__()
         self._fuse = fuse
@@ -130,7 +132,7 @@ class Process:
         self.fuse = fuse
         self.folder = folder
         self.journal = _Journal(folder / "network", fuse)
-        self.maker = _Maker(fuse)
+        self.maker = FusedMaker(fuse)
         self.wires = _Wires(fuse)
         self.keeper = NetworkKeeper(
             self.journal, self.maker, extensions=self.wires, report=self._report, look_every_s=0.01, idle_s=0.01
@@ -170,6 +172,26 @@ class Process:
         return found
 
 
+def in_a_process(do: Callable[[Fuse], Coroutine[Any, Any, object]], folder: Path, *, dies_at: int | None) -> int | None:
+    """Do it in a process of its own; the number of its deeds, None if it was killed at one. Its errors are raised."""
+    child = os.fork()
+    if child == 0:
+        fuse = Fuse(dies_at)
+        try:
+            asyncio.run(do(fuse))
+            (folder / "deeds").write_text(str(fuse.burnt), "ascii")
+            os._exit(0)
+        except BaseException:  # noqa: BLE001  # of a process that has nobody else to tell
+            (folder / "error").write_text(traceback.format_exc(), "utf-8")
+            os._exit(CRASHED)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        return None
+    if os.WEXITSTATUS(status):
+        raise AssertionError((folder / "error").read_text("utf-8"))
+    return int((folder / "deeds").read_text("ascii"))
+
+
 class Mortal:
     """The host's node agent, one process after the other, over one folder."""
 
@@ -184,34 +206,18 @@ class Mortal:
         path = self.folder / "told"
         return path.read_text("ascii").splitlines() if path.exists() else []
 
-    def live(self, *, dies_at: int | None = None, moments: int | None = None) -> int | None:
-        """A process that goes on, by default to the story's end; the number of deeds it did, None if it was killed."""
-        child = os.fork()
-        if child == 0:
-            self._be_process(dies_at, len(self._story) if moments is None else moments)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            return None
-        if os.WEXITSTATUS(status):
-            raise AssertionError((self.folder / "error").read_text("utf-8"))
-        return int((self.folder / "deeds").read_text("ascii"))
+    def live(self, *, dies_at: int | None = None) -> int | None:
+        """A process that goes on to the story's end; the number of deeds it did, None if it was killed."""
+        return in_a_process(self._go_on, self.folder, dies_at=dies_at)
 
-    def _be_process(self, dies_at: int | None, moments: int) -> None:
-        try:
-            asyncio.run(self._go_on(Fuse(dies_at), moments))
-            os._exit(0)
-        except BaseException:  # noqa: BLE001  # of a process that has nobody else to tell
-            (self.folder / "error").write_text(traceback.format_exc(), "utf-8")
-            os._exit(CRASHED)
-
-    async def _go_on(self, fuse: Fuse, moments: int) -> None:
+    async def _go_on(self, fuse: Fuse) -> None:
         process = Process(self.folder, fuse)
         damaged = await process.keeper.restore()
         assert not damaged, damaged
         strangers = await process.strangers()
         assert not strangers, strangers
         place = self.folder / "place"
-        for number in range(int(place.read_text("ascii")) if place.exists() else 0, moments):
+        for number in range(int(place.read_text("ascii")) if place.exists() else 0, len(self._story)):
             await self._story[number](process)
             place.write_text(str(number + 1), "ascii")
             fuse.burn()
@@ -219,7 +225,6 @@ class Mortal:
         assert process.keeper.problems() == ()
         strangers = await process.strangers()
         assert not strangers, strangers
-        (self.folder / "deeds").write_text(str(fuse.burnt), "ascii")
 
 
 def at_once(say: Callable[[NetworkKeeper], None]) -> Moment:

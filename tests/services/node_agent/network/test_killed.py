@@ -32,7 +32,7 @@ MODES: dict[str, NetworkPlan] = {
     "extend-announce": plan(M.EXTEND, announce=True),
     "translate-announce": plan(M.TRANSLATE, announce=True),
 }
-DEATHS = 3
+DEATHS = 2
 """Of each story in a usual run, spread over its deeds."""
 
 
