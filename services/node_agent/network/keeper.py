@@ -174,9 +174,13 @@ class NetworkKeeper:
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
         """The VM stays where it was: remove all that this port has made here; returns what remains, by name. That is
-        tried again.
+        tried again. Nothing is removed where the VM has moved by this port: its transfer may be told as failed all the
+        same, because a process of it ended.
         """
         async with self._lock(port_id):
+            record = self._journal.get(port_id, side)
+            if record is not None and record.there and not record.retired:
+                return ()
             return await self._undo(port_id, side)
 
     async def _undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:

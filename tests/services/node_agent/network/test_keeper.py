@@ -348,6 +348,23 @@ async def test_a_move_is_stored_before_the_call_returns(world: World, side: Side
     assert world.journal.get(PORT, other) is None
 
 
+@pytest.mark.parametrize("mode", [NetworkMode.EXTEND, NetworkMode.TRANSLATE])
+async def test_a_donor_whose_vm_has_left_helps_on_whatever_its_transfer_says(world: World, mode: NetworkMode) -> None:
+    """After a restart of the agent its transfer is told as failed, although the ledger gave the VM away."""
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan(mode)), {})
+    world.keeper.guest_is_away(agreement(None))
+    await world.until(lambda: NetworkState.CARRYING in world.states)
+    made, is_open = {str(step) for step in world.kernel.made}, set(world.wires.open_now)
+
+    keeper = world.new_process()
+    await keeper.restore()
+    keeper.guest_is_away(agreement(None))
+    assert await keeper.undo(PORT, Side.OUTBOUND) == ()
+
+    assert ({str(step) for step in world.kernel.made}, world.wires.open_now) == (made, is_open)
+    assert world.journal.get(PORT, Side.OUTBOUND) is not None
+
+
 async def test_an_extension_comes_back_before_frames_are_cloned_into_it(world: World) -> None:
     """The device of the donor's end died with its process: a rule that names it cannot be made before it is there. And
     it comes back where the guest's own device is gone, so that the rule cannot be made at all.
