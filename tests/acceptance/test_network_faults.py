@@ -7,12 +7,14 @@ guest is home both hosts' networks are as they were, by devices, addresses, rout
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from deploy.labkit import processes
 from deploy.labkit.connection_report import Report
 from deploy.labkit.guests import GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
@@ -31,6 +33,7 @@ LAB_NAME = os.environ.get("VMPORT_ACCEPTANCE_LAB", "acceptance") + "faults"
 OUTAGE_S = 120.0
 BACK_WITHIN_S = 90.0
 SAME_WITHIN_S = 30.0
+ROUTING_DAEMONS = frozenset({"bird", "zebra", "bfdd", "bgpd"})
 GUESTS_DEVICE = '"vnet'
 """Of QEMU's; another one each time that the guest comes."""
 
@@ -122,6 +125,44 @@ def test_connections_outlive_a_link_that_is_away_for_two_minutes(lab: Lab, guest
         fared = finish()
     assert_whole(fared)
     Tenant(lab).wait_until_known(guest, "beta")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_recipient_whose_routing_daemon_is_down_is_named_and_the_extension_goes_on(
+    lab: Lab, guest: GuestRecord
+) -> None:
+    """A daemon that forgets to announce looks the same. When it is back, packets come by the recipient's uplink."""
+    tenant = Tenant(lab)
+    for name in lab.processes():
+        program, _, host = name.partition("-")
+        if host == "beta" and program in ROUTING_DAEMONS:
+            processes.send_signal(lab.process(name), signal.SIGKILL)
+    try:
+        run = run_port(lab, guest.name, to="beta", options=("--network-mode", "announce"), connections=True)
+        assert run.outcome == "completed", run.result
+        assert_whole(run.connections)
+        _wait_for_report(tenant, run.port_id, "not_announced")
+        answers(lab, guest)
+    finally:
+        lab.up()
+    deadline = time.monotonic() + BACK_WITHIN_S
+    while "announced" not in _reports(tenant, run.port_id):
+        assert time.monotonic() < deadline, "not announced although the daemon is back"
+        answers(lab, guest)
+        time.sleep(1)
+
+
+def _reports(tenant: Tenant, port_id: str) -> list[str]:
+    """What the nodes said of the port's network, as `STATE: DETAIL`."""
+    shown = tenant.ask("port", "show", port_id)
+    return [event.get("detail", "") for event in shown["events"] if event["type"] == "NetworkReported"]
+
+
+def _wait_for_report(tenant: Tenant, port_id: str, text: str) -> None:
+    deadline = time.monotonic() + BACK_WITHIN_S
+    while not any(text in each for each in _reports(tenant, port_id)):
+        assert time.monotonic() < deadline, f"no node reported {text}: {_reports(tenant, port_id)}"
+        time.sleep(1)
 
 
 @pytest.mark.usefixtures("untouched")

@@ -92,15 +92,18 @@ def recipients(network: NetworkPlan) -> tuple[Moment, ...]:
 
 
 def donors(network: NetworkPlan) -> tuple[Moment, ...]:
-    """The VM leaves and comes home; the donor's help has ended before."""
+    """The VM leaves and comes home; the donor's help has ended before. Its transfer is told as failed by an agent that
+    was restarted, which ends no help.
+    """
     away = at_once(lambda keeper: keeper.guest_is_away(agreement(None)))
-    return (prepare(Side.OUTBOUND, network), at_once(still), away, CLOSED, HOME[Side.OUTBOUND])
+    failed = undone(Side.OUTBOUND)
+    return (prepare(Side.OUTBOUND, network), at_once(still), away, failed, CLOSED, HOME[Side.OUTBOUND])
 
 
 def donors_still_helping(network: NetworkPlan) -> tuple[Moment, ...]:
     """The same, while the donor still helps."""
-    first, paused, away, _, home = donors(network)
-    return first, paused, away, home
+    first, paused, away, failed, _, home = donors(network)
+    return first, paused, away, failed, home
 
 
 def cancelled(side: Side, network: NetworkPlan) -> tuple[Moment, ...]:
