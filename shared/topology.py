@@ -43,6 +43,8 @@ DEAD_TTL_MS = 30 * 24 * 3600 * 1000
 SESSION_MAX_BYTES = 16 * 1024 * 1024
 LANE_EXPIRES_MS = 600_000
 """RabbitMQ removes a lane's queue without a consumer after this long; it is longer than a lane's silence deadline."""
+EXTENSION_EXPIRES_MS = 30 * 24 * 3600 * 1000
+"""The same for a network extension's lane, which nobody makes again: a host may be away for days, and its VM waits."""
 LANE_MAX_BYTES = 64 * 1024 * 1024
 """Eight default windows of 8 MiB: a correct lane never reaches it, and a broken one cannot fill the node's disk."""
 
@@ -202,6 +204,7 @@ LANE_ARGUMENTS: Arguments = {
     "x-max-length-bytes": LANE_MAX_BYTES,
     "x-overflow": "reject-publish",
 }
+EXTENSION_ARGUMENTS: Arguments = {**LANE_ARGUMENTS, "x-expires": EXTENSION_EXPIRES_MS}
 
 
 def party_topology(party: Party) -> Topology:
@@ -230,7 +233,7 @@ def lane_topology(ends: LaneEnds, lanes: Iterable[Lane] = PORT_LANES) -> Topolog
             exchange = lane_exchange(ends.port_id, lane, sender)
             queue = lane_queue(ends.port_id, lane, receiver)
             exchanges.append(Exchange(exchange))
-            queues.append(Queue(queue, LANE_ARGUMENTS))
+            queues.append(Queue(queue, EXTENSION_ARGUMENTS if lane is Lane.EXTENSION else LANE_ARGUMENTS))
             bindings.append(Binding(exchange, queue))
     return Topology(tuple(exchanges), tuple(queues), tuple(bindings))
 
@@ -357,6 +360,12 @@ _OPERATOR_POLICIES: dict[str, dict[str, Any]] = {
         "apply-to": "queues",
         "priority": 10,
         "definition": {"max-length-bytes": LANE_MAX_BYTES, "expires": LANE_EXPIRES_MS},
+    },
+    "vmport-extensions": {
+        "pattern": rf"^vmport\.lane\.{UUID_PATTERN}\.{Lane.EXTENSION}\.",
+        "apply-to": "queues",
+        "priority": 20,
+        "definition": {"max-length-bytes": LANE_MAX_BYTES, "expires": EXTENSION_EXPIRES_MS},
     },
 }
 

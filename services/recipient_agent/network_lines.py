@@ -34,7 +34,8 @@ def network_lines(vm: VmDescription, choice: NetworkChoice) -> NetworkLines:
     lines = []
     for index, nic in nics:
         identity = cards[index] if index < len(cards) else CardNetwork(mac=nic.mac)
-        text = f"{card(nic)}: {_addresses(identity)} {_how(choice.terms, identity)}"
+        away = vm.network is not None and vm.network.away
+        text = f"{card(nic)}: {_addresses(identity)} {_how(choice.terms, identity, away=away)}"
         lines.append(QuoteLine(part=Part.NETWORK, text=text))
     codes: dict[str, list[str]] = {}
     for finding in choice.unproven:
@@ -53,8 +54,10 @@ def _addresses(identity: CardNetwork) -> str:
     return f"{', '.join(known[:SHOWN])}{more} {'is' if len(known) == 1 else 'are'} kept"
 
 
-def _how(terms: NetworkTerms, identity: CardNetwork) -> str:
+def _how(terms: NetworkTerms, identity: CardNetwork, *, away: bool) -> str:
     match terms.carry:
+        case NetworkMode.JOINED if away and identity.segment:
+            return f"by its own segment {identity.segment}, to which it comes back"
         case NetworkMode.JOINED:
             on = f", both on segment {identity.segment}" if identity.segment else ", as the tenant says"
             return f"by the joined networks of the providers{on}"

@@ -2,9 +2,12 @@
 
 One function for quote and reservation. What is wanted by name is had or refused, with the side that cannot. Without a
 name it is the first that both sides can do: `joined` where every card's segment is named and this node has the same
-one, then `extend`, `translate`, `anchor`; an address that the recipient can announce is announced afterwards, a
-public one only with its proofs (`prefix_proof`). Where nothing can be done the networks are taken as one, and the quote
-says so.
+one, then `extend`, `translate`; an address that the recipient can announce is announced afterwards, a public one only
+with its proofs (`prefix_proof`). Where nothing can be done the networks are taken as one, and the quote says so.
+
+An address of a neutral prefix is kept by `anchor` or not at all, unless a mode is named: only so its gateways are told.
+A VM that is away from its segment comes home to it by `joined`, whatever modes the nodes take part in. As long as a
+donor of before helps with its addresses it can go home only, since that help ends with the port.
 
 In every mode but `joined` a card is alone on a bridge that the node makes for it. The network map has no say there:
 its rules keep tenants' networks apart, and on such a bridge there is nobody else. VLAN tags, port groups and switch
@@ -23,6 +26,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.recipient_agent.network_map import CardPlace, NetworkMap, card, is_users, place_cards
+from services.recipient_agent.network_refusals import chained, impossible, unproven
 from services.recipient_agent.prefix_proof import Finding
 from shared.messages.base import Price, Refusal
 from shared.messages.network import (
@@ -162,10 +166,12 @@ class _Choice:
     def made(self) -> NetworkChoice:
         wanted = self.ask.wish.mode
         if wanted is M.ANNOUNCE and self.ask.unproven:
-            return NetworkChoice(refusals=tuple(map(_unproven, self.ask.unproven)))
+            return NetworkChoice(refusals=tuple(map(unproven, self.ask.unproven)))
         carry = self._first_possible() if wanted == "auto" else self._by_name(wanted)
         if isinstance(carry, Refusal):
             return NetworkChoice(refusals=(carry,))
+        if (helper := self._helper()) and (carry is None or carry in HELPED):
+            return NetworkChoice(refusals=(chained(helper),))
         if carry is None or carry is M.JOINED:
             return self._joined(None if carry is None else self._terms(carry, wanted))
         cards, refusals = self._alone()
@@ -176,9 +182,12 @@ class _Choice:
 
     # Which mode
 
-    def _first_possible(self) -> Carrier | None:
+    def _first_possible(self) -> Carrier | Refusal | None:
         if not any(True for _ in self._cards()):
             return None
+        if (neutral := self._neutral()) is not None:
+            why = self._against(M.ANCHOR)
+            return M.ANCHOR if why is None else impossible(M.ANCHOR, f"{neutral} is in a neutral prefix, but {why}")
         if self._against(M.JOINED) is None and self._segments_are_one():
             return M.JOINED
         return next((mode for mode in _BY_PREFERENCE if self._against(mode) is None), None)
@@ -187,18 +196,20 @@ class _Choice:
         if wanted is not M.ANNOUNCE:
             carry: Carrier = wanted
             why = self._against(carry)
-            return carry if why is None else _impossible(wanted, why)
+            return carry if why is None else impossible(wanted, why)
         if (why := self._against(M.ANNOUNCE)) is not None:
-            return _impossible(wanted, why)
+            return impossible(wanted, why)
         reasons = [(mode, self._against(mode)) for mode in _UNTIL_ANNOUNCED]
         possible = next((mode for mode, reason in reasons if reason is None), None)
         if possible is not None:
             return possible
-        return _impossible(wanted, "nothing carries the traffic until then: " + "; ".join(str(r) for _, r in reasons))
+        return impossible(wanted, "nothing carries the traffic until then: " + "; ".join(str(r) for _, r in reasons))
 
     def _against(self, mode: NetworkMode) -> str | None:
         """Which side cannot do this mode for this VM, and why; None: both can."""
         network, host = _known(self.vm), self.platform.network
+        if mode is M.JOINED and self._comes_home():
+            return None
         donors = network.modes if network else (M.JOINED,)
         if mode not in donors:
             told = f"its node offers {_listed(donors)}" if network else "it tells nothing of the VM's addresses"
@@ -234,7 +245,21 @@ class _Choice:
                 return f"the donor cannot: it knows no address of {card(nic)}"
         return None
 
+    def _neutral(self) -> str | None:
+        """An address whose prefix has gateways of its own."""
+        prefixes = self.ask.wish.anchor
+        return next((each for each in addresses_of(self.vm) if any(_is_in(each, prefix) for prefix in prefixes)), None)
+
+    def _helper(self) -> str:
+        network = _known(self.vm)
+        return network.helped_by if network is not None else ""
+
     # Segments
+
+    def _comes_home(self) -> bool:
+        """From a bridge of its own to its segment: no networks need to be joined for that."""
+        network = _known(self.vm)
+        return network is not None and network.away and self._segments_are_one()
 
     def _segments_are_one(self) -> bool:
         return all(identity.segment and self._bridge_of(nic, identity) is not None for nic, identity in self._cards())
@@ -360,19 +385,3 @@ def _is_device_name(name: str) -> bool:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(names)
-
-
-def _unproven(finding: Finding) -> Refusal:
-    return Refusal(
-        code=str(finding.code),
-        rule="A public prefix is announced only with its proofs: the holder's word, ROAs and a route object.",
-        evidence=f"{finding.prefix}: {finding.detail}",
-    )
-
-
-def _impossible(wanted: NetworkMode, why: str) -> Refusal:
-    return Refusal(
-        code="network_mode_impossible",
-        rule="The VM's addresses are kept in the way that was asked for.",
-        evidence=f"{wanted}: {why}",
-    )

@@ -133,6 +133,12 @@ class VmNetwork(Value):
     ends_after_s: Seconds | None = Field(default=None, description="How long the donor helps at most; none: for ever.")
     price: Price | None = Field(default=None, description="What the donor asks for that time; none: nothing.")
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
+    away: bool = Field(
+        default=False, description="It came by a port with its addresses, and is on a bridge of its own."
+    )
+    helped_by: Label = Field(
+        default="", description="Provider whose extension or translation its packets need now. That ends with a port."
+    )
 
 
 class NodeNetwork(Value):

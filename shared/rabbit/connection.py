@@ -113,8 +113,13 @@ class RabbitConnection:
         connection = self._connection
         if connection is None:
             raise ChannelInvalidStateError(self.why_down)
-        # A channel's reader logs and calls back; a channel may serve many ports.
-        return await contextvars.Context().run(asyncio.ensure_future, self._open(connection, confirms=confirms))
+        try:
+            # A channel's reader logs and calls back; a channel may serve many ports.
+            return await contextvars.Context().run(asyncio.ensure_future, self._open(connection, confirms=confirms))
+        except asyncio.CancelledError:
+            # A dying connection cancels what waits on it; then nobody asked this task to end.
+            raise_if_cancelled()
+            raise ChannelInvalidStateError("the connection was lost") from None
 
     async def _open(self, connection: AbstractConnection, *, confirms: bool) -> AbstractChannel:
         transport = connection.transport

@@ -201,7 +201,8 @@ class RabbitLaneLink(Generic[E]):
                     raise self._link_down("the link was closed")
                 try:
                     await self._attach()
-                except LOST as error:
+                except (*LOST, asyncio.CancelledError) as error:
+                    # A dying connection cancels what waits on it; then nobody asked this task to end.
                     raise_if_cancelled()
                     failures += 1
                     self._why_down = f"{error}" or "no answer in time"
@@ -310,7 +311,8 @@ async def _close_quietly(channel: AbstractChannel) -> None:
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await channel.close()
-    except LOST as error:
+    except (*LOST, asyncio.CancelledError) as error:
+        raise_if_cancelled()  # else the dying connection has cancelled it
         log.debug("lane's channel did not close cleanly", error=str(error))
 
 

@@ -26,6 +26,7 @@ class Phase(StrEnum):
     """The broker waits for the donor's disconnection and the recipient's provisioning."""
 
 
+CONNECTIONS = 50
 SWITCHED = frozenset({Phase.COMMITTED, Phase.ARRIVED, Phase.FINISHING})
 """The phases after the commit."""
 
@@ -47,6 +48,8 @@ class Cell:
     states_agree: bool
     seconds: float
     detail: str = ""
+    connections_kept: int | None = None
+    """Of a client's `CONNECTIONS` over TCP; None where none were watched, or the fault itself ended the guest."""
     allowed: tuple[str, ...] = ("completed", "failed")
     """Outcomes that are right for this fault at this phase."""
 
@@ -61,6 +64,8 @@ class Cell:
             found.append("the guest does not answer" if self.mismatches is None else f"{self.mismatches} mismatches")
         if self.disk_identical is not True:
             found.append("disks could not be compared" if self.disk_identical is None else "disks differ")
+        if self.connections_kept not in {None, CONNECTIONS}:
+            found.append(f"{self.connections_kept} of {CONNECTIONS} connections live")
         found += [f"left: {thing}" for thing in self.leftovers]
         if not self.states_agree:
             found.append("the parties' states differ")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.labkit import small_disks
+from shared.messages.network import NetworkMode
 from tests.chaos.cells import SWITCHED, Phase
 from tests.chaos.site import REBOOT_S, RESTART_S, Site
 
@@ -37,6 +38,8 @@ class Fault:
     """Roles that the fault keeps stopped while it lasts."""
     autostart: bool = False
     """Whether the guest is set to start with its host."""
+    network: NetworkMode | None = None
+    """The only way of keeping addresses in which there is such a thing; None: in all."""
 
     def allowed(self, phase: Phase) -> tuple[str, ...]:
         """The right ends of the port."""
@@ -57,13 +60,14 @@ def _process(role: str) -> Callable[[Site], str]:
             "recipient-agent": f"recipient-{site.recipient}",
             "donor-node": f"node-{site.donor}",
             "recipient-node": f"node-{site.recipient}",
+            "gateway": f"node-{site.lab.plan.gateways[0]}" if site.lab.plan.gateways else "",
         }[role]
 
     return name
 
 
 ROLES = ("broker", "donor-agent", "recipient-agent", "donor-node", "recipient-node")
-AGENTS = frozenset({"broker", "donor-agent", "recipient-agent"})
+AGENTS = frozenset({"broker", "donor-agent", "recipient-agent", "gateway"})
 """Processes that move no page: a port goes on without them."""
 
 
@@ -80,13 +84,14 @@ def _survived_without(role: str) -> frozenset[Phase]:
     return SWITCHED - {Phase.COMMITTED} if role == "recipient-node" else SWITCHED
 
 
-def _kill(role: str) -> Fault:
+def _kill(role: str, *, network: NetworkMode | None = None) -> Fault:
     name = _process(role)
     return Fault(
         f"kill -9 of the {role.replace('-', ' ')}",
         strike=lambda site, _vm: site.kill(name(site)),
         heal=lambda site, _vm: site.start(name(site)),
         survives=_survived_without(role),
+        network=network,
     )
 
 
@@ -166,6 +171,7 @@ def _reboot(side: str) -> Fault:
 
 FAULTS: Mapping[str, Fault] = {
     **{f"kill-{role}": _kill(role) for role in ROLES},
+    "kill-gateway": _kill("gateway", network=NetworkMode.ANCHOR),
     **{f"libvirtd-{side}": _libvirtd(side) for side in ("donor", "recipient")},
     **{f"qemu-{side}": _qemu(side) for side in ("donor", "recipient")},
     "cut-5s": _cut("donor", 5),
@@ -193,11 +199,14 @@ FAULTS: Mapping[str, Fault] = {
 """By name, the quick ones first."""
 
 
-def matrix(only: Collection[str] = (), phases: Collection[str] = ()) -> list[tuple[str, Phase]]:
-    """All cells, or those of some faults (by name, or by the beginning of their names) and of some phases."""
+def matrix(
+    only: Collection[str] = (), phases: Collection[str] = (), *, network: NetworkMode = NetworkMode.JOINED
+) -> list[tuple[str, Phase]]:
+    """All cells of a network, or those of some faults (by name, or by the beginning of their names) and phases."""
     return [
         (name, instant)
         for name, fault in FAULTS.items()
+        if fault.network in {None, network}
         if not only or any(name == wanted or (wanted not in FAULTS and name.startswith(wanted)) for wanted in only)
         for instant in Phase
         if instant in fault.phases and (not phases or instant in phases)

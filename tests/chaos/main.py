@@ -3,6 +3,7 @@
     tests/chaos/run --json F                      all cells: every fault at every phase (about two hours)
     tests/chaos/run --only kill-broker --json F   one fault, or all whose name begins so; may be repeated
     tests/chaos/run --phase committed --json F    one phase; may be repeated
+    tests/chaos/run --network extend --json F     between networks that share nothing: connections and leftovers, too
     tests/chaos/run --resume --json F             what F does not hold, and what it holds as bad
     tests/chaos/run --list                        the cells, and what each fault does; runs nothing
     tests/chaos/run --table F                     the table of a finished run, for docs/reliability.md
@@ -22,6 +23,7 @@ from pathlib import Path
 from deploy.labkit import services
 from deploy.labkit.errors import LabError
 from deploy.labkit.lab import Lab
+from shared.messages.network import NetworkMode
 from tests.chaos.cells import Cell, Phase, from_json, table, to_json
 from tests.chaos.faults import FAULTS, matrix
 from tests.chaos.observe import NotReached, watch_ahead_of_others
@@ -40,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.json is None and not options.list:
         print("--json F is needed: it is the result", file=sys.stderr)
         return 2
-    wanted = matrix(options.only, options.phase)
+    network = NetworkMode(options.network)
+    wanted = matrix(options.only, options.phase, network=network)
     known = from_json(options.json.read_text(encoding="utf-8")) if options.resume and options.json else []
     good = [cell for cell in known if not cell.problems()]
     wanted = [(fault, phase) for fault, phase in wanted if not any(_is(cell, fault, phase) for cell in good)]
@@ -56,7 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A run that is ended by SIGTERM takes its lab down, too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     watch_ahead_of_others()
-    cells = run(Lab(options.lab), wanted, result=options.json, settle_s=options.settle, logs=options.logs, known=good)
+    cells = run(
+        Lab(options.lab),
+        wanted,
+        result=options.json,
+        settle_s=options.settle,
+        logs=options.logs,
+        known=good,
+        network=network,
+    )
     print(table(cells), end="")
     return int(any(cell.problems() for cell in cells))
 
@@ -69,6 +80,7 @@ def run(
     settle_s: float,
     logs: Path | None = None,
     known: Sequence[Cell] = (),
+    network: NetworkMode = NetworkMode.JOINED,
 ) -> list[Cell]:
     """Run cells in a new lab, which is taken down afterwards; returns them behind the known ones.
 
@@ -80,7 +92,7 @@ def run(
     try:
         for name, phase in wanted:
             if site is None:
-                site = Site(lab)
+                site = Site(lab, network=network)
                 site.up()
             cell = _one(site, name, phase, settle_s)
             cells.append(cell)
@@ -138,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", default=[], metavar="FAULT", help="this fault, or all whose name begins so"
     )
     parser.add_argument("--phase", action="append", default=[], choices=[str(phase) for phase in Phase])
+    parser.add_argument(
+        "--network",
+        default=str(NetworkMode.JOINED),
+        choices=[str(mode) for mode in NetworkMode],
+        help="how ports keep addresses; joined unless given",
+    )
     parser.add_argument("--resume", action="store_true", help="keep the good cells of --json and run the rest")
     parser.add_argument("--list", action="store_true", help="show the cells and run nothing")
     parser.add_argument("--lab", metavar="NAME", default=LAB_NAME, help="which lab; it is taken down first")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from deploy.labkit.errors import LabError
 from deploy.labkit.guests import GuestSpec
 from deploy.labkit.plan import TENANT
+from deploy.labkit.port_run import connection_client
 from deploy.labkit.state import GuestRecord
 from tests.chaos import verify
 from tests.chaos.cells import SWITCHED, Cell, Phase
@@ -49,7 +51,9 @@ class Cells:
         was = verify.before(self.site, guest)
         self._wait_until_known(guest)
         log = BrokerLog(lab.log_file("broker"))
-        tenant = Tenant(lab, guest.uuid, self.site.recipient, *window(phase))
+        clients = ExitStack()
+        connections = None if self.site.is_joined else clients.enter_context(connection_client(lab, guest))
+        tenant = Tenant(lab, guest.uuid, self.site.recipient, *window(phase), *self.site.port_options)
         copies = CopiesWatch(self.site, guest.uuid)
         try:
             marks = [time.monotonic()]
@@ -59,7 +63,12 @@ class Cells:
             marks.append(time.monotonic())
             outcome = self._end(log, tenant)
             marks.append(time.monotonic())
-            cell = self._verdict(name, phase, guest, was, tenant, copies, outcome, began)
+            kept = None
+            if connections is not None and phase not in fault.ends_guest:
+                kept = connections().kept
+            cell = replace(
+                self._verdict(name, phase, guest, was, tenant, copies, outcome, began), connections_kept=kept
+            )
             times = ", ".join(f"{mark - began:.0f}" for mark in marks)
             return replace(cell, detail=f"{cell.detail}; asked, reached, healed, ended at {times} s")
         except MissedInstant:
@@ -68,6 +77,7 @@ class Cells:
         finally:
             copies.close()
             tenant.close()
+            clients.close()
 
     def _wait_until_known(self, guest: GuestRecord) -> None:
         def known() -> bool:
@@ -155,7 +165,18 @@ class Cells:
 
     def _remaining(self, port_id: str, guest: GuestRecord, place: str, notes: list[str]) -> list[str]:
         try:
-            return verify.settled(lambda: verify.remaining(self.site, port_id, guest, place=place))
+            left = verify.settled(lambda: verify.remaining(self.site, port_id, guest, place=place))
+            return [*left, *self._network_remaining(port_id, place)]
         except (LabError, OSError) as error:
             notes.append(str(error)[:200])
             return ["unknown: it could not be looked for"]
+
+    def _network_remaining(self, port_id: str, place: str) -> list[str]:
+        """What is of no port, or missing; and when the donor's help is ended at last, what is left of it there."""
+        if self.site.is_joined:
+            return []
+        left = verify.settled(lambda: verify.network_strangers(self.site, port_id, place=place))
+        if place == self.site.recipient:
+            self.site.lab.exec(TENANT, ["vmport", "network", "end", port_id])
+            left += verify.settled(lambda: verify.help_remaining(self.site, port_id))
+        return left

@@ -17,6 +17,7 @@ from deploy.labkit import hosts, network, processes, rabbit, small_disks
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.services import Service, services
 from deploy.labkit.state import ProcessRecord
+from shared.messages.network import NetworkMode
 
 RESTART_S = 2.0
 """RestartSec of the units in deploy/systemd."""
@@ -27,6 +28,7 @@ LINK = "60mbit"
 _FAST = {"VMPORT_LOG__FORMAT": "json"}
 _OVERRIDES: Mapping[str, Mapping[str, str]] = {
     "broker": _FAST,
+    "gateway": _FAST,
     "donor": {**_FAST, "VMPORT_DONOR__REPORT_EVERY_S": "1"},
     "recipient": {**_FAST, "VMPORT_RECIPIENT__REPORT_EVERY_S": "1"},
     # Nothing of a guest is of use to the next one, and the state folder is small.
@@ -46,19 +48,31 @@ class Site:
     lab: Lab
     donor: str = "alpha"
     recipient: str = "beta"
+    network: NetworkMode = NetworkMode.JOINED
+    """How ports keep their guests' addresses."""
     held: dict[str, ProcessRecord] = field(default_factory=dict)
 
     # ---- the lab ----
 
     def up(self) -> None:
         """Bring everything up."""
-        self.lab.up(LabOptions(link=LINK, services=False, small_disks=True))
+        self.lab.up(LabOptions(link=LINK, services=False, small_disks=True, network=self.network))
         self.lab.start_services(_OVERRIDES)
         self.lab.guest_build()
 
     def start(self, name: str) -> None:
         """Start one of vmport's processes, if it does not run, and wait until it is ready."""
         self.lab.start_service(name, _OVERRIDES[self.lab.service(name).role])
+
+    @property
+    def is_joined(self) -> bool:
+        """Whether the providers have one network."""
+        return self.network is NetworkMode.JOINED
+
+    @property
+    def port_options(self) -> tuple[str, ...]:
+        """What a tenant says of the network when asking for a port."""
+        return () if self.is_joined else ("--network-mode", self.network.value)
 
     def agents_of(self, provider: str) -> list[Service]:
         """The provider's own processes of vmport."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from shared.messages.network import NetworkMode
 from tests.chaos.cells import Cell, Phase, from_json, table, to_json
 from tests.chaos.faults import FAULTS, matrix
 from tests.chaos.verify import states_agree
@@ -31,6 +32,7 @@ def test_a_cell_with_one_copy_and_nothing_wrong_is_good() -> None:
         {"disk_identical": None},
         {"leftovers": ("beta: run dir",)},
         {"states_agree": False},
+        {"connections_kept": 49},
     ],
 )
 def test_one_thing_wrong_makes_a_cell_bad(change: dict[str, object]) -> None:
@@ -58,6 +60,8 @@ def test_every_fault_can_be_chosen_alone_or_by_the_beginning_of_its_name() -> No
     assert sum(len(matrix([name])) for name in FAULTS) == len(matrix())
     assert {fault for fault, _ in matrix(["reboot"], ["arrived"])} == {"reboot-donor", "reboot-recipient"}
     assert matrix(["no-such-fault"]) == []
+    assert matrix(["kill-gateway"]) == []
+    assert len(matrix(["kill-gateway"], network=NetworkMode.ANCHOR)) == len(Phase)
     assert all(FAULTS[name].allowed(phase) for name, phase in matrix())
 
 

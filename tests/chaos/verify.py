@@ -20,7 +20,9 @@ from deploy.labkit.disk_compare import Region, compare
 from deploy.labkit.errors import LabError
 from deploy.labkit.guest_images import MIB
 from deploy.labkit.plan import TENANT
+from deploy.labkit.services import config_file
 from deploy.labkit.state import GuestRecord
+from shared.topology import Lane
 from tests.chaos.observe import Tenant, domain_state
 from tests.chaos.site import Site
 
@@ -156,8 +158,38 @@ def remaining(site: Site, port_id: str, guest: GuestRecord, *, place: str) -> li
         found += _node_files(site, provider, port_id, moved=moved)
     pids = site.qemus(guest.uuid)
     found += [f"{provider}: QEMU {pid}" for provider in pids if provider != place for pid in pids[provider]]
-    queues = sum(port_id in name for name in site.lab.queue_names())
+    # An extension's lane outlives its port.
+    kept = (f".{Lane.EXTENSION}.",) if moved and not site.is_joined else ()
+    queues = sum(port_id in name and not any(each in name for each in kept) for name in site.lab.queue_names())
     return found + ([f"{queues} queues"] if queues else [])
+
+
+def network_strangers(site: Site, port_id: str, *, place: str) -> list[str]:
+    """What `vmport-node net list` of both hosts complains of, and what a port that has not moved its VM still has."""
+    found = []
+    for provider in (site.donor, site.recipient):
+        shown = _network(site, provider)
+        found += [f"{provider}: of no port: {step}" for step in shown["unclaimed"]]
+        for port in shown["ports"]:
+            found += [f"{provider}: missing: {step}" for step in port["missing"]]
+            if port["port_id"] == port_id and place == site.donor:
+                found.append(f"{provider}: {port['made']} of the port")
+    return found
+
+
+def help_remaining(site: Site, port_id: str) -> list[str]:
+    """What the donor still has of a port whose help has ended."""
+    ports = _network(site, site.donor)["ports"]
+    return [f"{site.donor}: still helps: {port['made']}" for port in ports if port["port_id"] == port_id]
+
+
+def _network(site: Site, provider: str) -> dict[str, Any]:
+    config = str(config_file(site.lab.plan, f"node-{provider}"))
+    told = site.lab.exec(provider, ["vmport-node", "net", "--config", config, "list", "--json"])
+    if not told.stdout:
+        raise LabError(f"net list at {provider}: {told.stderr.strip()[-300:]}")
+    shown: dict[str, Any] = json.loads(told.stdout)
+    return shown
 
 
 def _images(site: Site, provider: str, port_id: str, guest: GuestRecord, *, place: str) -> list[str]:

@@ -17,9 +17,12 @@ import pytest
 
 from services.node_agent.network.extension.filter import CardFilter
 from services.node_agent.network.extension.verdict import PASSED, Towards
+from services.node_agent.network.frames import BROADCAST, NO_IPV4, address_bytes, build_ethernet
+from services.node_agent.network.icmpv6 import link_local, multicast_mac
 from shared.page_stream.bodies import LaneRole
 from tests.bench.extension_bench import traffic
-from tests.support.card_frames import CARD, GUEST
+from tests.support import card_frames
+from tests.support.card_frames import CARD, FAR_4, FAR_6, GUEST, OTHER, OTHER_4, OTHER_6, ROUTER
 from tests.support.extension_ends import (
     BRIDGES,
     GUEST_4,
@@ -38,6 +41,8 @@ from tests.support.namespaces import inside, ip, namespaces
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
 ECHO_PORT = 7007
+UNSEEN = 4
+"""Of the foreign frames: those that a bridge keeps, and those for a MAC that it knows elsewhere."""
 _ALL_FRAMES = 3
 _OUTGOING = 4
 
@@ -154,6 +159,78 @@ def test_nothing_of_others_crosses(credentials: Pair, where: Networks) -> None:
     assert {frame[6:12] for frame in back.frames} == {GUEST}
     assert dropped["other_address"] > 0
     assert ping(where.guest, ROUTER_4) is False, "it lives by the extension alone"
+
+
+def foreign_frames() -> list[bytes]:
+    """All that a neighbour's VM sends which is not for the card: to groups, to others, to its MAC with other addresses,
+    about others, and what pretends.
+    """
+    mdns_4, mdns_6 = address_bytes("224.0.0.251"), address_bytes("ff02::fb")
+    query = card_frames.udp(5353, 5353, b"q" * 40)
+    return [
+        card_frames.ipv4(BROADCAST, OTHER, OTHER_4, b"\xff" * 4, query, 17),
+        card_frames.ipv4(BROADCAST, OTHER, OTHER_4, address_bytes("10.81.1.255"), query, 17),
+        card_frames.ipv4(bytes.fromhex("01005e0000fb"), OTHER, OTHER_4, mdns_4, query, 17),
+        card_frames.ipv6(multicast_mac(mdns_6), OTHER, OTHER_6, mdns_6, query, 17),
+        card_frames.ipv4(ROUTER, OTHER, OTHER_4, FAR_4, query, 17),
+        card_frames.ipv4(GUEST, OTHER, OTHER_4, FAR_4, query, 17),
+        card_frames.ipv4(GUEST, OTHER, OTHER_4, mdns_4, query, 17),
+        card_frames.ipv4(GUEST, OTHER, OTHER_4, b"\xff" * 4, query, 17),
+        card_frames.ipv6(GUEST, OTHER, OTHER_6, FAR_6, query, 17),
+        card_frames.ipv6(GUEST, OTHER, OTHER_6, mdns_6, query, 17),
+        card_frames.ipv4(BROADCAST, OTHER, NO_IPV4, b"\xff" * 4, card_frames.dhcp(68, 67, OTHER), 17),
+        card_frames.ipv4(BROADCAST, OTHER, OTHER_4, b"\xff" * 4, card_frames.dhcp(67, 68, OTHER), 17),
+        card_frames.who_has(OTHER, OTHER_4, FAR_4),
+        card_frames.who_has(OTHER, OTHER_4, OTHER_4),
+        card_frames.who_has(OTHER, OTHER_4, FAR_4, to=GUEST),
+        card_frames.who_has(OTHER, card_frames.GUEST_4, card_frames.GUEST_4),
+        card_frames.solicit(OTHER, OTHER_6, FAR_6),
+        card_frames.advertise(GUEST, OTHER, card_frames.ROUTER_6),
+        build_ethernet(bytes.fromhex("0180c2000000"), OTHER, 0x0027) + bytes(60),
+        build_ethernet(bytes.fromhex("0180c200000e"), OTHER, 0x88CC) + bytes(60),
+        build_ethernet(GUEST, OTHER, 0x8100) + bytes(60),
+        build_ethernet(GUEST, OTHER, 0x88B5) + bytes(60),
+    ]
+
+
+def concerns_the_guest(frame: bytes) -> bool:
+    """Told without the extension's own filter: whether its packet is for the guest's addresses, or asks for them."""
+    own = (card_frames.GUEST_4, card_frames.GUEST_6, link_local(GUEST))
+    match frame[12:14]:
+        case b"\x08\x00":
+            return frame[:6] == GUEST and frame[30:34] == card_frames.GUEST_4
+        case b"\x08\x06":
+            return frame[38:42] == card_frames.GUEST_4 and frame[28:32] != card_frames.GUEST_4
+        case b"\x86\xdd":
+            return frame[38:54] in own or (frame[54:55] == b"\x87" and frame[62:78] in own)
+        case _:
+            return False
+
+
+def test_a_neighbour_that_sends_all_it_can_sends_nothing_across(credentials: Pair, where: Networks) -> None:
+    """Broadcast, multicast, other hosts' packets, the card's MAC with other addresses: none arrives at the recipient,
+    and none is in what the donor's end sends; while the same neighbour's echo requests to the guest are answered.
+    """
+    with namespaces("other") as (other,):
+        ip("-n", other, "link", "add", "eth0", "address", OTHER.hex(":"), "type", "veth", "peer", "vnet9")
+        ip("-n", other, "link", "set", "vnet9", "netns", where.donor)
+        ip("-n", where.donor, "link", "set", "vnet9", "master", "vmbr0", "up")
+        ip("-n", other, "addr", "add", "10.81.1.8/24", "dev", "eth0")
+        ip("-n", other, "link", "set", "eth0", "up")
+        with extension_ends(where, direct(), credentials) as ends:
+            assert ping(where.guest, ROUTER_4)
+            with closing(Capture(where.recipient, "vmx0")) as into:
+                with closing(inside(other, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))) as sender:
+                    sender.bind(("eth0", 0))
+                    for _ in range(10):
+                        for frame in foreign_frames():
+                            sender.send(frame.ljust(60, b"\0"))
+                assert ping(other, GUEST_4)
+            sent = ends[LaneRole.INITIATOR].stop()
+    assert len(into.frames) >= 1
+    assert [frame.hex() for frame in into.frames if not concerns_the_guest(frame)] == []
+    assert sum(sent["dropped"].values()) >= 10 * (len(foreign_frames()) - UNSEEN)
+    assert sent["out_frames"] <= len(into.frames) + 20
 
 
 @pytest.mark.parametrize("role", list(LaneRole))

@@ -18,6 +18,10 @@ from shared.messages.porting import RequestSwitchover, SwitchoverGranted
 from shared.messages.service_change import CancelPort
 from shared.parties import BROKER, NAME_PATTERN, Party, Role, donor, node, recipient, tenant
 from shared.topology import (
+    _OPERATOR_POLICIES,
+    EXTENSION_EXPIRES_MS,
+    LANE_EXPIRES_MS,
+    LANE_MAX_BYTES,
     PORT_LANES,
     Binding,
     Credential,
@@ -205,6 +209,19 @@ def test_an_extensions_lane_is_apart() -> None:
         assert re.search(broker.configure, exchange.name)
         assert re.search(broker.configure, queue.name)
         assert bool(re.search(one.write, exchange.name)) == exchange.name.endswith("node.a.one")
+
+
+def test_an_extensions_queue_waits_for_a_host_that_is_away_for_days() -> None:
+    """Nobody would make it again. Its policy goes before that for ports' lanes, and leaves theirs as they are."""
+    ends = LaneEnds(uuid4(), node("a", "one"), node("b", "two"))
+    policies = _OPERATOR_POLICIES.values()
+    for lanes, expires_ms in (((Lane.EXTENSION,), EXTENSION_EXPIRES_MS), (PORT_LANES, LANE_EXPIRES_MS)):
+        for queue in lane_topology(ends, lanes).queues:
+            assert queue.arguments["x-expires"] == expires_ms
+            fitting = [each for each in policies if re.search(each["pattern"], queue.name)]
+            chosen = max(fitting, key=lambda each: each["priority"])
+            assert chosen["definition"] == {"max-length-bytes": LANE_MAX_BYTES, "expires": expires_ms}
+    assert EXTENSION_EXPIRES_MS < 2**32
 
 
 def test_password_hash_is_rabbitmqs() -> None:

@@ -118,7 +118,7 @@ def advertise(to: bytes, source: bytes, target: bytes, *, link: bytes | None = N
             destination=to,
             source=source,
             from_address=target,
-            to_address=OTHER_6,
+            to_address=GUEST_6 if to == GUEST else OTHER_6,
             advertises=True,
             target=target,
             link=link or source,

@@ -16,6 +16,7 @@ from shared.messages.network import CardPlan, FirewallRule
 
 _RAW = -300
 _FILTER = 0
+_NARROW = -150
 _COUNT = 10
 """After the filters: what they let pass is counted."""
 ROUTED = "routed"
@@ -36,6 +37,11 @@ def guard_table(card: CardPlan, port_id: UUID, place: int) -> NftTable:
         _chain(name, "to_host", "input", _FILTER),
         *(_rule(name, "to_host", *rule) for rule in _to_host(card)),
     ]
+    # Where the way out is narrower than the guest's network, new connections fit it without waiting for ICMP.
+    objects += [
+        _chain(name, "fitted", "forward", _NARROW),
+        *(_rule(name, "fitted", _device(side, card.bridge), *_fit_segments()) for side in ("iifname", "oifname")),
+    ]
     objects += [
         {"counter": {"family": "inet", "table": name, "name": ROUTED}},
         _chain(name, "routed", "forward", _COUNT),
@@ -53,6 +59,13 @@ def _own_addresses_only(card: CardPlan) -> Iterator[tuple[dict[str, Any], ...]]:
             own += [_prefix("fe80::/10"), "::"]
         came = (_device("iifname", card.bridge), _compare("!=", _field(protocol, "saddr"), _set(own)))
         yield (*came, _DROP) if own else (_device("iifname", card.bridge), _is_family(version), _DROP)
+
+
+def _fit_segments() -> tuple[dict[str, Any], ...]:
+    """TCP's segments become as small as the ways there and back, by this host's routes; never larger."""
+    opens = {"match": {"op": "in", "left": _field("tcp", "flags"), "right": "syn"}}
+    size = {"tcp option": {"name": "maxseg", "field": "size"}}
+    return (opens, {"mangle": {"key": size, "value": {"rt": {"key": "mtu"}}}})
 
 
 def _to_host(card: CardPlan) -> Iterator[tuple[dict[str, Any], ...]]:

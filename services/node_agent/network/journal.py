@@ -6,6 +6,7 @@ needs no help any more. A damaged file is kept aside and named.
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from pathlib import Path
 from uuid import UUID
@@ -37,7 +38,9 @@ class NetworkRecord(BaseModel):
     announced: bool = Field(default=False, description="Recipient: packets come by its own uplink.")
 
     closed: bool = Field(default=False, description="The donor's help has ended.")
+    closed_told: bool = Field(default=False, description="The broker has heard of that.")
     retired: bool = Field(default=False, description="A later port of the VM has taken back what this one did.")
+    undone: bool = Field(default=False, description="All that this port has made here is to go.")
 
     @property
     def port_id(self) -> UUID:
@@ -52,6 +55,8 @@ class NetworkRecord(BaseModel):
     @property
     def wanted(self) -> tuple[Step, ...]:
         """What is to be made now."""
+        if self.undone:
+            return ()
         if self.side is Side.INBOUND:
             taps = self.taps.values()
             return recipient_wants(self.plan, self.port_id, arrived=self.there, closed=self.closed, taps=taps)
@@ -90,15 +95,39 @@ class NetworkRecord(BaseModel):
 
 
 class NetworkJournal:
-    """The directory of these files. Made when the first one is written."""
+    """The directory of these files. Made when the first one is written. Threads may write at the same time."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._writing = threading.RLock()
 
     def store(self, record: NetworkRecord) -> None:
         """Write a record; on return it survives a power cut. Raises OSError."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomically(self._path(record.port_id, record.side), record.model_dump_json().encode())
+        with self._writing:
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_atomically(self._path(record.port_id, record.side), record.model_dump_json().encode())
+
+    def note(self, port_id: UUID, side: Side, **news: object) -> NetworkRecord | None:
+        """Store what is so now; None where there is no record. Raises OSError."""
+        with self._writing:
+            record = self.get(port_id, side)
+            if record is None or all(getattr(record, name) == value for name, value in news.items()):
+                return record
+            changed = record.model_copy(update=dict(news))
+            self.store(changed)
+        return changed
+
+    def store_steps(self, record: NetworkRecord, steps: tuple[Step, ...]) -> None:
+        """Store a record's steps; what else is so may have been noted since it was read. Raises OSError."""
+        with self._writing:
+            current = self.get(record.port_id, record.side) or record
+            self.store(current.model_copy(update={"steps": steps}))
+
+    def retire_before(self, vm_uuid: UUID, epoch: int, side: Side) -> None:
+        """Note that a later port of this VM, at this side, has taken back what earlier ones did. Raises OSError."""
+        for record in self.readable():
+            if record.vm_uuid == vm_uuid and record.agreement.epoch < epoch and record.side is not side:
+                self.note(record.port_id, record.side, retired=True)
 
     def get(self, port_id: UUID, side: Side) -> NetworkRecord | None:
         """One side's record; None where there is none or it is damaged (`all` sets that one aside). Raises OSError."""

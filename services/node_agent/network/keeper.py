@@ -4,6 +4,9 @@ For each port and side there is a record of what is so (`NetworkRecord`), and th
 keeper stores the record with all steps, old and new, before it changes anything; then it makes what is missing, undoes
 what is not wanted any more, and stores what remains. So after a crash every step that may be made is known.
 
+What a transfer tells is stored before the call returns, because the transfer may store its own end next and tell it to
+nobody again. What that means for the host follows in the background, and at the next start where it did not come to it.
+
 It never decides who owns a VM: it is told, by the transfer's own guards, which are told by the ledger.
 """
 
@@ -19,7 +22,7 @@ from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
 from services.node_agent.network.nft import NftError
 from services.node_agent.network.plan import EXTENSION_PREFIX, own_bridges
-from services.node_agent.network.steps import NftTable
+from services.node_agent.network.steps import NftTable, Step
 from shared.errors import VmportError
 from shared.logs import get_logger, port_bound
 from shared.messages.addresses import NetworkState
@@ -35,6 +38,8 @@ IDLE_S = 15.0
 """An extension that nothing has used for so long, after the recipient announces, is not needed any more."""
 UNSEEN_S = 30.0
 """After so long without a packet by the own uplink, it is told that nobody routes to the VM here."""
+RETRY_EVERY_S = 30.0
+"""How often it is tried again what could not be made or removed."""
 
 
 class NetworkFailed(VmportError):
@@ -106,6 +111,7 @@ class NetworkKeeper:
         look_every_s: float = LOOK_EVERY_S,
         idle_s: float = IDLE_S,
         unseen_s: float = UNSEEN_S,
+        retry_every_s: float = RETRY_EVERY_S,
     ) -> None:
         self._journal = journal
         self._maker = maker
@@ -114,9 +120,11 @@ class NetworkKeeper:
         self._look_every_s = look_every_s
         self._idle_s = idle_s
         self._unseen_looks = max(1, round(unseen_s / look_every_s))
+        self._retry_looks = max(1, round(retry_every_s / look_every_s))
         self._locks: dict[UUID, asyncio.Lock] = {}
         self._looks: dict[UUID, int] = {}
         self._problems: dict[UUID, str] = {}
+        self._unfinished: set[tuple[UUID, Side]] = set()
         self._tasks = Tasks("network")
 
     def problems(self) -> tuple[str, ...]:
@@ -133,10 +141,13 @@ class NetworkKeeper:
         if agreement.network is None or agreement.network.terms.carry is NetworkMode.JOINED:
             return
         extended = agreement.network.terms.carry is NetworkMode.EXTEND
-        record = NetworkRecord(side=side, agreement=agreement, extension=extended, taps=dict(taps))
-        record = record.model_copy(update={"ahead": record.of_switchover})
         try:
             async with self._lock(agreement.port_id):
+                before = self._journal.get(agreement.port_id, side)
+                steps = () if before is None else before.steps
+                record = NetworkRecord(side=side, agreement=agreement, steps=steps, extension=extended, taps=dict(taps))
+                record = record.model_copy(update={"ahead": record.of_switchover})
+                self._journal.store(record)
                 await self._settle(record)
                 if extended:
                     await self._extensions.open(agreement, side, activated=False)
@@ -159,11 +170,13 @@ class NetworkKeeper:
     def guest_is_away(self, moved: MovedVm) -> None:
         """Donor: the ledger says that the VM is the recipient's, and it runs there."""
         self._extensions.activate(moved.port_id)
+        self._note_moved(moved, Side.OUTBOUND)
         self._tasks.spawn(self._moved(moved, Side.OUTBOUND), name="route away")
 
     def guest_has_arrived(self, moved: MovedVm) -> None:
         """Recipient: the guest runs here."""
         self._extensions.activate(moved.port_id)
+        self._note_moved(moved, Side.INBOUND)
         self._tasks.spawn(self._moved(moved, Side.INBOUND), name="take over")
 
     def guest_is_expected(self, port_id: UUID) -> None:
@@ -171,35 +184,52 @@ class NetworkKeeper:
         self._tasks.spawn(self._expect(port_id), name="shorten queues")
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
-        """The VM stays where it was: remove all that this port has made here; returns what remains, by name."""
+        """The VM stays where it was: remove all that this port has made here; returns what remains, by name. That is
+        tried again. Nothing is removed where the VM has moved by this port: its transfer may be told as failed all the
+        same, because a process of it ended.
+        """
         async with self._lock(port_id):
-            await self._extensions.close(port_id)
             record = self._journal.get(port_id, side)
-            if record is None:
+            if record is not None and record.there and not record.retired:
                 return ()
+            return await self._undo(port_id, side)
+
+    async def _undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
+        await self._extensions.close(port_id)
+        record = self._journal.note(port_id, side, extension=False, undone=True)
+        if record is None:
+            return ()
+        try:
             left = await self._maker.undo(record.known)
-            if left:
-                self._problems[port_id] = f"not removed from the network: {', '.join(left)}"
-                log.error("network not cleaned up", port_id=str(port_id), left=left)
-            else:
-                self._journal.remove(port_id, side)
-                self._forget(port_id)
-            return left
+        except _FAILURES as error:
+            left = (f"anything: {error}",)
+        if left:
+            self._remains(record, left)
+            log.error("network not cleaned up", port_id=str(port_id), left=left)
+        else:
+            self._journal.remove(port_id, side)
+            self._forget(port_id)
+        return left
 
     async def close_extension(self, port_id: UUID) -> tuple[str, ...]:
         """Remove what needs the other side; returns what remains, by name."""
-        closed = None
+        left: tuple[str, ...] = ()
         async with self._lock(port_id):
             await self._extensions.close(port_id)
-            for side in Side:
-                record = self._journal.get(port_id, side)
-                if record is not None and not record.closed:
-                    closed = record.model_copy(update={"extension": False, "closed": True})
-                    await self._settle(closed)
-                    self._report(record.agreement, NetworkState.CLOSED)
-        if closed is not None:
-            await self._remove_retired(closed.vm_uuid)
-        return ()
+            closed = [
+                record for side in Side if (record := self._journal.note(port_id, side, extension=False, closed=True))
+            ]
+            for record in closed:
+                left += await self._settle(record)
+                self._tell_closed(record)
+        for record in closed:
+            await self._remove_retired(record.vm_uuid)
+        return left
+
+    def _tell_closed(self, record: NetworkRecord) -> None:
+        if not record.closed_told:
+            self._report(record.agreement, NetworkState.CLOSED)
+            self._journal.note(record.port_id, record.side, closed_told=True)
 
     # ---- this process ----
 
@@ -207,25 +237,53 @@ class NetworkKeeper:
         """At the agent's start: have everything again as the records say. Returns names of damaged records."""
         records, damaged = self._journal.all()
         for record in records:
-            with port_bound(record.port_id):
-                try:
-                    async with self._lock(record.port_id):
-                        await self._settle(record, again=True)
-                        if record.extension:
-                            await self._extensions.open(
-                                record.agreement, record.side, activated=record.paused or record.there
-                            )
-                except _FAILURES as error:
-                    self._trouble(record, "not restored", error)
+            await self._restore(record)
         return damaged
+
+    async def _restore(self, record: NetworkRecord) -> None:
+        self._unfinished.discard((record.port_id, record.side))
+        with port_bound(record.port_id):
+            try:
+                if record.retired:
+                    await self._remove_retired(record.vm_uuid)
+                async with self._lock(record.port_id):
+                    await self._have_again(record.port_id, record.side)
+            except _FAILURES as error:
+                self._trouble(record, "not restored", error)
+
+    async def _have_again(self, port_id: UUID, side: Side) -> None:
+        record = self._journal.get(port_id, side)
+        if record is None:
+            return
+        if record.undone:
+            await self._undo(port_id, side)
+            return
+        # At the donor the extension's device comes first: frames are cloned into it. At the recipient its bridge does.
+        outbound = side is Side.OUTBOUND
+        if outbound:
+            await self._open_again(record)
+        if not await self._settle(record, again=True):
+            self._problems.pop(port_id, None)
+        if record.closed:
+            self._tell_closed(record)
+        if not outbound:
+            await self._open_again(record)
+
+    async def _open_again(self, record: NetworkRecord) -> None:
+        if record.extension:
+            await self._extensions.open(record.agreement, record.side, activated=record.paused or record.there)
 
     async def run(self) -> None:
         """Watch what takes over from the donor's help, until cancelled."""
+        looks = 0
         try:
             while True:
                 await asyncio.sleep(self._look_every_s)
+                looks += 1
                 for record in self._journal.all()[0]:
-                    if record.side is Side.INBOUND and record.there and record.plan.terms.then_announce:
+                    if looks % self._retry_looks == 0 and (record.port_id, record.side) in self._unfinished:
+                        await self._restore(record)
+                    elif record.side is Side.INBOUND and record.there and record.plan.terms.then_announce:
                         await self._look(record)
         finally:
             await self._tasks.close()
@@ -244,17 +302,17 @@ class NetworkKeeper:
     async def _look_for_packets(self, record: NetworkRecord) -> None:
         guards = [step.name for step in record.steps if isinstance(step, NftTable)]
         if await self._maker.packets_routed(guards):
-            async with self._lock(record.port_id):
-                current = self._journal.get(record.port_id, record.side)
-                if current is not None:
-                    self._journal.store(current.model_copy(update={"announced": True}))
-            self._forget(record.port_id)
             log.info("addresses announced; packets come by the own uplink")
             self._report(record.agreement, NetworkState.ANNOUNCED)
+            self._journal.note(record.port_id, record.side, announced=True)
+            self._forget(record.port_id)
             return
         looks = self._looks[record.port_id] = self._looks.get(record.port_id, 0) + 1
         if looks == self._unseen_looks:
-            unseen = "routes to its addresses are written, and no packet has come by this host's own uplink"
+            unseen = (
+                "routes to its addresses are written, and no packet has come by this host's own uplink; see that the "
+                "routing daemon runs, reads them, and that its neighbours take them"
+            )
             # No problem of this node: nobody may have spoken to the VM yet.
             log.warning("announced addresses not reached")
             self._report(record.agreement, NetworkState.FAILED, f"not_announced: {unseen}")
@@ -265,23 +323,20 @@ class NetworkKeeper:
 
     # ---- doing ----
 
-    async def _moved(self, moved: MovedVm, side: Side) -> None:
+    def _note_moved(self, moved: MovedVm, side: Side) -> None:
         """The VM runs at the recipient. What earlier ports of it have made at this side is not needed any more."""
-        await self._change(moved.port_id, side, {"there": True})
-        with port_bound(moved.port_id):
-            for record in self._journal.readable():
-                if record.vm_uuid != moved.vm_uuid or record.agreement.epoch >= moved.epoch:
-                    continue
-                if record.side is not side:
-                    await self._retire(record)
-            await self._remove_retired(moved.vm_uuid)
+        try:
+            self._journal.note(moved.port_id, side, there=True)
+            self._journal.retire_before(moved.vm_uuid, moved.epoch, side)
+        except OSError as error:
+            # It is tried again in the background, as long as this process lives.
+            log.error("move not noted", port_id=str(moved.port_id), error=str(error))  # noqa: TRY400  # a full disk
 
-    async def _retire(self, record: NetworkRecord) -> None:
-        """An earlier port brought the VM here, or took it away from here; a later one has taken that back."""
-        async with self._lock(record.port_id):
-            current = self._journal.get(record.port_id, record.side)
-            if current is not None:
-                self._journal.store(current.model_copy(update={"retired": True}))
+    async def _moved(self, moved: MovedVm, side: Side) -> None:
+        self._note_moved(moved, side)
+        await self._bring_about(moved.port_id, side, NetworkState.CARRYING)
+        with port_bound(moved.port_id):
+            await self._remove_retired(moved.vm_uuid)
 
     async def _remove_retired(self, vm_uuid: UUID) -> None:
         """The VM's bridge here goes when no extension to where it is now leads over it."""
@@ -292,20 +347,46 @@ class NetworkKeeper:
                 await self.undo(record.port_id, record.side)
 
     async def _change(self, port_id: UUID, side: Side, news: Mapping[str, bool]) -> None:
+        """What the journal names ahead is made before the news are written: a guest stands still meanwhile."""
         async with self._lock(port_id):
             record = self._journal.get(port_id, side)
-            if record is None or record.paused is news.get("paused"):
+            if record is None or all(getattr(record, name) is value for name, value in news.items()):
                 return
             changed = record.model_copy(update=dict(news))
+            is_named = all(step in record.known for step in changed.wanted)
             with port_bound(port_id):
                 try:
+                    if not is_named:
+                        await self._note(port_id, side, news)
                     await self._settle(changed)
                 except _FAILURES as error:
                     self._trouble(record, f"not changed ({', '.join(news)})", error)
                     self._report(record.agreement, NetworkState.FAILED, str(error))
+                finally:
+                    if is_named:
+                        await self._note(port_id, side, news)
+
+    async def _note(self, port_id: UUID, side: Side, news: Mapping[str, bool]) -> None:
+        try:
+            await asyncio.to_thread(self._journal.note, port_id, side, **news)
+        except OSError as error:
+            log.error("change not noted", port_id=str(port_id), error=str(error))  # noqa: TRY400  # a full disk
+
+    async def _bring_about(self, port_id: UUID, side: Side, reached: NetworkState | None = None) -> None:
+        """Have what the record says; `reached` is told then."""
+        async with self._lock(port_id):
+            record = self._journal.get(port_id, side)
+            if record is None:
+                return
+            with port_bound(port_id):
+                try:
+                    await self._settle(record)
+                except _FAILURES as error:
+                    self._trouble(record, "not changed", error)
+                    self._report(record.agreement, NetworkState.FAILED, str(error))
                 else:
-                    if "there" in news:
-                        self._report(record.agreement, NetworkState.CARRYING)
+                    if reached is not None:
+                        self._report(record.agreement, reached)
 
     async def _expect(self, port_id: UUID) -> None:
         async with self._lock(port_id):
@@ -320,40 +401,48 @@ class NetworkKeeper:
                         for tap in await self._maker.taps(card.bridge)
                         if not tap.startswith(EXTENSION_PREFIX)
                     }
-                    await self._settle(record.model_copy(update={"taps": taps}))
+                    known = self._journal.note(port_id, Side.INBOUND, taps=taps)
+                    if known is not None:
+                        await self._settle(known)
                 except _FAILURES as error:
                     log.warning("queues for the guest not shortened", error=str(error))
 
-    async def _settle(self, record: NetworkRecord, *, again: bool = False) -> None:
-        """Bring about what the record wants; what is made already is made again only if `again`.
+    async def _settle(self, record: NetworkRecord, *, again: bool = False) -> tuple[str, ...]:
+        """Bring about what the record wants; what is made already is made again only if `again`. Returns what could not
+        be removed, by name.
 
         Nothing is made that the journal does not name. What it names ahead is made at once: a disk may take longer than
-        all else of a switchover. It is written beside the event loop, on which an extension's frames wait.
+        all else of a switchover. Steps are written beside the event loop, on which an extension's frames wait.
         """
         wanted, made = record.wanted, record.known if again else record.steps
         unwanted = tuple(step for step in made if step not in wanted)
         missing = wanted if again else tuple(step for step in wanted if step not in made)
         if any(step not in record.known for step in missing):
-            await self._store(record.model_copy(update={"steps": (*made, *(s for s in wanted if s not in made))}))
+            await self._store_steps(record, (*made, *(s for s in wanted if s not in made)))
         await self._maker.make(missing)
         left = await self._maker.undo(unwanted)
-        kept = wanted if not left else (*unwanted, *wanted)
-        await self._store(record.model_copy(update={"steps": kept}))
+        await self._store_steps(record, wanted if not left else (*unwanted, *wanted))
         if left:
-            self._problems[record.port_id] = f"not removed from the network: {', '.join(left)}"
+            self._remains(record, left)
         elif record.is_over:
             self._journal.remove(record.port_id, record.side)
+        return left
 
-    async def _store(self, record: NetworkRecord) -> None:
-        writing = asyncio.ensure_future(asyncio.to_thread(self._journal.store, record))
+    def _remains(self, record: NetworkRecord, left: tuple[str, ...]) -> None:
+        self._problems[record.port_id] = f"not removed from the network: {', '.join(left)}"
+        self._unfinished.add((record.port_id, record.side))
+
+    async def _store_steps(self, record: NetworkRecord, steps: tuple[Step, ...]) -> None:
+        writing = asyncio.ensure_future(asyncio.to_thread(self._journal.store_steps, record, steps))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait([writing])  # else an older record could be written over a newer one
+            await asyncio.wait([writing])  # else older steps could be written over newer ones
             raise
 
     def _trouble(self, record: NetworkRecord, what: str, error: Exception) -> None:
         self._problems[record.port_id] = f"network {what}: {error}"
+        self._unfinished.add((record.port_id, record.side))
         log.error("network trouble", side=record.side, what=what, error=str(error))
 
     def _forget(self, port_id: UUID) -> None:

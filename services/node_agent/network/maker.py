@@ -98,6 +98,7 @@ class StepMaker:
                 )
             case ProxyNeighbour(device=device, address=address):
                 await kernel.add_proxy(device, address)
+                self._answer_solicitations(step, wanted=True)
             case Neighbour(device=device, address=address, mac=mac):
                 await kernel.set_neighbour(device, address, mac)
             case Setting():
@@ -122,6 +123,9 @@ class StepMaker:
                 await kernel.delete_route(destination, table=table, metric=metric)
             case ProxyNeighbour(device=device, address=address):
                 await kernel.delete_proxy(device, address)
+                # The device is the provider's own, so what was set on it does not go with it.
+                if not any(":" in entry.address for entry in await kernel.proxies(device)):
+                    self._answer_solicitations(step, wanted=False)
             case Neighbour(device=device, address=address):
                 await kernel.delete_neighbour(device, address)
             case Setting():
@@ -145,6 +149,11 @@ class StepMaker:
                 return (family, name) in tables
             case Address(device=device) | Neighbour(device=device) | Setting(device=device) | Queue(device=device):
                 return await kernel.link(device) is not None
+
+    def _answer_solicitations(self, step: ProxyNeighbour, *, wanted: bool) -> None:
+        """For IPv6 the kernel answers only where its device is set to; a device that is gone needs none."""
+        if ":" in step.address and (wanted or (self._sysctls / "ipv6" / "conf" / step.device).exists()):
+            self._set(Setting(device=step.device, family="ipv6", name="proxy_ndp", value="1" if wanted else "0"))
 
     def _set(self, step: Setting) -> None:
         path = self._sysctls / step.family / "conf" / step.device / step.name

@@ -116,10 +116,8 @@ def donor_routes_away(plan: NetworkPlan) -> tuple[Step, ...]:
     """The donor's own network asks this host's gateway for the VM, which is elsewhere now."""
     steps: list[Step] = []
     for _, card in own_bridges(plan):
-        if not card.donor_bridge:
-            continue
-        steps.append(Setting(device=card.donor_bridge, family="ipv6", name="proxy_ndp", value="1"))
-        steps += [ProxyNeighbour(device=card.donor_bridge, address=address) for address in addresses_of(card.card)]
+        if card.donor_bridge:
+            steps += [ProxyNeighbour(device=card.donor_bridge, address=address) for address in addresses_of(card.card)]
     return tuple(steps)
 
 

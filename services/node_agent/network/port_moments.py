@@ -14,11 +14,11 @@ from services.node_agent.lanes.core.errors import LaneError, QuestionError, Stre
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
-from services.node_agent.network.keeper import MovedVm, NetworkKeeper, Report
+from services.node_agent.network.keeper import MovedVm, NetworkFailed, NetworkKeeper, Report
 from services.node_agent.network.paths.exchange import answer_paths, probe_paths
 from services.node_agent.network.paths.sockets import own_addresses
 from services.node_agent.network.plan import addresses_of, routed_at_once
-from services.node_agent.network.preflight import preflight
+from services.node_agent.network.preflight import own_conflicts, preflight
 from services.node_agent.network.tracking.exchange import (
     CONNECTIONS,
     Answer,
@@ -40,6 +40,10 @@ MAX_DETAIL: Final = 500
 
 Look = Callable[[NetworkPlan, Side], Awaitable[tuple[str, ...]]]
 """Looks at this host before a port; returns findings."""
+
+
+Conflicts = Callable[[NetworkPlan], Awaitable[tuple[str, ...]]]
+"""Recipient: looks for what makes the VM's addresses impossible on this host. Raises `VmportError`."""
 
 
 class Probe(Protocol):
@@ -85,12 +89,14 @@ class PortMoments:
         report: Report,
         announcer: Announcer | None = None,
         look: Look = preflight,
+        conflicts: Conflicts = own_conflicts,
         probe: Probe = probe_paths,
     ) -> None:
         self._keeper = keeper
         self._taken = taken
         self._announcer = announcer or Announcer()
         self._look = look
+        self._conflicts = conflicts
         self._probe_paths = probe
         self._plans: dict[UUID, NetworkPlan] = {}
         self._stood_still = set[UUID]()
@@ -104,7 +110,10 @@ class PortMoments:
         await self._announcer.close()
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
-        """As the keeper."""
+        """As the keeper; an address that this host has itself fails it, before anything is made."""
+        incoming = agreement.network if side is Side.INBOUND else None
+        if incoming is not None and (conflicts := await self._conflicts(incoming)):
+            raise NetworkFailed("; ".join(conflicts)[:MAX_DETAIL])
         await self._keeper.prepare(side, agreement, taps)
         if agreement.network is not None:
             self._plans[agreement.port_id] = agreement.network

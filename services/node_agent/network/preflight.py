@@ -1,18 +1,20 @@
 """What is looked at on this host before a port, and found to speak against it: findings, each with what to do.
 
 A finding begins with its code. It is told with the state of the port's network; it fails no port, since a probe can be
-answered by somebody who means no harm, such as a router that answers for everybody.
+answered by somebody who means no harm, such as a router that answers for everybody. What is certain does fail it,
+before anything moves: an address that the recipient's host has itself would never lead to the VM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
 from services.node_agent.network.address_probe import who_has
 from services.node_agent.network.netlink import Netlink, NetlinkError
-from services.node_agent.network.plan import addresses_of
+from services.node_agent.network.plan import BRIDGE_PREFIX, EXTENSION_PREFIX, addresses_of, routed_at_once
 from shared.messages.network import NetworkMode, NetworkPlan
 from shared.messages.porting import Side
 
@@ -27,7 +29,7 @@ async def preflight(
 ) -> tuple[str, ...]:
     """Findings of this side, at most a second later. What cannot be looked at is a finding, too."""
     found = list(bridge_netfilter(bridge_settings))
-    if side is Side.INBOUND and plan.terms.carry is NetworkMode.JOINED:
+    if side is Side.INBOUND:
         try:
             found += await _taken(plan, probe)
         except (OSError, NetlinkError) as error:
@@ -50,18 +52,57 @@ def bridge_netfilter(settings: Path = BRIDGE_SETTINGS) -> tuple[str, ...]:
     return (f"bridge_netfilter: bridged frames of guests go through this host's IP rules and NAT; set {settings_text}",)
 
 
+async def own_conflicts(plan: NetworkPlan) -> tuple[str, ...]:
+    """Recipient: the VM's addresses that this host has itself. Raises `NetlinkError`."""
+    found = []
+    for device, addresses in (await _neighbourhood(plan)).items():
+        here = {each.partition("/")[0] for each in addresses}
+        found += [
+            f"address_taken: {each} is this host's own on {device}" for each in _wanted(plan, device) if each in here
+        ]
+    return tuple(found)
+
+
 async def _taken(plan: NetworkPlan, probe: WhoHas) -> list[str]:
     found = []
-    async with Netlink() as kernel:
-        for card in plan.cards:
-            addresses = addresses_of(card.card)
-            if not card.bridge or not addresses:
-                continue
-            macs = {card.card.mac, card.card.guest_mac}
-            own = {each.partition("/")[0] for each in await kernel.addresses(card.bridge)}
-            found += [f"address_taken: {address} is this host's own on {card.bridge}" for address in own & {*addresses}]
-            for address, claimed in sorted((await probe(card.bridge, addresses)).items()):
-                others = sorted(claimed - macs)
-                if others:
-                    found.append(f"address_taken: {address} is claimed by {', '.join(others)} on {card.bridge}")
+    macs = {mac for card in plan.cards for mac in (card.card.mac, card.card.guest_mac)}
+    for device, own in (await _neighbourhood(plan)).items():
+        near = [each for each in _wanted(plan, device) if _is_near(plan, device, each, own)]
+        if not near:
+            continue
+        for address, claimed in sorted((await probe(device, near)).items()):
+            others = sorted(claimed - macs)
+            if others:
+                found.append(f"address_taken: {address} is claimed by {', '.join(others)} on {device}")
     return found
+
+
+async def _neighbourhood(plan: NetworkPlan) -> Mapping[str, tuple[str, ...]]:
+    """Devices of this host whose neighbours may have an address of the VM, with this host's own addresses there.
+
+    In joined networks it is the card's own bridge; where this host routes to the VM it is every device. What only stays
+    on a wire of its own meets nobody.
+    """
+    joined = plan.terms.carry is NetworkMode.JOINED
+    if not joined and not routed_at_once(plan) and not plan.terms.then_announce:
+        return {}
+    async with Netlink() as kernel:
+        bridges = {card.bridge for card in plan.cards if card.bridge}
+        names = [link.name for link in await kernel.links() if link.up and link.kind != "loopback"]
+        others = [name for name in names if not name.startswith((BRIDGE_PREFIX, EXTENSION_PREFIX, "lo"))]
+        return {name: await kernel.addresses(name) for name in (sorted(bridges) if joined else others)}
+
+
+def _wanted(plan: NetworkPlan, device: str) -> tuple[str, ...]:
+    """The VM's addresses that could be taken at this device."""
+    joined = plan.terms.carry is NetworkMode.JOINED
+    return tuple(
+        address for card in plan.cards if not joined or card.bridge == device for address in addresses_of(card.card)
+    )
+
+
+def _is_near(plan: NetworkPlan, device: str, address: str, own: Iterable[str]) -> bool:
+    """Whether neighbours at this device are asked for it: on a bridge of the segment, or within a prefix here."""
+    if any(card.bridge == device for card in plan.cards):
+        return True
+    return any(ipaddress.ip_address(address) in ipaddress.ip_interface(each).network for each in own)

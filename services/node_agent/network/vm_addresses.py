@@ -7,11 +7,10 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from services.node_agent.network.addresses_file import AddressesFile
-from services.node_agent.network.kept import KeptAddresses
+from services.node_agent.network.kept import KeptAddresses, KeptVm
 from services.node_agent.network.sources import (
     AddressReader,
     CardFacts,
-    DeclaredCard,
     NoReader,
     as_declared,
     merge_sources,
@@ -67,29 +66,33 @@ class VmAddresses:
         except TimeoutError:
             problems.append(f"addresses were not read within {self._read_within_s:g} s")
             log.warning("addresses not read in time", vm=str(vm.uuid))
-        brought: dict[str, DeclaredCard] = {}
+        kept: KeptVm | None = None
         try:
-            brought = {card.mac: as_declared(card) for card in self._brought().get(vm.uuid, ())}
+            kept = self._brought().get(vm.uuid)
         except OSError as error:
             problems.append(f"what earlier ports brought cannot be read: {error.strerror}")
             log.warning("kept addresses unreadable", vm=str(vm.uuid), error=str(error))
+        brought = {} if kept is None else {card.mac: as_declared(card) for card in kept.cards}
         known = {**brought, **self.file.cards}
         mtu = self._settings.mtu
         network = merge_sources(vm.nics, known, seen, host=self.node, mtu=mtu, findings=problems)
+        if kept is not None:
+            network = network.model_copy(update={"away": True, "helped_by": kept.helped_by})
         if network.findings:
             log.info("sources of addresses differ", vm=str(vm.uuid), findings=network.findings)
         return network
 
     def with_addresses(self, vms: Iterable[VmSummary]) -> tuple[VmSummary, ...]:
         """The inventory, with what is declared of each VM's cards, or was brought by a port."""
-        brought: dict[UUID, tuple[CardNetwork, ...]] = {}
+        brought: dict[UUID, KeptVm] = {}
         try:
             brought = self._brought()
         except OSError as error:
             log.warning("kept addresses unreadable", error=str(error))
-        return tuple(self._with_addresses(vm, brought.get(vm.uuid, ())) for vm in vms)
+        nothing = KeptVm(())
+        return tuple(self._with_addresses(vm, brought.get(vm.uuid, nothing).cards) for vm in vms)
 
-    def _brought(self) -> dict[UUID, tuple[CardNetwork, ...]]:
+    def _brought(self) -> dict[UUID, KeptVm]:
         return {} if self._kept is None else self._kept.by_vm()
 
     def _with_addresses(self, vm: VmSummary, brought: tuple[CardNetwork, ...]) -> VmSummary:

@@ -65,6 +65,14 @@ def test_the_tenants_own_word_is_told_as_such() -> None:
     ]
 
 
+def test_a_vm_that_comes_home_is_told_so() -> None:
+    """It is on its own segment again, whatever the providers have joined."""
+    card = CardNetwork(mac=MAC, segment="lan", addresses=(CardAddress(address="192.0.2.7"),))
+    vm = make_vm(network=VmNetwork(cards=(card,), away=True))
+    (line,) = network_lines(vm, NetworkChoice(NetworkTerms.model_validate({"carry": "joined"}))).kept
+    assert line.text.endswith("192.0.2.7 is kept by its own segment lan, to which it comes back")
+
+
 def test_many_addresses_and_none() -> None:
     """A line stays a line."""
     (many,) = lines({"carry": "anchor"}, *(f"192.0.2.{number}" for number in range(1, 20)))

@@ -29,6 +29,7 @@ ALL = tuple(NetworkMode)
 USER = NetworkRule(kind="user", to_user=True)
 POOLS = ("198.51.100.128/30", "2001:db8:1::/126")
 ADDRESSES = ("192.0.2.7", "2001:db8::7")
+NEUTRAL = ("192.0.2.0/24", "2001:db8::/32")
 
 
 def card(*addresses: str, mac: str = MAC, **changes: Any) -> CardNetwork:
@@ -85,7 +86,7 @@ def test_the_first_that_both_sides_can_do(
     donor: tuple[NetworkMode, ...], node: tuple[NetworkMode, ...], carry: NetworkMode, *, announced: bool
 ) -> None:
     """What the donor helps with is announced afterwards, if both can."""
-    choice = chosen(vm(modes=donor), modes=node, anchor=("192.0.2.0/24", "2001:db8::/32"))
+    choice = chosen(vm(modes=donor), modes=node, anchor=NEUTRAL if carry is M.ANCHOR else ())
     assert choice.terms == NetworkTerms.model_validate({"carry": carry, "then_announce": announced})
     assert choice.refusals == ()
 
@@ -104,6 +105,69 @@ def test_a_segment_is_more_than_a_bridges_name() -> None:
     choice = chosen(described, network_map=NetworkMap(), segments={"br9": "lan", "vmbr0": "lan"})
     assert choice.terms == NetworkTerms(carry=M.JOINED)
     assert choice.cards == (CardPlace(home, bridge="vmbr0"),)
+
+
+AT_HOME = card(*ADDRESSES, segment="lan")
+
+
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize("segment", ["lan", ""])
+def test_a_neutral_address_is_anchored_whatever_else_could_be_done(segment: str, *, away: bool) -> None:
+    """There and back: nobody but its gateways would be told where it is."""
+    described = vm(card(*ADDRESSES, segment=segment), away=away)
+    choice = chosen(described, anchor=NEUTRAL, segments={"vmbr0": "lan"})
+    assert choice.terms == NetworkTerms(carry=M.ANCHOR)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"anchor": NEUTRAL[:1]}, "192.0.2.7 is in a neutral prefix, but the broker cannot: 2001:db8::7 is in no"),
+        ({"anchor": NEUTRAL, "modes": (M.JOINED, M.EXTEND)}, "node beta-1 cannot: it offers joined, extend"),
+        ({"anchor": NEUTRAL, "care_of": ()}, "has no care-of address left for 192.0.2.7"),
+    ],
+)
+def test_a_neutral_address_that_cannot_be_anchored_is_refused(changes: dict[str, Any], says: str) -> None:
+    """Unless a mode is asked for by name."""
+    described = vm(AT_HOME)
+    assert says in why(chosen(described, **changes, segments={"vmbr0": "lan"}))
+    assert chosen(described, M.JOINED, anchor=NEUTRAL, segments={"vmbr0": "lan"}).refusals == ()
+
+
+@pytest.mark.parametrize("helped_by", ["", "beta"])
+@pytest.mark.parametrize("wanted", ["auto", M.JOINED])
+def test_a_vm_comes_home_to_its_segment_whatever_the_nodes_take_part_in(wanted: Any, helped_by: str) -> None:
+    """Nobody has joined networks for that; a VM that is at its donor's own network is no such one."""
+    described = vm(AT_HOME, modes=(M.EXTEND,), away=True, helped_by=helped_by)
+    choice = chosen(described, wanted, modes=(M.EXTEND,), segments={"vmbr0": "lan"})
+    assert choice.terms == NetworkTerms(carry=M.JOINED)
+    assert [str(each) for each in choice.cards] == ["bridge vmbr0"]
+    native = chosen(vm(AT_HOME, modes=(M.EXTEND,)), wanted, modes=(M.EXTEND,), segments={"vmbr0": "lan"})
+    assert native.terms is None or native.terms.carry is M.EXTEND
+
+
+@pytest.mark.parametrize("wanted", ["auto", M.EXTEND, M.TRANSLATE, M.ANNOUNCE])
+def test_a_vm_whose_addresses_need_the_help_of_another_donor_is_not_ported_on(wanted: Any) -> None:
+    """That help ends with the port, and nobody would find the VM; the refusal says what to do."""
+    described = vm(AT_HOME, away=True, helped_by="alpha")
+    (refusal,) = chosen(described, wanted, segments={"vmbr0": "gammas"}).refusals
+    assert refusal.code == "network_chain"
+    assert "port the VM home to alpha" in refusal.evidence
+    free = vm(AT_HOME, away=True)
+    assert chosen(free, wanted, segments={"vmbr0": "gammas"}).refusals == ()
+
+
+def test_a_vm_that_needs_help_is_not_taken_where_nothing_can_be_done() -> None:
+    """Taken as one, it would not be found."""
+    described = vm(AT_HOME, away=True, helped_by="alpha")
+    (refusal,) = chosen(described, modes=(M.JOINED,)).refusals
+    assert refusal.code == "network_chain"
+
+
+def test_a_neutral_address_is_ported_on_whoever_helped_before() -> None:
+    """Its gateways switch; the former donor is not needed."""
+    described = vm(AT_HOME, away=True, helped_by="alpha")
+    assert chosen(described, anchor=NEUTRAL).terms == NetworkTerms(carry=M.ANCHOR)
 
 
 def test_a_rule_of_the_operator_is_more_than_a_segment() -> None:

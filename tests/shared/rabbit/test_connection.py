@@ -83,3 +83,18 @@ async def test_cancellation_is_not_lost_in_another_error() -> None:
     await asyncio.wait({task})
     assert task.cancelled()
     raise_if_cancelled()
+
+
+async def test_a_channel_whose_connection_dies_is_an_error_of_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiormq cancels what waits on it; nobody has asked the caller to end."""
+    connection = RabbitConnection(settings(free_port()), "t")
+
+    async def dies(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(connection, "_open", dies)
+    monkeypatch.setattr(connection, "_connection", object())
+    connection._started = True
+    connection._up.set()
+    with pytest.raises(LOST):
+        await connection.open_channel(confirms=False)

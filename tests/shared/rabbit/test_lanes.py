@@ -8,8 +8,11 @@ from typing import Any, cast
 import pytest
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
+from shared.backoff import Backoff
+from shared.parties import node
 from shared.rabbit import lanes
-from shared.rabbit.lanes import _Attachment
+from shared.rabbit.connection import RabbitConnection
+from shared.rabbit.lanes import RabbitLaneLink, _Attachment
 from shared.testing import breathe
 
 
@@ -20,9 +23,19 @@ class Channel:
         self.closing: asyncio.Future[object] = asyncio.get_running_loop().create_future()
         self.on_consumer_cancel_callbacks: set[Any] = set()
         self.closed = False
+        self.dies = False
+        """Whether its connection dies while it closes: then aiormq cancels who waits."""
 
     async def close(self) -> None:
         self.closed = True
+        if self.dies:
+            raise asyncio.CancelledError
+
+    async def exchange_declare(self, *_: object, **__: object) -> None:
+        """It is there."""
+
+    async def basic_consume(self, *_: object, **__: object) -> None:
+        """Nothing comes."""
 
 
 class Body:
@@ -80,3 +93,59 @@ async def test_removed_queue_ends_it() -> None:
     assert (attachment.lost, attachment.why_lost) == (True, "the lane's queue was removed")
     await attachment.close()
     assert (outward.closed, inward.closed) == (True, True)
+
+
+class Connection:
+    """Opens channels; while `dying` it is not known yet to be lost, and what waits on it is cancelled."""
+
+    def __init__(self) -> None:
+        self.dying = 0
+        self.opened: list[Channel] = []
+
+    async def open_channel(self, *, confirms: bool) -> Channel:
+        assert not confirms
+        if self.dying:
+            self.dying -= 1
+            raise asyncio.CancelledError
+        self.opened.append(Channel())
+        return self.opened[-1]
+
+
+def link_over(sending: Connection, receiving: Connection) -> RabbitLaneLink[Exception]:
+    return RabbitLaneLink(
+        sending=cast("RabbitConnection", sending),
+        receiving=cast("RabbitConnection", receiving),
+        exchange="x",
+        queue="q",
+        peer=node("beta", "beta-1"),
+        link_down=RuntimeError,
+        backoff=Backoff(0.001, 0.001),
+    )
+
+
+@pytest.mark.parametrize("which", ["sending", "receiving", "closing"])
+async def test_a_connection_that_dies_while_the_lane_attaches_ends_no_lane(which: str) -> None:
+    """An outage is noticed on one connection after the other, and nobody has asked the lane to end."""
+    sending, receiving = Connection(), Connection()
+    link = link_over(sending, receiving)
+    await link.wait_up()
+    former = link._attachment
+    assert former is not None
+    receiving.opened[0].dies = which == "closing"
+    sending.dying, receiving.dying = 2 * (which == "sending"), 2 * (which == "receiving")
+    former.lose("no heartbeat")
+    async with asyncio.timeout(5):
+        await link.wait_up()
+    assert link._attachment is not former
+    await link.close()
+
+
+async def test_a_lane_that_is_asked_to_end_while_it_attaches_ends() -> None:
+    """The same error, and this time it was meant."""
+    sending, receiving = Connection(), Connection()
+    sending.dying = 1_000_000
+    waiting = asyncio.ensure_future(link_over(sending, receiving).wait_up())
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting

@@ -6,7 +6,7 @@ The donor's end stands in a network with other hosts; the recipient's end beside
 reads from its own network and, by the same rules, what the other end sends: neither believes the other.
 
 To the recipient pass
-    frames for the card's MAC, except those that lie about a gateway or claim the card's own address;
+    frames for the card's MAC and its addresses, except those that lie about a gateway or claim the card's own address;
     ARP requests and neighbour solicitations for the card's addresses;
     what its gateways say of themselves: announcements, router advertisements;
     DHCP answers for this MAC, and queries for multicast listeners.
@@ -188,16 +188,21 @@ class CardFilter:
         if not group and to not in self._macs:
             return DROPPED[Reason.OTHER_MAC]
         if kind == _IPV4:
-            if head[14] >> 4 != 4:
-                return DROPPED[Reason.MALFORMED]
-            if not group or self._is_dhcp(head, frame, _DHCP_SERVER, _DHCP_CLIENT):
-                return PASSED
-            return self._group(head)
+            return self._ipv4_to_recipient(head, frame, group=group)
         if kind == _IPV6:
             return self._ipv6_to_recipient(head, frame, group=group)
         if kind == _ARP:
             return self._arp_to_recipient(parse_arp(_whole(frame)))
         return DROPPED[Reason.TYPE]
+
+    def _ipv4_to_recipient(self, head: bytes, frame: bytes | memoryview, *, group: bool) -> Verdict:
+        if head[14] >> 4 != 4:
+            return DROPPED[Reason.MALFORMED]
+        if not group and head[30:34] in self._addresses:
+            return PASSED
+        if self._is_dhcp(head, frame, _DHCP_SERVER, _DHCP_CLIENT):
+            return PASSED
+        return self._group(head) if group else DROPPED[Reason.OTHER_ADDRESS]
 
     def _arp_to_recipient(self, arp: Arp) -> Verdict:
         if arp.sender in self._addresses:
@@ -205,13 +210,16 @@ class CardFilter:
         gateway = self.card.gateways.get(arp.sender)
         if gateway is not None and (arp.sender_mac != gateway or arp.source != gateway):
             return DROPPED[Reason.GATEWAY]
-        if arp.destination in self._macs or arp.target in self._addresses:
+        if arp.target in self._addresses:
             return PASSED
         return PASSED if gateway is not None and arp.target == arp.sender else DROPPED[Reason.OTHER_ADDRESS]
 
     def _ipv6_to_recipient(self, head: bytes, frame: bytes | memoryview, *, group: bool) -> Verdict:
         if len(head) < _HEAD_BYTES or head[14] >> 4 != 6:
             return DROPPED[Reason.MALFORMED]
+        to_address = head[38:54]
+        if not group and to_address not in self._addresses and not self._is_own_choice(to_address):
+            return DROPPED[Reason.OTHER_ADDRESS]
         if _is_discovery(head, frame):
             return self._discovery_to_recipient(_whole(frame), group=group)
         if not group or _listener_message(head, frame) == Icmpv6Type.MULTICAST_QUERY:
@@ -246,7 +254,9 @@ class CardFilter:
     def _is_dhcp(self, head: bytes, frame: bytes | memoryview, source: int, destination: int) -> bool:
         """Whether it is DHCP in this direction for the card's MAC; never of a fragment."""
         starts_at = 14 + 4 * (head[14] & 15)
-        if head[23] != _UDP or (int.from_bytes(head[20:22]) & 0x3FFF) or head[:6] != BROADCAST:
+        if head[23] != _UDP or (int.from_bytes(head[20:22]) & 0x3FFF):
+            return False
+        if head[:6] != BROADCAST and head[:6] not in self._macs:
             return False
         mac_at = starts_at + _DHCP_MAC_AT
         return _udp_ports(frame, starts_at) == (source, destination) and bytes(frame[mac_at : mac_at + 6]) in self._macs

@@ -27,7 +27,7 @@ def test_names_tell_cards_apart() -> None:
 def test_without_rules_only_spoofing_is_stopped() -> None:
     (_, card), *_ = own_bridges(plan())
     chains = {each["chain"]["name"] for each in guard_table(card, PORT, 0).objects if "chain" in each}
-    assert chains == {"from_guest", "to_host", "routed"}
+    assert chains == {"from_guest", "to_host", "fitted", "routed"}
     (_, card), *_ = own_bridges(plan(firewall=(FirewallRule(direction="in", action="accept"),)))
     chains = {each["chain"]["name"] for each in guard_table(card, PORT, 0).objects if "chain" in each}
     assert "through" in chains
@@ -79,6 +79,27 @@ def came(counter: str) -> int:
     return int(next(each["counter"]["packets"] for each in json.loads(listed.stdout)["nftables"] if "counter" in each))
 
 
+def syn(source: str, to: str, mss: int) -> bytes:
+    """A TCP segment that opens a connection, with an IPv4 header before it; the sums are those of nothing."""
+    tcp = bytes.fromhex("d4310050") + bytes(8) + bytes([0x60, 0x02, 0xFF, 0xFF]) + bytes(4)
+    tcp += b"\x02\x04" + mss.to_bytes(2)
+    head = bytearray(b"\x45\0" + (20 + len(tcp)).to_bytes(2) + bytes(4) + b"\x40\x06" + bytes(2))
+    head += socket.inet_aton(source) + socket.inet_aton(to)
+    total = sum(int.from_bytes(head[at : at + 2]) for at in range(0, 20, 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    head[10:12] = (~(total + (total >> 16)) & 0xFFFF).to_bytes(2)
+    return bytes(head) + tcp
+
+
+def segment_size(wire: socket.socket) -> int:
+    """Of the next TCP segment on a device."""
+    wire.settimeout(5)
+    while True:
+        frame = wire.recv(2048)
+        if frame[12:14] == b"\x08\0" and frame[23] == 6:
+            return int.from_bytes(frame[56:58])
+
+
 SEEN = """table inet seen {
     counter spoofed {}
     counter own {}
@@ -104,3 +125,34 @@ async def test_from_the_first_packet_a_guest_has_its_own_address_only() -> None:
 
     assert (came("spoofed"), came("own"), came("local")) == (0, 2, 1)
     assert await Nft().counted("inet", table_name(PORT, 0), ROUTED) == 0
+
+
+@needs_root
+@pytest.mark.usefixtures("_network")
+@pytest.mark.parametrize(("mtu", "fits"), [(1400, 1360), (1500, 1460), (9000, 1460)])
+async def test_new_connections_fit_a_way_out_that_is_narrower(mtu: int, fits: int) -> None:
+    """Both directions learn it from the first segment, by this host's routes; a wider way changes nothing."""
+    agreed = plan(NetworkMode.TRANSLATE)
+    await StepMaker().make((*recipient_prepares(agreed, PORT), *recipient_routes(agreed)))
+    guest = Guest()
+    for words in (
+        "link add out0 address 02:00:00:00:00:0b type veth peer name out1",
+        f"link set out0 mtu {mtu} up",
+        f"link set out1 mtu {mtu} up",
+        "addr add 192.0.2.1/24 dev out0",
+        "neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev out0",
+    ):
+        command(f"ip {words}")
+    command("sysctl -qw net.ipv4.conf.out0.forwarding=1")
+    out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    out.bind(("out1", 0x0800))
+    to_gateway = bytes.fromhex(GATEWAY_MAC.replace(":", "")) + bytes.fromhex(GUEST_MAC.replace(":", "")) + b"\x08\0"
+    guest.wire.send(to_gateway + syn(GUEST, "192.0.2.9", 1460))
+    assert segment_size(out) == fits
+
+    back = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    back.bind(("guest0", 0x0800))
+    out.send(bytes.fromhex("02000000000b") + bytes(5) + b"\x09\x08\0" + syn("192.0.2.9", GUEST, 1460))
+    assert segment_size(back) == fits
+    for wire in (out, back, guest.wire):
+        wire.close()

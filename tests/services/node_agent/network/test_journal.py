@@ -81,3 +81,29 @@ def test_there_is_no_record_without_a_plan() -> None:
     with pytest.raises(ValueError, match=str(PORT)):
         _ = NetworkRecord(side=Side.INBOUND, agreement=agreement(None)).plan
     assert record().vm_uuid == agreement(None).vm_uuid != UUID(int=0)
+
+
+def test_what_is_noted_is_not_lost_by_who_stores_steps(tmp_path: Path) -> None:
+    """Both change the same file, and neither knows of the other."""
+    journal = NetworkJournal(tmp_path)
+    journal.store(read := record())
+    assert journal.note(PORT, Side.INBOUND, there=True) is not None
+    assert journal.note(PORT, Side.OUTBOUND, there=True) is None
+    journal.store_steps(read, (Bridge(name=BRIDGE),))
+    found = journal.get(PORT, Side.INBOUND)
+    assert found == read.model_copy(update={"there": True, "steps": (Bridge(name=BRIDGE),)})
+
+
+def test_only_earlier_ports_of_the_vm_at_the_other_side_are_taken_back(tmp_path: Path) -> None:
+    journal = NetworkJournal(tmp_path)
+    for side in Side:
+        journal.store(record(side))
+    epoch = record().agreement.epoch
+    journal.retire_before(record().vm_uuid, epoch, Side.OUTBOUND)
+    assert not any(each.retired for each in journal.readable())
+    journal.retire_before(record().vm_uuid, epoch + 1, Side.OUTBOUND)
+    assert {each.side: each.retired for each in journal.readable()} == {Side.INBOUND: True, Side.OUTBOUND: False}
+
+
+def test_what_is_to_go_wants_nothing() -> None:
+    assert record(undone=True).wanted == ()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from uuid import UUID
 
+import pytest
+
 from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.kept import KeptAddresses
 from services.recipient_agent.testing import MAC
@@ -41,5 +43,27 @@ def test_the_newest_port_that_brought_the_vm_counts(tmp_path: Path) -> None:
         brought(tmp_path, "192.0.2.9", epoch=9, there=False),
     ):
         journal.store(record)
-    ((uuid, (card,)),) = kept.by_vm().items()
+    ((uuid, found),) = kept.by_vm().items()
+    (card,) = found.cards
     assert (uuid, card.addresses[0].address, card.segment) == (VM, "192.0.2.4", "home")
+
+
+@pytest.mark.parametrize(
+    ("carry", "changes", "helped"),
+    [
+        ("extend", {}, True),
+        ("translate", {}, True),
+        ("extend", {"announced": True}, False),
+        ("extend", {"closed": True}, False),
+        ("anchor", {}, False),
+    ],
+)
+def test_who_helps_with_its_addresses(tmp_path: Path, carry: str, changes: dict[str, bool], *, helped: bool) -> None:
+    """The donor, until they are announced here, or its help has ended."""
+    journal = NetworkJournal(tmp_path / "network")
+    record = brought(tmp_path, "192.0.2.2", epoch=2)
+    plan = record.plan.model_copy(update={"terms": NetworkTerms.model_validate({"carry": carry})})
+    agreement = record.agreement.model_copy(update={"network": plan})
+    journal.store(record.model_copy(update={**changes, "agreement": agreement}))
+    (found,) = KeptAddresses(journal).by_vm().values()
+    assert found.helped_by == (agreement.donor if helped else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from services.node_agent.network.plan import (
     recipient_prepares,
     recipient_routes,
 )
-from services.node_agent.network.steps import Bridge, Queue, Route
+from services.node_agent.network.steps import Bridge, ProxyNeighbour, Queue, Route
 from services.node_agent.network.tap import Tap
 from services.node_agent.network.translate import home_tables
 from shared.messages.network import FirewallRule, NetworkMode
@@ -125,6 +126,23 @@ class CountingNft(Nft):
         ):
             raise NftError("refused")
         await super().apply(commands)
+
+
+def proxy_ndp() -> str:
+    return Path("/proc/sys/net/ipv6/conf/vmbr0/proxy_ndp").read_text("ascii").strip()
+
+
+async def test_a_providers_bridge_answers_solicitations_as_long_as_there_is_an_address_to_answer_for() -> None:
+    """Of whichever port: the setting is the device's, which stays."""
+    maker = StepMaker()
+    await maker.make([Bridge(name="vmbr0")])
+    first, other = (ProxyNeighbour(device="vmbr0", address=f"fd00:81:1::{number}") for number in (1, 2))
+    seen = []
+    for do, step in ((maker.make, first), (maker.make, other), (maker.undo, first), (maker.undo, other)):
+        await do([step])
+        seen.append(proxy_ndp())
+    assert seen == ["1", "1", "1", "0"]
+    await maker.undo([Bridge(name="vmbr0"), first])
 
 
 async def test_what_cannot_be_made_is_named_and_what_cannot_be_undone_hides_nothing() -> None:

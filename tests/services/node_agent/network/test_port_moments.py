@@ -14,7 +14,7 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.journal import NetworkJournal
-from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
 from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.port_moments import PortMoments, carried_addresses
 from services.node_agent.network.steps import Queue
@@ -46,11 +46,13 @@ class Node:
         self.sent: set[str] = set()
         self.probed: list[tuple[int, tuple[str, ...]]] = []
         self.findings: dict[Side, tuple[str, ...]] = {}
+        self.taken: tuple[str, ...] = ()
         self.moments = PortMoments(
             keeper,
             TakenConnections(directory / "network", self.table),
             report=self.report,
             look=self.look,
+            conflicts=self.conflicts,
             probe=self.probe,
             announcer=Announcer(lambda device, _: self.sent.add(device), delays_s=(0,)),
         )
@@ -58,6 +60,10 @@ class Node:
     def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:
         assert agreement.port_id == PORT
         self.told.append((state, detail))
+
+    async def conflicts(self, network: NetworkPlan) -> tuple[str, ...]:
+        assert network.cards
+        return self.taken
 
     async def look(self, network: NetworkPlan, side: Side) -> tuple[str, ...]:
         assert network.cards
@@ -239,3 +245,15 @@ async def test_a_question_about_the_path_is_answered(tmp_path: Path) -> None:
         await stream.write(b"?")
         with pytest.raises(StreamError, match="cannot be read"):
             await stream.read()
+
+
+async def test_an_address_of_the_recipients_host_fails_the_port_before_anything_is_made(tmp_path: Path) -> None:
+    """By name; what leaves is no conflict."""
+    node = Node(tmp_path)
+    node.taken = ("address_taken: 10.81.1.10 is this host's own on br9",)
+    with pytest.raises(NetworkFailed, match=r"address_taken: 10\.81\.1\.10 is this host's own on br9"):
+        await node.moments.prepare(Side.INBOUND, AGREED, {})
+    assert node.told == []
+    assert NetworkJournal(tmp_path / "network").all() == ((), ())
+    await node.moments.prepare(Side.OUTBOUND, AGREED, {})
+    await node.moments.close()

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from uuid import UUID
 
-from services.node_agent.network.kept import KeptAddresses
+from services.node_agent.network.kept import KeptAddresses, KeptVm
 from services.node_agent.network.sources import CardFacts
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.settings import NetworkSection
@@ -87,20 +87,22 @@ class Brought(KeptAddresses):
         self.vm = vm
         self.error = error
 
-    def by_vm(self) -> dict[UUID, tuple[CardNetwork, ...]]:
+    def by_vm(self) -> dict[UUID, KeptVm]:
         """What was agreed."""
         if self.error is not None:
             raise self.error
         card = CardNetwork(mac=MAC, addresses=(CardAddress(address="192.0.2.9"),), segment="home", mtu=1400)
-        return {self.vm: (card,)}
+        return {self.vm: KeptVm((card,), helped_by="alpha")}
 
 
 async def test_what_a_port_brought_is_known_until_the_operator_declares_it(tmp_path: Path) -> None:
     """With the segment of its home, so that it finds back; others see its address."""
     vm = make_vm()
     addresses = made(tmp_path, "", kept=Brought(vm.uuid))
-    (card,) = (await addresses.describe(vm)).cards
+    network = await addresses.describe(vm)
+    (card,) = network.cards
     assert ([each.address for each in card.addresses], card.segment, card.mtu) == (["192.0.2.9"], "home", 1400)
+    assert (network.away, network.helped_by) == (True, "alpha")
     (told,) = addresses.with_addresses([make_summary(uuid=vm.uuid, macs=(MAC,))])
     assert told.addresses == ("192.0.2.9",)
 

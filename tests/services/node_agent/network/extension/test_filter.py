@@ -186,6 +186,8 @@ def test_questions_for_a_gateway_are_answered_here() -> None:
         unsolicited_advertisement(ROUTER, ROUTER_6, router=True),
         ROUTER_SAYS,
         ipv4(BROADCAST, ROUTER, ROUTER_4, BROADCAST_4, dhcp(67, 68, GUEST), 17),
+        ipv4(GUEST, ROUTER, ROUTER_4, BROADCAST_4, dhcp(67, 68, GUEST), 17),
+        ipv6(GUEST, OTHER, OTHER_6, PRIVATE),
         listeners(multicast_mac(ALL_NODES), ROUTER, ROUTER_LINK, 130),
     ],
     ids=name,
@@ -200,6 +202,13 @@ def test_what_is_for_the_card_passes_to_the_recipient(frame: bytes) -> None:
     [
         (ipv4(OTHER, ROUTER, FAR_4, OTHER_4), Reason.OTHER_MAC),
         (ipv4(OTHER, ROUTER, FAR_4, GUEST_4), Reason.OTHER_MAC),
+        (ipv4(GUEST, OTHER, OTHER_4, FAR_4), Reason.OTHER_ADDRESS),
+        (ipv4(GUEST, OTHER, OTHER_4, BROADCAST_4), Reason.OTHER_ADDRESS),
+        (ipv4(GUEST, ROUTER, ROUTER_4, OTHER_4, dhcp(67, 68, OTHER), 17), Reason.OTHER_ADDRESS),
+        (ipv6(GUEST, OTHER, OTHER_6, FAR_6), Reason.OTHER_ADDRESS),
+        (ipv6(GUEST, OTHER, OTHER_6, ALL_NODES), Reason.OTHER_ADDRESS),
+        (ipv6(GUEST, OTHER, OTHER_6, ROUTER_LINK), Reason.OTHER_ADDRESS),
+        (arp(REPLY, OTHER, OTHER_4, FAR_4, to=GUEST), Reason.OTHER_ADDRESS),
         (ipv4(ROUTER, GUEST, GUEST_4, FAR_4), Reason.OWN),
         (ipv4(BROADCAST, OTHER, OTHER_4, BROADCAST_4), Reason.BROADCAST),
         (ipv4(MDNS_4, OTHER, OTHER_4, address_bytes("224.0.0.251")), Reason.MULTICAST),
@@ -290,7 +299,11 @@ def test_nothing_of_another_vm_passes_to_the_recipient(frame: bytes) -> None:
         return
     assert frame[6:12] != GUEST
     assert frame[:6] == GUEST or frame[0] & 1
-    if frame[:6] != GUEST:
+    if frame[:6] == GUEST:
+        its_own = {b"\x08\x00": frame[30:34] == GUEST_4, b"\x86\xdd": frame[38:54] == GUEST_6}
+        link = is_link_local(frame[38:54]) and frame[38:54] != ROUTER_LINK
+        assert its_own.get(frame[12:14], True) or link or GUEST in frame[42:]
+    else:
         about_the_card = any(each in frame[14:] for each in (GUEST, GUEST_4, GUEST_6, link_local(GUEST)))
         assert about_the_card or frame[6:12] == ROUTER or frame[62] == 130
 
