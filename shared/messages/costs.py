@@ -21,7 +21,7 @@ from shared.parties import Name
 Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217 code.")]
 Amount = Annotated[Decimal, Field(max_digits=18, decimal_places=2, allow_inf_nan=False)]
 """Money that may be negative: what somebody gives back."""
-UnitPrice = Annotated[Decimal, Field(ge=0, max_digits=18, decimal_places=8)]
+UnitPrice = Annotated[Decimal, Field(ge=0, max_digits=16, decimal_places=6)]
 Coefficient = Annotated[float, Field(ge=0, le=10**12, allow_inf_nan=False)]
 Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=7, decimal_places=4)]
 Horizon = Annotated[int, Field(ge=1, le=120)]
@@ -154,7 +154,7 @@ class CostLine(Value):
     """One line, rounded to the cent. No amount: it is not known, and in no total."""
 
     kind: CostKind
-    amount: Amount | None
+    amount: Amount | None = None
     paid_to: Name | None = Field(default=None, description="The provider that is paid, or pays; None: nobody is.")
     note: Text = Field(default="", description="How the amount is made, or why there is none.")
 
@@ -220,7 +220,7 @@ class BillLine(Value):
     """One line of a bill, rounded to the cent. No amount: it was not measured, and is in no total."""
 
     kind: CostKind
-    amount: Amount | None
+    amount: Amount | None = None
     currency: Currency
     quoted: Amount | None = Field(default=None, description="The same line of the quote; None: there was none.")
     paid_to: Name | None = Field(default=None, description="The provider that is paid, or pays; None: nobody is.")

@@ -18,8 +18,8 @@ ONE_DAY = timedelta(days=1)
 
 
 def cents(amount: Decimal) -> Decimal:
-    """Rounded to the cent, half up."""
-    return amount.quantize(CENT, ROUND_HALF_UP)
+    """Rounded to the cent, half up; never a negative nothing."""
+    return amount.quantize(CENT, ROUND_HALF_UP) + 0
 
 
 @dataclass(frozen=True, slots=True)
