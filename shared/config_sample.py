@@ -42,7 +42,8 @@ def _variable_rule() -> str:
 def _table(model: type[BaseModel], path: list[str], *, commented: bool) -> list[str]:
     """A table's own keys first, its sub-tables after them, as TOML demands."""
     plain, tables = [], []
-    for name, field in model.model_fields.items():
+    for own, field in model.model_fields.items():
+        name = field.alias or own
         where = [*path, name]
         if (section := _section(field.annotation)) is not None:
             tables += _section_lines(section, field, where, commented=commented)

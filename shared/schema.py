@@ -30,7 +30,16 @@ class _Generator(GenerateJsonSchema):
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
         places = schema.get("decimal_places") or 0
         whole = (schema.get("max_digits") or 28) - places
-        return {"type": "string", "pattern": rf"^(?:0|[1-9][0-9]{{0,{whole - 1}}})(?:\.[0-9]{{1,{places}}})?$"}
+        sign = "-?" if schema.get("ge") is None else ""
+        most = schema.get("le")
+        if most is None:
+            pattern = rf"{sign}(?:0|[1-9][0-9]{{0,{whole - 1}}})(?:\.[0-9]{{1,{places}}})?"
+        else:
+            # Only a power of ten can be said in a pattern: all that has fewer digits, or that number itself.
+            zeros = len(str(most)) - 1
+            below = rf"(?:0|[1-9][0-9]{{0,{zeros - 1}}})(?:\.[0-9]{{1,{places}}})?"
+            pattern = rf"{sign}(?:{below}|10{{{zeros}}}(?:\.0{{1,{places}}})?)"
+        return {"type": "string", "pattern": f"^{pattern}$"}
 
 
 def message_types() -> list[type[Message]]:

@@ -11,6 +11,8 @@ from datetime import datetime
 from uuid import UUID
 
 from services.broker import extensions, gateways, ledger, rules
+from services.broker.cost_basis import read_basis
+from services.broker.costs.basis import NO_BASIS, Basis
 from services.broker.ledger import StoredPort
 from services.broker.metrics import BrokerMetrics
 from services.broker.relay_lanes import want
@@ -67,7 +69,7 @@ def read_timer(timer: Timer) -> tuple[UUID, str]:
 
 class Stepper:
     """Begins ports and takes their steps. ``wake_lanes`` is called after a commit that opens or closes lanes,
-    ``wake_names`` after one that gives a VM a new owner.
+    ``wake_names`` after one that gives a VM a new owner. ``basis`` is what the settings say of money.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Stepper:
         wake_lanes: Callable[[], None],
         wake_names: Callable[[], None] | None = None,
         anchor: Anchor = NO_ANCHOR,
+        basis: Basis = NO_BASIS,
     ) -> None:
         self._timing = timing
         self._limits = limits
@@ -86,6 +89,7 @@ class Stepper:
         self._wake_lanes = wake_lanes
         self._wake_names = wake_names
         self._anchor = anchor
+        self._basis = basis
 
     async def begin(
         self, tx: Transaction, envelope: AnyEnvelope, request: PortRequested, tenant: Name, facts: Facts
@@ -99,15 +103,17 @@ class Stepper:
                 request, tenant_name=tenant, vm_name=name, epoch=epoch, refusals=refusals, now=tx.now
             )
         else:
+            candidates = rules.candidates(request, facts)
             decision = begin(
                 request,
                 tenant_name=tenant,
                 vm_name=name,
                 epoch=epoch,
-                candidates=rules.candidates(request, facts),
+                candidates=candidates,
                 now=tx.now,
                 timing=self._timing,
                 anchor=self._anchor,
+                basis=await read_basis(tx.connection, self._basis, request, candidates),
             )
         await ledger.add(tx, decision.state)
         await self._apply(tx, None, decision, _sender_and_type(envelope), envelope)

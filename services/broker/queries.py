@@ -12,12 +12,14 @@ from sqlalchemy import Row, Select, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
+from services.broker.bills import bill_answer
 from services.broker.network_queries import network_answer
 from services.broker.saga import SagaState
 from services.broker.tables import ports, providers, vms
 from services.broker.whereabouts import located
 from shared.messages import Message
 from shared.messages.addresses import LocateVm, ShowNetwork
+from shared.messages.billing import ShowBill
 from shared.messages.queries import (
     MAX_UNSIZED,
     ListPorts,
@@ -53,6 +55,8 @@ async def answer(connection: AsyncConnection, question: Message, tenant: Name) -
             return await network_answer(connection, question, tenant)
         case LocateVm():
             return await located(connection, question, tenant)
+        case ShowBill():
+            return await bill_answer(connection, question, tenant)
         case _:
             return None
 

@@ -72,8 +72,8 @@ class BrokerService(StatefulService):
         *,
         names: DnsKeeper | None = None,
     ) -> None:
-        policy = RelayPolicy.from_settings(settings.store)
-        super().__init__(store, bus, metrics.store, relay_policy=policy, unknown_code="unexpected_type")
+        relay = RelayPolicy.from_settings(settings.store)
+        super().__init__(store, bus, metrics.store, relay_policy=relay, unknown_code="unexpected_type")
         self._metrics = metrics
         self._urgent_bus = bus
         # Publishing of what urgent work has said; whoever waits for the next message does not wait for it.
@@ -82,12 +82,11 @@ class BrokerService(StatefulService):
         self.lanes = LaneKeeper(store, lane_admin, self._lanes_opened)
         limits, self._names = settings.limits.limits(), names
         self._stepper = Stepper(
-            settings.timing.timing(),
-            limits,
-            metrics,
+            *(settings.timing.timing(), limits, metrics),
             wake_lanes=self.lanes.wake,
             wake_names=names.wake if names is not None else None,
             anchor=settings.anchor.anchor(),
+            basis=settings.broker.basis(),
         )
         self._inquiries = Inquiries(limits, silent_after=self._silent_after)
         self._progress = ProgressRelay(store)

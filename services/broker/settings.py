@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from services.broker.dns import BadDnsKey, NameServer, UpdateKey
+from services.broker.money_settings import BrokerSection
 from services.broker.rules import Limits
 from services.broker.saga import Anchor, Timing
 from shared.config import Section, ServiceSettings
@@ -204,3 +205,4 @@ class BrokerSettings(ServiceSettings):
     limits: LimitSettings = Field(default=LimitSettings(), description="Rules.")
     anchor: AnchorSettings = Field(default=AnchorSettings())
     dns: DnsSettings = Field(default=DnsSettings())
+    broker: BrokerSection = Field(default=BrokerSection())

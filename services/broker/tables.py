@@ -169,6 +169,26 @@ sla_records = Table(
 )
 """Promised against measured, one row per completed port."""
 
+credits_given = Table(
+    "credits",
+    metadata,
+    Column("id", _COUNTER, primary_key=True, autoincrement=True),
+    Column("port_id", ForeignKey("ports.port_id")),
+    Column("vm_uuid", Uuid),
+    Column("provider", NAME, nullable=False),
+    Column("amount", Numeric(12, 2), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("guarantee", Text, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Index("ix_credits_port_id", "port_id"),
+    Index("ix_credits_vm_uuid_at", "vm_uuid", "at"),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    CheckConstraint("port_id IS NOT NULL OR vm_uuid IS NOT NULL", name="of_port_or_vm"),
+    sqlite_autoincrement=True,
+)
+"""What providers gave back for promises that they did not keep: of one port, or of a VM's service since then."""
+
 lane_jobs = Table(
     "lane_jobs",
     metadata,

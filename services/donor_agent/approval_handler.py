@@ -78,7 +78,9 @@ class ApprovalHandler:
         await tx.disarm(timer_key(DESCRIBE, port.port_id))
         await records.save_port(tx, port.in_phase(Phase.APPROVED, tx.now, identity=identity))
         partners = self._context.policy.partners
-        await tx.send(BROKER, DonorApproved(port_id=port.port_id, identity=identity, partners=partners), cause=envelope)
+        terms = self._context.leaving_terms(port, identity.vm.name)
+        approved = DonorApproved(port_id=port.port_id, identity=identity, partners=partners, terms=terms)
+        await tx.send(BROKER, approved, cause=envelope)
         # The request may be a dry run, which the broker does not tell: so this is an approval, and no port yet.
         log.info("approval given", vm=str(port.vm_uuid), node=port.node, tenant=port.tenant)
 

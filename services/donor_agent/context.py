@@ -9,6 +9,7 @@ from uuid import UUID
 from services.donor_agent import records
 from services.donor_agent.approval import Request
 from services.donor_agent.inventory import Inventory
+from services.donor_agent.leaving_terms import LeavingSection
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy import Policy
 from services.donor_agent.policy_file import PolicyFile
@@ -16,10 +17,13 @@ from services.donor_agent.port_record import DonorPort, Phase
 from services.donor_agent.settings import DonorSection, NetworkSection
 from shared.messages import AnyEnvelope
 from shared.messages.base import Refusal
+from shared.messages.costs import LeavingTerms
 from shared.messages.nodes import DescribeVm
 from shared.messages.vm import IdentityBundle, VmState
 from shared.provider_agent import count_refusals, send_to_node, timer_key
 from shared.store import Transaction
+
+NO_LEAVING_TERMS = LeavingSection()
 
 
 class DonorContext:
@@ -32,11 +36,13 @@ class DonorContext:
         metrics: DonorMetrics,
         *,
         network: NetworkSection,
+        leaving: LeavingSection = NO_LEAVING_TERMS,
         on_policy_change: Callable[[], None],
     ) -> None:
         self.settings = settings
         self.metrics = metrics
         self._network = network
+        self._leaving = leaving
         self.inventory = Inventory()
         self._policy_file = policy_file
         self._on_policy_change = on_policy_change
@@ -81,6 +87,13 @@ class DonorContext:
         terms = {"ends_after_s": ours.extension_s, "price": ours.extension_price, "currency": ours.currency}
         network = identity.vm.network.model_copy(update=terms)
         return identity.model_copy(update={"vm": identity.vm.model_copy(update={"network": network})})
+
+    def leaving_terms(self, port: DonorPort, vm_name: str) -> LeavingTerms:
+        """What this provider asks for this VM's leaving, and what its tenant pays now, by the policy."""
+        view = self.inventory.nodes.get(port.node)
+        rules = self.policy.rules_for(port.tenant, port.vm_uuid, vm_name)
+        prices = [rule.price_per_month for rule in rules if rule.price_per_month is not None]
+        return self._leaving.terms(view.energy if view is not None else None, prices[0] if prices else None)
 
     def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
         """Count refusals after the commit."""

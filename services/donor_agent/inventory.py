@@ -14,6 +14,7 @@ from uuid import UUID
 from services.donor_agent.approval import Located
 from services.donor_agent.policy import Policy
 from shared.clocks import is_late
+from shared.messages.costs import EnergyModel
 from shared.messages.nodes import NodeHeartbeat, OwnedVm
 from shared.messages.vm import VmState, VmSummary
 
@@ -29,6 +30,8 @@ class NodeView:
     ports: tuple[UUID, ...] = ()
     set_aside: datetime | None = None
     """When a heartbeat was sent that came since and seemed older, by the node's clock."""
+    energy: EnergyModel | None = None
+    """What a port costs the host in energy, if it says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Inventory:
         if known is not None and is_late(heartbeat.at, last=known.said_at, set_aside=known.set_aside):
             return replace(self, nodes={**self.nodes, node: replace(known, set_aside=heartbeat.at)})
         problems = heartbeat.problems or (() if heartbeat.healthy else ("the node says that it is not healthy",))
-        view = NodeView(now, heartbeat.at, heartbeat.vms, problems, heartbeat.ports)
+        view = NodeView(now, heartbeat.at, heartbeat.vms, problems, heartbeat.ports, energy=heartbeat.platform.energy)
         return replace(self, nodes={**self.nodes, node: view})
 
     def locate(self, vm_uuid: UUID, now: datetime) -> Located | None:

@@ -30,6 +30,7 @@ async def serve(runtime: Runtime[DonorSettings]) -> None:
         settings.donor,
         DonorMetrics(runtime.metrics.registry),
         network=settings.network,
+        leaving=settings.leaving,
         relay_policy=RelayPolicy.from_settings(settings.store),
     )
     runtime.check("store", service.check_store)

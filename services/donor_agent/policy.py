@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.config_phrases import in_words
 from shared.errors import VmportError
+from shared.messages.base import Price
 from shared.parties import Name
 
 Reason = Annotated[str, Field(min_length=1, max_length=400)]
@@ -49,6 +50,9 @@ class OwnedVmRule(_Part):
     uuid: UUID | None = Field(default=None, description="Exactly this VM. Wins over every name pattern.")
     name: Reason | None = Field(default=None, description="VMs of this name; * and ? match as in a shell.")
     contract_start: date | None = Field(default=None, description="Where it differs from the account's.")
+    price_per_month: Price | None = Field(
+        default=None, description="What the tenant pays for each such VM, in the currency of [leaving]."
+    )
     legal_hold: Reason | None = Field(default=None, description="Why the law keeps this VM here.")
     owner_change: Reason | None = Field(default=None, description="The change of owner that is under way.")
 

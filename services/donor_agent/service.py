@@ -13,11 +13,12 @@ from uuid import UUID
 
 from services.donor_agent import records
 from services.donor_agent.approval_handler import DESCRIBE, ApprovalHandler
-from services.donor_agent.context import DonorContext
+from services.donor_agent.context import NO_LEAVING_TERMS, DonorContext
 from services.donor_agent.disconnect_handler import ERASE, DisconnectHandler
 from services.donor_agent.inspection_handler import INSPECT, InspectionHandler
 from services.donor_agent.inventory import Inventory
 from services.donor_agent.inventory_report import InventoryReport
+from services.donor_agent.leaving_terms import LeavingSection
 from services.donor_agent.metrics import DonorMetrics
 from services.donor_agent.policy_file import PolicyFile
 from services.donor_agent.port_record import DonorPort, Phase
@@ -59,11 +60,14 @@ class DonorService(ProviderAgent[DonorPort]):
         metrics: DonorMetrics,
         *,
         network: NetworkSection = _USUAL_TERMS,
+        leaving: LeavingSection = NO_LEAVING_TERMS,
         relay_policy: RelayPolicy | None = None,
     ) -> None:
         super().__init__(store, bus, settings, metrics, relay_policy=relay_policy)
         self._policy_file = policy_file
-        self._context = DonorContext(policy_file, settings, metrics, network=network, on_policy_change=self.report_now)
+        self._context = DonorContext(
+            policy_file, settings, metrics, network=network, leaving=leaving, on_policy_change=self.report_now
+        )
         self._report = InventoryReport(self._context)
         self._listen()
 

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from services.donor_agent.leaving_terms import LeavingSection
 from shared.config import Section, ServiceSettings
 from shared.messages.base import Price
 from shared.parties import Role
@@ -80,3 +81,4 @@ class DonorSettings(ServiceSettings):
     store: StoreSettings
     donor: DonorSection
     network: NetworkSection = Field(default=NetworkSection())
+    leaving: LeavingSection = Field(default=LeavingSection())

@@ -14,6 +14,7 @@ from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.vm_addresses import VmAddresses
 from shared.bus import BusDown, Undeliverable
 from shared.logs import get_logger
+from shared.messages.costs import EnergyModel
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.porting import Side
@@ -30,7 +31,7 @@ INVENTORY_WITHIN_S = 3.0
 
 
 class Heartbeat:
-    """Publishes heartbeats until cancelled. `ports` and `problems` are called for each."""
+    """Publishes heartbeats until cancelled. `ports`, `problems` and `energy` are called for each."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Heartbeat:
         ports: Callable[[], tuple[UUID, ...]],
         problems: Callable[[], tuple[str, ...]],
         addresses: VmAddresses | None = None,
+        energy: Callable[[], EnergyModel | None] = lambda: None,
         inventory_within_s: float = INVENTORY_WITHIN_S,
     ) -> None:
         self._hypervisor = hypervisor
@@ -55,6 +57,7 @@ class Heartbeat:
         self._ports = ports
         self._problems = problems
         self._addresses = addresses
+        self._energy = energy
         self._inventory_within_s = inventory_within_s
         self._changed = asyncio.Event()
         self._trouble: str | None = "libvirt has not been asked yet"
@@ -110,6 +113,7 @@ class Heartbeat:
         if self._addresses is not None:
             platform = platform.model_copy(update={"network": self._addresses.node})
             vms = self._addresses.with_addresses(vms)
+        platform = platform.model_copy(update={"energy": self._energy()})
         problems = self._problems()
         self._last = NodeHeartbeat(
             at=datetime.now(UTC),

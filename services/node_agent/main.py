@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from services.node_agent import install_hook, net_command
+from services.node_agent import energy_command, install_hook, net_command
+from services.node_agent.energy.model_file import ModelFile
 from services.node_agent.gateway import serve_gateway
 from services.node_agent.heartbeat import Heartbeat
 from services.node_agent.hypervisor.interface import HypervisorError
@@ -52,7 +53,8 @@ from shared.runtime import Runtime, run_service, version
 ABOUT = (
     "Runs beside libvirtd on one host: moves VMs in and out, and tells its provider what the host has. "
     "`vmport-node install-hook --help`: libvirt's hook that keeps VMs which left from being started here. "
-    "`vmport-node net --help`: what ports have changed in this host's network."
+    "`vmport-node net --help`: what ports have changed in this host's network. "
+    "`vmport-node calibrate-energy --help`: what a port costs this host in energy."
 )
 
 log = get_logger(__name__)
@@ -153,6 +155,7 @@ def _make_heartbeat(
         ports=transfers.ports,
         problems=problems,
         addresses=addresses,
+        energy=ModelFile(runtime.settings.node.state_dir, runtime.settings.energy.estimate()).read,
     )
 
 
@@ -330,6 +333,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return install_hook.main(arguments[1:])
     if arguments[:1] == ["net"]:
         return net_command.main(arguments[1:])
+    if arguments[:1] == ["calibrate-energy"]:
+        return energy_command.main(arguments[1:])
     use_one_arena()
     return run_service("vmport-node", NodeSettings, serve, about=ABOUT, check=check, argv=arguments)
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from services.node_agent.page_codec.hello import Technique
 from shared.config import Section, ServiceSettings, read_sources
 from shared.config_files import MadeDirectory, ReadFile, UsedDirectory
+from shared.messages.costs import GB, EnergyModel
 from shared.messages.lanes import DirectAddress
 from shared.messages.network import BridgeName, IpNetwork, Label, NetworkMode
 from shared.parties import Name, Role
@@ -241,6 +242,24 @@ class NetworkSection(Section):
         return self
 
 
+class EnergySection(Section):
+    """What this node says of a port's energy where it was not measured: `vmport-node calibrate-energy` measures it."""
+
+    stated: bool = Field(default=True, description="State an estimate, marked as one. false: nothing is stated.")
+    joules_per_gb: Annotated[float, Field(ge=0, le=10**9)] = Field(
+        default=512.0, description="Energy of a GB on the wire; the default is a published figure, of another host."
+    )
+    watts: Annotated[float, Field(ge=0, le=10**6)] = Field(
+        default=0.0, description="Power for as long as a port is under way, above that of an idle host."
+    )
+
+    def estimate(self) -> EnergyModel | None:
+        """The model that stands in for a measured one."""
+        if not self.stated:
+            return None
+        return EnergyModel(joules_per_byte=self.joules_per_gb / GB, joules_per_s=self.watts)
+
+
 class NodeSettings(ServiceSettings):
     """Everything that vmport-node reads."""
 
@@ -250,6 +269,7 @@ class NodeSettings(ServiceSettings):
     tls: TlsSection = Field(default=TlsSection())
     direct: DirectSection = Field(default=DirectSection())
     network: NetworkSection = Field(default=NetworkSection())
+    energy: EnergySection = Field(default=EnergySection())
 
 
 def node_section(config: Path | None, state_dir: Path | None) -> NodeSection:

@@ -18,7 +18,7 @@ from services.recipient_agent.placement import MAX_REFUSALS, Candidate, NotPlace
 from services.recipient_agent.places import NOTHING_CHOSEN, HostChoice, NodePlaces
 from services.recipient_agent.platform import blocker_refusals, collision_refusals, judge_host
 from services.recipient_agent.prefix_proof import Proofs, unproven
-from services.recipient_agent.pricing import InstanceType, cheapest
+from services.recipient_agent.pricing import NO_JOINING, InstanceType, Joining, cheapest
 from services.recipient_agent.quote import Promise
 from services.recipient_agent.quote_lines import NO_LINES, Lines, quote_lines, requirement_refusals
 from shared.messages.base import Refusal
@@ -39,6 +39,7 @@ class Terms:
     places_of: Mapping[str, NodePlaces]
     node_silent_after_s: float
     extension: ExtensionTerms
+    joining: Joining = NO_JOINING
 
     def places_on(self, node: str) -> NodePlaces:
         """Where the host-side parts of VMs lie on this node."""

@@ -6,12 +6,15 @@ Instance types are the provider's price list (settings). A VM keeps its own size
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.recipient_agent.capacity import GIB, MIB, disk_bytes
+from shared.currencies import KnownCurrency
 from shared.messages.base import Price, Refusal
+from shared.messages.costs import EnergyModel, EnergyTerms, JoiningTerms, Percent, UnitPrice
 from shared.messages.vm import VmDescription
 
 TypeName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -31,7 +34,7 @@ class InstanceType(BaseModel):
         description="The most disk, all disks together, GiB.", examples=[80]
     )
     price_per_month: Price = Field(description="Price per month.", examples=["21.50"])
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = Field(default="EUR", description="ISO 4217 code.")
+    currency: KnownCurrency = Field(default="EUR", description="ISO 4217 code.")
 
     def fits(self, vm: VmDescription) -> bool:
         """Whether a VM is no larger than this type."""
@@ -40,6 +43,30 @@ class InstanceType(BaseModel):
             and vm.memory_bytes <= self.memory_mib * MIB
             and disk_bytes(vm) <= self.disk_gib * GIB
         )
+
+
+class Joining(BaseModel):
+    """What this provider asks and gives beside the price, for a VM that comes; in the instance type's currency."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    fee: Price = Field(default=Decimal(0), description="For each port.")
+    credit_percent: Percent = Field(
+        default=Decimal(0), description="Of a month's price: what is given back where a port's promise is not kept."
+    )
+    energy_price_per_kwh: UnitPrice | None = Field(
+        default=None, description="What is charged for the port's energy; unset: nothing.", examples=["0.30"]
+    )
+
+    def terms(self, energy: EnergyModel | None) -> JoiningTerms | None:
+        """For a VM that comes to a host with this energy model; None where there is nothing to say."""
+        stated = EnergyTerms(model=energy, price_per_kwh=self.energy_price_per_kwh) if energy is not None else None
+        if not self.fee and not self.credit_percent and stated is None:
+            return None
+        return JoiningTerms(fee=self.fee, credit_percent=self.credit_percent, energy=stated)
+
+
+NO_JOINING = Joining()
 
 
 def cheapest(vm: VmDescription, types: Iterable[InstanceType]) -> InstanceType | Refusal:

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services.recipient_agent.pricing import InstanceType
 from services.recipient_agent.quote_lines import NO_LINES, Lines
+from shared.messages.costs import JoiningTerms
 from shared.messages.network import NetworkTerms
 from shared.messages.service_change import PortLimits, Quote
 from shared.messages.vm import VmDescription
@@ -77,6 +78,7 @@ def make_quote(
     valid_s: float,
     lines: Lines = NO_LINES,
     network: NetworkTerms | None = None,
+    joining: JoiningTerms | None = None,
 ) -> Quote:
     """The offer."""
     total_s, downtime_ms = promised(vm, limits, promise)
@@ -92,4 +94,5 @@ def make_quote(
         made_anew=lines.made_anew,
         not_kept=lines.not_kept,
         network=network,
+        joining=joining,
     )

@@ -138,6 +138,7 @@ class QuoteHandler:
             valid_s=context.settings.quote_valid_s,
             lines=answer.lines,
             network=answer.choice.network.terms,
+            joining=context.terms.joining.terms(context.nodes.views[answer.node].platform.energy),
         )
         await records.save_quote(tx, message.port_id, quote)
         await tx.send(BROKER, QuoteOffered(port_id=message.port_id, quote=quote), cause=cause)

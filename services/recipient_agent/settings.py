@@ -13,7 +13,7 @@ from services.recipient_agent.network_map import NetworkMap, NetworkRule
 from services.recipient_agent.network_terms import ExtensionTerms
 from services.recipient_agent.places import NodePlaces
 from services.recipient_agent.prefix_files import PrefixSection
-from services.recipient_agent.pricing import InstanceType
+from services.recipient_agent.pricing import InstanceType, Joining
 from services.recipient_agent.quote import Promise
 from shared.config import Section, ServiceSettings
 from shared.parties import Name, Role
@@ -131,6 +131,7 @@ class RecipientSettings(ServiceSettings):
     prefixes: PrefixSection = Field(default=PrefixSection())
     quota: QuotaSection = Field(default=QuotaSection())
     promise: Promise = Field(default=Promise())
+    joining: Joining = Field(default=Joining())
     instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = Field(
         description="The price list; a VM is billed as the cheapest type that it fits.",
     )
@@ -163,6 +164,7 @@ class RecipientSettings(ServiceSettings):
             places_of={name: self._places(override) for name, override in self.nodes.items()},
             node_silent_after_s=self.recipient.node_silent_after_s,
             extension=self.network,
+            joining=self.joining,
         )
 
     def _places(self, override: NodeOverride) -> NodePlaces:

@@ -62,6 +62,7 @@ def options(
     output: Annotated[
         Format | None, typer.Option("--format", help="How to answer; json is documented by 'vmport schema'.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     url: Annotated[
         str | None,
         typer.Option(
@@ -94,10 +95,11 @@ def options(
 ) -> None:
     """Port a running virtual machine from one cloud provider to another."""
     session = context.ensure_object(Session)
-    session.format, session.url, session.config = output, url, config
+    session.format, session.url, session.config = Format.JSON if as_json else output, url, config
     session.timeout_s, session.verbose = timeout, verbose
 
 
+FLAGS = ("--verbose", "-v", "--json")
 GLOBAL_OPTIONS = ("--format", "--url", "--config", "--timeout")
 
 
@@ -110,7 +112,7 @@ def hoisted(arguments: Sequence[str]) -> list[str]:
             rest += [argument, *waiting]
         elif argument in GLOBAL_OPTIONS:
             globals_ += [argument, *([value] if (value := next(waiting, None)) is not None else [])]
-        elif argument.partition("=")[0] in GLOBAL_OPTIONS or argument in {"--verbose", "-v"}:
+        elif argument.partition("=")[0] in GLOBAL_OPTIONS or argument in FLAGS:
             globals_.append(argument)
         else:
             rest.append(argument)

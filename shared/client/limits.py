@@ -8,8 +8,11 @@ from decimal import ROUND_HALF_UP, Decimal
 from enum import StrEnum
 
 from shared.client.units import (
+    parse_currency,
     parse_downtime_ms,
     parse_drive,
+    parse_horizon_months,
+    parse_hourly_cost,
     parse_price,
     parse_rate_bytes_per_s,
     parse_time,
@@ -22,6 +25,7 @@ from shared.messages.quote_lines import Part
 from shared.messages.service_change import PortLimits
 
 MOST_EJECTED = 64
+USUAL_HORIZON_MONTHS = PortLimits().horizon_months
 
 
 class BadLimits(VmportError):
@@ -71,6 +75,9 @@ def limits_of(
     eject: Sequence[str] = (),
     require: Iterable[Part] = (),
     network_mode: NetworkChoice = NetworkChoice.AUTO,
+    horizon: str = "12",
+    downtime_cost: str = "0",
+    currency: str | None = None,
     now: datetime,
 ) -> PortLimits:
     """A tenant's limits from what was typed; raises `BadValue`, which names the option, or `BadLimits`."""
@@ -97,6 +104,9 @@ def limits_of(
         eject=tuple(dict.fromkeys(value_of("--eject", parse_drive, drive) for drive in eject)),
         require=tuple(dict.fromkeys(require)),
         network_mode="auto" if network_mode is NetworkChoice.AUTO else NetworkMode(network_mode.value),
+        horizon_months=value_of("--horizon", parse_horizon_months, horizon),
+        downtime_cost_per_hour=value_of("--downtime-cost", parse_hourly_cost, downtime_cost),
+        currency=value_of("--currency", parse_currency, currency) if currency else None,
     )
 
 
@@ -136,6 +146,12 @@ def _clauses(limits: PortLimits) -> Iterator[str]:
     )
     if limits.max_price_per_month is not None:
         yield f"price at most {limits.max_price_per_month} per month"
+    if limits.currency is not None:
+        yield f"paid in {limits.currency}"
+    if limits.downtime_cost_per_hour:
+        yield f"an hour of downtime counts {limits.downtime_cost_per_hour}"
+    if limits.horizon_months != USUAL_HORIZON_MONTHS:
+        yield f"compared over {limits.horizon_months} month{'s' if limits.horizon_months > 1 else ''}"
     yield f"from {zoned(limits.window_start)}" if limits.window_start else "starts at once"
     if limits.deadline:
         yield f"until {zoned(limits.deadline)}"

@@ -9,14 +9,25 @@ from uuid import UUID, uuid4
 import typer
 
 from shared.client import following, render
+from shared.client.cost_tables import bill_tables, explained, question_of
 from shared.client.limits import NetworkChoice, OverlaysChoice, PostCopyChoice, limits_of, limits_text
 from shared.client.resolve import find_port, find_vm, whole_id
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
 from shared.client.units import parse_duration, value_of
-from shared.client.vm_commands import PLAN_TIMEOUT_S, EjectOption, NetworkModeOption, RequireOption, VmArgument
+from shared.client.vm_commands import (
+    PLAN_TIMEOUT_S,
+    CurrencyOption,
+    DowntimeCostOption,
+    EjectOption,
+    HorizonOption,
+    NetworkModeOption,
+    RequireOption,
+    VmArgument,
+)
 from shared.exit_codes import ExitCode
 from shared.messages.base import Value
+from shared.messages.costs import Bill
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.service_change import BEST, PortCancelled, PortLimits, PortPhase, PortPlanned, PortRequested
 
@@ -50,19 +61,35 @@ def quote(
     eject: EjectOption = None,
     require: RequireOption = None,
     network_mode: NetworkModeOption = NetworkChoice.AUTO,
+    horizon: HorizonOption = "12",
+    downtime_cost: DowntimeCostOption = "0",
+    currency: CurrencyOption = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show each offer's costs line by line, and why each other one lost.")
+    ] = False,
 ) -> None:
     """Ask what a port of this VM would cost, how long it would take and what becomes of the VM; nothing moves.
+
+    Offers are compared by all that they cost over --horizon: the price, the port itself, and broken promises.
 
     JSON: a PortPlanned.
     """
     session: Session = context.obj
 
     now = datetime.now().astimezone()
-    limits = limits_of(eject=eject or (), require=require or (), network_mode=network_mode, now=now)
-    _plan(session, vm, to, limits)
+    limits = limits_of(
+        eject=eject or (),
+        require=require or (),
+        network_mode=network_mode,
+        horizon=horizon,
+        downtime_cost=downtime_cost,
+        currency=currency,
+        now=now,
+    )
+    _plan(session, vm, to, limits, explain=explain)
 
 
-def _plan(session: Session, vm: str, to: str, limits: PortLimits) -> None:
+def _plan(session: Session, vm: str, to: str, limits: PortLimits, *, explain: bool = False) -> None:
     """A dry run; its answer, and exit code 3 where nobody makes an offer."""
 
     async def ask(client: TenantClient) -> PortPlanned:
@@ -71,7 +98,9 @@ def _plan(session: Session, vm: str, to: str, limits: PortLimits) -> None:
 
     _say_limits(session, limits)
     plan = session.run(ask)
-    session.answer(plan, *render.plan_tables(plan))
+    session.answer(plan, *render.plan_tables(plan), *(explained(plan) if explain else ()))
+    if not session.as_json and (question := question_of(plan)):
+        session.say(question)
     if not plan.quotes:
         raise typer.Exit(ExitCode.REFUSED)
 
@@ -122,6 +151,9 @@ def create_port(
     eject: EjectOption = None,
     require: RequireOption = None,
     network_mode: NetworkModeOption = NetworkChoice.AUTO,
+    horizon: HorizonOption = "12",
+    downtime_cost: DowntimeCostOption = "0",
+    currency: CurrencyOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
     wait_limit: Annotated[str, typer.Option(help="Longest time to wait for that, such as 30s or 5m.")] = "2m",
@@ -149,6 +181,9 @@ def create_port(
         eject=eject or (),
         require=require or (),
         network_mode=network_mode,
+        horizon=horizon,
+        downtime_cost=downtime_cost,
+        currency=currency,
         now=datetime.now().astimezone(),
     )
     if dry_run:
@@ -234,6 +269,21 @@ def show_port(context: typer.Context, port: PortArgument) -> None:
         session.answer(shown, *render.port_facts(shown))
 
     session.run(ask)
+
+
+@app.command("bill")
+def show_bill(context: typer.Context, port: PortArgument) -> None:
+    """Show what a completed port has cost, as it was measured, beside its quote; and the credits given since.
+
+    JSON: a Bill.
+    """
+    session: Session = context.obj
+    bill = session.run(lambda client: _bill(client, port))
+    session.answer(bill, *bill_tables(bill))
+
+
+async def _bill(client: TenantClient, port: str) -> Bill:
+    return await client.bill(await _port_id(client, port))
 
 
 @app.command("watch")

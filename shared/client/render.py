@@ -199,7 +199,8 @@ def offers_table(quotes: Iterable[Quote]) -> Table:
         "DOWNTIME",
         "ADDRESSES",
         "VALID UNTIL",
-        right=("PRICE/MONTH", "TIME", "DOWNTIME"),
+        "TOTAL COST",
+        right=("PRICE/MONTH", "TIME", "DOWNTIME", "TOTAL COST"),
     )
     for quote in quotes:
         table.add_row(
@@ -210,6 +211,7 @@ def offers_table(quotes: Iterable[Quote]) -> Table:
             f"{quote.promised_downtime_ms} ms",
             short_terms(quote.network),
             human_time(quote.valid_until),
+            f"{quote.costs.total} {quote.costs.currency} in {quote.costs.horizon_months} months" if quote.costs else "",
         )
     return table
 

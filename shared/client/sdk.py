@@ -35,6 +35,8 @@ from shared.client.port_ends import agreement_in, is_end, settled
 from shared.clocks import ClockOffsets
 from shared.messages import AnyEnvelope, Message, PortMessage, seal
 from shared.messages.addresses import EndExtension, LocateVm, NetworkShown, ShowNetwork, VmLocated
+from shared.messages.billing import BillShown, ShowBill
+from shared.messages.costs import Bill
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import (
     Answer,
@@ -174,6 +176,10 @@ class TenantClient:
     async def port(self, port_id: UUID) -> PortShown:
         """All about one port."""
         return await self.ask(ShowPort(port_id=port_id), PortShown)
+
+    async def bill(self, port_id: UUID) -> Bill:
+        """What a completed port has cost. Raises `QuestionFailed` for one that has not completed."""
+        return (await self.ask(ShowBill(port_id=port_id), BillShown)).bill
 
     async def locate(self, vm_uuid: UUID) -> VmLocated:
         """Who serves a VM, at which addresses, by which epoch. Raises `QuestionFailed` for one that is not yours."""

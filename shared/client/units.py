@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple, TypeVar
 
+from shared.currencies import CURRENCIES
 from shared.errors import VmportError
 from shared.messages.base import EARLIEST_YEAR, LATEST_YEAR
 
@@ -18,6 +19,7 @@ LONGEST = timedelta(days=36_500)
 
 _DRIVE = re.compile(r"^(?:all|[a-z]{2,4}[a-z])\Z")
 
+LONGEST_HORIZON_MONTHS = 120
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kKmMgG]i?)?((?i:bits?)|[bB])(/s|ps)?$", re.ASCII)
 RATE_FORMS = "50Mbit/s, 50Mbps or 50mbit for bits; 6MB/s or 6MiB/s for bytes"
@@ -115,6 +117,34 @@ def parse_price(text: str) -> Decimal:
     if not price.is_finite() or not 0 <= price < 10**10 or price != price.quantize(Decimal("0.01")):
         raise BadValue(text, "an amount per month of at least 0 with at most two decimals, such as 12.50")
     return price
+
+
+_HORIZON = re.compile(r"^([0-9]{1,4})\s*(m|months?|y|years?)?$", re.ASCII)
+
+
+def parse_horizon_months(text: str) -> int:
+    """``12``, ``12m`` or ``1y``: months, from 1 to 120; raises `BadValue`."""
+    match = _HORIZON.match(text.strip().lower())
+    months = int(match[1]) * (12 if (match[2] or "").startswith("y") else 1) if match is not None else 0
+    if not 1 <= months <= LONGEST_HORIZON_MONTHS:
+        raise BadValue(text, f"a time from 1 month to {LONGEST_HORIZON_MONTHS}, such as 12, 12m or 1y")
+    return months
+
+
+def parse_currency(text: str) -> str:
+    """``EUR``; raises `BadValue` for one that ISO 4217 does not have."""
+    code = text.strip().upper()
+    if code not in CURRENCIES:
+        raise BadValue(text, "a currency of ISO 4217, such as EUR or USD")
+    return code
+
+
+def parse_hourly_cost(text: str) -> Decimal:
+    """An amount per hour with at most two decimals; raises `BadValue`."""
+    try:
+        return parse_price(text)
+    except BadValue as error:
+        raise BadValue(text, "an amount per hour of at least 0 with at most two decimals, such as 40") from error
 
 
 def parse_time(text: str, *, now: datetime) -> datetime:

@@ -41,6 +41,19 @@ EjectOption = Annotated[
 
 NetworkModeOption = Annotated[NetworkChoice, typer.Option("--network-mode", help=MODES_HELP)]
 
+HorizonOption = Annotated[
+    str, typer.Option("--horizon", help="Compare offers by their cost over this time: 12 or 12m is months, 1y a year.")
+]
+
+DowntimeCostOption = Annotated[
+    str, typer.Option("--downtime-cost", help="What an hour without the VM costs you, such as 40.")
+]
+
+CurrencyOption = Annotated[
+    str | None,
+    typer.Option("--currency", help="The currency that you pay in, such as EUR; offers are compared in it."),
+]
+
 PLAN_TIMEOUT_S = 60.0
 
 

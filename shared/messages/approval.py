@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Message, PortMessage, Refusal
+from shared.messages.costs import LeavingTerms
 from shared.messages.service_change import Ejected
 from shared.messages.vm import IdentityBundle
 from shared.messages.vm_details import VmDetails
@@ -39,6 +40,7 @@ class DonorApproved(PortMessage):
 
     identity: IdentityBundle
     partners: tuple[Name, ...] = Field(default=(), description="Where the donor lets its VMs go; empty means anywhere.")
+    terms: LeavingTerms | None = Field(default=None, description="What leaving costs; None: the donor does not say.")
 
 
 class DonorRejected(PortMessage):

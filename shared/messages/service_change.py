@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, ClassVar, Literal, Self
 from uuid import UUID
@@ -22,7 +23,9 @@ from shared.messages.base import (
     Timestamp,
     Value,
 )
+from shared.messages.costs import MAX_OFFERS, Costs, Currency, Horizon, JoiningTerms, LostOffer
 from shared.messages.network import NetworkTerms, WantedMode
+from shared.messages.prediction import Estimate
 from shared.messages.quote_lines import QuoteLines, Requirements
 from shared.parties import Name, PartyName, Role
 
@@ -118,6 +121,16 @@ class PortLimits(Value):
         "providers can do, and as joined networks where they can do nothing else.",
     )
 
+    horizon_months: Horizon = Field(
+        default=12, description="For how many months offers are compared: price over this time, and the port itself."
+    )
+    downtime_cost_per_hour: Price = Field(
+        default=Decimal(0), description="What an hour without the VM costs the tenant, in currency or else the quote's."
+    )
+    currency: Currency | None = Field(
+        default=None, description="In which the tenant pays: limits of price and offers are compared in it."
+    )
+
     @model_validator(mode="after")
     def _window_before_deadline(self) -> Self:
         if self.window_start and self.deadline and self.deadline <= self.window_start:
@@ -177,6 +190,13 @@ class Quote(Value):
     made_anew: QuoteLines = Field(default=(), description="Parts that this provider makes of its own: was, becomes.")
     not_kept: QuoteLines = Field(default=(), description="Parts that the VM loses.")
     network: NetworkTerms | None = Field(default=None, description="None: the providers' networks are taken as one.")
+    joining: JoiningTerms | None = Field(default=None, description="What it asks beside the price; None: nothing.")
+    estimate: Estimate | None = Field(default=None, description="What the broker expects of the port.")
+    costs: Costs | None = Field(default=None, description="What it costs the tenant, by the broker; None: not ranked.")
+
+    def as_offered(self) -> Quote:
+        """As the provider made it, without what the broker has added."""
+        return self.model_copy(update={"estimate": None, "costs": None})
 
 
 class PortPlanned(PortMessage):
@@ -187,6 +207,9 @@ class PortPlanned(PortMessage):
 
     quotes: tuple[Quote, ...]
     declined: dict[Name, tuple[Refusal, ...]]
+    lost: Annotated[tuple[LostOffer, ...], Field(max_length=MAX_OFFERS)] = Field(
+        default=(), description="Why each other offer is not the best; of the best in another currency, too."
+    )
 
 
 class StreamProgress(Value):

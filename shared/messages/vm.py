@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field, ValidationInfo
 
 from shared.messages.base import Bytes, Count, Text, Value
+from shared.messages.costs import EnergyModel
 from shared.messages.host import DeviceOffers, FirmwareOffer, HugePages, OtherArchitecture
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.network import IpAddress, MacAddress, NodeNetwork, VmNetwork
@@ -286,6 +287,7 @@ class HostPlatform(Value):
         default=(), max_length=256, description="Those of the bridges that are Open vSwitch's."
     )
     network: NodeNetwork = NodeNetwork()
+    energy: EnergyModel | None = Field(default=None, description="None: it is not stated.")
     secret_usages: tuple[Text, ...] = Field(
         default=(), max_length=16, description="Usages of secrets that libvirt keeps here: volume, vtpm."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -17,7 +18,7 @@ from shared import topology
 from shared.bus import believe
 from shared.messages import MESSAGE_TYPES, Message, open_envelope, seal
 from shared.parties import BROKER, Party, Role, donor, node, recipient, tenant
-from shared.schema import DIALECT, asyncapi, json_schema
+from shared.schema import DIALECT, asyncapi, definitions, json_schema
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 SCHEMA = json_schema()
@@ -187,3 +188,21 @@ def test_asyncapi_covers_every_message() -> None:
             for message in operation["messages"]
         }
         assert named == {kind.__name__ for kind in KINDS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "good", "bad"),
+    [
+        ("BillLine", "amount", ("-0.50", "0", "12.3"), ("1.005", "--1", "01", "1e3")),
+        ("JoiningTerms", "credit_percent", ("0", "99.9999", "100", "100.00"), ("100.01", "200", "-1", "101")),
+        ("JoiningTerms", "fee", ("0", "1.50"), ("-1", "1.505")),
+    ],
+)
+def test_decimals_are_strings_within_their_bounds(
+    kind: str, field: str, good: tuple[str, ...], bad: tuple[str, ...]
+) -> None:
+    """What may be given back is negative; a share is at most 100; a price is neither."""
+    schema = definitions()[kind]["properties"][field]
+    pattern = schema["anyOf"][0]["pattern"] if "anyOf" in schema else schema["pattern"]
+    assert all(re.search(pattern, text) for text in good)
+    assert not any(re.search(pattern, text) for text in bad)

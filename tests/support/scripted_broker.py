@@ -19,6 +19,8 @@ from shared.client.session import Session
 from shared.client.settings import ClientSettings
 from shared.messages import AnyEnvelope, Message, Refusal, seal
 from shared.messages.addresses import LocateVm, VmLocated
+from shared.messages.billing import BillShown, ShowBill
+from shared.messages.costs import Bill
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import (
@@ -146,6 +148,7 @@ class ScriptedBroker:
     now: Callable[[], datetime] = lambda: NOW
     show_vm: Callable[[UUID], Message] = lambda _: VmShown(vm=WEB, details=DETAILS)
     located: Message = LOCATED
+    bill: Bill | None = None
     record: Callable[[UUID], PortShown] | None = None
     after_record: tuple[Callable[[UUID], Message], ...] = ()
     silent: bool = False
@@ -188,6 +191,8 @@ class ScriptedBroker:
                 return self.show_vm(vm_uuid)
             case LocateVm():
                 return self.located
+            case ShowBill():
+                return BillShown(bill=self.bill) if self.bill else QueryFailed(code="no_bill", detail="not completed")
             case ListProviders():
                 beta = ProviderStatus(
                     name="beta", last_seen=NOW, nodes=2, nodes_healthy=1, memory_free_bytes=2**33, disk_free_bytes=2**40

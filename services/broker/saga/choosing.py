@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from services.broker.costs.basis import NO_BASIS, Basis
 from services.broker.saga import quotes
 from services.broker.saga.decision import Decision, Moment, Timing
 from services.broker.saga.effects import Effect, Send
@@ -41,7 +42,7 @@ from shared.messages.porting import (
     Reserved,
     ServiceChangeAgreement,
 )
-from shared.messages.service_change import BEST, PortAccepted, PortPhase, PortPlanned, PortRequested, Quote
+from shared.messages.service_change import BEST, PortAccepted, PortPhase, PortPlanned, PortRequested
 from shared.parties import BROKER, Name, Party, recipient, tenant
 
 # The request
@@ -60,6 +61,7 @@ def begin(
     now: datetime,
     timing: Timing,
     anchor: Anchor = NO_ANCHOR,
+    basis: Basis = NO_BASIS,
 ) -> Decision:
     """Begin with a verified request: record it, tell the tenant, ask the donor."""
     state = SagaState(
@@ -69,6 +71,7 @@ def begin(
         requested_at=now,
         candidates=candidates,
         anchor=anchor,
+        basis=basis,
         phase=PortPhase.APPROVAL,
         phase_since=now,
         deadline=now + timing.approval,
@@ -139,6 +142,7 @@ def donor_approved(at: Moment, heard: Heard[DonorApproved]) -> Decision:
         *(Send(recipient(name), question, perishable=True) for name in candidates),
         note=f"asked {', '.join(candidates)}",
         identity=answer.identity,
+        leaving=answer.terms,
         candidates=candidates,
         asked=candidates,
     )
@@ -220,12 +224,14 @@ def _choose(at: Moment) -> Decision:
     """All answers are in: end a dry run, or ask for a reservation of the best offer."""
     state = at.state
     open_offers = [quote for quote in state.quotes if quote.provider not in state.declined]
-    choice = quotes.choose(open_offers, state.request.limits, at.now)
+    choice = quotes.choose(open_offers, quotes.costing(at))
     if state.request.dry_run:
         declined = {**state.declined, **choice.unacceptable}
-        return plan(at, PortPlanned(port_id=state.port_id, quotes=choice.ranked, declined=declined))
+        return plan(at, PortPlanned(port_id=state.port_id, quotes=choice.ranked, declined=declined, lost=choice.lost))
     at = _declined(at, choice.unacceptable)
-    return _reserve(at, choice.ranked[0]) if choice.ranked else _no_offer_left(at)
+    if len(choice.currencies) > 1:
+        return refused_by_broker(at, (quotes.name_a_currency(choice),))
+    return _reserve(at, choice) if choice.ranked else _no_offer_left(at)
 
 
 def _no_offer_left(at: Moment) -> Decision:
@@ -252,24 +258,24 @@ def _no_offer_left(at: Moment) -> Decision:
 # RESERVING
 
 
-def _reserve(at: Moment, quote: Quote) -> Decision:
-    """Ask for a reservation.
+def _reserve(at: Moment, choice: quotes.Choice) -> Decision:
+    """Ask for a reservation of the best offer.
 
     The next best offer is tried in the same phase; it gets the phase's whole time again.
     """
-    state = at.state
+    state, quote = at.state, choice.ranked[0]
     ask = ReservationRequested(
         port_id=state.port_id,
         tenant=state.tenant,
         identity=at.identity,
         limits=state.request.limits,
-        quote=quote,
+        quote=quote.as_offered(),
         anchor=state.anchor.prefixes,
     )
     return at.go(
         PortPhase.RESERVING,
         Send(recipient(quote.provider), ask, perishable=True),
-        note=f"chose {quote.provider}: {quote.price_per_month} {quote.currency}, {quote.promised_total_s:.0f} s",
+        note=f"chose {quotes.in_short(choice)}",
         rearm=True,
         chosen=quote,
     )

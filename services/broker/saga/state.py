@@ -11,9 +11,11 @@ from uuid import UUID
 
 from pydantic import Field
 
+from services.broker.costs.basis import NO_BASIS, Basis
 from shared.bus import LaneEnds
 from shared.messages import Refusal
 from shared.messages.base import Code, Text, Timestamp, Value
+from shared.messages.costs import LeavingTerms
 from shared.messages.network import AnchorPrefixes
 from shared.messages.porting import (
     OutboundFinished,
@@ -86,6 +88,7 @@ class SagaState(Saved):
     requested_at: Timestamp
     candidates: tuple[Name, ...] = Field(description="Providers that are asked for quotes.")
     anchor: Anchor = Field(default=NO_ANCHOR, description="As the broker's settings had it when the port began.")
+    basis: Basis = Field(default=NO_BASIS, description="Rates of exchange, records and rules, as the port began.")
 
     # Where the port is, and what it waits for
     phase: PortPhase
@@ -106,6 +109,7 @@ class SagaState(Saved):
 
     # The choice of a recipient
     identity: IdentityBundle | None = None
+    leaving: LeavingTerms | None = Field(default=None, description="What the donor asks for leaving, if it says so.")
     asked: tuple[Name, ...] = Field(default=(), description="Providers that may hold something for this port.")
     released: tuple[Name, ...] = Field(default=(), description="Providers of ``asked`` that were told to release it.")
     quotes: tuple[Quote, ...] = ()

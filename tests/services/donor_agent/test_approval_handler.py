@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
 
-from services.donor_agent.testing import DESCRIPTION, PORT, SUMMARY, VM, make_identity
+from services.donor_agent.testing import DESCRIPTION, PORT, SUMMARY, VM, make_heartbeat, make_identity
 from shared.messages import Message, seal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
+from shared.messages.costs import EnergyModel
 from shared.messages.network import CardNetwork, VmNetwork
 from shared.messages.nodes import (
     ClockDiffers,
@@ -103,6 +105,25 @@ async def test_a_medium_that_the_tenant_ejects_refuses_nothing(running: World) -
     assert running.heard(BROKER, DonorRejected) == []
     assert running.heard(BROKER, DonorApproved)[0].identity == identity
     assert all(asked.port_may_follow for asked in running.heard(NODE, DescribeVm))
+
+
+async def test_the_approval_says_what_leaving_costs(running: World) -> None:
+    """Today's price by the policy, and the energy model of the VM's host; without them they are not stated."""
+    await running.to_approved()
+    (approved,) = running.heard(BROKER, DonorApproved)
+    assert approved.terms is not None
+    assert (approved.terms.fee, approved.terms.price_per_month, approved.terms.energy) == (Decimal(0), None, None)
+    policy = running.policy_path.read_text()
+    running.policy_path.write_text(policy.replace('name = "web-*"', 'name = "web-*", price_per_month = "30.00"'))
+    platform = make_heartbeat().platform.model_copy(update={"energy": EnergyModel(joules_per_byte=1e-6)})
+    await running.beat(platform=platform)
+    await running.say(BROKER, ApprovalRequested(port_id=UUID(int=8), tenant="acme", vm_uuid=VM))
+    await running.say(NODE, VmDescribed(port_id=UUID(int=8), identity=make_identity()))
+    terms = running.heard(BROKER, DonorApproved)[-1].terms
+    assert terms is not None
+    assert terms.price_per_month == Decimal("30.00")
+    assert terms.energy is not None
+    assert terms.energy.model.joules_per_byte == 1e-6
 
 
 async def test_a_node_that_does_not_answer_is_unreachable(running: World) -> None:

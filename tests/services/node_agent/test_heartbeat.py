@@ -18,6 +18,7 @@ from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.settings import NetworkSection
 from services.node_agent.state.outbox import Outbox
+from shared.messages.costs import EnergyModel
 from shared.messages.nodes import NodeHeartbeat
 from shared.messages.vm import VmSummary
 from shared.parties import donor, node, recipient
@@ -50,6 +51,9 @@ class Broken(FakeHypervisor):
         return await super().inventory()
 
 
+ENERGY = EnergyModel(joules_per_byte=5e-7)
+
+
 class Beating:
     """A heartbeat on a bus in memory."""
 
@@ -67,6 +71,7 @@ class Beating:
             agent_version="1.2.3",
             ports=lambda: (PORT,),
             problems=lambda: (),
+            energy=lambda: ENERGY,
             inventory_within_s=0.02,
         )
 
@@ -99,7 +104,7 @@ async def test_both_agents_hear_the_same(tmp_path: Path) -> None:
         await made.beat(after=1)
     assert [vm.uuid for vm in beat.vms] == [VM]
     assert (beat.healthy, beat.agent_version, beat.ports) == (True, "1.2.3", (PORT,))
-    assert beat.platform.bridges == ("vmbr0",)
+    assert (beat.platform.bridges, beat.platform.energy) == (("vmbr0",), ENERGY)
     assert isinstance(made.broker.received(RECIPIENT)[0].data, NodeHeartbeat)
     assert made.registry.get_sample_value("vmport_node_vms", {"state": "running"}) == 1
     assert await made.heartbeat.check() is None

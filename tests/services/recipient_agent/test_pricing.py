@@ -5,11 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from pydantic import ValidationError
 
 from services.recipient_agent.capacity import MIB
-from services.recipient_agent.pricing import InstanceType, cheapest
+from services.recipient_agent.pricing import NO_JOINING, InstanceType, Joining, cheapest
 from services.recipient_agent.testing import LARGE, SMALL, make_vm
 from shared.messages.base import Refusal
+from shared.messages.costs import EnergyModel
 
 
 @pytest.mark.parametrize(
@@ -50,3 +52,27 @@ def test_disk_counts_by_virtual_size() -> None:
 
     assert isinstance(cheapest(make_vm(), [tiny]), Refusal)
     assert cheapest(make_vm(disks=()), [tiny]) == tiny
+
+
+def test_what_joining_costs() -> None:
+    """Nothing is said where there is nothing to say; energy is stated where the host has a model of it."""
+    model = EnergyModel(joules_per_byte=1e-6)
+    assert NO_JOINING.terms(None) is None
+    terms = Joining(fee="2.00", credit_percent="5", energy_price_per_kwh="0.30").terms(model)
+    assert terms is not None
+    assert (terms.fee, terms.credit_percent) == (Decimal("2.00"), Decimal(5))
+    assert terms.energy is not None
+    assert (terms.energy.model, terms.energy.price_per_kwh) == (model, Decimal("0.30"))
+
+
+@pytest.mark.parametrize("wrong", [{"fee": "-1"}, {"credit_percent": "101"}, {"energy_price_per_kwh": "-0.1"}])
+def test_wrong_terms_are_refused(wrong: dict[str, str]) -> None:
+    """Nothing is negative, and nobody gives back more than a month's price."""
+    with pytest.raises(ValidationError):
+        Joining.model_validate(wrong)
+
+
+def test_an_unknown_currency_is_refused() -> None:
+    """A price list in a currency that nobody has would never be compared."""
+    with pytest.raises(ValidationError, match="XXX is no currency"):
+        InstanceType(name="t", vcpus=1, memory_mib=512, disk_gib=0, price_per_month="1", currency="XXX")

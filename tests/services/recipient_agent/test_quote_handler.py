@@ -23,6 +23,7 @@ from services.recipient_agent.testing import (
 )
 from shared.messages import seal
 from shared.messages.base import Refusal
+from shared.messages.costs import EnergyModel
 from shared.messages.network import (
     CardAddress,
     CardNetwork,
@@ -55,7 +56,21 @@ async def test_a_quote_names_price_promise_and_expiry(running: World) -> None:
     (offered,) = running.heard(BROKER, QuoteOffered)
     assert (offered.quote.provider, offered.quote.instance_type) == ("beta", "small")
     assert offered.quote.valid_until == running.clock() + timedelta(seconds=600)
+    assert offered.quote.joining is None
     assert running.metrics.quotes_total.labels("offered")._value.get() == 1
+
+
+async def test_a_quote_states_the_energy_of_its_host(running: World) -> None:
+    """Of the node on which the VM would run; the reservation takes the quote up as it was."""
+    platform = make_platform().model_copy(update={"energy": EnergyModel(joules_per_byte=1e-6)})
+    await running.beat(platform=platform)
+    await running.quote()
+    await running.reserve()
+    assert len(running.heard(BROKER, Reserved)) == 1
+    joining = running.heard(BROKER, QuoteOffered)[-1].quote.joining
+    assert joining is not None
+    assert joining.energy is not None
+    assert joining.energy.model.joules_per_byte == 1e-6
 
 
 @pytest.mark.parametrize(

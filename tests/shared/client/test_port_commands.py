@@ -63,6 +63,9 @@ def test_port_create(vmport: Cli, broker: ScriptedBroker) -> None:
         "eject": ["sda", "sdb"],
         "require": ["filter"],
         "network_mode": "auto",
+        "horizon_months": 12,
+        "downtime_cost_per_hour": "0",
+        "currency": None,
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 
@@ -11,6 +12,7 @@ from services.broker.saga.choosing import begin_refused
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.base import MAX_TEXT
+from shared.messages.costs import CostKind, CostLine, JoiningTerms, LeavingTerms
 from shared.messages.porting import (
     PortingFixed,
     QuoteDeclined,
@@ -148,6 +150,46 @@ class TestChoosing:
             "open lanes",
         )
         assert talk.state.released == ("beta",)
+
+    def test_a_higher_price_can_be_the_best(self) -> None:
+        """All costs count: what the recipient is asked to reserve is the offer as it was made, without our costs."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        fee = JoiningTerms(fee=Decimal("50.00"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="8.50", joining=fee)))
+        offer = quote("gamma", price="9.00")
+        talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=offer))
+        talk.expect(P.RESERVING, "recipient.gamma <- ReservationRequested")
+        assert talk.sent(ReservationRequested).quote == offer
+        assert talk.state.chosen is not None
+        assert talk.state.chosen.costs is not None
+        assert talk.last is not None
+        assert "beta costs" in talk.last.note
+        assert "joining fee +50.00" in talk.last.note
+
+    def test_a_plan_says_why_each_other_one_lost(self) -> None:
+        """With the donor's terms in every offer's costs."""
+        talk = Conversation.begin(request(recipient="best", dry_run=True), candidates=("beta", "gamma"))
+        terms = LeavingTerms(fee=Decimal("3.00"), price_per_month=Decimal("10.00"))
+        talk.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), terms=terms))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", price="9.00")))
+        talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", price="8.00")))
+        planned = talk.sent(PortPlanned)
+        assert [offer.provider for offer in planned.quotes] == ["gamma", "beta"]
+        assert [(lost.provider, lost.against) for lost in planned.lost] == [("beta", "gamma")]
+        costs = planned.quotes[0].costs
+        assert costs is not None
+        assert (costs.saves_per_month, costs.line(CostKind.LEAVING_FEE)) == (
+            Decimal("2.00"),
+            CostLine(kind=CostKind.LEAVING_FEE, amount=Decimal("3.00"), paid_to="alpha"),
+        )
+
+    def test_the_broker_asks_for_a_currency(self) -> None:
+        """Without a rate of exchange there is no best offer of two currencies: nothing is chosen by their names."""
+        talk = self._quoting("best", ("beta", "gamma"))
+        talk.hear(BETA, QuoteOffered(port_id=PORT, quote=quote("beta", currency="EUR")))
+        talk.hear(GAMMA, QuoteOffered(port_id=PORT, quote=quote("gamma", currency="USD")))
+        refused = talk.sent(PortRefused)
+        assert (refused.refused_by, [each.code for each in refused.refusals]) == ("broker", ["currency_needed"])
 
     def test_next_best_after_refused_reservation(self) -> None:
         """When the platform check refuses, the next best offer is tried with the whole time of the phase."""
