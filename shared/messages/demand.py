@@ -66,11 +66,13 @@ class Listed(Value):
     """These numbers; `weights` say how likely each is, all the same if there are none. For measured demand."""
 
     distribution: Literal["listed"]
-    values: Annotated[tuple[Number, ...], Field(min_length=1, max_length=MAX_VALUES)]
+    values: Annotated[tuple[Number, ...], Field(max_length=MAX_VALUES)]
     weights: Annotated[tuple[Annotated[float, Field(ge=0, le=1e9)], ...], Field(max_length=MAX_VALUES)] = ()
 
     @model_validator(mode="after")
     def _weights_fit(self) -> Self:
+        if not self.values:
+            raise ValueError("values: there is none")
         if self.weights and len(self.weights) != len(self.values):
             raise ValueError(f"{len(self.weights)} weights for {len(self.values)} values")
         if self.weights and sum(self.weights) <= 0:
@@ -97,8 +99,14 @@ class DemandClass(Value):
 class PriceStep(Value):
     """On-demand prices are multiplied by `factor` with this probability, in each month and at each provider."""
 
-    factor: Annotated[Decimal, Field(gt=0, le=1000, max_digits=8, decimal_places=4)]
-    probability: Annotated[float, Field(gt=0, le=1)]
+    factor: Annotated[Decimal, Field(ge=0, max_digits=8, decimal_places=4)]
+    probability: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _is_a_price(self) -> Self:
+        if self.factor <= 0:
+            raise ValueError("factor: must be more than 0")
+        return self
 
 
 class PortingCost(Value):
@@ -112,14 +120,12 @@ class Demand(Value):
     """What to plan for."""
 
     horizon_months: Annotated[int, Field(ge=1, le=LONGEST_HORIZON_MONTHS)]
-    classes: Annotated[tuple[DemandClass, ...], Field(min_length=1, max_length=MAX_CLASSES)]
+    classes: Annotated[tuple[DemandClass, ...], Field(max_length=MAX_CLASSES)]
     currency: Currency | None = Field(default=None, description="Offers in others are left out; null: of all offers.")
     providers: Annotated[tuple[Name, ...], Field(max_length=256)] = Field(
         default=(), description="Only these; empty: all."
     )
-    prices: Annotated[tuple[PriceStep, ...], Field(min_length=1, max_length=16)] = (
-        PriceStep(factor=Decimal(1), probability=1.0),
-    )
+    prices: Annotated[tuple[PriceStep, ...], Field(max_length=16)] = (PriceStep(factor=Decimal(1), probability=1.0),)
     porting: PortingCost = PortingCost()
     risk: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.0,
@@ -133,6 +139,8 @@ class Demand(Value):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        if not self.classes:
+            raise ValueError("classes: there is none")
         names = [each.name for each in self.classes]
         if len(set(names)) != len(names):
             raise ValueError("classes: each name stands once")

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from shared.messages.base import Count, Price, Text, Timestamp, Value
 from shared.messages.catalogue import Currency, Months
-from shared.messages.demand import ClassName, Demand
+from shared.messages.demand import MOST_VMS, ClassName, Demand
 from shared.messages.queries import Answer, Question
 from shared.messages.service_change import PortLimits
 from shared.parties import Name, Role
@@ -178,8 +178,8 @@ class ExpectedUse(Value):
 
     class_name: ClassName
     provider: Name
-    reserved: float = Field(ge=0)
-    on_demand: float = Field(ge=0)
+    reserved: float = Field(ge=0, le=MOST_VMS)
+    on_demand: float = Field(ge=0, le=MOST_VMS)
 
 
 class LeftOut(Value):
@@ -207,7 +207,7 @@ class PlanFigures(Value):
     scenarios: Count
     iterations: Count
     lower_bound: Price = Field(description="No plan costs less in the scenarios.")
-    gap: float = Field(ge=0, description="(total - lower_bound) / lower_bound, of what is minimised.")
+    gap: float = Field(ge=0, le=1e12, description="(total - lower_bound) / lower_bound, of what is minimised.")
     sample_low: Price = Field(description="Of the best possible mean cost, by independent samples, 95 % sure.")
     sample_high: Price = Field(description="Of this plan's mean cost, by new scenarios, 95 % sure.")
     worst: Price = Field(description="Mean cost of the worst scenarios, as the risk level has them.")

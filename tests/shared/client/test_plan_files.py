@@ -105,7 +105,7 @@ def test_what_is_wrong(tmp_path: Path, old: str, new: str, said: str) -> None:
         ("name,vcpus\nweb\n", "line 2: it has another number of columns"),
         ("name,vcpus\nweb,1,2\n", "line 2: it has another number of columns"),
         ('name\n"web', "line 1: unexpected end of data"),
-        ("", "classes: Tuple should have at least 1 item"),
+        ("", "classes: there is none"),
     ],
 )
 def test_what_is_wrong_in_csv(tmp_path: Path, text: str, said: str) -> None:

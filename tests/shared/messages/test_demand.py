@@ -12,18 +12,17 @@ from shared.messages.demand import MAX_VMS, Demand
 from tests.support.placement_samples import demand
 
 WEB = demand().classes[0].model_dump()
-VM = UUID(int=1)
+VM, VM2 = UUID(int=1), UUID(int=9999)
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"horizon_months": 0}, "greater than or equal to 1"),
-        ({"classes": ()}, "at least 1 item"),
+        ({"classes": ()}, "classes: there is none"),
         ({"classes": (WEB, WEB)}, "each name stands once"),
         ({"classes": (WEB | {"vms": (VM, VM)},)}, "stands there once"),
-        ({"classes": (WEB | {"vms": [UUID(int=n) for n in range(MAX_VMS)]}, WEB | {"name": "b", "vms": (UUID(int=9999),)}
-         )},
+        ({"classes": (WEB | {"vms": [UUID(int=n) for n in range(MAX_VMS)]}, WEB | {"name": "b", "vms": (VM2,)})},
          "1001 VMs; at most 1000"),
         ({"prices": ({"factor": "2", "probability": 0.5},)}, "add up to 0.5, not to 1"),
         ({"porting": {"per_vm": "-1"}}, "greater than or equal to 0"),
@@ -35,6 +34,7 @@ VM = UUID(int=1)
          "2 weights for 1 values"),
         ({"classes": (WEB | {"demand": {"distribution": "listed", "values": [1], "weights": [0]}},)},
          "at least one weight"),
+        ({"classes": (WEB | {"demand": {"distribution": "listed", "values": []}},)}, "values: there is none"),
         ({"classes": (WEB | {"demand": {"distribution": "magic"}},)}, "does not match any of the expected tags"),
     ],
 )  # fmt: skip

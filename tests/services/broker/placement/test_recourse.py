@@ -1,4 +1,4 @@
-"""The closed form: its cost is the program's; its cuts are below the cost everywhere, and exact where they were made."""
+"""The closed form: its cost is the program's; its cuts are below the cost everywhere, exact where they were made."""
 
 from __future__ import annotations
 
