@@ -18,6 +18,15 @@ QUICK_SIZES = ((4, 2, 1, 200),)
 SAMPLES, QUICK_SAMPLES = (200, 500, 600, 750), (20, 40)
 
 
+_HEAD = (
+    "# Placement: Chaisiri's experiments",
+    "",
+    "By `tests/bench/placement`: reservations and places of VMs under uncertain demand and prices, with the prices of",
+    "Amazon EC2 in February 2010.",
+    "",
+)
+
+
 def run(*, quick: bool) -> list[Finding]:
     """All experiments, one after the other."""
     count = 400 if quick else 20_000
@@ -37,7 +46,7 @@ def table(findings: Sequence[Finding]) -> str:
     """As Markdown."""
     words = {True: "yes", False: "no", None: "cannot be compared"}
     rows = [f"| {each.name} | {each.paper} | {each.found} | {words[each.same]} |" for each in findings]
-    return "\n".join(["| what | expected | found | same |", "|---|---|---|---|", *rows]) + "\n"
+    return "\n".join([*_HEAD, "| what | expected | found | same |", "|---|---|---|---|", *rows]) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -184,8 +184,8 @@ def twelve_months(count: int, sizes: tuple[int, ...]) -> Finding:
         f"{each['vms']} at {each['provider']}, month {each['from']}, {each['months']} months" for each in chosen
     )
     return Finding(
-        "twelve months: 40 of 50 reserved, by 6-month contracts in months 1 and 7 (Table 5; its prices are not public, "
-        "these are ours)",
+        "twelve months: 40 of 50 reserved, by 6-month contracts in months 1 and 7 (Table 5; its prices are not "
+        "public, these are ours)",
         "10 at j2 and 30 at j3, twice",
         text,
         same,
@@ -234,8 +234,8 @@ def speed(sizes: tuple[tuple[int, int, int, int], ...]) -> Finding:
         )
     target = next((row for row in rows if (row["providers"], row["scenarios"]) == (20, 1000)), rows[0])
     text = (
-        f"{target['providers']} x {target['classes']} x {target['scenarios']}: {target['cpu_s']:.2f} s of one core, gap "
-        f"{target['gap']:.2%}"
+        f"{target['providers']} x {target['classes']} x {target['scenarios']}: {target['cpu_s']:.2f} s of one core, "
+        f"gap {target['gap']:.2%}"
     )
     return Finding(
         "20 providers x 10 types x 1,000 scenarios (our own goal)",

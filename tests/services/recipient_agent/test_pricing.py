@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
+from pydantic import ValidationError
 
 from services.recipient_agent.capacity import MIB
 from services.recipient_agent.pricing import InstanceType, cheapest
@@ -50,3 +51,13 @@ def test_disk_counts_by_virtual_size() -> None:
 
     assert isinstance(cheapest(make_vm(), [tiny]), Refusal)
     assert cheapest(make_vm(disks=()), [tiny]) == tiny
+
+
+def test_a_reserved_month_costs_less() -> None:
+    """A price list that says otherwise is refused; what is sold is told to the broker as it stands."""
+    terms = {"months": 12, "upfront": "10.00", "price_per_month": "4.00"}
+    facts = {"name": "small", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "price_per_month": "5.00"}
+    offered = InstanceType.model_validate(facts | {"reservations": [terms]}).offered()
+    assert (offered.name, offered.currency, offered.reservations[0].months) == ("small", "EUR", 12)
+    with pytest.raises(ValidationError, match=r"price_per_month 6\.00 must be less than the price on demand, 5\.00"):
+        InstanceType.model_validate(facts | {"reservations": [terms | {"price_per_month": "6.00"}]})

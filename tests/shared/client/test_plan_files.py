@@ -84,7 +84,7 @@ def test_csv(tmp_path: Path) -> None:
         ("variance = 6", "variants = 6", "classes[1].demand.variance: Field required"),
         ('"normal"', '"magic"', "classes[1].demand: Input tag 'magic'"),
         ("probability = 0.1", "probability = 0.2", "prices: the probabilities add up to 1.1"),
-        ("currency", "curency", "curency: unknown key; known: classes, currency"),
+        ("currency", "money", "money: unknown key; known: classes, currency"),
         ("[[classes]]", "[classes]", "classes: expected tables"),
         ("[porting]", "[porting", "is no TOML"),
         ("vcpus = 1\n", "", "classes[1].vcpus: Field required"),

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from services.broker import ledger
+from services.broker.placement.task import Solved
 from services.broker.plans import records
 from shared.messages import AnyEnvelope, Message, PortMessage
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
@@ -35,6 +36,7 @@ from shared.parties import Party
 from shared.testing import breathe
 from tests.support.broker_samples import ACME, ALPHA, BETA, BETA_NODE, GAMMA, NOW, identity, inventory, quote, refusal
 from tests.support.broker_world import GAMMA_NODE, GLOBEX, Answers, World, good_parts
+from tests.support.placement_samples import demand, price_list
 
 PLAN = UUID(int=77)
 VMS = tuple(UUID(int=0xA00 + number) for number in range(8))
@@ -348,3 +350,55 @@ async def test_a_long_reason_is_stored(world: World) -> None:
     await ask(world, ApplyPlan(plan_id=PLAN))
     ended = await until(world, *PLAN_ENDS)
     assert len(ended.moves[0].detail) == MAX_TEXT
+
+
+class Stuck:
+    """A solver that never ends."""
+
+    async def solve(self, *_: object) -> Solved:
+        await asyncio.Event().wait()
+        raise AssertionError("it does not end")
+
+
+class TestDemand:
+    """A plan that the broker finds itself."""
+
+    @pytest.fixture(autouse=True)
+    async def _price_lists(self, world: World) -> None:
+        """Alpha is expensive, beta is not."""
+        async with world.store.transaction() as tx:
+            for provider, price in (("alpha", "100.00"), ("beta", "60.00"), ("gamma", "70.00")):
+                await records.take_catalogue(tx, provider, price_list(price), tx.now)
+
+    async def test_is_found_by_the_worker_and_carried_out(self, world: World) -> None:
+        """From the question to the VMs' arrival; also when the broker restarts while it is being solved."""
+        world.service._plans._solver = Stuck()
+        asked = CreatePlan(plan_id=PLAN, demand=demand(*VMS[:2], scenarios=5))
+        solving = await ask(world, asked)
+        assert isinstance(solving, PlanShown)
+        assert (solving.summary.state, solving.moves) == (PlanState.SOLVING, ())
+        failed = await ask(world, ApplyPlan(plan_id=PLAN))
+        assert isinstance(failed, QueryFailed)
+        await world.restart()
+        ready = await until(world, PlanState.READY, PlanState.UNSOLVABLE)
+        assert ready.failure is None
+        assert [(move.vm_uuid, move.donor, move.recipient) for move in ready.moves] == [
+            (vm, "alpha", "beta") for vm in VMS[:2]
+        ]
+        assert ready.result is not None
+        assert ready.result.reservations[0].provider == "beta"
+        await ask(world, ApplyPlan(plan_id=PLAN, at_once=2))
+        assert moves(await until(world, *PLAN_ENDS)) == ["completed"] * 2
+
+    async def test_that_has_no_plan(self, world: World) -> None:
+        """It ends, with key and reason."""
+        await ask(world, CreatePlan(plan_id=PLAN, demand=demand(providers=("omega",))))
+        ended = await until(world, *PLAN_ENDS)
+        assert ended.summary.state is PlanState.UNSOLVABLE
+        assert ended.failure == "providers: 'omega' has told no price list; known: alpha, beta, gamma"
+
+    async def test_that_names_another_tenants_vm(self, world: World) -> None:
+        """As if it did not exist."""
+        stranger = uuid4()
+        failed = await ask(world, CreatePlan(plan_id=PLAN, demand=demand(stranger)))
+        assert failed == QueryFailed(code="invalid", detail=f"move 1: there is no VM {stranger} of yours")
