@@ -122,7 +122,7 @@ async def shown(world: World) -> PlanShown:
 
 async def until(world: World, *states: PlanState) -> PlanShown:
     """Wait until the plan is in one of these states."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         while (now := await shown(world)).summary.state not in states:  # noqa: ASYNC110  # the ledger tells nobody
             await asyncio.sleep(0.01)
     assert await ask(world, ShowPlan(plan_id=PLAN)) == now
