@@ -15,6 +15,7 @@ from services.broker.cost_basis import read_basis
 from services.broker.costs.basis import NO_BASIS, Basis
 from services.broker.ledger import StoredPort
 from services.broker.metrics import BrokerMetrics
+from services.broker.plans.records import port_ended
 from services.broker.relay_lanes import want
 from services.broker.rules import Facts, Limits
 from services.broker.saga import (
@@ -197,6 +198,7 @@ class Stepper:
                 await extensions.keep(tx, state.port_id, effect)
                 tx.after_commit(self._wake_lanes)
             case RecordEnd():
+                await port_ended(tx, state.port_id)
                 if effect.sla is not None:
                     await ledger.record_sla(tx, state, effect.sla)
                     await extensions.ported_on(tx, state.request.vm_uuid, state.port_id)

@@ -17,6 +17,7 @@ from sqlalchemy import Row, delete, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
+from services.broker.plans.records import take_catalogue
 from services.broker.rules import Facts, KnownVm
 from services.broker.tables import conflicts, epochs, nodes, providers, vms
 from shared.messages.nodes import CapacityReported, InventoryReported, OwnedVm
@@ -139,10 +140,12 @@ async def _flag(tx: Transaction, provider: Name, vm_uuid: UUID) -> None:
 
 
 async def take_capacity(tx: Transaction, provider: Name, report: CapacityReported) -> None:
-    """Enter a provider's free capacity."""
+    """Enter a provider's free capacity, and its price list where the report has it."""
     at = min(report.at, tx.now + FUTURE_TOLERANCE)
     await _hear_nodes(tx, provider, report.nodes_silent_s)
     await _touch(tx, provider)
+    if report.catalogue is not None:
+        await take_catalogue(tx, provider, report.catalogue, at)
     await tx.execute(
         update(providers)
         .where(providers.c.name == provider)

@@ -2,8 +2,7 @@
 queries do.
 
 Each message is one transaction: inbox mark, step and outgoing messages together; then it is acknowledged. The relay
-publishes as soon as the commit is done, so that a request for switchover, which waits with the guest paused, is
-answered at once.
+publishes as soon as the commit is done: a guest may be paused until a request for switchover is answered.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from services.broker.inquiries import Inquiries
 from services.broker.ledger import LedgerConflict, StoredPort
 from services.broker.metrics import WAITING, BrokerMetrics
 from services.broker.network_queries import network_of_port
+from services.broker.plans.keeper import Plans
 from services.broker.port_steps import Stepper, read_timer
 from services.broker.progress import ProgressRelay
 from services.broker.relay_lanes import LaneKeeper
@@ -89,6 +89,7 @@ class BrokerService(StatefulService):
             basis=settings.broker.basis(),
         )
         self._inquiries = Inquiries(limits, silent_after=self._silent_after)
+        self._plans = Plans(store, self.handlers, self._stepper, limits, self._silent_after)
         self._progress = ProgressRelay(store)
         self._told_of_clock: set[str] = set()
         self._listen()
@@ -114,13 +115,12 @@ class BrokerService(StatefulService):
     def loops(self) -> Mapping[str, Coroutine[Any, Any, None]]:
         """The urgent inbox, the relay's lanes, the gauges that are read from the ledger, and DNS."""
         urgent = self._urgent_bus.consume_urgent(self.handle, on_dead=self.on_dead)
-        loops = {"lanes": self.lanes.run(), "gauges": self._show_gauges(), "urgent inbox": urgent}
+        loops = {"lanes": self.lanes.run(), "gauges": self._show_gauges(), "plans": self._plans.run(), "urgent": urgent}
         return loops if self._names is None else {**loops, "names": self._names.run()}
 
     async def start(self) -> None:
-        """Set the timers of all ports under way again; whatever is overdue fires at once.
-
-        Each port is locked for that: another broker may take its steps meanwhile, and its newer timers must stand.
+        """Set the timers of all ports under way again; whatever is overdue fires at once. Each port is locked for that:
+        another broker may take its steps meanwhile, and its newer timers must stand.
         """
         async with self.store.reading() as connection:
             port_ids = await ledger.active_ports(connection)
@@ -220,6 +220,8 @@ class BrokerService(StatefulService):
         if timer.key.startswith(gateways.PREFIX):
             await gateways.time_passed(tx, timer)
             return
+        if await self._plans.time_passed(tx, timer):
+            return
         port_id, kind = read_timer(timer)
         bind_log(port_id=str(port_id))
         stored = await self._load(tx, port_id)
@@ -295,10 +297,8 @@ class BrokerService(StatefulService):
 
     async def on_dead(self, letter: DeadLetter) -> None:
         """A message was given up: tell its sender, if that is a tenant that the bus has proven."""
-        if letter.sender is None:
-            return
         try:
-            sender = Party.parse(letter.sender)
+            sender = Party.parse(letter.sender or "")
         except BadPartyName:
             return
         if sender.role is not Role.TENANT:

@@ -234,3 +234,47 @@ dns_names = Table(
     Index("uq_dns_names_zone_label", "zone", "label", unique=True),
 )
 """What the name server has confirmed of each VM: ``epoch``, and ``written``, the text of its mark; empty: nothing."""
+
+catalogues = Table(
+    "catalogues",
+    metadata,
+    Column("provider", NAME, primary_key=True),
+    Column("catalogue", Text, nullable=False),
+    Column("reported_at", UtcDateTime, nullable=False),
+)
+"""Each provider's newest price list, as JSON, by its own report."""
+
+plans = Table(
+    "plans",
+    metadata,
+    Column("plan_id", Uuid, primary_key=True),
+    Column("tenant", NAME, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("request", Text, nullable=False),
+    Column("result", Text),
+    Column("failure", Text),
+    Column("terms", Text),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    Index("ix_plans_tenant_created_at", "tenant", "created_at"),
+    Index("ix_plans_state", "state"),
+)
+"""Plans for many VMs. ``request`` and ``result`` are messages as JSON; ``terms`` say how it is carried out."""
+
+plan_moves = Table(
+    "plan_moves",
+    metadata,
+    Column("plan_id", ForeignKey("plans.plan_id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("vm_uuid", Uuid, nullable=False),
+    Column("vm_name", Text, nullable=False),
+    Column("donor", NAME, nullable=False),
+    Column("recipient", NAME, nullable=False),
+    Column("state", String(20), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("port_id", Uuid),
+    Column("detail", Text, nullable=False),
+    Index("ix_plan_moves_port_id", "port_id"),
+)
+"""Each plan's moves, in their order. ``port_id`` is the newest attempt's; the port may not be in the ledger yet."""

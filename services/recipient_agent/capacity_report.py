@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from services.recipient_agent.assessment import Terms
 from services.recipient_agent.capacity import room_on
 from services.recipient_agent.context import RecipientContext
+from shared.messages.catalogue import Catalogue, TenantLimits
 from shared.messages.nodes import CapacityReported
 from shared.parties import BROKER
 from shared.provider_agent import silence_s
@@ -36,9 +38,19 @@ class CapacityReport:
             memory_free_bytes=sum(max(room.memory_bytes, 0) for room in rooms),
             disk_free_bytes=sum(max(room.disk_bytes, 0) for room in rooms),
             nodes_silent_s={name: silence_s(view.heard_at, tx.now) for name, view in context.nodes.views.items()},
+            catalogue=catalogue_of(context.terms),
         )
         await tx.send(BROKER, report)
         tx.after_commit(lambda: self._sent(counts))
 
     def _sent(self, counts: tuple[int, int]) -> None:
         self._reported = counts
+
+
+def catalogue_of(terms: Terms) -> Catalogue:
+    """What is sold, and the most that one tenant may have."""
+    most = terms.quota_per_tenant
+    return Catalogue(
+        types=tuple(each.offered() for each in terms.instance_types),
+        per_tenant=TenantLimits(vms=most.vms, vcpus=most.vcpus, memory_mib=most.memory_mib, disk_gib=most.disk_gib),
+    )

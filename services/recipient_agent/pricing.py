@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from services.recipient_agent.capacity import GIB, MIB, disk_bytes
 from shared.currencies import KnownCurrency
 from shared.messages.base import Price, Refusal
+from shared.messages.catalogue import MAX_RESERVATIONS, OfferedType, ReservationTerms, check_reservations
 from shared.messages.costs import EnergyModel, EnergyTerms, JoiningTerms, Percent, UnitPrice
 from shared.messages.vm import VmDescription
 
@@ -35,6 +36,28 @@ class InstanceType(BaseModel):
     )
     price_per_month: Price = Field(description="Price per month.", examples=["21.50"])
     currency: KnownCurrency = Field(default="EUR", description="ISO 4217 code.")
+    reservations: Annotated[tuple[ReservationTerms, ...], Field(max_length=MAX_RESERVATIONS)] = Field(
+        default=(),
+        description="Contracts by which such a VM may be reserved: cheaper by the month, and paid for once more.",
+        examples=[[{"months": 12, "upfront": "60.00", "price_per_month": "12.90"}]],
+    )
+
+    @model_validator(mode="after")
+    def _reserved_is_cheaper(self) -> Self:
+        check_reservations(self.price_per_month, self.reservations)
+        return self
+
+    def offered(self) -> OfferedType:
+        """As the broker is told."""
+        return OfferedType(
+            name=self.name,
+            vcpus=self.vcpus,
+            memory_mib=self.memory_mib,
+            disk_gib=self.disk_gib,
+            price_per_month=self.price_per_month,
+            currency=self.currency,
+            reservations=self.reservations,
+        )
 
     def fits(self, vm: VmDescription) -> bool:
         """Whether a VM is no larger than this type."""

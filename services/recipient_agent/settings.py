@@ -16,6 +16,7 @@ from services.recipient_agent.prefix_files import PrefixSection
 from services.recipient_agent.pricing import InstanceType, Joining
 from services.recipient_agent.quote import Promise
 from shared.config import Section, ServiceSettings
+from shared.messages.catalogue import MAX_TYPES
 from shared.parties import Name, Role
 from shared.store import StoreSettings
 
@@ -132,7 +133,7 @@ class RecipientSettings(ServiceSettings):
     quota: QuotaSection = Field(default=QuotaSection())
     promise: Promise = Field(default=Promise())
     joining: Joining = Field(default=Joining())
-    instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1)] = Field(
+    instance_types: Annotated[tuple[InstanceType, ...], Field(min_length=1, max_length=MAX_TYPES)] = Field(
         description="The price list; a VM is billed as the cheapest type that it fits.",
     )
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from shared import config_sample
-from shared.client import network_commands, port_commands, prefix_commands, vm_commands
+from shared.client import network_commands, plan_commands, port_commands, prefix_commands, vm_commands
 from shared.client.session import Format, Session
 from shared.client.settings import ClientSettings
 from shared.client.setup_commands import print_schema, print_topology
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 app.add_typer(vm_commands.app, name="vm")
 app.add_typer(port_commands.app, name="port")
+app.add_typer(plan_commands.app, name="plan")
 app.add_typer(network_commands.app, name="network")
 app.add_typer(prefix_commands.app, name="prefix")
 app.add_typer(vm_commands.providers, name="provider")

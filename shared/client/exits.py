@@ -15,6 +15,7 @@ from shared.client.errors import (
 )
 from shared.client.limits import BadLimits
 from shared.client.outcome import Outcome
+from shared.client.plan_files import BadPlanFile
 from shared.client.resolve import Ambiguous, NotFound
 from shared.client.units import BadValue
 from shared.config import ConfigError
@@ -38,7 +39,7 @@ def exit_code_of(error: Exception) -> ExitCode:
     match error:
         case ConfigError():
             return ExitCode.CONFIG
-        case BadValue() | BadLimits() | Ambiguous() | VmportError(code="bad_authorisation"):
+        case BadValue() | BadLimits() | BadPlanFile() | Ambiguous() | VmportError(code="bad_authorisation"):
             return ExitCode.USAGE
         case NotFound():
             return ExitCode.NOT_FOUND

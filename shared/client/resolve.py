@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from shared.errors import VmportError
+from shared.messages.plans import PlanSummary
 from shared.messages.queries import PortSummary, RegisteredVm
 from shared.messages.vm import VmState
 
@@ -23,7 +24,7 @@ class NotFound(VmportError):
     def __init__(self, what: str, given: str) -> None:
         self.what = what
         self.given = given
-        listing = "port list" if what == "port" else "vm list"
+        listing = {"port": "port list", "plan": "plan list"}.get(what, "vm list")
         hint = f"of an id, give at least {MIN_PREFIX} characters; " if _is_short_prefix(given) else ""
         super().__init__(f"you have no {what} {given!r}; {hint}'vmport {listing}' shows yours")
 
@@ -65,6 +66,17 @@ def find_port(given: str, ports: Iterable[PortSummary]) -> UUID:
     if len(matches) > 1:
         raise Ambiguous("port", given, tuple(str(port.port_id) for port in matches))
     return matches[0].port_id
+
+
+def find_plan(given: str, plans: Iterable[PlanSummary]) -> UUID:
+    """By name, else by id or the beginning of one; raises `NotFound` or `Ambiguous`."""
+    known = list(plans)
+    matches = [plan for plan in known if plan.name == given] or [plan for plan in known if _begins(plan.plan_id, given)]
+    if not matches:
+        raise NotFound("plan", given)
+    if len(matches) > 1:
+        raise Ambiguous("plan", given, tuple(str(plan.plan_id) for plan in matches))
+    return matches[0].plan_id
 
 
 def whole_id(given: str) -> UUID | None:

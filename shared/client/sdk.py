@@ -31,6 +31,7 @@ from shared.client.errors import (
     PortEndedOtherwise,
     QuestionFailed,
 )
+from shared.client.plan_calls import PlanCalls
 from shared.client.port_ends import agreement_in, is_end, settled
 from shared.clocks import ClockOffsets
 from shared.messages import AnyEnvelope, Message, PortMessage, seal
@@ -101,7 +102,7 @@ REMEMBERED = 16
 """Messages whose answers still show the broker's clock."""
 
 
-class TenantClient:
+class TenantClient(PlanCalls):
     """One tenant's conversation with the broker. Use as an async context manager; it listens while it is open."""
 
     def __init__(

@@ -11,12 +11,14 @@ from typing import NamedTuple, TypeVar
 from shared.currencies import CURRENCIES
 from shared.errors import VmportError
 from shared.messages.base import EARLIEST_YEAR, LATEST_YEAR
+from shared.messages.demand import LONGEST_HORIZON_MONTHS
 
 _SECONDS_PER = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)$", re.ASCII)
 LONGEST = timedelta(days=36_500)
 """A hundred years. No duration that a port knows is longer, and every time plus this one is still a date."""
 
+_MONTHS = re.compile(r"^(\d{1,4})\s*(m|y)$", re.ASCII)
 _DRIVE = re.compile(r"^(?:all|[a-z]{2,4}[a-z])\Z")
 
 LONGEST_HORIZON_MONTHS = 120
@@ -71,6 +73,15 @@ def parse_duration(text: str) -> timedelta:
     if seconds > LONGEST.total_seconds():
         raise BadValue(text, f"a duration of at most {LONGEST.days}d")
     return timedelta(seconds=seconds)
+
+
+def parse_months(text: str) -> int:
+    """``12m`` or ``1y``, a number of months; raises `BadValue`."""
+    match = _MONTHS.match(text.strip().lower())
+    months = int(match[1]) * (12 if match[2] == "y" else 1) if match is not None else 0
+    if not 1 <= months <= LONGEST_HORIZON_MONTHS:
+        raise BadValue(text, f"a number of months or years such as 12m or 1y, 1 to {LONGEST_HORIZON_MONTHS} months")
+    return months
 
 
 def parse_drive(text: str) -> str:

@@ -12,6 +12,7 @@ from uuid import UUID
 from pydantic import Field
 
 from shared.messages.base import Bytes, Code, Count, Message, PortMessage, Refusal, Seconds, Text, Timestamp, Value
+from shared.messages.catalogue import Catalogue
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.vm import CpuFacts, HostCapacity, HostPlatform, IdentityBundle, VmSummary
 from shared.parties import Name, Role
@@ -140,6 +141,7 @@ class CapacityReported(Message):
     memory_free_bytes: Bytes
     disk_free_bytes: Bytes
     nodes_silent_s: dict[Name, Seconds] = Field(default_factory=dict, description=SILENT)
+    catalogue: Catalogue | None = Field(default=None, description="What is sold; null: nothing is said of it.")
 
 
 class ClockDiffers(Message):

@@ -33,7 +33,7 @@ def instances(schema: dict[str, Any], defs: dict[str, Any]) -> st.SearchStrategy
             return st.just(value)
         case {"enum": values}:
             return st.sampled_from(values)
-        case {"anyOf": options}:
+        case {"anyOf": options} | {"oneOf": options}:
             return st.one_of([instances(option, defs) for option in options])
         case {"type": "object"}:
             return _objects(schema, defs)

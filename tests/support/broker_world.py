@@ -41,7 +41,7 @@ from shared.messages.porting import (
 from shared.messages.service_change import PortAccepted, PortPhase
 from shared.messages.switchover import CopyState, QueryCopy
 from shared.metrics import Metrics
-from shared.parties import BROKER, Party, tenant
+from shared.parties import BROKER, Party, node, tenant
 from shared.store import Store, StoreSettings
 from shared.testing import ManualClock, MemoryBroker, MemoryBus, breathe
 from shared.testing_lanes import MemoryLaneAdmin
@@ -68,7 +68,8 @@ from tests.support.broker_samples import (
 )
 
 GLOBEX = tenant("globex")
-PARTIES = (BROKER, ACME, GLOBEX, ALPHA, BETA, GAMMA, ALPHA_NODE, BETA_NODE)
+GAMMA_NODE = node("gamma", "gamma-1")
+PARTIES = (BROKER, ACME, GLOBEX, ALPHA, BETA, GAMMA, ALPHA_NODE, BETA_NODE, GAMMA_NODE)
 Answers = list[tuple[Party, Message]]
 Part = Callable[[AnyEnvelope], Answers]
 

@@ -76,3 +76,13 @@ def test_an_unknown_currency_is_refused() -> None:
     """A price list in a currency that nobody has would never be compared."""
     with pytest.raises(ValidationError, match="XXX is no currency"):
         InstanceType(name="t", vcpus=1, memory_mib=512, disk_gib=0, price_per_month="1", currency="XXX")
+
+
+def test_a_reserved_month_costs_less() -> None:
+    """A price list that says otherwise is refused; what is sold is told to the broker as it stands."""
+    terms = {"months": 12, "upfront": "10.00", "price_per_month": "4.00"}
+    facts = {"name": "small", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "price_per_month": "5.00"}
+    offered = InstanceType.model_validate(facts | {"reservations": [terms]}).offered()
+    assert (offered.name, offered.currency, offered.reservations[0].months) == ("small", "EUR", 12)
+    with pytest.raises(ValidationError, match=r"price_per_month 6\.00 must be less than the price on demand, 5\.00"):
+        InstanceType.model_validate(facts | {"reservations": [terms | {"price_per_month": "6.00"}]})

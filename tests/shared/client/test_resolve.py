@@ -6,10 +6,11 @@ from uuid import UUID
 
 import pytest
 
-from shared.client.resolve import Ambiguous, NotFound, find_port, find_vm, whole_id
+from shared.client.resolve import Ambiguous, NotFound, find_plan, find_port, find_vm, whole_id
 from shared.messages.queries import PortSummary, RegisteredVm
 from shared.messages.service_change import PortPhase
 from shared.messages.vm import VmState
+from tests.support.plan_samples import shown_plan
 
 
 def vm(name: str, uuid: str) -> RegisteredVm:
@@ -113,3 +114,14 @@ def test_minimum_of_an_id(*, given: str, hinted: bool) -> None:
     with pytest.raises(NotFound) as caught:
         find_vm(given, VMS)
     assert ("give at least 4 characters" in str(caught.value)) is hinted
+
+
+def test_a_plan_by_name_or_id() -> None:
+    """Its name first; two plans of one name are told apart by their ids."""
+    plan = shown_plan().summary
+    other = plan.model_copy(update={"plan_id": UUID(int=5)})
+    assert find_plan("spring", [plan]) == find_plan(str(plan.plan_id)[:8], [plan, other]) == plan.plan_id
+    with pytest.raises(Ambiguous):
+        find_plan("spring", [plan, other])
+    with pytest.raises(NotFound, match="vmport plan list"):
+        find_plan("winter", [plan])

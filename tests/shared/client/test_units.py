@@ -15,6 +15,7 @@ from shared.client.units import (
     parse_downtime_ms,
     parse_drive,
     parse_duration,
+    parse_months,
     parse_price,
     parse_rate_bytes_per_s,
     parse_time,
@@ -198,3 +199,11 @@ def test_a_drive_is_a_target_or_all() -> None:
     for text in ("", "sd", "/dev/sda", "sda\n", "SDA"):
         with pytest.raises(BadValue):
             parse_drive(text)
+
+
+def test_months() -> None:
+    """Months or years; an empty horizon is none."""
+    assert [parse_months(text) for text in ("12m", "1y", " 3M ")] == [12, 12, 3]
+    for text in ("", "0m", "6y", "12", "12w", "-1m", "1.5y"):
+        with pytest.raises(BadValue, match="a number of months or years"):
+            parse_months(text)
