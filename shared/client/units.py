@@ -21,7 +21,7 @@ LONGEST = timedelta(days=36_500)
 _MONTHS = re.compile(r"^(\d{1,4})\s*(m|y)$", re.ASCII)
 _DRIVE = re.compile(r"^(?:all|[a-z]{2,4}[a-z])\Z")
 
-LONGEST_HORIZON_MONTHS = 120
+LONGEST_COMPARED_MONTHS = 120
 _PREFIXES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 _RATE = re.compile(r"^(\d+(?:\.\d+)?)\s*([kKmMgG]i?)?((?i:bits?)|[bB])(/s|ps)?$", re.ASCII)
 RATE_FORMS = "50Mbit/s, 50Mbps or 50mbit for bits; 6MB/s or 6MiB/s for bytes"
@@ -137,8 +137,8 @@ def parse_horizon_months(text: str) -> int:
     """``12``, ``12m`` or ``1y``: months, from 1 to 120; raises `BadValue`."""
     match = _HORIZON.match(text.strip().lower())
     months = int(match[1]) * (12 if (match[2] or "").startswith("y") else 1) if match is not None else 0
-    if not 1 <= months <= LONGEST_HORIZON_MONTHS:
-        raise BadValue(text, f"a time from 1 month to {LONGEST_HORIZON_MONTHS}, such as 12, 12m or 1y")
+    if not 1 <= months <= LONGEST_COMPARED_MONTHS:
+        raise BadValue(text, f"a time from 1 month to {LONGEST_COMPARED_MONTHS}, such as 12, 12m or 1y")
     return months
 
 
