@@ -239,9 +239,11 @@ def agreement_text(agreement: ServiceChangeAgreement) -> str:
 
 def refusals_table(refusals: Sequence[Refusal], *, title: str | None = None) -> Table:
     """Why a port is refused: each rule, and the facts that break it."""
-    table = make_table("CODE", "RULE", "FOUND", title=title)
+    has_clauses = any(refusal.clause for refusal in refusals)
+    table = make_table("CODE", "RULE", "FOUND", *(("CLAUSE",) if has_clauses else ()), title=title)
     for refusal in refusals:
-        table.add_row(refusal.code, plain(refusal.rule), plain(refusal.evidence))
+        clause = (plain(refusal.clause),) if has_clauses else ()
+        table.add_row(refusal.code, plain(refusal.rule), plain(refusal.evidence), *clause)
     return table
 
 

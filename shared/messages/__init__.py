@@ -2,10 +2,11 @@
 
 ``service_change``: tenant and broker. ``approval``: broker and donor. ``porting``: fixing a port and carrying it out.
 ``switchover``: taking a committed switchover back. ``addresses``: how a VM's addresses are kept. ``nodes``: inside one
-provider. ``queries``: questions that a tenant asks. Importing this package registers every type.
+provider. ``queries``: questions that a tenant asks. ``rules``: what a rule says, and to whom. Importing this package
+registers every type.
 """
 
-from shared.messages import addresses, approval, nodes, porting, queries, service_change, switchover, vm
+from shared.messages import addresses, approval, nodes, porting, queries, rules, service_change, switchover, vm
 from shared.messages.base import MESSAGE_TYPES, Message, PortMessage, Refusal
 from shared.messages.envelope import CONTENT_TYPE, AnyEnvelope, Envelope, MessageError, open_envelope, seal
 
@@ -24,6 +25,7 @@ __all__ = [
     "open_envelope",
     "porting",
     "queries",
+    "rules",
     "seal",
     "service_change",
     "switchover",

@@ -24,6 +24,7 @@ from shared.messages.base import (
 )
 from shared.messages.network import NetworkTerms, WantedMode
 from shared.messages.quote_lines import QuoteLines, Requirements
+from shared.messages.rule_facts import Told
 from shared.parties import Name, PartyName, Role
 
 BEST = "best"
@@ -144,6 +145,7 @@ class PortRequested(PortMessage):
     recipient: Name = Field(description="A provider's name, or 'best'.")
     limits: PortLimits = PortLimits()
     dry_run: bool = Field(default=False, description="Verify and quote only; ends in PortPlanned.")
+    told: Told = Field(default_factory=dict, description="What the tenant tells a donor that demands it, by field.")
 
 
 class PortAccepted(PortMessage):
