@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shared.client.render import facts_table, human_time, make_table, plain
-from shared.messages.rule_facts import AppliedRule, Charge, RuleOutcome
+from shared.messages.rule_facts import AppliedRule, RuleOutcome
 from shared.messages.rules import RulesChecked, ShownRule
 
 _COLOURS = {
@@ -95,8 +95,3 @@ def applied_table(rules: Sequence[AppliedRule], *, title: str | None = None) -> 
             rule.facts_sha256[:12],
         )
     return table
-
-
-def charges_text(charges: Sequence[Charge]) -> str | None:
-    """The donor's charges in one line."""
-    return ", ".join(f"{each.kind} {each.amount} {each.currency}" for each in charges) or None

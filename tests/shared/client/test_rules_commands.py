@@ -9,7 +9,7 @@ import pytest
 
 from shared.exit_codes import ExitCode
 from shared.messages import AnyEnvelope, Refusal
-from shared.messages.rule_facts import RuleOutcome
+from shared.messages.rule_facts import Charge, ChargeKind, RuleOutcome
 from shared.messages.rules import CheckRules, ListRules, RulesChecked, RulesListed
 from shared.messages.service_change import PortAccepted, PortPlanned, PortRefused, PortRequested
 from tests.shared.client.test_rules_tables import APPLIED, RULE
@@ -117,7 +117,9 @@ def test_bad_tell(vmport: Cli, bad: str) -> None:
 
 def test_port_show_has_the_rules(vmport: Cli, broker: ScriptedBroker) -> None:
     """Each that was applied."""
-    broker.ports[PORT] = shown_port(PORT, rules=(APPLIED,))
+    charge = Charge(kind=ChargeKind.EGRESS, amount="3.00", currency="EUR")
+    broker.ports[PORT] = shown_port(PORT, rules=(APPLIED,), charges=(charge,))
     assert vmport("port", "show", str(PORT)) == ExitCode.OK
     assert "rules that were applied" in vmport.out
     assert "Art. 25(2)(d)" in vmport.out
+    assert "egress 3.00 EUR" in vmport.out

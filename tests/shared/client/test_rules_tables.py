@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime
-from decimal import Decimal
 from io import StringIO
 from uuid import UUID
 
 from rich.console import Console
 from rich.table import Table
 
-from shared.client.rules_tables import applied_table, charges_text, checked_tables, rule_tables, rules_table, validity
-from shared.messages.rule_facts import AppliedRule, Charge, ChargeKind, RuleOutcome
+from shared.client.rules_tables import applied_table, checked_tables, rule_tables, rules_table, validity
+from shared.messages.rule_facts import AppliedRule, RuleOutcome
 from shared.messages.rules import RulesChecked, ShownRule
 
 RULE = ShownRule(
@@ -82,10 +81,8 @@ def test_a_check() -> None:
     assert "open" in shown
 
 
-def test_validity_and_charges() -> None:
+def test_validity() -> None:
     """In one line."""
     ends = RULE.model_copy(update={"valid_to": date(2027, 1, 12)})
     always = RULE.model_copy(update={"valid_from": None})
     assert (validity(ends), validity(always)) == ("from 2025-09-12 to 2027-01-12", "always")
-    charge = Charge(kind=ChargeKind.EGRESS, amount=Decimal("3.00"), currency="EUR")
-    assert (charges_text((charge,)), charges_text(())) == ("egress 3.00 EUR", None)
