@@ -283,6 +283,16 @@ async def _set_timer(tx: Transaction, port_id: UUID, kind: str, due_at: datetime
         await tx.arm(timer_key(port_id, kind), due_at)
 
 
+async def time_event(tx: Transaction, kind: str, stored: StoredPort) -> Event:
+    """The event of a port's timer."""
+    if kind == "deadline":
+        return DeadlinePassed(stored.progress_at)
+    if kind == "wake":
+        return WakeUp()
+    state = stored.state
+    return RuleDue(await ledger.ported_since(tx.connection, state.request.vm_uuid, state.requested_at))
+
+
 async def repeat_answer(tx: Transaction, envelope: Envelope[PortRequested], known: StoredPort) -> None:
     """The port id is known: a repeated request is answered as before, another one is refused."""
     request, state = envelope.data, known.state

@@ -23,22 +23,18 @@ from services.broker.inquiries import Inquiries
 from services.broker.ledger import LedgerConflict, StoredPort
 from services.broker.metrics import WAITING, BrokerMetrics
 from services.broker.network_queries import network_of_port
-from services.broker.port_steps import Stepper, read_timer, repeat_answer
+from services.broker.port_steps import Stepper, read_timer, repeat_answer, time_event
 from services.broker.progress import ProgressRelay
 from services.broker.questions import Questions
 from services.broker.relay_lanes import LaneKeeper
 from services.broker.rules.book import NO_BOOK, RuleBook
 from services.broker.saga import (
-    DeadlinePassed,
     Decision,
-    Event,
     Heard,
     LanesOpened,
-    RuleDue,
     SagaState,
     Send,
     Verdict,
-    WakeUp,
 )
 from services.broker.settings import BrokerSettings
 from services.broker.their_clock import on_our_clock
@@ -241,7 +237,7 @@ class BrokerService(StatefulService):
         bind_log(port_id=str(port_id))
         stored = await self._load(tx, port_id)
         if stored is not None:
-            event = _time_event(kind, stored)
+            event = await time_event(tx, kind, stored)
             decision = await self._stepper.step(tx, stored, event, None)
             if decision.verdict is Verdict.IGNORED:
                 await self._stepper.rearm(tx, stored.state, after=tx.now)
@@ -384,13 +380,6 @@ async def _decide_again(work: Callable[[], Awaitable[None]]) -> None:
             return
         await asyncio.sleep(pause_s)
     await work()
-
-
-def _time_event(kind: str, stored: StoredPort) -> Event:
-    """The event of a port's timer."""
-    if kind == "deadline":
-        return DeadlinePassed(stored.progress_at)
-    return RuleDue() if kind == "rule" else WakeUp()
 
 
 def _mark_dry_run(state: SagaState) -> None:

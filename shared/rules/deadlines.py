@@ -9,19 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.messages.rule_facts import RuleOutcome
-from shared.rules.predicates import Found, Given, Predicate, met, unknown
+from shared.rules.predicates import Found, Given, Predicate, duty, met, unknown
 from shared.rules.spans import Span
-
-
-def _duty(given: Given, due_at: datetime, evidence: str, done_at: datetime | None) -> Found:
-    """Due, met, or overdue. At the very end of the time it is still met."""
-    order = due_at.timestamp()
-    if done_at is not None and done_at <= due_at:
-        return Found(RuleOutcome.MET, f"{evidence}; done at {done_at}", order=order)
-    if done_at is not None:
-        return Found(RuleOutcome.OVERDUE, f"{evidence}; done only at {done_at}", order=order)
-    outcome = RuleOutcome.OVERDUE if given.now > due_at else RuleOutcome.DUE
-    return Found(outcome, evidence, due_at, order=order)
 
 
 class TransitionMax(Predicate):
@@ -46,7 +35,7 @@ class TransitionMax(Predicate):
         if facts.window_start is not None and facts.deadline is not None and facts.window_start > due_at:
             due_at = facts.deadline
             said = f"extended by the tenant's own window until {due_at}"
-        yield _duty(given, due_at, said, facts.switched_at)
+        yield duty(given, due_at, said, facts.switched_at)
 
 
 def _notice_end(given: Given) -> datetime:
@@ -92,7 +81,7 @@ class PortWithin(Predicate):
             return
         starts_at = max(facts.requested_at, facts.wanted_start or facts.requested_at)
         due_at = self.at_most.after(starts_at, given.calendar)
-        yield _duty(given, due_at, f"the VM must have arrived by {due_at}", facts.switched_at)
+        yield duty(given, due_at, f"the VM must have arrived by {due_at}", facts.switched_at)
 
 
 class RetrievalMin(Predicate):
@@ -140,7 +129,7 @@ class EraseAfter(Predicate):
             yield unknown("when the VM has left")
             return
         due_at = self.within.after(self.retrieval.after(switched_at, given.calendar), given.calendar)
-        yield _duty(given, due_at, f"the data must be erased by {due_at}", given.facts.erased_at)
+        yield duty(given, due_at, f"the data must be erased by {due_at}", given.facts.erased_at)
 
 
 class Withdrawal(Predicate):

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from shared.messages.base import Code, Price, Refusal
 from shared.messages.rule_facts import Charge, ChargeKind, Currency, Ground, RuleOutcome
-from shared.rules.predicates import Found, Given, Predicate, later, met, unknown, unlawful
+from shared.rules.predicates import Found, Given, Predicate, duty, later, met, unknown, unlawful
 from shared.rules.spans import FARTHEST, Span
 
 Kinds = Annotated[tuple[ChargeKind, ...], Field(min_length=1, max_length=len(ChargeKind))]
@@ -229,7 +229,7 @@ class AnswerWithin(Predicate):
         if facts.refused_at is not None and facts.refused_at > due_at:
             yield unlawful(f"refused at {facts.refused_at}; the answer was due at {due_at}", *Ground, order=order)
         elif facts.refused_at is None and facts.approved_at is None and facts.ended_at is None:
-            yield Found(RuleOutcome.DUE, f"the donor answers until {due_at}", due_at, order=order)
+            yield duty(given, due_at, f"the donor answers until {due_at}", None)
         else:
             yield met(f"answered; it was due at {due_at}", order=order)
 
@@ -301,4 +301,4 @@ class Unfeasible(Predicate):
             yield unlawful(f"{', '.join(reasons)}: said at {facts.refused_at}, due {notify_by}", order=order)
         else:
             evidence = f"{', '.join(reasons)}: the switch must be possible by {due_at}"
-            yield Found(RuleOutcome.DUE, evidence, due_at, order=order)
+            yield duty(given, due_at, evidence, facts.ported_at)

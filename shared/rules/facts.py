@@ -46,6 +46,7 @@ class PortFacts(Value):
     switched_at: Timestamp | None = Field(default=None, description="When the VM had arrived at the recipient.")
     withdrawn_at: Timestamp | None = None
     erased_at: Timestamp | None = None
+    ported_at: Timestamp | None = Field(default=None, description="When a later port has moved the VM after all.")
     ended_at: Timestamp | None = Field(default=None, description="When the port ended without success.")
 
     def known(self, **facts: object) -> Self:

@@ -85,6 +85,17 @@ def unknown(what: str) -> Found:
     return Found(RuleOutcome.UNKNOWN, f"{what} is not known")
 
 
+def duty(given: Given, due_at: datetime, evidence: str, done_at: datetime | None) -> Found:
+    """Due, met, or overdue. At the very end of the time it is still met."""
+    order = due_at.timestamp()
+    if done_at is not None and done_at <= due_at:
+        return Found(RuleOutcome.MET, f"{evidence}; done at {done_at}", order=order)
+    if done_at is not None:
+        return Found(RuleOutcome.OVERDUE, f"{evidence}; done only at {done_at}", order=order)
+    outcome = RuleOutcome.OVERDUE if given.now > due_at else RuleOutcome.DUE
+    return Found(outcome, evidence, due_at, order=order)
+
+
 def later(day: date, days: int) -> date:
     """So many days later; the last day that a date can say is as good as never."""
     return date.max if days > (date.max - day).days else day + timedelta(days=days)

@@ -12,7 +12,10 @@ LARGEST_BYTES = 1024 * 1024
 
 def load(own: Path | None = None) -> tuple[Regime, ...]:
     """All regimes, by name; several files of one name are one regime. Raises `RegimeError` for the first bad file."""
-    files = sorted(SHIPPED.glob("*.toml")) + (_own(own) if own is not None else [])
+    shipped = sorted(SHIPPED.glob("*.toml"))
+    if not shipped:
+        raise RegimeError(str(SHIPPED), "regime", "the files that ship are missing; install vmport again")
+    files = shipped + (_own(own) if own is not None else [])
     read = [(str(file), read_file(file)) for file in files]
     check_together(read)
     joined: dict[str, Regime] = {}

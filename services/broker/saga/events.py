@@ -43,6 +43,9 @@ class WakeUp:
 class RuleDue:
     """The time of a duty by a rule has come; it may be long after the port's end."""
 
+    ported_at: datetime | None = None
+    """When the VM's owner last changed, if that was after the port was asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class LanesOpened:

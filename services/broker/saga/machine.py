@@ -35,7 +35,7 @@ def step(state: SagaState, event: Event, now: datetime, timing: Timing) -> Decis
         case WakeUp():
             decision, allowed = _timed(at, row.on_wake, due=state.wake_at, what="wake-up")
         case RuleDue():
-            decision, allowed = obligations.time_passed(at), ()
+            decision, allowed = obligations.time_passed(at, event), ()
         case Settled():
             decision, allowed = _settle(at, row, event)
         case LanesOpened():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import Effect, RuleBroken, Send
+from services.broker.saga.events import RuleDue
 from shared.messages import Refusal
 from shared.messages.rule_facts import AppliedRule, RuleOutcome
 from shared.messages.rules import DemandRefused
@@ -63,13 +64,14 @@ def ended(at: Moment, phase: PortPhase) -> Moment:
     return judge(at, ended_at=at.now, **withdrawn)[0]
 
 
-def time_passed(at: Moment) -> Decision:
+def time_passed(at: Moment, event: RuleDue) -> Decision:
     """A duty's time has come: judge again, and call an operator for what was not done."""
     rules = at.state.rules
     if rules.due_at is None or at.now < rules.due_at:
         return at.ignore("no duty is due")
     open_before = {(each.regime, each.rule) for each in rules.applied if each.outcome is RuleOutcome.DUE}
-    after, _, effects = judge(at)
+    known = {"ported_at": event.ported_at} if event.ported_at is not None else {}
+    after, _, effects = judge(at, **known)
     overdue = [
         each
         for each in after.state.rules.applied

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from pydantic import Field
@@ -13,6 +13,8 @@ from shared.messages.rule_facts import AppliedRules, Charge, RuleOutcome
 from shared.parties import Name
 from shared.rules.facts import PortFacts, Region
 from shared.rules.regime import Regime
+
+SECOND = timedelta(seconds=1)
 
 
 class PortRules(Saved):
@@ -31,9 +33,9 @@ class PortRules(Saved):
 
     @property
     def due_at(self) -> datetime | None:
-        """When the next duty is due."""
+        """When the next duty is looked at: a second after its time, when it can be late."""
         times = [each.due_at for each in self.applied if each.outcome is RuleOutcome.DUE and each.due_at is not None]
-        return min(times, default=None)
+        return min(times) + SECOND if times else None
 
 
 NO_RULES = PortRules()

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from datetime import date, timedelta
 
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.broker.rules.regime_files import load
 from shared.messages.rule_facts import Charge, ChargeKind, DonorFacts, Ground, RuleOutcome
 from shared.rules.evaluate import bound, evaluate
 from shared.rules.facts import PortFacts
@@ -37,6 +41,7 @@ def both(stated: DonorFacts | None = None, **known: object) -> PortFacts:
     return port_facts(stated, tenant_region="EU-DE", donor_region="IN", **known)
 
 
+SHIPPED = load()
 DEFAULT = regime("default", {"kind": "reason_given"}, region="default")
 
 
@@ -158,3 +163,44 @@ def test_nothing_binds_without_regimes() -> None:
     verdict = evaluate((), both(DonorFacts()), ASKED)
     assert (verdict.applied, verdict.refusals, verdict.void) == ((), (), ())
     assert RuleOutcome.MET not in {each.outcome for each in verdict.applied}
+
+
+STATED = st.builds(
+    DonorFacts,
+    contract_start=st.dates(date(2026, 1, 1), date(2027, 4, 1)),
+    contract_end=st.none() | st.dates(date(2027, 1, 1), date(2028, 1, 1)),
+    early_exit=st.booleans(),
+    minimum_stay_days=st.integers(0, 800),
+    notice_days=st.integers(0, 800),
+    legal_holds=st.sampled_from([(), ("court order",)]),
+    demands=st.sampled_from([(), ("account_number",), ("mothers_name",)]),
+    charges=st.lists(
+        st.builds(
+            Charge,
+            kind=st.sampled_from(ChargeKind),
+            amount=st.decimals(0, 100, places=2),
+            currency=st.sampled_from(["EUR", "INR"]),
+            direct_cost=st.none() | st.decimals(0, 100, places=2),
+        ),
+        max_size=3,
+    ).map(tuple),
+)
+REGIONS = st.sampled_from(["EU", "IN-DL", "IN-JK", "UK", "US", "default"])
+
+
+@given(STATED, REGIONS, REGIONS, st.lists(st.sampled_from(Ground), max_size=3).map(tuple), st.integers(-400, 800))
+def test_several_regimes_are_never_milder_than_one(
+    stated: DonorFacts, tenant: str, donor: str, grounds: tuple[Ground, ...], days: int
+) -> None:
+    """What one of them refuses to the tenant is refused by all together, and a charge that one forbids is struck."""
+    now = ASKED + timedelta(days=max(days, 0))
+    facts = port_facts(stated, tenant_region=tenant, donor_region=donor, refused_on=grounds, refused_at=now)
+    together = evaluate(SHIPPED, facts, now)
+    for one in bound(SHIPPED, facts):
+        alone = evaluate((one,), facts, now)
+        assert {each.code for each in alone.refusals} <= {each.code for each in together.refusals}
+        assert set(together.charges) <= set(alone.charges)
+        assert (alone.keep_until or now) <= (together.keep_until or now)
+    for void in together.void:
+        assert void.refusal.clause
+        assert void.refusal.evidence

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from services.broker.rules import regime_files
 from services.broker.rules.regime_files import LARGEST_BYTES, SHIPPED, load, read_file
 from shared.rules.facts import PortFacts
 from shared.rules.kinds import PREDICATES
@@ -151,6 +152,12 @@ class TestOwnFolder:
         with pytest.raises(RegimeError, match="overlapping validity") as caught:
             load(tmp_path)
         assert (caught.value.file, caught.value.key) == (str(file), "rules.fields")
+
+    def test_an_installation_without_regimes_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No law would bind any port, and nobody would know."""
+        monkeypatch.setattr(regime_files, "SHIPPED", tmp_path)
+        with pytest.raises(RegimeError, match="the files that ship are missing"):
+            load()
 
     def test_missing_folder(self, tmp_path: Path) -> None:
         """The error names it."""

@@ -6,9 +6,7 @@ from datetime import date, timedelta
 
 import pytest
 
-from services.broker.rules.book import RuleBook
-from services.broker.rules.regime_files import load
-from services.broker.saga import PortRules, RuleBroken
+from services.broker.saga import RuleBroken
 from services.broker.saga.approving import begin_refused
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
@@ -16,18 +14,11 @@ from shared.messages.porting import QuoteOffered
 from shared.messages.rule_facts import Charge, ChargeKind, DonorFacts, RuleOutcome
 from shared.messages.rules import DemandRefused
 from shared.messages.service_change import PortPhase, PortRefused
-from tests.support.broker_samples import ALPHA, BETA, NOW, PORT, VM, Conversation, identity, quote, refusal, request
+from tests.support.broker_samples import ALPHA, BETA, NOW, PORT, Conversation, identity, quote, refusal, request
+from tests.support.port_rules import rules
 
 P = PortPhase
-REGIMES = load()
 PLAIN = DonorFacts(contract_start=date(2020, 1, 1))
-
-
-def rules(*, tenant: str = "default", donor: str = "default", recipient: str = "default") -> PortRules:
-    """The rules of a port between parties of these regions."""
-    book = RuleBook(REGIMES, {"acme": tenant}, {"alpha": donor, "beta": recipient})
-    facts = book.facts(vm_uuid=VM, tenant="acme", donor="alpha", recipient="beta", requested_at=NOW)
-    return book.for_port(facts, ("beta",))
 
 
 def asked(**regions: str) -> Conversation:

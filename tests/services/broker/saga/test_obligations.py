@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
-from services.broker.saga import RuleBroken, RuleDue, Verdict, step
+from services.broker.saga import Moment, RuleBroken, RuleDue, Verdict, step
 from services.broker.saga.obligations import before, ended, judge, split
 from shared.messages import Refusal
 from shared.messages.approval import DonorApproved
@@ -22,7 +22,7 @@ from shared.messages.porting import (
 )
 from shared.messages.rule_facts import RuleOutcome
 from shared.messages.service_change import CancelPort, PortPhase
-from tests.services.broker.saga.test_approving import PLAIN, asked, outcome
+from tests.services.broker.saga.test_approving import PLAIN, asked, outcome, rejected
 from tests.support.broker_samples import (
     ACME,
     ALPHA,
@@ -36,6 +36,7 @@ from tests.support.broker_samples import (
     identity,
     outbound_finished,
     quote,
+    refusal,
     request_switchover,
     reserved,
 )
@@ -67,17 +68,34 @@ class TestDuties:
     """What must be done by a time."""
 
     def test_a_port_that_is_late_calls_an_operator(self) -> None:
-        """In Britain after one working day; at the end of it nothing is late yet, and a second later it is."""
+        """In Britain after one working day; once."""
         talk = fixed(donor="UK")
         due(talk)
-        assert talk.last is not None
-        assert talk.last.effects == ()
-        late = step(talk.state, RuleDue(), talk.now + timedelta(seconds=1), talk.timing)
-        [broken] = [effect for effect in late.effects if isinstance(effect, RuleBroken)]
+        broken = talk.effect(RuleBroken)
         assert (broken.regime, broken.rule, broken.how) == ("uk-ofcom-c7", "one_day", "overdue")
-        assert late.state.phase is talk.state.phase
-        again = step(late.state, RuleDue(), talk.now + timedelta(seconds=2), talk.timing)
+        assert talk.state.phase is P.PREPARING
+        again = step(talk.state, RuleDue(), talk.now + timedelta(seconds=2), talk.timing)
         assert again.verdict is Verdict.IGNORED
+
+    def test_at_the_very_end_of_its_time_nothing_is_late(self) -> None:
+        """The timer comes a second later."""
+        talk = fixed(donor="UK")
+        assert talk.state.rule_due_at is not None
+        last = talk.state.rule_due_at - timedelta(seconds=1)
+        assert step(talk.state, RuleDue(), last, talk.timing).verdict is Verdict.IGNORED
+        assert judge(Moment(talk.state, last, talk.timing))[0].state.rule_due_at == talk.state.rule_due_at
+
+    @pytest.mark.parametrize(
+        ("ported_at", "how"), [(None, ["overdue"]), (NOW + 100 * DAY, []), (NOW + 300 * DAY, ["overdue"])]
+    )
+    def test_a_switch_that_was_not_possible_must_become_so(self, ported_at: datetime | None, how: list[str]) -> None:
+        """Within seven months, by another port."""
+        talk = asked(tenant="EU").hear(ALPHA, rejected(refusal("node_unreachable")))
+        assert talk.state.phase is P.REFUSED
+        talk.now = talk.state.rule_due_at or NOW
+        talk.last = step(talk.state, RuleDue(ported_at), talk.now, talk.timing)
+        found = [effect.how for effect in talk.last.effects if isinstance(effect, RuleBroken)]
+        assert (found, talk.last.state.rule_due_at) == (how, None)
 
     def test_a_timer_that_comes_too_early_changes_nothing(self) -> None:
         """It is set again."""
@@ -146,7 +164,6 @@ class TestRetrieval:
         due(talk)
         assert outcome(talk, "retrieval") is RuleOutcome.MET
         due(talk)
-        talk.last = step(talk.state, RuleDue(), talk.now + timedelta(seconds=1), talk.timing)
         assert talk.effect(RuleBroken).rule == "erasure"
 
 

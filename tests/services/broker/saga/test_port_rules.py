@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from services.broker.saga.port_rules import NO_RULES, PortRules
 from shared.messages.rule_facts import RuleOutcome
-from tests.services.broker.saga.test_approving import asked, rules
+from tests.services.broker.saga.test_approving import asked
+from tests.support.port_rules import rules
 
 
 def test_it_is_read_back_as_it_was_saved() -> None:
