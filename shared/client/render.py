@@ -191,6 +191,8 @@ def _figures(total_s: float, downtime_ms: int) -> str:
 def plan_tables(plan: PortPlanned) -> list[Table]:
     """``quote``: offers, best first, and who declined."""
     tables = [offers_table(plan.quotes), *(lines_table(quote) for quote in plan.quotes if has_lines(quote))]
+    if plan.charges:
+        tables.append(facts_table(None, (("donor's charges", charges_text(plan.charges)),)))
     for provider, refusals in plan.declined.items():
         tables.append(refusals_table(refusals, title=f"{provider} declines"))
     return tables

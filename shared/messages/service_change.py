@@ -24,7 +24,7 @@ from shared.messages.base import (
 )
 from shared.messages.network import NetworkTerms, WantedMode
 from shared.messages.quote_lines import QuoteLines, Requirements
-from shared.messages.rule_facts import Told
+from shared.messages.rule_facts import Charge, Told
 from shared.parties import Name, PartyName, Role
 
 BEST = "best"
@@ -189,6 +189,7 @@ class PortPlanned(PortMessage):
 
     quotes: tuple[Quote, ...]
     declined: dict[Name, tuple[Refusal, ...]]
+    charges: tuple[Charge, ...] = Field(default=(), description="The donor's charges that no rule forbids.")
 
 
 class StreamProgress(Value):

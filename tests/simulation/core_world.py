@@ -77,7 +77,7 @@ class Again(Exception):
 def _opened() -> SagaState:
     """A port whose window has just opened; made once."""
     if not _BEGIN:
-        _BEGIN.append(Conversation.begin(request(), rules=rules(tenant="EU", donor="IN")).fixed())
+        _BEGIN.append(Conversation.begin(request(), rules=rules()).fixed())
     return _BEGIN[0].state
 
 

@@ -92,7 +92,10 @@ def _choose(at: Moment) -> Decision:
     choice = quotes.choose(open_offers, state.request.limits, at.now)
     if state.request.dry_run:
         declined = {**state.declined, **choice.unacceptable}
-        return plan(at, PortPlanned(port_id=state.port_id, quotes=choice.ranked, declined=declined))
+        planned = PortPlanned(
+            port_id=state.port_id, quotes=choice.ranked, declined=declined, charges=state.rules.charges
+        )
+        return plan(at, planned)
     at = _declined(at, choice.unacceptable)
     return _reserve(at, choice.ranked[0]) if choice.ranked else _no_offer_left(at)
 

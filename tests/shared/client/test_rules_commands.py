@@ -18,6 +18,9 @@ from tests.support.scripted_broker import PORT, QUOTE, WEB, Cli, ScriptedBroker,
 CHECKED = RulesChecked(vm_uuid=WEB.uuid, donor="alpha", recipient="beta", regimes=("eu-data-act",), rules=(APPLIED,))
 
 
+CHARGE = Charge(kind=ChargeKind.EGRESS, amount="3.00", currency="EUR")
+
+
 @pytest.fixture
 def asked(broker: ScriptedBroker) -> list[Any]:
     """What the broker is asked; it knows one rule."""
@@ -98,12 +101,13 @@ def test_tell(vmport: Cli, broker: ScriptedBroker) -> None:
         assert isinstance(envelope.data, PortRequested)
         told.append(envelope.data.told)
         port_id = envelope.data.port_id
-        planned = PortPlanned(port_id=port_id, quotes=(QUOTE,), declined={})
+        planned = PortPlanned(port_id=port_id, quotes=(QUOTE,), declined={}, charges=(CHARGE,))
         broker.say(planned if envelope.data.dry_run else PortAccepted(port_id=port_id), cause=envelope)
 
     broker.on_command = answer
     tell = ("--tell", "account_number=4711", "--tell", "zip_code=12345")
     assert vmport("quote", "web", *tell) == ExitCode.OK
+    assert "egress 3.00 EUR" in vmport.out
     assert vmport("port", "create", "web", "--to", "beta", "--no-wait", *tell) == ExitCode.OK
     assert told == [{"account_number": "4711", "zip_code": "12345"}] * 2
 
@@ -117,8 +121,7 @@ def test_bad_tell(vmport: Cli, bad: str) -> None:
 
 def test_port_show_has_the_rules(vmport: Cli, broker: ScriptedBroker) -> None:
     """Each that was applied."""
-    charge = Charge(kind=ChargeKind.EGRESS, amount="3.00", currency="EUR")
-    broker.ports[PORT] = shown_port(PORT, rules=(APPLIED,), charges=(charge,))
+    broker.ports[PORT] = shown_port(PORT, rules=(APPLIED,), charges=(CHARGE,))
     assert vmport("port", "show", str(PORT)) == ExitCode.OK
     assert "rules that were applied" in vmport.out
     assert "Art. 25(2)(d)" in vmport.out

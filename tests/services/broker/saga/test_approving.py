@@ -13,7 +13,7 @@ from shared.messages.approval import ApprovalRequested, DonorApproved, DonorReje
 from shared.messages.porting import QuoteOffered
 from shared.messages.rule_facts import Charge, ChargeKind, DonorFacts, RuleOutcome
 from shared.messages.rules import DemandRefused
-from shared.messages.service_change import PortPhase, PortRefused
+from shared.messages.service_change import PortPhase, PortPlanned, PortRefused
 from tests.support.broker_samples import ALPHA, BETA, NOW, PORT, Conversation, identity, quote, refusal, request
 from tests.support.port_rules import rules
 
@@ -119,6 +119,10 @@ class TestUnlawfulDemands:
             P.QUOTING, "donor.alpha <- DemandRefused", "unlawful: charge_cap", "recipient.beta <- QuoteRequested"
         )
         assert talk.state.rules.charges == (cheap,)
+        quoted = Conversation.begin(request(dry_run=True), rules=rules(tenant="EU"))
+        quoted.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), facts=facts))
+        quoted.hear(BETA, QuoteOffered(port_id=PORT, quote=quote()))
+        assert quoted.sent(PortPlanned).charges == (cheap,)
         late = asked(tenant="EU")
         late.now = NOW.replace(year=2028)
         late.hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), facts=facts))
