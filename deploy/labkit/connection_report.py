@@ -9,6 +9,7 @@ from deploy.labkit.echo_probe import Seen, outage
 
 FAMILIES = ("ipv4", "ipv6")
 _SHOWN_ERRORS = 3
+_MOST_SILENCES = 64
 
 
 @dataclass
@@ -40,13 +41,31 @@ class KindReport:
 
 
 @dataclass(frozen=True)
+class Silence:
+    """A long time without an answer, less the usual time between two. `began_at`, `ended_at`: seconds since 1970."""
+
+    began_at: float
+    ended_at: float
+    outage_ms: float
+
+
+@dataclass(frozen=True)
 class EchoReport:
-    """How packets of one family fared. `answered_again_at` is when the longest silence ended (seconds since 1970)."""
+    """How packets of one family fared. `answered_again_at` is when the longest silence ended (seconds since 1970).
+
+    `silences` are the longest ones in the order of time: a guest that is busy, or whose host is, has several in a port.
+    """
 
     sent: int
     answered: int
     outage_ms: float
     answered_again_at: float | None
+    silences: tuple[Silence, ...] = ()
+
+    def outage_within_ms(self, began_at: float, ended_at: float) -> float:
+        """The longest silence that touches a time (seconds since 1970): the switchover's, and no other one's."""
+        touching = (each for each in self.silences if each.began_at <= ended_at and each.ended_at >= began_at)
+        return max((each.outage_ms for each in touching), default=0.0)
 
 
 @dataclass(frozen=True)
@@ -67,7 +86,10 @@ class Report:
             kinds={
                 kind: KindReport(**{**each, "errors": tuple(each["errors"])}) for kind, each in raw["kinds"].items()
             },
-            udp={family: EchoReport(**each) for family, each in raw["udp"].items()},
+            udp={
+                family: EchoReport(**{**each, "silences": tuple(Silence(**silence) for silence in each["silences"])})
+                for family, each in raw["udp"].items()
+            },
         )
 
 
@@ -93,7 +115,21 @@ def echo_report(
     """From answers (seconds since `started_at`, packet number) in the order in which they came."""
     seen = outage(answers, sent=sent, interval_s=interval_s, until_s=until_s)
     again_s = _answered_again_s(answers, seen)
-    return EchoReport(sent, seen.answered, seen.outage_ms, None if again_s is None else round(started_at + again_s, 3))
+    again_at = None if again_s is None else round(started_at + again_s, 3)
+    silences = _silences([*(at_s for at_s, _ in answers), until_s], interval_s=interval_s, started_at=started_at)
+    return EchoReport(sent, seen.answered, seen.outage_ms, again_at, silences)
+
+
+def _silences(times_s: Sequence[float], *, interval_s: float, started_at: float) -> tuple[Silence, ...]:
+    found = [
+        Silence(
+            round(started_at + before, 3), round(started_at + after, 3), round((after - before - interval_s) * 1000, 1)
+        )
+        for before, after in pairwise(times_s)
+        if after - before > 2 * interval_s
+    ]
+    longest = sorted(found, key=lambda each: -each.outage_ms)[:_MOST_SILENCES]
+    return tuple(sorted(longest, key=lambda each: each.began_at))
 
 
 def _answered_again_s(answers: Sequence[tuple[float, int]], seen: Seen) -> float | None:

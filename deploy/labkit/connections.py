@@ -8,6 +8,7 @@ deploy/guest/connection_server.c.
 
 import asyncio
 import json
+import socket
 import struct
 import sys
 import time
@@ -15,7 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from deploy.labkit.connection_report import FAMILIES, Connection, EchoReport, Report, echo_report, report
 
@@ -30,6 +31,8 @@ _PIECE_BYTES = 16_384
 _STREAM_BYTES_S = 131_072
 _PIECES_EVERY_S = _PIECE_BYTES / _STREAM_BYTES_S
 _NUMBER = struct.Struct("!Q")
+_SO_TIMESTAMPNS = 35
+_STAMP = struct.Struct("@qq")
 
 
 class Lost(Exception):
@@ -194,30 +197,64 @@ class Probe:
     async def _echo(self, address: str) -> EchoReport:
         """Packets at a fixed pace until `stop`, each numbered, and their answers."""
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_datagram_endpoint(Echoes, remote_addr=(address, self._udp_port))
-        started_at, sent = time.time(), 0
-        try:
-            while not self._stopped.is_set():
-                transport.sendto(_NUMBER.pack(sent))
-                sent += 1
-                await asyncio.sleep(max(0.0, protocol.start + sent * UDP_EVERY_S - time.monotonic()))
-        finally:
-            transport.close()
-        until_s = time.monotonic() - protocol.start
-        return echo_report(protocol.answers, sent=sent, interval_s=UDP_EVERY_S, until_s=until_s, started_at=started_at)
+        sent = 0
+        with Echoes(address, self._udp_port) as echoes:
+            loop.add_reader(echoes.fileno(), echoes.receive)
+            try:
+                while not self._stopped.is_set():
+                    echoes.send(sent)
+                    sent += 1
+                    await asyncio.sleep(max(0.0, echoes.started_at + sent * UDP_EVERY_S - time.time()))
+            finally:
+                loop.remove_reader(echoes.fileno())
+        until_s = time.time() - echoes.started_at
+        return echo_report(
+            echoes.answers, sent=sent, interval_s=UDP_EVERY_S, until_s=until_s, started_at=echoes.started_at
+        )
 
 
-class Echoes(asyncio.DatagramProtocol):
-    """Notes when which packet came back. What the kernel says of packets that found nobody is a missing answer."""
+class Echoes:
+    """Notes when which packet came back, by the kernel's clock: this process is busy with the other connections.
 
-    def __init__(self) -> None:
-        self.start = time.monotonic()
+    What the kernel says of packets that found nobody is a missing answer.
+    """
+
+    def __init__(self, address: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        self._socket.connect((address, port))
+        self.started_at = time.time()
         self.answers: list[tuple[float, int]] = []
+        """Seconds since `started_at`, and the packet's number."""
 
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:  # noqa: ARG002 - asyncio's signature
-        """An answer: a packet of ours."""
-        if len(data) == _NUMBER.size:
-            self.answers.append((time.monotonic() - self.start, _NUMBER.unpack(data)[0]))
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """For the event loop."""
+        return self._socket.fileno()
+
+    def send(self, number: int) -> None:
+        """A packet."""
+        with suppress(OSError):
+            self._socket.send(_NUMBER.pack(number))
+
+    def receive(self) -> None:
+        """Every answer that is there."""
+        while True:
+            try:
+                data, control, _, _ = self._socket.recvmsg(64, 128)
+            except BlockingIOError:
+                return
+            except OSError:
+                continue
+            if len(data) == _NUMBER.size:
+                seconds, nanoseconds = _STAMP.unpack_from(control[0][2])
+                self.answers.append((seconds + nanoseconds / 1e9 - self.started_at, _NUMBER.unpack(data)[0]))
 
 
 async def _main(ipv4: str, ipv6: str) -> None:

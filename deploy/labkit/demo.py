@@ -281,6 +281,8 @@ def summary(
         "outage_ms": done.seen.outage_ms,
         "measured_outage_ms": sla.get("measured_outage_ms"),
         **connection_summary(done.connections),
+        "switchover_outage_ms": done.switchover_outage_ms(),
+        "beyond_downtime_ms": beyond_downtime(done),
         "wire_bytes": done.wire_bytes,
         "wire_bytes_sent": done.wire.sent,
         "wire_bytes_received": done.wire.received,
@@ -298,6 +300,14 @@ def summary(
         "workload": arguments.workload,
         "sla": sla or None,
     }
+
+
+def beyond_downtime(done: PortRun) -> dict[str, float]:
+    """By family, how much longer than the guest stood still a client waited at the switchover, in ms. Pure."""
+    downtime_ms = (done.result.get("sla") or {}).get("measured_downtime_ms")
+    if downtime_ms is None:
+        return {}
+    return {family: round(outage_ms - downtime_ms, 1) for family, outage_ms in done.switchover_outage_ms().items()}
 
 
 def _show(view: WatchView, event: Event) -> None:
@@ -319,6 +329,15 @@ def _measured_outage(result: dict[str, Any]) -> list[tuple[str, str]]:
     return [] if outage_ms is None else [("outage that vmport measured", f"{outage_ms} ms")]
 
 
+def _switchover_outage(result: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a client saw of the switchover alone, where its connections were watched."""
+    beyond = result["beyond_downtime_ms"]
+    return [
+        (f"outage at the switchover, {family}", f"{outage_ms} ms; beyond the downtime {beyond.get(family)} ms")
+        for family, outage_ms in result["switchover_outage_ms"].items()
+    ]
+
+
 def _print_result(console: Console, done: PortRun, proven: list[Proof], result: dict[str, Any]) -> None:
     console.print(f"[bold]port {done.port_id}: {done.outcome}[/bold]", highlight=False, soft_wrap=True)
     phases = Table("PHASE", "SECONDS")
@@ -331,6 +350,7 @@ def _print_result(console: Console, done: PortRun, proven: list[Proof], result: 
         ("downtime of the guest", f"{result['downtime_ms']} ms"),
         ("outage that a client saw", f"{result['outage_ms']} ms"),
         *_measured_outage(result),
+        *_switchover_outage(result),
         ("memory", human_bytes(result["memory_bytes"] or 0)),
         ("disk", human_bytes(result["disk_bytes"] or 0)),
         ("on the donor's uplink", human_bytes(result["wire_bytes"])),

@@ -25,7 +25,8 @@ from deploy.labkit.processes import run
 from deploy.labkit.state import GuestRecord, LabState
 
 WORKLOADS = ("idle", "web", "redis", "writer", "build")
-_NEED_DEBIAN = frozenset({"web", "redis", "build"})
+NEED_DEBIAN = frozenset({"web", "redis", "build"})
+"""Workloads that the tiny guest has no programs for."""
 REPORT_PORT = 7070
 ECHO_PORT = 7
 SCSI_DISK_MIB = 16
@@ -79,8 +80,8 @@ class GuestSpec:
             raise LabError(f"VLAN {self.vlan}: use 1 to {LAST_VLAN}")
         if self.encrypted and (self.disk_format != "qcow2" or self.overlay):
             raise LabError("an encrypted disk is qcow2 and no overlay: use --disk-format qcow2, and no --overlay")
-        kind = self.image or (DEBIAN if self.workload in _NEED_DEBIAN else TINY)
-        if kind == TINY and self.workload in _NEED_DEBIAN:
+        kind = self.image or (DEBIAN if self.workload in NEED_DEBIAN else TINY)
+        if kind == TINY and self.workload in NEED_DEBIAN:
             raise LabError(f"workload {self.workload} needs the Debian guest: use --image debian")
         return kind
 

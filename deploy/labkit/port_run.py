@@ -25,6 +25,8 @@ from deploy.labkit.plan import CLIENT, TENANT
 from deploy.labkit.state import GuestRecord
 
 PROBE_INTERVAL_MS = 5
+SETTLED_AFTER_S = 0.5
+"""What a guest is silent for so soon after the switchover belongs to it, too."""
 Event = dict[str, Any]
 
 
@@ -55,6 +57,13 @@ class PortRun:
     def wire_bytes(self) -> int:
         """Bytes on the donor's uplink, both directions together."""
         return self.wire.sent + self.wire.received
+
+    def switchover_outage_ms(self) -> dict[str, float]:
+        """By family, the silence of UDP echo that is the switchover's; empty where none was watched, or none came."""
+        span = switchover_span(self.record)
+        if span is None or self.connections is None:
+            return {}
+        return {family: each.outage_within_ms(*span) for family, each in self.connections.udp.items()}
 
     def phases(self) -> list[PhaseTime]:
         """Time per phase, from the broker's record; within the transfer, by what the node was moving."""
@@ -98,6 +107,19 @@ def run_port(
     shown = lab.exec(TENANT, ["vmport", "--format", "json", "port", "show", result["port_id"]])
     kept = json.loads(shown.stdout) if shown.returncode == 0 else {}
     return PortRun(result["port_id"], result["outcome"], result, kept, seen, wire, errors, events, fared)
+
+
+def switchover_span(record: Event) -> tuple[float, float] | None:
+    """When the switchover began and was settled, by the broker's record (seconds since 1970); None: none. Pure.
+
+    The guest stands still from a little earlier, and a silence that began then touches this time.
+    """
+    marks = [(datetime.fromisoformat(event["at"]).timestamp(), event["phase"]) for event in record.get("events", [])]
+    began = [at for at, phase in marks if phase == "switching"]
+    if not began:
+        return None
+    later = [at for at, phase in marks if at >= began[0] and phase != "switching"]
+    return began[0], min(later, default=began[-1]) + SETTLED_AFTER_S
 
 
 def phase_times(record: Event, events: list[Event]) -> list[PhaseTime]:

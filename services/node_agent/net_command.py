@@ -116,7 +116,7 @@ def _prune_port(journal: NetworkJournal, state_dir: Path, port_id: UUID, *, dry_
         if not records:
             sys.stdout.write(f"port {port_id} has changed nothing here\n")
         for record in records:
-            code = asyncio.run(_remove(record.steps, dry_run=dry_run))
+            code = asyncio.run(_remove(record.known, dry_run=dry_run))
             if code != ExitCode.OK:
                 return code
             if not dry_run:

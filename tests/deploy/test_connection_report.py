@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from deploy.labkit.connection_report import Connection, EchoReport, Report, echo_report, report
+from deploy.labkit.connection_report import Connection, EchoReport, Report, Silence, echo_report, report
 from deploy.labkit.connection_view import connection_summary, connection_table
 
 
@@ -39,6 +39,20 @@ def test_the_first_answer_after_the_longest_silence_has_a_time() -> None:
     assert (found.sent, found.answered, found.outage_ms, found.answered_again_at) == (53, 4, 490.0, 1000.51)
 
 
+def test_the_longest_silences_have_times() -> None:
+    """In their order, the one at the end included; each can be found by the time that it touches."""
+    answers = [(0.0, 0), (0.01, 1), (0.51, 51), (0.52, 52), (0.7, 70)]
+    found = echo_report(answers, sent=90, interval_s=0.01, until_s=0.9, started_at=1000.0)
+    assert [(each.began_at, each.outage_ms) for each in found.silences] == [
+        (1000.01, 490.0),
+        (1000.52, 170.0),
+        (1000.7, 190.0),
+    ]
+    assert found.outage_within_ms(1000.6, 1000.65) == 170.0
+    assert found.outage_within_ms(1000.3, 1000.65) == 490.0
+    assert found.outage_within_ms(999.0, 999.5) == 0.0
+
+
 def test_packets_that_are_never_answered_again_have_no_such_time() -> None:
     """The silence lasts until the end."""
     found = echo_report([(0.0, 0), (0.01, 1)], sent=100, interval_s=0.01, until_s=1.0, started_at=1000.0)
@@ -49,7 +63,7 @@ def test_packets_that_are_never_answered_again_have_no_such_time() -> None:
 def test_a_report_crosses_between_programs_as_json() -> None:
     """What is printed is what is read."""
     connections = [Connection("http", "ipv4", 3, 0.1, kept=True), Connection("idle", "ipv6", error="refused")]
-    whole = report(connections, {"ipv4": EchoReport(9, 8, 10.0, None)})
+    whole = report(connections, {"ipv4": EchoReport(9, 8, 10.0, None, (Silence(1.0, 1.5, 495.0),))})
     assert whole == Report.from_json(json.loads(json.dumps(asdict(whole))))
 
 

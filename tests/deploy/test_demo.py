@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from deploy.labkit.connection_report import EchoReport, KindReport, Report
+from deploy.labkit.connection_report import EchoReport, KindReport, Report, Silence
 from deploy.labkit.connections import KINDS
 from deploy.labkit.demo import Proof, Snapshot, parser, port_options, proofs, summary
 from deploy.labkit.disk_compare import Comparison
@@ -109,6 +109,21 @@ def test_the_summary_says_how_connections_fared() -> None:
     assert found["connection_kinds"]["idle"]["longest_gap_ms"] == 310.0
     assert found["udp_outage_ms"] == {"ipv4": 250.0, "ipv6": 260.0}
     assert found["udp_answered_again_at"] == {"ipv4": 1000.25, "ipv6": 1000.26}
+
+
+def test_the_switchover_has_an_outage_of_its_own() -> None:
+    """A longer silence at another time is none of its; the guest's own downtime is taken off."""
+    at = "1970-01-01T00:16:{:02}+00:00"
+    phases = ((30, "transferring"), (41, "switching"), (42, "finishing"), (43, "completed"))
+    record = {"events": [{"at": at.format(second), "phase": phase} for second, phase in phases]}
+    silences = (Silence(985.0, 986.4, 1400.0), Silence(1000.8, 1001.3, 500.0), Silence(1002.1, 1002.2, 95.0))
+    udp = {"ipv4": EchoReport(9, 8, 1400.0, 986.4, silences), "ipv6": EchoReport(9, 8, 0.0, None)}
+    done = replace(_run(), record=record, connections=replace(_fared(), udp=udp))
+    found = summary(done, [], None, parser().parse_args([]))
+    assert found["switchover_outage_ms"] == {"ipv4": 500.0, "ipv6": 0.0}
+    assert found["beyond_downtime_ms"] == {"ipv4": 290.0, "ipv6": -210.0}
+    for without in (replace(done, record={}), replace(done, connections=None)):
+        assert summary(without, [], None, parser().parse_args([]))["beyond_downtime_ms"] == {}
 
 
 def test_only_a_routed_lab_asks_for_a_mode() -> None:

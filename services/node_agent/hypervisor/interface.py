@@ -111,6 +111,8 @@ class LiveVm:
     """Folders on this host with more of the VM's state: its TPM's."""
     lasting_xml: str | None = None
     """How it will be after its next start; None for a transient VM."""
+    taps: Mapping[str, str] = field(default_factory=dict)
+    """This host's devices of its network cards, by MAC. Migratable XML does not name those that libvirt has chosen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from services.node_agent.hypervisor.firmware_sizes import with_firmware_sizes
 from services.node_agent.hypervisor.interface import HypervisorError, JobStats, LiveVm
 from services.node_agent.hypervisor.libvirt_types import LibvirtConnection, LibvirtDomain
 from services.node_agent.hypervisor.tpm_state import state_folders
-from shared.domain import BlockerCode, DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse
+from shared.domain import BlockerCode, DiskFacts, DomainXmlError, LayerFacts, VmFacts, describe, parse, taps_of
 from shared.messages.vm import (
     CpuMode,
     Disk,
@@ -107,7 +107,8 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
         flags |= libvirt.VIR_DOMAIN_XML_MIGRATABLE
     xml = domain.XMLDesc(flags)
     read = parse(xml)
-    live = describe(domain.XMLDesc(0)) if active else describe(read)
+    now = parse(domain.XMLDesc(0)) if active else read
+    live = describe(now)
     facts, problems = with_firmware_sizes(with_expanded_cpu(describe(read), live))
     blockers = list(problems)
     if not active:
@@ -128,6 +129,7 @@ def live_vm(domain: LibvirtDomain) -> LiveVm:
         layers,
         state_folders=state_folders(UUID(facts.uuid)),
         lasting_xml=lasting_xml(domain),
+        taps=taps_of(now),
     )
 
 

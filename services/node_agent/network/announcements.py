@@ -18,8 +18,8 @@ from services.node_agent.network.plan import gateway_mac, guest_mac, routed_at_o
 from shared.messages.network import CardNetwork, CardPlan, NetworkGateway, NetworkMode, NetworkPlan
 from shared.messages.porting import Side
 
-DELAYS_S: Final = (0.05, 0.15, 0.25, 0.35, 0.45)
-"""Before each round, as QEMU's own announcement: a link that comes up late hears a later one."""
+DELAYS_S: Final = (0.0, 0.05, 0.15, 0.25, 0.35, 0.45)
+"""Before each round: at once, and then as QEMU's own announcement: a link that comes up late hears a later one."""
 
 
 class Frames(NamedTuple):

@@ -27,8 +27,11 @@ class NetworkRecord(BaseModel):
     side: Side
     agreement: ServiceChangeAgreement
     steps: tuple[Step, ...] = ()
+    ahead: tuple[Step, ...] = Field(
+        default=(), description="What the switchover will make, so that nothing is written in the middle of it."
+    )
     extension: bool = Field(default=False, description="The extension is to be open.")
-    taps: dict[MacAddress, Device] = Field(default_factory=dict, description="Donor: devices of the guest's cards.")
+    taps: dict[MacAddress, Device] = Field(default_factory=dict, description="Devices of the guest's cards here.")
     paused: bool = Field(default=False, description="Donor: the guest stands still, and may run elsewhere next.")
     there: bool = Field(default=False, description="The VM is the recipient's, and runs there.")
     announced: bool = Field(default=False, description="Recipient: packets come by its own uplink.")
@@ -50,7 +53,8 @@ class NetworkRecord(BaseModel):
     def wanted(self) -> tuple[Step, ...]:
         """What is to be made now."""
         if self.side is Side.INBOUND:
-            return recipient_wants(self.plan, self.port_id, arrived=self.there, closed=self.closed)
+            taps = self.taps.values()
+            return recipient_wants(self.plan, self.port_id, arrived=self.there, closed=self.closed, taps=taps)
         return donor_wants(
             self.plan,
             self.port_id,
@@ -59,6 +63,18 @@ class NetworkRecord(BaseModel):
             helps=not self.closed,
             taps=self.taps,
         )
+
+    @property
+    def of_switchover(self) -> tuple[Step, ...]:
+        """Donor: what is to be made as soon as the guest stands still."""
+        if self.side is Side.INBOUND:
+            return ()
+        return self.model_copy(update={"paused": True}).wanted
+
+    @property
+    def known(self) -> tuple[Step, ...]:
+        """All that may be made, in the order of its making."""
+        return (*self.steps, *(step for step in self.ahead if step not in self.steps))
 
     @property
     def is_over(self) -> bool:

@@ -18,6 +18,7 @@ from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
 from services.node_agent.network.nft import NftError
+from services.node_agent.network.plan import EXTENSION_PREFIX, own_bridges
 from services.node_agent.network.steps import NftTable
 from shared.errors import VmportError
 from shared.logs import get_logger, port_bound
@@ -66,6 +67,10 @@ class Extensions(Protocol):
 
     def activate(self, port_id: UUID) -> None:
         """The guest may run at the recipient from now on, or does; nothing is done where it is not open."""
+        ...
+
+    def deactivate(self, port_id: UUID) -> None:
+        """The guest runs at the donor again; nothing is done where it is not open."""
         ...
 
     async def close(self, port_id: UUID) -> None:
@@ -129,6 +134,7 @@ class NetworkKeeper:
             return
         extended = agreement.network.terms.carry is NetworkMode.EXTEND
         record = NetworkRecord(side=side, agreement=agreement, extension=extended, taps=dict(taps))
+        record = record.model_copy(update={"ahead": record.of_switchover})
         try:
             async with self._lock(agreement.port_id):
                 await self._settle(record)
@@ -146,7 +152,8 @@ class NetworkKeeper:
         self._tasks.spawn(self._change(port_id, Side.OUTBOUND, {"paused": True}), name="clone frames")
 
     def guest_runs_on(self, port_id: UUID) -> None:
-        """Donor: the guest runs here again after all."""
+        """Donor: the guest runs here again after all. Nobody may speak for it from the recipient any more."""
+        self._extensions.deactivate(port_id)
         self._tasks.spawn(self._change(port_id, Side.OUTBOUND, {"paused": False}), name="send packets here again")
 
     def guest_is_away(self, moved: MovedVm) -> None:
@@ -159,6 +166,10 @@ class NetworkKeeper:
         self._extensions.activate(moved.port_id)
         self._tasks.spawn(self._moved(moved, Side.INBOUND), name="take over")
 
+    def guest_is_expected(self, port_id: UUID) -> None:
+        """Recipient: the hypervisor has made the guest's devices, and the guest does not run yet."""
+        self._tasks.spawn(self._expect(port_id), name="shorten queues")
+
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
         """The VM stays where it was: remove all that this port has made here; returns what remains, by name."""
         async with self._lock(port_id):
@@ -166,7 +177,7 @@ class NetworkKeeper:
             record = self._journal.get(port_id, side)
             if record is None:
                 return ()
-            left = await self._maker.undo(record.steps)
+            left = await self._maker.undo(record.known)
             if left:
                 self._problems[port_id] = f"not removed from the network: {', '.join(left)}"
                 log.error("network not cleaned up", port_id=str(port_id), left=left)
@@ -296,20 +307,50 @@ class NetworkKeeper:
                     if "there" in news:
                         self._report(record.agreement, NetworkState.CARRYING)
 
+    async def _expect(self, port_id: UUID) -> None:
+        async with self._lock(port_id):
+            record = self._journal.get(port_id, Side.INBOUND)
+            if record is None or record.there:
+                return
+            with port_bound(port_id):
+                try:
+                    taps = {
+                        card.card.mac: tap
+                        for _, card in own_bridges(record.plan)
+                        for tap in await self._maker.taps(card.bridge)
+                        if not tap.startswith(EXTENSION_PREFIX)
+                    }
+                    await self._settle(record.model_copy(update={"taps": taps}))
+                except _FAILURES as error:
+                    log.warning("queues for the guest not shortened", error=str(error))
+
     async def _settle(self, record: NetworkRecord, *, again: bool = False) -> None:
-        """Bring about what the record wants; what is made already is made again only if `again`."""
-        wanted, made = record.wanted, record.steps
+        """Bring about what the record wants; what is made already is made again only if `again`.
+
+        Nothing is made that the journal does not name. What it names ahead is made at once: a disk may take longer than
+        all else of a switchover. It is written beside the event loop, on which an extension's frames wait.
+        """
+        wanted, made = record.wanted, record.known if again else record.steps
         unwanted = tuple(step for step in made if step not in wanted)
         missing = wanted if again else tuple(step for step in wanted if step not in made)
-        self._journal.store(record.model_copy(update={"steps": (*made, *(s for s in wanted if s not in made))}))
+        if any(step not in record.known for step in missing):
+            await self._store(record.model_copy(update={"steps": (*made, *(s for s in wanted if s not in made))}))
         await self._maker.make(missing)
         left = await self._maker.undo(unwanted)
         kept = wanted if not left else (*unwanted, *wanted)
-        self._journal.store(record.model_copy(update={"steps": kept}))
+        await self._store(record.model_copy(update={"steps": kept}))
         if left:
             self._problems[record.port_id] = f"not removed from the network: {', '.join(left)}"
         elif record.is_over:
             self._journal.remove(record.port_id, record.side)
+
+    async def _store(self, record: NetworkRecord) -> None:
+        writing = asyncio.ensure_future(asyncio.to_thread(self._journal.store, record))
+        try:
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            await asyncio.wait([writing])  # else an older record could be written over a newer one
+            raise
 
     def _trouble(self, record: NetworkRecord, what: str, error: Exception) -> None:
         self._problems[record.port_id] = f"network {what}: {error}"

@@ -15,12 +15,15 @@ from services.node_agent.network.steps import (
     Neighbour,
     NftTable,
     ProxyNeighbour,
+    Queue,
     Route,
     Setting,
     Step,
 )
 
 SYSCTLS = Path("/proc/sys/net")
+TAP_QUEUE = 1000
+"""Frames that a TAP device lets wait if nobody says otherwise; no hypervisor's settings do."""
 
 
 class StepMaker:
@@ -32,24 +35,45 @@ class StepMaker:
 
     async def make(self, steps: Iterable[Step]) -> None:
         """Make all, in order; those that are made already stay. Raises `NetlinkError`, `NftError` at the first."""
-        async with Netlink() as kernel:
-            for is_tables, group in groupby(steps, lambda step: isinstance(step, NftTable)):
-                if is_tables:
-                    await self._make_tables(group)
-                else:
+        for is_tables, group in groupby(steps, lambda step: isinstance(step, NftTable)):
+            if is_tables:
+                await self._make_tables(group)
+            else:
+                async with Netlink() as kernel:
                     for step in group:
                         await self._make(kernel, step)
 
     async def undo(self, steps: Iterable[Step]) -> tuple[str, ...]:
         """Undo all, the last first, and go on after an error. Returns what could not be undone, by name."""
-        remaining = []
-        async with Netlink() as kernel:
-            for step in reversed(tuple(steps)):
-                try:
-                    await self._undo(kernel, step)
-                except (NetlinkError, NftError) as error:
-                    remaining.append(f"{step}: {error}")
+        remaining: list[str] = []
+        for is_tables, group in groupby(reversed(tuple(steps)), lambda step: isinstance(step, NftTable)):
+            together = tuple(group)
+            if is_tables and await self._deleted(together):
+                continue
+            async with Netlink() as kernel:
+                remaining += [problem for step in together if (problem := await self._undo_one(kernel, step))]
         return tuple(remaining)
+
+    async def _deleted(self, tables: Iterable[Step]) -> bool:
+        """In one go, or none."""
+        try:
+            await self._nft.delete_tables([(each.family, each.name) for each in tables if isinstance(each, NftTable)])
+        except NftError:
+            return False
+        return True
+
+    async def _undo_one(self, kernel: Netlink, step: Step) -> str | None:
+        try:
+            await self._undo(kernel, step)
+        except (NetlinkError, NftError) as error:
+            return f"{step}: {error}"
+        return None
+
+    async def taps(self, bridge: str) -> tuple[str, ...]:
+        """A bridge's TAP devices. Raises `NetlinkError`."""
+        async with Netlink() as kernel:
+            links = await kernel.links()
+        return tuple(link.name for link in links if link.master == bridge and link.kind == "tun")
 
     async def packets_routed(self, tables: Iterable[str]) -> int:
         """How many packets this host has routed to the guest, by its guards' counters. Raises `NftError`."""
@@ -78,6 +102,8 @@ class StepMaker:
                 await kernel.set_neighbour(device, address, mac)
             case Setting():
                 self._set(step)
+            case Queue(device=device, frames=frames):
+                await kernel.set_queue(device, frames)
             case NftTable():
                 await self._make_tables([step])
 
@@ -100,6 +126,9 @@ class StepMaker:
                 await kernel.delete_neighbour(device, address)
             case Setting():
                 pass  # goes with its device
+            case Queue(device=device):
+                if await kernel.link(device) is not None:
+                    await kernel.set_queue(device, TAP_QUEUE)
             case NftTable(family=family, name=name):
                 await self._nft.delete_table(family, name)
 
@@ -114,7 +143,7 @@ class StepMaker:
                 return any(entry.address == address for entry in await kernel.proxies(device))
             case NftTable(family=family, name=name):
                 return (family, name) in tables
-            case Address(device=device) | Neighbour(device=device) | Setting(device=device):
+            case Address(device=device) | Neighbour(device=device) | Setting(device=device) | Queue(device=device):
                 return await kernel.link(device) is not None
 
     def _set(self, step: Setting) -> None:

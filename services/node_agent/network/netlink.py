@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,7 +101,14 @@ class Netlink:
 
     async def link(self, name: str) -> Link | None:
         """One device; None where there is none of this name."""
-        return next((link for link in await self.links() if link.name == name), None)
+        try:
+            index = socket.if_nametoindex(name)
+        except OSError:
+            return None
+        message: Any = None
+        with _refusal(f"read {name}", gone=(errno.ENODEV,)):
+            message = next(iter(await self._ip.link("get", index=index)))
+        return None if message is None else _link(message, _name_of(message.get("master")))
 
     async def add_bridge(self, name: str, *, mac: str | None, mtu: int) -> None:
         """Make a bridge that forwards at once, and have it up; one that is there gets this MAC and MTU."""
@@ -112,7 +120,7 @@ class Netlink:
                 await self._ip.link("add", ifname=name, kind="bridge", br_forward_delay=0, br_stp_state=0)
             # A bridge without ports has no MTU of its own kept unless it is set before it is up.
             more = {} if mac is None else {"address": mac}
-            await self._ip.link("set", index=await self._index(name), mtu=mtu, state="up", **more)
+            await self._ip.link("set", index=self._index(name), mtu=mtu, state="up", **more)
 
     async def delete_link(self, name: str) -> None:
         """Remove a device."""
@@ -126,9 +134,12 @@ class Netlink:
         """Make a device a port of a bridge, and have it up."""
         more = {} if mtu is None else {"mtu": mtu}
         with _refusal(f"join {name} to {bridge}"):
-            await self._ip.link(
-                "set", index=await self._index(name), master=await self._index(bridge), state="up", **more
-            )
+            await self._ip.link("set", index=self._index(name), master=self._index(bridge), state="up", **more)
+
+    async def set_queue(self, name: str, frames: int) -> None:
+        """How many frames may wait at a device, which keeps those that wait already as far as there is room."""
+        with _refusal(f"set the queue of {name}"):
+            await self._ip.link("set", index=self._index(name), txqlen=frames)
 
     # ---- addresses ----
 
@@ -143,7 +154,7 @@ class Netlink:
     async def add_address(self, device: str, address: str) -> None:
         """Give a device an address for itself alone (/32 or /128), without duplicate address detection."""
         with _refusal(f"give {device} the address {address}"):
-            await self._ip.addr("replace", index=await self._index(device), **_host_address(address))
+            await self._ip.addr("replace", index=self._index(device), **_host_address(address))
 
     async def delete_address(self, device: str, address: str) -> None:
         """Take an address from a device."""
@@ -166,7 +177,7 @@ class Netlink:
         """Have one route of this metric to a prefix in a table."""
         wanted: dict[str, Any] = {"dst": destination, "table": table, "proto": self._protocol, "priority": metric}
         if device is not None:
-            wanted["oif"] = await self._index(device)
+            wanted["oif"] = self._index(device)
             if via is None and ":" not in destination:
                 wanted["scope"] = RT_SCOPE_LINK
         if via is not None:
@@ -231,7 +242,7 @@ class Netlink:
         """Answer for an address on a device."""
         with _refusal(f"answer for {address} on {device}", gone=(errno.EEXIST,)):
             await self._ip.neigh(
-                "add", dst=address, ifindex=await self._index(device), flags=NTF_PROXY, family=_family(address)
+                "add", dst=address, ifindex=self._index(device), flags=NTF_PROXY, family=_family(address)
             )
 
     async def delete_proxy(self, device: str, address: str) -> None:
@@ -248,7 +259,7 @@ class Netlink:
                 "replace",
                 dst=address,
                 lladdr=mac,
-                ifindex=await self._index(device),
+                ifindex=self._index(device),
                 state=NUD_PERMANENT,
                 family=_family(address),
             )
@@ -260,11 +271,14 @@ class Netlink:
             with _refusal(f"forget neighbour {address} on {device}", gone=(errno.ENOENT, errno.ENODEV)):
                 await self._ip.neigh("del", dst=address, ifindex=there.index, family=_family(address))
 
-    async def _index(self, name: str) -> int:
-        there = await self.link(name)
-        if there is None:
-            raise NetlinkError(f"there is no device {name}")
-        return there.index
+    def _index(self, name: str) -> int:
+        """By the kernel's own look-up: reading all devices, for each change, kept this process's event loop busy for
+        longer than the changes take.
+        """
+        try:
+            return socket.if_nametoindex(name)
+        except OSError as error:
+            raise NetlinkError(f"there is no device {name}") from error
 
 
 @contextmanager
@@ -291,6 +305,14 @@ def _link(message: Any, names: dict[int, str]) -> Link:
         master=names.get(master) if master else None,
         up=bool(message["flags"] & 1),
     )
+
+
+def _name_of(index: int | None) -> dict[int, str]:
+    """The name of one device; empty where it is none, or is gone."""
+    try:
+        return {index: socket.if_indextoname(index)} if index else {}
+    except OSError:
+        return {}
 
 
 def _route(message: Any, names: dict[int, str], table: int) -> RouteEntry:

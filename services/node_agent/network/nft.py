@@ -45,8 +45,15 @@ class Nft:
 
     async def delete_table(self, family: str, name: str) -> None:
         """Remove a table with all that is in it, if it is there. Raises `NftError`."""
-        table = {"table": {"family": family, "name": name}}
-        await self.apply([{"add": table}, {"delete": table}])
+        await self.delete_tables([(family, name)])
+
+    async def delete_tables(self, tables: Iterable[tuple[str, str]]) -> None:
+        """The same for several, all or none."""
+        commands: list[Mapping[str, Any]] = []
+        for family, name in tables:
+            table = {"table": {"family": family, "name": name}}
+            commands += [{"add": table}, {"delete": table}]
+        await self.apply(commands)
 
     async def tables(self) -> tuple[tuple[str, str], ...]:
         """Family and name of each table of this network namespace. Raises `NftError`."""

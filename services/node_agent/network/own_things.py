@@ -47,8 +47,8 @@ def unclaimed(found: Iterable[Step], records: Iterable[NetworkRecord]) -> tuple[
     """Those that belong to no record: they were left behind, or their record was lost."""
     known = set[str]()
     for record in records:
-        known.update(str(step) for step in record.steps)
-        known.update(_key(step) for step in record.steps)
+        known.update(str(step) for step in record.known)
+        known.update(_key(step) for step in record.known)
         places = own_bridges(record.plan) if record.extension else ()
         known.update(f"bridge {device_name(EXTENSION_PREFIX, record.port_id, place)}" for place, _ in places)
     return tuple(step for step in found if _key(step) not in known)

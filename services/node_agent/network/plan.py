@@ -14,7 +14,7 @@ Nothing here is about the page stream; nothing is done here.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from uuid import UUID
 
 from services.node_agent.network.firewall import guard_table
@@ -29,6 +29,7 @@ from services.node_agent.network.steps import (
     Neighbour,
     NftTable,
     ProxyNeighbour,
+    Queue,
     Route,
     Setting,
     Step,
@@ -40,6 +41,10 @@ BRIDGE_PREFIX = "vmp"
 """Of the names of the cards' own bridges, which the recipient's agent chooses."""
 EXTENSION_PREFIX = "vmx"
 """Of the names of extensions' devices."""
+AWAITED_FRAMES = 128
+"""So many may wait for a guest that has not run here yet. One that wakes up takes the oldest first, so a long queue of
+what nobody waits for any more is an outage of its own; what is dropped TCP sends again.
+"""
 
 
 def device_name(prefix: str, port_id: UUID, card: int) -> str:
@@ -128,10 +133,14 @@ def donor_knows(plan: NetworkPlan) -> tuple[Step, ...]:
     )
 
 
-def recipient_wants(plan: NetworkPlan, port_id: UUID, *, arrived: bool, closed: bool = False) -> tuple[Step, ...]:
-    """All that is to be made at the recipient now."""
+def recipient_wants(
+    plan: NetworkPlan, port_id: UUID, *, arrived: bool, closed: bool = False, taps: Iterable[str] = ()
+) -> tuple[Step, ...]:
+    """All that is to be made at the recipient now. `taps` are the guest's devices here, once they are known."""
     announced = arrived and plan.terms.then_announce
     steps = recipient_prepares(plan, port_id, closed=closed)
+    if not arrived:
+        steps += tuple(Queue(device=tap, frames=AWAITED_FRAMES) for tap in taps)
     if announced or routed_at_once(plan):
         steps += recipient_routes(plan, announced=announced)
     return (*steps, *recipient_announces(plan)) if announced else steps

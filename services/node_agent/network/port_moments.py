@@ -187,8 +187,16 @@ class PortMoments:
         self._keeper.guest_stands_still(port_id)
 
     def guest_runs_on(self, port_id: UUID) -> None:
-        """As the keeper."""
+        """As the keeper; the guest itself does not know that the recipient may have announced it already."""
         self._keeper.guest_runs_on(port_id)
+        plan = self._plans.get(port_id)
+        if plan is not None and port_id in self._stood_still:
+            self._announcer.announce(port_id, plan, Side.OUTBOUND)
+            self._stood_still.discard(port_id)
+
+    def guest_is_expected(self, port_id: UUID) -> None:
+        """As the keeper."""
+        self._keeper.guest_is_expected(port_id)
 
     def guest_is_away(self, moved: MovedVm) -> None:
         """As the keeper."""

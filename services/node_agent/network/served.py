@@ -6,6 +6,7 @@ epoch of its ledger; an older epoch is refused. So a gateway that hears late, or
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Self
 from uuid import UUID
@@ -57,12 +58,18 @@ class ServedVms:
     def __init__(self, directory: Path, maker: StepMaker) -> None:
         self._directory = directory
         self._maker = maker
+        self._locks: dict[UUID, asyncio.Lock] = {}
 
     async def serve(self, told: ServeAddresses) -> int:
         """Send the VM's packets where the broker says; returns the epoch by which they are sent now.
 
-        Raises OSError where that cannot be stored, `NetlinkError` or `NftError` where the kernel refuses it.
+        One word about a VM after the other: a commit may be taken back before its rules are made. Raises OSError where
+        that cannot be stored, `NetlinkError` or `NftError` where the kernel refuses it.
         """
+        async with self._locks.setdefault(told.vm_uuid, asyncio.Lock()):
+            return await self._serve(told)
+
+    async def _serve(self, told: ServeAddresses) -> int:
         known = self._get(told.vm_uuid)
         if known is not None and told.epoch < known.epoch:
             log.warning("older word about a VM's place refused", vm=str(told.vm_uuid), epoch=told.epoch)

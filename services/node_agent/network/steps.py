@@ -101,6 +101,17 @@ class Setting(_Step):
         return f"{self.family} {self.name}={self.value} on {self.device}"
 
 
+class Queue(_Step):
+    """How many frames may wait at a guest's device for the guest; undone, as many as such a device has by itself."""
+
+    kind: Literal["queue"] = "queue"
+    device: Device
+    frames: int = Field(ge=1, le=65_536)
+
+    def __str__(self) -> str:
+        return f"queue of {self.frames} frames at {self.device}"
+
+
 class NftTable(_Step):
     """A table of nftables with everything in it, as libnftables' JSON without the table itself. One batch makes it."""
 
@@ -114,5 +125,5 @@ class NftTable(_Step):
 
 
 Step = Annotated[
-    Bridge | Address | Route | ProxyNeighbour | Neighbour | Setting | NftTable, Field(discriminator="kind")
+    Bridge | Address | Route | ProxyNeighbour | Neighbour | Setting | Queue | NftTable, Field(discriminator="kind")
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Protocol
 
 from services.node_agent.lanes.core.errors import LaneError, StreamError
@@ -51,12 +52,16 @@ class GateProxy:
         stream: LaneStream,
         gate: RpcGate,
         owner: FinishDecider,
+        *,
+        prepared: Callable[[], None] = lambda: None,
     ) -> None:
+        """`prepared` is called when libvirtd has made the incoming guest with its devices."""
         self._reader = reader
         self._writer = writer
         self._stream = stream
         self._gate = gate
         self._owner = owner
+        self._prepared = prepared
         self._donor_gone = False
         self.post_copy_started = False
 
@@ -116,6 +121,8 @@ class GateProxy:
                     await self._to_donor(data)
                 case PrepareAnswered(error):
                     log.info("incoming domain prepared" if error is None else "incoming domain refused", error=error)
+                    if error is None:
+                        self._prepared()
                 case SwitchoverWanted() if group is not None:
                     group.create_task(self._decide())
                 case FinishAnswered(cancelled=cancelled, error=error):

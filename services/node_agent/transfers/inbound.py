@@ -24,6 +24,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +287,8 @@ class Inbound:
             )
         )
         reader, writer = await connect_when_there(self._tuning.libvirt_socket, within_s=self._tuning.socket_within_s)
-        self._gate = GateProxy(reader, writer, stream, gate, self._guard)
+        expected = partial(self._network.guest_is_expected, agreement.port_id)
+        self._gate = GateProxy(reader, writer, stream, gate, self._guard, prepared=expected)
         with self._connections.track(writer), self._journal.given_away.admitted(agreement.vm_uuid):
             await self._gate.run()
         self._guard.trouble("donor_gave_up", "the donor's hypervisor ended the migration")

@@ -64,7 +64,7 @@ from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwo
 from services.node_agent.transfers.port_sockets import PortSockets, SocketError
 from services.node_agent.transfers.progress import ProgressMeter
 from services.node_agent.transfers.reporting import OutboundReporter
-from shared.domain import DomainXmlError, taps_of
+from shared.domain import DomainXmlError
 from shared.errors import VmportError
 from shared.logs import get_logger
 from shared.messages.porting import ServiceChangeAgreement, Side
@@ -239,7 +239,7 @@ class Outbound:
         self._preparation.exchange_contents(vm)
         self._meter = self._preparation.meter(vm)
         await self._preparation.send_read_only(vm, self._meter)
-        await self._network.prepare(Side.OUTBOUND, agreement, taps_of(vm.domain))
+        await self._network.prepare(Side.OUTBOUND, agreement, vm.taps)
         self._journal.enter(Phase.TRANSFERRING)
         await self._start_fence.hold_autostart(is_on=vm.description.autostart)
         self._plans_bytes = await self._hypervisor.takes_switchover_bandwidth()

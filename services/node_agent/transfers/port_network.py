@@ -45,6 +45,10 @@ class PortNetwork(Protocol):
         """Donor: the VM is the recipient's, and it runs there. Returns at once."""
         ...
 
+    def guest_is_expected(self, port_id: UUID) -> None:
+        """Recipient: the guest's devices are there, and it does not run yet. Returns at once."""
+        ...
+
     def guest_has_arrived(self, moved: MovedVm) -> None:
         """Recipient: the guest runs here. Returns at once."""
         ...
@@ -85,6 +89,9 @@ class JoinedNetworks:
         """Nothing to do."""
 
     def guest_is_away(self, moved: MovedVm) -> None:
+        """Nothing to do."""
+
+    def guest_is_expected(self, port_id: UUID) -> None:
         """Nothing to do."""
 
     def guest_has_arrived(self, moved: MovedVm) -> None:

@@ -90,6 +90,7 @@ class CardCarrier:
         self._filled = asyncio.Event()
         self._counters = CardCounters()
         self._activated = activated
+        self._spoke_early = False
         self._on_activated = on_activated
 
     @property
@@ -193,6 +194,7 @@ class CardCarrier:
             self._counters.received(len(record))
         elif self._towards is Towards.RECIPIENT:
             self._counters.dropped[Reason.EARLY] += 1
+            self._spoke_early = True
         else:
             self._waiting.put(encode([record]), 1, self._loop.time())
 
@@ -200,12 +202,20 @@ class CardCarrier:
         if not self._tap.write(record):
             self._counters.dropped[Reason.DEVICE] += 1
 
+    def deactivate(self) -> None:
+        """Donor: the guest runs here again, and the gate is shut. Idempotent."""
+        self._activated = self._spoke_early = False
+
     def activate(self) -> None:
-        """The guest runs at the recipient, or may from now on: the gate opens for good. Idempotent."""
+        """The guest runs at the recipient, or may from now on: the gate opens. Idempotent."""
         if self._activated:
             return
         self._activated = True
         self.began()
+        if self._spoke_early:
+            # The recipient has announced the guest before this gate was open, and a guest that only answers would not
+            # speak again: nobody asks it, as long as this bridge does not know where it is.
+            self._write(PLAIN + reverse_arp(self._mac))
         while waiting := self._waiting.take(MAX_PAYLOAD_BYTES, self._loop.time()):
             for record in decode(waiting):
                 self._give(record)

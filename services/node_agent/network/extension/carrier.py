@@ -92,6 +92,12 @@ class Extension:
         for carrier in self._carriers.values():
             carrier.activate()
 
+    def deactivate(self) -> None:
+        """At the donor: the guest runs there again, and nobody speaks for it by the extension. Idempotent."""
+        self.activated.clear()
+        for carrier in self._carriers.values():
+            carrier.deactivate()
+
     async def close(self) -> None:
         """End: the devices and the lane of this end are gone. Idempotent."""
         self._closing.set()

@@ -69,6 +69,13 @@ class PortExtensions:
         if extension is not None:
             extension.activate()
 
+    def deactivate(self, port_id: UUID) -> None:
+        """Donor: the guest runs here again. Until `activate` nobody speaks for it from the recipient."""
+        self._activated.discard(port_id)
+        extension = self._open.get(port_id)
+        if extension is not None:
+            extension.deactivate()
+
     async def close(self, port_id: UUID) -> None:
         """End one; nothing is done where there is none."""
         self._activated.discard(port_id)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -15,13 +17,14 @@ from services.node_agent.hypervisor.libvirt_mapping import (  # noqa: E402  # ne
     allocated_or_zero,
     files_in_use,
     job_stats,
+    live_vm,
     memory_file_blockers,
     mib_per_s,
     with_expanded_cpu,
 )
 from shared.domain import describe  # noqa: E402
 from shared.messages.vm import CpuMode, VmState  # noqa: E402
-from tests.support.domain_samples import DOMAIN, with_device  # noqa: E402
+from tests.support.domain_samples import DOMAIN, MAC, with_device  # noqa: E402
 
 
 @pytest.mark.parametrize(("bytes_per_s", "found"), [(1, 1), (1 << 20, 1), ((1 << 20) + 1, 2), (10 << 20, 10)])
@@ -132,3 +135,34 @@ def test_memory_that_is_in_no_plain_file_is_a_blocker(tmp_path: Path) -> None:
     assert memory_file_blockers(describe(with_device(module % file))) == []
     (blocker,) = memory_file_blockers(describe(with_device(module % "/dev/null")))
     assert blocker.startswith("host_memory: memory 0: ")
+
+
+class Running(Domain):
+    """A VM that runs. As libvirt does, it leaves out of the migratable definition what it has named itself."""
+
+    def isActive(self) -> bool:  # noqa: N802  # libvirt's name
+        """It runs."""
+        return True
+
+    def isPersistent(self) -> bool:  # noqa: N802  # libvirt's name
+        """Only for now."""
+        return False
+
+    def autostart(self) -> int:
+        """It is not started with the host."""
+        return 0
+
+    def state(self) -> tuple[int, int]:
+        """Running, booted."""
+        return libvirt.VIR_DOMAIN_RUNNING, 1
+
+    def XMLDesc(self, flags: int) -> str:  # noqa: N802  # libvirt's name
+        """Its definition."""
+        return self.xml.replace("<target dev='vnet3'/>", "") if flags & libvirt.VIR_DOMAIN_XML_MIGRATABLE else self.xml
+
+
+def test_a_running_vm_has_its_devices_here_beside_what_another_host_needs() -> None:
+    """The migratable definition does not name them."""
+    found = live_vm(cast("Any", Running(1, re.sub(r"(?s)<disk .*?</disk>", "", DOMAIN))))
+    assert "vnet3" not in found.domain_xml
+    assert found.taps == {MAC: "vnet3"}

@@ -57,6 +57,19 @@ def test_what_a_donors_record_wants_changes_with_the_port() -> None:
     assert away.model_copy(update={"closed": True, "extension": False}).is_over
 
 
+def test_what_a_switchover_makes_is_known_before_it() -> None:
+    """At the donor alone, and only once where it is made already."""
+    record = NetworkRecord(side=Side.OUTBOUND, agreement=agreement(plan(NetworkMode.TRANSLATE)))
+    assert record.wanted == ()
+    ahead = record.of_switchover
+    assert [str(step) for step in ahead] == [
+        f"nftables table {family} vmport_away_123456789a" for family in ("ip", "ip6")
+    ]
+    assert record.model_copy(update={"ahead": ahead}).known == ahead
+    assert record.model_copy(update={"ahead": ahead, "steps": ahead[:1]}).known == ahead
+    assert record.model_copy(update={"side": Side.INBOUND}).of_switchover == ()
+
+
 def test_a_translating_donor_is_needed_until_its_help_ends() -> None:
     away = record(Side.OUTBOUND, mode=NetworkMode.TRANSLATE, there=True)
     assert ProxyNeighbour in {type(step) for step in away.wanted}

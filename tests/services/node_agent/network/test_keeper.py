@@ -9,11 +9,21 @@ from uuid import UUID
 
 import pytest
 
-from services.node_agent.network.journal import NetworkJournal
+from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
-from services.node_agent.network.steps import Address, Bridge, Neighbour, NftTable, ProxyNeighbour, Route, Setting, Step
+from services.node_agent.network.steps import (
+    Address,
+    Bridge,
+    Neighbour,
+    NftTable,
+    ProxyNeighbour,
+    Queue,
+    Route,
+    Setting,
+    Step,
+)
 from shared.messages.addresses import NetworkState
 from shared.messages.network import NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
@@ -50,6 +60,9 @@ class Kernel(StepMaker):
                 self.made.remove(step)
         return tuple(left)
 
+    async def taps(self, bridge: str) -> tuple[str, ...]:
+        return ("vmx123456789a0", "vnet5") if bridge == BRIDGE else ()
+
     async def packets_routed(self, tables: Iterable[str]) -> int:
         assert list(tables)
         return self.packets
@@ -76,6 +89,9 @@ class Wires:
         self.open_now.add(agreement.port_id)
         if activated:
             self.activated.add(agreement.port_id)
+
+    def deactivate(self, port_id: UUID) -> None:
+        self.activated.discard(port_id)
 
     def activate(self, port_id: UUID) -> None:
         self.activated.add(port_id)
@@ -230,6 +246,55 @@ async def test_packets_come_here_again_when_the_guest_runs_on(world: World) -> N
         await world.until(lambda: world.kinds() == {NftTable})
         world.keeper.guest_runs_on(PORT)
         await world.until(lambda: world.kernel.made == [])
+
+
+async def test_nothing_is_written_between_the_pause_and_the_rules(world: World) -> None:
+    """A disk may take longer than the rest of a switchover: what it makes is in the journal before. A process that dies
+    before it has written that they are made leaves nothing behind.
+    """
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan(NetworkMode.TRANSLATE)), {GUEST_MAC: "vnet3"})
+    (prepared,) = world.journal.all()[0]
+    assert {type(step) for step in prepared.ahead} == {NftTable}
+    store, written = world.journal.store, list[str]()
+
+    def count(record: NetworkRecord) -> None:
+        written.append(f"after {len(world.kernel.made)} tables")
+        store(record)
+
+    world.journal.store = count  # type: ignore[method-assign]  # a look from inside
+    world.keeper.guest_stands_still(PORT)
+    await world.until(lambda: any(record.paused for record in world.journal.all()[0]))
+    assert written == [f"after {len(prepared.ahead)} tables"]
+
+    store(prepared)
+    await world.new_process().restore()
+    assert world.kernel.made == []
+    await world.kernel.make(prepared.ahead)
+    assert await world.new_process().undo(PORT, Side.OUTBOUND) == ()
+    assert world.kernel.made == []
+
+
+async def test_little_waits_for_a_guest_that_is_expected(world: World) -> None:
+    """At the guest's own device, until it has arrived; what comes too late, or for another port, changes nothing."""
+    world.keeper.guest_is_expected(PORT)
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    before = list(world.kernel.made)
+    world.keeper.guest_is_expected(PORT)
+    await world.until(lambda: Queue in world.kinds())
+    assert [step.device for step in world.kernel.made if isinstance(step, Queue)] == ["vnet5"]
+
+    world.keeper.guest_has_arrived(agreement(None))
+    await world.until(lambda: NetworkState.CARRYING in world.states)
+    world.keeper.guest_is_expected(PORT)
+    await asyncio.sleep(0.05)
+    assert world.kernel.made == before
+
+
+async def test_nobody_speaks_for_a_guest_that_runs_on(world: World) -> None:
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan()), {})
+    world.keeper.guest_stands_still(PORT)
+    world.keeper.guest_runs_on(PORT)
+    assert world.wires.activated == set()
 
 
 async def test_a_new_process_has_everything_again(world: World) -> None:

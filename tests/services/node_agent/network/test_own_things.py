@@ -12,6 +12,7 @@ from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.nft import Nft
 from services.node_agent.network.own_things import own_things, unclaimed
 from services.node_agent.network.steps import Bridge, NftTable, Route
+from shared.messages.network import NetworkMode
 from shared.messages.porting import Side
 from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, plan
 from tests.support.own_network import needs_root, own_network
@@ -51,6 +52,16 @@ async def test_found_told_apart_and_undone() -> None:
     }
     assert await maker.undo(found) == ()
     assert await own_things(Nft()) == ()
+
+
+async def test_what_the_switchover_makes_is_claimed_before_it() -> None:
+    """A process may die with it made and not yet written down."""
+    record = NetworkRecord(side=Side.OUTBOUND, agreement=agreement(plan(NetworkMode.TRANSLATE)))
+    record = record.model_copy(update={"ahead": record.of_switchover})
+    tables = tuple(step.model_copy(update={"objects": ()}) for step in record.ahead if isinstance(step, NftTable))
+    assert len(tables) == 2
+    assert unclaimed(tables, [record]) == ()
+    assert unclaimed(tables, [record.model_copy(update={"ahead": ()})]) == tables
 
 
 async def test_an_open_extensions_device_is_claimed() -> None:

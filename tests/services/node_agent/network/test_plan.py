@@ -12,7 +12,7 @@ from services.node_agent.network.plan import (
     recipient_routes,
     recipient_wants,
 )
-from services.node_agent.network.steps import Address, Bridge, NftTable, ProxyNeighbour, Route
+from services.node_agent.network.steps import Address, Bridge, NftTable, ProxyNeighbour, Queue, Route
 from shared.messages.network import NetworkGateway, NetworkMode
 from tests.services.node_agent.network.plans import BRIDGE, GATEWAY_MAC, PORT, plan
 
@@ -34,6 +34,13 @@ def test_a_translated_guest_has_its_gateway_at_the_recipient(mode: NetworkMode) 
     addresses = {step.address for step in steps if isinstance(step, Address)}
     assert addresses == {"10.81.1.1", "fd00:81:1::1", "fe80::ff:fe00:1"}
     assert {step.destination for step in steps if isinstance(step, Route)} == {"10.81.1.10/32", "fd00:81:1::10/128"}
+
+
+def test_little_waits_for_a_guest_that_does_not_run_yet() -> None:
+    """From when its devices are known until it has arrived."""
+    for arrived, devices in ((False, ["vnet7"]), (True, [])):
+        steps = recipient_wants(plan(), PORT, arrived=arrived, taps=("vnet7",))
+        assert [step.device for step in steps if isinstance(step, Queue)] == devices
 
 
 def test_joined_networks_need_nothing() -> None:

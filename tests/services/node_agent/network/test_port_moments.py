@@ -17,6 +17,7 @@ from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.port_moments import PortMoments, carried_addresses
+from services.node_agent.network.steps import Queue
 from services.node_agent.network.tracking.taken import TakenConnections
 from shared.messages.addresses import NetworkState
 from shared.messages.network import NetworkMode, NetworkPlan
@@ -40,7 +41,8 @@ class Node:
         self.told: list[tuple[NetworkState, str]] = []
         self.table = FakeTable()
         journal = NetworkJournal(directory / "network")
-        keeper = NetworkKeeper(journal, Kernel(), extensions=Wires(), report=self.report)
+        self.kernel = Kernel()
+        keeper = NetworkKeeper(journal, self.kernel, extensions=Wires(), report=self.report)
         self.sent: set[str] = set()
         self.probed: list[tuple[int, tuple[str, ...]]] = []
         self.findings: dict[Side, tuple[str, ...]] = {}
@@ -178,6 +180,27 @@ async def test_a_guest_that_stays_is_announced_at_the_donor(tmp_path: Path, *, s
     await node.moments.undo(PORT, Side.OUTBOUND)
     await asyncio.sleep(0.05)
     assert node.sent == ({"vmbr0"} if stood_still else set())
+    await node.moments.close()
+
+
+@pytest.mark.parametrize("stood_still", [True, False])
+async def test_a_guest_that_runs_on_is_announced_at_once(tmp_path: Path, *, stood_still: bool) -> None:
+    """Its hypervisor says nothing then, and its network may have heard of the recipient."""
+    node, agreed = Node(tmp_path), agreement(plan(NetworkMode.EXTEND))
+    await node.moments.prepare(Side.OUTBOUND, agreed, {})
+    if stood_still:
+        node.moments.guest_stands_still(PORT)
+    node.moments.guest_runs_on(PORT)
+    await asyncio.sleep(0.05)
+    assert node.sent == ({"vmbr0"} if stood_still else set())
+    await node.moments.close()
+
+
+async def test_a_guest_is_expected_by_the_keeper(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    await node.moments.prepare(Side.INBOUND, AGREED, {})
+    node.moments.guest_is_expected(PORT)
+    await eventually(lambda: any(isinstance(step, Queue) for step in node.kernel.made))
     await node.moments.close()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
 
 from services.node_agent.network.served import ServedVms
+from services.node_agent.network.steps import Step
 from shared.messages.addresses import ServeAddresses
 from shared.messages.network import CareOf
 from tests.services.node_agent.network.test_keeper import Kernel
@@ -53,6 +56,26 @@ async def test_the_first_ports_change_taken_back_leaves_nothing(tmp_path: Path) 
     await vms.serve(word(FIRST, 2, "10.0.1.1"))
     await vms.serve(word(FIRST, 3, None))
     assert kernel.made == []
+
+
+class SlowOnce(Kernel):
+    """Its first change takes longer than the next one."""
+
+    slow = True
+
+    async def make(self, steps: Iterable[Step]) -> None:
+        slow, self.slow = self.slow, False
+        if slow:
+            await asyncio.sleep(0.05)
+        await super().make(steps)
+
+
+async def test_a_commit_that_is_taken_back_at_once_does_not_come_late(tmp_path: Path) -> None:
+    kernel = SlowOnce()
+    vms = ServedVms(tmp_path, kernel)
+    words = (word(FIRST, 2, "10.0.1.1"), word(SECOND, 3, "10.0.2.1"))
+    assert await asyncio.gather(*(vms.serve(each) for each in words)) == [2, 3]
+    assert places(kernel) == ["10.0.2.1"]
 
 
 async def test_a_restart_forgets_nothing(tmp_path: Path) -> None:

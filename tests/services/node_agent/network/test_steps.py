@@ -11,6 +11,7 @@ from services.node_agent.network.steps import (
     Neighbour,
     NftTable,
     ProxyNeighbour,
+    Queue,
     Route,
     Setting,
     Step,
@@ -26,6 +27,7 @@ STEPS: dict[str, Step] = {
         device="vmp0", address="192.0.2.7", mac="02:00:00:00:00:02"
     ),
     "ipv6 accept_ra=0 on vmp0": Setting(device="vmp0", family="ipv6", name="accept_ra", value="0"),
+    "queue of 128 frames at vnet7": Queue(device="vnet7", frames=128),
     "nftables table inet vmport_a": NftTable(family="inet", name="vmport_a", objects=({"set": {"elem": [1]}},)),
 }
 

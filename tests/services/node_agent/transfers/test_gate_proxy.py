@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from services.node_agent.lanes.core.errors import StreamError
-from services.node_agent.libvirt_rpc.gate import RpcGate
+from services.node_agent.libvirt_rpc.gate import PrepareAnswered, RpcGate
 from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import REMOTE_PROGRAM, Frame, FrameParser, FrameType, Status
 from services.node_agent.transfers.gate_proxy import GateProxy
@@ -55,6 +55,24 @@ async def test_an_end_of_the_donor_ends_the_connection() -> None:
         assert owner.answers == []
         assert await connection.libvirtd[0].read() == b""
         assert await connection.far.read() == b""
+
+
+async def test_prepared_devices_are_told_once_they_are_there() -> None:
+    """A guest that libvirtd refuses has none."""
+    told = list[str]()
+    async with driver_connection() as connection:
+        proxy = GateProxy(
+            connection.reader,
+            connection.writer,
+            connection.near,
+            RpcGate(EXPECTED),
+            Owner(),
+            prepared=lambda: told.append("there"),
+        )
+        await proxy._perform([PrepareAnswered("no room")], None)
+        assert told == []
+        await proxy._perform([PrepareAnswered(None)], None)
+    assert told == ["there"]
 
 
 async def test_a_call_that_is_not_allowed_is_refused() -> None:

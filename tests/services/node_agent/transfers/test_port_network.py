@@ -42,6 +42,9 @@ class Network(JoinedNetworks):
         if "away" not in self.heard:
             self.heard.append("away")
 
+    def guest_is_expected(self, port_id: UUID) -> None:  # noqa: ARG002
+        self.heard.append("expected")
+
     def guest_has_arrived(self, moved: MovedVm) -> None:  # noqa: ARG002
         self.heard.append("arrived")
 
@@ -53,7 +56,8 @@ async def test_both_sides_hear_the_moments_in_their_order(pair: Pair) -> None:
     assert failure is None
     assert isinstance(result, OutboundResult)
     assert donor.heard == ["memory flows", "stands still", "away"]
-    assert recipient.heard == [f"serves {CONNECTIONS} of {pair.agreement.vm_name}", "arrived"]
+    assert sorted(recipient.heard[:-1]) == ["expected", f"serves {CONNECTIONS} of {pair.agreement.vm_name}"]
+    assert recipient.heard[-1] == "arrived"
 
 
 async def test_joined_networks_serve_no_stream() -> None:
@@ -77,5 +81,6 @@ async def test_nothing_is_done_for_joined_networks() -> None:
     network.guest_stands_still(PORT)
     network.guest_runs_on(PORT)
     network.guest_is_away(agreement(None))
+    network.guest_is_expected(PORT)
     network.guest_has_arrived(agreement(None))
     assert await network.undo(PORT, Side.INBOUND) == ()

@@ -125,10 +125,18 @@ async def test_the_donors_gate() -> None:
         assert carrier.stats().dropped == {Reason.OWN: 1, Reason.EARLY: 1}
         for _ in range(2):
             carrier.activate()
-        assert told == ["activated"]
+        # What was told too early is made good: the bridge learns where the guest is.
+        assert (told, tap.host_receive()) == (["activated"], [reverse_arp(GUEST)])
         carrier.deliver(encode([PLAIN + OUT]))
         assert tap.host_receive() == [OUT]
         assert carrier.stats().out_frames == 0
+        for _ in range(2):
+            carrier.deactivate()
+        carrier.deliver(encode([PLAIN + OUT]))
+        assert (tap.host_receive(), carrier.activated) == ([], False)
+        carrier.deactivate()
+        carrier.activate()
+        assert tap.host_receive() == []
 
 
 async def test_it_is_open_where_the_guest_is_known_to_run() -> None:

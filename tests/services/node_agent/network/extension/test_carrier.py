@@ -115,7 +115,7 @@ async def test_nobody_speaks_for_the_guest_while_it_runs_at_the_donor(credential
         assert (donor.heard(), donor.extension.activated.is_set()) == ([], False)
         donor.extension.activate()
         recipient.say(from_guest(2))
-        await eventually(lambda: donor.heard() == [from_guest(2)])
+        await eventually(lambda: donor.heard() == [reverse_arp(GUEST), from_guest(2)])
 
 
 async def test_what_waits_for_the_guest_is_bounded(credentials: Pair) -> None:
