@@ -15,12 +15,15 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from services.broker import queries, registry, rules
-from services.broker.rules import Limits
+from services.broker.rules import Limits, listing
+from services.broker.rules.book import NO_BOOK, RuleBook
 from shared.bus import Reject
 from shared.logs import get_logger
 from shared.messages import Envelope, Refusal, open_envelope
 from shared.messages.approval import MAX_REASONS, InspectVm, VmInspected
 from shared.messages.queries import QueryFailed, RegisteredVm, ShowVm, VmShown
+from shared.messages.rule_facts import DonorFacts
+from shared.messages.rules import CheckRules
 from shared.messages.service_change import BEST, PortRequested
 from shared.messages.vm_details import VmDetails
 from shared.parties import Name, Party, donor
@@ -36,19 +39,24 @@ MAX_OPEN = 8
 """Of one tenant."""
 
 
+VmQuestion = Envelope[ShowVm] | Envelope[CheckRules]
+"""What only the VM's provider can answer."""
+
+
 def inquiry_key(tenant: Name, inquiry_id: UUID) -> str:
     """The key of an open question's deadline."""
     return f"{PREFIX}{tenant}:{inquiry_id}"
 
 
 class Inquiries:
-    """What the broker does with `ShowVm`, with the donor's answer, and with a deadline that has passed."""
+    """What the broker does with `ShowVm` and `CheckRules`, with the donor's answer, and with a deadline."""
 
-    def __init__(self, limits: Limits, *, silent_after: timedelta) -> None:
+    def __init__(self, limits: Limits, *, silent_after: timedelta, book: RuleBook = NO_BOOK) -> None:
         self._limits = limits
+        self._book = book
         self._silent_after = silent_after
 
-    async def ask(self, tx: Transaction, question: Envelope[ShowVm], *, inquiry_id: UUID) -> None:
+    async def ask(self, tx: Transaction, question: VmQuestion, *, inquiry_id: UUID) -> None:
         """Ask the VM's provider; a question that nobody can answer is answered at once."""
         tenant, vm_uuid = question.sender.owner, question.data.vm_uuid
         vm = await queries.vm_of(tx.connection, vm_uuid, tenant)
@@ -78,7 +86,7 @@ class Inquiries:
         wanted = question.data.vm_uuid
         if answer.vm is not None and answer.vm.uuid != wanted:
             raise Reject("wrong_vm", f"{envelope.source} describes {answer.vm.uuid}; it was asked for {wanted}")
-        await self._answer(tx, question, answer.vm, answer.refusals)
+        await self._answer(tx, question, answer.vm, answer.refusals, facts=answer.facts)
 
     async def overdue(self, tx: Transaction, timer: Timer) -> None:
         """The provider has not answered in time."""
@@ -86,12 +94,31 @@ class Inquiries:
         await self._answer(tx, question, None, (_silent(asked),))
 
     async def _answer(
-        self, tx: Transaction, question: Envelope[ShowVm], details: VmDetails | None, refusals: tuple[Refusal, ...]
+        self,
+        tx: Transaction,
+        question: VmQuestion,
+        details: VmDetails | None,
+        refusals: tuple[Refusal, ...],
+        *,
+        facts: DonorFacts | None = None,
     ) -> None:
         tenant, vm_uuid = question.sender.owner, question.data.vm_uuid
         vm = await queries.vm_of(tx.connection, vm_uuid, tenant)
         if vm is None:
             await tx.send(question.sender, _not_found(vm_uuid), cause=question)
+            return
+        if isinstance(question.data, CheckRules):
+            told = listing.checked(
+                self._book,
+                vm_uuid=vm_uuid,
+                tenant=tenant,
+                donor=vm.provider,
+                recipient=question.data.recipient,
+                stated=facts,
+                refusals=refusals if facts is not None else (),
+                now=tx.now,
+            )
+            await tx.send(question.sender, told, cause=question)
             return
         own = await self._refusals(tx, vm, tenant)
         shown = VmShown(vm=vm, details=details, refusals=(*own[:MAX_REASONS], *refusals))
@@ -109,9 +136,9 @@ async def _open_of(tx: Transaction, tenant: Name) -> int:
     return int((await tx.execute(select(func.count()).select_from(timers).where(mine))).scalar_one())
 
 
-def _stored(payload: Mapping[str, Any]) -> tuple[Envelope[ShowVm], Party]:
+def _stored(payload: Mapping[str, Any]) -> tuple[VmQuestion, Party]:
     """The question, and who was asked. Only such questions are stored with their deadline."""
-    question = cast("Envelope[ShowVm]", open_envelope(str(payload["question"]).encode()))
+    question = cast("VmQuestion", open_envelope(str(payload["question"]).encode()))
     return question, donor(str(payload["provider"]))
 
 

@@ -179,6 +179,15 @@ async def commit_epoch(tx: Transaction, commit: CommitEpoch, port_id: UUID) -> N
     )
 
 
+async def ported_since(connection: AsyncConnection, vm_uuid: UUID, since: datetime) -> datetime | None:
+    """When the VM's owner first changed after this time; None if it has not."""
+    statement = select(func.min(epochs.c.committed_at)).where(
+        epochs.c.vm_uuid == vm_uuid, epochs.c.committed_at > since, epochs.c.port_id.is_not(None)
+    )
+    found: datetime | None = (await connection.execute(statement)).scalar_one_or_none()
+    return found
+
+
 async def record_sla(tx: Transaction, state: SagaState, sla: SlaRecord) -> None:
     """Promised against measured, once per port."""
     await tx.execute(

@@ -12,17 +12,23 @@ from services.broker.dns import BadDnsKey
 from services.broker.dns_keeper import DnsKeeper
 from services.broker.metrics import BrokerMetrics
 from services.broker.migrate import SchemaUnknown, migrate
+from services.broker.rules import check_rules
+from services.broker.rules.book import RuleBook
 from services.broker.saga.diagram import markdown
 from services.broker.service import BrokerService
 from services.broker.settings import BrokerSettings
 from shared.config import ConfigError, Problem
 from shared.parties import BROKER
 from shared.rabbit.lanes import RabbitLaneAdmin
+from shared.rules.regime import RegimeError
 from shared.runtime import Action, Runtime, run_service
 from shared.store import Store, open_store
 
 ABOUT = "vmport's broker: verifies, fixes and records ports, and says who serves a VM."
-SEE_ALSO = "To settle a port that waits for an operator: vmport-broker settle --help."
+SEE_ALSO = (
+    "To settle a port that waits for an operator: vmport-broker settle --help. "
+    "To check a file of rules: vmport-broker check-rules --help."
+)
 
 
 async def serve(runtime: Runtime[BrokerSettings]) -> None:
@@ -33,7 +39,8 @@ async def serve(runtime: Runtime[BrokerSettings]) -> None:
     lane_admin = RabbitLaneAdmin(settings.bus, runtime.metrics.bus)
     runtime.stack.push_async_callback(lane_admin.close)
     metrics = BrokerMetrics(runtime.metrics.registry)
-    service = BrokerService(settings, store, runtime.bus, lane_admin, metrics, names=_names(settings, store, metrics))
+    names, book = _names(settings, store, metrics), _book(settings)
+    service = BrokerService(settings, store, runtime.bus, lane_admin, metrics, names=names, book=book)
     runtime.check("store", service.check_store)
     await service.run(runtime.running)
 
@@ -47,6 +54,13 @@ def _names(settings: BrokerSettings, store: Store, metrics: BrokerMetrics) -> Dn
     except BadDnsKey as error:
         raise ConfigError((Problem("dns.key_file", "", str(error)),)) from error
     return DnsKeeper(store, server, metrics, forget_after=timedelta(days=dns.forget_after_days))
+
+
+def _book(settings: BrokerSettings) -> RuleBook:
+    try:
+        return settings.rules.book()
+    except RegimeError as error:
+        raise ConfigError((Problem(error.file, error.key, error.reason),)) from error
 
 
 async def _up_to_date(store: Store) -> str:
@@ -78,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["settle"]:
         return settle.main(arguments[1:])
+    if arguments[:1] == ["check-rules"]:
+        return check_rules.main(arguments[1:])
     actions: tuple[Action[BrokerSettings], ...] = (
         Action("--print-saga", "print the saga's state diagram and deadlines as Markdown and exit", _print_saga),
         Action("--migrate", "bring the ledger's schema up to date and exit", _migrate, needs_settings=True),

@@ -77,6 +77,12 @@ class BrokerMetrics:
             ("kept",),
             registry=registry,
         )
+        self.rules_broken_total = Counter(
+            "vmport_rules_broken_total",
+            "What providers demanded or left undone against a rule, by how (unlawful, overdue), regime and rule.",
+            ("how", "regime", "rule"),
+            registry=registry,
+        )
         self.registry_conflicts_total = Counter(
             "vmport_registry_conflicts_total",
             "VMs in inventories that belong to another provider by their newest epoch.",

@@ -18,8 +18,10 @@ from services.broker.metrics import BrokerMetrics
 from services.broker.plans.records import port_ended
 from services.broker.relay_lanes import want
 from services.broker.rules import Facts, Limits
+from services.broker.rules.book import NO_BOOK, RuleBook
 from services.broker.saga import (
     NO_ANCHOR,
+    NO_RULES,
     Alarm,
     Anchor,
     CloseLanes,
@@ -32,7 +34,10 @@ from services.broker.saga import (
     KeepExtension,
     LanesOpened,
     OpenLanes,
+    PortRules,
     RecordEnd,
+    RuleBroken,
+    RuleDue,
     SagaState,
     Send,
     Settled,
@@ -44,10 +49,10 @@ from services.broker.saga import (
     step,
 )
 from shared.logs import get_logger, port_bound
-from shared.messages import AnyEnvelope
+from shared.messages import AnyEnvelope, Envelope, Message, Refusal
 from shared.messages.addresses import ServeAddresses
 from shared.messages.porting import QuerySwitchover
-from shared.messages.service_change import PortPhase, PortRequested
+from shared.messages.service_change import BEST, PortAccepted, PortPhase, PortRefused, PortRequested
 from shared.parties import BROKER, Name
 from shared.store import Timer, Transaction
 
@@ -58,7 +63,7 @@ LARGEST_RECORDED_BODY = 64 * 1024
 
 
 def timer_key(port_id: UUID, kind: str) -> str:
-    """The key of a port's timer; ``kind`` is ``deadline`` or ``wake``."""
+    """The key of a port's timer; ``kind`` is ``deadline``, ``wake`` or ``rule``."""
     return f"port:{port_id}:{kind}"
 
 
@@ -83,6 +88,7 @@ class Stepper:
         wake_names: Callable[[], None] | None = None,
         anchor: Anchor = NO_ANCHOR,
         basis: Basis = NO_BASIS,
+        book: RuleBook = NO_BOOK,
     ) -> None:
         self._timing = timing
         self._limits = limits
@@ -91,6 +97,7 @@ class Stepper:
         self._wake_names = wake_names
         self._anchor = anchor
         self._basis = basis
+        self._book = book
 
     async def begin(
         self, tx: Transaction, envelope: AnyEnvelope, request: PortRequested, tenant: Name, facts: Facts
@@ -115,9 +122,21 @@ class Stepper:
                 timing=self._timing,
                 anchor=self._anchor,
                 basis=await read_basis(tx.connection, self._basis, request, candidates),
+                rules=self._rules(request, tenant, candidates, tx.now),
             )
         await ledger.add(tx, decision.state)
         await self._apply(tx, None, decision, _sender_and_type(envelope), envelope)
+
+    def _rules(self, request: PortRequested, tenant: Name, candidates: tuple[Name, ...], now: datetime) -> PortRules:
+        facts = self._book.facts(
+            vm_uuid=request.vm_uuid,
+            tenant=tenant,
+            donor=request.donor,
+            recipient=None if request.recipient == BEST else request.recipient,
+            requested_at=now,
+            wanted_start=request.limits.window_start,
+        )
+        return self._book.for_port(facts, candidates) if self._book.regimes else NO_RULES
 
     async def step(self, tx: Transaction, stored: StoredPort, event: Event, envelope: AnyEnvelope | None) -> Decision:
         """Take one step of a port that `ledger.load` has locked; ``envelope`` is the message, if the event is one."""
@@ -141,7 +160,7 @@ class Stepper:
         With ``after`` only those that are due later: for a timer that was taken, but too early, because the clock has
         stepped back or the state is newer than the timer. Otherwise the port would wait without it for ever.
         """
-        for kind, due_at in (("deadline", state.deadline), ("wake", state.wake_at)):
+        for kind, due_at in (("deadline", state.deadline), ("wake", state.wake_at), ("rule", state.rule_due_at)):
             if after is None or (due_at is not None and due_at > after):
                 await _set_timer(tx, state.port_id, kind, due_at)
 
@@ -173,6 +192,8 @@ class Stepper:
             await _set_timer(tx, state.port_id, "deadline", state.deadline)
         if before is None or before.wake_at != state.wake_at:
             await _set_timer(tx, state.port_id, "wake", state.wake_at)
+        if (before.rule_due_at if before is not None else None) != state.rule_due_at:
+            await _set_timer(tx, state.port_id, "rule", state.rule_due_at)
         now = tx.now
         tx.after_commit(lambda: self._report(before, decision, kind, sender, now))
 
@@ -205,6 +226,10 @@ class Stepper:
             case Alarm():
                 entry = ledger.Event(str(BROKER), f"alarm:{effect.code}", state.phase, "alarm", effect.detail)
                 await ledger.record(tx, state.port_id, entry)
+            case RuleBroken():
+                kind = f"{effect.how}:{effect.rule}"
+                entry = ledger.Event(str(BROKER), kind, state.phase, effect.how, effect.detail)
+                await ledger.record(tx, state.port_id, entry)
 
     def _report(self, before: SagaState | None, decision: Decision, kind: str, sender: str, now: datetime) -> None:
         """Log and count what is now durable."""
@@ -226,6 +251,10 @@ class Stepper:
         for effect in decision.effects:
             if isinstance(effect, Alarm):
                 log.error("operator needed", code=effect.code, reason=effect.detail)
+            elif isinstance(effect, RuleBroken):
+                level = log.error if effect.how == "overdue" else log.warning
+                level("rule broken", regime=effect.regime, rule=effect.rule, how=effect.how, reason=effect.detail)
+                self._metrics.rules_broken_total.labels(effect.how, effect.regime, effect.rule).inc()
             elif isinstance(effect, RecordEnd):
                 self._count_end(state, effect)
 
@@ -249,7 +278,7 @@ def _event_name(event: Event) -> str:
     match event:
         case Heard():
             return type(event.message).__name__
-        case DeadlinePassed() | WakeUp() | LanesOpened() | Settled():
+        case DeadlinePassed() | WakeUp() | RuleDue() | LanesOpened() | Settled():
             return type(event).__name__
 
 
@@ -259,3 +288,29 @@ async def _set_timer(tx: Transaction, port_id: UUID, kind: str, due_at: datetime
         await tx.disarm(timer_key(port_id, kind))
     else:
         await tx.arm(timer_key(port_id, kind), due_at)
+
+
+async def time_event(tx: Transaction, kind: str, stored: StoredPort) -> Event:
+    """The event of a port's timer."""
+    if kind == "deadline":
+        return DeadlinePassed(stored.progress_at)
+    if kind == "wake":
+        return WakeUp()
+    state = stored.state
+    return RuleDue(await ledger.ported_since(tx.connection, state.request.vm_uuid, state.requested_at))
+
+
+async def repeat_answer(tx: Transaction, envelope: Envelope[PortRequested], known: StoredPort) -> None:
+    """The port id is known: a repeated request is answered as before, another one is refused."""
+    request, state = envelope.data, known.state
+    answer: Message = PortAccepted(port_id=request.port_id)
+    if envelope.sender != state.tenant_party or request != state.request:
+        taken = Refusal(
+            code="port_id_taken",
+            rule="a new request has a new port id",
+            evidence=f"{request.port_id} is in use for another request",
+        )
+        answer = PortRefused(port_id=request.port_id, refused_by=str(BROKER), refusals=(taken,))
+    elif state.phase is PortPhase.REFUSED:
+        answer = PortRefused(port_id=request.port_id, refused_by=str(BROKER), refusals=state.refusals)
+    await tx.send(envelope.sender, answer, cause=envelope, correlation_id=request.port_id)

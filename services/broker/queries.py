@@ -146,6 +146,8 @@ async def _port(connection: AsyncConnection, question: ShowPort, tenant: Name) -
         sla=state.sla,
         failure=_failure_text(state),
         refusals=state.refusals,
+        rules=state.rules.applied,
+        charges=state.rules.charges,
         events=await ledger.events_of(connection, question.port_id),
     )
 

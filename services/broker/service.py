@@ -23,31 +23,38 @@ from services.broker.ledger import LedgerConflict, StoredPort
 from services.broker.metrics import WAITING, BrokerMetrics
 from services.broker.network_queries import network_of_port
 from services.broker.plans.keeper import Plans
-from services.broker.port_steps import Stepper, read_timer
+from services.broker.port_steps import Stepper, read_timer, repeat_answer, time_event
 from services.broker.progress import ProgressRelay
+from services.broker.questions import Questions
 from services.broker.relay_lanes import LaneKeeper
-from services.broker.saga import DeadlinePassed, Decision, Event, Heard, LanesOpened, SagaState, Send, Verdict, WakeUp
+from services.broker.rules.book import NO_BOOK, RuleBook
+from services.broker.saga import (
+    Decision,
+    Heard,
+    LanesOpened,
+    SagaState,
+    Send,
+    Verdict,
+)
 from services.broker.settings import BrokerSettings
 from services.broker.their_clock import on_our_clock
 from shared.bus import BusDown, DeadLetter, LaneAdmin, Reject, Undeliverable, UrgentBus
 from shared.logs import bind_log, get_logger, port_bound
-from shared.messages import AnyEnvelope, Envelope, Message, PortMessage, Refusal, seal
+from shared.messages import AnyEnvelope, Envelope, PortMessage, seal
 from shared.messages.addresses import AddressesServed, EndExtension, ExtensionClosed, NetworkReported, NetworkShown
 from shared.messages.approval import VmInspected
 from shared.messages.nodes import CapacityReported, ClockDiffers, InventoryReported
 from shared.messages.porting import GuestPaused, QuerySwitchover, RequestSwitchover
 from shared.messages.queries import QueryFailed, Question, ShowVm
+from shared.messages.rules import CheckRules, ListRules
 from shared.messages.service_change import (
     CancelPort,
     CancelRefused,
     MessageRejected,
-    PortAccepted,
-    PortPhase,
     PortProgressed,
-    PortRefused,
     PortRequested,
 )
-from shared.parties import BROKER, BadPartyName, Party, Role
+from shared.parties import BadPartyName, Party, Role
 from shared.stateful_service import StatefulService
 from shared.store import RelayPolicy, Store, StoreDown, Timer, Transaction
 from shared.tasks import Tasks
@@ -71,6 +78,7 @@ class BrokerService(StatefulService):
         metrics: BrokerMetrics,
         *,
         names: DnsKeeper | None = None,
+        book: RuleBook = NO_BOOK,
     ) -> None:
         relay = RelayPolicy.from_settings(settings.store)
         super().__init__(store, bus, metrics.store, relay_policy=relay, unknown_code="unexpected_type")
@@ -87,8 +95,10 @@ class BrokerService(StatefulService):
             wake_names=names.wake if names is not None else None,
             anchor=settings.anchor.anchor(),
             basis=settings.broker.basis(),
+            book=book,
         )
-        self._inquiries = Inquiries(limits, silent_after=self._silent_after)
+        self._inquiries = Inquiries(limits, silent_after=self._silent_after, book=book)
+        self._questions = Questions(store, book, self._inquiries)
         self._plans = Plans(store, self.handlers, self._stepper, limits, self._silent_after)
         self._progress = ProgressRelay(store)
         self._told_of_clock: set[str] = set()
@@ -105,7 +115,9 @@ class BrokerService(StatefulService):
         self.handlers.on(CapacityReported, self._capacity_reported)
         self.handlers.on_every(PortProgressed, self._progress.progressed)
         self.handlers.on_every(Question, self._question)
-        self.handlers.on_every(ShowVm, self._vm_asked)
+        self.handlers.on_every(ShowVm, self._questions.vm_asked)
+        self.handlers.on_every(CheckRules, self._questions.vm_asked)
+        self.handlers.on_every(ListRules, self._questions.rules_asked)
         self.handlers.on(VmInspected, self._inquiries.inspected)
         self.handlers.on(NetworkReported, self._network_reported)
         self.handlers.on(ExtensionClosed, self._extension_closed)
@@ -137,7 +149,7 @@ class BrokerService(StatefulService):
         request, tenant = envelope.data, envelope.sender.owner
         known = await ledger.load(tx, request.port_id)
         if known is not None:
-            await _repeat_answer(tx, envelope, known)
+            await repeat_answer(tx, envelope, known)
             return
         if request.dry_run:
             bind_log(dry_run=True)
@@ -226,7 +238,7 @@ class BrokerService(StatefulService):
         bind_log(port_id=str(port_id))
         stored = await self._load(tx, port_id)
         if stored is not None:
-            event: Event = DeadlinePassed(stored.progress_at) if kind == "deadline" else WakeUp()
+            event = await time_event(tx, kind, stored)
             decision = await self._stepper.step(tx, stored, event, None)
             if decision.verdict is Verdict.IGNORED:
                 await self._stepper.rearm(tx, stored.state, after=tx.now)
@@ -268,11 +280,6 @@ class BrokerService(StatefulService):
             raise Reject("unexpected_type", f"the broker has no answer to {type(envelope.data).__name__}")
         async with self.store.transaction() as tx:
             await tx.send(envelope.sender, answer, cause=envelope)
-
-    async def _vm_asked(self, envelope: Envelope[ShowVm]) -> None:
-        async with self.store.transaction() as tx:
-            if await tx.first_time(envelope):
-                await self._inquiries.ask(tx, envelope, inquiry_id=uuid4())
 
     async def _network_reported(self, tx: Transaction, envelope: Envelope[NetworkReported]) -> None:
         await extensions.reported(tx, envelope)
@@ -378,19 +385,3 @@ def _mark_dry_run(state: SagaState) -> None:
     """Lines about a dry run say so: nothing is moved for it."""
     if state.request.dry_run:
         bind_log(dry_run=True)
-
-
-async def _repeat_answer(tx: Transaction, envelope: Envelope[PortRequested], known: StoredPort) -> None:
-    """The port id is known: a repeated request is answered as before, another one is refused."""
-    request, state = envelope.data, known.state
-    answer: Message = PortAccepted(port_id=request.port_id)
-    if envelope.sender != state.tenant_party or request != state.request:
-        taken = Refusal(
-            code="port_id_taken",
-            rule="a new request has a new port id",
-            evidence=f"{request.port_id} is in use for another request",
-        )
-        answer = PortRefused(port_id=request.port_id, refused_by=str(BROKER), refusals=(taken,))
-    elif state.phase is PortPhase.REFUSED:
-        answer = PortRefused(port_id=request.port_id, refused_by=str(BROKER), refusals=state.refusals)
-    await tx.send(envelope.sender, answer, cause=envelope, correlation_id=request.port_id)

@@ -10,12 +10,15 @@ from pydantic import AfterValidator, Field, model_validator
 
 from services.broker.dns import BadDnsKey, NameServer, UpdateKey
 from services.broker.money_settings import BrokerSection
-from services.broker.rules import Limits
+from services.broker.rules import Limits, regime_files
+from services.broker.rules.book import RuleBook
 from services.broker.saga import Anchor, Timing
 from shared.config import Section, ServiceSettings
-from shared.config_files import Finding, ReadFile
+from shared.config_files import Finding, ReadFile, UsedDirectory
 from shared.messages.network import IpNetwork
-from shared.parties import NAME_PATTERN, Role, node
+from shared.parties import NAME_PATTERN, Name, Role, node
+from shared.rules.facts import Region
+from shared.rules.regime import RegimeError
 from shared.store import StoreSettings
 
 
@@ -195,6 +198,41 @@ class DnsSettings(Section):
         return NameServer(self.server, self.port, self.zone, key, ttl_s=self.ttl_s, timeout_s=self.timeout_s)
 
 
+class RuleSettings(Section):
+    """Which laws bind a port: by the regions of its tenant, its donor and its recipient."""
+
+    regimes_dir: UsedDirectory | None = Field(
+        default=None,
+        description="A folder with regimes of your own (*.toml), beside those that ship. "
+        "'vmport-broker check-rules FILE' checks one.",
+        examples=["/etc/vmport/regimes"],
+    )
+    tenants: dict[Name, Region] = Field(
+        default={},
+        description="Regions of tenants, such as EU or IN-DL. Who is not named has the region default.",
+        examples=[{"acme": "EU"}],
+    )
+    providers: dict[Name, Region] = Field(
+        default={},
+        description="Regions of providers.",
+        examples=[{"alpha": "EU", "beta": "UK"}],
+    )
+
+    def problems(self) -> list[Finding]:
+        """The folder, and each regime in it."""
+        found = super().problems()
+        if not found:
+            try:
+                self.book()
+            except RegimeError as error:
+                found.append(Finding(("regimes_dir",), str(error)))
+        return found
+
+    def book(self) -> RuleBook:
+        """The regimes that ship and those of the folder. Reads files; raises `RegimeError`."""
+        return RuleBook(regime_files.load(self.regimes_dir), self.tenants, self.providers)
+
+
 class BrokerSettings(ServiceSettings):
     """The broker."""
 
@@ -206,3 +244,4 @@ class BrokerSettings(ServiceSettings):
     anchor: AnchorSettings = Field(default=AnchorSettings())
     dns: DnsSettings = Field(default=DnsSettings())
     broker: BrokerSection = Field(default=BrokerSection())
+    rules: RuleSettings = Field(default=RuleSettings())

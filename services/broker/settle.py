@@ -35,6 +35,7 @@ from services.broker.saga import (
     OpenLanes,
     Owner,
     RecordEnd,
+    RuleBroken,
     SagaState,
     Send,
     Settled,
@@ -147,6 +148,8 @@ def _told(effect: Effect) -> str:
             return f"the port ends: {effect.outcome}, {effect.code}"
         case Alarm():
             return f"alarm {effect.code}: {effect.detail}"
+        case RuleBroken():
+            return f"{effect.how} by a rule of {effect.regime}: {effect.detail}"
 
 
 def _parser() -> argparse.ArgumentParser:

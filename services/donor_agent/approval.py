@@ -12,19 +12,22 @@ Rules, in the order in which they are judged:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
 
-from services.donor_agent.policy import Account, OwnedVmRule, Policy
+from services.donor_agent.policy import Policy
 from services.donor_agent.port_record import Phase
 from shared.domain import DomainXmlError, guest_abi_differences
 from shared.ejecting import REMOVABLE, without_media
 from shared.messages.base import Refusal
 from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.rule_facts import MAX_STATED, DonorFacts, Ground, StatedDue
 from shared.messages.vm import IdentityBundle, VmDescription, VmState, VmSummary
+from shared.rules.conditions import ContractExit, CoolOff, Dues, LegalHold, MinimumStay, OwnerChange
+from shared.rules.demands import void_code
 
 _NOT_RUNNING = "not_running:"
 """How a node's own word begins for what the VM's state says already."""
@@ -57,6 +60,12 @@ class Request:
     """Other ports that are fixed or moving at this provider."""
     vm_under_way: UUID | None = None
     """Another port of this very VM that is fixed or moving."""
+    asked_start: datetime | None = None
+    """When the VM is to leave, as it was asked for just now; None: the notice was judged before."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """What the tenant tells, by the field's name."""
+    void: frozenset[str] = frozenset()
+    """Codes of refusals that a rule has voided for this port (`void_code`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +93,50 @@ def records_refusals(policy: Policy, request: Request) -> tuple[Refusal, ...]:
     ownership = tuple(_ownership(policy, request, located.vm))
     if ownership:
         return ownership
-    account = policy.accounts[request.tenant]
-    entries = policy.rules_for(request.tenant, located.vm.uuid, located.vm.name)
-    return (
-        *_dues(policy, account, request.now.date()),
-        *_stay(policy, account, entries, request.now.date()),
-        *_contract(account, request.now.date()),
-        *_holds(account, entries),
+    stated, today = facts_of(policy, request, located.vm), request.now.date()
+    demanded = (
+        *_dues(policy, stated, today),
+        *_stay(stated, today),
+        *_contract(stated, today),
+        *_holds(policy, stated, today),
         *partner_refusals(policy, request.recipient),
+        *_notice(policy, request),
+        *_fields(policy, request),
+    )
+    return (
+        *(refusal for refusal in demanded if void_code(refusal) not in request.void),
         *_under_way(policy, request),
         *_where_it_runs(located, request.node_silent_after_s),
         *_readable(located.vm),
+    )
+
+
+def stated_facts(policy: Policy, request: Request) -> DonorFacts | None:
+    """What the provider states of this VM, for the rules; None where the tenant does not own it."""
+    if request.located is None or any(_ownership(policy, request, request.located.vm)):
+        return None
+    return facts_of(policy, request, request.located.vm)
+
+
+def facts_of(policy: Policy, request: Request, vm: VmSummary) -> DonorFacts:
+    """What the provider's records say of a VM of this tenant, what it demands, and what it charges."""
+    account = policy.accounts[request.tenant]
+    entries = policy.rules_for(request.tenant, vm.uuid, vm.name)
+    days = policy.minimum_stay_days if account.minimum_stay_days is None else account.minimum_stay_days
+    starts = (each.contract_start for each in entries if each.contract_start is not None)
+    return DonorFacts(
+        service=account.service,
+        contract_start=max(starts, default=account.contract_start),
+        contract_end=account.contract_end,
+        early_exit=account.early_exit,
+        minimum_stay_days=days,
+        notice_days=policy.notice_days,
+        dues=tuple(StatedDue(**dict(each)) for each in account.dues[:MAX_STATED]),
+        legal_holds=_distinct(account.legal_hold, *(each.legal_hold for each in entries)),
+        owner_changes=_distinct(account.owner_change, *(each.owner_change for each in entries)),
+        identity_changed_on=account.identity_changed_on,
+        demands=policy.demands,
+        charges=policy.charges,
     )
 
 
@@ -223,62 +265,68 @@ def _ownership(policy: Policy, request: Request, vm: VmSummary) -> Iterator[Refu
         )
 
 
-def _dues(policy: Policy, account: Account, today: date) -> Iterator[Refusal]:
-    only_overdue = policy.dues_block == "overdue"
-    for invoice in account.dues:
-        if only_overdue and invoice.due >= today:
-            continue
-        yield Refusal(
-            code="dues_open",
-            rule=f"A VM leaves when no invoice is {'overdue' if only_overdue else 'open'}.",
-            evidence=f"invoice {invoice.invoice}: {invoice.amount} {invoice.currency}, due {invoice.due}",
-        )
+def _dues(policy: Policy, stated: DonorFacts, today: date) -> Iterator[Refusal]:
+    for evidence in Dues(which=policy.dues_block).broken(stated, today):
+        yield Refusal(code=Ground.DUES, rule=f"A VM leaves when no invoice is {policy.dues_block}.", evidence=evidence)
 
 
-def _stay(policy: Policy, account: Account, entries: tuple[OwnedVmRule, ...], today: date) -> Iterator[Refusal]:
-    days = policy.minimum_stay_days if account.minimum_stay_days is None else account.minimum_stay_days
-    start = max((e.contract_start for e in entries if e.contract_start is not None), default=account.contract_start)
-    # The last day that a date can say is as good as never.
-    first_day = date.max if days > (date.max - start).days else start + timedelta(days=days)
-    if today < first_day:
+def _stay(stated: DonorFacts, today: date) -> Iterator[Refusal]:
+    days = stated.minimum_stay_days
+    for evidence in MinimumStay(days=days).broken(stated, today):
         yield Refusal(
-            code="minimum_stay",
+            code=Ground.MINIMUM_STAY,
             rule=f"A VM stays at least {days} days from the start of its contract.",
-            evidence=f"contract start {start}; the VM may leave from {first_day}, in {(first_day - today).days} days",
+            evidence=evidence,
         )
 
 
-def _contract(account: Account, today: date) -> Iterator[Refusal]:
-    end = account.contract_end
-    if end is None:
-        return
-    if today > end:
+def _contract(stated: DonorFacts, today: date) -> Iterator[Refusal]:
+    end = stated.contract_end
+    if end is not None and today > end:
         yield Refusal(
-            code="contract_ended",
+            code=Ground.CONTRACT_ENDED,
             rule="A VM is ported while its contract runs; afterwards the provider has to settle it first.",
             evidence=f"the contract ended on {end}",
         )
-    elif not account.early_exit:
+    for evidence in ContractExit().broken(stated, today):
+        yield Refusal(code=Ground.CONTRACT_RUNNING, rule="This contract has no exit before its end.", evidence=evidence)
+
+
+def _holds(policy: Policy, stated: DonorFacts, today: date) -> Iterator[Refusal]:
+    for evidence in LegalHold().broken(stated, today):
+        yield Refusal(code=Ground.LEGAL_HOLD, rule="A VM under legal hold stays where it is.", evidence=evidence)
+    for evidence in OwnerChange().broken(stated, today):
+        yield Refusal(code=Ground.OWNER_CHANGE, rule="A VM does not leave while its owner changes.", evidence=evidence)
+    for evidence in CoolOff(days=policy.identity_bar_days).broken(stated, today):
         yield Refusal(
-            code="contract_running",
-            rule="This contract has no exit before its end.",
-            evidence=f"the contract ends on {end}",
+            code=Ground.IDENTITY_CHANGED,
+            rule=f"A VM does not leave in the {policy.identity_bar_days} days after its owner's identity was replaced.",
+            evidence=evidence,
         )
 
 
-def _holds(account: Account, entries: tuple[OwnedVmRule, ...]) -> Iterator[Refusal]:
-    for reason in _distinct(account.legal_hold, *(e.legal_hold for e in entries)):
-        yield Refusal(code="legal_hold", rule="A VM under legal hold stays where it is.", evidence=reason)
-    for reason in _distinct(account.owner_change, *(e.owner_change for e in entries)):
+def _distinct(*reasons: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(reason for reason in reasons if reason is not None))[:MAX_STATED]
+
+
+def _notice(policy: Policy, request: Request) -> Iterator[Refusal]:
+    earliest = request.now + timedelta(days=policy.notice_days)
+    if request.asked_start is not None and policy.notice_days and request.asked_start < earliest:
         yield Refusal(
-            code="owner_change_under_way",
-            rule="A VM does not leave while its owner changes.",
-            evidence=reason,
+            code=Ground.NOTICE,
+            rule=f"A VM leaves at the earliest {policy.notice_days} days after the request.",
+            evidence=f"asked for {request.asked_start.isoformat()}; the earliest is {earliest.isoformat()}",
         )
 
 
-def _distinct(*reasons: str | None) -> list[str]:
-    return list(dict.fromkeys(reason for reason in reasons if reason is not None))
+def _fields(policy: Policy, request: Request) -> Iterator[Refusal]:
+    for name in policy.demands:
+        if not request.told.get(name):
+            yield Refusal(
+                code=Ground.FIELD_MISSING,
+                rule=f"The tenant tells {', '.join(policy.demands)} with its request.",
+                evidence=f"{name}: not told; --tell {name}=VALUE",
+            )
 
 
 def _under_way(policy: Policy, request: Request) -> Iterator[Refusal]:

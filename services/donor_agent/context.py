@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -59,7 +59,16 @@ class DonorContext:
         return self.policy
 
     async def request(
-        self, tx: Transaction, port_id: UUID, *, tenant: str, vm_uuid: UUID, recipient: str | None
+        self,
+        tx: Transaction,
+        port_id: UUID,
+        *,
+        tenant: str,
+        vm_uuid: UUID,
+        recipient: str | None,
+        asked_start: datetime | None = None,
+        told: Mapping[str, str] | None = None,
+        void: Iterable[str] = (),
     ) -> Request:
         """What is asked, with all that this agent knows about the VM at this moment."""
         count, busy = await records.under_way(tx, except_port=port_id)
@@ -72,6 +81,9 @@ class DonorContext:
             recipient=recipient,
             ports_under_way=count,
             vm_under_way=busy.get(vm_uuid),
+            asked_start=asked_start,
+            told=told or {},
+            void=frozenset(void),
         )
 
     def runs(self, vm_uuid: UUID, now: datetime) -> bool:
@@ -98,6 +110,11 @@ class DonorContext:
     def count(self, tx: Transaction, refusals: tuple[Refusal, ...]) -> None:
         """Count refusals after the commit."""
         count_refusals(tx, self.metrics.refusals_total, refusals)
+
+    def count_demands(self, codes: Iterable[str]) -> None:
+        """Count demands that the broker has refused."""
+        for code in codes:
+            self.metrics.demands_refused_total.labels(code).inc()
 
     async def ask_to_describe(self, tx: Transaction, port: DonorPort, kind: str, *, cause: AnyEnvelope) -> None:
         """Have the VM's node read the live VM, and set the timer of this kind by which it must have answered."""

@@ -54,7 +54,7 @@ class DisconnectHandler:
         if port.phase in _DISCONNECTED:
             await _report_disconnected(tx, envelope, port)
             return
-        await records.save_port(tx, port.in_phase(Phase.DISCONNECTING, tx.now))
+        await records.save_port(tx, port.in_phase(Phase.DISCONNECTING, tx.now, keep_until=message.keep_until))
         await pass_to_node(tx, port.node, envelope)
 
     async def disconnected(self, tx: Transaction, envelope: Envelope[VmDisconnected], port: DonorPort) -> None:

@@ -9,7 +9,14 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.donor_agent import records
-from services.donor_agent.approval import Request, live_refusals, not_described, not_read, records_refusals
+from services.donor_agent.approval import (
+    Request,
+    live_refusals,
+    not_described,
+    not_read,
+    records_refusals,
+    stated_facts,
+)
 from services.donor_agent.context import DonorContext
 from services.donor_agent.inspection import bounded, details_of, may_be_asked
 from services.donor_agent.port_record import DonorPort, Phase
@@ -18,6 +25,7 @@ from shared.logs import get_logger
 from shared.messages import AnyEnvelope, Envelope, Refusal, open_envelope
 from shared.messages.approval import InspectVm, VmInspected
 from shared.messages.nodes import DescribeFailed, VmDescribed
+from shared.messages.rule_facts import DonorFacts
 from shared.messages.vm import VmDescription
 from shared.parties import BROKER
 from shared.provider_agent import codes_of, timer_key
@@ -54,7 +62,7 @@ class InspectionHandler:
         refusals = records_refusals(self._context.read_policy(), request)
         if not may_be_asked(refusals):
             vm = await _approved_vm(tx, request, refusals)
-            await self._answer(tx, port, vm, refusals, cause=envelope)
+            await self._answer(tx, port, vm, refusals, cause=envelope, facts=self._stated(request))
             return
         await records.save_port(tx, port)
         await self._context.ask_to_describe(tx, port, INSPECT, cause=envelope)
@@ -101,7 +109,10 @@ class InspectionHandler:
         refusals = records_refusals(self._context.read_policy(), request)
         if not may_be_asked(refusals):
             vm, found = await _approved_vm(tx, request, refusals), ()
-        await self._answer(tx, port, vm, (*refusals, *found), cause=cause)
+        await self._answer(tx, port, vm, (*refusals, *found), cause=cause, facts=self._stated(request))
+
+    def _stated(self, request: Request) -> DonorFacts | None:
+        return stated_facts(self._context.policy, request)
 
     async def _answer(
         self,
@@ -111,6 +122,7 @@ class InspectionHandler:
         refusals: tuple[Refusal, ...],
         *,
         cause: AnyEnvelope,
+        facts: DonorFacts | None,
     ) -> None:
         await tx.disarm(timer_key(INSPECT, port.port_id))
         await records.save_port(tx, port.in_phase(Phase.INSPECTED, tx.now))
@@ -119,6 +131,7 @@ class InspectionHandler:
             tenant=port.tenant,
             vm=None if vm is None else details_of(vm),
             refusals=bounded(refusals),
+            facts=facts,
         )
         await tx.send(BROKER, answer, cause=cause)
         log.info("VM shown", vm=str(port.vm_uuid), tenant=port.tenant, reason=codes_of(answer.refusals))

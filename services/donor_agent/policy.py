@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from shared.config_phrases import in_words
 from shared.errors import VmportError
-from shared.messages.base import Price
+from shared.messages.base import Code, Price
+from shared.messages.rule_facts import Charge, Service
 from shared.parties import Name
 
 Reason = Annotated[str, Field(min_length=1, max_length=400)]
@@ -72,6 +73,10 @@ class Account(_Part):
     minimum_stay_days: Days | None = Field(default=None, description="Where it differs from the provider's.")
     legal_hold: Reason | None = Field(default=None, description="Why the law keeps all VMs of this account here.")
     owner_change: Reason | None = Field(default=None, description="The change of owner that is under way.")
+    identity_changed_on: date | None = Field(
+        default=None, description="When the account's proof of identity was last replaced."
+    )
+    service: Service = Field(default=Service.STANDARD, description="What kind of service the contract is about.")
     dues: tuple[Invoice, ...] = Field(default=(), description="Open invoices.")
     vms: tuple[OwnedVmRule, ...] = Field(default=(), description="The VMs that the account owns.")
 
@@ -82,6 +87,16 @@ class Policy(_Part):
     minimum_stay_days: Days = Field(default=90, description="Days from contract_start in which nobody leaves.")
     dues_block: Literal["overdue", "open"] = Field(
         default="overdue", description="Which open invoices keep a VM here: only overdue ones, or every open one."
+    )
+    notice_days: Days = Field(default=0, description="Days between a request and the start of its window.")
+    identity_bar_days: Days = Field(
+        default=0, description="Days after identity_changed_on in which no VM of the account leaves."
+    )
+    demands: tuple[Code, ...] = Field(
+        default=(), max_length=16, description="Fields that a tenant must tell before a VM leaves."
+    )
+    charges: tuple[Charge, ...] = Field(
+        default=(), max_length=16, description="What a port costs here, and what of it is the direct cost."
     )
     max_concurrent_ports: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=4, description="Ports under way at once from this provider."

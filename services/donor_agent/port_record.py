@@ -12,9 +12,10 @@ from enum import StrEnum
 from typing import Self
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.rule_facts import Told
 from shared.messages.vm import IdentityBundle
 
 
@@ -59,6 +60,10 @@ class DonorPort(BaseModel):
     updated_at: datetime
     eject: tuple[str, ...] = ()
     """Drives whose media the tenant leaves behind, as it asked for approval."""
+    told: Told = Field(default_factory=dict)
+    """What the tenant tells, by the field's name."""
+    void: tuple[str, ...] = ()
+    """Codes of refusals that the broker has told to be against a rule; they are not used for this port."""
     identity: IdentityBundle | None = None
     agreement: ServiceChangeAgreement | None = None
     quarantined_disks: tuple[str, ...] = ()
@@ -66,6 +71,8 @@ class DonorPort(BaseModel):
     quarantined_bytes: int = 0
     quarantine_until: datetime | None = None
     completed_at: datetime | None = None
+    keep_until: datetime | None = None
+    """A rule has the disks kept at least until then, whatever the provider's own quarantine is."""
 
     def in_phase(self, phase: Phase, now: datetime, **facts: object) -> Self:
         """The same port, one step on."""
@@ -84,15 +91,19 @@ class DonorPort(BaseModel):
             quarantined_disks=disks,
             left_disks=left,
             quarantined_bytes=size,
-            quarantine_until=now + quarantine,
+            quarantine_until=self._until(now + quarantine),
         )
 
     def completed(self, now: datetime, quarantine: timedelta) -> Self:
         """The broker says that the port completed; what is in quarantine stays there for the whole time from now."""
         if self.completed_at is not None:
             return self
-        until = now + quarantine if self.phase is Phase.QUARANTINED else self.quarantine_until
+        until = self._until(now + quarantine) if self.phase is Phase.QUARANTINED else self.quarantine_until
         return self.model_copy(update={"completed_at": now, "quarantine_until": until})
+
+    def _until(self, own: datetime) -> datetime:
+        """The longer of the provider's own quarantine and what a rule says."""
+        return own if self.keep_until is None else max(own, self.keep_until)
 
     @property
     def erase_at(self) -> datetime | None:

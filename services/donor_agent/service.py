@@ -41,6 +41,7 @@ from shared.messages.porting import (
     TransferFailed,
     VmDisconnected,
 )
+from shared.messages.rules import DemandRefused
 from shared.messages.service_change import PortCancelled, PortCompleted, PortFailed
 from shared.provider_agent import ProviderAgent
 from shared.store import RelayPolicy, Store, Transaction
@@ -78,6 +79,7 @@ class DonorService(ProviderAgent[DonorPort]):
         disconnect = DisconnectHandler(self._context)
 
         self.handlers.on(ApprovalRequested, approval.requested)
+        self.handlers.on(DemandRefused, approval.demand_refused)
         self.on_port_timer(DESCRIBE, approval.describe_overdue)
         self.handlers.on(InspectVm, inspection.requested)
         self.on_port_timer(INSPECT, inspection.overdue)

@@ -81,7 +81,13 @@ class TransferHandler:
     ) -> tuple[Refusal, ...]:
         """The records once more: between approval and window, days may have passed."""
         request = await self._context.request(
-            tx, port.port_id, tenant=port.tenant, vm_uuid=port.vm_uuid, recipient=agreement.recipient
+            tx,
+            port.port_id,
+            tenant=port.tenant,
+            vm_uuid=port.vm_uuid,
+            recipient=agreement.recipient,
+            told=port.told,
+            void=port.void,
         )
         refusals = records_refusals(self._context.read_policy(), request)
         if not refusals and request.located is not None and request.located.node != port.node:

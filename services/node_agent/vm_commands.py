@@ -221,8 +221,10 @@ class VmCommands:
                 read_only=record.read_only_disks,
             )
             known = (record.phase, record.quarantined_disks, record.quarantined_folders, record.left_disks)
-            if known != (Phase.QUARANTINED, plan.kept, plan.kept_folders, plan.left):
-                TransferJournal(self._journal, record).quarantine(plan.kept, plan.left, plan.kept_folders)
+            until = max(filter(None, (record.keep_until, command.keep_until)), default=None)
+            if (*known, record.keep_until) != (Phase.QUARANTINED, plan.kept, plan.kept_folders, plan.left, until):
+                journal = TransferJournal(self._journal, record)
+                journal.quarantine(plan.kept, plan.left, plan.kept_folders, keep_until=until)
             await self._undefine(command.vm_uuid)
             await asyncio.to_thread(move_away, plan)
         except (HypervisorError, DomainXmlError, OSError) as error:
@@ -260,6 +262,9 @@ class VmCommands:
             return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code="unknown_port", detail=detail)
         if record.is_erased and record.last_word is not None:
             return DisksErased.model_validate_json(record.last_word.body)
+        if record.keep_until is not None and time.time() < record.keep_until.timestamp():
+            detail = f"a rule has the disks kept until {record.keep_until.isoformat()}"
+            return CompletionFailed(port_id=port_id, side=Side.OUTBOUND, code="kept_by_rule", detail=detail)
         try:
             # Of every VM: also of this one, which may be here again.
             in_use = await self._hypervisor.files_in_use()

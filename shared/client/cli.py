@@ -15,7 +15,14 @@ from typing import Annotated
 import typer
 
 from shared import config_sample
-from shared.client import network_commands, plan_commands, port_commands, prefix_commands, vm_commands
+from shared.client import (
+    network_commands,
+    plan_commands,
+    port_commands,
+    prefix_commands,
+    rules_commands,
+    vm_commands,
+)
 from shared.client.session import Format, Session
 from shared.client.settings import ClientSettings
 from shared.client.setup_commands import print_schema, print_topology
@@ -38,6 +45,7 @@ app.add_typer(port_commands.app, name="port")
 app.add_typer(plan_commands.app, name="plan")
 app.add_typer(network_commands.app, name="network")
 app.add_typer(prefix_commands.app, name="prefix")
+app.add_typer(rules_commands.app, name="rules")
 app.add_typer(vm_commands.providers, name="provider")
 app.command("quote")(port_commands.quote)
 app.command("schema")(print_schema)

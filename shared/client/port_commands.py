@@ -12,9 +12,10 @@ from shared.client import following, render
 from shared.client.cost_tables import bill_tables, explained, question_of
 from shared.client.limits import NetworkChoice, OverlaysChoice, PostCopyChoice, limits_of, limits_text
 from shared.client.resolve import find_port, find_vm, whole_id
+from shared.client.rules_tables import applied_table
 from shared.client.sdk import TenantClient
 from shared.client.session import Session
-from shared.client.units import parse_duration, value_of
+from shared.client.units import parse_duration, told_of, value_of
 from shared.client.vm_commands import (
     PLAN_TIMEOUT_S,
     CurrencyOption,
@@ -37,6 +38,11 @@ CANCEL_TIMEOUT_S = 120.0
 
 PortArgument = Annotated[str, typer.Argument(metavar="PORT", help="Id of the port, or the first 4 or more characters.")]
 
+TellOption = Annotated[
+    list[str] | None,
+    typer.Option(help="FIELD=VALUE: tell a donor what it demands. Repeat it for more fields."),
+]
+
 
 class PortTaken(Value):
     """What ``port create`` answers with when it does not watch."""
@@ -46,10 +52,18 @@ class PortTaken(Value):
     """``fixed``, or ``accepted`` with ``--no-wait``."""
 
 
-async def _request(client: TenantClient, vm: str, to: str, limits: PortLimits, *, dry_run: bool) -> PortRequested:
+async def _request(
+    client: TenantClient, vm: str, to: str, limits: PortLimits, *, dry_run: bool, told: dict[str, str] | None = None
+) -> PortRequested:
     found = find_vm(vm, await client.vms())
     return PortRequested(
-        port_id=uuid4(), vm_uuid=found.uuid, donor=found.provider, recipient=to, limits=limits, dry_run=dry_run
+        port_id=uuid4(),
+        vm_uuid=found.uuid,
+        donor=found.provider,
+        recipient=to,
+        limits=limits,
+        dry_run=dry_run,
+        told=told or {},
     )
 
 
@@ -67,6 +81,7 @@ def quote(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show each offer's costs line by line, and why each other one lost.")
     ] = False,
+    tell: TellOption = None,
 ) -> None:
     """Ask what a port of this VM would cost, how long it would take and what becomes of the VM; nothing moves.
 
@@ -86,14 +101,16 @@ def quote(
         currency=currency,
         now=now,
     )
-    _plan(session, vm, to, limits, explain=explain)
+    _plan(session, vm, to, limits, told_of(tell), explain=explain)
 
 
-def _plan(session: Session, vm: str, to: str, limits: PortLimits, *, explain: bool = False) -> None:
+def _plan(
+    session: Session, vm: str, to: str, limits: PortLimits, told: dict[str, str], *, explain: bool = False
+) -> None:
     """A dry run; its answer, and exit code 3 where nobody makes an offer."""
 
     async def ask(client: TenantClient) -> PortPlanned:
-        request = await _request(client, vm, to, limits, dry_run=True)
+        request = await _request(client, vm, to, limits, dry_run=True, told=told)
         return await client.plan(request, timeout_s=max(PLAN_TIMEOUT_S, session.wait_s))
 
     _say_limits(session, limits)
@@ -154,6 +171,7 @@ def create_port(
     horizon: HorizonOption = "12",
     downtime_cost: DowntimeCostOption = "0",
     currency: CurrencyOption = None,
+    tell: TellOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Verify and quote only.")] = False,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the port is fixed or refused.")] = True,
     wait_limit: Annotated[str, typer.Option(help="Longest time to wait for that, such as 30s or 5m.")] = "2m",
@@ -186,12 +204,13 @@ def create_port(
         currency=currency,
         now=datetime.now().astimezone(),
     )
+    told = told_of(tell)
     if dry_run:
-        _plan(session, vm, to, limits)
+        _plan(session, vm, to, limits, told)
         return
 
     async def create(client: TenantClient) -> UUID:
-        request = await _request(client, vm, to, limits, dry_run=False)
+        request = await _request(client, vm, to, limits, dry_run=False, told=told)
         await client.create_port(request)
         return request.port_id
 
@@ -266,7 +285,8 @@ def show_port(context: typer.Context, port: PortArgument) -> None:
 
     async def ask(client: TenantClient) -> None:
         shown = await client.port(await _port_id(client, port))
-        session.answer(shown, *render.port_facts(shown))
+        rules = (applied_table(shown.rules, title="rules that were applied"),) if shown.rules else ()
+        session.answer(shown, *render.port_facts(shown), *rules)
 
     session.run(ask)
 

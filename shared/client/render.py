@@ -23,6 +23,7 @@ from shared.client.outcome import Outcome
 from shared.messages import Refusal
 from shared.messages.porting import ServiceChangeAgreement
 from shared.messages.queries import PortShown, PortSummary, ProviderStatus
+from shared.messages.rule_facts import Charge
 from shared.messages.service_change import PortPhase, PortPlanned, Quote
 
 _COLOURS = {
@@ -160,6 +161,7 @@ def port_facts(shown: PortShown) -> list[Table]:
             ("media left behind", ", ".join(limits.eject) or None),
             ("addresses", _addresses_of(agreement)),
             ("price", f"{agreement.price_per_month} {agreement.currency} per month" if agreement else None),
+            ("donor's charges", charges_text(shown.charges)),
             ("promised", _figures(agreement.promised_total_s, agreement.promised_downtime_ms) if agreement else None),
             ("measured", _figures(sla.measured_total_s, sla.measured_downtime_ms) if sla else None),
             ("failure", shown.failure),
@@ -169,6 +171,11 @@ def port_facts(shown: PortShown) -> list[Table]:
     for event in shown.events:
         record.add_row(human_time(event.at), event.sender, event.type, event.phase, event.detail)
     return [facts, record]
+
+
+def charges_text(charges: Sequence[Charge]) -> str | None:
+    """The donor's charges that no rule forbids, in one line."""
+    return ", ".join(f"{each.kind} {each.amount} {each.currency}" for each in charges) or None
 
 
 def _addresses_of(agreement: ServiceChangeAgreement | None) -> str | None:
@@ -184,6 +191,8 @@ def _figures(total_s: float, downtime_ms: int) -> str:
 def plan_tables(plan: PortPlanned) -> list[Table]:
     """``quote``: offers, best first, and who declined."""
     tables = [offers_table(plan.quotes), *(lines_table(quote) for quote in plan.quotes if has_lines(quote))]
+    if plan.charges:
+        tables.append(facts_table(None, (("donor's charges", charges_text(plan.charges)),)))
     for provider, refusals in plan.declined.items():
         tables.append(refusals_table(refusals, title=f"{provider} declines"))
     return tables
@@ -241,9 +250,11 @@ def agreement_text(agreement: ServiceChangeAgreement) -> str:
 
 def refusals_table(refusals: Sequence[Refusal], *, title: str | None = None) -> Table:
     """Why a port is refused: each rule, and the facts that break it."""
-    table = make_table("CODE", "RULE", "FOUND", title=title)
+    has_clauses = any(refusal.clause for refusal in refusals)
+    table = make_table("CODE", "RULE", "FOUND", *(("CLAUSE",) if has_clauses else ()), title=title)
     for refusal in refusals:
-        table.add_row(refusal.code, plain(refusal.rule), plain(refusal.evidence))
+        clause = (plain(refusal.clause),) if has_clauses else ()
+        table.add_row(refusal.code, plain(refusal.rule), plain(refusal.evidence), *clause)
     return table
 
 

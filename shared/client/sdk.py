@@ -57,6 +57,7 @@ from shared.messages.queries import (
     VmShown,
     VmsListed,
 )
+from shared.messages.rules import CheckRules, ListRules, RulesChecked, RulesListed, ShownRule
 from shared.messages.service_change import (
     CancelPort,
     MessageRejected,
@@ -181,6 +182,17 @@ class TenantClient(PlanCalls):
     async def bill(self, port_id: UUID) -> Bill:
         """What a completed port has cost. Raises `QuestionFailed` for one that has not completed."""
         return (await self.ask(ShowBill(port_id=port_id), BillShown)).bill
+
+    async def rules(self, *, regime: str | None = None, code: str | None = None) -> tuple[ShownRule, ...]:
+        """The rules that the broker knows; with ``code`` those of this name, or that refuse with it."""
+        return (await self.ask(ListRules(regime=regime, code=code), RulesListed)).rules
+
+    async def check_rules(
+        self, vm_uuid: UUID, *, recipient: str | None = None, timeout_s: float = SHOW_VM_S
+    ) -> RulesChecked:
+        """What the rules would say of a port of this VM now; its provider is asked, nothing moves."""
+        question = CheckRules(vm_uuid=vm_uuid, recipient=recipient)
+        return await self.ask(question, RulesChecked, timeout_s=max(timeout_s, self._timeout_s))
 
     async def locate(self, vm_uuid: UUID) -> VmLocated:
         """Who serves a VM, at which addresses, by which epoch. Raises `QuestionFailed` for one that is not yours."""

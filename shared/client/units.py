@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import NamedTuple, TypeVar
@@ -180,3 +180,19 @@ def parse_window(text: str, *, now: datetime) -> Window:
     if end is not None and end <= start:
         raise BadValue(text, "an end after the start")
     return Window(None if first.strip().lower() == "now" else start, end)
+
+
+def told_of(options: Iterable[str] | None) -> dict[str, str]:
+    """What ``--tell FIELD=VALUE`` says, by the field's name. Raises `BadValue`."""
+    told: dict[str, str] = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals or not value or not _FIELD.match(name):
+            raise BadValue(option, "FIELD=VALUE, such as account_number=4711", option="--tell")
+        if name in told:
+            raise BadValue(option, f"{name} once", option="--tell")
+        told[name] = value
+    return told
+
+
+_FIELD = re.compile(r"^[a-z][a-z0-9_]{0,63}$")

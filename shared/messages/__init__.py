@@ -2,11 +2,23 @@
 
 ``service_change``: tenant and broker. ``approval``: broker and donor. ``porting``: fixing a port and carrying it out.
 ``switchover``: taking a committed switchover back. ``addresses``: how a VM's addresses are kept. ``nodes``: inside one
-provider. ``queries`` and ``billing``: questions that a tenant asks. ``plans``: many VMs at once. Importing this package
-registers every type.
+provider. ``queries`` and ``billing``: questions that a tenant asks. ``plans``: many VMs at once. ``rules``: what a rule
+says, and to whom. Importing this package registers every type.
 """
 
-from shared.messages import addresses, approval, billing, nodes, plans, porting, queries, service_change, switchover, vm
+from shared.messages import (
+    addresses,
+    approval,
+    billing,
+    nodes,
+    plans,
+    porting,
+    queries,
+    rules,
+    service_change,
+    switchover,
+    vm,
+)
 from shared.messages.base import MESSAGE_TYPES, Message, PortMessage, Refusal
 from shared.messages.envelope import CONTENT_TYPE, AnyEnvelope, Envelope, MessageError, open_envelope, seal
 
@@ -27,6 +39,7 @@ __all__ = [
     "plans",
     "porting",
     "queries",
+    "rules",
     "seal",
     "service_change",
     "switchover",

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import Field
 
-from shared.messages.base import Message, PortMessage, Refusal
+from shared.messages.base import Message, PortMessage, Refusal, Text, Timestamp
 from shared.messages.costs import LeavingTerms
+from shared.messages.rule_facts import DonorFacts, Told
 from shared.messages.service_change import Ejected
 from shared.messages.vm import IdentityBundle
 from shared.messages.vm_details import VmDetails
@@ -30,6 +31,14 @@ class ApprovalRequested(PortMessage):
     vm_uuid: UUID
     recipient: Name | None = Field(default=None, description="Where it is to go, if the tenant named a provider.")
     eject: tuple[Ejected, ...] = Field(default=(), max_length=64, description="Drives whose media stay behind.")
+    starts_at: Timestamp | None = Field(default=None, description="When the tenant's window starts; null: at once.")
+    told: Told = Field(default_factory=dict, description="What the tenant tells a donor that demands it, by field.")
+    void: tuple[Annotated[Text, Field(max_length=128)], ...] = Field(
+        default=(),
+        max_length=64,
+        description="Codes of refusals that a rule has voided, as DemandRefused told: the donor judges without them. "
+        "field_missing:NAME is one field.",
+    )
 
 
 class DonorApproved(PortMessage):
@@ -41,6 +50,7 @@ class DonorApproved(PortMessage):
     identity: IdentityBundle
     partners: tuple[Name, ...] = Field(default=(), description="Where the donor lets its VMs go; empty means anywhere.")
     terms: LeavingTerms | None = Field(default=None, description="What leaving costs; None: the donor does not say.")
+    facts: DonorFacts | None = Field(default=None, description="What its records say, for the rules.")
 
 
 class DonorRejected(PortMessage):
@@ -50,6 +60,7 @@ class DonorRejected(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.BROKER})
 
     refusals: tuple[Refusal, ...]
+    facts: DonorFacts | None = Field(default=None, description="What its records say, for the rules.")
 
 
 class InspectVm(Message):
@@ -81,3 +92,4 @@ class VmInspected(Message):
     tenant: Name
     vm: VmDetails | None = None
     refusals: Reasons = ()
+    facts: DonorFacts | None = Field(default=None, description="What its records say, for the rules.")

@@ -97,6 +97,8 @@ class Refusal(Value):
     code: Code
     rule: Text = Field(description="The rule in words, with its limit.")
     evidence: Text = Field(description="What was found that breaks the rule.")
+    clause: Text = Field(default="", description="The clause of a law or contract behind the rule; empty: none.")
 
     def __str__(self) -> str:
-        return f"{self.code}: {self.rule} ({self.evidence})"
+        by = f" [{self.clause}]" if self.clause else ""
+        return f"{self.code}: {self.rule} ({self.evidence}){by}"

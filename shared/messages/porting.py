@@ -372,6 +372,9 @@ class DisconnectVm(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.DONOR, Role.NODE})
 
     vm_uuid: UUID
+    keep_until: Timestamp | None = Field(
+        default=None, description="A rule has the donor keep the disks at least until then; null: none does."
+    )
 
 
 class VmDisconnected(PortMessage):

@@ -14,6 +14,7 @@ from pydantic import Field
 from shared.messages.approval import MAX_REASONS
 from shared.messages.base import Bytes, Code, Count, Epoch, Message, Refusal, Text, Timestamp, Value
 from shared.messages.porting import ServiceChangeAgreement
+from shared.messages.rule_facts import AppliedRules, Charge
 from shared.messages.service_change import PortPhase, PortProgressed, PortRequested, SlaRecord
 from shared.messages.vm import VmState
 from shared.messages.vm_details import VmDetails
@@ -188,6 +189,8 @@ class PortShown(Answer):
     sla: SlaRecord | None = None
     failure: Text | None = None
     refusals: tuple[Refusal, ...] = Field(default=(), description="Why the port is refused, if it is.")
+    rules: AppliedRules = Field(default=(), description="Every rule that was applied, with clause and evidence.")
+    charges: tuple[Charge, ...] = Field(default=(), description="The donor's charges that no rule forbids.")
     events: tuple[RecordedEvent, ...]
 
 

@@ -27,6 +27,7 @@ from shared.messages.costs import MAX_OFFERS, Costs, Currency, Horizon, JoiningT
 from shared.messages.network import NetworkTerms, WantedMode
 from shared.messages.prediction import Estimate
 from shared.messages.quote_lines import QuoteLines, Requirements
+from shared.messages.rule_facts import Charge, Told
 from shared.parties import Name, PartyName, Role
 
 BEST = "best"
@@ -157,6 +158,7 @@ class PortRequested(PortMessage):
     recipient: Name = Field(description="A provider's name, or 'best'.")
     limits: PortLimits = PortLimits()
     dry_run: bool = Field(default=False, description="Verify and quote only; ends in PortPlanned.")
+    told: Told = Field(default_factory=dict, description="What the tenant tells a donor that demands it, by field.")
 
 
 class PortAccepted(PortMessage):
@@ -210,6 +212,7 @@ class PortPlanned(PortMessage):
     lost: Annotated[tuple[LostOffer, ...], Field(max_length=MAX_OFFERS)] = Field(
         default=(), description="Why each other offer is not the best; of the best in another currency, too."
     )
+    charges: tuple[Charge, ...] = Field(default=(), description="The donor's charges that no rule forbids.")
 
 
 class StreamProgress(Value):

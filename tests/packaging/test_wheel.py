@@ -46,6 +46,7 @@ def test_wheel_holds_our_packages_only(wheel: Path) -> None:
     assert "services/py.typed" in names
     assert "vmport/py.typed" in names
     assert any(name.startswith("services/broker/migrations/versions/") for name in names)
+    assert "services/broker/rules/regimes/eu-data-act.toml" in names
     assert not [name for name in names if name.endswith(".pyc") or "__pycache__" in name]
 
 

@@ -79,6 +79,8 @@ def _strings(schema: dict[str, Any]) -> st.SearchStrategy[str]:
     match schema.get("format"):
         case "uuid":
             return st.uuids().map(str)
+        case "date":
+            return st.dates().map(lambda day: day.isoformat())
         case "date-time":
             return st.datetimes(FIRST, LAST, timezones=st.just(UTC)).map(lambda moment: moment.isoformat())
         case "ip-address":

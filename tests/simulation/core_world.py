@@ -50,6 +50,7 @@ from tests.simulation.core_nodes import CoreNode, DonorNode, RecipientNode
 from tests.simulation.faults import STAGES, Fault, Plan, Stage
 from tests.simulation.report import Line, Outcome, Violation
 from tests.support.broker_samples import ACME, ALPHA, ALPHA_NODE, BETA, BETA_NODE, NOW, Conversation, request
+from tests.support.port_rules import rules
 
 LIMIT_S = 7200.0
 LATENCY_S = 0.01
@@ -76,7 +77,7 @@ class Again(Exception):
 def _opened() -> SagaState:
     """A port whose window has just opened; made once."""
     if not _BEGIN:
-        _BEGIN.append(Conversation.begin(request()).fixed())
+        _BEGIN.append(Conversation.begin(request(), rules=rules()).fixed())
     return _BEGIN[0].state
 
 

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from services.broker.saga import (
     NO_ANCHOR,
+    NO_RULES,
     Alarm,
     Anchor,
     CloseLanes,
@@ -27,7 +28,9 @@ from services.broker.saga import (
     Moment,
     OpenLanes,
     Owner,
+    PortRules,
     RecordEnd,
+    RuleBroken,
     SagaState,
     Send,
     Settled,
@@ -89,7 +92,7 @@ from shared.parties import Party, donor, node, recipient, tenant
 from shared.testing import make_lane_endpoint
 
 M = TypeVar("M", bound=Message)
-E = TypeVar("E", Alarm, CloseLanes, CommitEpoch, KeepExtension, OpenLanes, RecordEnd)
+E = TypeVar("E", Alarm, CloseLanes, CommitEpoch, KeepExtension, OpenLanes, RecordEnd, RuleBroken)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 PORT = UUID("00000000-0000-4000-8000-000000000001")
@@ -293,6 +296,8 @@ def told(effect: Effect) -> str:
             return f"end: {effect.outcome} {effect.code}"
         case Alarm():
             return f"alarm: {effect.code}"
+        case RuleBroken():
+            return f"{effect.how}: {effect.rule}"
 
 
 @dataclass
@@ -306,7 +311,12 @@ class Conversation:
 
     @classmethod
     def begin(
-        cls, asked: PortRequested, candidates: tuple[str, ...] = ("beta",), *, anchor: Anchor = NO_ANCHOR
+        cls,
+        asked: PortRequested,
+        candidates: tuple[str, ...] = ("beta",),
+        *,
+        anchor: Anchor = NO_ANCHOR,
+        rules: PortRules = NO_RULES,
     ) -> Conversation:
         """A verified request."""
         decision = begin(
@@ -318,6 +328,7 @@ class Conversation:
             now=NOW,
             timing=Timing(),
             anchor=anchor,
+            rules=rules,
         )
         return cls(decision.state, last=decision)
 

@@ -17,6 +17,7 @@ from services.broker import ledger
 from services.broker.ledger import StoredPort
 from services.broker.metrics import BrokerMetrics
 from services.broker.migrate import migrate
+from services.broker.rules.book import NO_BOOK, RuleBook
 from services.broker.service import BrokerService
 from services.broker.settings import BrokerSettings
 from shared.config import BusSettings
@@ -132,8 +133,9 @@ class World:
     Without ``run`` the ledger is there and no broker: the test runs its own.
     """
 
-    def __init__(self, url: str, *, port_id: UUID = PORT, run: bool = True) -> None:
+    def __init__(self, url: str, *, port_id: UUID = PORT, run: bool = True, book: RuleBook = NO_BOOK) -> None:
         self.url = url
+        self.book = book
         self._run = run
         self.patience_s = 20.0
         """How long anything is waited for."""
@@ -170,7 +172,7 @@ class World:
         self.store = Store(self.url, BROKER, clock=self.clock)
         await migrate(self.store)
         self.bus = self.broker.bus(BROKER)
-        self.service = BrokerService(settings(self.url), self.store, self.bus, self.lanes, self.metrics)
+        self.service = BrokerService(settings(self.url), self.store, self.bus, self.lanes, self.metrics, book=self.book)
         if run:
             self._running = asyncio.get_running_loop().create_task(self.service.run())
             await asyncio.wait_for(self.bus.consuming.wait(), 20)

@@ -1,7 +1,6 @@
-"""From the request to the agreement: approval by the donor, quotes, choice, reservation. Pure.
+"""From the approval to the agreement: quotes, choice, reservation. Pure.
 
-Nothing moves in these phases. If the donor says no, the port is refused; if the donor says nothing, it fails. A
-recipient that says nothing counts as declining.
+Nothing moves in these phases. A recipient that says nothing counts as declining.
 """
 
 from __future__ import annotations
@@ -9,15 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
 
-from services.broker.costs.basis import NO_BASIS, Basis
-from services.broker.saga import quotes
-from services.broker.saga.decision import Decision, Moment, Timing
+from services.broker.saga import obligations, quotes
+from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import Effect, Send
 from services.broker.saga.ending import (
     end_without_success,
-    fail,
     plan,
     refuse,
     refused_by_broker,
@@ -27,154 +23,23 @@ from services.broker.saga.ending import (
 from services.broker.saga.events import Heard
 from services.broker.saga.moving import open_window, opens_at
 from services.broker.saga.networking import PLAN_DIFFERS, plan_refusals
-from services.broker.saga.state import NO_ANCHOR, Anchor, Failure, SagaState
-from shared.ejecting import not_ejectable
+from services.broker.saga.state import Failure, SagaState
 from shared.messages import Refusal
-from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.porting import (
     PortingFixed,
     QuoteDeclined,
     QuoteOffered,
-    QuoteRequested,
     ReservationRefused,
     ReservationRequested,
     Reserved,
     ServiceChangeAgreement,
 )
-from shared.messages.service_change import BEST, PortAccepted, PortPhase, PortPlanned, PortRequested
-from shared.parties import BROKER, Name, Party, recipient, tenant
-
-# The request
+from shared.messages.service_change import BEST, PortPhase, PortPlanned
+from shared.parties import BROKER, Name, Party, recipient
 
 FOUND_BY_BROKER = frozenset({"no_answer", "reservation_expired", PLAN_DIFFERS, *quotes.CODES})
 """Codes of the reasons against an offer that the broker found itself; all others were given by the provider."""
-
-
-def begin(
-    request: PortRequested,
-    *,
-    tenant_name: Name,
-    vm_name: str,
-    epoch: int,
-    candidates: tuple[Name, ...],
-    now: datetime,
-    timing: Timing,
-    anchor: Anchor = NO_ANCHOR,
-    basis: Basis = NO_BASIS,
-) -> Decision:
-    """Begin with a verified request: record it, tell the tenant, ask the donor."""
-    state = SagaState(
-        request=request,
-        tenant=tenant_name,
-        vm_name=vm_name,
-        requested_at=now,
-        candidates=candidates,
-        anchor=anchor,
-        basis=basis,
-        phase=PortPhase.APPROVAL,
-        phase_since=now,
-        deadline=now + timing.approval,
-        owner=request.donor,
-        epoch=epoch,
-    )
-    ask = ApprovalRequested(
-        port_id=request.port_id,
-        tenant=tenant_name,
-        vm_uuid=request.vm_uuid,
-        recipient=None if request.recipient == BEST else request.recipient,
-        eject=request.limits.eject,
-    )
-    return Decision(
-        state,
-        (
-            Send(tenant(tenant_name), PortAccepted(port_id=request.port_id)),
-            Send(state.donor_party, ask, perishable=True, deadline=state.deadline),
-        ),
-        note=f"{vm_name}: {request.donor} to {request.recipient}" + (", dry run" if request.dry_run else ""),
-    )
-
-
-def begin_refused(
-    request: PortRequested, *, tenant_name: Name, vm_name: str, epoch: int, refusals: tuple[Refusal, ...], now: datetime
-) -> Decision:
-    """Record a request that the broker's own rules refuse; the port has ended."""
-    state = SagaState(
-        request=request,
-        tenant=tenant_name,
-        vm_name=vm_name,
-        requested_at=now,
-        candidates=(),
-        phase=PortPhase.APPROVAL,
-        phase_since=now,
-        owner=request.donor,
-        epoch=max(epoch, 1),
-    )
-    return refuse(Moment(state, now, Timing()), BROKER, refusals, tell_donor=False)
-
-
-# APPROVAL
-
-
-def donor_approved(at: Moment, heard: Heard[DonorApproved]) -> Decision:
-    """The donor lets the VM go: ask every candidate for a quote."""
-    answer, state = heard.message, at.state
-    if answer.identity.vm.uuid != state.request.vm_uuid:
-        return fail(at, "identity_mismatch", f"{heard.sender} described another VM, {answer.identity.vm.uuid}")
-    if _sha256(answer.identity.domain_xml) != answer.identity.domain_xml_sha256:
-        return fail(at, "identity_mismatch", f"{heard.sender} sent a domain XML that does not match its digest")
-    candidates = tuple(name for name in state.candidates if not answer.partners or name in answer.partners)
-    if not candidates:
-        return refused_by_broker(at, (_no_partner(state.candidates, answer.partners),))
-    if sentences := not_ejectable(answer.identity.vm, state.request.limits.eject):
-        return refused_by_broker(at, tuple(_no_medium(sentence) for sentence in sentences))
-    question = QuoteRequested(
-        port_id=state.port_id,
-        tenant=state.tenant,
-        vm=answer.identity.vm,
-        versions=answer.identity.versions,
-        limits=state.request.limits,
-        anchor=state.anchor.prefixes,
-        answer_by=at.now + at.timing.quoting,
-    )
-    return at.go(
-        PortPhase.QUOTING,
-        *(Send(recipient(name), question, perishable=True) for name in candidates),
-        note=f"asked {', '.join(candidates)}",
-        identity=answer.identity,
-        leaving=answer.terms,
-        candidates=candidates,
-        asked=candidates,
-    )
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _no_medium(sentence: str) -> Refusal:
-    return Refusal(
-        code="nothing_to_eject", rule="--eject names drives of the VM that have a read-only medium", evidence=sentence
-    )
-
-
-def _no_partner(candidates: tuple[Name, ...], partners: tuple[Name, ...]) -> Refusal:
-    return Refusal(
-        code="partner_not_allowed",
-        rule=f"the donor ports VMs only to its partners: {', '.join(partners)}",
-        evidence=f"the possible recipients are {', '.join(candidates)}",
-    )
-
-
-def donor_rejected(at: Moment, heard: Heard[DonorRejected]) -> Decision:
-    """The donor's rules forbid the port."""
-    return refuse(at, heard.sender, heard.message.refusals, tell_donor=False)
-
-
-def donor_silent(at: Moment) -> Decision:
-    """The donor's agent did not answer in time."""
-    seconds = at.timing.approval.total_seconds()
-    return fail(at, "donor_silent", f"{at.state.donor_party} did not answer within {seconds:.0f} s")
 
 
 # QUOTING
@@ -227,7 +92,14 @@ def _choose(at: Moment) -> Decision:
     choice = quotes.choose(open_offers, quotes.costing(at))
     if state.request.dry_run:
         declined = {**state.declined, **choice.unacceptable}
-        return plan(at, PortPlanned(port_id=state.port_id, quotes=choice.ranked, declined=declined, lost=choice.lost))
+        planned = PortPlanned(
+            port_id=state.port_id,
+            quotes=choice.ranked,
+            declined=declined,
+            lost=choice.lost,
+            charges=state.rules.charges,
+        )
+        return plan(at, planned)
     at = _declined(at, choice.unacceptable)
     if len(choice.currencies) > 1:
         return refused_by_broker(at, (quotes.name_a_currency(choice),))
@@ -334,10 +206,20 @@ def _next_best(at: Moment, refusals: tuple[Refusal, ...]) -> Decision:
 def _fix(at: Moment, answer: Reserved) -> Decision:
     """Write the agreement, send it to all parties, release the other providers."""
     fixed = _agreement(at, answer)
+    at, verdict, broken = obligations.judge(
+        at,
+        recipient=fixed.recipient,
+        recipient_region=at.state.rules.regions.get(fixed.recipient),
+        fixed_at=at.now,
+        window_start=fixed.window_start,
+        deadline=fixed.deadline,
+    )
+    if verdict.refusals:
+        return obligations.before(refused_by_broker(at, verdict.refusals), broken)
     releases, released = release_all(at, "another offer was chosen", keep=fixed.recipient)
     message = PortingFixed(port_id=fixed.port_id, agreement=fixed)
     parties = (at.state.tenant_party, at.state.donor_party, at.recipient_party)
-    effects: tuple[Effect, ...] = (*(Send(party, message) for party in parties), *releases)
+    effects: tuple[Effect, ...] = (*broken, *(Send(party, message) for party in parties), *releases)
     at = at.with_(agreement=fixed, released=released)
     opening = opens_at(fixed, at.timing)
     if opening <= at.now:
@@ -370,11 +252,16 @@ def _agreement(at: Moment, answer: Reserved) -> ServiceChangeAgreement:
         recipient_lane=answer.lane,
         routes=_routes(at.identity.lane, answer.lane),
         domain_xml=answer.domain_xml,
-        domain_xml_sha256=_sha256(answer.domain_xml),
+        domain_xml_sha256=digest_of(answer.domain_xml),
         disks=answer.disks,
         network=answer.network,
         fixed_at=at.now,
     )
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of a text in UTF-8; lower-case hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _routes(*ends: LaneEndpoint) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from shared.bus import LaneEnds
@@ -97,4 +98,14 @@ class Alarm:
     detail: str
 
 
-Effect = Send | OpenLanes | CloseLanes | KeepExtension | CommitEpoch | RecordEnd | Alarm
+@dataclass(frozen=True, slots=True)
+class RuleBroken:
+    """A party has demanded or left undone something against a rule: a line of the record, and counted."""
+
+    regime: str
+    rule: str
+    how: Literal["unlawful", "overdue"]
+    detail: str
+
+
+Effect = Send | OpenLanes | CloseLanes | KeepExtension | CommitEpoch | RecordEnd | Alarm | RuleBroken

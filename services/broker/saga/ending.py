@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from services.broker.saga import networking, sla
+from services.broker.saga import networking, obligations, sla
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import Alarm, CloseLanes, Effect, RecordEnd, Send
 from services.broker.saga.events import Heard
@@ -51,6 +51,7 @@ def release_all(at: Moment, reason: str, *, keep: Name | None = None) -> tuple[t
 
 
 def _close(at: Moment, phase: PortPhase, *effects: Effect, reason: str, record: RecordEnd, **changes: Any) -> Decision:
+    at = obligations.ended(at, phase)
     releases, released = release_all(at, reason)
     kept = networking.kept_after(at, phase)
     keeps_lane = any(each.has_lanes for each in kept)

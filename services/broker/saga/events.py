@@ -40,6 +40,14 @@ class WakeUp:
 
 
 @dataclass(frozen=True, slots=True)
+class RuleDue:
+    """The time of a duty by a rule has come; it may be long after the port's end."""
+
+    ported_at: datetime | None = None
+    """When the VM's owner last changed, if that was after the port was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
 class LanesOpened:
     """The queues of this port's lanes are declared at the relay."""
 
@@ -60,4 +68,4 @@ class Settled:
     evidence: str
 
 
-Event = Heard[Message] | DeadlinePassed | WakeUp | LanesOpened | Settled
+Event = Heard[Message] | DeadlinePassed | WakeUp | RuleDue | LanesOpened | Settled

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from services.broker.saga import obligations
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.effects import Alarm, Effect, Send
 from services.broker.saga.ending import complete
@@ -36,9 +37,10 @@ from shared.messages.service_change import PortPhase
 
 def finish(at: Moment, note: str) -> Decision:
     """Enter the phase. A donor whose word is missing is asked until it speaks, and an operator is called."""
-    alarms: tuple[Effect, ...] = ()
+    at, _, alarms = obligations.judge(at, switched_at=at.state.arrived_at or at.now)
     if not at.state.may_disconnect and not at.state.donor_runs:
-        alarms = (Alarm("donor_silent", "the VM has arrived, and the donor does not say that it let it go"),)
+        detail = "the VM has arrived, and the donor does not say that it let it go"
+        alarms = (*alarms, Alarm("donor_silent", detail))
     return at.go(PortPhase.FINISHING, *alarms, *_questions(at), note=note, wake_at=_wake_at(at, 0))
 
 
@@ -62,7 +64,8 @@ def _questions(at: Moment) -> tuple[Effect, ...]:
 
 
 def _disconnect(at: Moment) -> Effect:
-    return Send(at.state.donor_party, DisconnectVm(port_id=at.state.port_id, vm_uuid=at.agreement.vm_uuid))
+    command = DisconnectVm(port_id=at.state.port_id, vm_uuid=at.agreement.vm_uuid, keep_until=at.state.rules.keep_until)
+    return Send(at.state.donor_party, command)
 
 
 def ask_all(at: Moment, note: str) -> Decision:
@@ -190,7 +193,8 @@ def missing(at: Moment) -> tuple[str, ...]:
 
 def disks_erased(at: Moment, heard: Heard[DisksErased]) -> Decision:
     """The donor's quarantine is over; only recorded."""
-    return at.stay(note=f"{heard.sender.owner} erased the VM's disks")
+    after, _, broken = obligations.judge(at, erased_at=at.now)
+    return after.stay(*broken, note=f"{heard.sender.owner} erased the VM's disks")
 
 
 def provisioned_late(at: Moment, heard: Heard[VmProvisioned]) -> Decision:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from services.broker.saga import choosing, moving
+from services.broker.saga import choosing, moving, obligations
 from services.broker.saga.decision import Decision, Moment, SagaBug, Timing, Verdict
 from services.broker.saga.effects import Effect, Send
-from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, Settled, WakeUp
+from services.broker.saga.events import DeadlinePassed, Event, Heard, LanesOpened, RuleDue, Settled, WakeUp
 from services.broker.saga.state import ENDS, SagaState
 from services.broker.saga.table import ANYWHERE, CANCEL_LEADS_TO, SPEAKERS, TABLE, Cancel, Phase, Then
 from shared.messages import Message
@@ -34,6 +34,8 @@ def step(state: SagaState, event: Event, now: datetime, timing: Timing) -> Decis
             decision, allowed = _timed(at, row.on_deadline, due=state.deadline, what="deadline")
         case WakeUp():
             decision, allowed = _timed(at, row.on_wake, due=state.wake_at, what="wake-up")
+        case RuleDue():
+            decision, allowed = obligations.time_passed(at, event), ()
         case Settled():
             decision, allowed = _settle(at, row, event)
         case LanesOpened():

@@ -6,15 +6,18 @@ any two messages. What is saved must be readable: `with_` checks each change as 
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from datetime import datetime
+from typing import Literal
 from uuid import UUID
 
 from pydantic import Field
 
 from services.broker.costs.basis import NO_BASIS, Basis
+from services.broker.saga.port_rules import NO_RULES, PortRules
+from services.broker.saga.saved import Saved
 from shared.bus import LaneEnds
 from shared.messages import Refusal
-from shared.messages.base import Code, Text, Timestamp, Value
+from shared.messages.base import Code, Text, Timestamp
 from shared.messages.costs import LeavingTerms
 from shared.messages.network import AnchorPrefixes
 from shared.messages.porting import (
@@ -30,18 +33,6 @@ from shared.parties import Name, Party, PartyName, donor, node, recipient, tenan
 
 ENDS = frozenset({PortPhase.COMPLETED, PortPhase.FAILED, PortPhase.CANCELLED, PortPhase.REFUSED, PortPhase.PLANNED})
 """The end phases; no phase follows them."""
-
-
-class Saved(Value):
-    """A value that is part of the saved state."""
-
-    def with_(self, **changes: Any) -> Self:
-        """The same value with some fields changed; text that is too long is clipped.
-
-        pydantic's ``model_copy`` would not do: it checks nothing, so text above the limit would be saved and then
-        refused when the state is read back, and the port could never take another step.
-        """
-        return type(self).model_validate({**dict(self), **changes})
 
 
 class Anchor(Saved):
@@ -89,6 +80,8 @@ class SagaState(Saved):
     candidates: tuple[Name, ...] = Field(description="Providers that are asked for quotes.")
     anchor: Anchor = Field(default=NO_ANCHOR, description="As the broker's settings had it when the port began.")
     basis: Basis = Field(default=NO_BASIS, description="Rates of exchange, records and rules, as the port began.")
+
+    rules: PortRules = Field(default=NO_RULES, description="The rules that bind the port, and what came of them.")
 
     # Where the port is, and what it waits for
     phase: PortPhase
@@ -205,6 +198,11 @@ class SagaState(Saved):
         if self.donor_node is None or self.recipient_node is None:
             return None
         return LaneEnds(self.port_id, self.donor_node, self.recipient_node)
+
+    @property
+    def rule_due_at(self) -> datetime | None:
+        """When the next duty by a rule is due."""
+        return self.rules.due_at
 
     @property
     def gateways(self) -> tuple[PartyName, ...]:

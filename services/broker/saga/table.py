@@ -28,7 +28,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
 
-from services.broker.saga import arrival, choosing, ending, finishing, moving, settling, switching
+from services.broker.saga import approving, arrival, choosing, ending, finishing, moving, settling, switching
 from services.broker.saga.decision import Decision, Moment
 from services.broker.saga.events import Heard, Settled
 from services.broker.saga.state import SagaState
@@ -216,6 +216,7 @@ ANYWHERE: tuple[On, ...] = (
     on(GuestPaused, switching.pause_known),
     on(RequestSwitchover, switching.deny_switchover),
     on(Reserved, choosing.reserved_too_late),
+    on(DonorRejected, approving.refused_late),
 )
 """Answers to messages that a phase does not list itself."""
 
@@ -233,12 +234,12 @@ _AGAINST_THE_END = (
 TABLE: Mapping[PortPhase, Phase] = {
     P.APPROVAL: Phase(
         hears=(
-            on(DonorApproved, choosing.donor_approved, to=(P.QUOTING, P.REFUSED, P.FAILED)),
-            on(DonorRejected, choosing.donor_rejected, to=(P.REFUSED,)),
+            on(DonorApproved, approving.donor_approved, to=(P.QUOTING, P.REFUSED, P.FAILED)),
+            on(DonorRejected, approving.donor_rejected, to=(P.REFUSED,)),
         ),
         limit=own_time("approval"),
         limit_text="timing.approval_s",
-        on_deadline=Then(choosing.donor_silent, to=(P.FAILED,)),
+        on_deadline=Then(approving.donor_silent, to=(P.FAILED,)),
         cancel=Cancel.ENDS,
     ),
     P.QUOTING: Phase(

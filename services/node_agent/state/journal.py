@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
@@ -124,6 +125,8 @@ class PortRecord(BaseModel):
     quarantined_folders: tuple[str, ...] = ()
     left_disks: tuple[str, ...] = ()
     """Donor: one sentence for each image that was not put into quarantine, because it is not the VM's alone."""
+    keep_until: datetime | None = None
+    """Donor: a rule has the disks kept at least until then."""
     autostart: bool = False
     """Donor: the VM was started with its host, and is not while it leaves; if it stays, it is again."""
     boot_id: str = ""
@@ -332,9 +335,22 @@ class TransferJournal:
         if (self.record.autostart, self.record.boot_id) != (on, boot_id):
             self._store(autostart=on, boot_id=boot_id)
 
-    def quarantine(self, disks: tuple[str, ...], left: tuple[str, ...] = (), folders: tuple[str, ...] = ()) -> None:
-        """Store which disks and folders wait for erasure, and which disks are left as they are."""
-        self._store(phase=Phase.QUARANTINED, quarantined_disks=disks, quarantined_folders=folders, left_disks=left)
+    def quarantine(
+        self,
+        disks: tuple[str, ...],
+        left: tuple[str, ...] = (),
+        folders: tuple[str, ...] = (),
+        *,
+        keep_until: datetime | None = None,
+    ) -> None:
+        """Store which disks and folders wait for erasure, until when they must, and which disks are left."""
+        self._store(
+            phase=Phase.QUARANTINED,
+            quarantined_disks=disks,
+            quarantined_folders=folders,
+            left_disks=left,
+            keep_until=keep_until,
+        )
 
     def erased(self, message: DisksErased) -> None:
         """Store that the quarantine is over, and the answer for whoever asks again."""

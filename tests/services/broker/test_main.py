@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.broker.main import main
+from services.broker.rules.regime_files import SHIPPED
 from services.broker.settings import BrokerSettings, TimingSettings
 from shared.exit_codes import ExitCode
 
@@ -72,6 +73,21 @@ def test_bad_store(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text(config.read_text().replace("sqlite:///", "mysql:///"))
     assert main(["--config", str(config), "--check-config"]) == ExitCode.CONFIG
     assert "store.url: only sqlite and postgresql" in capsys.readouterr().err
+
+
+def test_a_regime_that_cannot_be_used(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The check and a start name file, key and reason; a restart would not help."""
+    folder = config.parent / "regimes"
+    folder.mkdir()
+    config.write_text(f'{config.read_text()}\n[rules]\nregimes_dir = "{folder}"\n')
+    assert main(["--config", str(config), "--check-config"]) == ExitCode.OK
+    text = (SHIPPED / "us-fcc-52.toml").read_text()
+    (folder / "us.toml").write_text(text)
+    for more in (["--check-config"], []):
+        assert main(["--config", str(config), *more]) == ExitCode.CONFIG
+        said = capsys.readouterr().err
+        assert f"{folder}/us.toml" in said
+        assert "rules.fields: overlapping validity" in said
 
 
 def test_timing_reaches_the_saga() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from services.broker.settings import DnsSettings, LimitSettings, TimingSettings
+from services.broker.settings import DnsSettings, LimitSettings, RuleSettings, TimingSettings
 
 
 def test_limits_are_durations_for_the_rules() -> None:
@@ -63,3 +63,28 @@ def test_a_key_that_cannot_be_used_is_found_before_the_start(tmp_path: Path, con
     key.write_bytes(content)
     (found,) = DnsSettings(server="192.0.2.53", zone="vm.example", key_file=key).problems()
     assert found.location == ("key_file",)
+
+
+def test_rules_come_from_the_folder_and_the_regions(tmp_path: Path) -> None:
+    """Whose region is not given has none."""
+    book = RuleSettings(tenants={"acme": "EU-DE"}, providers={"alpha": "UK"}).book()
+    assert (book.tenants, book.providers) == ({"acme": "EU-DE"}, {"alpha": "UK"})
+    assert {"default", "eu-data-act"} <= {regime.name for regime in book.regimes}
+    assert RuleSettings(regimes_dir=tmp_path).problems() == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tenants": {"acme": "Europe"}}, {"providers": {"Alpha": "EU"}}, {"regime_dir": "/"}]
+)
+def test_what_is_no_region_is_refused(wrong: dict[str, object]) -> None:
+    """Nor is a name that nobody can have, or a key that there is not."""
+    with pytest.raises(ValidationError):
+        RuleSettings.model_validate(wrong)
+
+
+def test_a_regime_that_cannot_be_used_is_found_before_the_start(tmp_path: Path) -> None:
+    """``--check-config`` names file, key and reason."""
+    (tmp_path / "house.toml").write_text('name = "house"\n')
+    (found,) = RuleSettings(regimes_dir=tmp_path).problems()
+    assert found.location == ("regimes_dir",)
+    assert f"{tmp_path}/house.toml: title: is required" in found.what

@@ -19,6 +19,7 @@ from services.donor_agent.approval import (
     agreement_refusals,
     live_refusals,
     records_refusals,
+    stated_facts,
 )
 from services.donor_agent.policy import Account, Invoice, OwnedVmRule, Policy
 from services.donor_agent.testing import DESCRIPTION, NOW, PORT, SUMMARY, VM, XML, make_agreement, make_identity
@@ -292,3 +293,65 @@ def test_an_agreement_that_differs_is_refused(change: dict[str, Any], names: str
 
     assert set(codes(refusals)) == {"agreement_differs"}
     assert any(names in refusal.evidence for refusal in refusals)
+
+
+class TestDemands:
+    """What the provider demands beyond the records: notice, fields, and a pause after a new proof of identity."""
+
+    @pytest.mark.parametrize(("before_s", "found"), [(1, ["notice_too_short"]), (0, []), (-1, [])])
+    def test_notice(self, before_s: int, found: list[str]) -> None:
+        """To the second; it is judged when the port is asked for, and not again when it starts."""
+        start = NOW + timedelta(days=14, seconds=-before_s)
+        rules = policy(notice_days=14)
+        assert codes(records_refusals(rules, request(asked_start=start))) == found
+        assert codes(records_refusals(rules, request())) == []
+
+    def test_fields(self) -> None:
+        """One refusal for each that is missing, which says how to tell it."""
+        rules = policy(demands=("account_number", "zip_code"))
+        [missing] = records_refusals(rules, request(told={"account_number": "4711"}))
+        assert (missing.code, missing.evidence) == ("field_missing", "zip_code: not told; --tell zip_code=VALUE")
+
+    @pytest.mark.parametrize(("days", "found"), [(6, ["identity_changed"]), (7, [])])
+    def test_identity(self, days: int, found: list[str]) -> None:
+        """Seven days are over on the seventh."""
+        acme = account(identity_changed_on=NOW.date() - timedelta(days=days))
+        assert codes(records_refusals(policy(acme, identity_bar_days=7), request())) == found
+
+
+class TestVoid:
+    """Refusals that a rule has voided."""
+
+    def test_are_left_out_and_others_stay(self) -> None:
+        """One field of two, the stay, and never what is technical."""
+        rules = policy(
+            account(contract_start=NOW.date(), legal_hold="court order"), demands=("zip_code", "mothers_name")
+        )
+        asked = request(
+            void=frozenset({"minimum_stay", "field_missing:mothers_name", "vm_not_running"}),
+            located=located(vm=SUMMARY.model_copy(update={"state": VmState.PAUSED})),
+        )
+        assert codes(records_refusals(rules, asked)) == ["legal_hold", "field_missing", "vm_not_running"]
+
+
+class TestStatedFacts:
+    """What the broker is told for the rules."""
+
+    def test_are_what_the_policy_says(self) -> None:
+        """Of the VM where it differs from the account."""
+        entry = OwnedVmRule(name="web-*", contract_start=date(2026, 2, 1), legal_hold="court order")
+        acme = account(vms=(entry,), dues=(overdue(3),), minimum_stay_days=30, owner_change="sale")
+        stated = stated_facts(policy(acme, notice_days=14, demands=("zip_code",)), request())
+        assert stated is not None
+        assert (stated.contract_start, stated.minimum_stay_days, stated.notice_days) == (date(2026, 2, 1), 30, 14)
+        assert (stated.legal_holds, stated.owner_changes, stated.demands) == (
+            ("court order",),
+            ("sale",),
+            ("zip_code",),
+        )
+        assert [due.invoice for due in stated.dues] == ["17"]
+
+    @pytest.mark.parametrize("changes", [{"tenant": "globex"}, {"located": None}])
+    def test_of_a_stranger_s_vm_are_not_told(self, changes: dict[str, Any]) -> None:
+        """Nor of one that is not here."""
+        assert stated_facts(policy(), request(**changes)) is None

@@ -21,7 +21,9 @@ from shared.messages.nodes import (
 )
 from shared.messages.porting import (
     PortingFixed,
+    StartOutbound,
 )
+from shared.messages.rules import DemandRefused
 from shared.messages.vm import VmState
 from shared.parties import BROKER
 from tests.support.donor_world import ALPHA, NODE, POLICY, World
@@ -220,3 +222,36 @@ async def test_the_provider_says_how_long_it_helps_and_for_how_much(running: Wor
     assert first is not None
     assert (first.cards, first.ends_after_s, first.price, first.currency) == (known.cards, 30 * 86_400, None, "EUR")
     assert second is None
+
+
+DEMANDING = 'demands = ["zip_code"]\nminimum_stay_days = 4000\n' + POLICY
+
+
+async def test_void_refusals_are_not_used_for_the_port(world: World) -> None:
+    """Neither when it is asked for again, nor when it starts; the facts are stated with each answer."""
+    world.policy_path.write_text(DEMANDING)
+    void = ("minimum_stay",)
+    async with world.agent():
+        await world.beat()
+        await world.say(BROKER, ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM, told={"zip_code": "1"}))
+        (rejected,) = world.heard(BROKER, DonorRejected)
+        assert [refusal.code for refusal in rejected.refusals] == ["minimum_stay"]
+        assert rejected.facts is not None
+        assert rejected.facts.minimum_stay_days == 4000
+        refusal = rejected.refusals[0].model_copy(update={"clause": "eu-data-act, Art. 25(2)(d)"})
+        await world.say(BROKER, DemandRefused(port_id=PORT, refusals=(refusal,), void=void))
+        again = ApprovalRequested(port_id=PORT, tenant="acme", vm_uuid=VM, told={"zip_code": "1"}, void=void)
+        await world.say(BROKER, again)
+        await world.say(NODE, VmDescribed(port_id=PORT, identity=make_identity()))
+        (approved,) = world.heard(BROKER, DonorApproved)
+        assert approved.facts is not None
+        await world.say(BROKER, PortingFixed(port_id=PORT, agreement=world.agreement()))
+        await world.say(BROKER, StartOutbound(port_id=PORT, agreement=world.agreement()))
+    assert len(world.heard(NODE, StartOutbound)) == 1
+    assert world.metrics.demands_refused_total.labels("minimum_stay")._value.get() == 1
+
+
+async def test_a_demand_of_an_unknown_port_is_only_logged(running: World) -> None:
+    """The record of the port may be gone."""
+    await running.say(BROKER, DemandRefused(port_id=uuid4(), refusals=(), void=("minimum_stay",)))
+    assert running.heard(BROKER, DonorRejected) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -118,3 +119,19 @@ async def test_timer_of_an_earlier_release(running: World) -> None:
         await tx.arm(timer_key(ERASE, PORT), port.quarantine_until)
     await running.pass_time(10_000)
     assert running.heard(NODE, EraseQuarantine) == []
+
+
+@pytest.mark.parametrize(("keep_s", "kept_s"), [(50, 100), (100, 100), (500, 500)])
+async def test_the_longer_of_quarantine_and_rule(running: World, keep_s: int, kept_s: int) -> None:
+    """The provider keeps disks for 100 s; a rule may ask for more. The node is told the rule's time, too."""
+    await running.to_left()
+    until = running.clock() + timedelta(seconds=keep_s)
+    await running.say(BROKER, DisconnectVm(port_id=PORT, vm_uuid=VM, keep_until=until))
+    (passed,) = running.heard(NODE, DisconnectVm)
+    assert passed.keep_until == until
+    await running.say(NODE, VmDisconnected(port_id=PORT, quarantined_disks=("/images/a.raw.quarantine",)))
+    await running.say(BROKER, COMPLETED)
+    await running.pass_time(kept_s - 1)
+    assert running.heard(NODE, EraseQuarantine) == []
+    await running.pass_time(1)
+    assert len(running.heard(NODE, EraseQuarantine)) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from uuid import UUID, uuid4
 
 import pytest
@@ -37,7 +38,11 @@ async def test_the_node_reads_the_vm(running: World) -> None:
     await running.say(BROKER, QUESTION)
     assert [(asked.vm_uuid, asked.port_may_follow) for asked in running.heard(NODE, DescribeVm)] == [(VM, False)]
     await running.say(NODE, DESCRIBED)
-    assert answer(running) == VmInspected(inquiry_id=INQUIRY, tenant="acme", vm=details_of(DESCRIPTION))
+    answered = answer(running)
+    assert answered.facts is not None
+    assert answered.facts.contract_start == date(2024, 1, 1)
+    told = VmInspected(inquiry_id=INQUIRY, tenant="acme", vm=details_of(DESCRIPTION), facts=answered.facts)
+    assert answered == told
     assert running.heard(BROKER, DonorApproved) == []
     await running.pass_time(60)
     await running.say(NODE, DESCRIBED)
@@ -59,7 +64,7 @@ async def test_who_does_not_own_it_learns_nothing(running: World, asked: Inspect
     """The node is not asked, and only that one reason is told."""
     await running.beat()
     await running.say(BROKER, asked)
-    assert (answer(running).vm, codes(running)) == (None, [code])
+    assert (answer(running).vm, answer(running).facts, codes(running)) == (None, None, [code])
     assert running.heard(NODE, DescribeVm) == []
 
 

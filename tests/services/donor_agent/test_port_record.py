@@ -50,6 +50,17 @@ def test_erased_only_after_the_completion() -> None:
     assert completed.erased(later).erase_at is None
 
 
+def test_a_rule_can_only_make_it_longer() -> None:
+    """Counted from the disconnection and from the completion, whichever the provider's own clock says."""
+    until = NOW + timedelta(days=30)
+    held = port().in_phase(Phase.DISCONNECTING, NOW, keep_until=until)
+    kept = held.disconnected(("/q/vda",), NOW, QUARANTINE)
+    assert kept.quarantine_until == until
+    assert kept.completed(NOW, QUARANTINE).erase_at == until
+    later = NOW + timedelta(days=20)
+    assert kept.completed(later, QUARANTINE).erase_at == later + QUARANTINE
+
+
 def test_completed_before_it_was_disconnected() -> None:
     """The order of the two does not matter."""
     kept = port().completed(NOW, QUARANTINE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -262,6 +263,20 @@ async def test_a_disk_that_cannot_be_erased_stays_recorded(host: Host) -> None:
     assert isinstance(failed, CompletionFailed)
     assert "not a regular file" in failed.detail
     assert host.journal.quarantined_disks(VM) == [kept]
+
+
+@pytest.mark.parametrize(("keep_s", "erased"), [(3600, False), (-1, True)])
+async def test_nothing_is_erased_before_a_rule_allows_it(host: Host, keep_s: int, erased: object) -> None:
+    """Whatever the provider's agent asks for; it asks again later."""
+    host.guest_left()
+    until = datetime.now(UTC) + timedelta(seconds=keep_s)
+    answer = await host.commands.disconnect(DisconnectVm(port_id=host.port_id, vm_uuid=VM, keep_until=until))
+    assert isinstance(answer, VmDisconnected)
+    said = await host.commands.erase(host.port_id)
+    assert isinstance(said, DisksErased) is erased
+    if isinstance(said, CompletionFailed):
+        assert (said.code, until.isoformat() in said.detail) == ("kept_by_rule", True)
+    assert [kept.exists() for kept in kept_disks(answer)] == [not erased]
 
 
 async def test_nothing_is_erased_without_a_record(host: Host) -> None:

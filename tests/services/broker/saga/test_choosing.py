@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from services.broker.saga import RecordEnd, Send, Verdict
-from services.broker.saga.choosing import begin_refused
+from services.broker.saga.approving import begin_refused
 from shared.messages import Refusal
 from shared.messages.approval import ApprovalRequested, DonorApproved, DonorRejected
 from shared.messages.base import MAX_TEXT

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import get_type_hints
 
-from services.broker.saga import TABLE, Heard, choosing
+from services.broker.saga import TABLE, Heard, approving
 from services.broker.saga.state import ENDS
 from services.broker.saga.table import ANYWHERE, SPEAKERS, On, on, own_time, within_port
 from shared.messages import MESSAGE_TYPES, Message, PortMessage
@@ -42,7 +42,7 @@ def test_each_handler_is_registered_for_its_type() -> None:
 
 def test_handler_of_another_type_is_rejected() -> None:
     """mypy refuses a handler of another message type; if it did not, the unused ignore would be an error."""
-    line = on(DonorApproved, choosing.donor_rejected)  # type: ignore[arg-type]  # the subject of this test
+    line = on(DonorApproved, approving.donor_rejected)  # type: ignore[arg-type]  # the subject of this test
     assert line.message is DonorApproved
 
 
@@ -60,8 +60,8 @@ def test_each_message_of_the_table_has_a_speaker() -> None:
 
 def test_a_line_is_what_was_registered() -> None:
     """Message, handler, and where it can lead."""
-    line = on(DonorApproved, choosing.donor_approved, to=(PortPhase.QUOTING,))
-    assert line == On(DonorApproved, choosing.donor_approved, (PortPhase.QUOTING,))
+    line = on(DonorApproved, approving.donor_approved, to=(PortPhase.QUOTING,))
+    assert line == On(DonorApproved, approving.donor_approved, (PortPhase.QUOTING,))
 
 
 def test_a_phase_has_its_own_time_within_the_ports() -> None:
