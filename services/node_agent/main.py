@@ -100,7 +100,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         problems=problems,
     )
     runtime.check("libvirt", heartbeat.check)
-    await _recover(network, transfers)
+    await _recover(network, moments, transfers)
     runtime.running()
     loops = {"outbox": outbox.run(), "heartbeat": heartbeat.run(), "addresses": addresses.run()}
     loops |= {"network": network.run(), "inbox": runtime.bus.consume(service.handle)}
@@ -214,9 +214,10 @@ def _make_hook(settings: NodeSection, metrics: NodeMetrics) -> StartHook:
     )
 
 
-async def _recover(network: NetworkKeeper, transfers: Transfers) -> None:
+async def _recover(network: NetworkKeeper, moments: PortMoments, transfers: Transfers) -> None:
     for name in await network.restore():
         log.error("damaged record of the network set aside; see vmport-node net list", file=name)
+    moments.restored()
     for name in transfers.recover():
         log.error("damaged journal file set aside; check what its port left behind", file=name)
 

@@ -22,7 +22,7 @@ from services.node_agent.network.steps import NftTable
 from shared.errors import VmportError
 from shared.logs import get_logger, port_bound
 from shared.messages.addresses import NetworkState
-from shared.messages.network import NetworkMode
+from shared.messages.network import NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.tasks import Tasks
 
@@ -43,7 +43,7 @@ class NetworkFailed(VmportError):
 
 
 class MovedVm(Protocol):
-    """By which port a VM has moved, and the epoch of that."""
+    """By which port a VM has moved, and what of that matters to the network; a `ServiceChangeAgreement` is one."""
 
     @property
     def port_id(self) -> UUID: ...
@@ -51,6 +51,8 @@ class MovedVm(Protocol):
     def vm_uuid(self) -> UUID: ...
     @property
     def epoch(self) -> int: ...
+    @property
+    def network(self) -> NetworkPlan | None: ...
 
 
 class Extensions(Protocol):
@@ -117,6 +119,10 @@ class NetworkKeeper:
     def problems(self) -> tuple[str, ...]:
         """For the heartbeat: a sentence for each port whose network is not as it should be."""
         return tuple(f"port {port_id}: {problem}" for port_id, problem in self._problems.items())
+
+    def records(self) -> tuple[NetworkRecord, ...]:
+        """What each port has changed here. Raises OSError."""
+        return self._journal.readable()
 
     # ---- a port's moments ----
 

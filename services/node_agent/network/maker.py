@@ -52,7 +52,7 @@ class StepMaker:
         return tuple(remaining)
 
     async def packets_routed(self, tables: Iterable[str]) -> int:
-        """How many packets this host has routed to the guest, by its guards' counters. Raises `NftError`."""
+        """How many packets for the guest have come by this host's own uplink, by its guards. Raises `NftError`."""
         return sum([await self._nft.counted("inet", table, ROUTED) for table in tables])
 
     async def missing(self, steps: Iterable[Step]) -> tuple[Step, ...]:

@@ -1,6 +1,7 @@
 """The moments of a port, told to all that has to do with this host's network: keeper, connections, announcements.
 
-Nothing here fails a port but the keeper's `prepare`.
+What fails a port here is the keeper's `prepare`, and findings that `findings.refusing` names: of the recipient's host
+before anything is made, of the path while the guest runs at the donor still.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from services.node_agent.lanes.core.errors import LaneError, QuestionError, Stre
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
-from services.node_agent.network.keeper import MovedVm, NetworkKeeper, Report
+from services.node_agent.network.findings import code_of, refusing
+from services.node_agent.network.keeper import MovedVm, NetworkFailed, NetworkKeeper, Report
 from services.node_agent.network.paths.exchange import answer_paths, probe_paths
 from services.node_agent.network.paths.sockets import own_addresses
 from services.node_agent.network.plan import addresses_of, routed_at_once
@@ -40,6 +42,18 @@ MAX_DETAIL: Final = 500
 
 Look = Callable[[NetworkPlan, Side], Awaitable[tuple[str, ...]]]
 """Looks at this host before a port; returns findings."""
+
+
+Stop = Callable[[str, str], None]
+"""Ends a transfer whose guest still runs at the donor, with a code and a reason; does nothing later."""
+
+
+class SpeaksAgainst(NetworkFailed):
+    """A finding refuses the port."""
+
+    def __init__(self, finding: str) -> None:
+        super().__init__(finding)
+        self.code = code_of(finding)
 
 
 class Probe(Protocol):
@@ -93,6 +107,7 @@ class PortMoments:
         self._look = look
         self._probe_paths = probe
         self._plans: dict[UUID, NetworkPlan] = {}
+        self._probing = set[UUID]()
         self._stood_still = set[UUID]()
         self._report = report
         self._rounds: dict[UUID, asyncio.Queue[bool]] = {}
@@ -104,15 +119,31 @@ class PortMoments:
         await self._announcer.close()
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
-        """As the keeper."""
+        """As the keeper; raises `SpeaksAgainst`, too, before anything is made."""
+        plan = agreement.network
+        if plan is None:
+            await self._keeper.prepare(side, agreement, taps)
+            return
+        found = await self._look(plan, side)
+        if (against := refusing(found, plan)) is not None:
+            self._tell(side, agreement, found)
+            raise SpeaksAgainst(against)
         await self._keeper.prepare(side, agreement, taps)
+        self._plans[agreement.port_id] = plan
+        self._tell(side, agreement, found)
+
+    def resumed(self, side: Side, agreement: ServiceChangeAgreement) -> None:
+        """A former process has left the transfer half way. The guest may have been announced at either side."""
         if agreement.network is not None:
             self._plans[agreement.port_id] = agreement.network
-            self._tasks.spawn(self._tell_findings(side, agreement, agreement.network), name="preflight")
+            if side is Side.OUTBOUND:
+                self._stood_still.add(agreement.port_id)
 
-    async def _tell_findings(self, side: Side, agreement: ServiceChangeAgreement, plan: NetworkPlan) -> None:
-        with port_bound(agreement.port_id):
-            self._tell(side, agreement, await self._look(plan, side))
+    def restored(self) -> None:
+        """This process has begun: VMs that came with their addresses are announced again."""
+        for record in self._keeper.records():
+            if record.side is Side.INBOUND and record.there and not record.retired:
+                self._announcer.announce(record.port_id, record.plan, Side.INBOUND)
 
     def _tell(self, side: Side, agreement: ServiceChangeAgreement, findings: tuple[str, ...]) -> None:
         for finding in findings:
@@ -120,22 +151,45 @@ class PortMoments:
         if findings:
             self._report(agreement, NetworkState.PREPARED, "; ".join(findings)[:MAX_DETAIL])
 
-    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:
         """Donor: the switchover may come at any moment. Sends the VM's connections, beside the memory; has the path
-        probed.
+        probed, and ends the transfer where that speaks against it.
         """
         plan = agreement.network
-        if plan is not None and plan.terms.carry is not NetworkMode.JOINED:
-            self._tasks.spawn(self._probe(agreement, plan, control), name="probe the path")
+        if plan is not None and plan.terms.carry is not NetworkMode.JOINED and agreement.port_id not in self._probing:
+            self._probing.add(agreement.port_id)
+            self._tasks.spawn(self._probe(agreement, plan, control, stop), name="probe the path")
         if (addresses := carried_addresses(agreement.network)) and agreement.port_id not in self._rounds:
             self._rounds[agreement.port_id] = asyncio.Queue()
             self._tasks.spawn(self._send(agreement, control, addresses), name="send connections")
 
-    async def _probe(self, agreement: ServiceChangeAgreement, plan: NetworkPlan, control: LaneSession) -> None:
+    def not_ready(self, port_id: UUID) -> str | None:
+        """Donor: why the guest must not be paused yet: what is found of the path could still stop the port."""
+        plan = self._plans.get(port_id)
+        probing = port_id in self._probing and plan is not None and routed_at_once(plan)
+        return "the path is being probed" if probing else None
+
+    async def _probe(
+        self, agreement: ServiceChangeAgreement, plan: NetworkPlan, control: LaneSession, stop: Stop
+    ) -> None:
         with port_bound(agreement.port_id):
-            here = own_addresses(agreement.donor_lane.direct, agreement.recipient_lane.direct)
-            found = await self._probe_paths(control, here, mtu=largest_mtu(plan), sources=sent_sources(plan))
-            self._tell(Side.OUTBOUND, agreement, found)
+            try:
+                found = await self._probed(agreement, plan, control)
+                if refusing(found, plan) is not None:
+                    # A burst of loss is no filter: only what is found twice stops the port.
+                    again = await self._probed(agreement, plan, control)
+                    found = tuple(each for each in found if each in again)
+                self._tell(Side.OUTBOUND, agreement, found)
+                if (against := refusing(found, plan)) is not None:
+                    stop(code_of(against), against)
+            finally:
+                self._probing.discard(agreement.port_id)
+
+    async def _probed(
+        self, agreement: ServiceChangeAgreement, plan: NetworkPlan, control: LaneSession
+    ) -> tuple[str, ...]:
+        here = own_addresses(agreement.donor_lane.direct, agreement.recipient_lane.direct)
+        return await self._probe_paths(control, here, mtu=largest_mtu(plan), sources=sent_sources(plan))
 
     async def _send(self, agreement: ServiceChangeAgreement, control: LaneSession, addresses: frozenset[str]) -> None:
         with port_bound(agreement.port_id):
@@ -200,7 +254,7 @@ class PortMoments:
         """As the keeper; the guest is announced, and its connections stay."""
         port_id = moved.port_id
         self._keeper.guest_has_arrived(moved)
-        if (plan := self._plans.get(port_id)) is not None:
+        if (plan := moved.network) is not None:
             self._announcer.announce(port_id, plan, Side.INBOUND)
         self._forget(port_id)
         try:

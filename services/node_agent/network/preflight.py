@@ -1,7 +1,7 @@
 """What is looked at on this host before a port, and found to speak against it: findings, each with what to do.
 
-A finding begins with its code. It is told with the state of the port's network; it fails no port, since a probe can be
-answered by somebody who means no harm, such as a router that answers for everybody.
+A finding begins with its code; `findings` says which of them stop a port. A probe can be answered by somebody who means
+no harm, such as a router that answers for everybody: whoever claims addresses that nobody has is not believed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from services.node_agent.network.address_probe import who_has
+from services.node_agent.network.address_probe import NOBODYS, who_has
 from services.node_agent.network.netlink import Netlink, NetlinkError
 from services.node_agent.network.plan import addresses_of
 from shared.messages.network import NetworkMode, NetworkPlan
@@ -60,8 +60,19 @@ async def _taken(plan: NetworkPlan, probe: WhoHas) -> list[str]:
             macs = {card.card.mac, card.card.guest_mac}
             own = {each.partition("/")[0] for each in await kernel.addresses(card.bridge)}
             found += [f"address_taken: {address} is this host's own on {card.bridge}" for address in own & {*addresses}]
-            for address, claimed in sorted((await probe(card.bridge, addresses)).items()):
-                others = sorted(claimed - macs)
+            claims = await probe(card.bridge, (*addresses, *NOBODYS.values()))
+            everybody = set[str]().union(*(claims.pop(address, set()) for address in NOBODYS.values()))
+            for address, claimed in sorted(claims.items()):
+                others = claimed - macs - everybody
                 if others:
-                    found.append(f"address_taken: {address} is claimed by {', '.join(others)} on {card.bridge}")
+                    found.append(f"address_taken: {address} is claimed by {_listed(others)} on {card.bridge}")
+            if everybody - macs:
+                found.append(
+                    f"claims_everything: {_listed(everybody - macs)} answers for all addresses on {card.bridge}; "
+                    "whether it has the VM's is not known: turn its proxy ARP off"
+                )
     return found
+
+
+def _listed(macs: Iterable[str]) -> str:
+    return ", ".join(sorted(macs))

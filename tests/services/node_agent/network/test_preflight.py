@@ -38,16 +38,21 @@ def _network() -> Iterator[None]:
 async def test_an_address_that_somebody_else_has(tmp_path: Path) -> None:
     """The guest itself answers, too, since the networks are one."""
 
-    async def ask(mac: str, side: Side = Side.INBOUND, mode: NetworkMode = NetworkMode.JOINED) -> tuple[str, ...]:
+    async def ask(
+        mac: str, side: Side = Side.INBOUND, mode: NetworkMode = NetworkMode.JOINED, *, for_all: bool = False
+    ) -> tuple[str, ...]:
         async def probe(bridge: str, addresses: Iterable[str]) -> dict[str, set[str]]:
             assert bridge == "vmbr0"
-            return {next(iter(addresses)): {mac}}
+            wanted = list(addresses)
+            return {address: {mac} for address in (wanted if for_all else wanted[:1])}
 
         return await preflight(plan(mode), side, probe=probe, bridge_settings=tmp_path)
 
     assert await ask(GUEST_MAC) == ()
     (finding,) = await ask("02:00:00:00:00:99")
     assert finding == "address_taken: 10.81.1.10 is claimed by 02:00:00:00:00:99 on vmbr0"
+    (finding,) = await ask("02:00:00:00:00:99", for_all=True)
+    assert finding.startswith("claims_everything: 02:00:00:00:00:99 answers for all addresses on vmbr0")
     assert await ask("02:00:00:00:00:99", Side.OUTBOUND) == ()
     assert await ask("02:00:00:00:00:99", mode=NetworkMode.TRANSLATE) == ()
 
