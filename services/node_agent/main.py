@@ -26,7 +26,9 @@ from services.node_agent.malloc import use_one_arena
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.addresses_file import AddressesError, read_addresses
+from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.extension.ports import PortExtensions
+from services.node_agent.network.guest_router import GuestRouters
 from services.node_agent.network.host_addresses import HostAddresses
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
@@ -35,6 +37,7 @@ from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.port_moments import PortMoments
 from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.network.voices import SegmentVoices
 from services.node_agent.network_service import NetworkCommands, NetworkReports
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NetworkSection, NodeSection, NodeSettings
@@ -72,8 +75,9 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
     extensions = PortExtensions(routes.link, keys, metrics=metrics)
-    network, network_commands = _open_network(settings, messenger, extensions, runtime)
-    moments = _open_moments(settings, messenger, network, runtime)
+    announcer = Announcer()
+    network, network_commands = _open_network(settings, messenger, extensions, announcer, runtime)
+    moments = _open_moments(settings, messenger, network, announcer, runtime)
     transfers = Transfers(
         settings,
         hypervisor=hypervisor,
@@ -227,19 +231,35 @@ def _problems(transfers: Transfers, hook: StartHook, network: NetworkKeeper) -> 
 
 
 def _open_network(
-    settings: NodeSection, messenger: Messenger, extensions: PortExtensions, runtime: Runtime[NodeSettings]
+    settings: NodeSection,
+    messenger: Messenger,
+    extensions: PortExtensions,
+    announcer: Announcer,
+    runtime: Runtime[NodeSettings],
 ) -> tuple[NetworkKeeper, NetworkCommands]:
     runtime.stack.push_async_callback(extensions.close_all)
     journal = NetworkJournal(settings.state_dir / "network")
-    keeper = NetworkKeeper(journal, StepMaker(), extensions=extensions, report=NetworkReports(messenger))
+    routers = GuestRouters()
+    runtime.stack.push_async_callback(routers.close)
+    keeper = NetworkKeeper(
+        journal,
+        StepMaker(),
+        extensions=extensions,
+        report=NetworkReports(messenger),
+        voices=SegmentVoices(announcer, routers),
+    )
     return keeper, NetworkCommands(keeper, messenger)
 
 
 def _open_moments(
-    settings: NodeSection, messenger: Messenger, keeper: NetworkKeeper, runtime: Runtime[NodeSettings]
+    settings: NodeSection,
+    messenger: Messenger,
+    keeper: NetworkKeeper,
+    announcer: Announcer,
+    runtime: Runtime[NodeSettings],
 ) -> PortMoments:
     taken = TakenConnections(settings.state_dir / "network")
-    moments = PortMoments(keeper, taken, report=NetworkReports(messenger))
+    moments = PortMoments(keeper, taken, report=NetworkReports(messenger), announcer=announcer)
     runtime.stack.push_async_callback(moments.close)
     return moments
 

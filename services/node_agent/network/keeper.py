@@ -87,6 +87,28 @@ class Report(Protocol):
         ...
 
 
+class Voices(Protocol):
+    """What is said on segments while a record is carried out."""
+
+    def follow(self, record: NetworkRecord) -> None:
+        """What the record wants is made; what it does not want any more is still there. Returns at once."""
+        ...
+
+    def cease(self, record: NetworkRecord) -> None:
+        """All that the record has made is removed next. Returns at once."""
+        ...
+
+
+class NoVoices:
+    """Nothing is said."""
+
+    def follow(self, record: NetworkRecord) -> None:
+        """Nothing to do."""
+
+    def cease(self, record: NetworkRecord) -> None:
+        """Nothing to do."""
+
+
 _FAILURES = (NetlinkError, NftError, VmportError, OSError)
 
 
@@ -100,6 +122,7 @@ class NetworkKeeper:
         *,
         extensions: Extensions,
         report: Report,
+        voices: Voices | None = None,
         look_every_s: float = LOOK_EVERY_S,
         idle_s: float = IDLE_S,
         unseen_s: float = UNSEEN_S,
@@ -108,6 +131,7 @@ class NetworkKeeper:
         self._maker = maker
         self._extensions = extensions
         self._report = report
+        self._voices = voices or NoVoices()
         self._look_every_s = look_every_s
         self._idle_s = idle_s
         self._unseen_looks = max(1, round(unseen_s / look_every_s))
@@ -172,6 +196,7 @@ class NetworkKeeper:
             record = self._journal.get(port_id, side)
             if record is None:
                 return ()
+            self._voices.cease(record)
             left = await self._maker.undo(record.steps)
             if left:
                 self._problems[port_id] = f"not removed from the network: {', '.join(left)}"
@@ -309,6 +334,7 @@ class NetworkKeeper:
         missing = wanted if again else tuple(step for step in wanted if step not in made)
         self._journal.store(record.model_copy(update={"steps": (*made, *(s for s in wanted if s not in made))}))
         await self._maker.make(missing)
+        self._voices.follow(record)
         left = await self._maker.undo(unwanted)
         kept = wanted if not left else (*unwanted, *wanted)
         self._journal.store(record.model_copy(update={"steps": kept}))

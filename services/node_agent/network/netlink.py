@@ -29,6 +29,10 @@ MAIN_TABLE = 254
 METRIC = 1024
 
 
+_BRIDGE = {"br_forward_delay": 0, "br_stp_state": 0, "br_mcast_snooping": 0}
+"""Forwards at once, and all groups: one card is on it, and this host must hear whom the guest asks for."""
+
+
 class NetlinkError(VmportError):
     """The kernel refused a change of the network."""
 
@@ -109,7 +113,7 @@ class Netlink:
             raise NetlinkError(f"{name} is there, and is no bridge")
         with _refusal(f"make bridge {name}"):
             if there is None:
-                await self._ip.link("add", ifname=name, kind="bridge", br_forward_delay=0, br_stp_state=0)
+                await self._ip.link("add", ifname=name, kind="bridge", **_BRIDGE)
             # A bridge without ports has no MTU of its own kept unless it is set before it is up.
             more = {} if mac is None else {"address": mac}
             await self._ip.link("set", index=await self._index(name), mtu=mtu, state="up", **more)

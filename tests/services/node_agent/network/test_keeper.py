@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from services.node_agent.network.journal import NetworkJournal
+from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
@@ -95,13 +95,28 @@ class World:
         self.kernel = Kernel()
         self.wires = Wires()
         self.told: list[tuple[NetworkState, str]] = []
+        self.said: list[str] = []
         self.keeper = self.new_process()
 
     def new_process(self) -> NetworkKeeper:
         """Another keeper over the same files and kernel."""
         return NetworkKeeper(
-            self.journal, self.kernel, extensions=self.wires, report=self.report, look_every_s=0.01, unseen_s=0.05
+            self.journal,
+            self.kernel,
+            extensions=self.wires,
+            report=self.report,
+            voices=self,
+            look_every_s=0.01,
+            unseen_s=0.05,
         )
+
+    def follow(self, record: NetworkRecord) -> None:
+        assert all(step in self.kernel.made for step in record.wanted)
+        self.said.append("follow")
+
+    def cease(self, record: NetworkRecord) -> None:
+        assert self.kernel.broken or all(step in self.kernel.made for step in record.wanted)
+        self.said.append("cease")
 
     def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:  # noqa: ARG002
         self.told.append((state, detail))
@@ -138,6 +153,7 @@ async def test_a_recipient_prepares_and_undoes(world: World) -> None:
     assert world.wires.open_now == {PORT}
     assert world.states == [NetworkState.PREPARED]
     assert await world.keeper.undo(PORT, Side.INBOUND) == ()
+    assert world.said == ["follow", "cease"]
     assert (world.kernel.made, world.wires.open_now, world.journal.all()[0]) == ([], set(), ())
 
 
