@@ -76,7 +76,8 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     messenger = Messenger(runtime.bus, outbox)
     extensions = PortExtensions(routes.link, keys, metrics=metrics)
     announcer = Announcer()
-    network, network_commands = _open_network(settings, messenger, extensions, announcer, runtime)
+    records = NetworkJournal(settings.state_dir / "network")
+    network, network_commands = _open_network(records, messenger, extensions, announcer, runtime)
     moments = _open_moments(settings, messenger, network, announcer, runtime)
     transfers = Transfers(
         settings,
@@ -88,11 +89,9 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         network=moments,
     )
-    kept = KeptAddresses(NetworkJournal(settings.state_dir / "network"))
-    addresses = VmAddresses(runtime.settings.network, reader=HostAddresses(hypervisor), kept=kept)
+    addresses = _open_addresses(runtime.settings.network, hypervisor, records)
     commands = _make_commands(runtime, hypervisor, journal, transfers, keys=keys, metrics=metrics, addresses=addresses)
     service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
-    problems = _problems(transfers, _make_hook(settings, metrics), network)
     heartbeat = _make_heartbeat(
         runtime,
         transfers,
@@ -101,7 +100,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         keys=keys,
         addresses=addresses,
-        problems=problems,
+        problems=_problems(transfers, _make_hook(settings, metrics), network),
     )
     runtime.check("libvirt", heartbeat.check)
     await _recover(network, moments, transfers)
@@ -113,6 +112,10 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     finally:
         await service.close()
         await transfers.stop(runtime.settings.stop_within_s / 2)
+
+
+def _open_addresses(settings: NetworkSection, hypervisor: LibvirtHypervisor, journal: NetworkJournal) -> VmAddresses:
+    return VmAddresses(settings, reader=HostAddresses(hypervisor), kept=KeptAddresses(journal))
 
 
 def _make_commands(
@@ -231,14 +234,13 @@ def _problems(transfers: Transfers, hook: StartHook, network: NetworkKeeper) -> 
 
 
 def _open_network(
-    settings: NodeSection,
+    journal: NetworkJournal,
     messenger: Messenger,
     extensions: PortExtensions,
     announcer: Announcer,
     runtime: Runtime[NodeSettings],
 ) -> tuple[NetworkKeeper, NetworkCommands]:
     runtime.stack.push_async_callback(extensions.close_all)
-    journal = NetworkJournal(settings.state_dir / "network")
     routers = GuestRouters()
     runtime.stack.push_async_callback(routers.close)
     keeper = NetworkKeeper(
@@ -247,6 +249,7 @@ def _open_network(
         extensions=extensions,
         report=NetworkReports(messenger),
         voices=SegmentVoices(announcer, routers),
+        withdraw_after_s=runtime.settings.network.withdraw_after_s,
     )
     return keeper, NetworkCommands(keeper, messenger)
 
@@ -258,7 +261,8 @@ def _open_moments(
     announcer: Announcer,
     runtime: Runtime[NodeSettings],
 ) -> PortMoments:
-    taken = TakenConnections(settings.state_dir / "network")
+    most = runtime.settings.network.connections_most
+    taken = TakenConnections(settings.state_dir / "network", most=most)
     moments = PortMoments(keeper, taken, report=NetworkReports(messenger), announcer=announcer)
     runtime.stack.push_async_callback(moments.close)
     return moments

@@ -10,15 +10,20 @@ It never decides who owns a VM: it is told, by the transfer's own guards, which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Protocol
 from uuid import UUID
 
+from services.node_agent.network.help_watch import HelpWatch
 from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
 from services.node_agent.network.nft import NftError
-from services.node_agent.network.steps import NftTable
+from services.node_agent.network.plan import Going
+from services.node_agent.network.steps import Bridge, NftTable
+from services.node_agent.network.succession import helps, is_going, overdue, removable, retired
+from services.node_agent.network.voices import NoVoices, Voices
 from shared.errors import VmportError
 from shared.logs import get_logger, port_bound
 from shared.messages.addresses import NetworkState
@@ -32,6 +37,8 @@ LOOK_EVERY_S = 1.0
 """How often it is looked whether packets come by the own uplink, and whether an extension is still used."""
 IDLE_S = 15.0
 """An extension that nothing has used for so long, after the recipient announces, is not needed any more."""
+WITHDRAW_AFTER_S = 30.0
+"""How long routes to a VM that is announced elsewhere are kept and marked, after the last help with its packets."""
 UNSEEN_S = 30.0
 """After so long without a packet by the own uplink, it is told that nobody routes to the VM here."""
 
@@ -87,28 +94,6 @@ class Report(Protocol):
         ...
 
 
-class Voices(Protocol):
-    """What is said on segments while a record is carried out."""
-
-    def follow(self, record: NetworkRecord) -> None:
-        """What the record wants is made; what it does not want any more is still there. Returns at once."""
-        ...
-
-    def cease(self, record: NetworkRecord) -> None:
-        """All that the record has made is removed next. Returns at once."""
-        ...
-
-
-class NoVoices:
-    """Nothing is said."""
-
-    def follow(self, record: NetworkRecord) -> None:
-        """Nothing to do."""
-
-    def cease(self, record: NetworkRecord) -> None:
-        """Nothing to do."""
-
-
 _FAILURES = (NetlinkError, NftError, VmportError, OSError)
 
 
@@ -126,6 +111,8 @@ class NetworkKeeper:
         look_every_s: float = LOOK_EVERY_S,
         idle_s: float = IDLE_S,
         unseen_s: float = UNSEEN_S,
+        withdraw_after_s: float = WITHDRAW_AFTER_S,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._journal = journal
         self._maker = maker
@@ -133,8 +120,11 @@ class NetworkKeeper:
         self._report = report
         self._voices = voices or NoVoices()
         self._look_every_s = look_every_s
-        self._idle_s = idle_s
         self._unseen_looks = max(1, round(unseen_s / look_every_s))
+        self._withdraw_after_s = withdraw_after_s
+        self._now = now
+        self._again: dict[tuple[UUID, Side], dict[str, bool]] = {}
+        self._help = HelpWatch(extensions.idle_s, maker, idle_s=idle_s)
         self._locks: dict[UUID, asyncio.Lock] = {}
         self._looks: dict[UUID, int] = {}
         self._problems: dict[UUID, str] = {}
@@ -193,18 +183,26 @@ class NetworkKeeper:
         """The VM stays where it was: remove all that this port has made here; returns what remains, by name."""
         async with self._lock(port_id):
             await self._extensions.close(port_id)
+            self._again.pop((port_id, side), None)
             record = self._journal.get(port_id, side)
-            if record is None:
-                return ()
-            self._voices.cease(record)
-            left = await self._maker.undo(record.steps)
-            if left:
-                self._problems[port_id] = f"not removed from the network: {', '.join(left)}"
-                log.error("network not cleaned up", port_id=str(port_id), left=left)
-            else:
-                self._journal.remove(port_id, side)
-                self._forget(port_id)
-            return left
+            return () if record is None else await self._undo(record)
+
+    async def _undo(self, record: NetworkRecord) -> tuple[str, ...]:
+        """What cannot be removed now is tried again, also by the next process."""
+        undone = record.model_copy(update={"undone": True, "extension": False})
+        self._voices.cease(record)
+        try:
+            self._journal.store(undone)
+        except OSError as error:
+            log.warning("end of a port's network not stored", port_id=str(record.port_id), error=str(error))
+        left = await self._maker.undo(record.steps)
+        if left:
+            self._problems[record.port_id] = f"not removed from the network: {', '.join(left)}"
+            log.error("network not cleaned up", port_id=str(record.port_id), left=left)
+        else:
+            self._journal.remove(record.port_id, record.side)
+            self._forget(record.port_id)
+        return left
 
     async def close_extension(self, port_id: UUID) -> tuple[str, ...]:
         """Remove what needs the other side; returns what remains, by name."""
@@ -218,8 +216,15 @@ class NetworkKeeper:
                     await self._settle(closed)
                     self._report(record.agreement, NetworkState.CLOSED)
         if closed is not None:
-            await self._remove_retired(closed.vm_uuid)
+            await self._help_ended(closed.vm_uuid)
         return ()
+
+    async def _help_ended(self, vm_uuid: UUID) -> None:
+        """Routes that are going are kept for a while from now on: stragglers may still come."""
+        for record in self._of_vm(vm_uuid):
+            if is_going(record) and not any(map(helps, self._of_vm(vm_uuid))):
+                await self._update(record, {"going_since": self._now(), "going": Going.PASSED})
+        await self._remove_retired(vm_uuid)
 
     # ---- this process ----
 
@@ -244,22 +249,33 @@ class NetworkKeeper:
         try:
             while True:
                 await asyncio.sleep(self._look_every_s)
-                for record in self._journal.all()[0]:
-                    if record.side is Side.INBOUND and record.there and record.plan.terms.then_announce:
-                        await self._look(record)
+                for port_id, side in tuple(self._again):
+                    await self._change(port_id, side, {})
+                for record in self._journal.readable():
+                    await self._look(record)
         finally:
             await self._tasks.close()
 
     async def _look(self, record: NetworkRecord) -> None:
         with port_bound(record.port_id):
             try:
-                if not record.announced:
-                    await self._look_for_packets(record)
-                elif record.extension and self._is_idle(record.port_id):
-                    log.info("extension not used any more")
-                    await self.close_extension(record.port_id)
+                if record.undone:
+                    await self.undo(record.port_id, record.side)
+                elif overdue(record, self._of_vm(record.vm_uuid), self._now(), self._withdraw_after_s):
+                    log.info("addresses withdrawn; they are announced elsewhere")
+                    await self._update(record, {"going": Going.GONE})
+                    await self._remove_retired(record.vm_uuid)
+                elif record.side is Side.INBOUND and record.there and record.plan.terms.then_announce:
+                    await self._look_at_announced(record)
             except _FAILURES as error:
                 self._trouble(record, "not watched", error)
+
+    async def _look_at_announced(self, record: NetworkRecord) -> None:
+        if not record.announced:
+            await self._look_for_packets(record)
+        elif not record.closed and await self._help.is_idle(record):
+            log.info("the donor's help is not used any more")
+            await self.close_extension(record.port_id)
 
     async def _look_for_packets(self, record: NetworkRecord) -> None:
         guards = [step.name for step in record.steps if isinstance(step, NftTable)]
@@ -279,58 +295,72 @@ class NetworkKeeper:
             log.warning("announced addresses not reached")
             self._report(record.agreement, NetworkState.FAILED, f"not_announced: {unseen}")
 
-    def _is_idle(self, port_id: UUID) -> bool:
-        idle_s = self._extensions.idle_s(port_id)
-        return idle_s is None or idle_s >= self._idle_s
-
     # ---- doing ----
 
     async def _moved(self, moved: MovedVm, side: Side) -> None:
         """The VM runs at the recipient. What earlier ports of it have made at this side is not needed any more."""
         await self._change(moved.port_id, side, {"there": True})
         with port_bound(moved.port_id):
-            for record in self._journal.readable():
-                if record.vm_uuid != moved.vm_uuid or record.agreement.epoch >= moved.epoch:
-                    continue
-                if record.side is not side:
-                    await self._retire(record)
-            await self._remove_retired(moved.vm_uuid)
+            try:
+                for record in self._of_vm(moved.vm_uuid):
+                    if record.agreement.epoch >= moved.epoch:
+                        continue
+                    if record.side is not side:
+                        await self._retire(record)
+                    elif side is Side.INBOUND and is_going(record):
+                        await self._update(record, {"going": Going.GONE})
+                await self._remove_retired(moved.vm_uuid)
+            except _FAILURES as error:
+                log.error("earlier ports' network not taken back", error=str(error))  # noqa: TRY400  # kernel or disk
 
     async def _retire(self, record: NetworkRecord) -> None:
         """An earlier port brought the VM here, or took it away from here; a later one has taken that back."""
+        known = retired(record, self._of_vm(record.vm_uuid), self._now())
+        await self._update(record, {"retired": True, "going_since": known.going_since, "going": known.going})
+
+    async def _update(self, record: NetworkRecord, news: Mapping[str, Any]) -> None:
         async with self._lock(record.port_id):
             current = self._journal.get(record.port_id, record.side)
             if current is not None:
-                self._journal.store(current.model_copy(update={"retired": True}))
+                await self._settle(current.model_copy(update=dict(news)))
 
     async def _remove_retired(self, vm_uuid: UUID) -> None:
-        """The VM's bridge here goes when no extension to where it is now leads over it."""
-        mine = [record for record in self._journal.readable() if record.vm_uuid == vm_uuid]
-        leads_away = any(record.side is Side.OUTBOUND and record.extension and not record.retired for record in mine)
-        for record in mine:
-            if record.retired and not (leads_away and record.side is Side.INBOUND):
-                await self.undo(record.port_id, record.side)
+        """The VM's bridge here goes when nothing leads over it to where the VM is now."""
+        for record in removable(self._of_vm(vm_uuid)):
+            await self.undo(record.port_id, record.side)
+
+    def _of_vm(self, vm_uuid: UUID) -> tuple[NetworkRecord, ...]:
+        return tuple(record for record in self._journal.readable() if record.vm_uuid == vm_uuid)
 
     async def _change(self, port_id: UUID, side: Side, news: Mapping[str, bool]) -> None:
+        """What fails is tried again every second; then it counts with what is told meanwhile."""
         async with self._lock(port_id):
+            failed = self._again.pop((port_id, side), None)
+            told = {**(failed or {}), **news}
             record = self._journal.get(port_id, side)
-            if record is None or record.paused is news.get("paused"):
+            is_news = record is not None and any(getattr(record, name) is not value for name, value in told.items())
+            if record is None or record.undone or not (is_news or failed is not None):
                 return
-            changed = record.model_copy(update=dict(news))
             with port_bound(port_id):
                 try:
-                    await self._settle(changed)
+                    await self._settle(record.model_copy(update=told), again=failed is not None)
                 except _FAILURES as error:
-                    self._trouble(record, f"not changed ({', '.join(news)})", error)
-                    self._report(record.agreement, NetworkState.FAILED, str(error))
+                    self._again[port_id, side] = told
+                    self._trouble(record, f"not changed ({', '.join(told)})", error)
+                    if failed is None:
+                        self._report(record.agreement, NetworkState.FAILED, str(error))
                 else:
-                    if "there" in news:
+                    if failed is not None:
+                        self._forget(port_id)
+                    if "there" in told:
                         self._report(record.agreement, NetworkState.CARRYING)
 
     async def _settle(self, record: NetworkRecord, *, again: bool = False) -> None:
         """Bring about what the record wants; what is made already is made again only if `again`."""
         wanted, made = record.wanted, record.steps
-        unwanted = tuple(step for step in made if step not in wanted)
+        bridges = {step.name for step in wanted if isinstance(step, Bridge)}
+        # A bridge that is wanted with another MAC is the same device.
+        unwanted = tuple(s for s in made if s not in wanted and not (isinstance(s, Bridge) and s.name in bridges))
         missing = wanted if again else tuple(step for step in wanted if step not in made)
         self._journal.store(record.model_copy(update={"steps": (*made, *(s for s in wanted if s not in made))}))
         await self._maker.make(missing)
@@ -349,6 +379,7 @@ class NetworkKeeper:
 
     def _forget(self, port_id: UUID) -> None:
         self._looks.pop(port_id, None)
+        self._help.forget(port_id)
         self._problems.pop(port_id, None)
 
     def _lock(self, port_id: UUID) -> asyncio.Lock:

@@ -26,7 +26,7 @@ NUD_UNANSWERED = 0x01 | 0x20 | 0x40  # incomplete, failed, and what needs no ans
 RT_SCOPE_LINK = 253
 RT_SCOPE_NOWHERE = 255
 MAIN_TABLE = 254
-METRIC = 1024
+METRIC = 19
 
 
 _BRIDGE = {"br_forward_delay": 0, "br_stp_state": 0, "br_mcast_snooping": 0}

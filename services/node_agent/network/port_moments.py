@@ -21,6 +21,7 @@ from services.node_agent.network.paths.exchange import answer_paths, probe_paths
 from services.node_agent.network.paths.sockets import own_addresses
 from services.node_agent.network.plan import addresses_of, routed_at_once
 from services.node_agent.network.preflight import preflight
+from services.node_agent.network.tracking.admitted import admitted
 from services.node_agent.network.tracking.exchange import (
     CONNECTIONS,
     Answer,
@@ -139,6 +140,18 @@ class PortMoments:
             if side is Side.OUTBOUND:
                 self._stood_still.add(agreement.port_id)
 
+    def ended(self, side: Side, agreement: ServiceChangeAgreement, *, moved: bool) -> None:
+        """A former process has brought the transfer to its end, and may not have brought its network there."""
+        known = [each for each in self._keeper.records() if each.vm_uuid == agreement.vm_uuid]
+        mine = next((each for each in known if (each.port_id, each.side) == (agreement.port_id, side)), None)
+        if not moved:
+            if mine is not None:
+                self._tasks.spawn(self.undo(agreement.port_id, side), name="undo what is left")
+        elif mine is not None and not mine.there and not mine.retired:
+            (self.guest_has_arrived if side is Side.INBOUND else self.guest_is_away)(agreement)
+        elif known:
+            (self._keeper.guest_has_arrived if side is Side.INBOUND else self._keeper.guest_is_away)(agreement)
+
     def restored(self) -> None:
         """This process has begun: VMs that came with their addresses are announced again."""
         for record in self._keeper.records():
@@ -216,13 +229,16 @@ class PortMoments:
             stream.reset(str(error))
 
     async def _take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
-        port_id, addresses = agreement.port_id, carried_addresses(agreement.network)
-        if not addresses:
+        port_id, plan, addresses = agreement.port_id, agreement.network, carried_addresses(agreement.network)
+        if not addresses or plan is None:
             stream.reset("this node does not route to the VM")
             return
 
         async def take(changed: Changes) -> Answer:
-            answer = await self._taken.take(port_id, addresses, changed)
+            passing = admitted(plan, changed.connections)
+            answer = await self._taken.take(port_id, addresses, changed._replace(connections=passing))
+            shut_out = len(changed.connections) - len(passing)
+            answer = answer.model_copy(update={"refused": answer.refused + shut_out})
             if answer.problem:
                 detail = f"connections not carried: {answer.problem}"[:MAX_DETAIL]
                 self._report(agreement, NetworkState.PREPARED, detail)

@@ -4,6 +4,7 @@ for guests that are elsewhere.
 
 from __future__ import annotations
 
+from typing import Protocol
 from uuid import UUID
 
 from services.node_agent.network.announcer import Announcer
@@ -13,8 +14,30 @@ from services.node_agent.network.steps import ProxyNeighbour
 from shared.messages.porting import Side
 
 
+class Voices(Protocol):
+    """What is said on segments while a record is carried out."""
+
+    def follow(self, record: NetworkRecord) -> None:
+        """What the record wants is made; what it does not want any more is still there. Returns at once."""
+        ...
+
+    def cease(self, record: NetworkRecord) -> None:
+        """All that the record has made is removed next. Returns at once."""
+        ...
+
+
+class NoVoices:
+    """Nothing is said."""
+
+    def follow(self, record: NetworkRecord) -> None:
+        """Nothing to do."""
+
+    def cease(self, record: NetworkRecord) -> None:
+        """Nothing to do."""
+
+
 class SegmentVoices:
-    """As `keeper.Voices`."""
+    """Of this host."""
 
     def __init__(self, announcer: Announcer, routers: GuestRouters) -> None:
         self._announcer = announcer

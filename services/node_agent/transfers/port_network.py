@@ -30,6 +30,12 @@ class PortNetwork(Protocol):
         """A former process has left this transfer half way. Returns at once."""
         ...
 
+    def ended(self, side: Side, agreement: ServiceChangeAgreement, *, moved: bool) -> None:
+        """A former process has ended this transfer, and perhaps no more than that. `moved`: the VM is the recipient's.
+        Returns at once. Raises OSError.
+        """
+        ...
+
     def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:
         """Donor: the switchover may come at any moment. Returns at once; `stop` ends the transfer, with code and
         reason, if it is not too late.
@@ -79,6 +85,9 @@ class JoinedNetworks:
         """Nothing to do."""
 
     def resumed(self, side: Side, agreement: ServiceChangeAgreement) -> None:
+        """Nothing to do."""
+
+    def ended(self, side: Side, agreement: ServiceChangeAgreement, *, moved: bool) -> None:
         """Nothing to do."""
 
     def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:

@@ -12,7 +12,7 @@ import pytest
 from services.node_agent.network.firewall import ROUTED, guard_table, table_name
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.nft import Nft
-from services.node_agent.network.plan import own_bridges, recipient_prepares, recipient_routes
+from services.node_agent.network.plan import Announced, own_bridges, recipient_prepares, recipient_routes
 from shared.messages.network import FirewallRule, NetworkMode
 from tests.services.node_agent.network.plans import BRIDGE, CARE_OF, GATEWAY_MAC, GUEST_MAC, PORT, plan
 from tests.support.own_network import needs_root, own_network
@@ -115,7 +115,7 @@ async def test_from_the_first_packet_a_guest_has_its_own_address_only() -> None:
 async def test_what_others_translate_for_the_guest_did_not_come_by_the_own_uplink() -> None:
     """Else an address counted as announced as soon as the donor's translation works."""
     agreed = plan(NetworkMode.TRANSLATE, announce=True)
-    await StepMaker().make((*recipient_prepares(agreed, PORT), *recipient_routes(agreed, announced=True)))
+    await StepMaker().make((*recipient_prepares(agreed, PORT), *recipient_routes(agreed, Announced.YES)))
     mac = "02:00:00:00:00:07"
     for words in (f"link add wire0 type veth peer name up0 address {mac}", "link set wire0 up", "link set up0 up"):
         command(f"ip {words}")

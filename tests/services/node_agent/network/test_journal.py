@@ -68,3 +68,24 @@ def test_there_is_no_record_without_a_plan() -> None:
     with pytest.raises(ValueError, match=str(PORT)):
         _ = NetworkRecord(side=Side.INBOUND, agreement=agreement(None)).plan
     assert record().vm_uuid == agreement(None).vm_uuid != UUID(int=0)
+
+
+def test_who_writes_the_records_reads_them_once(tmp_path: Path) -> None:
+    """By `all`; from then on they are in memory, as they are on disk."""
+    journal = NetworkJournal(tmp_path)
+    journal.store(record())
+    assert journal.all() == ((record(),), ())
+    journal.store(record(Side.OUTBOUND))
+    for file in tmp_path.iterdir():
+        file.rename(tmp_path / "aside")
+        (tmp_path / "aside").unlink()
+    assert journal.readable() == (record(), record(Side.OUTBOUND))
+    assert journal.get(PORT, Side.OUTBOUND) == record(Side.OUTBOUND)
+    journal.remove(PORT, Side.INBOUND)
+    assert journal.readable() == (record(Side.OUTBOUND),)
+    assert journal.all() == ((), ())
+
+
+def test_a_record_that_is_undone_wants_nothing() -> None:
+    undone = record(mode=NetworkMode.TRANSLATE, there=True, undone=True)
+    assert (undone.wanted, undone.is_over) == ((), True)

@@ -19,7 +19,7 @@ from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.port_moments import PortMoments, carried_addresses
 from services.node_agent.network.tracking.taken import TakenConnections
 from shared.messages.addresses import NetworkState
-from shared.messages.network import NetworkMode, NetworkPlan
+from shared.messages.network import FirewallRule, NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.page_stream.bodies import StreamKind
 from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, plan
@@ -128,6 +128,17 @@ async def test_undone_where_the_guest_does_not_come(tmp_path: Path) -> None:
         assert await donor.moments.undo(PORT, Side.OUTBOUND) == ()
         assert recipient.ports == set()
         assert donor.ports == {1, 2}
+
+
+async def test_connections_that_the_vms_firewall_would_not_let_in_are_not_taken(tmp_path: Path) -> None:
+    """A donor may have made them up."""
+    rules = (FirewallRule(direction="in", action="accept", protocol="udp"),)
+    async with pair(tmp_path, agreement(plan(NetworkMode.TRANSLATE, firewall=rules))) as (donor, recipient):
+        await eventually(lambda: donor.table.looked > 0)
+        donor.moments.guest_stands_still(PORT)
+        await eventually(lambda: donor.table.looked > 1)
+        await asyncio.sleep(0.05)
+        assert recipient.ports == set()
 
 
 async def test_a_recipient_that_cannot_says_so(tmp_path: Path) -> None:
@@ -298,3 +309,23 @@ async def test_a_question_about_the_path_is_answered(tmp_path: Path) -> None:
         await stream.write(b"?")
         with pytest.raises(StreamError, match="cannot be read"):
             await stream.read()
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_a_network_that_a_dead_process_has_not_brought_to_its_ports_end_is(tmp_path: Path, side: Side) -> None:
+    """The transfer's end was stored, and the process died before the network's was."""
+    former = Node(tmp_path)
+    await former.moments.prepare(side, AGREED, {})
+    again = Node(tmp_path)
+    for _ in range(2):
+        again.moments.ended(side, AGREED, moved=True)
+        await eventually(lambda: bool(again.keeper.records()) and again.keeper.records()[0].there)
+    assert [state for state, _ in again.told] == [NetworkState.CARRYING]
+    again.moments.ended(side, AGREED, moved=False)
+    await eventually(lambda: again.keeper.records() == ())
+    again.moments.ended(side, AGREED, moved=False)
+    again.moments.ended(side, AGREED, moved=True)
+    await asyncio.sleep(0.02)
+    assert [state for state, _ in again.told] == [NetworkState.CARRYING]
+    await former.moments.close()
+    await again.moments.close()
