@@ -48,6 +48,8 @@ class Kernel(StepMaker):
         for step in reversed(tuple(steps)):
             if str(step) in self.broken and step in self.made:
                 left.append(str(step))
+            elif isinstance(step, Bridge):  # whatever its MAC is meanwhile
+                self.made = [each for each in self.made if str(each) != str(step)]
             elif step in self.made:
                 self.made.remove(step)
         return tuple(left)
