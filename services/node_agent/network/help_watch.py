@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -15,10 +15,18 @@ from shared.messages.network import NetworkMode
 class HelpWatch:
     """Of all ports of this host. `carried_s` says for how many seconds a port's extension has carried nothing."""
 
-    def __init__(self, carried_s: Callable[[UUID], float | None], maker: StepMaker, *, idle_s: float) -> None:
+    def __init__(
+        self,
+        carried_s: Callable[[UUID], float | None],
+        maker: StepMaker,
+        *,
+        idle_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._carried_s = carried_s
         self._maker = maker
         self._idle_s = idle_s
+        self._clock = clock
         self._counted: dict[UUID, tuple[int, float]] = {}
 
     async def is_idle(self, record: NetworkRecord) -> bool:
@@ -29,7 +37,7 @@ class HelpWatch:
         if record.plan.terms.carry is not NetworkMode.TRANSLATE:
             return False
         tables = [step for step in record.steps if isinstance(step, NftTable)]
-        count, now_s = await self._maker.packets_translated(tables), asyncio.get_running_loop().time()
+        count, now_s = await self._maker.packets_translated(tables), self._clock()
         known, since_s = self._counted.get(record.port_id, (-1, now_s))
         if count != known:
             since_s = now_s

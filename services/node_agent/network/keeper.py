@@ -249,12 +249,16 @@ class NetworkKeeper:
         try:
             while True:
                 await asyncio.sleep(self._look_every_s)
-                for port_id, side in tuple(self._again):
-                    await self._change(port_id, side, {})
-                for record in self._journal.readable():
-                    await self._look(record)
+                await self.look()
         finally:
             await self._tasks.close()
+
+    async def look(self) -> None:
+        """Once: what failed is tried again, and what is over ends."""
+        for port_id, side in tuple(self._again):
+            await self._change(port_id, side, {})
+        for record in self._journal.readable():
+            await self._look(record)
 
     async def _look(self, record: NetworkRecord) -> None:
         with port_bound(record.port_id):
