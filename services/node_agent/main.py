@@ -74,7 +74,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     hypervisor = await _open_hypervisor(settings, runtime)
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
-    extensions = PortExtensions(routes.link, keys, metrics=metrics)
+    extensions = PortExtensions(routes.link, keys, forget=routes.forget_extension, metrics=metrics)
     announcer = Announcer()
     records = NetworkJournal(settings.state_dir / "network")
     network, network_commands = _open_network(records, messenger, extensions, announcer, runtime)
