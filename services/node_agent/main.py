@@ -34,6 +34,7 @@ from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.kept import KeptAddresses
 from services.node_agent.network.maker import StepMaker
+from services.node_agent.network.moved import MovedVms, serve_moved
 from services.node_agent.network.port_moments import PortMoments
 from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.network.vm_addresses import VmAddresses
@@ -106,7 +107,7 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     await _recover(network, moments, transfers)
     runtime.running()
     loops = {"outbox": outbox.run(), "heartbeat": heartbeat.run(), "addresses": addresses.run()}
-    loops |= {"network": network.run(), "inbox": runtime.bus.consume(service.handle)}
+    loops |= {"network": network.run(), "inbox": runtime.bus.consume(service.handle), **_moved(runtime, journal)}
     try:
         await _run(loops, settings.caps_file, caps)
     finally:
@@ -161,6 +162,13 @@ def _make_heartbeat(
         problems=problems,
         addresses=addresses,
     )
+
+
+def _moved(runtime: Runtime[NodeSettings], journal: Journal) -> dict[str, Coroutine[Any, Any, None]]:
+    settings = runtime.settings.network
+    if settings.moved_listen is None:
+        return {}
+    return {"moved": serve_moved(MovedVms(journal, for_s=settings.moved_for_s), settings.moved_listen)}
 
 
 async def _run(loops: Mapping[str, Coroutine[Any, Any, None]], caps_file: Path | None, caps: Caps) -> None:

@@ -246,6 +246,16 @@ class NetworkSection(Section):
         examples=[10000],
     )
 
+    moved_listen: ListenAddress | None = Field(
+        default=None,
+        description="HOST:PORT where this node answers by HTTP who serves a VM that has left it (GET /moved/ADDRESS); "
+        "whoever reaches it may ask. Unset: it answers nobody.",
+        examples=["192.0.2.254:8070"],
+    )
+    moved_for_s: Annotated[float, Field(gt=0, le=10**9)] = Field(
+        default=2_592_000.0, description="For how long it answers so, in seconds from the port on."
+    )
+
     @model_validator(mode="after")
     def _modes_have_what_they_need(self) -> Self:
         for mode in (NetworkMode.TRANSLATE, NetworkMode.ANCHOR):
