@@ -136,15 +136,26 @@ def test_an_agent_that_dies_at_the_end_of_a_port_leaves_the_network_right(
         assert core_world.simulate(plan, tmp_path).violations == [], plan
 
 
+def _stored_late(seed: int, party: str, died: int) -> Plan:
+    """The disk is full while the network is told of the move, and the agent dies once there is space again."""
+    full = Fault("disk_full", party, Stage.COMMITTED, after=10)
+    return Plan(seed, faults=(full, Fault("crash", party, Stage.ARRIVED, after=died)))
+
+
+@pytest.mark.parametrize("seed", _seeds())
+@pytest.mark.parametrize("party", ["alpha", "beta"])
+def test_an_agent_that_dies_after_a_full_disk_leaves_the_network_right(party: str, seed: int, tmp_path: Path) -> None:
+    """The transfer's end is stored as soon as there is space, and the network's a little later."""
+    for died in range(0, 24, 2):
+        plan = _stored_late(seed, party, died)
+        assert core_world.simulate(plan, tmp_path).violations == [], plan
+
+
 def test_that_an_ended_ports_network_is_forgotten_would_be_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new process that did not look after it leaves an address that nobody carries."""
     monkeypatch.setattr(PortMoments, "ended", lambda *_, **__: None)
-    plans = (
-        Plan(seed, faults=(Fault("crash", "beta", Stage.COMMITTED, after=died),))
-        for seed in _seeds()
-        for died in range(48)
-    )
+    plans = (_stored_late(seed, "beta", died) for seed in _seeds() for died in range(24))
     rules = (each.rule for plan in plans for each in core_world.simulate(plan, tmp_path).violations)
     assert next(rules) == "address"
