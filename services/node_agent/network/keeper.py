@@ -147,17 +147,18 @@ class NetworkKeeper:
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
         """The VM stays where it was: remove all that this port has made here; returns what remains, by name. That is
-        tried again. Nothing is removed where the VM has moved by this port: its transfer may be told as failed all the
-        same, because a process of it ended.
+        tried again. Nothing is removed at the donor where the VM has moved by this port: its transfer may be told as
+        failed all the same, because a process of it ended. A recipient is told so only of a VM that is not here.
         """
         async with self._lock(port_id):
             record = self._journal.get(port_id, side)
-            if record is not None and self._settling.has_moved(record) and not record.undone:
+            if side is Side.OUTBOUND and record is not None and self._settling.has_moved(record) and not record.undone:
                 return ()
             return await self._undo(port_id, side)
 
     async def _undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
         await self._extensions.close(port_id)
+        self._settling.forget_move((port_id, side))
         record = self._journal.get(port_id, side)
         left = () if record is None else await self._settling.clear(record)
         if not left:
@@ -252,8 +253,7 @@ class NetworkKeeper:
             await self._look(record)
 
     async def _retry(self, key: Key) -> None:
-        moved = self._settling.unfinished[key].moved
-        if moved is not None:
+        if (moved := self._settling.unfinished[key].moved) is not None:
             await self._moved(moved, key[1])
         record = self._journal.get(*key)
         if record is not None:

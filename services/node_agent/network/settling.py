@@ -132,9 +132,13 @@ class Settling:
             self._problems[moved.port_id] = f"network move not stored: {error}"
             log.error("move not noted", port_id=str(moved.port_id), error=str(error))  # noqa: TRY400  # a full disk
             return False
+        self.forget_move(key)
+        return True
+
+    def forget_move(self, key: Key) -> None:
+        """That the VM has moved by this port is stored, or is not so any more."""
         if key in self.unfinished:
             self.unfinished[key].moved = None
-        return True
 
     async def guest_taps(self, record: NetworkRecord) -> dict[str, str]:
         """The devices that the hypervisor has made at the cards' own bridges, by the cards' MACs. Raises

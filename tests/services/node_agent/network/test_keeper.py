@@ -479,7 +479,7 @@ async def test_what_the_kernel_or_the_disk_refuses_is_tried_again(world: World, 
 
 @pytest.mark.parametrize("side", list(Side))
 async def test_what_a_full_disk_did_not_take_is_told_again_by_this_process(world: World, side: Side) -> None:
-    """A move, with what it takes back of earlier ports; whoever undoes the port meanwhile undoes nothing."""
+    """A move, with what it takes back of earlier ports; a donor that undoes the port meanwhile undoes nothing."""
     other = Side.INBOUND if side is Side.OUTBOUND else Side.OUTBOUND
     await world.keeper.prepare(other, agreement(plan(NetworkMode.ANCHOR)), {})
     await world.keeper.prepare(side, later(plan(NetworkMode.ANCHOR)), {})
@@ -490,7 +490,8 @@ async def test_what_a_full_disk_did_not_take_is_told_again_by_this_process(world
 
     world.journal.store = full  # type: ignore[assignment,method-assign]  # the disk
     (world.keeper.guest_has_arrived if side is Side.INBOUND else world.keeper.guest_is_away)(later())
-    assert await world.keeper.undo(LATER, side) == ()
+    if side is Side.OUTBOUND:
+        assert await world.keeper.undo(LATER, side) == ()
     async with Tasks("test") as tasks:
         tasks.spawn(world.keeper.run(), name="keeper")
         await asyncio.sleep(0.05)
@@ -613,6 +614,26 @@ async def test_a_donor_whose_vm_has_left_helps_on_whatever_its_transfer_says(wor
 
     assert ({str(step) for step in world.kernel.made}, world.wires.open_now) == (made, is_open)
     assert world.journal.get(PORT, Side.OUTBOUND) is not None
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_an_arrived_vm_that_was_given_back_leaves_nothing(world: World, *, is_full: bool) -> None:
+    """It ran here while its memory came, and the rest of its memory never came. Also where the disk was full."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(NetworkMode.TRANSLATE)), {})
+    store = world.journal.store
+
+    def full(_: NetworkRecord) -> None:
+        raise OSError(28, "No space left on device")
+
+    if is_full:
+        world.journal.store = full  # type: ignore[assignment,method-assign]  # the disk
+    world.keeper.guest_has_arrived(agreement(None))
+    world.journal.store = store  # type: ignore[method-assign]  # there is space again
+    assert await world.keeper.undo(PORT, Side.INBOUND) == ()
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await asyncio.sleep(0.05)
+    assert (world.kernel.made, world.journal.readable(), world.keeper.is_settled) == ([], (), True)
 
 
 async def test_an_extension_comes_back_before_frames_are_cloned_into_it(world: World) -> None:
