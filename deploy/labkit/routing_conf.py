@@ -4,7 +4,8 @@ The hub is the transit router: it accepts from a provider that provider's own pr
 guests, from the neutral party its prefix, and prefers others over a route that is marked for a graceful shutdown
 (RFC 8326). A provider announces its network, its care-of addresses, and the host routes that its node agent writes.
 Where those are differs by daemon: BIRD reads the kernel's table 7070 and takes what has protocol 70. FRR 8.4 cannot
-read IPv6 routes of another table than the main one, so there the node agent writes them with metric 70.
+read IPv6 routes of another table than the main one, so there the node agent writes them with metric 17. Routes of VMs
+that have been ported on have metric 18 until they are withdrawn, and are marked for a graceful shutdown.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,12 @@ SERVED_PROTOCOL = 70
 """The kernel's number of who made a route, in the routes that a node agent writes to be announced."""
 
 
+_SERVED_PREFERENCE = 200
+"""More than BGP's: another provider may announce the guest, too, and then this one would not."""
+GOING_METRIC = 18
+"""Of routes to a VM that another provider announces, too."""
+
+
 @dataclass(frozen=True)
 class ServedRoutes:
     """Where the provider's daemon looks for host routes to announce."""
@@ -29,7 +36,7 @@ class ServedRoutes:
     metric: int
 
 
-SERVED = {BIRD: ServedRoutes(table=7070, metric=70), FRR: ServedRoutes(table=254, metric=70)}
+SERVED = {BIRD: ServedRoutes(table=7070, metric=17), FRR: ServedRoutes(table=254, metric=17)}
 
 
 def daemon(plan: LabPlan, host: str) -> str:
@@ -72,7 +79,12 @@ def _bird_transit(plan: LabPlan) -> str:
 
 
 def _bird_edge(plan: LabPlan, host: str) -> str:
-    parts = []
+    told = (
+        "filter told {\n"
+        f"  if defined(krt_metric) && krt_metric = {GOING_METRIC} then bgp_community.add((65535, 0));\n"
+        "  if source ~ [ RTS_STATIC, RTS_INHERIT ] then accept;\n  reject;\n}\n"
+    )
+    parts = [told]
     for family, own in (("ipv4", _prefixes4(plan, host)), ("ipv6", _prefixes6(plan, host))):
         longest = 32 if family == "ipv4" else 128
         routes = "".join(f"  route {prefix} {_via(plan, prefix, host)};\n" for prefix in own)
@@ -83,7 +95,7 @@ def _bird_edge(plan: LabPlan, host: str) -> str:
             parts.append(
                 f"{family} table served_{family};\n"
                 f"protocol kernel kernel_served_{family} {{\n  kernel table {served.table};\n  learn;\n  scan time 2;\n"
-                f"  {family} {{ table served_{family}; export none;\n"
+                f"  {family} {{ table served_{family}; preference {_SERVED_PREFERENCE}; export none;\n"
                 f"    import where krt_source = {SERVED_PROTOCOL} && net.len = {longest}; }};\n}}\n"
                 f"protocol pipe pipe_{family} {{ table {_master(family)}; peer table served_{family};"
                 f" import all; export none; }}\n"
@@ -96,7 +108,7 @@ def _bird_session(plan: LabPlan, host: str, peer: str, family: str, imported: st
     address = plan.wan_address if family == "ipv4" else plan.wan_address6
     interval, multiplier = bfd_ms(plan, peer if host == HUB else host)
     # The transit router stays in every path: its own address is the next hop.
-    exported = "next hop self; export all" if host == HUB else "export where source ~ [ RTS_STATIC, RTS_INHERIT ]"
+    exported = "next hop self; export all" if host == HUB else "export filter told"
     return (
         f"protocol bgp {_word(peer)}_{family} {{\n"
         f"  local {address(host)} as {addressing.as_number(plan, host)};\n"
@@ -154,6 +166,11 @@ def _bgpd_conf(plan: LabPlan, host: str) -> str:
             f"route-map served-{family} permit 10",
             f" match {word} address prefix-list {names}",
             f" match metric {SERVED[FRR].metric}",
+            "exit",
+            f"route-map served-{family} permit 20",
+            f" match {word} address prefix-list {names}",
+            f" match metric {GOING_METRIC}",
+            " set community graceful-shutdown additive",
             "exit",
         ]
     return "\n".join(lines) + "\n"

@@ -8,11 +8,11 @@ gone for good must not keep them.
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 from uuid import UUID
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from services.broker import ledger
@@ -157,6 +157,14 @@ async def shown(connection: AsyncConnection, port_id: UUID) -> ExtensionShown | 
         reason=row.reason,
         closed_by=tuple(name for name, done in _sides(row) if done),
     )
+
+
+async def ages_s(connection: AsyncConnection, now: datetime) -> dict[ExtensionState, tuple[int, float]]:
+    """By state, of those that have not ended: how many, and for how many seconds the oldest has been kept."""
+    kept_rows, since = func.count().label("kept"), func.min(extensions.c.since).label("since")
+    statement = select(extensions.c.state, kept_rows, since).group_by(extensions.c.state)
+    rows = await connection.execute(statement.where(extensions.c.state != ExtensionState.ENDED.value))
+    return {ExtensionState(row.state): (row.kept, (now - row.since).total_seconds()) for row in rows}
 
 
 async def reports(connection: AsyncConnection, port_id: UUID, *, limit: int) -> list[tuple[Row[Any], NetworkReported]]:

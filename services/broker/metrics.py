@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from shared.messages.addresses import ExtensionState
 from shared.messages.service_change import PortPhase
 from shared.metrics import DOWNTIME_BUCKETS_S, HANDLER_BUCKETS_S, RefusalMetrics, StoreMetrics
 
@@ -104,6 +105,19 @@ class BrokerMetrics:
             "For how long the oldest epoch has waited to be written into DNS; 0 if none does.",
             registry=registry,
         )
+        self.extensions_kept = Gauge(
+            "vmport_extensions_kept",
+            "Donors' help with the addresses of VMs that have been ported, by state.",
+            ("state",),
+            registry=registry,
+        )
+        self.extension_oldest_seconds = Gauge(
+            "vmport_extension_oldest_seconds",
+            "For how long the oldest of them has been kept, since its port's end, by state; 0 if none is.",
+            ("state",),
+            registry=registry,
+        )
+        self.show_extensions({})
         for result in ("written", "unavailable", "refused"):
             self.dns_updates_total.labels(result)
         for outcome in PORT_OUTCOMES:
@@ -121,6 +135,13 @@ class BrokerMetrics:
             counts[phase] = counts.get(phase, 0) + 1
         for phase, count in counts.items():
             self.ports_active.labels(phase).set(count)
+
+    def show_extensions(self, ages_s: Mapping[ExtensionState, tuple[int, float]]) -> None:
+        """Set the gauges of extensions: how many are in each state, and the age of the oldest."""
+        for state in (ExtensionState.OPEN, ExtensionState.ENDING):
+            count, oldest_s = ages_s.get(state, (0, 0.0))
+            self.extensions_kept.labels(state).set(count)
+            self.extension_oldest_seconds.labels(state).set(max(0.0, oldest_s))
 
     def show_waiting(self, oldest_s: Mapping[PortPhase, float]) -> None:
         """Set ``waiting_oldest_seconds``: for how long the oldest port has been in each phase of `WAITING`."""

@@ -360,7 +360,7 @@ class BrokerService(StatefulService):
                 async with self.store.reading() as connection:
                     self._metrics.show_active(await ledger.active_phases(connection))
                     since = await ledger.oldest_since(connection, WAITING)
-                now = self.store.clock()
+                    self._metrics.show_extensions(await extensions.ages_s(connection, now := self.store.clock()))
                 self._metrics.show_waiting({phase: (now - at).total_seconds() for phase, at in since.items()})
             except (StoreDown, SQLAlchemyError) as error:
                 log.warning("ledger unavailable for gauges", error=str(error))

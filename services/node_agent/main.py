@@ -27,15 +27,19 @@ from services.node_agent.malloc import use_one_arena
 from services.node_agent.messenger import Messenger
 from services.node_agent.metrics import NodeMetrics
 from services.node_agent.network.addresses_file import AddressesError, read_addresses
+from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.extension.ports import PortExtensions
+from services.node_agent.network.guest_router import GuestRouters
 from services.node_agent.network.host_addresses import HostAddresses
 from services.node_agent.network.journal import NetworkJournal
 from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.kept import KeptAddresses
 from services.node_agent.network.maker import StepMaker
+from services.node_agent.network.moved import MovedVms, serve_moved
 from services.node_agent.network.port_moments import PortMoments
 from services.node_agent.network.tracking.taken import TakenConnections
 from services.node_agent.network.vm_addresses import VmAddresses
+from services.node_agent.network.voices import SegmentVoices
 from services.node_agent.network_service import NetworkCommands, NetworkReports
 from services.node_agent.service import NodeService
 from services.node_agent.settings import NetworkSection, NodeSection, NodeSettings
@@ -73,9 +77,11 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
     hypervisor = await _open_hypervisor(settings, runtime)
     routes = await _open_routes(runtime, metrics, caps)
     messenger = Messenger(runtime.bus, outbox)
-    extensions = PortExtensions(routes.link, keys, metrics=metrics)
-    network, network_commands = _open_network(settings, messenger, extensions, runtime)
-    moments = _open_moments(settings, messenger, network, runtime)
+    extensions = PortExtensions(routes.link, keys, forget=routes.forget_extension, metrics=metrics)
+    announcer = Announcer()
+    records = NetworkJournal(settings.state_dir / "network")
+    network, network_commands = _open_network(records, messenger, extensions, announcer, runtime)
+    moments = _open_moments(settings, messenger, network, announcer, runtime)
     transfers = Transfers(
         settings,
         hypervisor=hypervisor,
@@ -86,11 +92,9 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         network=moments,
     )
-    kept = KeptAddresses(NetworkJournal(settings.state_dir / "network"))
-    addresses = VmAddresses(runtime.settings.network, reader=HostAddresses(hypervisor), kept=kept)
+    addresses = _open_addresses(runtime.settings.network, hypervisor, records)
     commands = _make_commands(runtime, hypervisor, journal, transfers, keys=keys, metrics=metrics, addresses=addresses)
     service = NodeService(runtime.party, transfers, commands, messenger, network_commands)
-    problems = _problems(transfers, _make_hook(settings, metrics), network)
     heartbeat = _make_heartbeat(
         runtime,
         transfers,
@@ -99,18 +103,22 @@ async def serve(runtime: Runtime[NodeSettings]) -> None:
         metrics=metrics,
         keys=keys,
         addresses=addresses,
-        problems=problems,
+        problems=_problems(transfers, _make_hook(settings, metrics), network),
     )
     runtime.check("libvirt", heartbeat.check)
-    await _recover(network, transfers)
+    await _recover(network, moments, transfers)
     runtime.running()
     loops = {"outbox": outbox.run(), "heartbeat": heartbeat.run(), "addresses": addresses.run()}
-    loops |= {"network": network.run(), "inbox": runtime.bus.consume(service.handle)}
+    loops |= {"network": network.run(), "inbox": runtime.bus.consume(service.handle), **_moved(runtime, journal)}
     try:
         await _run(loops, settings.caps_file, caps)
     finally:
         await service.close()
         await transfers.stop(runtime.settings.stop_within_s / 2)
+
+
+def _open_addresses(settings: NetworkSection, hypervisor: LibvirtHypervisor, journal: NetworkJournal) -> VmAddresses:
+    return VmAddresses(settings, reader=HostAddresses(hypervisor), kept=KeptAddresses(journal))
 
 
 def _make_commands(
@@ -157,6 +165,13 @@ def _make_heartbeat(
         addresses=addresses,
         energy=ModelFile(runtime.settings.node.state_dir, runtime.settings.energy.estimate()).read,
     )
+
+
+def _moved(runtime: Runtime[NodeSettings], journal: Journal) -> dict[str, Coroutine[Any, Any, None]]:
+    settings = runtime.settings.network
+    if settings.moved_listen is None:
+        return {}
+    return {"moved": serve_moved(MovedVms(journal, for_s=settings.moved_for_s), settings.moved_listen)}
 
 
 async def _run(loops: Mapping[str, Coroutine[Any, Any, None]], caps_file: Path | None, caps: Caps) -> None:
@@ -217,9 +232,10 @@ def _make_hook(settings: NodeSection, metrics: NodeMetrics) -> StartHook:
     )
 
 
-async def _recover(network: NetworkKeeper, transfers: Transfers) -> None:
+async def _recover(network: NetworkKeeper, moments: PortMoments, transfers: Transfers) -> None:
     for name in await network.restore():
         log.error("damaged record of the network set aside; see vmport-node net list", file=name)
+    moments.restored()
     for name in transfers.recover():
         log.error("damaged journal file set aside; check what its port left behind", file=name)
 
@@ -229,19 +245,36 @@ def _problems(transfers: Transfers, hook: StartHook, network: NetworkKeeper) -> 
 
 
 def _open_network(
-    settings: NodeSection, messenger: Messenger, extensions: PortExtensions, runtime: Runtime[NodeSettings]
+    journal: NetworkJournal,
+    messenger: Messenger,
+    extensions: PortExtensions,
+    announcer: Announcer,
+    runtime: Runtime[NodeSettings],
 ) -> tuple[NetworkKeeper, NetworkCommands]:
     runtime.stack.push_async_callback(extensions.close_all)
-    journal = NetworkJournal(settings.state_dir / "network")
-    keeper = NetworkKeeper(journal, StepMaker(), extensions=extensions, report=NetworkReports(messenger))
+    routers = GuestRouters()
+    runtime.stack.push_async_callback(routers.close)
+    keeper = NetworkKeeper(
+        journal,
+        StepMaker(),
+        extensions=extensions,
+        report=NetworkReports(messenger),
+        voices=SegmentVoices(announcer, routers),
+        withdraw_after_s=runtime.settings.network.withdraw_after_s,
+    )
     return keeper, NetworkCommands(keeper, messenger)
 
 
 def _open_moments(
-    settings: NodeSection, messenger: Messenger, keeper: NetworkKeeper, runtime: Runtime[NodeSettings]
+    settings: NodeSection,
+    messenger: Messenger,
+    keeper: NetworkKeeper,
+    announcer: Announcer,
+    runtime: Runtime[NodeSettings],
 ) -> PortMoments:
-    taken = TakenConnections(settings.state_dir / "network")
-    moments = PortMoments(keeper, taken, report=NetworkReports(messenger))
+    most = runtime.settings.network.connections_most
+    taken = TakenConnections(settings.state_dir / "network", most=most)
+    moments = PortMoments(keeper, taken, report=NetworkReports(messenger), announcer=announcer)
     runtime.stack.push_async_callback(moments.close)
     return moments
 

@@ -234,6 +234,29 @@ class NetworkSection(Section):
         default=1500, description="Of guests' networks here, where addresses_file names no other."
     )
 
+    withdraw_after_s: Annotated[float, Field(ge=0, le=86_400)] = Field(
+        default=30.0,
+        description="How long this node goes on announcing a VM that another provider announces now, marked so that "
+        "others take the other way; in seconds, after its help with the VM's packets has ended.",
+        examples=[120.0],
+    )
+    connections_most: Annotated[int, Field(ge=0, le=65_536)] = Field(
+        default=65_536,
+        description="How many tracked connections of a VM this node takes over from its donor: only those of the VM's "
+        "own addresses, which its firewall rules would let in or out. 0: none.",
+        examples=[10000],
+    )
+
+    moved_listen: ListenAddress | None = Field(
+        default=None,
+        description="HOST:PORT where this node answers by HTTP who serves a VM that has left it (GET /moved/ADDRESS); "
+        "whoever reaches it may ask. Unset: it answers nobody.",
+        examples=["192.0.2.254:8070"],
+    )
+    moved_for_s: Annotated[float, Field(gt=0, le=10**9)] = Field(
+        default=2_592_000.0, description="For how long it answers so, in seconds from the port on."
+    )
+
     @model_validator(mode="after")
     def _modes_have_what_they_need(self) -> Self:
         for mode in (NetworkMode.TRANSLATE, NetworkMode.ANCHOR):

@@ -37,6 +37,7 @@ from shared.messages.base import Refusal
 from shared.messages.lanes import LaneEndpoint
 from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmChecked, VmDescribed
 from shared.messages.porting import (
+    MAX_ADDRESS_DIFFERENCES,
     CompletionFailed,
     DisconnectVm,
     DisksErased,
@@ -178,9 +179,26 @@ class VmCommands:
             differences = _identity_differences(command.donor_xml, domain_xml)
             if record is not None:
                 self._journal.given_away.has_returned(command.vm_uuid, record.agreement.epoch)
+            of_addresses = await self._address_differences(command.vm_uuid, record)
         except (HypervisorError, DomainXmlError, disk_images.DiskImageError, OSError) as error:
             return _not_yet(command.port_id, Side.INBOUND, error)
-        return VmProvisioned(port_id=command.port_id, identity_differences=tuple(differences))
+        return VmProvisioned(
+            port_id=command.port_id,
+            identity_differences=tuple(differences),
+            address_differences=of_addresses[:MAX_ADDRESS_DIFFERENCES],
+        )
+
+    async def _address_differences(self, vm_uuid: UUID, record: PortRecord | None) -> tuple[str, ...]:
+        """Of the VM that runs here; one that does not says nothing."""
+        if record is None or self._addresses is None:
+            return ()
+        try:
+            vm = await self._hypervisor.describe(vm_uuid)
+        except VmNotFound:
+            return ()
+        if vm.description.state is not VmState.RUNNING:
+            return ()
+        return await self._addresses.differences(record.agreement.network, vm.description)
 
     async def _define(self, command: ProvisionVm, lasting_xml: str) -> None:
         uuid = describe(lasting_xml).uuid

@@ -128,7 +128,7 @@ class ArrivalHandler:
         differences = identity_differences(reservation, seen, envelope.data.identity_differences)
         await records.save(tx, reservation.provisioned(tx.now))
         await tx.disarm(timer_key(RESERVATION, reservation.port_id))
-        answer = VmProvisioned(port_id=reservation.port_id, identity_differences=differences)
+        answer = envelope.data.model_copy(update={"identity_differences": differences})
         await tx.send(BROKER, answer, cause=envelope)
         vm = str(reservation.vm.uuid)
         if differences:

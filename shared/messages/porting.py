@@ -356,6 +356,9 @@ class ProvisionVm(PortMessage):
     )
 
 
+MAX_ADDRESS_DIFFERENCES = 64
+
+
 class VmProvisioned(PortMessage):
     """The recipient serves the VM for good."""
 
@@ -363,6 +366,11 @@ class VmProvisioned(PortMessage):
     RECEIVERS: ClassVar = frozenset({Role.RECIPIENT, Role.BROKER})
 
     identity_differences: tuple[Text, ...] = Field(default=(), description="Empty if the guest ABI is the donor's.")
+    address_differences: tuple[Text, ...] = Field(
+        default=(),
+        max_length=MAX_ADDRESS_DIFFERENCES,
+        description="Where the VM has other addresses than were agreed, as far as was seen.",
+    )
 
 
 class DisconnectVm(PortMessage):

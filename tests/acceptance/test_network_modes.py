@@ -26,7 +26,10 @@ pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
 
 LAB_NAME = os.environ.get("VMPORT_ACCEPTANCE_LAB", "acceptance") + "net"
 PROVIDERS = ("alpha", "beta")
-MODES = {"VMPORT_NETWORK__MODES": '["joined", "extend", "translate", "announce"]'}
+MODES = {
+    "VMPORT_NETWORK__MODES": '["joined", "extend", "translate", "announce"]',
+    "VMPORT_NETWORK__WITHDRAW_AFTER_S": "5",
+}
 SETTLED_WITHIN_S = 60.0
 ASK = f"""
 import socket, sys

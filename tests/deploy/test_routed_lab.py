@@ -1,10 +1,12 @@
 """A routed lab, for real: its daemons, its guests as the client finds them, host routes, names, and its end."""
 
+import json
 import os
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import pytest
 from deploy.labkit import GuestSpec, Lab, LabError, LabOptions, names, network, processes, routing
 from deploy.labkit.plan import CLIENT, HUB
 from deploy.labkit.processes import is_alive
-from deploy.labkit.routing_conf import HOLD_S, SERVED, daemon
+from deploy.labkit.routing_conf import GOING_METRIC, HOLD_S, SERVED, daemon
 from shared.messages.network import NetworkMode
 
 pytestmark = [pytest.mark.lab, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -72,7 +74,7 @@ def test_all_sessions_stand(lab: Lab) -> None:
 @pytest.mark.parametrize("provider", ["alpha", "beta"])
 @pytest.mark.parametrize("address", ["198.51.100.77/32", "10.81.1.77/32", "2001:db8:a::77/128"])
 def test_a_host_route_of_the_node_agent_is_announced_and_withdrawn(lab: Lab, provider: str, address: str) -> None:
-    """The daemon of the provider redistributes it: table 7070 with BIRD, metric 70 with FRR."""
+    """The daemon of the provider redistributes it: table 7070 with BIRD, metric 17 with FRR."""
     served = SERVED[daemon(lab.plan, provider)]
     route = f"{address} dev wan0 proto 70 table {served.table} metric {served.metric}".split()
     inside = ["ip", "-n", lab.plan.namespace(provider), "route"]
@@ -82,6 +84,48 @@ def test_a_host_route_of_the_node_agent_is_announced_and_withdrawn(lab: Lab, pro
     finally:
         processes.run([*inside, "del", *route])
     _until(lambda: address not in routing.kernel_routes(lab.plan, HUB), within_s=3)
+
+
+@pytest.mark.parametrize("leaves", ["alpha", "beta"])
+@pytest.mark.parametrize("address", ["10.81.1.78/32", "2001:db8:a::78/128"])
+def test_a_marked_route_gives_way_before_it_is_withdrawn(lab: Lab, leaves: str, address: str) -> None:
+    """Both providers announce a VM that is ported on; whoever marks its route carries nothing as soon as the other one
+    announces it, and goes on being a way until then.
+    """
+    comes = "beta" if leaves == "alpha" else "alpha"
+    made = [_served(lab, leaves, address, GOING_METRIC), _served(lab, comes, address)]
+    try:
+        processes.run([*made[0][0], "add", *made[0][1]])
+        _until(lambda: _next_hop(lab, address) == _address_of(lab, leaves, address), within_s=5)
+        processes.run([*made[1][0], "add", *made[1][1]])
+        _until(lambda: _next_hop(lab, address) == _address_of(lab, comes, address), within_s=5)
+        processes.run([*made[0][0], "del", *made[0][1]])
+        time.sleep(3)
+        assert _next_hop(lab, address) == _address_of(lab, comes, address)
+    finally:
+        for inside, route in made:
+            with suppress(LabError):
+                processes.run([*inside, "del", *route])
+    _until(lambda: address not in routing.kernel_routes(lab.plan, HUB), within_s=5)
+
+
+def _served(lab: Lab, provider: str, address: str, metric: int = 0) -> tuple[list[str], list[str]]:
+    """The command, and the route as a node agent writes it."""
+    served = SERVED[daemon(lab.plan, provider)]
+    route = f"{address} dev wan0 proto 70 table {served.table} metric {metric or served.metric}"
+    return ["ip", "-n", lab.plan.namespace(provider), "route"], route.split()
+
+
+def _address_of(lab: Lab, provider: str, address: str) -> str:
+    return lab.plan.wan_address6(provider) if ":" in address else lab.plan.wan_address(provider)
+
+
+def _next_hop(lab: Lab, address: str) -> str:
+    """Where the transit router sends what comes for an address; empty where it has no route of its own for it."""
+    family = "-6" if ":" in address else "-4"
+    command = ["ip", "-n", lab.plan.namespace(HUB), family, "-j", "route", "show", address.partition("/")[0]]
+    found = json.loads(processes.run(command) or "[]")
+    return str(found[0].get("gateway", "")) if found else ""
 
 
 def test_the_client_reaches_a_neutral_guest_also_without_one_gateway(lab: Lab) -> None:

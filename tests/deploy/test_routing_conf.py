@@ -46,8 +46,16 @@ def test_a_provider_announces_what_its_node_agent_serves() -> None:
     assert "krt_source = 70 && net.len = 128" in bird
     frr = frr_confs(_PLAN, "alpha")
     assert list(frr) == ["zebra", "bfdd", "bgpd"]
-    assert frr["bgpd"].count("match metric 70") == 2
+    assert frr["bgpd"].count("match metric 17") == 2
     assert "prefix-list hosts6 permit ::/0 ge 128" in frr["bgpd"]
+
+
+def test_routes_of_vms_that_have_moved_on_are_marked() -> None:
+    """For a graceful shutdown (RFC 8326), which the transit router honours."""
+    assert "krt_metric = 18 then bgp_community.add((65535, 0));" in bird_conf(_PLAN, "beta")
+    bgpd = frr_confs(_PLAN, "alpha")["bgpd"]
+    assert bgpd.count(" match metric 18\n set community graceful-shutdown additive") == 2
+    assert "if (65535, 0) ~ bgp_community then bgp_local_pref = 0;" in bird_conf(_PLAN, "hub")
 
 
 def test_a_gateway_announces_the_neutral_prefix_only() -> None:
@@ -61,4 +69,4 @@ def test_a_gateway_announces_the_neutral_prefix_only() -> None:
 @pytest.mark.parametrize("kind", [BIRD, FRR])
 def test_served_routes_have_a_place_for_each_daemon(kind: str) -> None:
     """A node agent is told table and metric."""
-    assert routing_conf.SERVED[kind].metric == 70
+    assert routing_conf.SERVED[kind].metric == 17

@@ -39,6 +39,7 @@ from shared.messages.porting import (
 )
 from shared.messages.switchover import CopyState, QueryCopy
 from tests.simulation.core_ids import EPOCH, PORT, VM
+from tests.simulation.core_network import CoreNetwork
 from tests.simulation.core_post_copy import DonorAsks, RecipientAnswers
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class CoreNode:
         # What is not:
         self.active = False
         self.aborting = False
+        self.network = CoreNetwork(self, world.network)
 
     def later(self, delay_s: float, work: object) -> None:
         """Do something in this process's life."""
@@ -115,6 +117,8 @@ class CoreNode:
 
     def say_last_word(self, phase: Phase, message: Message) -> None:
         """Store the end with its message, however long a full disk makes that take; then send it."""
+        if phase is Phase.FAILED:
+            self.network.undo()
         self.world.step(self.name, "conclude")
         if self.disk_full:
             self.later(1.0, lambda: self.say_last_word(phase, message))
@@ -143,12 +147,17 @@ class DonorNode(CoreNode):
         self.machine = Donor("alpha")
         self._said_paused = self._heard_ledger = False
         self._asking = False
+        self.passed = False
+        """Whether Finish goes out: then the guest's vCPUs say nothing about where it is."""
+        self.host.event = lambda event: self.later(0.0, lambda: self._lifecycle(event))
         self.post_copy = DonorAsks(self)
 
     def start(self) -> None:
         """A new process."""
+        self.network.start()
         self.machine = Donor("alpha", was_running=True, heard_epoch=self.heard_epoch)
-        self._said_paused = self._heard_ledger = self._asking = self.aborting = False
+        self._said_paused = self._heard_ledger = self._asking = self.aborting = self.passed = False
+        self.network.recover(self.phase)
         self.active = self.phase in {Phase.TRANSFERRING, Phase.POST_COPY, Phase.FINISH_PASSED, Phase.RETURNING}
         if self.active and self.phase is not None:
             self.tell(ev.Restarted(self.phase))
@@ -186,12 +195,27 @@ class DonorNode(CoreNode):
         vm = self.host.vm
         self.machine = Donor("alpha", was_running=vm is not None and vm.executes)
         self.active = True
+        if not self.network.prepare(self.world.agreement):
+            running = vm is not None and vm.executes
+            self.say_last_word(Phase.FAILED, _failed(Side.OUTBOUND, "the network is not ready", running=running))
+            return
         self.tell_agent(OutboundStarted(port_id=PORT))
         self.world.migration.begin()
         self.later(PROBE_S, self._probe)
 
+    def _lifecycle(self, event: str) -> None:
+        """libvirt's event: as `Outbound` hears it, until Finish goes out."""
+        if not self.active or self.passed or self.machine.phase is not DonorPhase.MOVING:
+            return
+        if event == "suspended":
+            self.network.stands_still()
+        elif event == "resumed":
+            self.network.runs_on()
+
     def _abort(self) -> None:
         self.aborting = True
+        if not self.active:
+            self.network.undo()
         if self.active:
             self.tell(ev.Aborted())
             if self.machine.phase is DonorPhase.MOVING:
@@ -244,6 +268,7 @@ class DonorNode(CoreNode):
                 host.freeze()
                 return ev.Frozen(fenced=True)
             case do.KillFrozen():
+                self.network.is_away()
                 host.kill_frozen()
                 return ev.FrozenKilled()
             case do.Thaw():
@@ -269,14 +294,19 @@ class DonorNode(CoreNode):
                 )
                 self.tell_agent(failed)
             case do.PassFinish():
+                self.passed = True
                 world.migration.pass_finish()
+                self.network.stands_still()
             case do.RefuseFinish(reason):
+                self.passed = False
                 world.migration.answer(runs_there=False, reason=reason)
             case do.Answer(runs_there, reason):
                 world.migration.answer(runs_there=runs_there, reason=reason)
             case do.Left():
+                self.network.is_away()
                 self.say_last_word(Phase.DONE, _figures())
             case do.Stayed(running):
+                self.network.runs_on()
                 self.world.migration.hang_up("alpha")
                 self.say_last_word(Phase.FAILED, _failed(Side.OUTBOUND, "the guest stays", running=running))
         return None
@@ -341,6 +371,8 @@ class RecipientNode(CoreNode):
 
     def start(self) -> None:
         """A new process."""
+        self.network.start()
+        self.network.recover(self.phase)
         self.machine = Recipient("beta", epoch=EPOCH)
         self.vcpus = VcpuWatch()
         self.post_copy = RecipientAnswers(self)
@@ -387,6 +419,9 @@ class RecipientNode(CoreNode):
         self.machine = Recipient("beta", epoch=EPOCH)
         self.post_copy = RecipientAnswers(self)
         self.active = True
+        if not self.network.prepare(self.world.agreement):
+            self.say_last_word(Phase.FAILED, _failed(Side.INBOUND, "the network is not ready", running=False))
+            return
         self.host.image = 0
         self.tell_agent(InboundOpened(port_id=PORT))
 
@@ -401,6 +436,7 @@ class RecipientNode(CoreNode):
             self.tell(ev.Restarted(phase))
             self.tell(ev.Aborted())
         else:
+            self.network.undo()
             self.answer_abort(running=False)
 
     def _granted(self) -> None:
@@ -476,9 +512,11 @@ class RecipientNode(CoreNode):
                 self.post_copy.deny()
             case do.TellArrived():
                 known = self.last_word if self.phase is Phase.DONE else None
+                self.network.has_arrived()
                 self.say_last_word(Phase.DONE, known or InboundFinished(port_id=PORT, epoch=EPOCH))
             case do.TellMayHaveRun():
                 failed = _failed(Side.INBOUND, "the host was restarted", running=False)
+                self.network.has_arrived()
                 self.say_last_word(Phase.DONE, failed.model_copy(update={"may_have_run": True}))
             case do.TellNotHere():
                 self.say_last_word(Phase.KEPT, _failed(Side.INBOUND, "it did not start here", running=False))

@@ -46,6 +46,7 @@ from shared.parties import Party
 from tests.simulation.core_host import CoreHost, Vm
 from tests.simulation.core_ids import PORT
 from tests.simulation.core_migration import Migration
+from tests.simulation.core_network import announced_early, network_of, violations_at_rest
 from tests.simulation.core_nodes import CoreNode, DonorNode, RecipientNode
 from tests.simulation.faults import STAGES, Fault, Plan, Stage
 from tests.simulation.report import Line, Outcome, Violation
@@ -202,9 +203,13 @@ class CoreWorld:
         alpha = self.hosts["alpha"]
         alpha.vm, alpha.image = Vm(1, autostart=plan.autostart), 1
         self.migration = Migration(self)
+        self.network = network_of(plan.seed)
         self.nodes: dict[str, Any] = {"alpha": DonorNode(self, "alpha"), "beta": RecipientNode(self, "beta")}
         alpha.may_start = lambda: fence_allows(self)
         self.broker = CoreBroker(self)
+        agreed = self.broker.state.agreement
+        assert agreed is not None, "the window of a port opens after its agreement"
+        self.agreement = agreed
         self.agents_alive = {"donor": True, "recipient": True}
         self._queues: dict[str, deque[tuple[str, Message, int]]] = {
             name: deque() for name in ("broker", "donor", "recipient", "alpha", "beta", "tenant")
@@ -281,6 +286,11 @@ class CoreWorld:
                 self.violate("two copies", "alpha and beta run the VM")
             elif name != self.owner and not self.migration.may_run(name):
                 self.violate("older epoch", f"{name} runs the VM, which is {self.owner}'s since epoch {self.epoch}")
+
+    def networks_changed(self) -> None:
+        """A kernel's network changed: nobody announces what was never his."""
+        if announced_early(self):
+            self.violate("announced early", f"beta announces the VM, which is {self.owner}'s by epoch {self.epoch}")
 
     def committed(self, owner: str, epoch: int) -> None:
         """The ledger has a new owner."""
@@ -620,7 +630,7 @@ class CoreWorld:
             and self.told is not None
             and not any(self._queues.values())
             and not any(self._held.values())
-            and not any(node.active for node in self.nodes.values())
+            and not any(node.active or node.network.busy for node in self.nodes.values())
             and all(self.lives(name) for name in self._queues)
         )
 
@@ -637,6 +647,8 @@ class CoreWorld:
         if state.owner != self.owner or (state.phase is PortPhase.COMPLETED) != (self.owner == "beta"):
             self.violate("tenant's word", f"the port is {state.phase}, and the VM is {self.owner}'s")
         self._place()
+        for rule, detail in violations_at_rest(self):
+            self.violate(rule, detail)
 
     def _place(self) -> None:
         mine, other = self.hosts[self.owner], self.hosts["beta" if self.owner == "alpha" else "alpha"]

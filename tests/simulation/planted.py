@@ -20,6 +20,8 @@ BUGS: Final = (
     "stale timers after a restart",
     "a restart of the host is not noticed",
     "shutting down counts as running",
+    "a network is made before it is stored",
+    "an announcement before the ledger",
 )
 
 

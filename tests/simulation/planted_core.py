@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
+from uuid import UUID
 
+from services.node_agent.network import journal
+from services.node_agent.network.journal import NetworkRecord
+from services.node_agent.network.plan import recipient_wants
+from services.node_agent.network.settling import Settling
+from services.node_agent.network.steps import Step
 from services.node_agent.state.journal import Phase
 from services.node_agent.transfers.machine import Guest
 from services.node_agent.transfers.machine import commands as do
 from services.node_agent.transfers.machine import events as ev
 from shared.messages import Message
+from shared.messages.network import NetworkPlan
 from shared.messages.porting import InboundFinished, Side, TransferFailed
 from shared.messages.vm import VmState
 from tests.simulation import core_host, core_world
@@ -135,6 +142,25 @@ def _shutting_down_runs() -> None:
     core_host.ENDING = VmState.RUNNING
 
 
+def _stored_late() -> None:
+    async def settle(self: Settling, record: NetworkRecord, *, again: bool = False) -> tuple[str, ...]:  # noqa: ARG001
+        await self._maker.make(record.wanted)
+        await self._maker.undo([step for step in record.steps if step not in record.wanted])
+        self._journal.store_steps(record, record.wanted)
+        return ()
+
+    Settling.settle = settle  # type: ignore[method-assign]  # planted
+
+
+def _announced_early() -> None:
+    wants = recipient_wants
+
+    def too_early(plan: NetworkPlan, port_id: UUID, *, arrived: bool, **more: Any) -> tuple[Step, ...]:
+        return wants(plan, port_id, arrived=arrived or plan.terms.then_announce, **more)
+
+    vars(journal)["recipient_wants"] = too_early
+
+
 PATCHES: Final[dict[str, Callable[[], None]]] = {
     "commit after Finish": _commit_after_finish,
     "ack before store": _ack_before_store,
@@ -147,4 +173,6 @@ PATCHES: Final[dict[str, Callable[[], None]]] = {
     "stale timers after a restart": _stale_timers,
     "a restart of the host is not noticed": _restart_not_noticed,
     "shutting down counts as running": _shutting_down_runs,
+    "a network is made before it is stored": _stored_late,
+    "an announcement before the ledger": _announced_early,
 }

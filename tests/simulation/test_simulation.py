@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from services.node_agent.network.port_moments import PortMoments
 from tests.simulation import core_world
+from tests.simulation.core_network import network_of
 from tests.simulation.faults import Fault, Plan, Stage
 from tests.simulation.planted import BUGS
 
@@ -107,3 +109,53 @@ def test_a_guest_that_ends_while_its_node_agent_is_away_is_not_given_back(
             agent = Fault("crash", "beta", Stage.COMMITTED, after=died)
             plan = Plan(1, faults=(agent, Fault(kind, party, Stage.COMMITTED, after=ended)))
             assert core_world.simulate(plan, tmp_path).violations == [], plan
+
+
+MODES = 5
+"""Seeds whose VMs keep their addresses in another way each."""
+
+
+def _seeds() -> list[int]:
+    """One for each way to keep a VM's addresses."""
+    found: dict[str, int] = {}
+    for seed in range(1000):
+        if (kept := network_of(seed)) is not None:
+            found.setdefault(kept.terms.model_dump_json(), seed)
+    assert len(found) == MODES
+    return sorted(found.values())
+
+
+@pytest.mark.parametrize("seed", _seeds())
+@pytest.mark.parametrize("party", ["alpha", "beta"])
+def test_an_agent_that_dies_at_the_end_of_a_port_leaves_the_network_right(
+    party: str, seed: int, tmp_path: Path
+) -> None:
+    """At each step from the commit on; the transfer's end may be stored before the network's is."""
+    for died in range(48):
+        plan = Plan(seed, faults=(Fault("crash", party, Stage.COMMITTED, after=died),))
+        assert core_world.simulate(plan, tmp_path).violations == [], plan
+
+
+def _stored_late(seed: int, party: str, died: int) -> Plan:
+    """The disk is full while the network is told of the move, and the agent dies once there is space again."""
+    full = Fault("disk_full", party, Stage.COMMITTED, after=10)
+    return Plan(seed, faults=(full, Fault("crash", party, Stage.ARRIVED, after=died)))
+
+
+@pytest.mark.parametrize("seed", _seeds())
+@pytest.mark.parametrize("party", ["alpha", "beta"])
+def test_an_agent_that_dies_after_a_full_disk_leaves_the_network_right(party: str, seed: int, tmp_path: Path) -> None:
+    """The transfer's end is stored as soon as there is space, and the network's a little later."""
+    for died in range(0, 24, 2):
+        plan = _stored_late(seed, party, died)
+        assert core_world.simulate(plan, tmp_path).violations == [], plan
+
+
+def test_that_an_ended_ports_network_is_forgotten_would_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new process that did not look after it leaves an address that nobody carries."""
+    monkeypatch.setattr(PortMoments, "ended", lambda *_, **__: None)
+    plans = (_stored_late(seed, "beta", died) for seed in _seeds() for died in range(24))
+    rules = (each.rule for plan in plans for each in core_world.simulate(plan, tmp_path).violations)
+    assert next(rules) == "address"

@@ -109,6 +109,9 @@ class _Wires:
                 await kernel.join_bridge(taps[-1].name, card.donor_bridge if side is Side.OUTBOUND else card.bridge)
                 self._fuse.burn()
 
+    def deactivate(self, port_id: UUID) -> None:
+        self.activated.discard(port_id)
+
     def activate(self, port_id: UUID) -> None:
         self.activated.add(port_id)
 

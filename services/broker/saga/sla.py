@@ -44,6 +44,9 @@ def measure(at: Moment) -> Measured:
     differences = state.provisioned.identity_differences if state.provisioned else ()
     if differences:
         warnings.append(f"The VM's identity differs from the donor's: {'; '.join(differences)}")
+    if state.provisioned is not None and state.provisioned.address_differences:
+        listed = "; ".join(state.provisioned.address_differences)
+        warnings.append(f"The VM's addresses differ from the agreed ones: {listed}")
     record = SlaRecord(
         promised_total_s=agreement.promised_total_s,
         measured_total_s=max(0.0, total_s),

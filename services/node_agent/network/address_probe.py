@@ -78,6 +78,10 @@ def read_answer(frame: bytes) -> tuple[bytes, bytes] | None:
     return (told.target, told.link or told.source) if told.advertises else None
 
 
+NOBODYS: Final = {4: "192.0.2.1", 6: "2001:db8:ffff::1"}
+"""Addresses for documentation: who claims to have them answers for everybody, as a router with proxy ARP does."""
+
+
 async def who_has(bridge: str, addresses: Iterable[str], *, within_s: float = WITHIN_S) -> dict[str, set[str]]:
     """The MACs of those who claim each address on this bridge; only addresses that anybody claims. Raises OSError."""
     wanted = {address_bytes(address): address for address in addresses}

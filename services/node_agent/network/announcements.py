@@ -8,13 +8,13 @@ that has another MAC at the recipient; a guest that notices nothing needs to be 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from services.node_agent.network.frames import address_bytes, gratuitous_arps, mac_bytes, reverse_arp
 from services.node_agent.network.icmpv6 import link_local, router_change, unsolicited_advertisement
 from services.node_agent.network.multicast import igmp_query, mld_query
-from services.node_agent.network.plan import gateway_mac, guest_mac, routed_at_once
+from services.node_agent.network.plan import addresses_of, gateway_mac, guest_mac, routed_at_once
 from shared.messages.network import CardNetwork, CardPlan, NetworkGateway, NetworkMode, NetworkPlan
 from shared.messages.porting import Side
 
@@ -37,6 +37,27 @@ def announcements(plan: NetworkPlan, side: Side) -> tuple[Frames, ...]:
         frames = [*_of_guest(plan, card), *(_to_guest(plan, card.card) if side is Side.INBOUND else ())]
         if device and frames:
             found.append(Frames(device, tuple(frames)))
+    return tuple(found)
+
+
+def stand_in(plan: NetworkPlan, macs: Mapping[str, bytes]) -> tuple[Frames, ...]:
+    """At the donor, for guests that are elsewhere: their old neighbours send to this host from now on, by the MACs of
+    its bridges; without it they would send to the guest's until their caches find nobody there.
+    """
+    found = []
+    for card in plan.cards:
+        mac = macs.get(card.donor_bridge)
+        frames: list[bytes] = []
+        if mac is None:
+            continue
+        for text in addresses_of(card.card):
+            address = address_bytes(text)
+            if len(address) == 4:
+                frames += gratuitous_arps(mac, address)
+            else:
+                frames.append(unsolicited_advertisement(mac, address))
+        if frames:
+            found.append(Frames(card.donor_bridge, tuple(frames)))
     return tuple(found)
 
 

@@ -12,15 +12,15 @@ from typing import Any
 from uuid import UUID
 
 from services.node_agent.network.steps import NftTable
-from shared.messages.network import CardPlan, FirewallRule
+from shared.messages.network import CardPlan, FirewallRule, is_routable
 
 _RAW = -300
 _FILTER = 0
 _NARROW = -150
-_COUNT = 10
-"""After the filters: what they let pass is counted."""
+_COUNT = -320
+"""Before any translation: a packet that somebody else translated for the guest is not for its own address yet."""
 ROUTED = "routed"
-"""Name of the counter of packets that this host has routed to the guest."""
+"""Name of the counter of packets for the guest's own addresses that others have routed to this host."""
 
 
 def table_name(port_id: UUID, card: int) -> str:
@@ -44,8 +44,8 @@ def guard_table(card: CardPlan, port_id: UUID, place: int) -> NftTable:
     ]
     objects += [
         {"counter": {"family": "inet", "table": name, "name": ROUTED}},
-        _chain(name, "routed", "forward", _COUNT),
-        _rule(name, "routed", _device("oifname", card.bridge), {"counter": ROUTED}),
+        _chain(name, "routed", "prerouting", _COUNT),
+        *(_rule(name, "routed", *rule) for rule in _for_guest(card)),
     ]
     if card.card.firewall:
         objects += [_chain(name, "through", "forward", _FILTER), *_firewall(name, card)]
@@ -66,6 +66,19 @@ def _fit_segments() -> tuple[dict[str, Any], ...]:
     opens = {"match": {"op": "in", "left": _field("tcp", "flags"), "right": "syn"}}
     size = {"tcp option": {"name": "maxseg", "field": "size"}}
     return (opens, {"mangle": {"key": size, "value": {"rt": {"key": "mtu"}}}})
+
+
+def _for_guest(card: CardPlan) -> Iterator[tuple[dict[str, Any], ...]]:
+    """What has come by another device than the card's own bridge, which an extension is on, too."""
+    elsewhere = _compare("!=", {"meta": {"key": "iifname"}}, card.bridge)
+    for version, protocol in ((4, "ip"), (6, "ip6")):
+        own: list[Any] = [
+            each.address
+            for each in card.card.addresses
+            if ipaddress.ip_address(each.address).version == version and is_routable(each.address)
+        ]
+        if own:
+            yield (elsewhere, _compare("==", _field(protocol, "daddr"), _set(own)), {"counter": ROUTED})
 
 
 def _to_host(card: CardPlan) -> Iterator[tuple[dict[str, Any], ...]]:

@@ -24,6 +24,8 @@ _HOP_LIMIT: Final = 255
 _IPV6: Final = struct.Struct(">IHBB16s16s")
 _ADVERTISEMENT: Final = struct.Struct(">BBHBBHII")
 _NEIGHBOUR: Final = struct.Struct(">BBHI16s")
+_PREFIX: Final = struct.Struct(">BBBBIII16s")
+_PREFIX_OPTION, _AUTONOMOUS_BIT = 3, 0x40
 _OPTION_UNIT_BYTES: Final = 8
 _ROUTER_BIT, _SOLICITED_BIT, _OVERRIDE_BIT = 1 << 31, 1 << 30, 1 << 29
 _MANAGED_BIT, _OTHER_BIT = 0x80, 0x40
@@ -79,9 +81,20 @@ class Neighbour:
     override: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AutonomousPrefix:
+    """A prefix of /64 of which hosts make addresses themselves, and how long these stay valid. It says nothing of
+    whether the prefix is on the link.
+    """
+
+    network: bytes
+    valid_s: int
+    preferred_s: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouterAdvertisement:
-    """A router advertisement. `lifetime_s` 0: no default router any more. Its other options are left out."""
+    """A router advertisement. `lifetime_s` 0: no default router any more. What is read is without its prefixes."""
 
     destination: bytes
     source: bytes
@@ -92,6 +105,7 @@ class RouterAdvertisement:
     managed: bool = False
     other: bool = False
     link: bytes | None = None
+    prefixes: tuple[AutonomousPrefix, ...] = ()
 
 
 def multicast_mac(address: bytes) -> bytes:
@@ -245,6 +259,8 @@ def build_router_advertisement(it: RouterAdvertisement) -> bytes:
     flags = it.managed * _MANAGED_BIT | it.other * _OTHER_BIT
     body = _ADVERTISEMENT.pack(Icmpv6Type.ROUTER_ADVERTISEMENT, 0, 0, it.hop_limit, flags, it.lifetime_s, 0, 0)
     body += _option(LinkOption.SOURCE, it.link)
+    for each in it.prefixes:
+        body += _PREFIX.pack(_PREFIX_OPTION, 4, 64, _AUTONOMOUS_BIT, each.valid_s, each.preferred_s, 0, each.network)
     return _build_icmpv6(it.destination, it.source, it.from_address, it.to_address, body)
 
 

@@ -13,17 +13,19 @@ It never decides who owns a VM: it is told, by the transfer's own guards, which 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from uuid import UUID
 
+from services.node_agent.network.help_watch import HelpWatch
 from services.node_agent.network.journal import NetworkJournal, NetworkRecord
 from services.node_agent.network.maker import StepMaker
-from services.node_agent.network.netlink import NetlinkError
-from services.node_agent.network.nft import NftError
-from services.node_agent.network.plan import EXTENSION_PREFIX, own_bridges
-from services.node_agent.network.steps import NftTable, Step
-from shared.errors import VmportError
+from services.node_agent.network.parties import Extensions, MovedVm, NetworkFailed, Report
+from services.node_agent.network.plan import Going
+from services.node_agent.network.settling import FAILURES, Key, Settling, Write, in_thread
+from services.node_agent.network.succession import helps, is_going, overdue, removable
+from services.node_agent.network.uplink_watch import UplinkWatch
+from services.node_agent.network.voices import NoVoices, Voices
 from shared.logs import get_logger, port_bound
 from shared.messages.addresses import NetworkState
 from shared.messages.network import NetworkMode
@@ -36,66 +38,12 @@ LOOK_EVERY_S = 1.0
 """How often it is looked whether packets come by the own uplink, and whether an extension is still used."""
 IDLE_S = 15.0
 """An extension that nothing has used for so long, after the recipient announces, is not needed any more."""
+WITHDRAW_AFTER_S = 30.0
+"""How long routes to a VM that is announced elsewhere are kept and marked, after the last help with its packets."""
 UNSEEN_S = 30.0
 """After so long without a packet by the own uplink, it is told that nobody routes to the VM here."""
 RETRY_EVERY_S = 30.0
-"""How often it is tried again what could not be made or removed."""
-
-
-class NetworkFailed(VmportError):
-    """The host's network could not be made ready for a port."""
-
-    code = "network_not_ready"
-
-
-class MovedVm(Protocol):
-    """By which port a VM has moved, and the epoch of that."""
-
-    @property
-    def port_id(self) -> UUID: ...
-    @property
-    def vm_uuid(self) -> UUID: ...
-    @property
-    def epoch(self) -> int: ...
-
-
-class Extensions(Protocol):
-    """The layer-2 extensions of ports."""
-
-    async def open(self, agreement: ServiceChangeAgreement, side: Side, *, activated: bool) -> None:
-        """Have the devices of a port's extension, joined to their bridges; it connects in the background. `activated`:
-        the guest runs at the recipient already, or may.
-
-        Raises `VmportError`, OSError. Nothing is done where it is open.
-        """
-        ...
-
-    def activate(self, port_id: UUID) -> None:
-        """The guest may run at the recipient from now on, or does; nothing is done where it is not open."""
-        ...
-
-    def deactivate(self, port_id: UUID) -> None:
-        """The guest runs at the donor again; nothing is done where it is not open."""
-        ...
-
-    async def close(self, port_id: UUID) -> None:
-        """End it and remove its devices; nothing is done where there is none."""
-        ...
-
-    def idle_s(self, port_id: UUID) -> float | None:
-        """For how many seconds it has carried nothing; None where there is none."""
-        ...
-
-
-class Report(Protocol):
-    """Tells the broker how far this node is."""
-
-    def __call__(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:
-        """Arrives whatever happens to this process."""
-        ...
-
-
-_FAILURES = (NetlinkError, NftError, VmportError, OSError)
+"""How often it is tried again what could not be made or removed; at first sooner."""
 
 
 class NetworkKeeper:
@@ -108,28 +56,41 @@ class NetworkKeeper:
         *,
         extensions: Extensions,
         report: Report,
+        voices: Voices | None = None,
         look_every_s: float = LOOK_EVERY_S,
         idle_s: float = IDLE_S,
         unseen_s: float = UNSEEN_S,
         retry_every_s: float = RETRY_EVERY_S,
+        withdraw_after_s: float = WITHDRAW_AFTER_S,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        write: Write = in_thread,
     ) -> None:
         self._journal = journal
         self._maker = maker
         self._extensions = extensions
         self._report = report
         self._look_every_s = look_every_s
-        self._idle_s = idle_s
-        self._unseen_looks = max(1, round(unseen_s / look_every_s))
-        self._retry_looks = max(1, round(retry_every_s / look_every_s))
+        self._withdraw_after_s = withdraw_after_s
+        self._now = now
+        retry_looks, unseen_looks = (max(1, round(each / look_every_s)) for each in (retry_every_s, unseen_s))
+        self._settling = Settling(journal, maker, voices or NoVoices(), write=write, retry_looks=retry_looks)
+        self._uplink = UplinkWatch(journal, maker, report, write=write, unseen_looks=unseen_looks)
+        self._help = HelpWatch(extensions.idle_s, maker, idle_s=idle_s)
         self._locks: dict[UUID, asyncio.Lock] = {}
-        self._looks: dict[UUID, int] = {}
-        self._problems: dict[UUID, str] = {}
-        self._unfinished: set[tuple[UUID, Side]] = set()
         self._tasks = Tasks("network")
 
     def problems(self) -> tuple[str, ...]:
         """For the heartbeat: a sentence for each port whose network is not as it should be."""
-        return tuple(f"port {port_id}: {problem}" for port_id, problem in self._problems.items())
+        return self._settling.problems()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing has to be tried again."""
+        return not self._settling.unfinished
+
+    def records(self) -> tuple[NetworkRecord, ...]:
+        """What each port has changed here. Raises OSError."""
+        return self._journal.readable()
 
     # ---- a port's moments ----
 
@@ -144,14 +105,15 @@ class NetworkKeeper:
         try:
             async with self._lock(agreement.port_id):
                 before = self._journal.get(agreement.port_id, side)
-                steps = () if before is None else before.steps
+                steps = () if before is None else before.known
                 record = NetworkRecord(side=side, agreement=agreement, steps=steps, extension=extended, taps=dict(taps))
                 record = record.model_copy(update={"ahead": record.of_switchover})
                 self._journal.store(record)
-                await self._settle(record)
+                self._settling.done((agreement.port_id, side))
+                await self._settling.settle(record)
                 if extended:
                     await self._extensions.open(agreement, side, activated=False)
-        except _FAILURES as error:
+        except FAILURES as error:
             left = await self.undo(agreement.port_id, side)
             remaining = f"; not removed: {', '.join(left)}" if left else ""
             raise NetworkFailed(f"the network is not ready: {error}{remaining}") from error
@@ -170,13 +132,13 @@ class NetworkKeeper:
     def guest_is_away(self, moved: MovedVm) -> None:
         """Donor: the ledger says that the VM is the recipient's, and it runs there."""
         self._extensions.activate(moved.port_id)
-        self._note_moved(moved, Side.OUTBOUND)
+        self._settling.note_moved(moved, Side.OUTBOUND, self._now())
         self._tasks.spawn(self._moved(moved, Side.OUTBOUND), name="route away")
 
     def guest_has_arrived(self, moved: MovedVm) -> None:
         """Recipient: the guest runs here."""
         self._extensions.activate(moved.port_id)
-        self._note_moved(moved, Side.INBOUND)
+        self._settling.note_moved(moved, Side.INBOUND, self._now())
         self._tasks.spawn(self._moved(moved, Side.INBOUND), name="take over")
 
     def guest_is_expected(self, port_id: UUID) -> None:
@@ -185,34 +147,27 @@ class NetworkKeeper:
 
     async def undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
         """The VM stays where it was: remove all that this port has made here; returns what remains, by name. That is
-        tried again. Nothing is removed where the VM has moved by this port: its transfer may be told as failed all the
-        same, because a process of it ended.
+        tried again. Nothing is removed at the donor where the VM has moved by this port: its transfer may be told as
+        failed all the same, because a process of it ended. A recipient is told so only of a VM that is not here.
         """
         async with self._lock(port_id):
             record = self._journal.get(port_id, side)
-            if record is not None and record.there and not record.retired:
+            if side is Side.OUTBOUND and record is not None and self._settling.has_moved(record) and not record.undone:
                 return ()
             return await self._undo(port_id, side)
 
     async def _undo(self, port_id: UUID, side: Side) -> tuple[str, ...]:
         await self._extensions.close(port_id)
-        record = self._journal.note(port_id, side, extension=False, undone=True)
-        if record is None:
-            return ()
-        try:
-            left = await self._maker.undo(record.known)
-        except _FAILURES as error:
-            left = (f"anything: {error}",)
-        if left:
-            self._remains(record, left)
-            log.error("network not cleaned up", port_id=str(port_id), left=left)
-        else:
-            self._journal.remove(port_id, side)
+        self._settling.forget_move((port_id, side))
+        record = self._journal.get(port_id, side)
+        left = () if record is None else await self._settling.clear(record)
+        if not left:
+            self._settling.done((port_id, side))
             self._forget(port_id)
         return left
 
     async def close_extension(self, port_id: UUID) -> tuple[str, ...]:
-        """Remove what needs the other side; returns what remains, by name."""
+        """Remove what needs the other side; returns what remains, by name. Raises those of `FAILURES`."""
         left: tuple[str, ...] = ()
         async with self._lock(port_id):
             await self._extensions.close(port_id)
@@ -220,16 +175,22 @@ class NetworkKeeper:
                 record for side in Side if (record := self._journal.note(port_id, side, extension=False, closed=True))
             ]
             for record in closed:
-                left += await self._settle(record)
-                self._tell_closed(record)
+                remains = await self._settling.settle(record)
+                if not remains:
+                    self._settling.done((port_id, record.side))
+                left += remains
+                await self._tell(record)
         for record in closed:
-            await self._remove_retired(record.vm_uuid)
+            await self._help_ended(record.vm_uuid)
         return left
 
-    def _tell_closed(self, record: NetworkRecord) -> None:
-        if not record.closed_told:
-            self._report(record.agreement, NetworkState.CLOSED)
-            self._journal.note(record.port_id, record.side, closed_told=True)
+    async def _help_ended(self, vm_uuid: UUID) -> None:
+        """Routes that are going are kept for a while from now on: stragglers may still come."""
+        mine = self._journal.of_vm(vm_uuid)
+        for record in mine:
+            if record.going is Going.HELPED and is_going(record) and not any(map(helps, mine)):
+                await self._change(record.port_id, record.side, {"going_since": self._now(), "going": Going.PASSED})
+        await self._remove_retired(vm_uuid)
 
     # ---- this process ----
 
@@ -241,33 +202,34 @@ class NetworkKeeper:
         return damaged
 
     async def _restore(self, record: NetworkRecord) -> None:
-        self._unfinished.discard((record.port_id, record.side))
         with port_bound(record.port_id):
             try:
-                if record.retired:
-                    await self._remove_retired(record.vm_uuid)
+                if record.retired or record.closed:
+                    await self._help_ended(record.vm_uuid)
                 async with self._lock(record.port_id):
                     await self._have_again(record.port_id, record.side)
-            except _FAILURES as error:
-                self._trouble(record, "not restored", error)
+            except FAILURES as error:
+                self._settling.trouble(record, "not restored", error)
 
     async def _have_again(self, port_id: UUID, side: Side) -> None:
-        record = self._journal.get(port_id, side)
+        record, told = self._journal.get(port_id, side), self._settling.told((port_id, side))
         if record is None:
+            self._settling.done((port_id, side))
             return
-        if record.undone:
+        now = record.model_copy(update=told)
+        if now.undone:
             await self._undo(port_id, side)
             return
         # At the donor the extension's device comes first: frames are cloned into it. At the recipient its bridge does.
         outbound = side is Side.OUTBOUND
         if outbound:
-            await self._open_again(record)
-        if not await self._settle(record, again=True):
-            self._problems.pop(port_id, None)
-        if record.closed:
-            self._tell_closed(record)
+            await self._open_again(now)
+        is_settled = await self._settling.bring_about(record, told, again=True)
         if not outbound:
-            await self._open_again(record)
+            await self._open_again(now)
+        if is_settled:
+            self._settling.done((port_id, side))
+        await self._tell(now)
 
     async def _open_again(self, record: NetworkRecord) -> None:
         if record.extension:
@@ -275,179 +237,112 @@ class NetworkKeeper:
 
     async def run(self) -> None:
         """Watch what takes over from the donor's help, until cancelled."""
-        looks = 0
         try:
             while True:
                 await asyncio.sleep(self._look_every_s)
-                looks += 1
-                for record in self._journal.all()[0]:
-                    if looks % self._retry_looks == 0 and (record.port_id, record.side) in self._unfinished:
-                        await self._restore(record)
-                    elif record.side is Side.INBOUND and record.there and record.plan.terms.then_announce:
-                        await self._look(record)
+                await self.look()
         finally:
             await self._tasks.close()
+
+    async def look(self) -> None:
+        """Once: what is unfinished is tried again, and what is over ends. Raises OSError."""
+        for key in self._settling.due():
+            if key in self._settling.unfinished:
+                await self._retry(key)
+        for record in self._journal.readable():
+            await self._look(record)
+
+    async def _retry(self, key: Key) -> None:
+        if (moved := self._settling.unfinished[key].moved) is not None:
+            await self._moved(moved, key[1])
+        record = self._journal.get(*key)
+        if record is not None:
+            await self._restore(record)
+        elif not self._settling.is_moving(key):
+            self._settling.done(key)
 
     async def _look(self, record: NetworkRecord) -> None:
         with port_bound(record.port_id):
             try:
-                if not record.announced:
-                    await self._look_for_packets(record)
-                elif record.extension and self._is_idle(record.port_id):
-                    log.info("extension not used any more")
-                    await self.close_extension(record.port_id)
-            except _FAILURES as error:
-                self._trouble(record, "not watched", error)
+                if overdue(record, self._journal.of_vm(record.vm_uuid), self._now(), self._withdraw_after_s):
+                    log.info("addresses withdrawn; they are announced elsewhere")
+                    await self._change(record.port_id, record.side, {"going": Going.GONE})
+                    await self._remove_retired(record.vm_uuid)
+                elif record.side is Side.INBOUND and record.there and record.plan.terms.then_announce:
+                    await self._look_at_announced(record)
+            except FAILURES as error:
+                self._settling.trouble(record, "not watched", error)
 
-    async def _look_for_packets(self, record: NetworkRecord) -> None:
-        guards = [step.name for step in record.steps if isinstance(step, NftTable)]
-        if await self._maker.packets_routed(guards):
-            log.info("addresses announced; packets come by the own uplink")
-            self._report(record.agreement, NetworkState.ANNOUNCED)
-            self._journal.note(record.port_id, record.side, announced=True)
-            self._forget(record.port_id)
-            return
-        looks = self._looks[record.port_id] = self._looks.get(record.port_id, 0) + 1
-        if looks == self._unseen_looks:
-            unseen = (
-                "routes to its addresses are written, and no packet has come by this host's own uplink; see that the "
-                "routing daemon runs, reads them, and that its neighbours take them"
-            )
-            # No problem of this node: nobody may have spoken to the VM yet.
-            log.warning("announced addresses not reached")
-            self._report(record.agreement, NetworkState.FAILED, f"not_announced: {unseen}")
-
-    def _is_idle(self, port_id: UUID) -> bool:
-        idle_s = self._extensions.idle_s(port_id)
-        return idle_s is None or idle_s >= self._idle_s
+    async def _look_at_announced(self, record: NetworkRecord) -> None:
+        if not record.announced:
+            await self._uplink.look(record)
+        elif not record.closed and await self._help.is_idle(record):
+            log.info("the donor's help is not used any more")
+            await self.close_extension(record.port_id)
 
     # ---- doing ----
 
-    def _note_moved(self, moved: MovedVm, side: Side) -> None:
-        """The VM runs at the recipient. What earlier ports of it have made at this side is not needed any more."""
-        try:
-            self._journal.note(moved.port_id, side, there=True)
-            self._journal.retire_before(moved.vm_uuid, moved.epoch, side)
-        except OSError as error:
-            # It is tried again in the background, as long as this process lives.
-            log.error("move not noted", port_id=str(moved.port_id), error=str(error))  # noqa: TRY400  # a full disk
-
     async def _moved(self, moved: MovedVm, side: Side) -> None:
-        self._note_moved(moved, side)
-        await self._bring_about(moved.port_id, side, NetworkState.CARRYING)
+        """Of this port first, then what that changes of earlier ones. Nothing before it is stored."""
+        if self._settling.is_moving((moved.port_id, side)) and not self._settling.note_moved(moved, side, self._now()):
+            return
+        for record in sorted(self._journal.of_vm(moved.vm_uuid), key=lambda each: -each.agreement.epoch):
+            if (record.port_id, record.side) == (moved.port_id, side) or record.agreement.epoch < moved.epoch:
+                await self._change(record.port_id, record.side, {})
         with port_bound(moved.port_id):
             await self._remove_retired(moved.vm_uuid)
 
     async def _remove_retired(self, vm_uuid: UUID) -> None:
-        """The VM's bridge here goes when no extension to where it is now leads over it."""
-        mine = [record for record in self._journal.readable() if record.vm_uuid == vm_uuid]
-        leads_away = any(record.side is Side.OUTBOUND and record.extension and not record.retired for record in mine)
-        for record in mine:
-            if record.retired and not (leads_away and record.side is Side.INBOUND):
-                await self.undo(record.port_id, record.side)
+        """The VM's bridge here goes when nothing leads over it to where the VM is now."""
+        for record in removable(self._journal.of_vm(vm_uuid)):
+            await self.undo(record.port_id, record.side)
 
-    async def _change(self, port_id: UUID, side: Side, news: Mapping[str, bool]) -> None:
-        """What the journal names ahead is made before the news are written: a guest stands still meanwhile."""
+    async def _change(self, port_id: UUID, side: Side, news: Mapping[str, object]) -> None:
+        """Have what follows from the news. What fails is tried again; then it counts with what is told meanwhile."""
         async with self._lock(port_id):
             record = self._journal.get(port_id, side)
-            if record is None or all(getattr(record, name) is value for name, value in news.items()):
+            if record is None or record.undone:
                 return
-            changed = record.model_copy(update=dict(news))
-            is_named = all(step in record.known for step in changed.wanted)
+            failed = (port_id, side) in self._settling.unfinished
+            told = {**self._settling.told((port_id, side)), **news}
             with port_bound(port_id):
                 try:
-                    if not is_named:
-                        await self._note(port_id, side, news)
-                    await self._settle(changed)
-                except _FAILURES as error:
-                    self._trouble(record, f"not changed ({', '.join(news)})", error)
-                    self._report(record.agreement, NetworkState.FAILED, str(error))
-                finally:
-                    if is_named:
-                        await self._note(port_id, side, news)
-
-    async def _note(self, port_id: UUID, side: Side, news: Mapping[str, bool]) -> None:
-        try:
-            await asyncio.to_thread(self._journal.note, port_id, side, **news)
-        except OSError as error:
-            log.error("change not noted", port_id=str(port_id), error=str(error))  # noqa: TRY400  # a full disk
-
-    async def _bring_about(self, port_id: UUID, side: Side, reached: NetworkState | None = None) -> None:
-        """Have what the record says; `reached` is told then."""
-        async with self._lock(port_id):
-            record = self._journal.get(port_id, side)
-            if record is None:
-                return
-            with port_bound(port_id):
-                try:
-                    await self._settle(record)
-                except _FAILURES as error:
-                    self._trouble(record, "not changed", error)
-                    self._report(record.agreement, NetworkState.FAILED, str(error))
+                    is_settled = await self._settling.bring_about(record, told, again=failed)
+                except FAILURES as error:
+                    self._settling.trouble(record, f"not changed ({', '.join(told)})", error)
+                    if not failed and not record.retired:
+                        self._report(record.agreement, NetworkState.FAILED, str(error))
                 else:
-                    if reached is not None:
-                        self._report(record.agreement, reached)
+                    if is_settled:
+                        self._settling.done((port_id, side))
+                    await self._tell(record.model_copy(update=told))
+
+    async def _tell(self, record: NetworkRecord) -> None:
+        """Each is told by one process at least; once said and stored, it is enough."""
+        if record.there and not (record.carrying_told or record.retired):
+            self._report(record.agreement, NetworkState.CARRYING)
+            await self._settling.note(record, {"carrying_told": True})
+        if record.closed and not record.closed_told:
+            self._report(record.agreement, NetworkState.CLOSED)
+            await self._settling.note(record, {"closed_told": True})
 
     async def _expect(self, port_id: UUID) -> None:
         async with self._lock(port_id):
             record = self._journal.get(port_id, Side.INBOUND)
-            if record is None or record.there:
+            if record is None or record.there or record.undone:
                 return
             with port_bound(port_id):
                 try:
-                    taps = {
-                        card.card.mac: tap
-                        for _, card in own_bridges(record.plan)
-                        for tap in await self._maker.taps(card.bridge)
-                        if not tap.startswith(EXTENSION_PREFIX)
-                    }
+                    taps = await self._settling.guest_taps(record)
                     known = self._journal.note(port_id, Side.INBOUND, taps=taps)
                     if known is not None:
-                        await self._settle(known)
-                except _FAILURES as error:
+                        await self._settling.settle(known)
+                except FAILURES as error:
                     log.warning("queues for the guest not shortened", error=str(error))
 
-    async def _settle(self, record: NetworkRecord, *, again: bool = False) -> tuple[str, ...]:
-        """Bring about what the record wants; what is made already is made again only if `again`. Returns what could not
-        be removed, by name.
-
-        Nothing is made that the journal does not name. What it names ahead is made at once: a disk may take longer than
-        all else of a switchover. Steps are written beside the event loop, on which an extension's frames wait.
-        """
-        wanted, made = record.wanted, record.known if again else record.steps
-        unwanted = tuple(step for step in made if step not in wanted)
-        missing = wanted if again else tuple(step for step in wanted if step not in made)
-        if any(step not in record.known for step in missing):
-            await self._store_steps(record, (*made, *(s for s in wanted if s not in made)))
-        await self._maker.make(missing)
-        left = await self._maker.undo(unwanted)
-        await self._store_steps(record, wanted if not left else (*unwanted, *wanted))
-        if left:
-            self._remains(record, left)
-        elif record.is_over:
-            self._journal.remove(record.port_id, record.side)
-        return left
-
-    def _remains(self, record: NetworkRecord, left: tuple[str, ...]) -> None:
-        self._problems[record.port_id] = f"not removed from the network: {', '.join(left)}"
-        self._unfinished.add((record.port_id, record.side))
-
-    async def _store_steps(self, record: NetworkRecord, steps: tuple[Step, ...]) -> None:
-        writing = asyncio.ensure_future(asyncio.to_thread(self._journal.store_steps, record, steps))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])  # else older steps could be written over newer ones
-            raise
-
-    def _trouble(self, record: NetworkRecord, what: str, error: Exception) -> None:
-        self._problems[record.port_id] = f"network {what}: {error}"
-        self._unfinished.add((record.port_id, record.side))
-        log.error("network trouble", side=record.side, what=what, error=str(error))
-
     def _forget(self, port_id: UUID) -> None:
-        self._looks.pop(port_id, None)
-        self._problems.pop(port_id, None)
+        self._uplink.forget(port_id)
+        self._help.forget(port_id)
 
     def _lock(self, port_id: UUID) -> asyncio.Lock:
         return self._locks.setdefault(port_id, asyncio.Lock())

@@ -20,6 +20,7 @@ from services.node_agent.network.steps import (
     Setting,
     Step,
 )
+from services.node_agent.network.translate import TRANSLATED
 
 SYSCTLS = Path("/proc/sys/net")
 TAP_QUEUE = 1000
@@ -76,8 +77,13 @@ class StepMaker:
         return tuple(link.name for link in links if link.master == bridge and link.kind == "tun")
 
     async def packets_routed(self, tables: Iterable[str]) -> int:
-        """How many packets this host has routed to the guest, by its guards' counters. Raises `NftError`."""
+        """How many packets for the guest have come by this host's own uplink, by its guards. Raises `NftError`."""
         return sum([await self._nft.counted("inet", table, ROUTED) for table in tables])
+
+    async def packets_translated(self, tables: Iterable[NftTable]) -> int:
+        """How many packets these tables have translated; those that translate nothing count none. Raises `NftError`."""
+        translating = [table for table in tables if table.family in {"ip", "ip6"}]
+        return sum([await self._nft.counted(table.family, table.name, TRANSLATED) for table in translating])
 
     async def missing(self, steps: Iterable[Step]) -> tuple[Step, ...]:
         """Those that are not made now, as far as the kernel shows it. Raises `NetlinkError`, `NftError`."""

@@ -27,7 +27,11 @@ NUD_UNANSWERED = 0x01 | 0x20 | 0x40  # incomplete, failed, and what needs no ans
 RT_SCOPE_LINK = 253
 RT_SCOPE_NOWHERE = 255
 MAIN_TABLE = 254
-METRIC = 1024
+METRIC = 19
+
+
+_BRIDGE = {"br_forward_delay": 0, "br_stp_state": 0, "br_mcast_snooping": 0}
+"""Forwards at once, and all groups: one card is on it, and this host must hear whom the guest asks for."""
 
 
 class NetlinkError(VmportError):
@@ -117,7 +121,7 @@ class Netlink:
             raise NetlinkError(f"{name} is there, and is no bridge")
         with _refusal(f"make bridge {name}"):
             if there is None:
-                await self._ip.link("add", ifname=name, kind="bridge", br_forward_delay=0, br_stp_state=0)
+                await self._ip.link("add", ifname=name, kind="bridge", **_BRIDGE)
             # A bridge without ports has no MTU of its own kept unless it is set before it is up.
             more = {} if mac is None else {"address": mac}
             await self._ip.link("set", index=self._index(name), mtu=mtu, state="up", **more)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
+from enum import Enum
 from uuid import UUID
 
 from services.node_agent.network.firewall import guard_table
@@ -22,6 +23,7 @@ from services.node_agent.network.frames import mac_bytes
 from services.node_agent.network.icmpv6 import link_local
 from services.node_agent.network.steps import (
     ANNOUNCED_METRIC,
+    GOING_METRIC,
     METRIC,
     ROUTES_TABLE,
     Address,
@@ -76,18 +78,38 @@ def recipient_prepares(plan: NetworkPlan, port_id: UUID, *, closed: bool = False
     return tuple(steps)
 
 
-def recipient_routes(plan: NetworkPlan, *, announced: bool = False) -> tuple[Step, ...]:
+class Announced(Enum):
+    """Whether the recipient's daemon tells the world of the guest; by the metric of the routes that it reads."""
+
+    NOT = METRIC
+    YES = ANNOUNCED_METRIC
+    GOING = GOING_METRIC
+    """Still, but whoever has another way is to take that one."""
+
+
+class Going(Enum):
+    """How far a guest has gone that was announced here, and is announced by the next host."""
+
+    HELPED = "helped"
+    """Packets for it that come here go on to it by what has been made here for it."""
+    PASSED = "passed"
+    """They go where the next host's announcement says, and are still asked for."""
+    GONE = "gone"
+    """They are not asked for any more."""
+
+
+def recipient_routes(plan: NetworkPlan, announced: Announced = Announced.NOT) -> tuple[Step, ...]:
     """This host becomes the guest's gateway."""
     steps: list[Step] = []
     for _, card in own_bridges(plan):
-        steps += _gateway(card, ANNOUNCED_METRIC if announced else METRIC)
+        steps += _gateway(card, announced.value)
     return tuple(steps)
 
 
-def recipient_announces(plan: NetworkPlan) -> tuple[Step, ...]:
+def recipient_announces(plan: NetworkPlan, announced: Announced = Announced.YES) -> tuple[Step, ...]:
     """The routes that a routing daemon tells the world. One that reads no tables finds `recipient_routes` by metric."""
     return tuple(
-        Route(destination=host_prefix(address), device=card.bridge, table=ROUTES_TABLE, metric=ANNOUNCED_METRIC)
+        Route(destination=host_prefix(address), device=card.bridge, table=ROUTES_TABLE, metric=announced.value)
         for _, card in own_bridges(plan)
         for address in addresses_of(card.card)
     )
@@ -132,16 +154,27 @@ def donor_knows(plan: NetworkPlan) -> tuple[Step, ...]:
 
 
 def recipient_wants(
-    plan: NetworkPlan, port_id: UUID, *, arrived: bool, closed: bool = False, taps: Iterable[str] = ()
+    plan: NetworkPlan,
+    port_id: UUID,
+    *,
+    arrived: bool,
+    closed: bool = False,
+    going: Going | None = None,
+    taps: Iterable[str] = (),
 ) -> tuple[Step, ...]:
-    """All that is to be made at the recipient now. `taps` are the guest's devices here, once they are known."""
-    announced = arrived and plan.terms.then_announce
+    """All that is to be made at the recipient now. `going`: the guest was ported on, and is announced elsewhere. `taps`
+    are the guest's devices here, once they are known.
+    """
+    announced = Announced.NOT
+    if arrived and plan.terms.then_announce and going is not Going.GONE:
+        announced = Announced.YES if going is None else Announced.GOING
     steps = recipient_prepares(plan, port_id, closed=closed)
     if not arrived:
         steps += tuple(Queue(device=tap, frames=AWAITED_FRAMES) for tap in taps)
-    if announced or routed_at_once(plan):
-        steps += recipient_routes(plan, announced=announced)
-    return (*steps, *recipient_announces(plan)) if announced else steps
+    leads_here = going in {None, Going.HELPED}
+    if leads_here and (routed_at_once(plan) or (arrived and plan.terms.then_announce)):
+        steps += recipient_routes(plan, announced)
+    return steps if announced is Announced.NOT else (*steps, *recipient_announces(plan, announced))
 
 
 def donor_wants(

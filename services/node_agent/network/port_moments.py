@@ -1,6 +1,7 @@
 """The moments of a port, told to all that has to do with this host's network: keeper, connections, announcements.
 
-Nothing here fails a port but the keeper's `prepare`.
+What fails a port here is the keeper's `prepare`, and findings that `findings.refusing` names: of the recipient's host
+before anything is made, of the path while the guest runs at the donor still.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from services.node_agent.lanes.core.errors import LaneError, QuestionError, Stre
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
-from services.node_agent.network.keeper import MovedVm, NetworkFailed, NetworkKeeper, Report
+from services.node_agent.network.findings import code_of, refusing
+from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.parties import MovedVm, NetworkFailed, Report
 from services.node_agent.network.paths.exchange import answer_paths, probe_paths
 from services.node_agent.network.paths.sockets import own_addresses
 from services.node_agent.network.plan import addresses_of, routed_at_once
-from services.node_agent.network.preflight import own_conflicts, preflight
+from services.node_agent.network.preflight import preflight
+from services.node_agent.network.tracking.admitted import admitted
 from services.node_agent.network.tracking.exchange import (
     CONNECTIONS,
     Answer,
@@ -42,8 +46,16 @@ Look = Callable[[NetworkPlan, Side], Awaitable[tuple[str, ...]]]
 """Looks at this host before a port; returns findings."""
 
 
-Conflicts = Callable[[NetworkPlan], Awaitable[tuple[str, ...]]]
-"""Recipient: looks for what makes the VM's addresses impossible on this host. Raises `VmportError`."""
+Stop = Callable[[str, str], None]
+"""Ends a transfer whose guest still runs at the donor, with a code and a reason; does nothing later."""
+
+
+class SpeaksAgainst(NetworkFailed):
+    """A finding refuses the port."""
+
+    def __init__(self, finding: str) -> None:
+        super().__init__(finding)
+        self.code = code_of(finding)
 
 
 class Probe(Protocol):
@@ -89,16 +101,15 @@ class PortMoments:
         report: Report,
         announcer: Announcer | None = None,
         look: Look = preflight,
-        conflicts: Conflicts = own_conflicts,
         probe: Probe = probe_paths,
     ) -> None:
         self._keeper = keeper
         self._taken = taken
         self._announcer = announcer or Announcer()
         self._look = look
-        self._conflicts = conflicts
         self._probe_paths = probe
         self._plans: dict[UUID, NetworkPlan] = {}
+        self._probing = set[UUID]()
         self._stood_still = set[UUID]()
         self._report = report
         self._rounds: dict[UUID, asyncio.Queue[bool]] = {}
@@ -110,18 +121,43 @@ class PortMoments:
         await self._announcer.close()
 
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
-        """As the keeper; an address that this host has itself fails it, before anything is made."""
-        incoming = agreement.network if side is Side.INBOUND else None
-        if incoming is not None and (conflicts := await self._conflicts(incoming)):
-            raise NetworkFailed("; ".join(conflicts)[:MAX_DETAIL])
+        """As the keeper; raises `SpeaksAgainst`, too, before anything is made."""
+        plan = agreement.network
+        if plan is None:
+            await self._keeper.prepare(side, agreement, taps)
+            return
+        found = await self._look(plan, side)
+        if (against := refusing(found, plan)) is not None:
+            self._tell(side, agreement, found)
+            raise SpeaksAgainst(against)
         await self._keeper.prepare(side, agreement, taps)
+        self._plans[agreement.port_id] = plan
+        self._tell(side, agreement, found)
+
+    def resumed(self, side: Side, agreement: ServiceChangeAgreement) -> None:
+        """A former process has left the transfer half way. The guest may have been announced at either side."""
         if agreement.network is not None:
             self._plans[agreement.port_id] = agreement.network
-            self._tasks.spawn(self._tell_findings(side, agreement, agreement.network), name="preflight")
+            if side is Side.OUTBOUND:
+                self._stood_still.add(agreement.port_id)
 
-    async def _tell_findings(self, side: Side, agreement: ServiceChangeAgreement, plan: NetworkPlan) -> None:
-        with port_bound(agreement.port_id):
-            self._tell(side, agreement, await self._look(plan, side))
+    def ended(self, side: Side, agreement: ServiceChangeAgreement, *, moved: bool) -> None:
+        """A former process has brought the transfer to its end, and may not have brought its network there."""
+        known = [each for each in self._keeper.records() if each.vm_uuid == agreement.vm_uuid]
+        mine = next((each for each in known if (each.port_id, each.side) == (agreement.port_id, side)), None)
+        if not moved:
+            if mine is not None:
+                self._tasks.spawn(self.undo(agreement.port_id, side), name="undo what is left")
+        elif mine is not None and not mine.there and not mine.retired:
+            (self.guest_has_arrived if side is Side.INBOUND else self.guest_is_away)(agreement)
+        elif known:
+            (self._keeper.guest_has_arrived if side is Side.INBOUND else self._keeper.guest_is_away)(agreement)
+
+    def restored(self) -> None:
+        """This process has begun: VMs that came with their addresses are announced again."""
+        for record in self._keeper.records():
+            if record.side is Side.INBOUND and record.there and not record.retired:
+                self._announcer.announce(record.port_id, record.plan, Side.INBOUND)
 
     def _tell(self, side: Side, agreement: ServiceChangeAgreement, findings: tuple[str, ...]) -> None:
         for finding in findings:
@@ -129,22 +165,45 @@ class PortMoments:
         if findings:
             self._report(agreement, NetworkState.PREPARED, "; ".join(findings)[:MAX_DETAIL])
 
-    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:
         """Donor: the switchover may come at any moment. Sends the VM's connections, beside the memory; has the path
-        probed.
+        probed, and ends the transfer where that speaks against it.
         """
         plan = agreement.network
-        if plan is not None and plan.terms.carry is not NetworkMode.JOINED:
-            self._tasks.spawn(self._probe(agreement, plan, control), name="probe the path")
+        if plan is not None and plan.terms.carry is not NetworkMode.JOINED and agreement.port_id not in self._probing:
+            self._probing.add(agreement.port_id)
+            self._tasks.spawn(self._probe(agreement, plan, control, stop), name="probe the path")
         if (addresses := carried_addresses(agreement.network)) and agreement.port_id not in self._rounds:
             self._rounds[agreement.port_id] = asyncio.Queue()
             self._tasks.spawn(self._send(agreement, control, addresses), name="send connections")
 
-    async def _probe(self, agreement: ServiceChangeAgreement, plan: NetworkPlan, control: LaneSession) -> None:
+    def not_ready(self, port_id: UUID) -> str | None:
+        """Donor: why the guest must not be paused yet: what is found of the path could still stop the port."""
+        plan = self._plans.get(port_id)
+        probing = port_id in self._probing and plan is not None and routed_at_once(plan)
+        return "the path is being probed" if probing else None
+
+    async def _probe(
+        self, agreement: ServiceChangeAgreement, plan: NetworkPlan, control: LaneSession, stop: Stop
+    ) -> None:
         with port_bound(agreement.port_id):
-            here = own_addresses(agreement.donor_lane.direct, agreement.recipient_lane.direct)
-            found = await self._probe_paths(control, here, mtu=largest_mtu(plan), sources=sent_sources(plan))
-            self._tell(Side.OUTBOUND, agreement, found)
+            try:
+                found = await self._probed(agreement, plan, control)
+                if refusing(found, plan) is not None:
+                    # A burst of loss is no filter: only what is found twice stops the port.
+                    again = await self._probed(agreement, plan, control)
+                    found = tuple(each for each in found if each in again)
+                self._tell(Side.OUTBOUND, agreement, found)
+                if (against := refusing(found, plan)) is not None:
+                    stop(code_of(against), against)
+            finally:
+                self._probing.discard(agreement.port_id)
+
+    async def _probed(
+        self, agreement: ServiceChangeAgreement, plan: NetworkPlan, control: LaneSession
+    ) -> tuple[str, ...]:
+        here = own_addresses(agreement.donor_lane.direct, agreement.recipient_lane.direct)
+        return await self._probe_paths(control, here, mtu=largest_mtu(plan), sources=sent_sources(plan))
 
     async def _send(self, agreement: ServiceChangeAgreement, control: LaneSession, addresses: frozenset[str]) -> None:
         with port_bound(agreement.port_id):
@@ -171,13 +230,16 @@ class PortMoments:
             stream.reset(str(error))
 
     async def _take_connections(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
-        port_id, addresses = agreement.port_id, carried_addresses(agreement.network)
-        if not addresses:
+        port_id, plan, addresses = agreement.port_id, agreement.network, carried_addresses(agreement.network)
+        if not addresses or plan is None:
             stream.reset("this node does not route to the VM")
             return
 
         async def take(changed: Changes) -> Answer:
-            answer = await self._taken.take(port_id, addresses, changed)
+            passing = admitted(plan, changed.connections)
+            answer = await self._taken.take(port_id, addresses, changed._replace(connections=passing))
+            shut_out = len(changed.connections) - len(passing)
+            answer = answer.model_copy(update={"refused": answer.refused + shut_out})
             if answer.problem:
                 detail = f"connections not carried: {answer.problem}"[:MAX_DETAIL]
                 self._report(agreement, NetworkState.PREPARED, detail)
@@ -217,7 +279,7 @@ class PortMoments:
         """As the keeper; the guest is announced, and its connections stay."""
         port_id = moved.port_id
         self._keeper.guest_has_arrived(moved)
-        if (plan := self._plans.get(port_id)) is not None:
+        if (plan := moved.network) is not None:
             self._announcer.announce(port_id, plan, Side.INBOUND)
         self._forget(port_id)
         try:

@@ -1,8 +1,9 @@
 """What is looked at on this host before a port, and found to speak against it: findings, each with what to do.
 
-A finding begins with its code. It is told with the state of the port's network; it fails no port, since a probe can be
-answered by somebody who means no harm, such as a router that answers for everybody. What is certain does fail it,
-before anything moves: an address that the recipient's host has itself would never lead to the VM.
+A finding begins with its code; `findings` says which of them stop a port. A probe can be answered by somebody who means
+no harm, such as a router that answers for everybody: whoever claims addresses that nobody has is not believed. Where
+networks are joined, who has an address of the VM takes its packets; where this host routes to the VM, a neighbour with
+the same address is told only. An address that this host has itself would never lead to the VM.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-from services.node_agent.network.address_probe import who_has
+from services.node_agent.network.address_probe import NOBODYS, who_has
 from services.node_agent.network.netlink import Netlink, NetlinkError
 from services.node_agent.network.plan import BRIDGE_PREFIX, EXTENSION_PREFIX, addresses_of, routed_at_once
 from shared.messages.network import NetworkMode, NetworkPlan
@@ -31,6 +32,7 @@ async def preflight(
     found = list(bridge_netfilter(bridge_settings))
     if side is Side.INBOUND:
         try:
+            found += await own_conflicts(plan)
             found += await _taken(plan, probe)
         except (OSError, NetlinkError) as error:
             found.append(f"address_not_probed: {error}")
@@ -64,17 +66,30 @@ async def own_conflicts(plan: NetworkPlan) -> tuple[str, ...]:
 
 
 async def _taken(plan: NetworkPlan, probe: WhoHas) -> list[str]:
-    found = []
+    found: list[str] = []
     macs = {mac for card in plan.cards for mac in (card.card.mac, card.card.guest_mac)}
+    code = "address_taken" if plan.terms.carry is NetworkMode.JOINED else "address_claimed"
     for device, own in (await _neighbourhood(plan)).items():
         near = [each for each in _wanted(plan, device) if _is_near(plan, device, each, own)]
         if not near:
             continue
-        for address, claimed in sorted((await probe(device, near)).items()):
-            others = sorted(claimed - macs)
-            if others:
-                found.append(f"address_taken: {address} is claimed by {', '.join(others)} on {device}")
+        claims = await probe(device, (*near, *NOBODYS.values()))
+        everybody = set[str]().union(*(claims.get(address, set()) for address in NOBODYS.values()))
+        found += [
+            f"{code}: {address} is claimed by {_listed(others)} on {device}"
+            for address in sorted(near)
+            if (others := claims.get(address, set()) - macs - everybody)
+        ]
+        if everybody - macs:
+            found.append(
+                f"claims_everything: {_listed(everybody - macs)} answers for all addresses on {device}; "
+                "whether it has the VM's is not known: turn its proxy ARP off"
+            )
     return found
+
+
+def _listed(macs: Iterable[str]) -> str:
+    return ", ".join(sorted(macs))
 
 
 async def _neighbourhood(plan: NetworkPlan) -> Mapping[str, tuple[str, ...]]:

@@ -18,9 +18,14 @@ ROUTES_TABLE = 7070
 ROUTES_PROTOCOL = 70
 """By this number (`proto`) a routing daemon knows vmport's routes."""
 MAIN_TABLE = 254
-METRIC = 1024
-ANNOUNCED_METRIC = 70
+METRIC = 19
+"""Below those of routing daemons (FRR 20, BIRD 32): who has the guest never sends its packets to where others say that
+it is.
+"""
+ANNOUNCED_METRIC = 17
 """By this metric a daemon that reads the main table only, such as FRR 8, knows which routes it is to announce."""
+GOING_METRIC = 18
+"""Of routes that are still announced and will be withdrawn soon: a daemon marks them for a graceful shutdown."""
 
 
 class _Step(BaseModel):

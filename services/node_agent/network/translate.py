@@ -22,6 +22,8 @@ from services.node_agent.network.steps import NftTable
 from shared.messages.network import CareOf
 
 _BEFORE_TRACKING = -310
+TRANSLATED = "translated"
+"""Name of each table's counter of packets."""
 _FAMILIES: tuple[tuple[Literal["ip", "ip6"], int, str], ...] = (("ip", 4, "ipv4_addr"), ("ip6", 6, "ipv6_addr"))
 
 
@@ -51,9 +53,10 @@ def _objects(family: str, name: str, kind: str, pairs: list[list[str]], *, track
     destination = {"payload": {"protocol": family, "field": "daddr"}}
     known = {"match": {"op": "==", "left": destination, "right": "@known"}}
     rewrite = {"mangle": {"key": destination, "value": {"map": {"key": destination, "data": "@places"}}}}
-    rule = [known, {"counter": None}, *([] if tracked else [{"notrack": None}]), rewrite]
+    rule = [known, {"counter": TRANSLATED}, *([] if tracked else [{"notrack": None}]), rewrite]
     objects: list[dict[str, Any]] = [
         {"set": {**here, "name": "known", "type": kind, "elem": [pair[0] for pair in pairs]}},
+        {"counter": {**here, "name": TRANSLATED}},
         {"map": {**here, "name": "places", "type": kind, "map": kind, "elem": pairs}},
     ]
     # What this host itself sends is routed before it comes by, so it must be routed again.

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from services.node_agent.network.addresses_file import AddressesFile
+from services.node_agent.network.arrived import address_differences
 from services.node_agent.network.kept import KeptAddresses, KeptVm
 from services.node_agent.network.sources import (
     AddressReader,
@@ -17,7 +18,7 @@ from services.node_agent.network.sources import (
 )
 from services.node_agent.settings import NetworkSection
 from shared.logs import get_logger
-from shared.messages.network import CardNetwork, NodeNetwork, VmNetwork
+from shared.messages.network import CardNetwork, NetworkPlan, NodeNetwork, VmNetwork
 from shared.messages.vm import VmDescription, VmSummary
 
 log = get_logger(__name__)
@@ -81,6 +82,21 @@ class VmAddresses:
         if network.findings:
             log.info("sources of addresses differ", vm=str(vm.uuid), findings=network.findings)
         return network
+
+    async def differences(self, plan: NetworkPlan | None, vm: VmDescription) -> tuple[str, ...]:
+        """Where the VM has other addresses here than were agreed for it; nothing is waited for long."""
+        if plan is None:
+            return ()
+        try:
+            async with asyncio.timeout(self._read_within_s):
+                seen = await self._reader.read(vm)
+        except TimeoutError:
+            log.warning("addresses not read in time, and not compared", vm=str(vm.uuid))
+            return ()
+        found = address_differences([card.card for card in plan.cards], seen)
+        for line in found:
+            log.warning("address differs from the agreed one", vm=str(vm.uuid), reason=line)
+        return found
 
     def with_addresses(self, vms: Iterable[VmSummary]) -> tuple[VmSummary, ...]:
         """The inventory, with what is declared of each VM's cards, or was brought by a port."""

@@ -8,7 +8,7 @@ the hook (`hypervisor/qemu_hook.sh`) needs nothing but a shell.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Self
@@ -91,6 +91,15 @@ class GivenAway:
             return None
         except (ValueError, KeyError) as error:
             raise GivenAwayDamaged(f"{path} is damaged: {error}") from error
+
+    def all(self) -> tuple[GivenAwayVm, ...]:
+        """All VMs that left, but those whose file is damaged. Raises OSError."""
+        found = []
+        for path in sorted(self.directory.glob("*")):
+            with suppress(ValueError, GivenAwayDamaged):
+                vm = self.get(UUID(path.name))
+                found += [vm] if vm is not None else []
+        return tuple(found)
 
     def given_by(self, vm_uuid: UUID, port_id: UUID) -> bool:
         """Whether it was this port by which the VM left. A damaged file proves nothing."""

@@ -32,6 +32,7 @@ from services.node_agent.transfers.ownership import (
 )
 from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork
 from shared.logs import get_logger
+from shared.messages.network import NetworkPlan
 from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks, first_of
 
@@ -76,6 +77,8 @@ class Leaving(Protocol):
     def epoch(self) -> int: ...
     @property
     def donor(self) -> str: ...
+    @property
+    def network(self) -> NetworkPlan | None: ...
 
 
 class DonorFinishGuard:

@@ -41,7 +41,7 @@ from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.libvirt_rpc.gate import RpcGate
 from services.node_agent.libvirt_rpc.gate_terms import Expected, GateRefusal
 from services.node_agent.libvirt_rpc.messages import RpcError
-from services.node_agent.network.keeper import NetworkFailed
+from services.node_agent.network.parties import NetworkFailed
 from services.node_agent.page_codec.codec import CodecError
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient

@@ -222,6 +222,8 @@ class Transfers:
             elif record.phase is not Phase.QUARANTINED:
                 active = self._begin(record)
                 self._tasks.spawn(self._carry_out(active, self._recover), name=f"recover {record.port_id}")
+            if record.phase in {Phase.DONE, Phase.QUARANTINED, Phase.FAILED}:
+                self._network.ended(record.side, record.agreement, moved=record.phase is not Phase.FAILED)
         explained = tuple(active.journal.record.agreement.vm_uuid for active in self._active.values())
         self._tasks.spawn(self._strays.find(explained, self._journal.damaged()), name="find stray guests")
         self._housekeeping.start()

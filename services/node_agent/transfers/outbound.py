@@ -43,7 +43,7 @@ from services.node_agent.hypervisor.interface import (
     MigrationPlan,
 )
 from services.node_agent.lanes.core.errors import LaneError
-from services.node_agent.network.keeper import NetworkFailed
+from services.node_agent.network.parties import NetworkFailed
 from services.node_agent.state.journal import Kind, Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.convergence import PLANNED_BYTES_PER_S
@@ -275,7 +275,7 @@ class Outbound:
             watch_every_s=self._tuning.watch_every_s,
             progress_every_s=self._tuning.progress_every_s,
             clock=self._clock,
-            not_ready=lambda: self._readiness.problem,
+            not_ready=lambda: self._readiness.problem or self._network.not_ready(self._agreement.port_id),
         )
 
     async def _migrate(self, plan: MigrationPlan) -> None:
@@ -330,7 +330,7 @@ class Outbound:
 
     def _on_memory_flows(self) -> None:
         self._outage.memory_flows()
-        self._network.memory_flows(self._agreement, self._lanes.control)
+        self._network.memory_flows(self._agreement, self._lanes.control, self._note_trouble)
         self._tasks.spawn(self._readiness.run(), name="readiness")
 
     def _on_lifecycle(self, event: LifecycleEvent) -> None:

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.network.keeper import MovedVm
+from services.node_agent.network.parties import MovedVm
 from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.plan import own_bridges
+from services.node_agent.network.port_moments import Stop
 from services.node_agent.network.tracking.exchange import CONNECTIONS
 from shared.messages.porting import ServiceChangeAgreement, Side
 
@@ -25,8 +26,24 @@ class PortNetwork(Protocol):
         """Make all that can be made before the switchover. Raises `VmportError`, having undone what was made."""
         ...
 
-    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
-        """Donor: the switchover may come at any moment. Returns at once."""
+    def resumed(self, side: Side, agreement: ServiceChangeAgreement) -> None:
+        """A former process has left this transfer half way. Returns at once."""
+        ...
+
+    def ended(self, side: Side, agreement: ServiceChangeAgreement, *, moved: bool) -> None:
+        """A former process has ended this transfer, and perhaps no more than that. `moved`: the VM is the recipient's.
+        Returns at once. Raises OSError.
+        """
+        ...
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:
+        """Donor: the switchover may come at any moment. Returns at once; `stop` ends the transfer, with code and
+        reason, if it is not too late.
+        """
+        ...
+
+    def not_ready(self, port_id: UUID) -> str | None:
+        """Donor: why the guest must not be paused now; None: it may."""
         ...
 
     async def serve_stream(self, agreement: ServiceChangeAgreement, stream: LaneStream) -> None:
@@ -71,8 +88,18 @@ class JoinedNetworks:
     async def prepare(self, side: Side, agreement: ServiceChangeAgreement, taps: Mapping[str, str]) -> None:
         """Nothing to do."""
 
-    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:
+    def resumed(self, side: Side, agreement: ServiceChangeAgreement) -> None:
         """Nothing to do."""
+
+    def ended(self, side: Side, agreement: ServiceChangeAgreement, *, moved: bool) -> None:
+        """Nothing to do."""
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:
+        """Nothing to do."""
+
+    def not_ready(self, port_id: UUID) -> str | None:  # noqa: ARG002  # PortNetwork
+        """Nothing is waited for."""
+        return None
 
     async def serve_stream(
         self,

@@ -92,6 +92,7 @@ class Recovery:
         """
         record = self._journal.record
         log.warning("recovering transfer", side=record.side, phase=record.phase)
+        self._network.resumed(record.side, record.agreement)
         return await (self._outbound() if record.side is Side.OUTBOUND else self._inbound())
 
     async def _outbound(self) -> PortMessage:

@@ -20,6 +20,7 @@ from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.finish_guard import DonorFinishGuard, End, GuardTuning
 from services.node_agent.transfers.reporting import TransferReports
 from shared.logs import get_logger, port_bound
+from shared.messages.network import NetworkPlan
 from shared.messages.porting import Side, SwitchoverState
 from shared.tasks import Tasks
 
@@ -36,6 +37,7 @@ class _Leaving:
     vm_uuid: UUID
     epoch: int
     donor: str
+    network: NetworkPlan | None = None
 
 
 @dataclass(slots=True)

@@ -66,6 +66,22 @@ async def test_it_outlives_its_port(world: Networked) -> None:
     assert (list(world.lanes.extensions), world.lanes.open, world.lanes.closed) == ([PORT], {}, [PORT])
 
 
+async def test_how_many_are_kept_and_for_how_long(world: Networked) -> None:
+    """Until both sides have closed."""
+
+    async def ages() -> dict[S, tuple[int, float]]:
+        async with world.store.reading() as connection:
+            return await extensions.ages_s(connection, world.clock())
+
+    await world.pass_time(600)
+    assert await ages() == {S.OPEN: (1, 600.0)}
+    await world.pass_time(3000)
+    assert await ages() == {S.ENDING: (1, 3600.0)}
+    await world.tell(ALPHA_NODE, CLOSED)
+    await world.tell(BETA_NODE, CLOSED)
+    assert await ages() == {}
+
+
 async def test_its_time_is_up(world: Networked) -> None:
     """Both nodes are told; when both have closed, the lanes go."""
     await world.pass_time(3599)

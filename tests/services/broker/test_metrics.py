@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from services.broker.metrics import PORT_OUTCOMES, WAITING, BrokerMetrics
 from services.broker.saga import ENDS
+from shared.messages.addresses import ExtensionState
 from shared.messages.service_change import PortPhase
 
 
@@ -47,3 +48,14 @@ def test_oldest_port_that_waits() -> None:
         phase: registry.get_sample_value("vmport_ports_waiting_oldest_seconds", {"phase": phase}) for phase in WAITING
     }
     assert shown == {PortPhase.RESOLVING: 0, PortPhase.FINISHING: 10, PortPhase.ABORTING: 0}
+
+
+def test_extensions_are_shown_by_state() -> None:
+    """A state that has none any more is 0."""
+    registry = CollectorRegistry()
+    metrics = BrokerMetrics(registry)
+    metrics.show_extensions({ExtensionState.OPEN: (2, 90.0)})
+    metrics.show_extensions({ExtensionState.ENDING: (1, 30.0)})
+    for state, count, age_s in (("open", 0, 0), ("ending", 1, 30)):
+        assert registry.get_sample_value("vmport_extensions_kept", {"state": state}) == count
+        assert registry.get_sample_value("vmport_extension_oldest_seconds", {"state": state}) == age_s

@@ -20,6 +20,7 @@ from services.node_agent.state.journal import Journal, Phase, PortRecord
 from services.node_agent.vm_commands import VmCommands
 from shared.domain import SecretUsage, describe, portable
 from shared.ejecting import without_media
+from shared.messages.network import NetworkMode, NetworkPlan, NetworkTerms
 from shared.messages.nodes import CheckVm, DescribeFailed, DescribeVm, VmDescribed
 from shared.messages.porting import (
     CompletionFailed,
@@ -30,7 +31,7 @@ from shared.messages.porting import (
     VmDisconnected,
     VmProvisioned,
 )
-from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, Need, VmState
+from shared.messages.vm import CpuFacts, CpuFeature, CpuMode, Need, VmDescription, VmState
 from shared.testing import make_lane_endpoint
 from tests.support.transfer_pair import DOMAIN, VM, make_agreement
 
@@ -380,6 +381,31 @@ async def test_the_lasting_definition_is_kept_and_not_the_live_one(host: Host) -
     vm = host.hypervisor.vms[VM]
     assert (vm.persistent, vm.autostart, vm.lasting_xml) == (True, True, command.lasting_xml)
     assert vm.domain_xml == host.domain_xml
+
+
+class OtherAddresses(VmAddresses):
+    """The guest has another address than was agreed."""
+
+    def __init__(self) -> None:
+        super().__init__(NetworkSection())
+
+    async def differences(self, plan: NetworkPlan | None, vm: VmDescription) -> tuple[str, ...]:
+        return (f"{vm.name}: an address differs",) if plan is not None else ()
+
+
+async def test_addresses_of_the_arrived_vm_are_compared(host: Host) -> None:
+    """One that has ended meanwhile says nothing."""
+    terms = NetworkTerms(carry=NetworkMode.JOINED)
+    host.agreement = host.agreement.model_copy(update={"network": NetworkPlan(terms=terms, cards=())})
+    host.commands._addresses = OtherAddresses()
+    command = host.guest_arrived()
+    answer = await host.commands.provision(command)
+    assert isinstance(answer, VmProvisioned)
+    assert answer.address_differences == ("web: an address differs",)
+    await host.hypervisor.destroy(VM)
+    answer = await host.commands.provision(command)
+    assert isinstance(answer, VmProvisioned)
+    assert answer.address_differences == ()
 
 
 async def test_a_transient_vm_stays_transient(host: Host) -> None:

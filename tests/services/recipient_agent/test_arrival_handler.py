@@ -102,7 +102,10 @@ async def test_a_difference_of_the_final_identity_is_told(running: World) -> Non
     await running.to_open()
     await running.beat(vms=(arrived(memory_bytes=1),))
     await running.say(BROKER, PROVISION)
-    await running.say(NODE, VmProvisioned(port_id=PORT, identity_differences=("cpu changed",)))
+    await running.say(
+        NODE, VmProvisioned(port_id=PORT, identity_differences=("cpu changed",), address_differences=("an address",))
+    )
 
     (said,) = running.heard(BROKER, VmProvisioned)
     assert said.identity_differences == ("cpu changed", f"memory_bytes: {512 << 20} became 1")
+    assert said.address_differences == ("an address",)

@@ -7,6 +7,7 @@ the order of arrival, until both the port's and the pair's bucket let it pass; w
 from __future__ import annotations
 
 import asyncio
+from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
@@ -14,6 +15,13 @@ from services.node_agent.lanes.core.rate import TokenBucket
 
 URGENT_BYTES: Final = 1024
 """A frame of at most this size (an ack, a request) waits for no cap."""
+
+
+class CapUser(StrEnum):
+    """Whose lanes a port has. An extension outlives its transfer."""
+
+    TRANSFER = "transfer"
+    EXTENSION = "extension"
 
 
 class SharedBucket:
@@ -77,11 +85,21 @@ class Caps:
         self._peers: dict[str, SharedBucket] = {}
         self._ports: dict[UUID, SharedBucket] = {}
         self._agreed: dict[UUID, float | None] = {}
+        self._users: dict[UUID, set[CapUser]] = {}
         self._peer_rates: dict[str, float] = {}
         self._port_rates: dict[UUID, float] = {}
 
-    def lane(self, port_id: UUID, provider: str, agreed_bytes_per_s: float | None, *, bulk: bool) -> LaneCap:
-        """The caps of one lane of a port with this provider."""
+    def lane(
+        self,
+        port_id: UUID,
+        provider: str,
+        agreed_bytes_per_s: float | None,
+        *,
+        bulk: bool,
+        user: CapUser = CapUser.TRANSFER,
+    ) -> LaneCap:
+        """The caps of one lane of a port with this provider; they hold until its `user` is over."""
+        self._users.setdefault(port_id, set()).add(user)
         if port_id not in self._ports:
             self._agreed[port_id] = agreed_bytes_per_s
             self._ports[port_id] = SharedBucket(self._port_rate(port_id))
@@ -89,8 +107,13 @@ class Caps:
             self._peers[provider] = SharedBucket(self._peer_rates.get(provider))
         return LaneCap((self._ports[port_id], self._peers[provider]), bulk=bulk)
 
-    def forget(self, port_id: UUID) -> None:
-        """The port is over."""
+    def forget(self, port_id: UUID, user: CapUser = CapUser.TRANSFER) -> None:
+        """One user of the port's lanes is over; with the last one the port is."""
+        users = self._users.get(port_id, set())
+        users.discard(user)
+        if users:
+            return
+        self._users.pop(port_id, None)
         self._ports.pop(port_id, None)
         self._agreed.pop(port_id, None)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from services.node_agent.lanes.endpoint import LaneEnd
-from services.node_agent.lanes.routes.caps import Caps
+from services.node_agent.lanes.routes.caps import Caps, CapUser
 from services.node_agent.lanes.routes.direct import AwaitedWay, ConnectingWay, DirectListener
 from services.node_agent.lanes.routes.link import LinkDown
 from services.node_agent.lanes.routes.routed_link import DirectWay, RoutedLink
@@ -45,7 +45,8 @@ class LaneRoutes:
         receives_bulk = both_ways or (end.role is LaneRole.ACCEPTOR and lane not in URGENT_LANES)
         relay = self._relay.link(end.port_id, lane, end.peer, sends_bulk=sends_bulk, receives_bulk=receives_bulk)
         agreed = end.agreement.limits.bandwidth_bytes_per_s
-        cap = self._caps.lane(end.port_id, end.peer.owner, agreed, bulk=sends_bulk)
+        user = CapUser.EXTENSION if both_ways else CapUser.TRANSFER
+        cap = self._caps.lane(end.port_id, end.peer.owner, agreed, bulk=sends_bulk, user=user)
         wire = self._metrics.stream_wire_bytes_total
         counters = {
             (route, direction): wire.labels(lane, route, direction) for route in Route for direction in Direction
@@ -64,8 +65,12 @@ class LaneRoutes:
         )
 
     def forget(self, port_id: UUID) -> None:
-        """The port is over."""
+        """The port's transfer is over."""
         self._caps.forget(port_id)
+
+    def forget_extension(self, port_id: UUID) -> None:
+        """The port's network extension is over."""
+        self._caps.forget(port_id, CapUser.EXTENSION)
 
     def _way(self, end: LaneEnd, lane: Lane) -> DirectWay | None:
         if end.is_connected_to and self._settings.listen is not None:

@@ -6,6 +6,7 @@ Makes their devices, puts them into the bridges of the agreement, and begins aga
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from uuid import UUID
 
 from services.node_agent.lanes.endpoint import LaneEnd
@@ -40,8 +41,16 @@ class PortExtensions:
     """All extensions of this node."""
 
     def __init__(
-        self, make_link: MakeLink, keys: LaneKeys, *, metrics: NodeMetrics | None = None, again_s: float = AGAIN_S
+        self,
+        make_link: MakeLink,
+        keys: LaneKeys,
+        *,
+        forget: Callable[[UUID], None] = lambda _: None,
+        metrics: NodeMetrics | None = None,
+        again_s: float = AGAIN_S,
     ) -> None:
+        """`forget` is called when the links of a port's extension are needed no more."""
+        self._forget = forget
         self._make_link = make_link
         self._metrics = metrics
         self._keys = keys
@@ -83,6 +92,7 @@ class PortExtensions:
         if running is not None:
             running.cancel()
             await asyncio.wait([running])
+            self._forget(port_id)
 
     async def close_all(self) -> None:
         """This process ends: the devices go, and the next process makes them again."""

@@ -19,6 +19,8 @@ from shared.messages.network import IpAddress
 LEAST: Final = {4: 576, 6: 1280}
 """The size that every path of a family carries."""
 STEPS: Final = (1280, 1400, 1420, 1450, 1500, 2000, 4000, 9000)
+ORDINARY: Final = 1500
+"""What packets on the Internet have at most."""
 HEADERS: Final = {4: 28, 6: 48}
 """Of IP and UDP."""
 _PAYLOAD: Final = struct.Struct(">8s8sHB16s")
@@ -96,9 +98,11 @@ def findings(came: Iterable[Datagram], targets: Iterable[Target], mtu: int, sour
         if not own:
             continue
         if mtu not in own:
+            # Hosts outside the VM's segment send it no more than ORDINARY bytes.
+            code = "path_black_hole" if max(own) < min(mtu, ORDINARY) else "path_mtu"
             found.append(
-                f"path_mtu: packets of more than {max(own)} bytes do not come by IPv{version}, and the VM's cards send "
-                f"{mtu}; clamp the MSS, or let ICMP through"
+                f"{code}: packets of more than {max(own)} bytes do not come by IPv{version}, and the VM's cards send "
+                f"{mtu}; make the path wider, or use extend"
             )
         for source in wanted:
             mine = ipaddress.ip_address(source).version == version

@@ -5,19 +5,15 @@ Needs CAP_NET_RAW to hear, CAP_NET_ADMIN to send by a source that is not this ho
 
 from __future__ import annotations
 
-import ctypes
 import ipaddress
 import socket
-import struct
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from services.node_agent.network.packets import attach_filter
 from services.node_agent.network.paths.probe import Datagram, Question, Target, build, read
 
 _ETH_P_ALL: Final = 3
-_SO_ATTACH_FILTER: Final = 26
-_PROGRAM: Final = struct.Struct("@HP")
-_STEP: Final = struct.Struct("@HBBI")
 _FOUR: Final = (socket.SOL_IP, 19, 10)
 _SIX: Final = (socket.IPPROTO_IPV6, 75, 23)
 """Level, and the numbers of IP_TRANSPARENT and IP_MTU_DISCOVER, of each family; Python does not name them all."""
@@ -26,9 +22,9 @@ _PROBE: Final = 3
 _FRAME_BYTES: Final = 65_536
 
 
-def filter_program(port: int) -> bytes:
+def filter_steps(port: int) -> tuple[tuple[int, int, int, int], ...]:
     """A packet filter: UDP of both families to this port, without options before it in IPv6."""
-    steps = (
+    return (
         (0x30, 0, 0, 0),  # the first byte
         (0x54, 0, 0, 0xF0),
         (0x15, 0, 5, 0x40),  # IPv4?
@@ -45,7 +41,6 @@ def filter_program(port: int) -> bytes:
         (0x06, 0, 0, _FRAME_BYTES),
         (0x06, 0, 0, 0),
     )
-    return b"".join(_STEP.pack(*step) for step in steps)
 
 
 class PathListener:
@@ -66,10 +61,7 @@ class PathListener:
             self._holder.close()
             raise
         try:
-            program = filter_program(self.port)
-            buffer = ctypes.create_string_buffer(program, len(program))
-            pointer = _PROGRAM.pack(len(program) // _STEP.size, ctypes.addressof(buffer))
-            self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, pointer)
+            attach_filter(self._socket, filter_steps(self.port))
         except OSError:
             self.close()
             raise

@@ -15,7 +15,14 @@ from uuid import UUID
 
 from services.node_agent.network.tracking.exchange import Answer
 from services.node_agent.network.tracking.table import ConnectionTable, Inserted, TrackingError
-from services.node_agent.network.tracking.values import Changes, ConnectionKey, TrackedFound, of_vm
+from services.node_agent.network.tracking.values import (
+    MAX_CONNECTIONS,
+    Changes,
+    ConnectionKey,
+    TrackedConnection,
+    TrackedFound,
+    of_vm,
+)
 from shared.logs import get_logger
 
 log = get_logger(__name__)
@@ -25,10 +32,12 @@ _KEY_PARTS = len(ConnectionKey._fields)
 
 
 class TakenConnections:
-    """Of all ports of this host."""
+    """Of all ports of this host, `most` of each."""
 
-    def __init__(self, directory: Path, table: ConnectionTable | None = None) -> None:
+    def __init__(self, directory: Path, table: ConnectionTable | None = None, *, most: int = MAX_CONNECTIONS) -> None:
         self._directory = directory
+        self._most = most
+        self._counts: dict[UUID, int] = {}
         self._table = table or ConnectionTable()
         self._locks: dict[UUID, asyncio.Lock] = {}
         self._kept = set[UUID]()
@@ -47,6 +56,7 @@ class TakenConnections:
         try:
             async with self._locks.setdefault(port_id, asyncio.Lock()):
                 there = {each.key for each in (await self._table.read(addresses)).connections} if wanted else set()
+                wanted = await self._bounded(port_id, wanted, there)
                 new = [each.key for each in wanted if each.key not in there]
                 if port_id not in self._kept:
                     await asyncio.to_thread(self._remember, port_id, new)
@@ -56,8 +66,19 @@ class TakenConnections:
         except (TrackingError, OSError) as error:
             log.warning("connections not taken", port_id=str(port_id), error=str(error))
             return Answer(problem=str(error)[:500])
+        self._counts[port_id] += len(inserted.new)
         others = len(changed.connections) - len(wanted)
         return Answer(new=len(inserted.new), there=inserted.there, refused=inserted.refused + others)
+
+    async def _bounded(
+        self, port_id: UUID, wanted: tuple[TrackedConnection, ...], there: set[ConnectionKey]
+    ) -> tuple[TrackedConnection, ...]:
+        """So many that the port has inserted no more than it may, in all rounds together."""
+        if port_id not in self._counts:
+            self._counts[port_id] = len(await asyncio.to_thread(self._remembered, port_id))
+        left = max(0, self._most - self._counts[port_id])
+        known = tuple(each for each in wanted if each.key in there)
+        return (*known, *[each for each in wanted if each.key not in there][:left])
 
     def keep(self, port_id: UUID) -> None:
         """The VM is here: its connections are the kernel's own affair from now on. Raises OSError."""
@@ -70,6 +91,7 @@ class TakenConnections:
             try:
                 await self._table.delete(self._remembered(port_id))
                 self._path(port_id).unlink(missing_ok=True)
+                self._counts.pop(port_id, None)
             except (TrackingError, OSError) as error:
                 log.warning("connections not removed", port_id=str(port_id), error=str(error))
                 return (f"tracked connections of port {port_id}: {error}",)

@@ -99,8 +99,12 @@ def test_downtime_at_the_limit() -> None:
 
 
 def test_warnings() -> None:
-    """A downtime above the tenant's limit and a changed identity are told."""
-    changed = VmProvisioned(port_id=PORT, identity_differences=("cpu: qemu64 became qemu32",))
+    """A downtime above the tenant's limit, a changed identity and other addresses are told."""
+    changed = VmProvisioned(
+        port_id=PORT,
+        identity_differences=("cpu: qemu64 became qemu32",),
+        address_differences=("10.81.1.10 was agreed, and the guest does not have it",),
+    )
     moment = (
         Conversation.begin(request(max_downtime_ms=1000))
         .completed()
@@ -109,6 +113,7 @@ def test_warnings() -> None:
     warnings = measure(moment).warnings
     assert "limit is 1000 ms" in warnings[0]
     assert "qemu32" in warnings[1]
+    assert "the guest does not have it" in warnings[2]
 
 
 def test_nothing_moved() -> None:

@@ -12,9 +12,9 @@ import pytest
 from services.node_agent.network.firewall import ROUTED, guard_table, table_name
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.nft import Nft
-from services.node_agent.network.plan import own_bridges, recipient_prepares, recipient_routes
+from services.node_agent.network.plan import Announced, own_bridges, recipient_prepares, recipient_routes
 from shared.messages.network import FirewallRule, NetworkMode
-from tests.services.node_agent.network.plans import BRIDGE, GATEWAY_MAC, GUEST_MAC, PORT, plan
+from tests.services.node_agent.network.plans import BRIDGE, CARE_OF, GATEWAY_MAC, GUEST_MAC, PORT, plan
 from tests.support.own_network import needs_root, own_network
 
 GUEST, OTHER, FAR = "10.81.1.10", "10.81.1.11", "198.51.100.1"
@@ -61,14 +61,18 @@ class Guest:
         self.wire.bind(("guest0", 0))
 
     def send(self, source: str, to: str, *, protocol: int = 17) -> None:
-        body = bytes(8)
-        head = bytearray(b"\x45\0" + (20 + len(body)).to_bytes(2) + bytes(4) + b"\x40" + bytes([protocol]) + bytes(2))
-        head += socket.inet_aton(source) + socket.inet_aton(to)
-        total = sum(int.from_bytes(head[at : at + 2]) for at in range(0, 20, 2))
-        total = (total & 0xFFFF) + (total >> 16)
-        head[10:12] = (~(total + (total >> 16)) & 0xFFFF).to_bytes(2)
         macs = bytes.fromhex(GATEWAY_MAC.replace(":", "")) + bytes.fromhex(GUEST_MAC.replace(":", ""))
-        self.wire.send(macs + b"\x08\0" + bytes(head) + body)
+        self.wire.send(macs + b"\x08\0" + packet(source, to, protocol=protocol))
+
+
+def packet(source: str, to: str, *, protocol: int = 17) -> bytes:
+    body = bytes(8)
+    head = bytearray(b"\x45\0" + (20 + len(body)).to_bytes(2) + bytes(4) + b"\x40" + bytes([protocol]) + bytes(2))
+    head += socket.inet_aton(source) + socket.inet_aton(to)
+    total = sum(int.from_bytes(head[at : at + 2]) for at in range(0, 20, 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    head[10:12] = (~(total + (total >> 16)) & 0xFFFF).to_bytes(2)
+    return bytes(head) + body
 
 
 def came(counter: str) -> int:
@@ -156,3 +160,24 @@ async def test_new_connections_fit_a_way_out_that_is_narrower(mtu: int, fits: in
     assert segment_size(back) == fits
     for wire in (out, back, guest.wire):
         wire.close()
+
+
+@needs_root
+@pytest.mark.usefixtures("_network")
+async def test_what_others_translate_for_the_guest_did_not_come_by_the_own_uplink() -> None:
+    """Else an address counted as announced as soon as the donor's translation works."""
+    agreed = plan(NetworkMode.TRANSLATE, announce=True)
+    await StepMaker().make((*recipient_prepares(agreed, PORT), *recipient_routes(agreed, Announced.YES)))
+    mac = "02:00:00:00:00:07"
+    for words in (f"link add wire0 type veth peer name up0 address {mac}", "link set wire0 up", "link set up0 up"):
+        command(f"ip {words}")
+    command("sysctl -q -w net.ipv4.ip_forward=1 net.ipv4.conf.up0.rp_filter=0 net.ipv4.conf.all.rp_filter=0")
+    macs = bytes.fromhex(mac.replace(":", "")) + bytes(6)
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+        wire.bind(("wire0", 0))
+
+        wire.send(macs + b"\x08\0" + packet("192.0.2.9", CARE_OF[0].real))
+        assert await Nft().counted("inet", table_name(PORT, 0), ROUTED) == 0
+
+        wire.send(macs + b"\x08\0" + packet("192.0.2.9", GUEST))
+        assert await Nft().counted("inet", table_name(PORT, 0), ROUTED) == 1

@@ -94,16 +94,22 @@ def test_what_is_noted_is_not_lost_by_who_stores_steps(tmp_path: Path) -> None:
     assert found == read.model_copy(update={"there": True, "steps": (Bridge(name=BRIDGE),)})
 
 
-def test_only_earlier_ports_of_the_vm_at_the_other_side_are_taken_back(tmp_path: Path) -> None:
+def test_who_writes_the_records_reads_them_once(tmp_path: Path) -> None:
+    """By `all`; from then on they are in memory, as they are on disk."""
     journal = NetworkJournal(tmp_path)
-    for side in Side:
-        journal.store(record(side))
-    epoch = record().agreement.epoch
-    journal.retire_before(record().vm_uuid, epoch, Side.OUTBOUND)
-    assert not any(each.retired for each in journal.readable())
-    journal.retire_before(record().vm_uuid, epoch + 1, Side.OUTBOUND)
-    assert {each.side: each.retired for each in journal.readable()} == {Side.INBOUND: True, Side.OUTBOUND: False}
+    journal.store(record())
+    assert journal.all() == ((record(),), ())
+    journal.store(record(Side.OUTBOUND))
+    for file in tmp_path.iterdir():
+        file.rename(tmp_path / "aside")
+        (tmp_path / "aside").unlink()
+    assert journal.readable() == (record(), record(Side.OUTBOUND))
+    assert journal.get(PORT, Side.OUTBOUND) == record(Side.OUTBOUND)
+    journal.remove(PORT, Side.INBOUND)
+    assert journal.readable() == (record(Side.OUTBOUND),)
+    assert journal.all() == ((), ())
 
 
-def test_what_is_to_go_wants_nothing() -> None:
-    assert record(undone=True).wanted == ()
+def test_a_record_that_is_undone_wants_nothing() -> None:
+    undone = record(mode=NetworkMode.TRANSLATE, there=True, undone=True)
+    assert (undone.wanted, undone.is_over) == ((), True)

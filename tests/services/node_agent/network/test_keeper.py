@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from services.node_agent.network.journal import NetworkJournal, NetworkRecord
-from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
+from services.node_agent.network.keeper import NetworkKeeper
 from services.node_agent.network.maker import StepMaker
 from services.node_agent.network.netlink import NetlinkError
+from services.node_agent.network.parties import NetworkFailed
 from services.node_agent.network.steps import (
     Address,
     Bridge,
@@ -40,6 +42,7 @@ class Kernel(StepMaker):
         self.made: list[Step] = []
         self.broken: set[str] = set()
         self.packets = 0
+        self.translated = 0
 
     async def make(self, steps: Iterable[Step]) -> None:
         for step in steps:
@@ -55,6 +58,8 @@ class Kernel(StepMaker):
         for step in reversed(tuple(steps)):
             if str(step) in self.broken and step in self.made:
                 left.append(str(step))
+            elif isinstance(step, Bridge):  # whatever its MAC is meanwhile
+                self.made = [each for each in self.made if str(each) != str(step)]
             elif step in self.made:
                 self.made.remove(step)
         return tuple(left)
@@ -65,6 +70,10 @@ class Kernel(StepMaker):
     async def packets_routed(self, tables: Iterable[str]) -> int:
         assert list(tables)
         return self.packets
+
+    async def packets_translated(self, tables: Iterable[NftTable]) -> int:
+        assert [table for table in tables if table.family in {"ip", "ip6"}]
+        return self.translated
 
 
 class Wires:
@@ -115,6 +124,8 @@ class World:
         self.wires = Wires()
         self.wires.kernel = self.kernel
         self.told: list[tuple[NetworkState, str]] = []
+        self.said: list[str] = []
+        self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.keeper = self.new_process()
 
     def new_process(self) -> NetworkKeeper:
@@ -124,10 +135,26 @@ class World:
             self.kernel,
             extensions=self.wires,
             report=self.report,
+            voices=self,
             look_every_s=0.01,
+            idle_s=0.03,
             unseen_s=0.05,
             retry_every_s=0.02,
+            withdraw_after_s=60,
+            now=lambda: self.now,
         )
+
+    def metrics(self) -> set[tuple[int, int]]:
+        """Table and metric of each route."""
+        return {(step.table, step.metric) for step in self.kernel.made if isinstance(step, Route)}
+
+    def follow(self, record: NetworkRecord) -> None:
+        assert all(step in self.kernel.made for step in record.wanted)
+        self.said.append("follow")
+
+    def cease(self, record: NetworkRecord) -> None:
+        assert self.kernel.broken or all(step in self.kernel.made for step in record.wanted)
+        self.said.append("cease")
 
     def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:  # noqa: ARG002
         self.told.append((state, detail))
@@ -164,6 +191,7 @@ async def test_a_recipient_prepares_and_undoes(world: World) -> None:
     assert world.wires.open_now == {PORT}
     assert world.states == [NetworkState.PREPARED]
     assert await world.keeper.undo(PORT, Side.INBOUND) == ()
+    assert world.said == ["follow", "cease"]
     assert (world.kernel.made, world.wires.open_now, world.journal.all()[0]) == ([], set(), ())
 
 
@@ -357,6 +385,161 @@ async def test_a_bridge_stays_while_the_next_extension_begins_at_it(world: World
     assert (world.kernel.made, world.journal.all()[0]) == ([], ())
 
 
+@pytest.mark.parametrize("mode", [NetworkMode.EXTEND, NetworkMode.TRANSLATE])
+async def test_routes_are_marked_before_they_are_withdrawn(world: World, mode: NetworkMode) -> None:
+    """The VM is ported on, and announced by the next one: this host's daemon says that it goes, until its help has
+    ended and some time is over; by the clock, also where the agent was restarted meanwhile.
+    """
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(announce=True)), {})
+    world.keeper.guest_has_arrived(agreement(None))
+    await world.until(lambda: world.metrics() == {(7070, 17), (254, 17)})
+    await world.keeper.prepare(Side.OUTBOUND, later(plan(mode, announce=True)), {})
+    assert world.metrics() == {(7070, 17), (254, 17)}
+
+    world.keeper.guest_is_away(later())
+
+    await world.until(lambda: world.metrics() == {(7070, 18), (254, 18)})
+    async with Tasks("test") as tasks:
+        keeper = world.new_process()
+        await keeper.restore()
+        tasks.spawn(keeper.run(), name="keeper")
+        world.now += timedelta(hours=1)
+        await asyncio.sleep(0.05)
+        assert world.metrics() == {(7070, 18), (254, 18)}
+        await keeper.close_extension(LATER)
+        await asyncio.sleep(0.05)
+        assert world.metrics() == {(7070, 18)}
+        assert Bridge in world.kinds()
+        world.now += timedelta(seconds=60)
+        await world.until(lambda: Bridge not in world.kinds())
+    assert world.metrics() == set()
+
+
+async def test_a_vm_that_is_not_announced_elsewhere_is_announced_on(world: World) -> None:
+    """Its packets come here, and go on by the extension."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(announce=True)), {})
+    world.keeper.guest_has_arrived(agreement(None))
+    await world.until(lambda: NetworkState.CARRYING in world.states)
+    await world.keeper.prepare(Side.OUTBOUND, later(plan(NetworkMode.TRANSLATE)), {})
+    world.keeper.guest_is_away(later())
+    await world.until(lambda: world.states.count(NetworkState.CARRYING) == 2)
+    assert world.metrics() == {(7070, 17), (254, 17)}
+    await world.keeper.close_extension(LATER)
+    assert world.metrics() == set()
+
+
+async def test_a_vm_that_comes_again_has_no_other_routes(world: World) -> None:
+    """Though those of its former stay here were going still."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(announce=True)), {})
+    world.keeper.guest_has_arrived(agreement(None))
+    await world.keeper.prepare(Side.OUTBOUND, later(plan(announce=True)), {})
+    world.keeper.guest_is_away(later())
+    await world.until(lambda: (7070, 18) in world.metrics())
+    again = agreement(plan(announce=True)).model_copy(update={"port_id": UUID(int=3), "epoch": later().epoch + 1})
+    await world.keeper.prepare(Side.INBOUND, again, {})
+    world.keeper.guest_has_arrived(again)
+    await world.until(lambda: len(world.keeper.records()) == 1)
+    assert world.metrics() == {(7070, 17), (254, 17)}
+    assert {(record.port_id, record.side) for record in world.keeper.records()} == {(UUID(int=3), Side.INBOUND)}
+
+
+async def test_a_translation_that_nobody_uses_ends_once_the_address_is_announced(world: World) -> None:
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(NetworkMode.TRANSLATE, announce=True)), {})
+    world.keeper.guest_has_arrived(agreement(None))
+    world.kernel.packets = 1
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        for count in range(8):
+            world.kernel.translated = count
+            await asyncio.sleep(0.01)
+        assert NetworkState.CLOSED not in world.states
+        await world.until(lambda: NetworkState.CLOSED in world.states)
+    assert not [step for step in world.kernel.made if isinstance(step, NftTable) and step.family == "ip"]
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_what_the_kernel_or_the_disk_refuses_is_tried_again(world: World, side: Side) -> None:
+    """It is told once, and once again when it is done."""
+    await world.keeper.prepare(side, agreement(plan(NetworkMode.TRANSLATE, announce=True)), {})
+    told = world.keeper.guest_has_arrived if side is Side.INBOUND else world.keeper.guest_is_away
+    refused = "route to 10.81.1.10/32 over vmp123456789a0 in table 7070", "answers for 10.81.1.10 on vmbr0"
+    world.kernel.broken = set(refused)
+    told(agreement(None))
+    await world.until(lambda: NetworkState.FAILED in world.states)
+    assert world.keeper.problems()
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await asyncio.sleep(0.05)
+        assert world.states.count(NetworkState.FAILED) == 1
+        world.kernel.broken = set()
+        await world.until(lambda: NetworkState.CARRYING in world.states)
+    assert {str(step) for step in world.kernel.made} & set(refused)
+    assert world.keeper.problems() == ()
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_what_a_full_disk_did_not_take_is_told_again_by_this_process(world: World, side: Side) -> None:
+    """A move, with what it takes back of earlier ports; a donor that undoes the port meanwhile undoes nothing."""
+    other = Side.INBOUND if side is Side.OUTBOUND else Side.OUTBOUND
+    await world.keeper.prepare(other, agreement(plan(NetworkMode.ANCHOR)), {})
+    await world.keeper.prepare(side, later(plan(NetworkMode.ANCHOR)), {})
+    store = world.journal.store
+
+    def full(_: NetworkRecord) -> None:
+        raise OSError(28, "No space left on device")
+
+    world.journal.store = full  # type: ignore[assignment,method-assign]  # the disk
+    (world.keeper.guest_has_arrived if side is Side.INBOUND else world.keeper.guest_is_away)(later())
+    if side is Side.OUTBOUND:
+        assert await world.keeper.undo(LATER, side) == ()
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await asyncio.sleep(0.05)
+        assert not world.keeper.is_settled
+        assert NetworkState.CARRYING not in world.states
+        world.journal.store = store  # type: ignore[method-assign]  # there is space again
+        await world.until(lambda: world.keeper.is_settled and NetworkState.CARRYING in world.states)
+        await world.until(lambda: world.journal.get(PORT, other) is None)
+    assert world.journal.get(LATER, side) is not None
+
+
+async def test_a_pause_that_a_full_disk_did_not_take_is_taken_back(world: World) -> None:
+    """The rules are made before anything is written."""
+    await world.keeper.prepare(Side.OUTBOUND, agreement(plan(NetworkMode.TRANSLATE)), {GUEST_MAC: "vnet3"})
+    store = world.journal.store
+
+    def full(_: NetworkRecord) -> None:
+        raise OSError(28, "No space left on device")
+
+    world.journal.store = full  # type: ignore[assignment,method-assign]  # the disk
+    world.keeper.guest_stands_still(PORT)
+    await world.until(lambda: world.kinds() == {NftTable} and not world.keeper.is_settled)
+    world.keeper.guest_runs_on(PORT)
+    await world.until(lambda: world.kernel.made == [])
+    world.journal.store = store  # type: ignore[method-assign]  # there is space again
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await world.until(lambda: world.keeper.is_settled)
+    assert (world.kernel.made, world.keeper.problems()) == ([], ())
+
+
+async def test_what_could_not_be_undone_is_undone_later(world: World) -> None:
+    """By this process or the next one, which makes nothing of it again."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan()), {})
+    world.kernel.broken = {f"bridge {BRIDGE}"}
+    assert await world.keeper.undo(PORT, Side.INBOUND)
+    (only,) = world.kernel.made
+    world.wires.open_now.clear()
+    await world.new_process().restore()
+    assert (world.kernel.made, world.wires.open_now) == ([only], set())
+    world.keeper.guest_has_arrived(agreement(None))
+    world.kernel.broken = set()
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await world.until(lambda: world.kernel.made == [])
+    assert world.journal.readable() == ()
+
+
 async def test_a_translation_ends_with_the_donors_help(world: World) -> None:
     await world.keeper.prepare(Side.OUTBOUND, agreement(plan(NetworkMode.TRANSLATE)), {})
     world.keeper.guest_is_away(agreement(None))
@@ -408,7 +591,11 @@ async def test_a_move_is_stored_before_the_call_returns(world: World, side: Side
     assert now.there
     assert before is not None
     assert before.retired
-    await world.new_process().restore()
+    keeper = world.new_process()
+    await keeper.restore()
+    if side is Side.OUTBOUND:  # what leads to the VM is needed until its help has ended
+        assert world.journal.get(PORT, other) is not None
+        await keeper.close_extension(LATER)
     assert world.journal.get(PORT, other) is None
 
 
@@ -429,6 +616,26 @@ async def test_a_donor_whose_vm_has_left_helps_on_whatever_its_transfer_says(wor
     assert world.journal.get(PORT, Side.OUTBOUND) is not None
 
 
+@pytest.mark.parametrize("is_full", [False, True])
+async def test_an_arrived_vm_that_was_given_back_leaves_nothing(world: World, *, is_full: bool) -> None:
+    """It ran here while its memory came, and the rest of its memory never came. Also where the disk was full."""
+    await world.keeper.prepare(Side.INBOUND, agreement(plan(NetworkMode.TRANSLATE)), {})
+    store = world.journal.store
+
+    def full(_: NetworkRecord) -> None:
+        raise OSError(28, "No space left on device")
+
+    if is_full:
+        world.journal.store = full  # type: ignore[assignment,method-assign]  # the disk
+    world.keeper.guest_has_arrived(agreement(None))
+    world.journal.store = store  # type: ignore[method-assign]  # there is space again
+    assert await world.keeper.undo(PORT, Side.INBOUND) == ()
+    async with Tasks("test") as tasks:
+        tasks.spawn(world.keeper.run(), name="keeper")
+        await asyncio.sleep(0.05)
+    assert (world.kernel.made, world.journal.readable(), world.keeper.is_settled) == ([], (), True)
+
+
 async def test_an_extension_comes_back_before_frames_are_cloned_into_it(world: World) -> None:
     """The device of the donor's end died with its process: a rule that names it cannot be made before it is there. And
     it comes back where the guest's own device is gone, so that the rule cannot be made at all.
@@ -436,6 +643,8 @@ async def test_an_extension_comes_back_before_frames_are_cloned_into_it(world: W
     await world.keeper.prepare(Side.OUTBOUND, agreement(plan()), {GUEST_MAC: "vnet3"})
     world.keeper.guest_stands_still(PORT)
     await world.until(lambda: world.kinds() == {NftTable})
+    # That it is made is written after it: a process that died before would find a guest that runs on.
+    await world.until(lambda: any(record.paused for record in world.journal.readable()))
     (clone,) = world.kernel.made
     world.kernel.made.clear()
     world.kernel.broken = {str(clone)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from services.node_agent.network.plan import (
+    Announced,
+    Going,
     device_name,
     donor_routes_away,
     recipient_announces,
@@ -65,8 +67,25 @@ def test_what_a_daemon_announces_is_not_there_before_the_guest_is(mode: NetworkM
         steps = recipient_wants(plan(mode, announce=True), PORT, arrived=arrived)
         return {(step.table, step.metric) for step in steps if isinstance(step, Route)}
 
-    assert routes(arrived=False) == (set() if mode is NetworkMode.EXTEND else {(254, 1024)})
-    assert routes(arrived=True) == {(7070, 70), (254, 70)}
+    assert routes(arrived=False) == (set() if mode is NetworkMode.EXTEND else {(254, 19)})
+    assert routes(arrived=True) == {(7070, 17), (254, 17)}
+
+
+def test_routes_that_are_going_are_known_by_their_metric() -> None:
+    """Once nothing leads to the guest from here, its packets go where the next host says; then none is asked for."""
+
+    def routes(going: Going) -> set[tuple[int, int]]:
+        steps = recipient_wants(plan(announce=True), PORT, arrived=True, going=going)
+        return {(step.table, step.metric) for step in steps if isinstance(step, Route)}
+
+    assert routes(Going.HELPED) == {(7070, 18), (254, 18)}
+    assert routes(Going.PASSED) == {(7070, 18)}
+    assert routes(Going.GONE) == set()
+
+
+def test_who_has_the_guest_believes_no_other_route() -> None:
+    """Routing daemons write theirs with metric 20 (FRR) and 32 (BIRD)."""
+    assert max(each.value for each in Announced) < 20
 
 
 def test_the_donor_answers_for_what_has_left() -> None:

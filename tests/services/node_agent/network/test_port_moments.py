@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,16 +14,17 @@ from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
 from services.node_agent.network.announcer import Announcer
 from services.node_agent.network.journal import NetworkJournal
-from services.node_agent.network.keeper import NetworkFailed, NetworkKeeper
+from services.node_agent.network.keeper import NetworkKeeper
+from services.node_agent.network.parties import NetworkFailed
 from services.node_agent.network.paths.exchange import PATHS
 from services.node_agent.network.port_moments import PortMoments, carried_addresses
 from services.node_agent.network.steps import Queue
 from services.node_agent.network.tracking.taken import TakenConnections
 from shared.messages.addresses import NetworkState
-from shared.messages.network import NetworkMode, NetworkPlan
+from shared.messages.network import FirewallRule, NetworkMode, NetworkPlan
 from shared.messages.porting import ServiceChangeAgreement, Side
 from shared.page_stream.bodies import StreamKind
-from tests.services.node_agent.network.plans import PORT, agreement, plan
+from tests.services.node_agent.network.plans import BRIDGE, PORT, agreement, plan
 from tests.services.node_agent.network.test_keeper import Kernel, Wires
 from tests.services.node_agent.network.tracking.test_exchange import connection
 from tests.services.node_agent.network.tracking.test_taken import FakeTable
@@ -42,17 +43,18 @@ class Node:
         self.table = FakeTable()
         journal = NetworkJournal(directory / "network")
         self.kernel = Kernel()
-        keeper = NetworkKeeper(journal, self.kernel, extensions=Wires(), report=self.report)
+        self.keeper = NetworkKeeper(journal, self.kernel, extensions=Wires(), report=self.report)
         self.sent: set[str] = set()
         self.probed: list[tuple[int, tuple[str, ...]]] = []
         self.findings: dict[Side, tuple[str, ...]] = {}
-        self.taken: tuple[str, ...] = ()
+        self.of_path: list[tuple[str, ...]] = []
+        self.stopped: list[tuple[str, str]] = []
+        self.waited: list[str | None] = []
         self.moments = PortMoments(
-            keeper,
+            self.keeper,
             TakenConnections(directory / "network", self.table),
             report=self.report,
             look=self.look,
-            conflicts=self.conflicts,
             probe=self.probe,
             announcer=Announcer(lambda device, _: self.sent.add(device), delays_s=(0,)),
         )
@@ -60,10 +62,6 @@ class Node:
     def report(self, agreement: ServiceChangeAgreement, state: NetworkState, detail: str = "") -> None:
         assert agreement.port_id == PORT
         self.told.append((state, detail))
-
-    async def conflicts(self, network: NetworkPlan) -> tuple[str, ...]:
-        assert network.cards
-        return self.taken
 
     async def look(self, network: NetworkPlan, side: Side) -> tuple[str, ...]:
         assert network.cards
@@ -75,7 +73,8 @@ class Node:
         assert control is not None
         assert own_addresses is not None
         self.probed.append((mtu, tuple(sources)))
-        return self.findings.get(Side.OUTBOUND, ())
+        self.waited.append(self.moments.not_ready(PORT))
+        return self.of_path.pop(0) if self.of_path else ()
 
     @property
     def ports(self) -> set[int]:
@@ -83,9 +82,12 @@ class Node:
 
 
 @asynccontextmanager
-async def pair(tmp_path: Path, agreed: ServiceChangeAgreement = AGREED) -> AsyncIterator[tuple[Node, Node]]:
-    """A donor and a recipient; the donor's memory flows."""
+async def pair(
+    tmp_path: Path, agreed: ServiceChangeAgreement = AGREED, *, findings: Sequence[tuple[str, ...]] = ()
+) -> AsyncIterator[tuple[Node, Node]]:
+    """A donor and a recipient; the donor's memory flows. `findings` of the path, probe by probe."""
     donor, recipient = Node(tmp_path / "a"), Node(tmp_path / "b")
+    donor.of_path = list(findings)
 
     async def serve(stream: LaneStream) -> None:
         await recipient.moments.serve_stream(agreed, stream)
@@ -94,7 +96,7 @@ async def pair(tmp_path: Path, agreed: ServiceChangeAgreement = AGREED) -> Async
     async with lane(serve) as control:
         await donor.moments.prepare(Side.OUTBOUND, agreed, {})
         await recipient.moments.prepare(Side.INBOUND, agreed, {})
-        donor.moments.memory_flows(agreed, control)
+        donor.moments.memory_flows(agreed, control, lambda code, reason: donor.stopped.append((code, reason)))
         yield donor, recipient
         await donor.moments.close()
         await recipient.moments.close()
@@ -129,6 +131,17 @@ async def test_undone_where_the_guest_does_not_come(tmp_path: Path) -> None:
         assert await donor.moments.undo(PORT, Side.OUTBOUND) == ()
         assert recipient.ports == set()
         assert donor.ports == {1, 2}
+
+
+async def test_connections_that_the_vms_firewall_would_not_let_in_are_not_taken(tmp_path: Path) -> None:
+    """A donor may have made them up."""
+    rules = (FirewallRule(direction="in", action="accept", protocol="udp"),)
+    async with pair(tmp_path, agreement(plan(NetworkMode.TRANSLATE, firewall=rules))) as (donor, recipient):
+        await eventually(lambda: donor.table.looked > 0)
+        donor.moments.guest_stands_still(PORT)
+        await eventually(lambda: donor.table.looked > 1)
+        await asyncio.sleep(0.05)
+        assert recipient.ports == set()
 
 
 async def test_a_recipient_that_cannot_says_so(tmp_path: Path) -> None:
@@ -213,11 +226,86 @@ async def test_a_guest_is_expected_by_the_keeper(tmp_path: Path) -> None:
 async def test_findings_are_told_with_the_state(tmp_path: Path) -> None:
     """Beside the port, which goes on."""
     node = Node(tmp_path)
-    node.findings[Side.INBOUND] = ("address_taken: 10.81.1.10", "bridge_netfilter: x")
+    node.findings[Side.INBOUND] = ("claims_everything: x", "bridge_netfilter: x")
     await node.moments.prepare(Side.INBOUND, agreement(plan(NetworkMode.JOINED)), {})
-    expected = (NetworkState.PREPARED, "address_taken: 10.81.1.10; bridge_netfilter: x")
-    await eventually(lambda: node.told == [expected])
+    assert node.told == [(NetworkState.PREPARED, "claims_everything: x; bridge_netfilter: x")]
     await node.moments.close()
+
+
+@pytest.mark.parametrize("mode", [NetworkMode.JOINED, NetworkMode.EXTEND])
+async def test_an_address_that_another_has_stops_the_port_before_anything_is_made(
+    tmp_path: Path, mode: NetworkMode
+) -> None:
+    node = Node(tmp_path)
+    node.findings[Side.INBOUND] = ("bridge_netfilter: x", "address_taken: 10.81.1.10")
+    with pytest.raises(NetworkFailed, match=r"address_taken: 10\.81\.1\.10") as raised:
+        await node.moments.prepare(Side.INBOUND, agreement(plan(mode)), {})
+    assert raised.value.code == "address_taken"
+    assert node.told == [(NetworkState.PREPARED, "bridge_netfilter: x; address_taken: 10.81.1.10")]
+    assert node.keeper.records() == ()
+
+
+FILTERED = "source_filtered: packets from 10.81.1.10 do not come"
+NARROW = "path_black_hole: packets of more than 1400 bytes do not come"
+
+
+async def test_a_filtered_source_stops_a_port_that_would_lose_its_answers(tmp_path: Path) -> None:
+    """Before the guest is paused: that waits for the probes."""
+    async with pair(tmp_path, findings=[(FILTERED,), (FILTERED, NARROW)]) as (donor, _):
+        await eventually(lambda: donor.stopped == [("source_filtered", FILTERED)])
+        await eventually(lambda: donor.moments.not_ready(PORT) is None)
+    assert donor.waited == ["the path is being probed"] * 2
+    assert (NetworkState.PREPARED, FILTERED) in donor.told
+
+
+async def test_what_is_found_once_only_is_no_filter(tmp_path: Path) -> None:
+    async with pair(tmp_path, findings=[(FILTERED,), ()]) as (donor, _):
+        await eventually(lambda: len(donor.waited) == 2 and donor.moments.not_ready(PORT) is None)
+    assert donor.stopped == []
+    assert not [detail for _, detail in donor.told if detail.startswith("source")]
+
+
+async def test_a_lane_carries_packets_of_any_size(tmp_path: Path) -> None:
+    """While extended, a narrow path is told, and nobody waits for the probe."""
+    async with pair(tmp_path, agreement(plan(NetworkMode.EXTEND)), findings=[(NARROW,)]) as (donor, _):
+        await eventually(lambda: (NetworkState.PREPARED, NARROW) in donor.told)
+    assert (donor.stopped, donor.waited) == ([], [None])
+
+
+async def test_a_new_process_announces_a_guest_whose_port_it_brings_to_its_end(tmp_path: Path) -> None:
+    """It has not prepared the port, and knows the plan by the agreement."""
+    agreed = agreement(plan(NetworkMode.JOINED))
+    node = Node(tmp_path)
+    node.moments.resumed(Side.INBOUND, agreed)
+    node.moments.guest_has_arrived(agreed)
+    await eventually(lambda: node.sent == {"vmbr0"})
+    await node.moments.close()
+
+
+async def test_a_new_process_announces_a_guest_that_stays_at_the_donor(tmp_path: Path) -> None:
+    agreed = agreement(plan(NetworkMode.JOINED))
+    node = Node(tmp_path)
+    node.moments.resumed(Side.OUTBOUND, agreed)
+    await node.moments.undo(PORT, Side.OUTBOUND)
+    await eventually(lambda: node.sent == {"vmbr0"})
+    await node.moments.close()
+
+
+async def test_a_new_process_announces_what_came_with_its_addresses(tmp_path: Path) -> None:
+    """Once the keeper has everything again; not what is on its way, nor what has left."""
+    agreed = agreement(plan(NetworkMode.EXTEND))
+    first = Node(tmp_path)
+    await first.moments.prepare(Side.INBOUND, agreed, {})
+    again = Node(tmp_path)
+    again.moments.restored()
+    await asyncio.sleep(0.05)
+    assert again.sent == set()
+    first.keeper.guest_has_arrived(agreed)
+    await eventually(lambda: first.keeper.records()[0].there)
+    again.moments.restored()
+    await eventually(lambda: again.sent == {BRIDGE})
+    await first.moments.close()
+    await again.moments.close()
 
 
 @pytest.mark.parametrize("mode", [NetworkMode.TRANSLATE, NetworkMode.EXTEND])
@@ -247,13 +335,37 @@ async def test_a_question_about_the_path_is_answered(tmp_path: Path) -> None:
             await stream.read()
 
 
-async def test_an_address_of_the_recipients_host_fails_the_port_before_anything_is_made(tmp_path: Path) -> None:
-    """By name; what leaves is no conflict."""
-    node = Node(tmp_path)
-    node.taken = ("address_taken: 10.81.1.10 is this host's own on br9",)
-    with pytest.raises(NetworkFailed, match=r"address_taken: 10\.81\.1\.10 is this host's own on br9"):
-        await node.moments.prepare(Side.INBOUND, AGREED, {})
-    assert node.told == []
-    assert NetworkJournal(tmp_path / "network").all() == ((), ())
-    await node.moments.prepare(Side.OUTBOUND, AGREED, {})
-    await node.moments.close()
+@pytest.mark.parametrize("side", list(Side))
+async def test_a_network_that_a_dead_process_has_not_brought_to_its_ports_end_is(tmp_path: Path, side: Side) -> None:
+    """The transfer's end was stored, and the process died before the network's was."""
+    former = Node(tmp_path)
+    await former.moments.prepare(side, AGREED, {})
+    again = Node(tmp_path)
+    for _ in range(2):
+        again.moments.ended(side, AGREED, moved=True)
+        await eventually(lambda: bool(again.keeper.records()) and again.keeper.records()[0].carrying_told)
+    assert [state for state, _ in again.told] == [NetworkState.CARRYING]
+    again.moments.ended(side, AGREED, moved=False)
+    if side is Side.OUTBOUND:  # a VM that has left needs what its port has made, whatever is told later
+        await asyncio.sleep(0.02)
+        assert len(again.keeper.records()) == 1
+    else:
+        await eventually(lambda: again.keeper.records() == ())
+    assert [state for state, _ in again.told] == [NetworkState.CARRYING]
+    await former.moments.close()
+    await again.moments.close()
+
+
+@pytest.mark.parametrize("side", list(Side))
+async def test_a_network_that_a_dead_process_has_not_undone_is(tmp_path: Path, side: Side) -> None:
+    former = Node(tmp_path)
+    await former.moments.prepare(side, AGREED, {})
+    again = Node(tmp_path)
+    again.moments.ended(side, AGREED, moved=False)
+    await eventually(lambda: again.keeper.records() == ())
+    again.moments.ended(side, AGREED, moved=False)
+    again.moments.ended(side, AGREED, moved=True)
+    await asyncio.sleep(0.02)
+    assert again.told == []
+    await former.moments.close()
+    await again.moments.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from services.node_agent.network.address_probe import NOBODYS
 from services.node_agent.network.netlink import Netlink
 from services.node_agent.network.preflight import bridge_netfilter, own_conflicts, preflight
 from shared.messages.network import NetworkMode, NetworkPlan
@@ -39,16 +40,21 @@ def _network() -> Iterator[None]:
 async def test_an_address_that_somebody_else_has(tmp_path: Path) -> None:
     """The guest itself answers, too, since the networks are one."""
 
-    async def ask(mac: str, side: Side = Side.INBOUND, mode: NetworkMode = NetworkMode.JOINED) -> tuple[str, ...]:
+    async def ask(
+        mac: str, side: Side = Side.INBOUND, mode: NetworkMode = NetworkMode.JOINED, *, for_all: bool = False
+    ) -> tuple[str, ...]:
         async def probe(bridge: str, addresses: Iterable[str]) -> dict[str, set[str]]:
             assert bridge == "vmbr0"
-            return {next(iter(addresses)): {mac}}
+            wanted = list(addresses)
+            return {address: {mac} for address in (wanted if for_all else wanted[:1])}
 
         return await preflight(plan(mode), side, probe=probe, bridge_settings=tmp_path)
 
     assert await ask(GUEST_MAC) == ()
     (finding,) = await ask("02:00:00:00:00:99")
     assert finding == "address_taken: 10.81.1.10 is claimed by 02:00:00:00:00:99 on vmbr0"
+    (finding,) = await ask("02:00:00:00:00:99", for_all=True)
+    assert finding.startswith("claims_everything: 02:00:00:00:00:99 answers for all addresses on vmbr0")
     assert await ask("02:00:00:00:00:99", Side.OUTBOUND) == ()
     assert await ask("02:00:00:00:00:99", mode=NetworkMode.TRANSLATE) == ()
 
@@ -70,6 +76,10 @@ async def test_a_probe_that_fails_is_a_finding(tmp_path: Path) -> None:
     assert found == ("address_not_probed: [Errno 1] Operation not permitted",)
 
 
+async def nobody(_device: str, _addresses: Iterable[str]) -> dict[str, set[str]]:
+    return {}
+
+
 ANNOUNCED = plan(NetworkMode.EXTEND, announce=True)
 TRANSLATED = plan(NetworkMode.TRANSLATE)
 
@@ -87,13 +97,15 @@ TRANSLATED = plan(NetworkMode.TRANSLATE)
         (plan(NetworkMode.EXTEND), "br9", False),
     ],
 )
-async def test_an_address_of_this_host_itself(agreed: NetworkPlan, device: str, *, taken: bool) -> None:
+async def test_an_address_of_this_host_itself(tmp_path: Path, agreed: NetworkPlan, device: str, *, taken: bool) -> None:
     """In joined networks on the card's bridge, and anywhere where this host routes to the VM; an extended card is on a
     wire of its own.
     """
     await has("10.81.1.10/32", on=device)
     says = (f"address_taken: 10.81.1.10 is this host's own on {device}",)
     assert await own_conflicts(agreed) == (says if taken else ())
+    found = await preflight(agreed, Side.INBOUND, probe=nobody, bridge_settings=tmp_path)
+    assert found == (says if taken else ())
 
 
 @needs_root
@@ -104,10 +116,10 @@ async def test_a_routed_address_is_asked_for_where_this_hosts_own_prefixes_are(t
     await has("198.51.100.1/24", on="wan0")
 
     async def probe(bridge: str, addresses: Iterable[str]) -> dict[str, set[str]]:
-        assert (bridge, list(addresses)) == ("lan0", ["10.81.1.10"])
+        assert (bridge, list(addresses)) == ("lan0", ["10.81.1.10", *NOBODYS.values()])
         return {"10.81.1.10": {"02:00:00:00:00:99"}}
 
-    says = ("address_taken: 10.81.1.10 is claimed by 02:00:00:00:00:99 on lan0",)
+    says = ("address_claimed: 10.81.1.10 is claimed by 02:00:00:00:00:99 on lan0",)
     for agreed, found in ((TRANSLATED, says), (ANNOUNCED, says), (plan(), ())):
         assert await preflight(agreed, Side.INBOUND, probe=probe, bridge_settings=tmp_path) == found
     assert await preflight(TRANSLATED, Side.OUTBOUND, probe=probe, bridge_settings=tmp_path) == ()

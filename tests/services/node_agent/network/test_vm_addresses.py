@@ -11,7 +11,15 @@ from services.node_agent.network.sources import CardFacts
 from services.node_agent.network.vm_addresses import VmAddresses
 from services.node_agent.settings import NetworkSection
 from services.recipient_agent.testing import MAC, make_summary, make_vm
-from shared.messages.network import AddressSource, CardAddress, CardNetwork, NetworkMode
+from shared.messages.network import (
+    AddressSource,
+    CardAddress,
+    CardNetwork,
+    CardPlan,
+    NetworkMode,
+    NetworkPlan,
+    NetworkTerms,
+)
 from shared.messages.vm import VmDescription
 
 DECLARED = f'[cards."{MAC}"]\naddresses = ["192.0.2.7"]\n'
@@ -117,3 +125,15 @@ async def test_a_journal_that_cannot_be_read_is_a_finding(tmp_path: Path) -> Non
     network = await addresses.describe(make_vm())
     assert network.findings == ("what earlier ports brought cannot be read: Input/output error",)
     assert len(addresses.with_addresses([make_summary(macs=(MAC,))])) == 1
+
+
+async def test_what_has_arrived_is_compared_with_what_was_agreed(tmp_path: Path) -> None:
+    """A reader that does not answer is not waited for, and says nothing."""
+    vm = make_vm()
+    agreed = CardNetwork(mac=MAC, addresses=(CardAddress(address="192.0.2.8"),))
+    terms = NetworkTerms(carry=NetworkMode.JOINED)
+    network = NetworkPlan(terms=terms, cards=tuple(CardPlan(card=agreed) for _ in vm.nics))
+    found = await made(tmp_path, reader=Reader()).differences(network, vm)
+    assert found[0] == f"{MAC}: 192.0.2.7 (lease) was not agreed"
+    assert await made(tmp_path, reader=Reader()).differences(None, vm) == ()
+    assert await made(tmp_path, reader=Reader(stuck=True), read_within_s=0.01).differences(network, vm) == ()

@@ -11,11 +11,13 @@ import structlog
 
 from services.node_agent.lanes.endpoint import LaneEnd
 from services.node_agent.transfers.port_lanes import PortLink
+from services.node_agent.transfers.port_network import JoinedNetworks
 from shared.messages.porting import (
     AbortTransfer,
     InboundFinished,
     OutboundFinished,
     OutboundStarted,
+    ServiceChangeAgreement,
     Side,
     TransferAborted,
     TransferFailed,
@@ -109,6 +111,28 @@ async def test_a_provisioned_guest_needs_no_record(world: World) -> None:
         while world.beta.journal.get(world.agreement.port_id, Side.INBOUND) is not None:  # noqa: ASYNC110  # a file
             await asyncio.sleep(0.01)
     assert world.beta.party == BETA
+
+
+class Ended(JoinedNetworks):
+    """Which transfers a former process has ended."""
+
+    def __init__(self) -> None:
+        self.heard: set[tuple[Side, bool]] = set()
+
+    def ended(self, side: Side, agreement: ServiceChangeAgreement, *, moved: bool) -> None:  # noqa: ARG002
+        self.heard.add((side, moved))
+
+
+async def test_a_new_process_has_the_network_of_ended_transfers_brought_to_their_end(world: World) -> None:
+    """The former one may have stored the transfer's end, and died before it had changed the network."""
+    await world.start_port()
+    await world.hear(RECIPIENT, InboundFinished)
+    await world.over(world.alpha)
+    await world.over(world.beta)
+    for node, side in ((world.alpha, Side.OUTBOUND), (world.beta, Side.INBOUND)):
+        node.transfers._network = network = Ended()
+        node.transfers.recover()
+        assert network.heard == {(side, True)}
 
 
 async def test_the_sweep_after_a_port_logs_nothing_about_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

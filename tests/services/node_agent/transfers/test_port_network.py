@@ -9,8 +9,10 @@ import pytest
 from services.node_agent.lanes.core.errors import StreamError
 from services.node_agent.lanes.session import LaneSession
 from services.node_agent.lanes.stream import LaneStream
-from services.node_agent.network.keeper import MovedVm
+from services.node_agent.network.parties import MovedVm
+from services.node_agent.network.port_moments import Stop
 from services.node_agent.network.tracking.exchange import CONNECTIONS
+from services.node_agent.transfers.errors import TransferError
 from services.node_agent.transfers.outbound_result import OutboundResult
 from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork, own_bridges_of
 from shared.messages.network import NetworkMode
@@ -27,7 +29,10 @@ class Network(JoinedNetworks):
     def __init__(self) -> None:
         self.heard: list[str] = []
 
-    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession) -> None:  # noqa: ARG002
+    def resumed(self, side: Side, agreement: ServiceChangeAgreement) -> None:  # noqa: ARG002
+        self.heard.append("resumed")
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:  # noqa: ARG002
         self.heard.append("memory flows")
         control.open_stream(StreamKind.CONTROL, CONNECTIONS)
 
@@ -60,13 +65,31 @@ async def test_both_sides_hear_the_moments_in_their_order(pair: Pair) -> None:
     assert recipient.heard[-1] == "arrived"
 
 
+class Refused(Network):
+    """What is found of the path stops the port."""
+
+    def memory_flows(self, agreement: ServiceChangeAgreement, control: LaneSession, stop: Stop) -> None:  # noqa: ARG002
+        stop("source_filtered", "source_filtered: packets do not come")
+
+
+async def test_a_path_that_speaks_against_the_port_stops_it(pair: Pair) -> None:
+    """The guest runs on at the donor, and everybody hears why."""
+    pair.outbound._network = pair.outbound._guard._network = Refused()
+    result, failure = await pair.run()
+    assert isinstance(result, TransferError)
+    assert (result.code, result.guest_running) == ("source_filtered", True)
+    assert failure is not None
+
+
 async def test_joined_networks_serve_no_stream() -> None:
     networks, agreed = JoinedNetworks(), agreement(plan(NetworkMode.JOINED))
     async with lane(lambda stream: networks.serve_stream(agreed, stream)) as control:
         stream = control.open_stream(StreamKind.CONTROL, CONNECTIONS)
         with pytest.raises(StreamError, match="takes no part"):
             await stream.read()
-    networks.memory_flows(agreed, control)
+    networks.memory_flows(agreed, control, lambda _code, _reason: None)
+    networks.resumed(Side.OUTBOUND, agreed)
+    assert networks.not_ready(agreed.port_id) is None
     networks.guest_runs_on(agreed.port_id)
 
 

@@ -13,10 +13,21 @@ from services.node_agent.hypervisor.testing import FakeHypervisor
 from services.node_agent.state.journal import Journal, Kind, Phase, PortRecord, TransferJournal
 from services.node_agent.switchover.start_fence import StartFence
 from services.node_agent.transfers.errors import TransferError
+from services.node_agent.transfers.port_network import JoinedNetworks
 from services.node_agent.transfers.recovery import CODE, Recovery
-from shared.messages.porting import InboundFinished, Side
+from shared.messages.porting import InboundFinished, ServiceChangeAgreement, Side
 from shared.messages.vm import VmState
 from tests.support.transfer_pair import DOMAIN, VM, FakeBroker, make_agreement
+
+
+class Network(JoinedNetworks):
+    """Hears which transfers were left half way."""
+
+    def __init__(self) -> None:
+        self.left: list[tuple[Side, UUID]] = []
+
+    def resumed(self, side: Side, agreement: ServiceChangeAgreement) -> None:
+        self.left.append((side, agreement.port_id))
 
 
 class Restarted:
@@ -35,6 +46,7 @@ class Restarted:
         self.broker = FakeBroker(agreement.port_id)
         self.doubts: list[str] = []
         self.boot = ""
+        self.network = Network()
 
         async def in_doubt(reason: str) -> None:
             self.doubts.append(reason)
@@ -46,6 +58,7 @@ class Restarted:
             in_doubt=in_doubt,
             look_again_s=0.01,
             boot_id=lambda: self.boot,
+            network=self.network,
         )
 
     async def failure(self) -> TransferError:
@@ -58,9 +71,11 @@ class Restarted:
 async def test_a_guest_that_was_leaving_runs_on(tmp_path: Path) -> None:
     """Before Finish the donor's copy is the only one; libvirt left it paused and frozen."""
     former = Restarted(tmp_path, Side.OUTBOUND, Phase.TRANSFERRING, VmState.RUNNING)
+    port_id = former.journal.record.port_id
     error = await former.failure()
     assert (error.code, error.guest_running) == (CODE, True)
     assert former.doubts == []
+    assert former.network.left == [(Side.OUTBOUND, port_id)]
 
 
 async def test_a_guest_that_stays_may_be_started_here(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from uuid import UUID
 
-from services.node_agent.lanes.routes.caps import Caps
+from services.node_agent.lanes.routes.caps import Caps, CapUser
 from tests.support.two_routes import PORT, rates
 
 
@@ -21,6 +21,19 @@ async def test_a_ports_cap_is_the_lower_one() -> None:
     assert one._buckets[1] is other._buckets[1]
     caps.set_rates(peers={}, ports={})
     assert rates(one) == [2e6, None]
+
+
+async def test_an_extension_keeps_its_caps_when_its_transfer_is_over() -> None:
+    """What the operator changes then still holds for it; and nothing is kept of a port whose lanes are all gone."""
+    caps = Caps()
+    caps.lane(PORT, "beta", None, bulk=True)
+    extension = caps.lane(PORT, "beta", None, bulk=True, user=CapUser.EXTENSION)
+    caps.forget(PORT)
+    caps.set_rates(peers={}, ports={PORT: 3e6})
+    assert rates(extension) == [3e6, None]
+    caps.forget(PORT, CapUser.EXTENSION)
+    assert (caps._ports, caps._agreed, caps._users) == ({}, {}, {})
+    caps.forget(PORT)
 
 
 async def test_what_is_urgent_waits_for_no_cap() -> None:

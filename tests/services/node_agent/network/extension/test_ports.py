@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -28,6 +29,7 @@ from tests.support.own_network import needs_root, own_network
 
 pytestmark = needs_root
 
+FORGOTTEN: list[UUID] = []
 DEVICE = "vmx123456789a0"
 
 
@@ -72,7 +74,7 @@ async def extensions(credentials: Pair, asked: list[LaneEnd]) -> AsyncIterator[P
         return MemoryRoute().b
 
     metrics = NodeMetrics(CollectorRegistry())
-    made = PortExtensions(make_link, credentials.recipient.keys, metrics=metrics, again_s=0.05)
+    made = PortExtensions(make_link, credentials.recipient.keys, forget=FORGOTTEN.append, metrics=metrics, again_s=0.05)
     try:
         yield made
     finally:
@@ -94,8 +96,10 @@ async def test_it_is_open_until_it_is_closed(credentials: Pair, bridge: str) -> 
         idle_s = mine.idle_s(PORT)
         assert idle_s is not None
         assert idle_s < 10
+        FORGOTTEN.clear()
         for _ in range(2):
             await mine.close(PORT)
+        assert FORGOTTEN == [PORT]
         assert (exists(), mine.stats(PORT), mine.idle_s(PORT)) == (False, None, None)
 
 

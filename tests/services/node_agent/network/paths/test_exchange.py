@@ -49,7 +49,7 @@ class Path:
     ("path", "codes"),
     [
         (Path(), []),
-        (Path(most=1400), ["path_mtu", "path_mtu"]),
+        (Path(most=1400), ["path_black_hole", "path_black_hole"]),
         (Path(filtered=True), ["source_filtered"]),
     ],
 )

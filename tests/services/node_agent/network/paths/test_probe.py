@@ -61,7 +61,14 @@ def test_all_that_was_sent_has_come() -> None:
 def test_a_path_that_is_narrower_than_the_guests_network() -> None:
     came = {each for each in all_of() if each.size <= 1420 or each.version == 6}
     (finding,) = findings(came, TARGETS, 1500, SOURCES)
-    assert finding.startswith("path_mtu: packets of more than 1420 bytes do not come by IPv4")
+    assert finding.startswith("path_black_hole: packets of more than 1420 bytes do not come by IPv4")
+
+
+def test_a_path_that_is_narrower_than_the_guests_own_network_only() -> None:
+    """Its peers elsewhere send no more than 1500 bytes."""
+    came = {each for each in all_of(9000) if each.size <= 1500 or each.version == 6}
+    (finding,) = findings(came, TARGETS, 9000, SOURCES)
+    assert finding.startswith("path_mtu: packets of more than 1500 bytes do not come by IPv4")
 
 
 def test_a_network_that_lets_no_other_sources_out() -> None:

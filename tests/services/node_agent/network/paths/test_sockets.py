@@ -71,15 +71,15 @@ def test_a_black_hole(listener: PathListener) -> None:
     """Large packets are dropped on their way, and nobody says so."""
     subprocess.run(["nft", "-f", "-"], input=(FILTER % "meta length > 1450 drop").encode(), check=True, timeout=10)
     assert [each.partition(" do ")[0] for each in probe(listener)] == [
-        "path_mtu: packets of more than 1420 bytes",
-        "path_mtu: packets of more than 1420 bytes",
+        "path_black_hole: packets of more than 1420 bytes",
+        "path_black_hole: packets of more than 1420 bytes",
     ]
 
 
 def test_an_uplink_that_is_narrower(listener: PathListener) -> None:
     """This host itself refuses to send them whole."""
     ip("link set eth0 mtu 1400")
-    assert [each.partition(":")[0] for each in probe(listener)] == ["path_mtu", "path_mtu"]
+    assert [each.partition(":")[0] for each in probe(listener)] == ["path_black_hole", "path_black_hole"]
 
 
 def test_foreign_sources_are_filtered(listener: PathListener) -> None:

@@ -28,6 +28,7 @@ class FakeTable(ConnectionTable):
         self.there: dict[ConnectionKey, TrackedConnection] = {}
         self.directory = directory
         self.problem = ""
+        self.looked = 0
 
     async def read(
         self,
@@ -36,6 +37,7 @@ class FakeTable(ConnectionTable):
         most: int = 9,  # noqa: ARG002  # ConnectionTable
     ) -> TrackedFound:
         self._check()
+        self.looked += 1
         wanted = set(addresses)
         return TrackedFound(tuple(each for each in self.there.values() if {each.source, each.destination} & wanted))
 
@@ -91,6 +93,22 @@ async def test_other_addresses_are_refused(tmp_path: Path) -> None:
         PORT, frozenset({"10.81.1.11"}), Changes((connection(1),), ())
     )
     assert (answer.new, answer.refused, table.there) == (0, 1, {})
+
+
+async def test_a_donor_cannot_fill_the_table(tmp_path: Path) -> None:
+    """By many rounds, nor by another process's; what is there already is brought up to date all the same."""
+    table = FakeTable()
+    taken = TakenConnections(tmp_path, table, most=3)
+    answer = await taken.take(PORT, ADDRESSES, Changes((connection(1), connection(2)), ()))
+    assert (answer.new, answer.refused) == (2, 0)
+    answer = await taken.take(PORT, ADDRESSES, Changes((connection(1), connection(3), connection(4)), ()))
+    assert (answer.new, answer.there, answer.refused) == (1, 1, 1)
+    again = TakenConnections(tmp_path, table, most=3)
+    answer = await again.take(PORT, ADDRESSES, Changes((connection(5),), ()))
+    assert (answer.new, answer.refused) == (0, 1)
+    assert (
+        await TakenConnections(tmp_path, table, most=0).take(PORT, ADDRESSES, Changes((connection(6),), ()))
+    ).new == 0
 
 
 async def test_a_torn_list(tmp_path: Path) -> None:
