@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable
-from datetime import UTC
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +91,9 @@ class Checker:
         if isinstance(envelope.data, QuerySwitchover):
             return  # an answer that changes nothing needs no transaction; who does not hear it asks again
         dead = any(letter.message_id == message_id for letter in self._world.net.dead[party])
-        if dead or envelope.expired(SimDatetime.now(UTC)):
+        # A deadline is on its sender's clock, which the receiver knows how to read.
+        ahead = timedelta(seconds=self._world.skew_s(envelope.sender))
+        if dead or any(envelope.expired(SimDatetime.now(UTC) + each) for each in (timedelta(), ahead)):
             return
         if not self._rows(name, "SELECT 1 FROM inbox WHERE message_id = ?", envelope.id.hex):
             self.violate("acknowledged", f"{name} acknowledged {type(envelope.data).__name__} and has not stored it")

@@ -130,6 +130,10 @@ class World:
         self.sent: dict[str, AnyEnvelope] = {}
         """By id, what is to have an effect at a party with a store."""
 
+    def skew_s(self, party: Party) -> float:
+        """By how much this party's clock is wrong."""
+        return self._skew.get(NAME_OF.get(party, ""), 0.0)
+
     def host(self, name: str) -> FakeHypervisor:
         """A host by its provider."""
         return self.hosts[PARTY_OF[name]]
