@@ -118,7 +118,9 @@ class NameServer:
         self._check(rcode, f"update of {label}.{self.zone}")
 
     async def marks(self, label: str) -> tuple[str, ...]:
-        """The texts at a label's mark, as the server has them now. Raises `DnsRefused` or `DnsUnavailable`."""
+        """The texts at a label's mark, as the server has them now, sorted, since a name's records have no order. Raises
+        `DnsRefused` or `DnsUnavailable`.
+        """
         name = dns.name.from_text(f"{MARK}.{label}", self._zone)
         query = dns.message.make_query(name, dns.rdatatype.TXT, flags=0)
         query.use_tsig(self._keyring)
@@ -129,7 +131,7 @@ class NameServer:
         if not answer.flags & dns.flags.AA:
             raise DnsRefused(f"{self.shown}: not a server of zone {self.zone}")
         found = answer.get_rrset(dns.message.ANSWER, name, dns.rdataclass.IN, dns.rdatatype.TXT)
-        return tuple(b"".join(each.strings).decode("utf-8", "replace") for each in found or ())
+        return tuple(sorted(b"".join(each.strings).decode("utf-8", "replace") for each in found or ()))
 
     async def _ask(self, message: dns.message.Message) -> dns.message.Message:
         backend = dns.asyncbackend.get_backend("asyncio")
