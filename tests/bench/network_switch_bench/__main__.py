@@ -78,6 +78,7 @@ class Stage:
         self._guest = spawn(guest.serve, taps, answers)
         prober = inside(plan.namespace(CLIENT), lambda: client.Prober(addresses))
         self._client = spawn(client.serve, prober)
+        stack.callback(prober.close)
         for each in (*self._sides.values(), *self._gateways, self._client):
             stack.callback(each.end)
         stack.callback(lambda: self._guest.pipe.send(("end", "")))

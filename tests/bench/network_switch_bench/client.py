@@ -72,6 +72,11 @@ class Prober:
             self._sockets.append(made)
         self.answers: dict[str, list[Answer]] = {family: [] for family in FAMILIES}
 
+    def close(self) -> None:
+        """For the process that made it and has given it to another."""
+        for each in self._sockets:
+            each.close()
+
     def send(self) -> None:
         """A packet to each address; one that cannot be sent is one without an answer."""
         for each in self._sockets:

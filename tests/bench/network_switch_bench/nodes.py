@@ -106,8 +106,9 @@ class SideHost(Host):
         if listen is not None:
             endpoint = keys.endpoint.model_copy(update={"direct": (listen,)})
             keys = type(keys)(keys.identity, endpoint, {})
+        self._journal = NetworkJournal(self._directory / "network")
         self._extensions = PortExtensions(routes.link, keys)
-        journal = NetworkJournal(self._directory / "network")
+        journal = self._journal
         keeper = NetworkKeeper(journal, self.maker, extensions=self._extensions, report=_tell_nobody)
         self._moments = PortMoments(keeper, TakenConnections(self._directory / "network"), report=_tell_nobody)
         self._watching = asyncio.ensure_future(keeper.run())
@@ -129,7 +130,8 @@ class SideHost(Host):
         getattr(self._moments, name)(port_id if by_id else self._agreed[port_id])
 
     async def undo(self, port_id: Any) -> tuple[str, ...]:
-        """The VM stays with the donor."""
+        """The VM is the donor's again, as if the ledger had taken the move back: another port would bring it home."""
+        self._journal.note(port_id, self._side, there=False)
         return await self._moments.undo(port_id, self._side)
 
     async def close(self) -> None:
