@@ -160,7 +160,7 @@ class Stepper:
         With ``after`` only those that are due later: for a timer that was taken, but too early, because the clock has
         stepped back or the state is newer than the timer. Otherwise the port would wait without it for ever.
         """
-        for kind, due_at in (("deadline", state.deadline), ("wake", state.wake_at), ("rule", state.rule_due_at)):
+        for kind, due_at in _timers(state).items():
             if after is None or (due_at is not None and due_at > after):
                 await _set_timer(tx, state.port_id, kind, due_at)
 
@@ -188,12 +188,10 @@ class Stepper:
             await ledger.record(tx, state.port_id, entry)
         for effect in decision.effects:
             await self._apply_effect(tx, state, effect, envelope)
-        if before is None or before.deadline != state.deadline:
-            await _set_timer(tx, state.port_id, "deadline", state.deadline)
-        if before is None or before.wake_at != state.wake_at:
-            await _set_timer(tx, state.port_id, "wake", state.wake_at)
-        if (before.rule_due_at if before is not None else None) != state.rule_due_at:
-            await _set_timer(tx, state.port_id, "rule", state.rule_due_at)
+        was = _timers(before) if before is not None else {}
+        for timer, due_at in _timers(state).items():
+            if was.get(timer) != due_at:
+                await _set_timer(tx, state.port_id, timer, due_at)
         now = tx.now
         tx.after_commit(lambda: self._report(before, decision, kind, sender, now))
 
@@ -280,6 +278,11 @@ def _event_name(event: Event) -> str:
             return type(event.message).__name__
         case DeadlinePassed() | WakeUp() | RuleDue() | LanesOpened() | Settled():
             return type(event).__name__
+
+
+def _timers(state: SagaState) -> dict[str, datetime | None]:
+    """When each timer of a port in this state is due; a port that has just been asked for has none yet."""
+    return {"deadline": state.deadline, "wake": state.wake_at, "rule": state.rule_due_at}
 
 
 async def _set_timer(tx: Transaction, port_id: UUID, kind: str, due_at: datetime | None) -> None:

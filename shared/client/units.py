@@ -77,11 +77,16 @@ def parse_duration(text: str) -> timedelta:
 
 def parse_months(text: str) -> int:
     """``12m`` or ``1y``, a number of months; raises `BadValue`."""
-    match = _MONTHS.match(text.strip().lower())
-    months = int(match[1]) * (12 if match[2] == "y" else 1) if match is not None else 0
-    if not 1 <= months <= LONGEST_HORIZON_MONTHS:
+    months = _months(_MONTHS, text, LONGEST_HORIZON_MONTHS)
+    if months is None:
         raise BadValue(text, f"a number of months or years such as 12m or 1y, 1 to {LONGEST_HORIZON_MONTHS} months")
     return months
+
+
+def _months(form: re.Pattern[str], text: str, longest: int) -> int | None:
+    match = form.match(text.strip().lower())
+    months = int(match[1]) * (12 if (match[2] or "").startswith("y") else 1) if match is not None else 0
+    return months if 1 <= months <= longest else None
 
 
 def parse_drive(text: str) -> str:
@@ -135,9 +140,8 @@ _HORIZON = re.compile(r"^([0-9]{1,4})\s*(m|months?|y|years?)?$", re.ASCII)
 
 def parse_horizon_months(text: str) -> int:
     """``12``, ``12m`` or ``1y``: months, from 1 to 120; raises `BadValue`."""
-    match = _HORIZON.match(text.strip().lower())
-    months = int(match[1]) * (12 if (match[2] or "").startswith("y") else 1) if match is not None else 0
-    if not 1 <= months <= LONGEST_COMPARED_MONTHS:
+    months = _months(_HORIZON, text, LONGEST_COMPARED_MONTHS)
+    if months is None:
         raise BadValue(text, f"a time from 1 month to {LONGEST_COMPARED_MONTHS}, such as 12, 12m or 1y")
     return months
 

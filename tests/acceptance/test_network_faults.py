@@ -16,14 +16,13 @@ import pytest
 
 from deploy.labkit import processes
 from deploy.labkit.connection_report import Report
-from deploy.labkit.guests import GuestSpec
 from deploy.labkit.lab import Lab, LabOptions
 from deploy.labkit.port_run import connection_client, run_port
 from deploy.labkit.services import DIRECT_PORT
 from deploy.labkit.state import GuestRecord
 from shared.messages.network import NetworkMode
 from tests.acceptance.conftest import Tenant, alone
-from tests.acceptance.test_network_modes import MODES, PROVIDERS, answers, wait_until_clean
+from tests.acceptance.test_network_modes import MODES, PROVIDERS, answers, start_talker, wait_until_clean
 from tests.support.link_cut import cut, mend
 from tests.support.network_shot import differences, network_shot
 
@@ -62,9 +61,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def guest(lab: Lab) -> GuestRecord:
     """One guest for all tests: each leaves it at home."""
-    record = lab.guest_start(GuestSpec(name="talker", provider="alpha", memory_mib=128))
-    Tenant(lab).wait_until_known(record, "alpha")
-    return record
+    return start_talker(lab)
 
 
 @pytest.fixture

@@ -69,6 +69,11 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture(scope="module")
 def guest(lab: Lab) -> GuestRecord:
     """One guest for all tests: each leaves it at home."""
+    return start_talker(lab)
+
+
+def start_talker(lab: Lab) -> GuestRecord:
+    """A guest at alpha that the client speaks to."""
     record = lab.guest_start(GuestSpec(name="talker", provider="alpha", memory_mib=128))
     Tenant(lab).wait_until_known(record, "alpha")
     return record

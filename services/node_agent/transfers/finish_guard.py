@@ -11,9 +11,9 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
-from uuid import UUID
 
 from services.node_agent.hypervisor.interface import Hypervisor, HypervisorError
+from services.node_agent.network.parties import MovedVm
 from services.node_agent.state.journal import Phase, TransferJournal
 from services.node_agent.switchover.broker_client import BrokerClient
 from services.node_agent.switchover.start_fence import StartFence
@@ -32,7 +32,6 @@ from services.node_agent.transfers.ownership import (
 )
 from services.node_agent.transfers.port_network import JoinedNetworks, PortNetwork
 from shared.logs import get_logger
-from shared.messages.network import NetworkPlan
 from shared.messages.porting import SwitchoverState
 from shared.tasks import Tasks, first_of
 
@@ -66,19 +65,11 @@ class GuardTuning:
     post_copy_again_s: float = 5.0
 
 
-class Leaving(Protocol):
+class Leaving(MovedVm, Protocol):
     """What is agreed about a guest that leaves; a ServiceChangeAgreement is one."""
 
     @property
-    def port_id(self) -> UUID: ...
-    @property
-    def vm_uuid(self) -> UUID: ...
-    @property
-    def epoch(self) -> int: ...
-    @property
     def donor(self) -> str: ...
-    @property
-    def network(self) -> NetworkPlan | None: ...
 
 
 class DonorFinishGuard:

@@ -108,8 +108,7 @@ class SideHost(Host):
             keys = type(keys)(keys.identity, endpoint, {})
         self._journal = NetworkJournal(self._directory / "network")
         self._extensions = PortExtensions(routes.link, keys)
-        journal = self._journal
-        keeper = NetworkKeeper(journal, self.maker, extensions=self._extensions, report=_tell_nobody)
+        keeper = NetworkKeeper(self._journal, self.maker, extensions=self._extensions, report=_tell_nobody)
         self._moments = PortMoments(keeper, TakenConnections(self._directory / "network"), report=_tell_nobody)
         self._watching = asyncio.ensure_future(keeper.run())
 

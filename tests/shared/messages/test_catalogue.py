@@ -16,9 +16,9 @@ SMALL = {"name": "small", "vcpus": 1, "memory_mib": 1024, "disk_gib": 10, "price
 def test_a_reserved_month_is_cheaper() -> None:
     """Otherwise nobody would use what is reserved."""
     assert OfferedType.model_validate(SMALL | {"reservations": (YEAR,)}).reservations == (YEAR,)
-    dear = YEAR.model_copy(update={"price_per_month": Decimal(20)})
+    costly = YEAR.model_copy(update={"price_per_month": Decimal(20)})
     with pytest.raises(ValidationError, match="12 months: price_per_month 20 must be less than"):
-        OfferedType.model_validate(SMALL | {"reservations": (dear,)})
+        OfferedType.model_validate(SMALL | {"reservations": (costly,)})
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_the_cheapest_type_that_fits() -> None:
 
 
 def test_limits_of_a_tenant() -> None:
-    """Nought is none."""
+    """Zero is none."""
     lists = {"alpha": price_list(per_tenant=TenantLimits(vms=3, memory_mib=8192))}
     built = build(demand(), lists, {})
     assert built.instance.limits == ((3.0, float("inf"), 8192.0, float("inf")),)

@@ -111,9 +111,9 @@ class TestUnlawfulDemands:
 
     def test_charges_above_cost_and_after_the_ban(self) -> None:
         """They are struck; what is lawful stays for the tenant to pay."""
-        dear = Charge(kind=ChargeKind.SWITCHING, amount="25.00", currency="EUR", direct_cost="20.00")
+        costly = Charge(kind=ChargeKind.SWITCHING, amount="25.00", currency="EUR", direct_cost="20.00")
         cheap = Charge(kind=ChargeKind.EGRESS, amount="3.00", currency="EUR", direct_cost="3.00")
-        facts = PLAIN.model_copy(update={"charges": (dear, cheap)})
+        facts = PLAIN.model_copy(update={"charges": (costly, cheap)})
         talk = asked(tenant="EU").hear(ALPHA, DonorApproved(port_id=PORT, identity=identity(), facts=facts))
         talk.expect(
             P.QUOTING, "donor.alpha <- DemandRefused", "unlawful: charge_cap", "recipient.beta <- QuoteRequested"
